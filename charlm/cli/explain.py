@@ -1,0 +1,105 @@
+"""charlm explain: what a configuration means in shapes, parameters, FLOPs and memory."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from charlm.cli import output
+from charlm.errors import CharlmError
+
+if TYPE_CHECKING:
+    from charlm.config import Config
+
+ASSUMED_VOCAB = 65  # of Tiny Shakespeare, when the text is not here to be counted
+
+
+def explain(
+    config: Annotated[
+        str,
+        typer.Option(
+            "--config", "-c", metavar="FILE|PRESET", help="A YAML file or a preset's name."
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override keys.")
+    ] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(min=1, help="Symbols. Default: counted in the text.")
+    ] = None,
+) -> None:
+    """Show shapes, parameters, FLOPs a step and memory of a configuration, without training it."""
+    from charlm.config import load_config
+    from charlm.config import size as cost
+
+    checked = load_config(config, overrides or [])
+    vocab = vocab_size or _count_symbols(checked)
+    parts = cost.parts(checked.model, vocab)
+    total = sum(part.parameters for part in parts)
+    output.result(f"{checked.model.type}: V = {vocab} symbols, T = {checked.model.block_size}\n")
+    output.result("shapes of one batch")
+    for name, shape in _shapes(checked, vocab):
+        output.result(f"  {name:<26} {shape}")
+    output.result("\nparameters")
+    for part in parts:
+        shape = " x ".join(f"{n:,}" for n in part.shape)
+        times = f"{part.copies} x " if part.copies > 1 else ""
+        output.result(f"  {part.name:<26} {times + '(' + shape + ')':<22} {part.parameters:>14,}")
+    output.result(f"  {'total':<26} {'':<22} {total:>14,}")
+    flops = cost.flops_per_step(checked, vocab)
+    chars = checked.train.batch_size * checked.model.block_size
+    output.result(f"\ntraining step: {chars:,} characters, {_flops(flops)}FLOP")
+    output.result(
+        f"whole run: {checked.train.max_steps:,} steps, {_flops(flops * checked.train.max_steps)}FLOP"
+    )
+    output.result("\nmemory in training (float32; activations are an estimate)")
+    memory = cost.training_bytes(checked, vocab)
+    for name, count in {**memory, "total": sum(memory.values())}.items():
+        output.result(f"  {name:<26} {cost.human_bytes(count):>14}")
+    output.result(f"checkpoint on disk: {cost.human_bytes(cost.checkpoint_bytes(checked, vocab))}")
+
+
+def _count_symbols(config: "Config") -> int:
+    from charlm.text import DATASETS, open_source, scan_text
+
+    source = config.data.source
+    if config.data.unit == "bytes":
+        return 256
+    if source == "-" or (source in DATASETS and not DATASETS[source].path().is_file()):
+        output.note(f"{source} is not here to be counted; assuming {ASSUMED_VOCAB} symbols")
+        return ASSUMED_VOCAB
+    try:
+        return scan_text(open_source(source), config.data).tokenizer(config.data).vocab_size
+    except CharlmError as error:
+        output.note(f"{error}; assuming {ASSUMED_VOCAB} symbols")
+        return ASSUMED_VOCAB
+
+
+def _shapes(config: "Config", vocab: int) -> list[tuple[str, str]]:
+    model = config.model
+    b, t, c = (
+        config.train.micro_batch_size or config.train.batch_size,
+        model.block_size,
+        getattr(model, "n_embd", 0),
+    )
+    rows = [("idx (B, T)", (b, t))]
+    if model.type != "bigram":
+        rows.append(("embeddings (B, T, C)", (b, t, c)))
+    if model.type == "averaging":
+        rows += [("averaging matrix (T, T)", (t, t)), ("joined (B, T, 2C)", (b, t, 2 * c))]
+    if model.type in ("attention", "multihead", "gpt"):
+        heads = getattr(model, "n_head", 1)
+        rows += [
+            ("query, key, value (B, H, T, D)", (b, heads, t, c // heads)),
+            ("attention weights (B, H, T, T)", (b, heads, t, t)),
+        ]
+    if model.type == "gpt":
+        rows.append(("expanded in the MLP (B, T, 4C)", (b, t, 4 * c)))
+    rows += [("logits (B, T, V)", (b, t, vocab)), ("for the loss (B*T, V)", (b * t, vocab))]
+    return [(name, "(" + ", ".join(f"{n:,}" for n in shape) + ")") for name, shape in rows]
+
+
+def _flops(count: int) -> str:
+    for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if count >= factor:
+            return f"{count / factor:.3g} {prefix}"
+    return f"{count} "

@@ -1,0 +1,104 @@
+"""The `charlm` command: its verbs, and what becomes of whatever goes wrong in them.
+
+Each verb imports what it needs when it runs, so `charlm --help` never waits for torch.
+"""
+
+import os
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from charlm import __version__
+from charlm.cli import config, data, doctor, evaluate, explain, output, sample, train
+from charlm.errors import CharlmError, MachineError
+
+app = typer.Typer(
+    name="charlm",
+    help="Train, sample and score character-level language models, from the bigram table to a GPT.",
+    epilog="Start with: charlm train --config quickstart",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train.train)
+app.command("sample")(sample.sample)
+app.command("eval")(evaluate.evaluate)
+app.command("explain")(explain.explain)
+app.command("doctor")(doctor.doctor)
+app.add_typer(data.app, name="data")
+app.add_typer(config.app, name="config")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        output.result(f"charlm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Show a traceback for every error.", envvar="CHARLM_DEBUG"),
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["CHARLM_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; return its exit code, every error answered with a line on stderr."""
+    try:
+        code = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        output.silence_stdout()
+        return output.CLOSED_PIPE
+    except (typer.TyperException, typer.Abort) as error:
+        return _usage(error)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except CharlmError as error:
+        _trace()
+        for problem in error.problems:
+            output.error(problem)
+        return error.exit_code
+    except MemoryError:
+        output.error("out of memory; lower model.n_embd, model.block_size or train.batch_size")
+        return MachineError.exit_code
+    except OSError as error:
+        if os.environ.get("CHARLM_DEBUG"):
+            raise
+        output.error(f"{error.filename or 'the machine'}: {error.strerror or error}")
+        return MachineError.exit_code
+
+
+def _usage(error: Exception) -> int:
+    """Print a mistake in the command itself as one line; help asked for by silence, as help."""
+    context = getattr(error, "ctx", None)
+    message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    if "\n" in message:  # no arguments at all: the message is the help text
+        output.result(message)
+        return 2
+    where = context.command_path if context else "charlm"
+    output.error(f"{message.rstrip('.')}; see '{where} --help'")
+    return 2
+
+
+def _trace() -> None:
+    if os.environ.get("CHARLM_DEBUG"):
+        import traceback  # noqa: PLC0415 -- only when asked for
+
+        traceback.print_exc()

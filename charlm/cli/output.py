@@ -1,0 +1,104 @@
+"""How charlm speaks: results on stdout, everything else on stderr, one line a thought."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from tqdm import tqdm
+
+CLOSED_PIPE = 141  # what a shell reports for a process ended by SIGPIPE
+
+
+def printable(text: str) -> str:
+    """Escape control characters but newline and tab: what a model or a file says is not a command
+    to the terminal.
+    """  # noqa: D205, D209
+    return "".join(
+        c
+        if c in "\n\t" or (c.isprintable() or not (c < " " or "\x7f" <= c < "\xa0"))
+        else repr(c)[1:-1]
+        for c in text
+    )
+
+
+def result(text: str) -> None:
+    """Print a result to stdout."""
+    print(printable(text) if sys.stdout.isatty() else text, flush=True)
+
+
+def result_json(value: Any) -> None:
+    """Print one JSON object to stdout, on one line."""
+    print(json.dumps(value), flush=True)
+
+
+def note(text: str) -> None:
+    """Print a remark to stderr."""
+    tqdm.write(f"charlm: note: {_one_line(text)}", file=sys.stderr)
+
+
+def say(text: str) -> None:
+    """Print a line of progress to stderr, above any bar."""
+    tqdm.write(printable(text), file=sys.stderr)
+
+
+def error(text: str) -> None:
+    """Print what went wrong to stderr, as one line."""
+    print(f"charlm: error: {_one_line(text)}", file=sys.stderr, flush=True)
+
+
+def bytes_bar(quiet: bool, check: Callable[[], None] = lambda: None) -> Callable[[str, int], None]:
+    """Return a callback that draws one bar for each named pass over a text."""
+    bars: dict[str, Any] = {}
+
+    def update(what: str, read: int) -> None:
+        check()
+        if what not in bars:
+            for bar in bars.values():
+                bar.close()
+            bars[what] = tqdm(
+                desc=what,
+                unit="B",
+                unit_scale=True,
+                leave=False,
+                file=sys.stderr,
+                disable=True if quiet else None,
+                delay=1.0,
+            )
+        bars[what].update(read)
+
+    return update
+
+
+def download_bar(quiet: bool) -> Callable[[int, int], None]:
+    """Return a callback that draws a bar for a download."""
+    bars: list[Any] = []
+
+    def update(done: int, total: int) -> None:
+        if not bars:
+            bars.append(
+                tqdm(
+                    desc="fetching",
+                    unit="B",
+                    unit_scale=True,
+                    total=total,
+                    leave=False,
+                    file=sys.stderr,
+                    disable=True if quiet else None,
+                )
+            )
+        bars[0].update(done - bars[0].n)
+        if done >= total:
+            bars[0].close()
+
+    return update
+
+
+def silence_stdout() -> None:
+    """After a closed pipe: let the interpreter flush to nowhere, instead of complaining."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _one_line(text: str) -> str:
+    return printable(text.replace("\n", " "))

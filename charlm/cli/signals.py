@@ -1,0 +1,60 @@
+"""A request to stop is a flag that every long loop polls; a second one is obeyed at once."""
+
+import os
+import signal
+from types import FrameType, TracebackType
+
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+
+
+class Stopped(Exception):  # noqa: N818 -- a request, not an error
+    """Work was left undone because a signal asked for it."""
+
+
+class StopSignals:
+    """While in this context, SIGINT, SIGTERM and SIGHUP only set a flag.
+
+    Attributes:
+        received: The signal's number, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def __enter__(self) -> "StopSignals":
+        self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def requested(self) -> bool:
+        """Tell whether to stop."""
+        return self.received is not None
+
+    def check(self) -> None:
+        """Raise if asked to stop.
+
+        Raises:
+            Stopped: A signal came.
+        """
+        if self.received is not None:
+            raise Stopped
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a process that a signal ended: 130 for SIGINT."""
+        return 128 + (self.received or signal.SIGINT)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(128 + number)  # the user insists: nothing half-written is ever read
+        self.received = number

@@ -1,0 +1,293 @@
+"""charlm train: from a configuration to a run folder."""
+
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from charlm.cli import output
+from charlm.cli.signals import Stopped, StopSignals
+from charlm.errors import UsageError
+
+if TYPE_CHECKING:
+    from charlm.config import Config
+    from charlm.training.loop import Trainer
+    from charlm.training.setup import PreparedRun
+
+
+def train(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Override keys, such as train.max_steps=500."
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config", "-c", metavar="FILE|PRESET", help="A YAML file or a preset's name."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: the next free name under runs/.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, or with the newest.")
+    ] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Train for this long by the clock, whatever max_steps says."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Override run.seed.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Override run.device: auto, cpu, cuda, mps.")
+    ] = None,
+    allow_new_data: Annotated[
+        bool, typer.Option("--allow-new-data", help="With --resume: accept that the text changed.")
+    ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the resolved configuration and stop.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON object.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+) -> int:
+    """Train a model and keep it in a run folder.
+
+    For example: charlm train --config gpt data.source=my.txt --minutes 5
+    """
+    began = time.perf_counter()
+    options = {"train.minutes": minutes, "run.seed": seed, "run.device": device}
+    changes = [*(overrides or [])]
+    changes += [f"{key}={value}" for key, value in options.items() if value is not None]
+    _refuse_half_set_launch()
+    quiet = quiet or json
+    with StopSignals() as stop:
+        try:
+            return _run(
+                config, changes, out, resume, allow_new_data, print_config, json, quiet, stop, began
+            )
+        except Stopped:
+            return stop.exit_code
+
+
+def _run(  # noqa: PLR0913 -- the options of one command, each used once
+    name: str | None,
+    changes: list[str],
+    out: Path | None,
+    resume: bool,
+    allow_new_data: bool,
+    print_config: bool,
+    json: bool,
+    quiet: bool,
+    stop: StopSignals,
+    began: float,
+) -> int:
+    from charlm.config import dump_yaml, load_config, preset_names
+    from charlm.storage import find_run, folder_lock, next_free_name
+    from charlm.training import setup
+
+    progress = output.bytes_bar(quiet, stop.check)
+    if resume:
+        run = find_run(out)
+        config = setup.resumed_config(run, name, changes)
+        if print_config:
+            output.result(dump_yaml(config.model_dump()).rstrip())
+            return 0
+        with folder_lock(run.path):
+            prepared = setup.open_run(config, run, progress, allow_new_data=allow_new_data)
+            return _train(prepared, json, quiet, stop, began)
+    if name is None:
+        raise UsageError(
+            f"--config: missing; name a YAML file or a preset: {', '.join(preset_names())}"
+        )
+    config = load_config(name, changes)
+    if print_config:
+        output.result(dump_yaml(config.model_dump()).rstrip())
+        return 0
+    chosen = out or (Path(config.run.out) if config.run.out else None)
+    folder = chosen or next_free_name(Path(name).stem)
+    setup.check_new_folder(folder)
+    text = setup.prepare_text(config, progress, output.download_bar(quiet))
+    made = not folder.exists()
+    with setup.machine_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with folder_lock(folder):
+            setup.check_new_folder(folder)
+            prepared = setup.create_run(config, folder, text, progress)
+            made = False
+            return _train(prepared, json, quiet, stop, began)
+    finally:
+        if made:  # nothing came of it: leave nothing behind
+            setup.discard(folder)
+
+
+def _train(
+    prepared: "PreparedRun", json: bool, quiet: bool, stop: StopSignals, began: float
+) -> int:
+    from charlm.models import build_model
+    from charlm.training import Trainer
+
+    config = prepared.config
+    for remark in prepared.notes:
+        output.note(remark)
+    model = build_model(config.model, prepared.tokenizer.vocab_size, config.run.seed)
+    trainer = Trainer(
+        config,
+        prepared.run,
+        prepared.corpus,
+        prepared.tokenizer,
+        model,
+        checkpoint=prepared.checkpoint,
+        should_stop=stop.requested,
+        began=began,
+    )
+    if not quiet:
+        _introduce(prepared, trainer)
+    with nullcontext() if quiet else _Bar(config, trainer) as bar:
+        for record in trainer.records():
+            if bar:
+                bar.show(record)
+    run = prepared.run.path
+    if trainer.stopped:
+        again = f"charlm train --resume --out {run}"
+        output.say(f"stopped at step {trainer.state.step}, saved; go on with: {again}")
+        return stop.exit_code
+    _conclude(prepared, trainer, json)
+    return 0
+
+
+def _introduce(prepared: "PreparedRun", trainer: "Trainer") -> None:
+    from charlm.config.size import parameter_count
+    from charlm.models.device import describe_device
+
+    config, splits = prepared.config, prepared.corpus.splits
+    vocab = prepared.tokenizer.vocab_size
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in splits.items() if len(part))
+    style = f" ({config.model.style})" if config.model.type == "gpt" else ""
+    output.say(f"text   {config.data.source}: {sizes} {config.data.unit}; {vocab} symbols")
+    output.say(
+        f"model  {config.model.type}{style}: {parameter_count(config.model, vocab):,} parameters, "
+        f"block {config.model.block_size}"
+    )
+    output.say(f"device {describe_device(config.run)}")
+    if (
+        trainer.compile_note
+        and config.run.compile != "auto"
+        or "fell back" in (trainer.compile_note or "")
+    ):
+        output.note(str(trainer.compile_note))
+    output.say(f"run    {prepared.run.path}")
+    if trainer.state.step:
+        output.say(f"going on from step {trainer.state.step}")
+
+
+class _Bar:
+    """A tqdm bar on stderr while training; one line for each evaluation."""
+
+    def __init__(self, config: "Config", trainer: "Trainer") -> None:
+        from tqdm import tqdm
+
+        self.minutes = config.train.minutes
+        total = config.train.max_steps if self.minutes is None else round(self.minutes * 60)
+        self.width = len(str(config.train.max_steps))
+        self.loss: float | None = None
+        self.bar = tqdm(
+            total=total,
+            initial=trainer.state.step if self.minutes is None else int(trainer.state.seconds),
+            unit="step" if self.minutes is None else "s",
+            file=sys.stderr,
+            disable=None,  # drawn on a terminal only
+            dynamic_ncols=True,
+            leave=False,
+        )
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def show(self, record: dict[str, Any]) -> None:
+        """Draw one record."""
+        if record["kind"] == "train":
+            # A running mean over about the last 20 steps: single batches jump.
+            loss = record["loss_nats"]
+            self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
+            self.bar.set_postfix_str(
+                f"loss {self.loss:.3f}, {record['chars_per_second']:,.0f} chars/s", refresh=False
+            )
+            if self.minutes is None:
+                self.bar.update(1)
+            else:
+                self.bar.update(max(0, int(record["seconds"]) - self.bar.n))
+        elif record["kind"] == "eval":
+            train = f"  train {self.loss:.4f}" if self.loss is not None else " " * 14
+            star = "  *" if record["best"] else ""
+            output.say(
+                f"step {record['step']:>{self.width}}{train}  val {record['loss_nats']:.4f} nats"
+                f"  {record['seconds']:6.1f} s{star}"
+            )
+
+
+def _conclude(prepared: "PreparedRun", trainer: "Trainer", json: bool) -> None:
+    """Print what came of it, beside what counting pairs of characters reaches."""
+    from charlm.evaluation import Score, counted_bigram
+
+    state, run = trainer.state, prepared.run.path
+    splits = prepared.corpus.splits
+    baseline = None
+    if len(splits["val"]) > 1:
+        vocab = prepared.tokenizer.vocab_size
+        baseline = counted_bigram(splits["train"], splits["val"], vocab)
+    if json:
+        output.result_json(
+            {
+                "run": str(run),
+                "step": state.step,
+                "loss_nats": state.val_loss_nats,
+                "best_loss_nats": state.best_loss_nats,
+                "best_step": state.best_step if state.best_loss_nats is not None else None,
+                "counted_bigram_nats": baseline.loss_nats if baseline else None,
+                "seconds": round(state.seconds, 3),
+            }
+        )
+        return
+    if state.val_loss_nats is None or state.best_loss_nats is None:
+        output.result(
+            f"trained {state.step} steps; no validation part to score (data.val_fraction)"
+        )
+    else:
+        last = Score(1, state.val_loss_nats)
+        output.result(
+            f"validation loss  {last.loss_nats:.4f} nats  ({last.bits_per_char:.3f} bits a "
+            f"character, step {state.step})"
+        )
+        if state.best_step != state.step:
+            output.result(
+                f"best             {state.best_loss_nats:.4f} nats  (step {state.best_step})"
+            )
+        if baseline:
+            output.result(f"counted bigram   {baseline.loss_nats:.4f} nats  (no training at all)")
+    output.say(f"{state.seconds:.0f} s; sample from it: charlm sample --run {run}")
+
+
+def _refuse_half_set_launch() -> None:
+    """Notice a launcher that set some of torchrun's variables and not the others."""
+    import os
+
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    present = [name for name in names if os.environ.get(name)]
+    missing = [name for name in names if name not in present]
+    if ("RANK" in present or "WORLD_SIZE" in present) and missing:
+        raise UsageError(
+            f"environment: {', '.join(present)} set but not {', '.join(missing)}; unset them, or "
+            "start through torchrun"
+        )
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("environment: WORLD_SIZE > 1; this charlm trains in one process")

@@ -1,0 +1,299 @@
+"""Every key of a configuration: its meaning, its default, its range.
+
+The models are frozen and refuse unknown keys. Numbers are read as people mean them (`1e-3` is a
+number although YAML 1.1 calls it text) and nothing else is adjusted: a value is taken or refused.
+"""
+
+import codecs
+import math
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+MAX_SYMBOLS = 2**21  # Unicode ends at 0x10FFFF, just below 2^21
+
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?|[-+]?\.?(inf|nan)", re.IGNORECASE)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, got a boolean ({str(value).lower()})")
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = value.strip().lower().replace(".inf", "inf").replace(".nan", "nan")
+    elif not isinstance(value, int | float):
+        raise ValueError(f"expected a number, got {_shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"expected a finite number, got {_shown(value)}")
+    return number
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool):
+        raise ValueError(f"expected an integer, got a boolean ({str(value).lower()})")
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d{1,4000}", value.strip()):
+        return int(value)
+    if not isinstance(value, int):
+        raise ValueError(f"expected an integer, got {_shown(value)}")
+    return value
+
+
+def _text(value: Any) -> str:
+    """Take a number for text: a prompt may well be 42."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"expected text, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    shown = repr(value)
+    return shown if len(shown) <= 40 else shown[:37] + "..."
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Integer = Annotated[int, BeforeValidator(_integer)]
+Text = Annotated[str, BeforeValidator(_text)]
+Size = Annotated[Integer, Field(ge=1)]
+Count = Annotated[Integer, Field(ge=0)]
+
+
+class _Section(BaseModel):
+    """A frozen group of keys whose cross-checks are all reported at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def conflicts(self) -> Iterator[str]:
+        """Yield what is wrong between the keys of this section, one line each."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _refuse_conflicts(self) -> "_Section":
+        found = list(self.conflicts())
+        if found:
+            raise ValueError("; ".join(found))
+        return self
+
+
+class DataConfig(_Section):
+    """The text: where it comes from, how it is split, what a symbol is."""
+
+    source: Text = "python-docs"
+    """A named text (`charlm data list`), a file, a folder, a glob such as `texts/*.txt`, or `-`."""
+    val_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    """Share of the text, by position, held out for validation, after the training part."""
+    test_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Share of the text, by position, held out for a final test, at the very end."""
+    unit: Literal["chars", "bytes"] = "chars"
+    """`chars`: each Unicode character is a symbol. `bytes`: the 256 byte values; takes any file."""
+    encoding: Text = "utf-8"
+    """How the bytes of the text are decoded when `unit` is `chars`."""
+    max_vocab: Annotated[Integer, Field(ge=1, le=MAX_SYMBOLS)] = 65_536
+    """Refuse a text with more distinct characters than this."""
+
+    def conflicts(self) -> Iterator[str]:  # noqa: D102
+        if self.val_fraction + self.test_fraction >= 1:
+            yield (
+                f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction} "
+                "leave nothing to train on; together they must stay below 1"
+            )
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError:
+            yield f"encoding: unknown {self.encoding!r}; utf-8, utf-16 and latin-1 are common"
+
+
+class _Model(_Section):
+    block_size: Size = 64
+    """Characters in a training window: the longest context the model looks at."""
+
+
+class BigramConfig(_Model):
+    """One table: each character reads off the logits of the next."""
+
+    type: Literal["bigram"]
+
+
+class AveragingConfig(_Model):
+    """The mean of the past, by a lower-triangular matrix, joins the character's own embedding."""
+
+    type: Literal["averaging"]
+    n_embd: Size = 64
+    """Channels of an embedding (C)."""
+
+
+class _WithHeads(_Model):
+    n_embd: Size = 64
+    """Channels of an embedding (C)."""
+    n_head: Size = 4
+    """Heads of attention (H); each has n_embd / n_head channels."""
+
+    def conflicts(self) -> Iterator[str]:  # noqa: D102
+        if self.n_embd % self.n_head:
+            divisors = [d for d in range(1, min(self.n_embd, 64) + 1) if self.n_embd % d == 0]
+            nearest = sorted(sorted(divisors, key=lambda d: abs(d - self.n_head))[:2])
+            yield (
+                f"n_head: {self.n_head} does not divide n_embd {self.n_embd}; "
+                f"choose a divisor such as {' or '.join(map(str, nearest))}"
+            )
+
+
+class AttentionConfig(_Model):
+    """One head of self-attention."""
+
+    type: Literal["attention"]
+    n_embd: Size = 64
+    """Channels of an embedding (C), and of the one head."""
+
+
+class MultiHeadConfig(_WithHeads):
+    """Many heads of self-attention in one projection."""
+
+    type: Literal["multihead"]
+
+
+class GPTConfig(_WithHeads):
+    """A stack of attention and MLP blocks, in one of two styles."""
+
+    type: Literal["gpt"]
+    style: Literal["gpt2", "modern"] = "modern"
+    """`gpt2`: learned positions, LayerNorm, GELU, tied embeddings, as nanoGPT. `modern`: rotary
+    positions, RMSNorm, normalised queries and keys, squared ReLU, zero-initialised projections."""
+    n_layer: Size = 4
+    """Blocks in the stack."""
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Probability of dropping an activation in training."""
+
+    def conflicts(self) -> Iterator[str]:  # noqa: D102
+        yield from super().conflicts()
+        if self.style == "modern" and self.n_embd % self.n_head == 0:
+            head_size = self.n_embd // self.n_head
+            if head_size % 2:
+                yield (
+                    f"n_embd {self.n_embd} over n_head {self.n_head} gives heads of {head_size} "
+                    "channels; rotary positions turn pairs, so it must be even"
+                )
+
+
+ModelConfig = BigramConfig | AveragingConfig | AttentionConfig | MultiHeadConfig | GPTConfig
+
+
+class TrainConfig(_Section):
+    """How the weights are fitted."""
+
+    max_steps: Count = 2000
+    """Optimizer updates, exactly."""
+    minutes: Annotated[Number, Field(gt=0)] | None = None
+    """Wall-clock budget. When set it takes the place of `max_steps`, and the schedule ends on time."""
+    batch_size: Size = 32
+    """Windows in one update, however many processes or micro-batches share them."""
+    micro_batch_size: Size | None = None
+    """Windows in one forward pass; gradients accumulate over them. Null: the whole batch."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon`: Muon for the hidden matrices, AdamW for everything else."""
+    learning_rate: Annotated[Number, Field(gt=0)] = 1e-3
+    """Peak learning rate. Muon's updates are scaled to the size of AdamW's, so it serves both."""
+    min_lr: Annotated[Number, Field(ge=0)] = 1e-4
+    """Learning rate at the end of the schedule."""
+    warmup_steps: Count = 100
+    """Updates over which the rate rises linearly from near zero."""
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    """After the warm-up: `cosine` down to `min_lr`; `wsd` stable, then linear decay over the last
+    fifth; `constant`."""
+    beta1: Annotated[Number, Field(ge=0, lt=1)] = 0.9
+    """AdamW's decay of the mean gradient."""
+    beta2: Annotated[Number, Field(ge=0, lt=1)] = 0.99
+    """AdamW's decay of the mean squared gradient."""
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.1
+    """Decoupled decay of matrices and embeddings; vectors are not decayed."""
+    grad_clip: Annotated[Number, Field(ge=0)] = 1.0
+    """Largest norm of the gradient; 0 switches clipping off."""
+    eval_every: Size = 250
+    """Updates between evaluations on the validation part; also before the first and after the last."""
+    sample_every: Count = 0
+    """Updates between samples written to `samples/`; 0 writes none."""
+    save_every: Count = 0
+    """Updates between checkpoints; 0 saves only each new best and the last."""
+    patience: Size | None = None
+    """Stop after this many evaluations without a new best."""
+
+    DECAY_SHARE: ClassVar[float] = 0.2  # of a `wsd` schedule; the literature uses 0.1 to 0.3
+
+    def conflicts(self) -> Iterator[str]:  # noqa: D102
+        if self.warmup_steps > self.max_steps and self.minutes is None:
+            yield (
+                f"warmup_steps {self.warmup_steps} is more than max_steps {self.max_steps}; "
+                "lower it or train longer"
+            )
+        if self.min_lr > self.learning_rate:
+            yield (
+                f"min_lr {self.min_lr} is more than learning_rate {self.learning_rate}; lower it"
+            )
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            yield (
+                f"micro_batch_size {self.micro_batch_size} does not divide "
+                f"batch_size {self.batch_size}; choose a divisor"
+            )
+
+
+class EvalConfig(_Section):
+    """How the validation part is scored while training."""
+
+    max_chars: Size | None = 200_000
+    """Characters scored at each evaluation, spread evenly over the part; null scores all of it."""
+
+
+class SampleConfig(_Section):
+    """How text is drawn."""
+
+    prompt: Text = ""
+    """What the text starts from. Empty: a newline, where the alphabet has one."""
+    max_new_chars: Count = 500
+    """Characters to draw."""
+    temperature: Annotated[Number, Field(ge=0)] = 0.8
+    """Divides the logits; 0 takes the likeliest character."""
+    top_k: Size | None = None
+    """Draw only from this many likeliest characters."""
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """Draw only from the likeliest characters that together have this probability."""
+
+
+class RunConfig(_Section):
+    """Where and on what the run happens."""
+
+    out: Text | None = None
+    """The run folder. Null: the next free name under `runs/`."""
+    seed: Annotated[Integer, Field(ge=0, lt=2**63)] = 1337
+    """Decides the first weights, the order of the data and the dropout."""
+    device: Annotated[Text, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,4})?)$")] = "auto"
+    """`auto` takes CUDA, then Apple's MPS, then the CPU. Or name one: cpu, mps, cuda, cuda:1."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of matrix products. `auto`: bfloat16 on CUDA where the GPU has it, else float32."""
+    compile: Literal["auto"] | bool = "auto"
+    """torch.compile. `auto` tries it on CUDA and falls back with a reason; `true` insists on it."""
+
+
+class Config(_Section):
+    """A whole run."""
+
+    data: DataConfig = DataConfig()
+    model: Annotated[ModelConfig, Field(discriminator="type")]
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    sample: SampleConfig = SampleConfig()
+    run: RunConfig = RunConfig()
+
+    def conflicts(self) -> Iterator[str]:  # noqa: D102
+        if self.train.optimizer == "muon" and self.model.type in ("bigram", "averaging"):
+            yield (
+                f"train.optimizer: muon needs a hidden 2-D matrix and model {self.model.type!r} "
+                "has none; use adamw"
+            )

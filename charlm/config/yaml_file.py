@@ -1,0 +1,170 @@
+"""Strict reading of YAML: data only, each key once, and where each key stood.
+
+PyYAML's own loader keeps the last of two equal keys in silence, reads `010` as 8 and `1:30` as 90,
+and expands aliases without end. This reader composes the nodes with PyYAML and builds plain
+dictionaries, lists and scalars itself.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from charlm.errors import UsageError
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 100
+MAX_NODES = 10_000
+
+_TAG = "tag:yaml.org,2002:"
+_PLAIN_TAGS = {"null", "bool", "int", "float", "str", "timestamp", "value", "merge"}
+_BOOLEANS = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
+
+
+@dataclass
+class Document:
+    """A YAML document: its value, and the line (from 1) of each key, by dotted path."""
+
+    value: Any
+    lines: dict[str, int] = field(default_factory=dict)
+
+
+def read_yaml(data: bytes, where: str) -> Document:
+    """Read one YAML document.
+
+    Args:
+        data: The bytes of the file.
+        where: Its name, for error messages.
+
+    Raises:
+        UsageError: Not UTF-8, not YAML, a repeated key, a tag that asks for a Python object, or
+            larger or deeper than a configuration has any reason to be.
+    """
+    text = _decode(data, where)
+    try:
+        _refuse_excess(text, where)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
+        raise UsageError(f"{at}: {error.problem or error.context}; mend the YAML there") from None
+    except yaml.YAMLError as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{where}: not YAML: {reason}; mend it or start from a preset") from None
+    document = Document(None)
+    if node is not None:
+        document.value = _Builder(where, document.lines).build(node, path=(), depth=0)
+    return document
+
+
+def dump_yaml(value: Any) -> str:
+    """Write plain data as YAML that `read_yaml` reads back equal."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+
+
+def plain_scalar(text: str) -> Any:
+    """Read the VALUE of a KEY=VALUE as YAML reads an unquoted scalar; what is none stays text."""
+    tag = yaml.SafeLoader("").resolve(yaml.ScalarNode, text, (True, False))
+    return _scalar(tag, text)
+
+
+def _decode(data: bytes, where: str) -> str:
+    if len(data) > MAX_BYTES:
+        raise UsageError(
+            f"{where}: {len(data):,} bytes; a configuration has at most {MAX_BYTES:,} (1 MiB)"
+        )
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{where}: not UTF-8 at byte {error.start} (0x{data[error.start]:02x}); save it as UTF-8"
+        ) from None
+    if "\0" in text:
+        raise UsageError(f"{where}: a NUL at byte {data.index(0)}; save it as plain UTF-8 text")
+    return text
+
+
+def _refuse_excess(text: str, where: str) -> None:
+    """Count events before nodes are built: PyYAML composes recursively, its parser does not."""
+    depth = nodes = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        nodes += isinstance(event, yaml.NodeEvent)
+        if depth > MAX_DEPTH:
+            raise UsageError(
+                f"{where}:{event.start_mark.line + 1}: nested deeper than {MAX_DEPTH} levels"
+            )
+        if nodes > MAX_NODES:
+            raise UsageError(f"{where}: more than {MAX_NODES:,} values; a configuration has fewer")
+
+
+class _Builder:
+    def __init__(self, where: str, lines: dict[str, int]) -> None:
+        self.where = where
+        self.lines = lines
+        self.nodes = 0
+
+    def build(self, node: yaml.Node, path: tuple[str, ...], depth: int) -> Any:
+        self.nodes += 1  # again here: an alias is one event but may stand for many nodes
+        if self.nodes > MAX_NODES or depth > MAX_DEPTH:
+            raise UsageError(
+                f"{self.where}: aliases expand to more than {MAX_NODES:,} values or {MAX_DEPTH} "
+                "levels; write them out"
+            )
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, path, depth)
+        name = node.tag.removeprefix(_TAG)
+        if isinstance(node, yaml.SequenceNode) and name == "seq":
+            return [self.build(item, path, depth + 1) for item in node.value]
+        if isinstance(node, yaml.ScalarNode) and name in _PLAIN_TAGS:
+            return _scalar(node.tag, node.value)
+        raise UsageError(
+            f"{self.where}:{node.start_mark.line + 1}: tag {node.tag!r} is not allowed; "
+            "a configuration is plain data"
+        )
+
+    def mapping(self, node: yaml.MappingNode, path: tuple[str, ...], depth: int) -> dict[str, Any]:
+        if node.tag != _TAG + "map":
+            raise UsageError(
+                f"{self.where}:{node.start_mark.line + 1}: tag {node.tag!r} is not allowed; "
+                "a configuration is plain data"
+            )
+        result: dict[str, Any] = {}
+        first_line: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise UsageError(f"{self.where}:{line}: a key must be a plain word")
+            key = str(key_node.value)
+            if key in result:
+                raise UsageError(
+                    f"{self.where}: {'.'.join((*path, key))} is defined on lines "
+                    f"{first_line[key]} and {line}; keep one"
+                )
+            first_line[key] = line
+            self.lines.setdefault(".".join((*path, key)), line)
+            result[key] = self.build(value_node, (*path, key), depth + 1)
+        return result
+
+
+def _scalar(tag: str, text: str) -> Any:
+    name = tag.removeprefix(_TAG)
+    if name == "null":
+        return None
+    if name == "bool":
+        return _BOOLEANS[text.lower()]
+    digits = text.replace("_", "").lstrip("+-")
+    if name == "int" and digits.isdecimal() and len(digits) <= 4000:
+        # Only plain decimals: YAML 1.1 would read 010 as 8 and 1:30 as 90.
+        if digits == "0" or not digits.startswith("0"):
+            return int(text.replace("_", ""))
+        return text
+    if name == "float":
+        try:
+            return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+        except ValueError:
+            return text
+    return text

@@ -1,0 +1,31 @@
+"""The course: every model from one table to a modern GPT, each a readable lesson.
+
+Read in this order: `base` (what every model promises), `bigram`, `loss` (how a prediction is
+scored), `averaging`, `attention`, `gpt2`, `modern`, then `build` and `saved`.
+
+Letters in shapes: B batch, T time (characters, at most `block_size`), C channels (`n_embd`),
+H heads, D `head_size` (C = H * D), V `vocab_size`.
+"""
+
+from charlm.models.attention import AttentionModel, MultiHeadModel, attend, attend_plainly
+from charlm.models.averaging import AveragingModel
+from charlm.models.base import LanguageModel
+from charlm.models.bigram import BigramModel
+from charlm.models.build import build_model
+from charlm.models.gpt2 import GPT2
+from charlm.models.loss import next_token_loss
+from charlm.models.modern import ModernGPT
+
+__all__ = [
+    "GPT2",
+    "AttentionModel",
+    "AveragingModel",
+    "BigramModel",
+    "LanguageModel",
+    "ModernGPT",
+    "MultiHeadModel",
+    "attend",
+    "attend_plainly",
+    "build_model",
+    "next_token_loss",
+]

@@ -1,0 +1,176 @@
+"""Lessons 3 and 4: a weighted average whose weights depend on the characters.
+
+Each position emits a query (what do I look for), a key (what do I contain) and a value (what do I
+hand over). The scaled product of a query with all keys, masked so that nobody sees the future and
+put through a softmax, is a row of weights that sums to 1: the averaging matrix of lesson 2, but
+learned. Vaswani et al. 2017, "Attention is all you need", section 3.2.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from charlm.models.base import LanguageModel
+
+Mask = Bool[Tensor, "T S"] | Literal["causal"] | None
+
+
+def attend_plainly(
+    query: Float[Tensor, "B H T D"],
+    key: Float[Tensor, "B H S D"],
+    value: Float[Tensor, "B H S D"],
+    mask: Mask,
+) -> Float[Tensor, "B H T D"]:
+    """Do what `attend` does, one idea a line: this is the form to read."""
+    scores = query @ key.transpose(-2, -1)  # (B, H, T, S): how well each query fits each key
+    # A sum of D products has a variance of D; unscaled, the softmax would all but pick one key.
+    scores = scores / math.sqrt(query.shape[-1])
+    if mask == "causal":
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)  # exp(-inf) = 0: no weight at all
+    weights = scores.softmax(dim=-1)  # each row sums to 1
+    return weights @ value
+
+
+def attend(
+    query: Float[Tensor, "B H T D"],
+    key: Float[Tensor, "B H S D"],
+    value: Float[Tensor, "B H S D"],
+    mask: Mask,
+    dropout: float = 0.0,
+) -> Float[Tensor, "B H T D"]:
+    """Average the values, weighted by how well each query fits each key.
+
+    In self-attention all three come from the same x. In cross-attention the keys and values come
+    from elsewhere, and S may differ from T.
+
+    Args:
+        query: What each of T positions looks for.
+        key: What each of S positions contains.
+        value: What each of S positions hands over.
+        mask: True where query t may see key s; "causal" lets t see 0 to t; None, everything.
+        dropout: Probability of dropping a weight.
+
+    Returns:
+        The weighted averages, by a fused kernel that never stores the (T, S) weights; equal to
+        `attend_plainly` up to rounding.
+    """
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask if isinstance(mask, Tensor) else None,
+        is_causal=mask == "causal",
+        dropout_p=dropout,
+    )
+
+
+class Head(nn.Module):
+    """One head of causal self-attention, with its three projections spelled out.
+
+    Args:
+        n_embd: Channels that come in (C).
+        head_size: Channels of a query, a key and a value (D).
+    """
+
+    def __init__(self, n_embd: int, head_size: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(n_embd, head_size, bias=False)
+        self.key = nn.Linear(n_embd, head_size, bias=False)
+        self.value = nn.Linear(n_embd, head_size, bias=False)
+
+    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T D"]:
+        """Let each position gather from those up to it."""
+        query, key, value = (f(x).unsqueeze(1) for f in (self.query, self.key, self.value))
+        return attend(query, key, value, "causal").squeeze(1)
+
+
+class MultiHeadAttention(nn.Module):
+    """Many heads at once: one projection makes all queries, keys and values.
+
+    Each head works in D = C / H channels and can look for something of its own; the last
+    projection mixes what they found.
+
+    Args:
+        n_embd: Channels (C).
+        n_head: Heads (H), a divisor of C.
+        dropout: Probability of dropping a weight in training.
+    """
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.n_head = n_head
+        self.dropout = dropout
+        self.qkv = nn.Linear(n_embd, 3 * n_embd, bias=False)
+        self.projection = nn.Linear(n_embd, n_embd, bias=False)
+
+    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+        """Let each position gather, in every head, from those up to it."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.n_head, -1))  # (B, T, 3, H, D)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        query, key = self.prepare(query, key)
+        dropout = self.dropout if self.training else 0.0
+        gathered = attend(query, key, value, "causal", dropout)
+        return self.projection(gathered.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
+
+    def prepare(
+        self, query: Float[Tensor, "B H T D"], key: Float[Tensor, "B H T D"]
+    ) -> tuple[Tensor, Tensor]:
+        """Return queries and keys as they are; the modern style turns and normalises them."""
+        return query, key
+
+
+class AttentionModel(LanguageModel):
+    """Lesson 3: what one head finds joins the character's own embedding.
+
+    Args:
+        vocab_size: Number of distinct characters (V).
+        block_size: Longest context, in characters.
+        n_embd: Channels of an embedding (C) and of the head.
+    """
+
+    def __init__(self, vocab_size: int, block_size: int, n_embd: int) -> None:
+        super().__init__(vocab_size, block_size)
+        self.token_embedding = nn.Embedding(vocab_size, n_embd)
+        self.position_embedding = nn.Embedding(block_size, n_embd)
+        self.attention: nn.Module = Head(n_embd, n_embd)
+        self.head = nn.Linear(n_embd, vocab_size)
+
+    def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Return logits from each character and what attention gathered for it."""
+        positions = torch.arange(idx.shape[1], device=idx.device)
+        # Attention alone sees a bag of characters; the position's embedding gives them an order.
+        x = self.token_embedding(idx) + self.position_embedding(positions)  # (B, T, C)
+        x = x + self.attention(x)
+        return self.head(x)  # type: ignore[no-any-return]
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw embeddings from N(0, 1) and N(0, 0.1), projections from N(0, 1/C); head at zero."""
+        nn.init.normal_(self.token_embedding.weight, generator=generator)
+        nn.init.normal_(self.position_embedding.weight, std=0.1, generator=generator)
+        for module in self.attention.modules():
+            if isinstance(module, nn.Linear):
+                std = 1 / math.sqrt(module.in_features)
+                nn.init.normal_(module.weight, std=std, generator=generator)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+
+class MultiHeadModel(AttentionModel):
+    """Lesson 4: the same, with many heads.
+
+    Args:
+        vocab_size: Number of distinct characters (V).
+        block_size: Longest context, in characters.
+        n_embd: Channels of an embedding (C).
+        n_head: Heads (H), a divisor of C.
+    """
+
+    def __init__(self, vocab_size: int, block_size: int, n_embd: int, n_head: int) -> None:
+        super().__init__(vocab_size, block_size, n_embd)
+        self.attention = MultiHeadAttention(n_embd, n_head)

@@ -1,0 +1,55 @@
+"""Lesson 2: let the past speak, by the plainest means: its average.
+
+A lower-triangular matrix of ones, each row divided by its sum, times the embeddings, gives at each
+position the mean of everything up to it, in one product and without looking ahead:
+
+    [1   0   0  ]   [x0]   [x0              ]
+    [1/2 1/2 0  ] @ [x1] = [(x0 + x1) / 2   ]
+    [1/3 1/3 1/3]   [x2]   [(x0 + x1 + x2)/3]
+
+All order is lost (a bag of characters), which is what attention will mend: it is this same
+product with weights that depend on the characters.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from charlm.models.base import LanguageModel
+
+
+def averaging_matrix(size: int) -> Float[Tensor, "T T"]:
+    """Return the matrix whose row t averages positions 0 to t."""
+    ones = torch.tril(torch.ones(size, size))
+    return ones / ones.sum(dim=1, keepdim=True)
+
+
+class AveragingModel(LanguageModel):
+    """The character's own embedding joined by the mean of the past, then one linear layer.
+
+    Args:
+        vocab_size: Number of distinct characters (V).
+        block_size: Longest context, in characters.
+        n_embd: Channels of an embedding (C).
+    """
+
+    averaging: Tensor
+
+    def __init__(self, vocab_size: int, block_size: int, n_embd: int) -> None:
+        super().__init__(vocab_size, block_size)
+        self.token_embedding = nn.Embedding(vocab_size, n_embd)
+        self.head = nn.Linear(2 * n_embd, vocab_size)
+        self.register_buffer("averaging", averaging_matrix(block_size), persistent=False)
+
+    def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Return logits from the last character and the average of all so far."""
+        time = idx.shape[1]
+        x = self.token_embedding(idx)  # (B, T, C)
+        mean = self.averaging[:time, :time] @ x  # (T, T) @ (B, T, C) -> (B, T, C)
+        return self.head(torch.cat([x, mean], dim=-1))  # type: ignore[no-any-return]
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw embeddings from N(0, 1); start the head at zero, so the first loss is ln V."""
+        nn.init.normal_(self.token_embedding.weight, generator=generator)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)

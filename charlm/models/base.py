@@ -1,0 +1,55 @@
+"""What every model promises, so that training, scoring and sampling never ask which one it is.
+
+    logits = model(idx)                        (B, T) int64 -> (B, T, V), always
+    state = model.start(batch_size)            nothing read yet
+    logits, state = model.step(idx, state)     (B, n) int64 -> (B, V): what comes after them
+
+`logits[b, t]` scores the character that follows `idx[b, : t + 1]` and must not depend on anything
+later. The loss is never computed inside a model (see `loss`).
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class LanguageModel(nn.Module):
+    """A model of the next character.
+
+    Args:
+        vocab_size: Number of distinct characters (V).
+        block_size: Longest context it looks at, in characters.
+    """
+
+    def __init__(self, vocab_size: int, block_size: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.block_size = block_size
+
+    def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Return the logits of the next character at every position; T at most `block_size`."""
+        raise NotImplementedError
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw the first weights from `generator`."""
+        raise NotImplementedError
+
+    def start(self, batch_size: int) -> Any:
+        """Return the state of `batch_size` texts of which nothing has been read.
+
+        This default remembers the window and runs it again at each step. Models that can do
+        better override both methods; the logits must stay the same.
+        """
+        device = next(self.parameters()).device
+        return torch.empty(batch_size, 0, dtype=torch.int64, device=device)
+
+    def step(self, idx: Int[Tensor, "B n"], state: Any) -> tuple[Float[Tensor, "B V"], Any]:
+        """Read n more characters of each text, n at least 1.
+
+        Returns:
+            The logits of the character after them, and the state that remembers them.
+        """
+        window = torch.cat([state, idx], dim=1)[:, -self.block_size :]
+        return self(window)[:, -1], window

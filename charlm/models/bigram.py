@@ -1,0 +1,33 @@
+"""Lesson 1: one table. Each character reads off the logits of the next.
+
+Row i of a V x V table holds the logits of whatever follows character i, so the embedding look-up
+*is* the model. Trained long enough, softmax(row i) approaches the counts of what followed i in the
+text; no model that sees one character of context can do better on that text.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from charlm.models.base import LanguageModel
+
+
+class BigramModel(LanguageModel):
+    """A table of next-character logits.
+
+    Args:
+        vocab_size: Number of distinct characters (V).
+        block_size: Characters in a training window; the model itself looks at the last one only.
+    """
+
+    def __init__(self, vocab_size: int, block_size: int) -> None:
+        super().__init__(vocab_size, block_size)
+        self.table = nn.Embedding(vocab_size, vocab_size)
+
+    def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Return the table's row for each character."""
+        return self.table(idx)  # type: ignore[no-any-return]
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Start from zeros: every character equally likely, a loss of exactly ln V."""
+        nn.init.zeros_(self.table.weight)

@@ -1,0 +1,41 @@
+"""From a checked configuration to a model with its first weights."""
+
+import torch
+
+from charlm.config import ModelConfig
+from charlm.models.attention import AttentionModel, MultiHeadModel
+from charlm.models.averaging import AveragingModel
+from charlm.models.base import LanguageModel
+from charlm.models.bigram import BigramModel
+from charlm.models.gpt2 import GPT2
+from charlm.models.modern import ModernGPT
+
+
+def build_model(config: ModelConfig, vocab_size: int, seed: int = 0) -> LanguageModel:
+    """Build the model that `config` describes, its weights drawn from `seed`."""
+    model = _construct(config, vocab_size)
+    if not any(parameter.is_meta for parameter in model.parameters()):
+        model.init_weights(torch.Generator().manual_seed(seed))
+    return model
+
+
+def _construct(config: ModelConfig, vocab_size: int) -> LanguageModel:
+    match config.type:
+        case "bigram":
+            return BigramModel(vocab_size, config.block_size)
+        case "averaging":
+            return AveragingModel(vocab_size, config.block_size, config.n_embd)
+        case "attention":
+            return AttentionModel(vocab_size, config.block_size, config.n_embd)
+        case "multihead":
+            return MultiHeadModel(vocab_size, config.block_size, config.n_embd, config.n_head)
+        case "gpt":
+            style = {"gpt2": GPT2, "modern": ModernGPT}[config.style]
+            return style(
+                vocab_size,
+                config.block_size,
+                n_layer=config.n_layer,
+                n_head=config.n_head,
+                n_embd=config.n_embd,
+                dropout=config.dropout,
+            )

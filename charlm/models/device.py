@@ -1,0 +1,60 @@
+"""Where tensors live and in what precision matrices are multiplied."""
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from charlm.config import RunConfig
+from charlm.errors import MachineError
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        MachineError: This machine has no such device; the message lists those it has.
+    """
+    available = available_devices()
+    if name == "auto":
+        return torch.device(available[-1] if len(available) > 1 else "cpu")
+    if name == "cuda" and "cuda:0" in available:
+        return torch.device("cuda:0")
+    if name not in available:
+        raise MachineError(
+            f"run.device: {name!r} is not available; this machine has {', '.join(available)}"
+        )
+    return torch.device(name)
+
+
+def available_devices() -> list[str]:
+    """List the devices of this machine, the preferred one last."""
+    devices = ["cpu"]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    devices += [f"cuda:{i}" for i in reversed(range(torch.cuda.device_count()))]
+    return devices
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the precision of matrix products; `auto` is bfloat16 on a GPU that has it.
+
+    The CPU stays at float32: bfloat16 pays only on the few that multiply it in hardware.
+    """
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
+    """Return a context in which products run in `dtype` and everything else in float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
+
+
+def describe_device(config: RunConfig) -> str:
+    """Say in a few words where a run happens: `cpu (2 threads), float32`."""
+    device = choose_device(config.device)
+    dtype = str(choose_dtype(config.dtype, device)).removeprefix("torch.")
+    threads = torch.get_num_threads()
+    where = f"cpu ({threads} thread{'s' * (threads > 1)})" if device.type == "cpu" else str(device)
+    return f"{where}, {dtype}"

@@ -1,0 +1,111 @@
+"""Lesson 5: a GPT, in the style of GPT-2 as nanoGPT trains it.
+
+Blocks of communication (attention) and computation (an MLP), each on a residual path, so that
+gradients reach the first layer undimmed. Learned positions, LayerNorm before each part, GELU, no
+biases, and one matrix for both the embedding and the head. Radford et al. 2019, "Language models
+are unsupervised multitask learners", section 2.3; the recipe is nanoGPT's.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from charlm.models.attention import MultiHeadAttention
+from charlm.models.base import LanguageModel
+
+
+class MLP(nn.Module):
+    """Each position thinks on its own: expand four times, GELU, contract.
+
+    Args:
+        n_embd: Channels (C).
+    """
+
+    def __init__(self, n_embd: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(n_embd, 4 * n_embd, bias=False)
+        self.contract = nn.Linear(4 * n_embd, n_embd, bias=False)
+
+    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+        """Map each position by itself."""
+        return self.contract(F.gelu(self.expand(x)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Attention, then an MLP, each normalised before and added back after.
+
+    Args:
+        n_embd: Channels (C).
+        n_head: Heads (H), a divisor of C.
+        dropout: Probability of dropping an activation in training.
+    """
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(n_embd, bias=False)
+        self.attention = MultiHeadAttention(n_embd, n_head, dropout)
+        self.mlp_norm = nn.LayerNorm(n_embd, bias=False)
+        self.mlp = MLP(n_embd)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+        """Communicate, then compute."""
+        x = x + self.dropout(self.attention(self.attention_norm(x)))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]
+
+
+class GPT2(LanguageModel):
+    """A stack of blocks between an embedding and the same matrix as a head.
+
+    Args:
+        vocab_size: Number of distinct characters (V).
+        block_size: Longest context, in characters; positions beyond it have no embedding.
+        n_layer: Blocks.
+        n_head: Heads (H), a divisor of C.
+        n_embd: Channels (C).
+        dropout: Probability of dropping an activation in training.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        block_size: int,
+        *,
+        n_layer: int,
+        n_head: int,
+        n_embd: int,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(vocab_size, block_size)
+        self.token_embedding = nn.Embedding(vocab_size, n_embd)
+        self.position_embedding = nn.Embedding(block_size, n_embd)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(n_embd, n_head, dropout) for _ in range(n_layer))
+        self.final_norm = nn.LayerNorm(n_embd, bias=False)
+
+    def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Return the logits of the next character at every position."""
+        positions = torch.arange(idx.shape[1], device=idx.device)
+        x = self.token_embedding(idx) + self.position_embedding(positions)  # (B, T, C)
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x)
+        # Tied weights (Press and Wolf 2017): a character's logit is how much x resembles it.
+        return F.linear(self.final_norm(x), self.token_embedding.weight)  # (B, T, V)
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw from N(0, 0.02), the last layer of each residual branch scaled by 1/sqrt(2 n_layer).
+
+        Each block adds two branches to the residual path; the scale keeps its variance from
+        growing with depth (GPT-2, section 2.3).
+        """
+        for name, parameter in self.named_parameters():
+            if parameter.ndim < 2:
+                nn.init.ones_(parameter)  # LayerNorm's gains
+                continue
+            into_residual = name.endswith(("projection.weight", "contract.weight"))
+            std = 0.02 / math.sqrt(2 * len(self.blocks)) if into_residual else 0.02
+            nn.init.normal_(parameter, std=std, generator=generator)

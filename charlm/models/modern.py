@@ -1,0 +1,155 @@
+"""Lesson 6: the same GPT with what a decade of small improvements left standing.
+
+rotary positions           a query and a key are turned by an angle that grows with position,
+                           so their product knows the distance: Su et al. 2021, RoFormer, 3.2
+RMSNorm without weights    Zhang and Sennrich 2019; what its gains would learn, the next
+                           matrix can learn as well
+normalised queries, keys   keep attention from saturating: Dehghani et al. 2023, ViT-22B, 2.1
+squared ReLU               So et al. 2021, Primer, 3.1
+zero-initialised           each block starts as the identity, and the first loss is exactly
+projections and head       ln V: Yang et al. 2022, Tensor Programs V, D.2, for the head
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from charlm.models.attention import MultiHeadAttention
+from charlm.models.base import LanguageModel
+
+ROTARY_BASE = 10_000.0  # RoFormer, section 3.3
+
+
+def norm(x: Tensor) -> Tensor:
+    """Divide by the root of the mean square over the last dimension."""
+    return F.rms_norm(x, (x.shape[-1],))
+
+
+def rotary_table(length: int, head_size: int) -> Float[Tensor, "2 T D_half"]:
+    """Return the cosines and sines of the angles position x base^(-2i / D), i < D / 2."""
+    frequencies = ROTARY_BASE ** (-torch.arange(0, head_size, 2) / head_size)
+    angles = torch.outer(torch.arange(length), frequencies)
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def rotate(
+    x: Float[Tensor, "B H T D"], table: Float[Tensor, "2 T D_half"]
+) -> Float[Tensor, "B H T D"]:
+    """Turn each pair (x[i], x[i + D/2]) of each position by its angle."""
+    cos, sin = table
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+class RotaryAttention(MultiHeadAttention):
+    """Multi-head attention whose queries and keys are normalised, then turned by position.
+
+    Args:
+        n_embd: Channels (C).
+        n_head: Heads (H), a divisor of C.
+        dropout: Probability of dropping a weight in training.
+        block_size: Longest context, in characters.
+    """
+
+    rotary: Tensor
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float, block_size: int) -> None:
+        super().__init__(n_embd, n_head, dropout)
+        table = rotary_table(block_size, n_embd // n_head)
+        self.register_buffer("rotary", table, persistent=False)
+
+    def prepare(
+        self, query: Float[Tensor, "B H T D"], key: Float[Tensor, "B H T D"]
+    ) -> tuple[Tensor, Tensor]:
+        """Normalise, then turn."""
+        table = self.rotary[:, : query.shape[-2]]
+        return rotate(norm(query), table), rotate(norm(key), table)
+
+
+class SquaredReLUMLP(nn.Module):
+    """Each position thinks on its own: expand four times, squared ReLU, contract.
+
+    Args:
+        n_embd: Channels (C).
+    """
+
+    def __init__(self, n_embd: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(n_embd, 4 * n_embd, bias=False)
+        self.contract = nn.Linear(4 * n_embd, n_embd, bias=False)
+
+    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+        """Map each position by itself."""
+        return self.contract(F.relu(self.expand(x)).square())  # type: ignore[no-any-return]
+
+
+class ModernBlock(nn.Module):
+    """Attention, then an MLP, each normalised before and added back after.
+
+    Args:
+        n_embd: Channels (C).
+        n_head: Heads (H), a divisor of C.
+        dropout: Probability of dropping an activation in training.
+        block_size: Longest context, in characters.
+    """
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float, block_size: int) -> None:
+        super().__init__()
+        self.attention = RotaryAttention(n_embd, n_head, dropout, block_size)
+        self.mlp = SquaredReLUMLP(n_embd)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+        """Communicate, then compute."""
+        x = x + self.dropout(self.attention(norm(x)))
+        return x + self.dropout(self.mlp(norm(x)))  # type: ignore[no-any-return]
+
+
+class ModernGPT(LanguageModel):
+    """A stack of modern blocks between an embedding and a head of its own.
+
+    Args:
+        vocab_size: Number of distinct characters (V).
+        block_size: Longest context, in characters.
+        n_layer: Blocks.
+        n_head: Heads (H), a divisor of C.
+        n_embd: Channels (C).
+        dropout: Probability of dropping an activation in training.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        block_size: int,
+        *,
+        n_layer: int,
+        n_head: int,
+        n_embd: int,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(vocab_size, block_size)
+        self.token_embedding = nn.Embedding(vocab_size, n_embd)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            ModernBlock(n_embd, n_head, dropout, block_size) for _ in range(n_layer)
+        )
+        self.head = nn.Linear(n_embd, vocab_size, bias=False)
+
+    def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Return the logits of the next character at every position."""
+        x = self.dropout(norm(self.token_embedding(idx)))  # (B, T, C)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(norm(x))  # type: ignore[no-any-return]
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Zero what writes to the residual path or the logits; draw the rest from N(0, 1/C)."""
+        for name, parameter in self.named_parameters():
+            if name.endswith(("projection.weight", "contract.weight", "head.weight")):
+                nn.init.zeros_(parameter)
+            else:
+                std = 1 / math.sqrt(parameter.shape[-1])
+                nn.init.normal_(parameter, std=std, generator=generator)

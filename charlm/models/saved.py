@@ -1,0 +1,113 @@
+"""Weights on disk: written as safetensors, read back only into a model that they fit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from charlm.config import Config
+from charlm.errors import CheckpointError
+from charlm.models.base import LanguageModel
+from charlm.models.build import build_model
+from charlm.models.device import choose_device
+from charlm.storage import RunFolder, machine_errors, verify_folder
+from charlm.text.tokenizer import Tokenizer, load_tokenizer
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model as a run folder keeps it.
+
+    Args:
+        model: In evaluation mode, on its device.
+        tokenizer: Its alphabet.
+        config: Its run's configuration.
+        run: Its run folder.
+        step: The optimizer updates behind it.
+    """
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    config: Config
+    run: RunFolder
+    step: int
+
+
+def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> SavedModel:
+    """Load the model of a run folder; nothing else is needed.
+
+    Args:
+        run: The run folder.
+        which: `best`, `last`, or a step.
+        device: Where to put it; `auto` chooses.
+
+    Raises:
+        CheckpointError: The checkpoint is missing, damaged, or does not fit the configuration.
+        MachineError: The device is not there.
+    """
+    config = run.read_config()
+    tokenizer = load_tokenizer(run.tokenizer)
+    checkpoint = run.choose(which)
+    verify_folder(checkpoint.path)
+    model = build_model(config.model, tokenizer.vocab_size)
+    load_weights(model, checkpoint.path / WEIGHTS)
+    model.to(choose_device(device)).eval()
+    return SavedModel(model, tokenizer, config, run, checkpoint.step)
+
+
+def save_weights(model: LanguageModel, path: Path) -> None:
+    """Write a model's parameters to `path`."""
+    save_tensors({name: p.detach() for name, p in model.named_parameters()}, path)
+
+
+def load_weights(model: LanguageModel, path: Path) -> None:
+    """Read a model's parameters from `path`.
+
+    Raises:
+        CheckpointError: A parameter is missing, left over, of another shape or type, or not
+            finite; the message names it with what was expected and found.
+    """
+    found = load_tensors(path)
+    expected = dict(model.named_parameters())
+    for name in sorted(expected.keys() ^ found.keys()):
+        state = "is missing" if name in expected else "belongs to another model"
+        raise CheckpointError(f"{path}: {name} {state}; its config.yaml describes another model")
+    with torch.no_grad():
+        for name, parameter in expected.items():
+            tensor = found[name]
+            if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
+                raise CheckpointError(
+                    f"{path}: {name} is {tuple(tensor.shape)} {tensor.dtype}, expected "
+                    f"{tuple(parameter.shape)} {parameter.dtype}; was config.yaml changed?"
+                )
+            strange = int((~tensor.isfinite()).sum())
+            if strange:
+                raise CheckpointError(
+                    f"{path}: {name} holds {strange} values that are NaN or infinite; "
+                    "use an earlier checkpoint"
+                )
+            parameter.copy_(tensor)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors by name; bit for bit what `load_tensors` reads."""
+    with machine_errors(path):
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, path)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read tensors by name, to the CPU.
+
+    Raises:
+        CheckpointError: The file is missing or is not safetensors.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: not readable as safetensors ({reason})") from None

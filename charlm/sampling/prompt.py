@@ -1,0 +1,34 @@
+"""From what a user typed to ids that a model can continue."""
+
+import numpy as np
+import numpy.typing as npt
+
+from charlm.errors import DataError
+from charlm.text.tokenizer import Tokenizer, Unknown
+
+
+def encode_prompt(
+    tokenizer: Tokenizer, prompt: str, unknown: Unknown = "error"
+) -> npt.NDArray[np.int64]:
+    """Return the ids of a prompt, at least one.
+
+    A model continues something, so an empty prompt becomes a newline, which starts a line in most
+    texts, or the first symbol of an alphabet without one.
+
+    Args:
+        tokenizer: Of the model.
+        prompt: What to continue.
+        unknown: `error` refuses a character outside the alphabet, `skip` leaves it out.
+
+    Raises:
+        DataError: A character is not in the alphabet.
+    """
+    try:
+        ids = tokenizer.encode(prompt, unknown)
+    except DataError as error:
+        raise DataError(f"prompt: {error}; use --unknown skip to leave them out") from None
+    if not len(ids):
+        ids = tokenizer.encode("\n", "skip")
+    if not len(ids):
+        ids = np.zeros(1, np.int64)
+    return ids.astype(np.int64)

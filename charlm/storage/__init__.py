@@ -1,0 +1,22 @@
+"""The only code that writes durably: atomic files and folders, manifests, locks, downloads.
+
+Read `atomic` first (what a commit is), then `manifest`, `lock`, `download`, and `run_folder`,
+which lays a run out with them. Imports no torch.
+"""
+
+from charlm.storage.atomic import machine_errors, new_folder, write_file
+from charlm.storage.lock import folder_lock
+from charlm.storage.manifest import read_manifest, verify_folder
+from charlm.storage.run_folder import RunFolder, find_run, next_free_name
+
+__all__ = [
+    "RunFolder",
+    "find_run",
+    "folder_lock",
+    "machine_errors",
+    "new_folder",
+    "next_free_name",
+    "read_manifest",
+    "verify_folder",
+    "write_file",
+]

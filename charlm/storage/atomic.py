@@ -1,0 +1,130 @@
+"""All or nothing: a file or a folder is either wholly there or not there at all.
+
+A file is written beside its place, flushed to the disk, and renamed over it. A folder is filled
+under a temporary name, given a manifest with the SHA-256 of each file, flushed, and renamed into
+place: the one step that makes it exist. What a crash leaves behind starts with `.tmp-` and is
+never read.
+"""
+
+import contextlib
+import errno
+import getpass
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from charlm.errors import MachineError
+from charlm.storage.manifest import write_manifest
+
+
+@contextlib.contextmanager
+def machine_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses about `path` into one clear line.
+
+    Raises:
+        MachineError: Permission, space, a read-only or failing disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        at = error.filename or path
+        match error.errno:
+            case errno.EACCES | errno.EPERM:
+                mend = f"user {getpass.getuser()!r} may not; change its permissions or choose another place"
+            case errno.ENOSPC | errno.EDQUOT:
+                mend = "free some space there or choose another place"
+            case errno.EROFS:
+                mend = "the disk is read-only; choose another place"
+            case _:
+                mend = "check the path and the disk"
+        raise MachineError(f"{at}: {error.strerror or error}; {mend}") from error
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace the file at `path` by `data`, durably and all at once.
+
+    Raises:
+        MachineError: The disk or its permissions refuse; the old file is unharmed.
+    """
+    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
+    with machine_errors(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
+    """Fill a new folder that appears at `path`, with its manifest, only when the block succeeds.
+
+    Args:
+        path: Where the folder will be. One that is there already is replaced at the end.
+        facts: What to record in the manifest beside the files' sizes and SHA-256. Read when the
+            block ends, so the block may still add to it.
+
+    Yields:
+        The temporary folder to write into.
+
+    Raises:
+        MachineError: The disk or its permissions refuse; nothing appears at `path`.
+    """
+    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
+    with machine_errors(path):
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for file in sorted(temporary.iterdir()):
+                flush_file(file)
+            write_manifest(temporary, facts)
+            flush_folder(temporary)
+            if path.exists():
+                remove_folder(path)
+            temporary.rename(path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        flush_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Make a folder vanish at once, then delete it: a reader never meets it half-gone."""
+    trash = path.with_name(f".tmp-trash-{path.name}-{secrets.token_hex(4)}")
+    with contextlib.suppress(OSError):
+        path.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what an earlier crash left under a temporary name. Call it with the lock held."""
+    for path in folder.glob(".tmp-*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def flush_file(path: Path) -> None:
+    """Wait until the file's content is on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def flush_folder(path: Path) -> None:
+    """Wait until the folder's entries are on the disk, so that a rename survives a power cut."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows has no handle to a folder to flush
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

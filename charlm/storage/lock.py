@@ -1,0 +1,52 @@
+"""One writer to a folder at a time: a kernel lock, which a killed process releases by dying."""
+
+import contextlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from charlm.errors import MachineError
+from charlm.storage.atomic import machine_errors
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold the folder for writing while the block runs.
+
+    The lock belongs to the kernel (flock), so `kill -9` frees it at once. Some network file
+    systems do not honour such locks.
+
+    Raises:
+        MachineError: Another process holds it; the message says which.
+    """
+    lock = FileLock(folder / ".lock")
+    holder = folder / ".lock-holder.json"
+    try:
+        with machine_errors(folder):
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise MachineError(
+            f"{folder}: {_describe(holder)} is writing there; wait for it or choose another --out"
+        ) from None
+    try:
+        with machine_errors(folder):
+            facts = {"pid": os.getpid(), "host": platform.node(), "started": time.time()}
+            holder.write_text(json.dumps(facts), encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _describe(holder: Path) -> str:
+    try:
+        facts = json.loads(holder.read_text(encoding="utf-8"))
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
+        return f"process {facts['pid']} on {facts['host']} (since {since})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

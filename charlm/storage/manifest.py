@@ -1,0 +1,92 @@
+"""MANIFEST.json: what a folder holds, and proof that it still does.
+
+`{"format": 1, "files": {name: {"size": bytes, "sha256": hex}}, ...facts}`. A folder without a
+manifest was never finished.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from charlm.errors import CheckpointError
+
+NAME = "MANIFEST.json"
+FORMAT = 1
+_MAX_BYTES = 1 << 20
+_CHUNK = 1 << 20
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Record `facts` and the size and SHA-256 of every file now in `folder`."""
+    files = {
+        path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in sorted(folder.iterdir())
+    }
+    content = {"format": FORMAT, **facts, "files": files}
+    with (folder / NAME).open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a folder's manifest without checking its files.
+
+    Raises:
+        CheckpointError: There is none, or it is not one that this version reads.
+    """
+    path = folder / NAME
+    try:
+        with path.open("rb") as file:
+            content = json.loads(file.read(_MAX_BYTES))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder}: no {NAME}, so it was never finished; name another"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); name another") from None
+    if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
+        raise CheckpointError(f"{path}: not a manifest; name another")
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: format {content.get('format')!r}, this charlm reads {FORMAT}; upgrade charlm"
+        )
+    return content
+
+
+def verify_folder(folder: Path) -> dict[str, Any]:
+    """Check every file of a folder against its manifest, and return the manifest.
+
+    Raises:
+        CheckpointError: A file is missing, unexpected, changed, or named outside the folder.
+    """
+    content = read_manifest(folder)
+    present = {path.name for path in folder.iterdir()} - {NAME}
+    for name in sorted(present ^ set(content["files"])):
+        state = "is not in the manifest" if name in present else "is missing"
+        raise CheckpointError(f"{folder}: {name!r} {state}; name another")
+    for name, expected in content["files"].items():
+        path = folder / name
+        if Path(name).name != name or path.is_symlink() or not path.is_file():
+            raise CheckpointError(f"{folder}: unsafe path {name!r} in the manifest; name another")
+        size = path.stat().st_size
+        if size != expected.get("size"):
+            raise CheckpointError(
+                f"{path}: {size} bytes, its manifest says {expected.get('size')}; name another"
+            )
+        if sha256_of(path) != expected.get("sha256"):
+            raise CheckpointError(f"{path}: SHA-256 differs from its manifest; name another")
+    return content
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

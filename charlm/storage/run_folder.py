@@ -1,0 +1,246 @@
+"""What a run leaves on disk, and how to find it again.
+
+    runs/<name>/
+      config.yaml               every key, resolved; its presence makes the folder a run
+      tokenizer.json            the alphabet
+      tokens/                   the text as ids, split, with its manifest
+      metrics.jsonl             one record a line
+      samples/step-N.txt        what the model wrote while it trained
+      checkpoints/step-N/       model.safetensors, optimizer.safetensors, state.json, MANIFEST.json
+
+There is no pointer to the best or the last checkpoint that could be wrong: both are found by
+reading manifests.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from charlm.config import Config, read_config
+from charlm.errors import CheckpointError, UsageError
+from charlm.storage.atomic import machine_errors, remove_folder, write_file
+from charlm.storage.manifest import read_manifest
+
+KEEP = 2  # newest checkpoints that stay beside the best: one may prove damaged
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One saved step: its folder and what its manifest records."""
+
+    path: Path
+    step: int
+    facts: Mapping[str, Any]
+
+    @property
+    def loss(self) -> float | None:
+        """Validation loss in nats when it was saved; None if it was not evaluated then."""
+        value = self.facts.get("val_loss_nats")
+        return float(value) if isinstance(value, int | float) else None
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The places inside one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The alphabet."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def tokens(self) -> Path:
+        """The text as ids."""
+        return self.path / "tokens"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON record a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """What the model wrote while it trained."""
+        return self.path / "samples"
+
+    def exists(self) -> bool:
+        """Tell whether a run was begun here."""
+        return self.config.is_file()
+
+    def read_config(self, overrides: Sequence[str] = ()) -> Config:
+        """Read the resolved configuration, with KEY=VALUE overrides.
+
+        Raises:
+            CheckpointError: It cannot be read.
+            UsageError: It, or an override, is wrong.
+        """
+        try:
+            data = self.config.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{self.config}: cannot be read: {error.strerror}") from None
+        return read_config(data, str(self.config), overrides)
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Return where the checkpoint of `step` is or will be."""
+        return self.path / "checkpoints" / f"step-{step}"
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """List the finished checkpoints, oldest first; unreadable ones are passed over."""
+        found = []
+        for path in (self.path / "checkpoints").glob("step-*"):
+            number = path.name.removeprefix("step-")
+            if not number.isdecimal():
+                continue
+            with contextlib.suppress(CheckpointError):
+                found.append(Checkpoint(path, int(number), read_manifest(path)))
+        return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+    def last(self) -> Checkpoint | None:
+        """Return the newest checkpoint, or None."""
+        return next(reversed(self.checkpoints()), None)
+
+    def best(self) -> Checkpoint | None:
+        """Return the evaluated checkpoint with the least loss; the earliest of equals; or None."""
+        scored = [c for c in self.checkpoints() if c.loss is not None]
+        return min(scored, key=lambda c: (c.loss, c.step), default=None)
+
+    def choose(self, which: str) -> Checkpoint:
+        """Return the checkpoint named `best`, `last`, or by its step.
+
+        Without an evaluated checkpoint, `best` means the last.
+
+        Raises:
+            CheckpointError: There is no such checkpoint; the message lists those there are.
+            UsageError: `which` is none of the three.
+        """
+        if which == "best":
+            chosen = self.best() or self.last()
+        elif which == "last":
+            chosen = self.last()
+        elif which.isdecimal():
+            chosen = next((c for c in self.checkpoints() if c.step == int(which)), None)
+        else:
+            raise UsageError(f"--checkpoint {which!r}: use best, last or a step")
+        if chosen is None:
+            steps = ", ".join(str(c.step) for c in self.checkpoints()) or "none yet"
+            raise CheckpointError(f"{self.path}: no checkpoint {which!r}; saved steps: {steps}")
+        return chosen
+
+    def prune(self) -> None:
+        """Delete all checkpoints but the best and the newest two."""
+        checkpoints = self.checkpoints()
+        best = self.best()
+        for checkpoint in checkpoints[:-KEEP]:
+            if best is None or checkpoint.step != best.step:
+                remove_folder(checkpoint.path)
+
+    def write_sample(self, step: int, text: str) -> None:
+        """Keep what the model wrote at `step`.
+
+        Raises:
+            MachineError: The disk or its permissions refuse.
+        """
+        with machine_errors(self.samples):
+            self.samples.mkdir(exist_ok=True)
+        write_file(self.samples / f"step-{step}.txt", text.encode("utf-8", "replace"))
+
+
+class MetricsLog:
+    """Append records to metrics.jsonl; a resumed run first cuts off what it will do again.
+
+    Args:
+        path: The file.
+        keep: Bytes of it that the checkpoint resumed from vouches for.
+    """
+
+    def __init__(self, path: Path, keep: int = 0) -> None:
+        self.path = path
+        with machine_errors(path):
+            self.file = path.open("ab")
+            if self.file.tell() < keep:
+                raise CheckpointError(
+                    f"{path}: shorter than its checkpoint says; the folder was changed by hand"
+                )
+            self.file.truncate(keep)
+            self.file.seek(keep)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record as one line."""
+        with machine_errors(self.path):
+            self.file.write(json.dumps(record).encode() + b"\n")
+
+    def flush(self) -> int:
+        """Put all records on the disk; return the length of the file in bytes."""
+        with machine_errors(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            return self.file.tell()
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        with machine_errors(self.path):
+            self.file.close()
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a metrics.jsonl; a last line that was cut short is passed over."""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield json.loads(line)
+
+
+def find_run(path: Path | None, runs: Path = Path("runs")) -> RunFolder:
+    """Return the run at `path`, or without one the newest under `runs`.
+
+    Raises:
+        CheckpointError: There is no run there.
+    """
+    if path is not None:
+        run = RunFolder(path)
+        if run.exists():
+            return run
+        near = ", ".join(str(r.path) for r in _runs_under(path.parent)[:5])
+        hint = f"runs there: {near}" if near else "train one first"
+        state = "is not a run (no config.yaml)" if path.is_dir() else "not found"
+        raise CheckpointError(f"{path}: {state}; {hint}")
+    found = _runs_under(runs)
+    if not found:
+        raise CheckpointError(
+            f"{runs}/: no run there; train one first (charlm train --config quickstart) or name "
+            "one with --run"
+        )
+    return found[0]
+
+
+def next_free_name(name: str, runs: Path = Path("runs")) -> Path:
+    """Return `runs/name`, or the first of `runs/name-2`, `runs/name-3`, ... that is not taken."""
+    path, number = runs / name, 2
+    while path.exists():
+        path, number = runs / f"{name}-{number}", number + 1
+    return path
+
+
+def _runs_under(folder: Path) -> list[RunFolder]:
+    """List the runs in a folder, the one that was written to last first."""
+
+    def age(run: RunFolder) -> float:
+        newest = run.metrics if run.metrics.exists() else run.config
+        try:
+            return newest.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    runs = [RunFolder(path.parent) for path in folder.glob("*/config.yaml")]
+    return sorted(runs, key=age, reverse=True)

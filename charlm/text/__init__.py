@@ -1,0 +1,33 @@
+"""From a text to batches of ids: `tokenizer`, `sources`, `corpus`, `tokens`, `batches`.
+
+A text of any size is read in chunks and its ids with positioned reads, so a corpus larger than
+memory costs no more memory than a small one. Imports no torch.
+"""
+
+from charlm.text.batches import Batches, window_starts
+from charlm.text.corpus import Corpus, Scan, encode_corpus, open_corpus, scan_text
+from charlm.text.datasets import DATASETS, Dataset
+from charlm.text.sources import Source, open_source
+from charlm.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, load_tokenizer
+from charlm.text.tokens import IdArray, Split, TokenFile
+
+__all__ = [
+    "DATASETS",
+    "Batches",
+    "ByteTokenizer",
+    "CharTokenizer",
+    "Corpus",
+    "Dataset",
+    "IdArray",
+    "Scan",
+    "Source",
+    "Split",
+    "TokenFile",
+    "Tokenizer",
+    "encode_corpus",
+    "load_tokenizer",
+    "open_corpus",
+    "open_source",
+    "scan_text",
+    "window_starts",
+]

@@ -1,0 +1,89 @@
+"""Which windows of the text make up a training batch: a pure function of (seed, step, sample).
+
+Batch k can be made without having made batch k-1. So there is no position to save, a resumed run
+draws what an uninterrupted one would have drawn, and any number of processes or micro-batches
+share out the same global batch.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from charlm.text.tokens import Split
+
+# Independent streams of random words under one seed: the second word of the Philox key.
+DATA_STREAM, DROPOUT_STREAM, INIT_STREAM = 0, 1, 2
+
+_WORDS_A_BLOCK = 4  # Philox4x64 makes four 64-bit words for each value of its counter
+
+
+def random_words(seed: int, stream: int, first: int, count: int) -> npt.NDArray[np.uint64]:
+    """Return words `first` to `first + count` of a stream of random 64-bit words.
+
+    Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") computes any
+    word from its position alone. Raw words are used, not NumPy's distributions: only the bit
+    stream is promised to stay the same between NumPy's versions.
+    """
+    skipped = first % _WORDS_A_BLOCK
+    generator = np.random.Philox(key=[seed, stream], counter=first // _WORDS_A_BLOCK)
+    return generator.random_raw(skipped + count)[skipped:]
+
+
+def window_starts(
+    seed: int, step: int, batch_size: int, windows: int, first: int = 0, count: int | None = None
+) -> npt.NDArray[np.int64]:
+    """Return where the windows of a batch, or of a slice of it, start.
+
+    Args:
+        seed: Of the run.
+        step: Optimizer updates done so far.
+        batch_size: Windows in the whole batch.
+        windows: Number of places a window can start at.
+        first: First window of the slice.
+        count: Windows in the slice; the rest of the batch if None.
+
+    Returns:
+        Starts, uniform over [0, windows). Taking the remainder of 64 random bits favours small
+        starts by less than windows / 2^64.
+    """
+    count = batch_size - first if count is None else count
+    words = random_words(seed, DATA_STREAM, step * batch_size + first, count)
+    return (words % np.uint64(windows)).astype(np.int64)
+
+
+class Batches:
+    """The training batches of one part of a corpus.
+
+    Args:
+        split: Where the windows are cut from.
+        block_size: Characters in a window (T).
+        batch_size: Windows in a batch.
+        seed: Of the run.
+    """
+
+    def __init__(self, split: Split, block_size: int, batch_size: int, seed: int) -> None:
+        self.split = split
+        self.block_size = block_size
+        self.batch_size = batch_size
+        self.seed = seed
+        # The last window still needs the character after it, its last target.
+        self.windows = len(split) - block_size
+
+    def get(
+        self, step: int, first: int = 0, count: int | None = None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+        """Return inputs and targets of a batch, or of a slice of it.
+
+        Args:
+            step: Optimizer updates done so far.
+            first: First window of the slice.
+            count: Windows in the slice; the rest of the batch if None.
+
+        Returns:
+            x and y, each (count, T) int64; y[b, t] is the character that follows x[b, t].
+        """
+        starts = window_starts(self.seed, step, self.batch_size, self.windows, first, count)
+        rows = [self.split.read(int(start), self.block_size + 1) for start in starts]
+        ids = np.stack(rows).astype(np.int64)
+        return ids[:, :-1], ids[:, 1:]

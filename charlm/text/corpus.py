@@ -1,0 +1,281 @@
+"""A text becomes a corpus: scanned for its alphabet, encoded to a token file, cut by position.
+
+Both passes read in chunks, so memory does not grow with the text. The alphabet is fitted on the
+whole text before it is cut; otherwise the validation part could hold a character without an id.
+"""
+
+import codecs
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from charlm.config import DataConfig
+from charlm.errors import CheckpointError, DataError
+from charlm.storage import new_folder, verify_folder
+from charlm.text.sources import Part, Source
+from charlm.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from charlm.text.tokens import Split, TokenFile
+
+CHUNK_BYTES = 1 << 20
+_CODE_POINTS = 0x110000
+_NUL_SHARE = 0.01  # a text may hold a stray NUL; a file with more is not text
+
+_SIGNATURES = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"%PDF-": "PDF",
+}
+
+Progress = Callable[[int], None]  # called with the bytes read since the last call
+
+
+@dataclass
+class Scan:
+    """What one pass over a text learns.
+
+    Args:
+        size: Its length in symbols: characters, or bytes in byte mode.
+        sha256: Of its bytes.
+        counts: How often each code point (or byte) occurs.
+        notes: Remarks for the user that are no errors.
+    """
+
+    size: int
+    sha256: str
+    counts: npt.NDArray[np.int64]
+    notes: list[str] = field(default_factory=list)
+
+    def tokenizer(self, data: DataConfig) -> Tokenizer:
+        """Fit the tokenizer: every character that occurs anywhere in the text.
+
+        Raises:
+            DataError: There are more characters than `data.max_vocab`.
+        """
+        if data.unit == "bytes":
+            return ByteTokenizer()
+        codes = np.flatnonzero(self.counts)
+        if len(codes) > data.max_vocab:
+            rare = codes[np.argsort(self.counts[codes], kind="stable")][:3]
+            shown = ", ".join(f"{chr(c)!r} ({self.counts[c]}x)" for c in rare)
+            raise DataError(
+                f"{data.source}: {len(codes):,} distinct characters, rarest {shown}; data.max_vocab "
+                f"is {data.max_vocab:,}: raise it (to {len(codes):,}), or use data.unit=bytes"
+            )
+        return CharTokenizer(map(chr, codes))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text as ids on disk, cut into its parts.
+
+    Args:
+        splits: The parts by name: `train`, `val` and `test`; one may be empty.
+        facts: What the manifest records: source, its SHA-256, sizes, the dtype of an id.
+    """
+
+    splits: Mapping[str, Split]
+    facts: Mapping[str, Any]
+
+
+def scan_text(source: Source, data: DataConfig, progress: Progress = lambda read: None) -> Scan:
+    """Read a text once: its length, alphabet, checksum, and whether it is text at all.
+
+    Raises:
+        DataError: Empty, not decodable, compressed or binary; with the part, byte and line.
+        MachineError: It may not be read.
+    """
+    size, digest, notes = 0, hashlib.sha256(), []
+    counts = np.zeros(256 if data.unit == "bytes" else _CODE_POINTS, np.int64)
+    seen_return = False
+    for symbols in _symbols(source, data, digest.update, notes, progress):
+        size += len(symbols)
+        found = np.bincount(symbols)  # as long as its largest code: short for most texts
+        counts[: len(found)] += found
+        seen_return = seen_return or counts[ord("\r")] > 0
+    if not size:
+        raise DataError(f"{source.name}: empty (0 bytes); name a text with something in it")
+    if seen_return and data.unit == "chars":
+        notes.append("carriage returns (\\r) are kept exactly as they stand")
+    if np.count_nonzero(counts) == 1:
+        notes.append("only one distinct symbol: there is nothing to learn")
+    return Scan(size, digest.hexdigest(), counts, notes)
+
+
+def split_bounds(size: int, data: DataConfig) -> dict[str, tuple[int, int]]:
+    """Cut [0, size) by position into train, then val, then test."""
+    train = int(size * (1 - data.val_fraction - data.test_fraction))
+    val = size - int(size * data.test_fraction) if data.test_fraction else size
+    if not data.val_fraction:
+        train = val
+    return {"train": (0, train), "val": (train, val), "test": (val, size)}
+
+
+def check_lengths(size: int, data: DataConfig, block_size: int) -> None:
+    """Refuse a text with a part too short for one window and the character after it.
+
+    Raises:
+        DataError: With the part, its length, and two ways to mend it.
+    """
+    needed = block_size + 1
+    for name, (start, stop) in split_bounds(size, data).items():
+        wanted = name == "train" or getattr(data, f"{name}_fraction") > 0
+        if wanted and stop - start < needed:
+            other = f"raise data.{name}_fraction" if name != "train" else "use a longer text"
+            raise DataError(
+                f"{data.source}: the {name} part has {stop - start} characters and needs {needed}; "
+                f"lower model.block_size below {max(stop - start, 1)} or {other}"
+            )
+
+
+def encode_corpus(
+    source: Source,
+    data: DataConfig,
+    scan: Scan,
+    tokenizer: Tokenizer,
+    folder: Path,
+    progress: Progress = lambda read: None,
+) -> Corpus:
+    """Read a text again and write it as ids into a new `folder`.
+
+    Raises:
+        DataError: The text changed since it was scanned, or has a character without an id.
+        MachineError: The disk or its permissions refuse; `folder` does not appear.
+    """
+    dtype = id_dtype(tokenizer.vocab_size)
+    digest = hashlib.sha256()
+    facts: dict[str, Any] = {
+        "kind": "tokens",
+        "source": source.name,
+        "source_sha256": scan.sha256,
+        "unit": data.unit,
+        "size": scan.size,
+        "vocab_size": tokenizer.vocab_size,
+        "dtype": dtype.str,
+        "splits": {name: list(bounds) for name, bounds in split_bounds(scan.size, data).items()},
+    }
+    if isinstance(tokenizer, CharTokenizer):
+        _refuse_unknown(source, scan, tokenizer)
+        table = tokenizer.table(dtype)
+    else:
+        table = np.arange(256, dtype=dtype)
+    with new_folder(folder, facts) as temporary, (temporary / "ids.bin").open("wb") as file:
+        for symbols in _symbols(source, data, digest.update, [], progress):
+            file.write(table[symbols].tobytes())
+        if digest.hexdigest() != scan.sha256:
+            raise DataError(f"{source.name}: changed while it was being read; try again")
+    return open_corpus(folder)
+
+
+def open_corpus(folder: Path) -> Corpus:
+    """Open a corpus that `encode_corpus` wrote.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+    """
+    facts = verify_folder(folder)
+    try:
+        tokens = TokenFile(folder / "ids.bin", np.dtype(facts["dtype"]), int(facts["size"]))
+        splits = {
+            name: Split(tokens, int(start), int(stop))
+            for name, (start, stop) in facts["splits"].items()
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: its manifest is incomplete ({error!r})") from None
+    return Corpus(splits, facts)
+
+
+def id_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Return the narrowest little-endian unsigned type that holds every id."""
+    return np.dtype("u1" if vocab_size <= 1 << 8 else "<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def _refuse_unknown(source: Source, scan: Scan, tokenizer: CharTokenizer) -> None:
+    known = np.zeros(len(scan.counts), bool)
+    known[[ord(c) for c in tokenizer.alphabet]] = True
+    strange = np.flatnonzero((scan.counts > 0) & ~known)
+    if len(strange):
+        raise DataError(
+            f"{source.name}: character {chr(strange[0])!r} (U+{strange[0]:04X}) and "
+            f"{len(strange) - 1} more are not in the alphabet of this run; start a new run"
+        )
+
+
+def _symbols(
+    source: Source,
+    data: DataConfig,
+    update: Callable[[bytes], None],
+    notes: list[str],
+    progress: Progress,
+) -> Iterator[npt.NDArray[Any]]:
+    """Yield the text's code points (or bytes) in chunks, feeding the raw bytes to `update`."""
+    for part in source.parts:
+        with part.open() as file:
+            decoder = None if data.unit == "bytes" else _Decoder(part, data.encoding, notes)
+            while chunk := file.read(CHUNK_BYTES):
+                update(chunk)
+                progress(len(chunk))
+                yield decoder.decode(chunk) if decoder else np.frombuffer(chunk, np.uint8)
+            if decoder:
+                yield decoder.decode(b"", final=True)
+
+
+class _Decoder:
+    """Decodes one part chunk by chunk and knows where it is when that fails."""
+
+    def __init__(self, part: Part, encoding: str, notes: list[str]) -> None:
+        self.part = part
+        self.encoding = codecs.lookup(encoding).name
+        self.decoder = codecs.getincrementaldecoder(encoding)()
+        self.notes = notes
+        self.consumed = 0  # bytes
+        self.lines = 1
+
+    def decode(self, chunk: bytes, final: bool = False) -> npt.NDArray[np.uint32]:
+        if self.consumed == 0:
+            chunk = self._begin(chunk)
+        held_back = self.decoder.getstate()[0] if self.encoding == "utf-8" else b""
+        try:
+            text = self.decoder.decode(chunk, final)
+        except UnicodeDecodeError as error:
+            byte = self.consumed - len(held_back) + error.start
+            line = self.lines + error.object[: error.start].count(b"\n")
+            raise DataError(
+                f"{self.part.label}: not {self.encoding.upper()} at byte {byte} "
+                f"(0x{error.object[error.start]:02x}), line {line}; pass data.encoding=latin-1 "
+                "(or what it is), or data.unit=bytes"
+            ) from None
+        self.consumed += len(chunk)
+        self.lines += chunk.count(b"\n")
+        # A lone surrogate cannot come out of a decoder that Python ships for text.
+        return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+    def _begin(self, chunk: bytes) -> bytes:
+        """Look at the first bytes: is this text, and in the encoding that was promised?"""
+        for signature, kind in _SIGNATURES.items():
+            if chunk.startswith(signature):
+                raise DataError(
+                    f"{self.part.label}: looks like {kind}; unpack it first, or use data.unit=bytes"
+                )
+        if self.encoding == "utf-8":
+            if chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise DataError(f"{self.part.label}: starts like UTF-16; pass data.encoding=utf-16")
+            if chunk.startswith(codecs.BOM_UTF8):
+                self.notes.append(f"{self.part.label}: a byte order mark was dropped")
+                self.consumed = len(codecs.BOM_UTF8)
+                chunk = chunk[len(codecs.BOM_UTF8) :]
+        if not self.encoding.startswith("utf-16") and not self.encoding.startswith("utf-32"):
+            head = chunk[: 1 << 13]
+            if head.count(0) > _NUL_SHARE * max(len(head), 1):
+                raise DataError(
+                    f"{self.part.label}: looks binary ({head.count(0)} NULs in its first "
+                    f"{len(head)} bytes); use data.unit=bytes"
+                )
+        return chunk

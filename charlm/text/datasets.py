@@ -1,0 +1,175 @@
+"""The texts that have a name: where they come from, their licence, and how to know them again."""
+
+import contextlib
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from charlm.errors import DataError
+from charlm.storage.atomic import machine_errors
+from charlm.storage.download import download, matches
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A file known by its size in bytes and its SHA-256."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A text that is fetched once and kept.
+
+    Args:
+        name: What `data.source` calls it.
+        about: One line for people.
+        licence: Of the text.
+        url: Where it is fetched from, by https.
+        text: The file that is trained on.
+        archive: The zip it comes in, if any; the text is its only member.
+    """
+
+    name: str
+    about: str
+    licence: str
+    url: str
+    text: Pin
+    archive: Pin | None = None
+
+    def path(self) -> Path:
+        """Return where the text is or will be kept."""
+        return data_folder() / self.text.name
+
+    def fetch(self, progress: Callable[[int, int], None] = lambda done, total: None) -> Path:
+        """Return the path of the text, fetching and checking it first if it is not there.
+
+        Raises:
+            MachineError: The network or the disk failed.
+            DataError: What came is not the pinned file.
+        """
+        path = self.path()
+        if path.is_file() and path.stat().st_size == self.text.size:
+            return path
+        pin = self.archive or self.text
+        target = path.with_name(pin.name)
+        download(self.url, target, size=pin.size, sha256=pin.sha256, progress=progress)
+        if self.archive:
+            self._unpack(target)
+            target.unlink()
+        return path
+
+    def add(self, file: Path) -> Path:
+        """Take a copy that the user already has, after the same check.
+
+        Raises:
+            DataError: The file is missing or is not the pinned one.
+            MachineError: It cannot be read or copied.
+        """
+        if not file.is_file():
+            raise DataError(f"{file}: not found or not a regular file")
+        with machine_errors(file):
+            if self.archive and matches(file, self.archive.size, self.archive.sha256):
+                self._unpack(file)
+            elif matches(file, self.text.size, self.text.sha256):
+                self.path().parent.mkdir(parents=True, exist_ok=True)
+                temporary = self.path().with_name(self.text.name + ".part")
+                shutil.copyfile(file, temporary)
+                temporary.replace(self.path())
+            else:
+                raise DataError(
+                    f"{file}: is not {self.name} ({self.text.size:,} bytes, SHA-256 "
+                    f"{self.text.sha256[:16]}...); to train on it as it is, use data.source={file}"
+                )
+        return self.path()
+
+    def _unpack(self, archive: Path) -> None:
+        """Write the one member of a zip to the text's place, never more than its pinned size."""
+        path = self.path()
+        part = path.with_name(path.name + ".part")
+        with machine_errors(path), contextlib.suppress(FileNotFoundError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with zipfile.ZipFile(archive) as zipped, zipped.open(self.text.name) as member:
+                    with part.open("wb") as file:
+                        left = self.text.size + 1
+                        while left and (chunk := member.read(min(left, 1 << 20))):
+                            file.write(chunk)
+                            left -= len(chunk)
+            except (zipfile.BadZipFile, KeyError) as error:
+                raise DataError(f"{archive}: not the expected archive ({error})") from None
+            if not matches(part, self.text.size, self.text.sha256):
+                part.unlink()
+                raise DataError(f"{archive}: its member {self.text.name!r} is not the pinned text")
+            part.replace(path)
+
+
+def data_folder() -> Path:
+    """Return where fetched texts are kept: $CHARLM_DATA, or `data/` in the current folder."""
+    return Path(os.environ.get("CHARLM_DATA") or "data")
+
+
+DATASETS = {
+    dataset.name: dataset
+    for dataset in [
+        Dataset(
+            name="shakespeare",
+            about="Tiny Shakespeare: 40,000 lines of the plays, the field's first benchmark",
+            licence="public domain",
+            url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+            text=Pin(
+                "tinyshakespeare.txt",
+                1_115_394,
+                "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+            ),
+        ),
+        Dataset(
+            name="names",
+            about="makemore's names: 32,033 first names, one a line",
+            licence="public domain (US Social Security Administration)",
+            url="https://raw.githubusercontent.com/karpathy/makemore/master/names.txt",
+            text=Pin(
+                "names.txt",
+                228_145,
+                "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
+            ),
+        ),
+        Dataset(
+            name="enwik8",
+            about="the first 100 MB of an English Wikipedia dump of 2006; use data.unit=bytes",
+            licence="CC BY-SA 3.0 and GFDL",
+            url="https://mattmahoney.net/dc/enwik8.zip",
+            archive=Pin(
+                "enwik8.zip",
+                36_445_475,
+                "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
+            ),
+            text=Pin(
+                "enwik8",
+                100_000_000,
+                "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8",
+            ),
+        ),
+        Dataset(
+            name="text8",
+            about="100 MB of cleaned English Wikipedia: a to z and space",
+            licence="CC BY-SA 3.0 and GFDL",
+            url="https://mattmahoney.net/dc/text8.zip",
+            archive=Pin(
+                "text8.zip",
+                31_344_016,
+                "a6640522afe85d1963ad56c05b0ede0a0c000dddc9671758a6cc09b7a38e5232",
+            ),
+            text=Pin(
+                "text8",
+                100_000_000,
+                "6e890197040d37d85beb962ae1f041ff1d9a9ca8d20c7d99c85027eebf51dca7",
+            ),
+        ),
+    ]
+}

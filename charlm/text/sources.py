@@ -1,0 +1,145 @@
+"""Where text comes from: a name, a file, a folder, a glob, or standard input.
+
+A `Source` is a list of parts that can each be opened any number of times, so a text may be read
+once for its alphabet and again for its ids without ever being held in memory.
+"""
+
+import difflib
+import glob
+import io
+import shutil
+import stat
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from charlm.errors import DataError, MachineError
+from charlm.storage.atomic import machine_errors
+from charlm.text.datasets import DATASETS
+
+EMBEDDED = {
+    "python-docs": "the reference topics that ship with every CPython (about 0.46 M characters)",
+    "python-stdlib": "the source of Python's standard library (about 12 MB)",
+}
+
+_STDLIB_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "lib2to3", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a text: what to call it, and how to open its bytes."""
+
+    label: str
+    open: Callable[[], BinaryIO]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text as its parts, joined in order with nothing between them."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+
+def open_source(
+    name: str, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Source:
+    """Find the text called `name`, fetching a named one that is not here yet.
+
+    Args:
+        name: `python-docs`, `shakespeare`, ...; a file, a folder, a glob; or `-`.
+        progress: Called with bytes done and in all while a text is fetched.
+
+    Raises:
+        DataError: There is no such text, or it is not a regular file.
+        MachineError: It may not be read, or could not be fetched.
+    """
+    if name == "python-docs":
+        return Source(name, (Part(name, _python_docs),))
+    if name == "python-stdlib":
+        root = Path(sysconfig.get_paths()["stdlib"])
+        files = [
+            path
+            for path in root.rglob("*.py")
+            if not _STDLIB_LEFT_OUT & set(path.relative_to(root).parts)
+        ]
+        return Source(name, tuple(_file_part(path) for path in sorted(files)))
+    if name == "-":
+        return Source("standard input", (_spooled(sys.stdin.buffer),))
+    if name in DATASETS:
+        return Source(name, (_file_part(_fetched(name, progress)),))
+    return Source(name, tuple(_file_part(path) for path in _files(name)))
+
+
+def _python_docs() -> BinaryIO:
+    from pydoc_data.topics import topics  # noqa: PLC0415 -- half a megabyte, when asked for
+
+    return io.BytesIO("\n\n".join(topics[name] for name in sorted(topics)).encode())
+
+
+def _fetched(name: str, progress: Callable[[int, int], None]) -> Path:
+    try:
+        return DATASETS[name].fetch(progress)
+    except MachineError as error:
+        raise MachineError(
+            f"{error}; or, with a copy of the file, run 'charlm data add {name} FILE'; or train on "
+            "a text that needs no network: data.source=python-docs"
+        ) from None
+
+
+def _spooled(stream: BinaryIO) -> Part:
+    """Copy a stream that can be read only once to a file that vanishes with the process."""
+    spool = tempfile.NamedTemporaryFile(prefix="charlm-")  # noqa: SIM115 -- lives in the closure
+    with machine_errors(Path(spool.name)):
+        shutil.copyfileobj(stream, spool)
+        spool.flush()
+    return Part("standard input", lambda: Path(spool.file.name).open("rb"))
+
+
+def _file_part(path: Path) -> Part:
+    def reopen() -> BinaryIO:
+        with machine_errors(path):
+            return path.open("rb")
+
+    return Part(str(path), reopen)
+
+
+def _files(name: str) -> list[Path]:
+    path = Path(name)
+    with machine_errors(path):
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
+            if not files:
+                raise DataError(f"{name}: no file in this folder; name another source")
+            return files
+        if not path.exists():
+            return _globbed(name)
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise DataError(f"{name}: not a regular file; pipe it in with data.source=-")
+    return [path]
+
+
+def _globbed(name: str) -> list[Path]:
+    if not glob.has_magic(name):
+        known = [*EMBEDDED, *DATASETS]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise DataError(
+            f"{name}: no such file or named text; {hint}"
+            f"named texts: {', '.join(known)} (charlm data list)"
+        )
+    files = sorted(p for p in map(Path, glob.glob(name, recursive=True)) if p.is_file())
+    if not files:
+        folder = Path(name.split("*")[0].split("?")[0].split("[")[0] or ".")
+        folder = folder if folder.is_dir() else folder.parent
+        raise DataError(f"{name}: matches no file in {folder.resolve()}; check the pattern")
+    return files
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)

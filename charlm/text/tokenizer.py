@@ -1,0 +1,198 @@
+"""Text to ids and back: one id for each character, or one for each byte.
+
+tokenizer = CharTokenizer(" ehlo")
+tokenizer.encode("hello")        # array([2, 1, 3, 3, 4])
+tokenizer.decode([2, 1, 3, 3, 4])  # 'hello'
+"""
+
+import codecs
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from charlm.errors import CheckpointError, DataError
+
+Ids = npt.NDArray[np.integer[Any]]
+Unknown = Literal["error", "skip"]
+
+FORMAT = 1
+_MAX_BYTES = 64 << 20  # an alphabet of all of Unicode takes under 14 MB as escaped JSON
+_CODE_POINTS = 0x110000
+
+
+class StreamDecoder(Protocol):
+    """Turns ids into text one at a time, for output that streams."""
+
+    def push(self, idx: int) -> str:
+        """Take one id; return the text it completes, which may be empty."""
+
+    def finish(self) -> str:
+        """Return what is left over at the end."""
+
+
+class Tokenizer(Protocol):
+    """What the rest of charlm asks of a tokenizer."""
+
+    @property
+    def unit(self) -> str:
+        """Either `chars` or `bytes`."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of distinct ids (V)."""
+
+    def encode(self, text: str, unknown: Unknown = "error") -> Ids:
+        """Return the ids of a text."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of ids."""
+
+    def stream_decoder(self) -> StreamDecoder:
+        """Return a fresh decoder for output that streams."""
+
+    def to_json(self) -> str:
+        """Write the tokenizer down."""
+
+
+class CharTokenizer:
+    """One id for each character of an alphabet, in the order of Unicode.
+
+    Args:
+        alphabet: The characters; repeats and order do not matter.
+    """
+
+    unit = "chars"
+
+    def __init__(self, alphabet: Iterable[str]) -> None:
+        self.alphabet = "".join(sorted(set(alphabet)))
+        self._codes = _code_points(self.alphabet)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of characters in the alphabet (V)."""
+        return len(self.alphabet)
+
+    def encode(self, text: str, unknown: Unknown = "error") -> Ids:
+        """Return the ids of a text.
+
+        Args:
+            text: What to encode.
+            unknown: `error` refuses a character outside the alphabet, `skip` leaves it out.
+
+        Raises:
+            DataError: A character is not in the alphabet; the message lists them.
+        """
+        codes = _code_points(text)
+        if not len(self._codes):
+            ids, known = np.zeros(len(codes), np.int64), np.zeros(len(codes), bool)
+        else:
+            ids = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
+            known = self._codes[ids] == codes
+        if unknown == "error" and not known.all():
+            raise DataError(_unknown_characters(text, known, self.vocab_size))
+        return ids[known]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of ids, each in [0, V)."""
+        return "".join(self.alphabet[i] for i in ids)
+
+    def table(self, dtype: npt.DTypeLike) -> Ids:
+        """Return a table from code point to id, for encoding in bulk. Unknown points map to 0."""
+        table = np.zeros(_CODE_POINTS, dtype)
+        table[self._codes] = np.arange(len(self._codes))
+        return table
+
+    def stream_decoder(self) -> StreamDecoder:
+        """Return a decoder for output that streams: each id is a character at once."""
+        return _CharStream(self.alphabet)
+
+    def to_json(self) -> str:
+        """Write the alphabet as JSON."""
+        content = {"format": FORMAT, "unit": self.unit, "alphabet": self.alphabet}
+        return json.dumps(content, indent=1) + "\n"
+
+
+class ByteTokenizer:
+    """One id for each of the 256 byte values: reads any file, knows every prompt."""
+
+    unit = "bytes"
+    vocab_size = 256
+
+    def encode(self, text: str, unknown: Unknown = "error") -> Ids:
+        """Return the UTF-8 bytes of a text; none is unknown."""
+        return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of UTF-8 bytes; what is not UTF-8 becomes U+FFFD."""
+        return bytes(ids).decode("utf-8", "replace")
+
+    def stream_decoder(self) -> StreamDecoder:
+        """Return a decoder that holds back the bytes of an unfinished character."""
+        return _ByteStream()
+
+    def to_json(self) -> str:
+        """Write that bytes are the unit."""
+        return json.dumps({"format": FORMAT, "unit": self.unit}, indent=1) + "\n"
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer.json.
+
+    Raises:
+        CheckpointError: It is missing or not a tokenizer that this version reads.
+    """
+    try:
+        with path.open("rb") as file:
+            content = json.loads(file.read(_MAX_BYTES))
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']!r}, this charlm reads {FORMAT}")
+        if content["unit"] == "bytes":
+            return ByteTokenizer()
+        tokenizer = CharTokenizer(content["alphabet"])
+        if tokenizer.alphabet != content["alphabet"]:
+            raise ValueError("the alphabet is not in order")
+        return tokenizer
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: not found; the run folder is incomplete") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a tokenizer ({error}); name another run") from None
+
+
+class _CharStream:
+    def __init__(self, alphabet: str) -> None:
+        self.alphabet = alphabet
+
+    def push(self, idx: int) -> str:
+        return self.alphabet[idx]
+
+    def finish(self) -> str:
+        return ""
+
+
+class _ByteStream:
+    def __init__(self) -> None:
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, idx: int) -> str:
+        return self.decoder.decode(bytes([idx]))
+
+    def finish(self) -> str:
+        return self.decoder.decode(b"", final=True)
+
+
+def _code_points(text: str) -> npt.NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def _unknown_characters(text: str, known: npt.NDArray[np.bool_], vocab_size: int) -> str:
+    first_position: dict[str, int] = {}
+    for position in np.flatnonzero(~known):
+        first_position.setdefault(text[position], int(position))
+    shown = [f"{c!r} (U+{ord(c):04X}) at position {p}" for c, p in first_position.items()]
+    more = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
+    plural = "characters" if len(shown) > 1 else "character"
+    return f"{plural} {', '.join(shown[:4])}{more} not in this model's alphabet of {vocab_size}"

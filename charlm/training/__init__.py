@@ -1,0 +1,16 @@
+"""The loop and what it needs: `schedule`, `optimizers`, `compiling`, `checkpoint`, `loop`."""
+
+from charlm.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from charlm.training.loop import Record, Trainer
+from charlm.training.optimizers import build_optimizers
+from charlm.training.schedule import learning_rate
+
+__all__ = [
+    "Record",
+    "Trainer",
+    "TrainingState",
+    "build_optimizers",
+    "learning_rate",
+    "load_checkpoint",
+    "save_checkpoint",
+]

@@ -1,0 +1,116 @@
+"""A saved step: weights, optimizer, counters. Everything else is a function of seed and step."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from charlm.errors import CheckpointError
+from charlm.models import LanguageModel
+from charlm.models.saved import WEIGHTS, load_tensors, load_weights, save_tensors, save_weights
+from charlm.storage import RunFolder, new_folder, verify_folder
+from charlm.storage.run_folder import Checkpoint
+from charlm.training.optimizers import optimizer_tensors, restore_optimizers
+
+OPTIMIZER = "optimizer.safetensors"
+STATE = "state.json"
+
+
+@dataclass
+class TrainingState:
+    """Where training is.
+
+    Args:
+        step: Optimizer updates done.
+        seconds: Wall time since the run began, resumes included, waits between them not.
+        evaluated_step: The last step that was evaluated; -1 for none.
+        val_loss_nats: What that evaluation gave.
+        best_loss_nats: The least validation loss so far.
+        best_step: Where it was reached.
+        bad_evals: Evaluations since then.
+        sampled_step: The last step that wrote a sample; -1 for none.
+        metrics_bytes: Length of metrics.jsonl when this was saved.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    evaluated_step: int = -1
+    val_loss_nats: float | None = None
+    best_loss_nats: float | None = None
+    best_step: int = -1
+    bad_evals: int = 0
+    sampled_step: int = -1
+    metrics_bytes: int = 0
+
+
+def save_checkpoint(
+    run: RunFolder,
+    state: TrainingState,
+    model: LanguageModel,
+    optimizers: Mapping[str, Optimizer],
+) -> None:
+    """Write the checkpoint of `state.step`, whole or not at all, and prune older ones.
+
+    Raises:
+        MachineError: The disk or its permissions refuse; older checkpoints are unharmed.
+    """
+    path = run.checkpoint_path(state.step)
+    facts: dict[str, Any] = {
+        "kind": "checkpoint",
+        "step": state.step,
+        "val_loss_nats": state.val_loss_nats if state.evaluated_step == state.step else None,
+        "environment": environment(),
+    }
+    with new_folder(path, facts) as folder:
+        save_weights(model, folder / WEIGHTS)
+        save_tensors(optimizer_tensors(optimizers, model), folder / OPTIMIZER)
+        (folder / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
+    run.prune()
+
+
+def load_checkpoint(
+    checkpoint: Checkpoint, model: LanguageModel, optimizers: Mapping[str, Optimizer]
+) -> TrainingState:
+    """Put a checkpoint back into a model and its optimizers; return where training was.
+
+    Raises:
+        CheckpointError: It is damaged or belongs to another model or optimizer.
+    """
+    verify_folder(checkpoint.path)
+    load_weights(model, checkpoint.path / WEIGHTS)
+    tensors = load_tensors(checkpoint.path / OPTIMIZER)
+    kinds = {name.split("/")[0] for name in tensors}
+    if tensors and kinds != set(optimizers):
+        raise CheckpointError(
+            f"{checkpoint.path}: saved with {' + '.join(sorted(kinds))}, the configuration asks "
+            f"for {' + '.join(sorted(optimizers))}; keep train.optimizer or start a new run"
+        )
+    try:
+        restore_optimizers(optimizers, model, tensors)
+        content = json.loads((checkpoint.path / STATE).read_bytes())
+        return TrainingState(**{field.name: content[field.name] for field in fields(TrainingState)})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint.path}: incomplete ({error!r})") from None
+
+
+def drift(checkpoint: Checkpoint) -> list[str]:
+    """Say what changed since a checkpoint was saved that equal bits depend on, one phrase each."""
+    then = checkpoint.facts.get("environment")
+    then = then if isinstance(then, dict) else {}
+    return [
+        f"{name} was {then.get(name)}, now {now}"
+        for name, now in environment().items()
+        if then.get(name) != now
+    ]
+
+
+def environment() -> dict[str, Any]:
+    """Return what equal bits depend on beside the configuration."""
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }

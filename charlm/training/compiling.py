@@ -1,0 +1,61 @@
+"""torch.compile where it pays, with a trial first and a reason when it is left out."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from charlm.errors import MachineError
+from charlm.models import LanguageModel, next_token_loss
+
+Forward = Callable[[Tensor], Tensor]
+
+
+def compile_model(
+    model: LanguageModel, choice: str | bool, windows: int
+) -> tuple[Forward, str | None]:
+    """Return what to call in the model's place, and why it is not compiled if it is not.
+
+    The trial is one forward and backward pass on zeros; gradients are cleared after it.
+
+    Args:
+        model: The model, on its device.
+        choice: True insists; False declines; `auto` tries it on CUDA.
+        windows: Of a micro-batch: compiled code is made for its shape.
+
+    Raises:
+        MachineError: `choice` is True and compiling fails.
+    """
+    device = next(model.parameters()).device
+    if choice is False:
+        return model, None
+    if choice == "auto" and device.type != "cuda":
+        return model, f"compile: off on {device.type}, where it rarely pays for its wait"
+    _use_private_cache()
+    compiled: Forward = torch.compile(model)
+    trial = torch.zeros(windows, model.block_size, dtype=torch.int64, device=device)
+    try:
+        next_token_loss(compiled(trial), trial).backward()  # type: ignore[no-untyped-call]
+    except Exception as error:  # whatever a compiler's many parts may raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        if choice is True:
+            raise MachineError(
+                f"run.compile: failed ({lines[0][:100]}); install a C++ compiler or set "
+                "run.compile=false"
+            ) from error
+        return model, f"compile: fell back to eager ({lines[0][:100]})"
+    finally:
+        model.zero_grad(set_to_none=True)
+    return compiled, None
+
+
+def _use_private_cache() -> None:
+    """Keep compiled code in a folder that only this user can write: it is loaded as code."""
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = home / "charlm" / "inductor"
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)

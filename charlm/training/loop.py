@@ -1,0 +1,259 @@
+"""The training loop. It yields records and prints nothing.
+
+A step is a pure function of the weights, the optimizer's state, the seed and the step's number:
+which windows it draws and what dropout drops are computed from (seed, step, micro-batch). So a
+run that was stopped and resumed ends with the same bits as one that was not.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from charlm.config import Config
+from charlm.errors import NonFiniteError
+from charlm.evaluation.windows import Interrupted, score_windows
+from charlm.models import LanguageModel, next_token_loss
+from charlm.models.device import choose_device, choose_dtype, precision
+from charlm.sampling import Settings, encode_prompt, generate
+from charlm.storage import RunFolder
+from charlm.storage.run_folder import Checkpoint, MetricsLog
+from charlm.text import Batches, Corpus, Tokenizer
+from charlm.text.batches import DROPOUT_STREAM, random_words
+from charlm.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from charlm.training.compiling import compile_model
+from charlm.training.optimizers import build_optimizers, set_learning_rate
+from charlm.training.schedule import learning_rate
+
+Record = dict[str, Any]
+
+
+class Trainer:
+    """One run from where it is to its end.
+
+    Args:
+        config: What is asked for.
+        run: Its folder, locked by the caller.
+        corpus: The text.
+        tokenizer: Its alphabet.
+        model: With its first weights.
+        checkpoint: Where to continue from; None starts at the beginning.
+        should_stop: Polled at every step: finish it, save, and end.
+        began: When the run began by `time.perf_counter`, for the seconds in records.
+
+    Attributes:
+        state: Where training is.
+        stopped: Whether it ended because `should_stop` said so.
+        compile_note: Why the model is not compiled, if it is not.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        run: RunFolder,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        model: LanguageModel,
+        *,
+        checkpoint: Checkpoint | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+        began: float | None = None,
+    ) -> None:
+        self.config = config
+        self.run = run
+        self.tokenizer = tokenizer
+        self.should_stop = should_stop
+        self.stopped = False
+        self.device = choose_device(config.run.device)
+        self.dtype = choose_dtype(config.run.dtype, self.device)
+        self.model = model.to(self.device)
+        self.optimizers = build_optimizers(self.model, config.train)
+        self.state = TrainingState()
+        self.saved_step = -1
+        if checkpoint:
+            self.state = load_checkpoint(checkpoint, self.model, self.optimizers)
+            self.saved_step = self.state.step
+        self.began = (time.perf_counter() if began is None else began) - self.state.seconds
+        self.eval_seconds = 0.0  # what the last evaluation took
+        self.val = corpus.splits["val"]
+        self.batches = Batches(
+            corpus.splits["train"],
+            config.model.block_size,
+            config.train.batch_size,
+            config.run.seed,
+        )
+        self.micro_batch_size = config.train.micro_batch_size or config.train.batch_size
+        self.dropout = getattr(config.model, "dropout", 0.0) > 0
+        self.prompt = encode_prompt(tokenizer, config.sample.prompt)
+        self.forward, self.compile_note = compile_model(
+            self.model, config.run.compile, self.micro_batch_size
+        )
+        self.metrics = MetricsLog(run.metrics, keep=self.state.metrics_bytes)
+
+    def records(self) -> Iterator[Record]:
+        """Train to the end, yielding a record of each step, evaluation, sample and save.
+
+        Raises:
+            NonFiniteError: The loss or gradient became NaN or infinite; the weights did not.
+            MachineError: A checkpoint could not be written; older ones are unharmed.
+        """
+        try:
+            while True:
+                last = self._spent() >= 1
+                new_best = False
+                if self._evaluation_due(last):
+                    try:
+                        yield self._logged(self._evaluate())
+                    except Interrupted:
+                        self.stopped = True  # the evaluation is done again on resume
+                    new_best = self.state.best_step == self.state.step
+                if self._sample_due() and not self.stopped:
+                    yield self._logged(self._sample())
+                patience = self.config.train.patience
+                ended = last or (patience is not None and self.state.bad_evals >= patience)
+                self.stopped = not ended and (self.stopped or self.should_stop())
+                if new_best or self._save_due(ended or self.stopped):
+                    yield self._save()
+                if ended or self.stopped:
+                    return
+                yield self._logged(self._step())
+        finally:
+            self.metrics.close()
+
+    def _spent(self) -> float:
+        """Return the share of the run that is done: of its steps, or of its minutes."""
+        train = self.config.train
+        if train.minutes is None:
+            return self.state.step / train.max_steps if train.max_steps else 1.0
+        # The last evaluation belongs to the budget; the one before it tells how long it takes.
+        budget = max(train.minutes * 60 - self.eval_seconds, 1e-3)
+        return (time.perf_counter() - self.began) / budget
+
+    def _evaluation_due(self, last: bool) -> bool:
+        step = self.state.step
+        regular = step % self.config.train.eval_every == 0
+        return len(self.val) > 1 and self.state.evaluated_step != step and (regular or last)
+
+    def _sample_due(self) -> bool:
+        every, step = self.config.train.sample_every, self.state.step
+        return bool(every and step and step % every == 0 and self.state.sampled_step != step)
+
+    def _save_due(self, ending: bool) -> bool:
+        every, step = self.config.train.save_every, self.state.step
+        regular = bool(every and step and step % every == 0)
+        return self.saved_step != step and (regular or ending)
+
+    def _step(self) -> Record:
+        """Do one optimizer update; the loss is the mean over its batch before the update."""
+        started = time.perf_counter()
+        state, train = self.state, self.config.train
+        spent = None if train.minutes is None else self._spent()
+        rate = learning_rate(train, state.step, spent)
+        set_learning_rate(self.optimizers.values(), rate)
+        self.model.train()
+        loss = torch.zeros((), device=self.device)
+        for first in range(0, train.batch_size, self.micro_batch_size):
+            loss += self._accumulate(first)
+        parameters = self.model.parameters()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, train.grad_clip or math.inf)
+        self._refuse_non_finite(loss.item(), norm.item(), rate)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        state.seconds = time.perf_counter() - self.began
+        chars = train.batch_size * self.config.model.block_size
+        return {
+            "kind": "train",
+            "step": state.step,
+            "loss_nats": loss.item(),
+            "learning_rate": rate,
+            "grad_norm": norm.item(),
+            "chars_per_second": chars / (time.perf_counter() - started),
+            "seconds": state.seconds,
+        }
+
+    def _accumulate(self, first: int) -> Tensor:
+        """Add the gradient of one micro-batch; return its share of the batch's mean loss."""
+        train, micro = self.config.train, self.micro_batch_size
+        x, y = (
+            torch.from_numpy(ids).to(self.device, non_blocking=True)
+            for ids in self.batches.get(self.state.step, first, micro)
+        )
+        if self.dropout:
+            sample = self.state.step * train.batch_size + first
+            seed = random_words(self.config.run.seed, DROPOUT_STREAM, sample, 1)[0]
+            torch.manual_seed(int(seed >> np.uint64(1)))  # the seed of dropout alone
+        with precision(self.device, self.dtype):
+            logits = self.forward(x)
+        share = next_token_loss(logits.float(), y) * (micro / train.batch_size)
+        share.backward()  # type: ignore[no-untyped-call]
+        return share.detach()
+
+    def _refuse_non_finite(self, loss: float, norm: float, rate: float) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
+        saved = f"step {self.saved_step} is saved" if self.saved_step >= 0 else "nothing is saved"
+        raise NonFiniteError(
+            f"{what} at step {self.state.step + 1} (learning rate {rate:.3g}); the weights were "
+            f"not updated and {saved}; lower train.learning_rate or train.grad_clip"
+        )
+
+    def _evaluate(self) -> Record:
+        started = time.perf_counter()
+        state = self.state
+        score = score_windows(
+            self.model,
+            self.val,
+            self.config.model.block_size,
+            max_chars=self.config.eval.max_chars,
+            dtype=self.dtype,
+            should_stop=self.should_stop,
+        )
+        self.eval_seconds = time.perf_counter() - started
+        state.evaluated_step, state.val_loss_nats = state.step, score.loss_nats
+        if state.best_loss_nats is None or score.loss_nats < state.best_loss_nats:
+            state.best_loss_nats, state.best_step, state.bad_evals = score.loss_nats, state.step, 0
+        else:
+            state.bad_evals += 1
+        state.seconds = time.perf_counter() - self.began
+        return {
+            "kind": "eval",
+            "step": state.step,
+            "split": "val",
+            "protocol": "windows",
+            "chars": score.chars,
+            "loss_nats": score.loss_nats,
+            "best": state.best_step == state.step,
+            "seconds": state.seconds,
+        }
+
+    def _sample(self) -> Record:
+        """Write a sample from the fixed prompt and seed, so that one step compares to another."""
+        settings, state = self.config.sample, self.state
+        prompt = torch.from_numpy(self.prompt)[None].to(self.device)
+        chosen = Settings(settings.temperature, settings.top_k, settings.top_p)
+        drawn = generate(self.model, prompt, settings.max_new_chars, chosen, [self.config.run.seed])
+        text = self.tokenizer.decode([*self.prompt.tolist(), *(int(d.idx) for d in drawn)])
+        self.run.write_sample(state.step, text)
+        state.sampled_step = state.step
+        state.seconds = time.perf_counter() - self.began
+        return {"kind": "sample", "step": state.step, "text": text, "seconds": state.seconds}
+
+    def _save(self) -> Record:
+        state = self.state
+        state.seconds = time.perf_counter() - self.began
+        record = self._logged({"kind": "save", "step": state.step, "seconds": state.seconds})
+        state.metrics_bytes = self.metrics.flush()
+        save_checkpoint(self.run, state, self.model, self.optimizers)
+        self.saved_step = state.step
+        return record
+
+    def _logged(self, record: Record) -> Record:
+        self.metrics.append(record)
+        return record

@@ -1,0 +1,88 @@
+"""AdamW, or Muon for the hidden matrices with AdamW for the rest."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from charlm.config import TrainConfig
+from charlm.models import LanguageModel
+
+
+def hidden_matrices(model: LanguageModel) -> dict[str, nn.Parameter]:
+    """Return the matrices between embeddings and head: those that Muon is made for."""
+    return {
+        f"{name}.weight": module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name != "head"
+    }
+
+
+def build_optimizers(model: LanguageModel, train: TrainConfig) -> dict[str, Optimizer]:
+    """Build the optimizers by name; every parameter belongs to exactly one.
+
+    Matrices and embeddings are decayed, vectors are not, as in nanoGPT. Muon (Jordan et al. 2024,
+    "Muon: an optimizer for hidden layers in neural networks") moves a matrix by an orthogonal
+    update; `match_rms_adamw` scales it to the size of AdamW's (Liu et al. 2025, "Muon is scalable
+    for LLM training", section 2.2), so one learning rate serves both.
+    """
+    parameters = dict(model.named_parameters())
+    optimizers: dict[str, Optimizer] = {}
+    if train.optimizer == "muon":
+        matrices = hidden_matrices(model)
+        optimizers["muon"] = Muon(
+            list(matrices.values()),
+            lr=train.learning_rate,
+            weight_decay=train.weight_decay,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        parameters = {name: p for name, p in parameters.items() if name not in matrices}
+    decayed = [p for p in parameters.values() if p.ndim >= 2]
+    plain = [p for p in parameters.values() if p.ndim < 2]
+    groups = [
+        {"params": decayed, "weight_decay": train.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    optimizers["adamw"] = AdamW(
+        [group for group in groups if group["params"]],
+        lr=train.learning_rate,
+        betas=(train.beta1, train.beta2),
+        fused=True,  # one kernel for all parameters instead of a dozen for each
+    )
+    return optimizers
+
+
+def set_learning_rate(optimizers: Iterable[Optimizer], rate: float) -> None:
+    """Give every parameter group this learning rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+
+def optimizer_tensors(
+    optimizers: Mapping[str, Optimizer], model: LanguageModel
+) -> dict[str, Tensor]:
+    """Return all state of the optimizers, named `optimizer/parameter/state`."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {
+        f"{kind}/{names[id(parameter)]}/{key}": value
+        for kind, optimizer in optimizers.items()
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimizers(
+    optimizers: Mapping[str, Optimizer], model: LanguageModel, tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` returned, bit for bit."""
+    parameters = dict(model.named_parameters())
+    for optimizer in optimizers.values():
+        optimizer.state.clear()
+    for path, value in tensors.items():
+        kind, name, key = path.split("/")
+        parameter = parameters[name]
+        # AdamW counts its steps in a scalar that stays on the CPU unless a kernel wants it.
+        device = parameter.device if value.ndim or parameter.is_cuda else torch.device("cpu")
+        optimizers[kind].state[parameter][key] = value.to(device)

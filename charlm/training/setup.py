@@ -1,0 +1,239 @@
+"""Before the first step: a new run folder with its text, or an old one to go on with.
+
+Everything that can be refused is refused before the folder is made, so a mistake leaves nothing
+behind.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from charlm.config import Config, dump_yaml, load_config
+from charlm.config.size import check_memory, checkpoint_bytes, human_bytes
+from charlm.errors import CheckpointError, DataError, MachineError, UsageError
+from charlm.storage import RunFolder, machine_errors, write_file
+from charlm.storage.atomic import remove_leftovers
+from charlm.storage.run_folder import Checkpoint
+from charlm.text import (
+    Corpus,
+    Scan,
+    Source,
+    Tokenizer,
+    encode_corpus,
+    load_tokenizer,
+    open_corpus,
+    open_source,
+    scan_text,
+)
+from charlm.text.corpus import check_lengths
+from charlm.training.checkpoint import drift
+
+# A save needs room for itself beside the one it replaces; the rest is for records and samples.
+DISK_FACTOR = 2.2
+
+Progress = Callable[[str, int], None]  # what is being done, and the bytes read since the last call
+
+
+@dataclass
+class PreparedText:
+    """A text that was read once and found fit for the configuration."""
+
+    source: Source
+    scan: Scan
+    tokenizer: Tokenizer
+
+
+@dataclass
+class PreparedRun:
+    """A run folder with everything in it that training needs.
+
+    Args:
+        config: What is asked for, fully resolved.
+        run: The folder.
+        corpus: The text as ids.
+        tokenizer: Its alphabet.
+        checkpoint: Where to continue from; None at the beginning.
+        notes: Remarks for the user that are no errors.
+    """
+
+    config: Config
+    run: RunFolder
+    corpus: Corpus
+    tokenizer: Tokenizer
+    checkpoint: Checkpoint | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def check_new_folder(out: Path) -> None:
+    """Refuse a folder in which a new run cannot begin.
+
+    Raises:
+        UsageError: It is a file, holds a run, or is not empty.
+    """
+    if RunFolder(out).exists():
+        raise UsageError(f"{out}: holds a run; continue it with --resume, or choose another --out")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file; choose another --out")
+    if out.is_dir() and any(not p.name.startswith((".lock", ".tmp-")) for p in out.iterdir()):
+        raise UsageError(f"{out}: is not empty and not a run; choose another --out")
+
+
+def prepare_text(
+    config: Config, progress: Progress, fetch: Callable[[int, int], None]
+) -> PreparedText:
+    """Read the text once and check that it, the model and the machine fit together.
+
+    Raises:
+        DataError: The text is missing, unreadable or too short.
+        UsageError: The model does not fit into this machine's memory.
+        MachineError: The text may not be read or could not be fetched.
+    """
+    # A mistake in sizes alone is answered before a large text is read: no text has fewer symbols.
+    check_memory(config, vocab_size=1)
+    source = open_source(config.data.source, fetch)
+    scan = scan_text(source, config.data, lambda read: progress("reading", read))
+    tokenizer = scan.tokenizer(config.data)
+    check_lengths(scan.size, config.data, config.model.block_size)
+    check_memory(config, tokenizer.vocab_size)
+    return PreparedText(source, scan, tokenizer)
+
+
+def create_run(config: Config, out: Path, text: PreparedText, progress: Progress) -> PreparedRun:
+    """Fill a locked, empty folder: the text as ids, the alphabet, and last the configuration.
+
+    Raises:
+        MachineError: The disk is too small or refuses.
+    """
+    check_disk(config, out, text)
+    run = RunFolder(out)
+    remove_leftovers(out)
+    corpus = encode_corpus(
+        text.source,
+        config.data,
+        text.scan,
+        text.tokenizer,
+        run.tokens,
+        lambda read: progress("encoding", read),
+    )
+    with machine_errors(out):
+        (out / "checkpoints").mkdir(exist_ok=True)
+    write_file(run.tokenizer, text.tokenizer.to_json().encode())
+    write_file(run.config, dump_yaml(config.model_dump()).encode())
+    return PreparedRun(config, run, corpus, text.tokenizer, notes=list(text.scan.notes))
+
+
+def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) -> Config:
+    """Return the configuration to go on with: the run's own, with overrides.
+
+    Args:
+        run: The run to resume.
+        given: The --config that was passed too, if any: it must ask for the same model and data.
+        overrides: KEY=VALUE; only `train`, `eval`, `sample` and `run` may change.
+
+    Raises:
+        CheckpointError: The model or the data differ from the run's.
+        UsageError: An override is wrong.
+    """
+    own = run.read_config()
+    if given is None:
+        config = run.read_config(overrides)
+    else:
+        config = load_config(given, overrides)
+    for section in ("model", "data"):
+        theirs, ours = getattr(own, section).model_dump(), getattr(config, section).model_dump()
+        for key in {**theirs, **ours}:
+            if theirs.get(key) != ours.get(key):
+                raise CheckpointError(
+                    f"{run.path}: {section}.{key}: the configuration says {ours.get(key)!r}, the "
+                    f"run was made with {theirs.get(key)!r}; start a new run for a change"
+                )
+    fixed = ("batch_size", "optimizer")
+    for key in fixed:
+        if getattr(own.train, key) != getattr(config.train, key):
+            raise CheckpointError(
+                f"{run.path}: train.{key}: the configuration says {getattr(config.train, key)!r}, "
+                f"the run was made with {getattr(own.train, key)!r}; start a new run for a change"
+            )
+    return config
+
+
+def open_run(
+    config: Config, run: RunFolder, progress: Progress, *, allow_new_data: bool = False
+) -> PreparedRun:
+    """Open a locked run folder to go on with it.
+
+    The text is read again where it still can be, to notice that it changed; where it is gone, the
+    run's own copy of its ids serves.
+
+    Raises:
+        CheckpointError: The folder is damaged.
+        DataError: The text changed and `allow_new_data` is False.
+    """
+    remove_leftovers(run.path)
+    tokenizer = load_tokenizer(run.tokenizer)
+    check_memory(config, tokenizer.vocab_size)
+    corpus = open_corpus(run.tokens)
+    prepared = PreparedRun(config, run, corpus, tokenizer, run.last())
+    prepared.notes += [] if prepared.checkpoint else ["no checkpoint yet: starting at step 0"]
+    text = _current_text(config, prepared, progress)
+    if text and text.scan.sha256 != corpus.facts["source_sha256"]:
+        if not allow_new_data:
+            raise DataError(
+                f"{config.data.source}: changed since this run began (SHA-256 "
+                f"{text.scan.sha256[:12]}... now, {str(corpus.facts['source_sha256'])[:12]}... "
+                "then); restore it, or go on with --allow-new-data"
+            )
+        prepared.corpus = encode_corpus(
+            text.source,
+            config.data,
+            text.scan,
+            tokenizer,
+            run.tokens,
+            lambda read: progress("encoding", read),
+        )
+        prepared.notes.append(
+            f"{config.data.source}: changed since this run began; going on with it"
+        )
+    if prepared.checkpoint:
+        changes = drift(prepared.checkpoint)
+        if changes:
+            prepared.notes.append(f"not bit-exact: {'; '.join(changes)}")
+    if config != run.read_config():
+        write_file(run.config, dump_yaml(config.model_dump()).encode())
+    return prepared
+
+
+def _current_text(config: Config, prepared: PreparedRun, progress: Progress) -> PreparedText | None:
+    if config.data.source == "-":
+        return None  # standard input is gone; the ids of what it was are in the run
+    try:
+        source = open_source(config.data.source)
+        scan = scan_text(source, config.data, lambda read: progress("checking", read))
+    except (DataError, MachineError):
+        prepared.notes.append(f"{config.data.source}: no longer readable; using the run's own copy")
+        return None
+    return PreparedText(source, scan, prepared.tokenizer)
+
+
+def check_disk(config: Config, out: Path, text: PreparedText) -> None:
+    """Refuse to begin where the checkpoints will not fit.
+
+    Raises:
+        MachineError: With what is needed and what is free.
+    """
+    size = checkpoint_bytes(config, text.tokenizer.vocab_size)
+    needed = int(DISK_FACTOR * size) + 4 * text.scan.size
+    with machine_errors(out):
+        free = shutil.disk_usage(out).free
+    if free < needed:
+        raise MachineError(
+            f"{out}: this run needs about {human_bytes(needed)} of disk and {human_bytes(free)} is "
+            "free; free some space or choose another --out"
+        )
+
+
+def discard(folder: Path) -> None:
+    """Remove a run folder that nothing came of."""
+    if not RunFolder(folder).exists():
+        shutil.rmtree(folder, ignore_errors=True)
