@@ -88,13 +88,22 @@ def _score(saved: "SavedModel", ids: "Ids", block_size: int, stop: StopSignals) 
 
     from charlm.evaluation import score_windows
 
+    def advance(chars: int) -> None:
+        bar.update(chars)
+
     bar = tqdm(
-        total=len(ids) - 1, desc="scoring", unit="char", unit_scale=True, file=sys.stderr,
-        disable=None, leave=False, delay=1.0,
-    )  # fmt: skip
+        total=len(ids) - 1,
+        desc="scoring",
+        unit="char",
+        unit_scale=True,
+        file=sys.stderr,
+        disable=None,
+        leave=False,
+        delay=1.0,
+    )
     with bar:
         return score_windows(
-            saved.model, ids, block_size, progress=bar.update, should_stop=stop.requested
+            saved.model, ids, block_size, progress=advance, should_stop=stop.requested
         )
 
 
@@ -125,7 +134,11 @@ def _given(saved: "SavedModel", file: str, scratch: Path, stop: StopSignals) -> 
     if scan.size < 2:
         raise DataError(f"{file}: one character cannot be scored: there is none before it")
     corpus = encode_corpus(
-        source, data, scan, saved.tokenizer, scratch / "tokens",
+        source,
+        data,
+        scan,
+        saved.tokenizer,
+        scratch / "tokens",
         lambda read: progress("encoding", read),
-    )  # fmt: skip
+    )
     return corpus.splits["train"]

@@ -81,7 +81,7 @@ def _shapes(config: "Config", vocab: int) -> list[tuple[str, str]]:
         model.block_size,
         getattr(model, "n_embd", 0),
     )
-    rows = [("idx (B, T)", (b, t))]
+    rows: list[tuple[str, tuple[int, ...]]] = [("idx (B, T)", (b, t))]
     if model.type != "bigram":
         rows.append(("embeddings (B, T, C)", (b, t, c)))
     if model.type == "averaging":

@@ -99,6 +99,6 @@ def _usage(error: Exception) -> int:
 
 def _trace() -> None:
     if os.environ.get("CHARLM_DEBUG"):
-        import traceback  # noqa: PLC0415 -- only when asked for
+        import traceback
 
         traceback.print_exc()

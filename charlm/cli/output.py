@@ -14,7 +14,7 @@ CLOSED_PIPE = 141  # what a shell reports for a process ended by SIGPIPE
 def printable(text: str) -> str:
     """Escape control characters but newline and tab: what a model or a file says is not a command
     to the terminal.
-    """  # noqa: D205, D209
+    """  # noqa: D205
     return "".join(
         c
         if c in "\n\t" or (c.isprintable() or not (c < " " or "\x7f" <= c < "\xa0"))

@@ -93,7 +93,7 @@ def sample(
     return 0
 
 
-def _write(  # noqa: PLR0913
+def _write(
     saved: "SavedModel",
     settings: "SampleConfig",
     prompt: str,

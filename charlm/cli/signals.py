@@ -9,7 +9,7 @@ _SIGNALS = [
 ]
 
 
-class Stopped(Exception):  # noqa: N818 -- a request, not an error
+class Stopped(Exception):
     """Work was left undone because a signal asked for it."""
 
 

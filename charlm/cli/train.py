@@ -75,7 +75,7 @@ def train(
             return stop.exit_code
 
 
-def _run(  # noqa: PLR0913 -- the options of one command, each used once
+def _run(
     name: str | None,
     changes: list[str],
     out: Path | None,
@@ -88,7 +88,7 @@ def _run(  # noqa: PLR0913 -- the options of one command, each used once
     began: float,
 ) -> int:
     from charlm.config import dump_yaml, load_config, preset_names
-    from charlm.storage import find_run, folder_lock, next_free_name
+    from charlm.storage import find_run, folder_lock, machine_errors, next_free_name
     from charlm.training import setup
 
     progress = output.bytes_bar(quiet, stop.check)
@@ -114,7 +114,7 @@ def _run(  # noqa: PLR0913 -- the options of one command, each used once
     setup.check_new_folder(folder)
     text = setup.prepare_text(config, progress, output.download_bar(quiet))
     made = not folder.exists()
-    with setup.machine_errors(folder):
+    with machine_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         with folder_lock(folder):
@@ -176,10 +176,8 @@ def _introduce(prepared: "PreparedRun", trainer: "Trainer") -> None:
         f"block {config.model.block_size}"
     )
     output.say(f"device {describe_device(config.run)}")
-    if (
-        trainer.compile_note
-        and config.run.compile != "auto"
-        or "fell back" in (trainer.compile_note or "")
+    if (trainer.compile_note and config.run.compile != "auto") or "fell back" in (
+        trainer.compile_note or ""
     ):
         output.note(str(trainer.compile_note))
     output.say(f"run    {prepared.run.path}")

@@ -136,7 +136,7 @@ class _WithHeads(_Model):
     n_head: Size = 4
     """Heads of attention (H); each has n_embd / n_head channels."""
 
-    def conflicts(self) -> Iterator[str]:  # noqa: D102
+    def conflicts(self) -> Iterator[str]:
         if self.n_embd % self.n_head:
             divisors = [d for d in range(1, min(self.n_embd, 64) + 1) if self.n_embd % d == 0]
             nearest = sorted(sorted(divisors, key=lambda d: abs(d - self.n_head))[:2])

@@ -64,7 +64,8 @@ def dump_yaml(value: Any) -> str:
 
 def plain_scalar(text: str) -> Any:
     """Read the VALUE of a KEY=VALUE as YAML reads an unquoted scalar; what is none stays text."""
-    tag = yaml.SafeLoader("").resolve(yaml.ScalarNode, text, (True, False))
+    loader = yaml.SafeLoader("")
+    tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
     return _scalar(tag, text)
 
 
@@ -94,9 +95,7 @@ def _refuse_excess(text: str, where: str) -> None:
             depth -= 1
         nodes += isinstance(event, yaml.NodeEvent)
         if depth > MAX_DEPTH:
-            raise UsageError(
-                f"{where}:{event.start_mark.line + 1}: nested deeper than {MAX_DEPTH} levels"
-            )
+            raise UsageError(f"{where}: nested deeper than {MAX_DEPTH} levels")
         if nodes > MAX_NODES:
             raise UsageError(f"{where}: more than {MAX_NODES:,} values; a configuration has fewer")
 

@@ -55,7 +55,7 @@ class Score:
         return math.exp(self.loss_nats)
 
 
-class Interrupted(Exception):  # noqa: N818 -- a request, not an error
+class Interrupted(Exception):
     """Scoring was asked to stop before its end."""
 
 

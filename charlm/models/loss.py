@@ -2,7 +2,7 @@
 
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 -- the field's name for it
+from torch.nn import functional as F
 
 
 def next_token_loss(

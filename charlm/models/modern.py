@@ -15,7 +15,7 @@ import math
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from charlm.models.attention import MultiHeadAttention
 from charlm.models.base import LanguageModel

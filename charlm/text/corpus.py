@@ -92,7 +92,8 @@ def scan_text(source: Source, data: DataConfig, progress: Progress = lambda read
         DataError: Empty, not decodable, compressed or binary; with the part, byte and line.
         MachineError: It may not be read.
     """
-    size, digest, notes = 0, hashlib.sha256(), []
+    size, digest = 0, hashlib.sha256()
+    notes: list[str] = []
     counts = np.zeros(256 if data.unit == "bytes" else _CODE_POINTS, np.int64)
     seen_return = False
     for symbols in _symbols(source, data, digest.update, notes, progress):

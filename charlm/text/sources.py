@@ -76,7 +76,7 @@ def open_source(
 
 
 def _python_docs() -> BinaryIO:
-    from pydoc_data.topics import topics  # noqa: PLC0415 -- half a megabyte, when asked for
+    from pydoc_data.topics import topics
 
     return io.BytesIO("\n\n".join(topics[name] for name in sorted(topics)).encode())
 

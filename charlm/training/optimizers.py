@@ -13,7 +13,7 @@ from charlm.models import LanguageModel
 def hidden_matrices(model: LanguageModel) -> dict[str, nn.Parameter]:
     """Return the matrices between embeddings and head: those that Muon is made for."""
     return {
-        f"{name}.weight": module.weight
+        f"{name}.weight": model.get_parameter(f"{name}.weight")
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and name != "head"
     }

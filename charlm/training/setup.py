@@ -136,10 +136,7 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
         UsageError: An override is wrong.
     """
     own = run.read_config()
-    if given is None:
-        config = run.read_config(overrides)
-    else:
-        config = load_config(given, overrides)
+    config = run.read_config(overrides) if given is None else load_config(given, overrides)
     for section in ("model", "data"):
         theirs, ours = getattr(own, section).model_dump(), getattr(config, section).model_dump()
         for key in {**theirs, **ours}:
