@@ -8,7 +8,7 @@ It draws nothing at random and leaves every generator as it was.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ CHARS_A_PASS = 16_384  # large enough to keep a CPU busy, small enough for its c
 LOGITS_A_PASS = 1 << 24  # 64 MiB of float32, whatever the vocabulary
 
 
+@runtime_checkable
 class Ids(Protocol):
     """Ids that can be read by position: a `Split` or an `IdArray`."""
 

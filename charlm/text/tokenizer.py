@@ -9,7 +9,7 @@ import codecs
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ _MAX_BYTES = 64 << 20  # an alphabet of all of Unicode takes under 14 MB as esca
 _CODE_POINTS = 0x110000
 
 
+@runtime_checkable
 class StreamDecoder(Protocol):
     """Turns ids into text one at a time, for output that streams."""
 
@@ -34,6 +35,7 @@ class StreamDecoder(Protocol):
         """Return what is left over at the end."""
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What the rest of charlm asks of a tokenizer."""
 

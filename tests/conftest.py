@@ -1,0 +1,122 @@
+"""What many tests share: a tiny text, a tiny configuration, a trained run, and the command line.
+
+No test needs a network or a GPU, and none writes outside its `tmp_path`.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ["TERMINAL_WIDTH"] = "100"  # help texts wrap to the terminal otherwise
+
+TEXT = (
+    "the quick brown fox jumps over the lazy dog.\nPack my box with five dozen liquor jugs!\n" * 30
+)
+
+TINY = """\
+data:
+  source: text.txt
+model:
+  type: gpt
+  style: modern
+  block_size: 8
+  n_layer: 2
+  n_head: 2
+  n_embd: 16
+train:
+  max_steps: 6
+  batch_size: 4
+  warmup_steps: 2
+  eval_every: 3
+run:
+  device: cpu
+"""
+
+
+@dataclass
+class Result:
+    """What one command did."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def error(self) -> str:
+        """The one line of an error; fails if there is not exactly one."""
+        lines = [line for line in self.stderr.splitlines() if line.startswith("charlm: error: ")]
+        assert len(lines) == 1, self.stderr
+        return lines[0].removeprefix("charlm: error: ")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Work in an empty folder, with no variable of the machine's own in the way."""
+    for name in (
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "CHARLM_DATA",
+        "CHARLM_DEBUG",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def charlm(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run one command in this process: `charlm("train", "--config", "tiny.yaml")`."""
+    from charlm.cli.main import run
+
+    def command(*arguments: object) -> Result:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return command
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A configuration that trains in a fraction of a second, beside its text."""
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from charlm.cli.main import run
+
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    here = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert run(["train", "--config", "tiny.yaml", "--out", "runs/tiny", "-q"]) == 0
+    finally:
+        os.chdir(here)
+    return folder
+
+
+@pytest.fixture
+def trained(_trained: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run of the tiny configuration: the path of its run folder."""
+    shutil.copytree(_trained, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "runs" / "tiny"
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A seeded generator: equal numbers in every run of the suite."""
+    return torch.Generator().manual_seed(0)
