@@ -1,0 +1,30 @@
+"""Every model of the course, small, as a parameter: `each_config`."""
+
+import pytest
+
+from charlm.config import (
+    AttentionConfig,
+    AveragingConfig,
+    BigramConfig,
+    GPTConfig,
+    MultiHeadConfig,
+)
+
+VOCAB = 11
+BLOCK = 8
+
+CONFIGS = {
+    "bigram": BigramConfig(type="bigram", block_size=BLOCK),
+    "averaging": AveragingConfig(type="averaging", block_size=BLOCK, n_embd=12),
+    "attention": AttentionConfig(type="attention", block_size=BLOCK, n_embd=12),
+    "multihead": MultiHeadConfig(type="multihead", block_size=BLOCK, n_embd=12, n_head=3),
+    "gpt2": GPTConfig(type="gpt", style="gpt2", block_size=BLOCK, n_layer=2, n_head=3, n_embd=12),
+    "modern": GPTConfig(
+        type="gpt", style="modern", block_size=BLOCK, n_layer=2, n_head=3, n_embd=12
+    ),
+}
+
+
+@pytest.fixture(params=CONFIGS, ids=str)
+def each_config(request):
+    return CONFIGS[request.param]

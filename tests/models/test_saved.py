@@ -1,0 +1,104 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from charlm.errors import CheckpointError
+from charlm.models import build_model
+from charlm.models.saved import load_model, load_weights, save_tensors, save_weights
+from charlm.storage import RunFolder
+from charlm.storage.manifest import sha256_of
+from tests.models.conftest import CONFIGS, VOCAB
+
+
+def test_weights_come_back_bit_for_bit(each_config, tmp_path):
+    one, other = build_model(each_config, VOCAB, 1), build_model(each_config, VOCAB, 2)
+    save_weights(one, tmp_path / "w")
+
+    load_weights(other, tmp_path / "w")
+
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_tied_weights_are_stored_once(tmp_path):
+    model = build_model(CONFIGS["gpt2"], VOCAB)
+    save_weights(model, tmp_path / "w")
+
+    scalars = sum(p.numel() for p in model.parameters())
+
+    assert (tmp_path / "w").stat().st_size < 4 * scalars + 4096
+
+
+def test_weights_of_another_model_are_refused_by_name(tmp_path):
+    save_weights(build_model(CONFIGS["modern"], VOCAB), tmp_path / "w")
+
+    with pytest.raises(CheckpointError, match=r"blocks\.0.*final_norm|blocks|final_norm"):
+        load_weights(build_model(CONFIGS["gpt2"], VOCAB), tmp_path / "w")
+
+
+def test_another_shape_is_refused_with_both(tmp_path):
+    save_weights(build_model(CONFIGS["bigram"], VOCAB), tmp_path / "w")
+
+    with pytest.raises(CheckpointError, match=r"\(11, 11\).*expected \(12, 12\)"):
+        load_weights(build_model(CONFIGS["bigram"], VOCAB + 1), tmp_path / "w")
+
+
+def test_a_nan_in_the_weights_is_refused_and_counted(tmp_path):
+    table = torch.zeros(VOCAB, VOCAB)
+    table[3, 4] = table[5, 6] = float("nan")
+    save_tensors({"table.weight": table}, tmp_path / "w")
+
+    with pytest.raises(CheckpointError, match=r"table\.weight holds 2 values"):
+        load_weights(build_model(CONFIGS["bigram"], VOCAB), tmp_path / "w")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04.", b"PK\x03\x04", b"\xff" * 8 + b"{}"])
+def test_what_is_not_safetensors_is_refused(content, tmp_path):
+    (tmp_path / "w").write_bytes(content)
+
+    with pytest.raises(CheckpointError, match="not readable as safetensors"):
+        load_weights(build_model(CONFIGS["bigram"], VOCAB), tmp_path / "w")
+
+
+def test_a_run_folder_alone_is_enough(trained, tmp_path):
+    moved = tmp_path / "elsewhere" / "model"
+    shutil.move(trained, moved)
+    shutil.rmtree(tmp_path / "runs")
+    (tmp_path / "text.txt").unlink()
+
+    saved = load_model(RunFolder(moved))
+
+    assert saved.step == 6
+    assert saved.tokenizer.decode(saved.tokenizer.encode("the quick")) == "the quick"
+    assert not saved.model.training
+
+
+def test_a_flipped_bit_is_refused(trained):
+    run = RunFolder(trained)
+    path = run.checkpoint_path(6) / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        load_model(run, "last")
+
+
+def test_weights_that_do_not_fit_the_configuration_are_refused(trained):
+    run = RunFolder(trained)
+    text = run.config.read_text().replace("n_layer: 2", "n_layer: 3")
+    run.config.write_text(text)
+
+    with pytest.raises(CheckpointError, match=r"blocks\.2.* is missing"):
+        load_model(run)
+
+
+def test_the_manifest_vouches_for_every_file(trained):
+    folder = RunFolder(trained).checkpoint_path(6)
+    files = json.loads((folder / "MANIFEST.json").read_bytes())["files"]
+
+    assert set(files) == {"model.safetensors", "optimizer.safetensors", "state.json"}
+    for name, facts in files.items():
+        assert facts["sha256"] == sha256_of(folder / name)

@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from charlm.config import GPTConfig
+from charlm.models import build_model
+from charlm.sampling import Settings, generate
+
+V, BLOCK = 9, 6
+
+
+@pytest.fixture
+def model():
+    config = GPTConfig(type="gpt", style="gpt2", block_size=BLOCK, n_layer=1, n_head=2, n_embd=8)
+    model = build_model(config, V, seed=3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 20  # far from uniform
+    return model
+
+
+def run(model, prompt, count, settings=Settings(), seeds=None):  # noqa: B008
+    seeds = seeds or list(range(prompt.shape[0]))
+    drawn = list(generate(model, prompt, count, settings, seeds))
+    return torch.stack([d.idx for d in drawn], 1), torch.stack([d.logprob for d in drawn], 1)
+
+
+def test_temperature_zero_follows_the_argmax_past_the_block(model):
+    text = [1, 2]
+    for _ in range(3 * BLOCK):
+        logits = model(torch.tensor([text[-BLOCK:]]))[0, -1]
+        text.append(int(logits.argmax()))
+
+    found, _ = run(model, torch.tensor([[1, 2]]), 3 * BLOCK, Settings(temperature=0.0))
+
+    assert found[0].tolist() == text[2:]
+
+
+def test_a_prompt_longer_than_the_block_counts_by_its_end(model):
+    long = torch.tensor([[8, 7, 6, 5, 4, 3, 2, 1, 0, 1]])
+
+    whole, _ = run(model, long, 20, seeds=[5])
+    end, _ = run(model, long[:, -BLOCK:], 20, seeds=[5])
+
+    assert torch.equal(whole, end)
+
+
+def test_a_row_depends_on_its_own_seed_only(model):
+    prompt = torch.tensor([[1], [1], [1]])
+
+    together, _ = run(model, prompt, 30, seeds=[10, 11, 12])
+
+    for i, seed in enumerate([10, 11, 12]):
+        alone, _ = run(model, prompt[:1], 30, seeds=[seed])
+        assert torch.equal(together[i : i + 1], alone)
+    assert not torch.equal(together[0], together[1])
+
+
+def test_the_log_probability_is_the_models_own_before_temperature(model):
+    prompt = torch.tensor([[1, 2]])
+
+    idx, logprob = run(model, prompt, 3, Settings(temperature=0.3, top_k=4))
+
+    text = torch.cat([prompt, idx], dim=1)
+    expected = model(text[:, :-1]).log_softmax(-1)[0, 1:].gather(-1, idx[0, :, None])[:, 0]
+    torch.testing.assert_close(logprob[0], expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_of_the_model_is_restored(model, training):
+    model.train(training)
+    for _ in generate(model, torch.tensor([[1]]), 2, Settings(), [0]):
+        assert model.training is training
+
+
+def test_it_does_not_touch_the_global_generator(model):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+
+    run(model, torch.tensor([[1]]), 5)
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_nothing_asked_for_is_nothing_drawn(model):
+    assert list(generate(model, torch.tensor([[1]]), 0, Settings(), [0])) == []
