@@ -118,10 +118,10 @@ def _window_starts(
 ) -> tuple[npt.NDArray[np.int64], int]:
     """Return where the full windows start, and the targets of a shorter last window (or 0)."""
     full, tail = divmod(length - 1, block_size)
-    if max_chars is None or length - 1 <= max_chars:
+    if max_chars is None or length - 1 <= max_chars or not full:
         return np.arange(full) * block_size, tail
     chosen = max(1, min(full, max_chars // block_size))
-    return (np.arange(chosen) * full // chosen) * block_size, 0 if full else tail
+    return (np.arange(chosen) * full // chosen) * block_size, 0
 
 
 def _passes(
@@ -129,8 +129,6 @@ def _passes(
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Yield windows with the character after them, (windows, T + 1) at a time."""
     starts, tail = _window_starts(len(ids), block_size, max_chars)
-    if len(ids) <= block_size:  # not one full window
-        starts, tail = starts[:0], len(ids) - 1
     for first in range(0, len(starts), windows_a_pass):
         some = starts[first : first + windows_a_pass]
         yield np.stack([ids.read(int(s), block_size + 1) for s in some]).astype(np.int64)

@@ -92,7 +92,6 @@ class Trainer:
         self.forward, self.compile_note = compile_model(
             self.model, config.run.compile, self.micro_batch_size
         )
-        self.metrics = MetricsLog(run.metrics, keep=self.state.metrics_bytes)
 
     def records(self) -> Iterator[Record]:
         """Train to the end, yielding a record of each step, evaluation, sample and save.
@@ -101,6 +100,8 @@ class Trainer:
             NonFiniteError: The loss or gradient became NaN or infinite; the weights did not.
             MachineError: A checkpoint could not be written; older ones are unharmed.
         """
+        # What the checkpoint does not vouch for is done, and recorded, again.
+        self.metrics = MetricsLog(self.run.metrics, keep=self.state.metrics_bytes)
         try:
             while True:
                 last = self._spent() >= 1
@@ -173,7 +174,7 @@ class Trainer:
             "loss_nats": loss.item(),
             "learning_rate": rate,
             "grad_norm": norm.item(),
-            "chars_per_second": chars / (time.perf_counter() - started),
+            "chars_per_second": chars / max(time.perf_counter() - started, 1e-9),
             "seconds": state.seconds,
         }
 

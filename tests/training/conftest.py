@@ -1,0 +1,70 @@
+"""Runs made in a few lines: `make_trainer(overrides, out)` and the state of one as a hash."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from charlm.config import load_config
+from charlm.models import build_model
+from charlm.storage import RunFolder
+from charlm.storage.run_folder import read_metrics
+from charlm.training import Trainer
+from charlm.training.optimizers import optimizer_tensors
+from charlm.training.setup import create_run, open_run, prepare_text, resumed_config
+
+
+def ignore(*_):
+    pass
+
+
+@pytest.fixture
+def make_trainer(tiny):
+    """Begin or resume a run of the tiny configuration."""
+
+    def make(*overrides, out="run", resume=False, **kwargs):
+        folder = Path(out)
+        if resume:
+            run = RunFolder(folder)
+            config = resumed_config(run, None, overrides)
+            prepared = open_run(config, run, ignore)
+        else:
+            config = load_config("tiny.yaml", overrides)
+            text = prepare_text(config, ignore, ignore)
+            folder.mkdir()
+            prepared = create_run(config, folder, text, ignore)
+        model = build_model(config.model, prepared.tokenizer.vocab_size, config.run.seed)
+        return Trainer(
+            config,
+            prepared.run,
+            prepared.corpus,
+            prepared.tokenizer,
+            model,
+            checkpoint=prepared.checkpoint,
+            **kwargs,
+        )
+
+    return make
+
+
+def state_hash(trainer):
+    """SHA-256 over weights, optimizer state and counters; wall-clock times left out."""
+    digest = hashlib.sha256()
+    tensors = dict(trainer.model.named_parameters())
+    tensors |= optimizer_tensors(trainer.optimizers, trainer.model)
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].detach().numpy().tobytes())
+    state = vars(trainer.state) | {"seconds": 0, "metrics_bytes": 0}
+    digest.update(json.dumps(state, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def timeless(path):
+    """The records of a run without what depends on the clock, and without saves."""
+    clocks = ("seconds", "chars_per_second")
+    return [
+        {k: v for k, v in record.items() if k not in clocks}
+        for record in read_metrics(path)
+        if record["kind"] != "save"
+    ]

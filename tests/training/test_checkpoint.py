@@ -1,0 +1,124 @@
+import errno
+import json
+
+import pytest
+import torch
+
+from charlm.errors import CheckpointError, DataError, MachineError
+from charlm.storage import RunFolder
+from charlm.training import checkpoint as module
+from charlm.training.checkpoint import drift, save_checkpoint
+from charlm.training.setup import resumed_config
+from tests.training.conftest import state_hash
+
+
+@pytest.fixture
+def finished(make_trainer):
+    trainer = make_trainer("train.save_every=2")
+    list(trainer.records())
+    return trainer
+
+
+def test_the_best_and_the_two_newest_stay(make_trainer):
+    trainer = make_trainer("train.max_steps=9", "train.save_every=1", "train.learning_rate=1e-2")
+    list(trainer.records())
+    run = RunFolder(trainer.run.path)
+
+    steps = {c.step for c in run.checkpoints()}
+
+    assert steps == {8, 9, run.best().step}
+
+
+def test_a_save_that_fails_leaves_the_older_checkpoints(finished, monkeypatch):
+    run, before = finished.run, {c.step for c in finished.run.checkpoints()}
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "save_weights", fail)
+    finished.state.step = 99
+    with pytest.raises(MachineError, match="No space left on device; free some space"):
+        save_checkpoint(run, finished.state, finished.model, finished.optimizers)
+
+    assert {c.step for c in run.checkpoints()} == before
+    assert not list(run.path.glob("checkpoints/.tmp-*"))
+
+
+def test_saving_a_step_again_replaces_it(finished):
+    finished.state.bad_evals = 42
+
+    save_checkpoint(finished.run, finished.state, finished.model, finished.optimizers)
+
+    last = finished.run.last()
+    assert last.step == 6
+    assert json.loads((last.path / "state.json").read_text())["bad_evals"] == 42
+    assert not list(finished.run.path.glob("checkpoints/.tmp-*"))
+
+
+def test_another_optimizer_is_refused(finished, make_trainer):
+    with pytest.raises(CheckpointError, match=r"train\.optimizer: .*'muon'.*'adamw'"):
+        make_trainer("train.optimizer=muon", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model.n_layer=3", r"model\.n_layer: the configuration says 3, the run was made with 2"),
+        ("data.source=other.txt", r"data\.source: .*'other\.txt'.*'text\.txt'"),
+        ("train.batch_size=8", r"train\.batch_size: .* 8.* 4"),
+    ],
+)
+def test_what_would_make_it_another_run_is_refused_with_both_values(finished, change, message):
+    with pytest.raises(CheckpointError, match=message):
+        resumed_config(finished.run, None, [change])
+
+
+def test_a_text_that_changed_is_refused_unless_allowed(finished, make_trainer, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(text.read_text().replace("fox", "box"))
+
+    with pytest.raises(DataError, match=r"text\.txt: changed .*--allow-new-data"):
+        make_trainer(resume=True)
+
+
+def test_a_text_that_is_gone_does_not_matter(finished, make_trainer, tmp_path):
+    (tmp_path / "text.txt").unlink()
+
+    resumed = make_trainer("train.max_steps=7", resume=True)
+    list(resumed.records())
+
+    assert resumed.state.step == 7
+
+
+def test_a_state_without_a_field_is_refused(finished):
+    folder = finished.run.checkpoint_path(6)
+    state = json.loads((folder / "state.json").read_text())
+    del state["best_step"]
+    (folder / "state.json").write_text(json.dumps(state))
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    from charlm.storage.manifest import sha256_of
+
+    manifest["files"]["state.json"] = {
+        "size": (folder / "state.json").stat().st_size,
+        "sha256": sha256_of(folder / "state.json"),
+    }
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+
+    with pytest.raises(CheckpointError, match="incomplete"):
+        module.load_checkpoint(finished.run.last(), finished.model, finished.optimizers)
+
+
+def test_loading_restores_the_whole_state(finished, make_trainer):
+    resumed = make_trainer(resume=True)
+
+    finished.state.metrics_bytes = resumed.state.metrics_bytes
+    assert state_hash(resumed) == state_hash(finished)
+
+
+def test_a_changed_environment_is_named(finished, monkeypatch):
+    assert drift(finished.run.last()) == []
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+
+    assert len(drift(finished.run.last())) == 1
+    assert drift(finished.run.last())[0].endswith("now 77")

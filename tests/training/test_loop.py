@@ -1,0 +1,305 @@
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from charlm.errors import NonFiniteError
+from charlm.models import next_token_loss
+from charlm.storage import RunFolder
+from charlm.storage.run_folder import read_metrics
+from charlm.training import loop
+from tests.training.conftest import state_hash, timeless
+
+
+def finish(trainer):
+    return list(trainer.records())
+
+
+def test_it_performs_exactly_max_steps_updates(make_trainer, monkeypatch):
+    trainer = make_trainer("train.max_steps=7")
+    updates = Counter()
+    for name, optimizer in trainer.optimizers.items():
+        step = optimizer.step
+        monkeypatch.setattr(optimizer, "step", lambda n=name, s=step: (updates.update([n]), s()))
+
+    records = finish(trainer)
+
+    assert updates == {"adamw": 7}
+    assert [r["step"] for r in records if r["kind"] == "train"] == list(range(1, 8))
+
+
+def test_no_steps_leave_the_first_weights_scored_and_saved(make_trainer):
+    trainer = make_trainer("train.max_steps=0", "train.warmup_steps=0")
+
+    kinds = [r["kind"] for r in finish(trainer)]
+
+    assert kinds == ["eval", "save"]
+    assert RunFolder(trainer.run.path).last().step == 0
+
+
+def test_a_record_has_the_names_that_others_rely_on(make_trainer):
+    record = next(r for r in make_trainer().records() if r["kind"] == "train")
+
+    assert set(record) == {
+        "kind",
+        "step",
+        "loss_nats",
+        "learning_rate",
+        "grad_norm",
+        "chars_per_second",
+        "seconds",
+    }
+
+
+def test_the_loss_falls_and_the_best_checkpoint_is_kept(make_trainer):
+    trainer = make_trainer("train.max_steps=60", "train.eval_every=20", "train.learning_rate=1e-2")
+
+    losses = {r["step"]: r["loss_nats"] for r in finish(trainer) if r["kind"] == "eval"}
+
+    assert losses[0] == pytest.approx(math.log(trainer.tokenizer.vocab_size))
+    assert losses[60] < losses[0] - 0.5
+    run = RunFolder(trainer.run.path)
+    assert run.best().loss == min(losses.values())
+    assert run.last().step == 60
+
+
+def test_the_first_update_equals_one_done_by_hand(make_trainer):
+    trainer = make_trainer("train.weight_decay=0", "train.grad_clip=0.5")
+    other = make_trainer("train.weight_decay=0", "train.grad_clip=0.5", out="other")
+    x, y = (torch.from_numpy(ids) for ids in other.batches.get(0))
+    loss = next_token_loss(other.model(x), y)
+    loss.backward()
+    norm = math.sqrt(sum(p.grad.square().sum().item() for p in other.model.parameters()))
+
+    record = trainer._step()
+
+    assert record["loss_nats"] == pytest.approx(loss.item(), rel=1e-6)
+    assert record["grad_norm"] == pytest.approx(norm, rel=1e-5)
+    assert record["learning_rate"] == pytest.approx(1e-3 / 3)  # warm-up of 2: the first of 3 rungs
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+def test_accumulating_micro_batches_gives_the_gradient_of_the_batch(make_trainer, micro):
+    whole = make_trainer()
+    parts = make_trainer(f"train.micro_batch_size={micro}", out="parts")
+
+    first, second = whole._step(), parts._step()
+
+    assert second["loss_nats"] == pytest.approx(first["loss_nats"], rel=1e-5)
+    assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-4)
+    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+
+
+VARIANTS = {
+    "bigram": [
+        "model.type=bigram",
+        "model.style=",
+        "model.n_layer=",
+        "model.n_head=",
+        "model.n_embd=",
+    ],
+    "adamw": [],
+    "gpt2": ["model.style=gpt2"],
+    "muon": ["train.optimizer=muon"],
+    "dropout": ["model.dropout=0.2", "train.optimizer=muon"],
+    "accumulation": ["train.micro_batch_size=1", "model.dropout=0.1"],
+    "samples": ["train.sample_every=2", "sample.max_new_chars=5"],
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request, tiny):
+    overrides = VARIANTS[request.param]
+    if request.param == "bigram":
+        tiny.write_text(
+            "data: {source: text.txt}\nmodel: {type: bigram, block_size: 8}\n"
+            "train: {batch_size: 4, warmup_steps: 2, eval_every: 3}\n"
+        )
+        overrides = []
+    return ["train.max_steps=8", *overrides]
+
+
+def test_two_runs_of_one_seed_end_with_equal_bits(make_trainer, variant):
+    one, other = make_trainer(*variant), make_trainer(*variant, out="other")
+
+    finish(one)
+    finish(other)
+
+    assert state_hash(one) == state_hash(other)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 7])
+def test_stopped_and_resumed_equals_uninterrupted(make_trainer, variant, cut):
+    straight = make_trainer(*variant, out="straight")
+    finish(straight)
+    stopped = make_trainer(*variant, should_stop=lambda: stopped.state.step == cut)
+    finish(stopped)
+    assert stopped.stopped
+    assert stopped.state.step == cut
+
+    resumed = make_trainer(resume=True)
+    assert resumed.state.step == cut
+    torch.manual_seed(cut)  # whatever the global generator holds must not matter
+    finish(resumed)
+
+    assert not resumed.stopped
+    assert state_hash(resumed) == state_hash(straight)
+    assert timeless(resumed.run.metrics) == timeless(straight.run.metrics)
+
+
+def test_after_a_kill_the_run_goes_on_from_its_last_checkpoint(make_trainer):
+    options = ["train.max_steps=9", "train.save_every=2", "train.eval_every=100"]
+    straight = make_trainer(*options, out="straight")
+    finish(straight)
+    killed = make_trainer(*options)
+    for record in killed.records():
+        if record["kind"] == "train" and record["step"] == 5:
+            break
+    killed.metrics.close()  # what the system would do
+    (killed.run.path / "checkpoints" / ".tmp-step-6-dead").mkdir()
+
+    resumed = make_trainer(resume=True)
+    assert resumed.state.step == 4
+    finish(resumed)
+
+    assert state_hash(resumed) == state_hash(straight)
+    steps = [r["step"] for r in read_metrics(resumed.run.metrics) if r["kind"] == "train"]
+    assert steps == list(range(1, 10))
+
+
+def test_a_finished_run_can_be_trained_longer(make_trainer):
+    options = ["train.schedule=constant", "train.eval_every=4"]
+    finish(make_trainer("train.max_steps=4", *options))
+    longer = make_trainer("train.max_steps=8", resume=True)
+    finish(longer)
+    straight = make_trainer("train.max_steps=8", *options, out="straight")
+    finish(straight)
+
+    assert state_hash(longer) == state_hash(straight)
+
+
+def test_evaluating_more_often_does_not_change_the_weights(make_trainer):
+    rare = make_trainer("model.dropout=0.2", "train.eval_every=100")
+    often = make_trainer(
+        "model.dropout=0.2", "train.eval_every=1", "train.sample_every=1", out="often"
+    )
+    finish(rare)
+    finish(often)
+
+    for a, b in zip(rare.model.parameters(), often.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_dropout_differs_between_steps_and_not_between_runs(make_trainer, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(torch, "manual_seed", seeds.append)
+    options = ["model.dropout=0.2", "train.micro_batch_size=2", "train.max_steps=3"]
+    finish(make_trainer(*options))
+    first = list(seeds)
+    finish(make_trainer(*options, out="again"))
+
+    assert len(first) == len(set(first)) == 6  # 3 steps of 2 micro-batches
+    assert seeds == first * 2
+
+
+def test_another_seed_draws_other_windows_and_weights(make_trainer):
+    one, other = make_trainer(), make_trainer("run.seed=5", out="other")
+
+    assert not torch.equal(one.model.token_embedding.weight, other.model.token_embedding.weight)
+    assert (one.batches.get(0)[0] != other.batches.get(0)[0]).any()
+
+
+def test_patience_ends_a_run_that_stopped_improving(make_trainer):
+    trainer = make_trainer(
+        "train.max_steps=500", "train.eval_every=2", "train.patience=3", "train.learning_rate=3.0",
+        "train.min_lr=3.0", "train.schedule=constant",
+    )  # fmt: skip
+
+    finish(trainer)
+
+    assert trainer.state.bad_evals == 3
+    assert trainer.state.step < 500
+    assert trainer.run.last().step == trainer.state.step
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_what_is_not_finite_never_reaches_the_weights(make_trainer, monkeypatch, where):
+    trainer = make_trainer("train.max_steps=20")
+    records = trainer.records()
+    while next(records)["kind"] != "train":
+        pass
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+
+    def poisoned(logits, targets):
+        loss = next_token_loss(logits, targets)
+        return loss * float("nan") if where == "loss" else PoisonGradient.apply(loss)
+
+    monkeypatch.setattr(loop, "next_token_loss", poisoned)
+    with pytest.raises(NonFiniteError, match=r"at step 2 .*step 0 is saved; lower"):
+        list(records)
+
+    for a, b in zip(before, trainer.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+class PoisonGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("inf")
+
+
+def test_minutes_end_the_run_by_the_clock_and_the_schedule_with_it(make_trainer, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
+    trainer = make_trainer(
+        "train.minutes=1", "train.max_steps=3", "train.eval_every=1000", began=1000.0
+    )
+    step = trainer._step
+
+    def half_a_second():
+        clock[0] += 0.5
+        return step()
+
+    monkeypatch.setattr(trainer, "_step", half_a_second)
+    records = finish(trainer)
+
+    rates = [r["learning_rate"] for r in records if r["kind"] == "train"]
+    assert 118 <= len(rates) <= 121
+    assert rates[-1] == pytest.approx(1e-4, rel=0.05)
+    assert [r["kind"] for r in records[-2:]] == ["eval", "save"]
+
+
+def test_a_run_without_a_validation_part_trains_and_saves(make_trainer):
+    trainer = make_trainer("data.val_fraction=0")
+
+    kinds = Counter(r["kind"] for r in finish(trainer))
+
+    assert kinds == {"train": 6, "save": 1}
+    assert trainer.run.choose("best").step == 6
+
+
+def test_samples_start_from_the_same_prompt_and_seed_each_time(make_trainer):
+    trainer = make_trainer("train.sample_every=3", "sample.max_new_chars=12", "sample.prompt=the ")
+
+    texts = [r["text"] for r in finish(trainer) if r["kind"] == "sample"]
+
+    assert len(texts) == 2
+    assert all(text.startswith("the ") and len(text) == 16 for text in texts)
+    files = sorted(p.read_text() for p in trainer.run.samples.iterdir())
+    assert files == sorted(texts)
+
+
+def test_a_seeded_run_gives_the_recorded_losses(make_trainer):
+    """Guards against drift: a change that should not alter numbers must not alter these."""
+    records = finish(make_trainer("train.max_steps=20", "train.optimizer=muon"))
+
+    losses = [r["loss_nats"] for r in records if r["kind"] == "train"]
+
+    assert losses[0] == pytest.approx(3.4339872, abs=1e-6)
+    assert losses[19] == pytest.approx(3.3572471, abs=2e-4)
