@@ -1,5 +1,6 @@
 """charlm explain: what a configuration means in shapes, parameters, FLOPs and memory."""
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +25,8 @@ def explain(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override keys.")
     ] = None,
     vocab_size: Annotated[
-        int | None, typer.Option(min=1, help="Symbols. Default: counted in the text.")
+        int | None,
+        typer.Option(min=1, max=2**21, help="Symbols. Default: counted in the text."),
     ] = None,
 ) -> None:
     """Show shapes, parameters, FLOPs a step and memory of a configuration, without training it."""
@@ -99,7 +101,7 @@ def _shapes(config: "Config", vocab: int) -> list[tuple[str, str]]:
 
 
 def _flops(count: int) -> str:
-    for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if count >= factor:
-            return f"{count / factor:.3g} {prefix}"
+    for power, prefix in ((18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M")):
+        if count >= 10**power:
+            return f"{Decimal(count) / 10**power:.3g} {prefix}"
     return f"{count} "

@@ -4,66 +4,80 @@ The models are frozen and refuse unknown keys. Numbers are read as people mean t
 number although YAML 1.1 calls it text) and nothing else is adjusted: a value is taken or refused.
 """
 
-import codecs
 import math
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_SYMBOLS = 2**21  # Unicode ends at 0x10FFFF, just below 2^21
 
-_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?|[-+]?\.?(inf|nan)", re.IGNORECASE)
+_DIGITS = r"[0-9]+(?:_[0-9]+)*"
+_INTEGER = re.compile(rf"[-+]?{_DIGITS}")
+_NUMBER = re.compile(
+    rf"[-+]?({_DIGITS}(\.[0-9]*)?|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.?(inf|nan)", re.IGNORECASE
+)
+_MAX_DIGITS = 300  # products of several such numbers must still be written out in messages
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool):
-        raise ValueError(f"expected a number, got a boolean ({str(value).lower()})")
     if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        value = value.strip().lower().replace(".inf", "inf").replace(".nan", "nan")
-    elif not isinstance(value, int | float):
-        raise ValueError(f"expected a number, got {_shown(value)}")
+        value = value.lower().replace(".inf", "inf").replace(".nan", "nan")
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"expected a number, got {shown(value)}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"expected a finite number, got {_shown(value)}")
+        raise ValueError(f"expected a finite number, got {shown(value)}")
     return number
 
 
 def _integer(value: Any) -> int:
-    if isinstance(value, bool):
-        raise ValueError(f"expected an integer, got a boolean ({str(value).lower()})")
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d{1,4000}", value.strip()):
+    if isinstance(value, str) and len(value) <= _MAX_DIGITS and _INTEGER.fullmatch(value.strip()):
         return int(value)
-    if not isinstance(value, int):
-        raise ValueError(f"expected an integer, got {_shown(value)}")
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"expected an integer, got {shown(value)}")
     return value
 
 
 def _text(value: Any) -> str:
-    """Take a number for text: a prompt may well be 42."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    raise ValueError(f"expected text, got {_shown(value)}")
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, got {shown(value)}; in a file, put it in quotes")
+    try:
+        value.encode("utf-8", "surrogateescape")  # a file's name may hold bytes that are not UTF-8
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{shown(value)} holds half of a surrogate pair; write the character itself"
+        ) from None
+    return value
 
 
-def _shown(value: Any) -> str:
+def _place(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError(f"expected a name or a path, got {shown(value)}")
+    return value
+
+
+def shown(value: Any) -> str:
+    """Quote a value that was given, for an error message."""
     if value is None:
         return "null"
+    if isinstance(value, bool):
+        return f"a boolean ({str(value).lower()})"
     shown = repr(value)
     return shown if len(shown) <= 40 else shown[:37] + "..."
 
 
-Number = Annotated[float, BeforeValidator(_number)]
-Integer = Annotated[int, BeforeValidator(_integer)]
+# Stands last in `Annotated`: first read, then the range that stands before it (and in the schema).
+Number = BeforeValidator(_number)
+Integer = BeforeValidator(_integer)
 Text = Annotated[str, BeforeValidator(_text)]
-Size = Annotated[Integer, Field(ge=1)]
-Count = Annotated[Integer, Field(ge=0)]
+Place = Annotated[Text, AfterValidator(_place)]
+Size = Annotated[int, Field(ge=1), Integer]
+Count = Annotated[int, Field(ge=0), Integer]
 
 
 class _Section(BaseModel):
@@ -79,24 +93,24 @@ class _Section(BaseModel):
     def _refuse_conflicts(self) -> "_Section":
         found = list(self.conflicts())
         if found:
-            raise ValueError("; ".join(found))
+            raise ValueError(*found)
         return self
 
 
 class DataConfig(_Section):
     """The text: where it comes from, how it is split, what a symbol is."""
 
-    source: Text = "python-docs"
+    source: Place = "python-docs"
     """A named text (`charlm data list`), a file, a folder, a glob such as `texts/*.txt`, or `-`."""
-    val_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    val_fraction: Annotated[float, Field(ge=0, lt=1), Number] = 0.1
     """Share of the text, by position, held out for validation, after the training part."""
-    test_fraction: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    test_fraction: Annotated[float, Field(ge=0, lt=1), Number] = 0.0
     """Share of the text, by position, held out for a final test, at the very end."""
     unit: Literal["chars", "bytes"] = "chars"
     """`chars`: each Unicode character is a symbol. `bytes`: the 256 byte values; takes any file."""
     encoding: Text = "utf-8"
     """How the bytes of the text are decoded when `unit` is `chars`."""
-    max_vocab: Annotated[Integer, Field(ge=1, le=MAX_SYMBOLS)] = 65_536
+    max_vocab: Annotated[int, Field(ge=1, le=MAX_SYMBOLS), Integer] = 65_536
     """Refuse a text with more distinct characters than this."""
 
     def conflicts(self) -> Iterator[str]:  # noqa: D102
@@ -106,8 +120,8 @@ class DataConfig(_Section):
                 "leave nothing to train on; together they must stay below 1"
             )
         try:
-            codecs.lookup(self.encoding)
-        except LookupError:
+            "".encode(self.encoding)
+        except (LookupError, ValueError):
             yield f"encoding: unknown {self.encoding!r}; utf-8, utf-16 and latin-1 are common"
 
 
@@ -120,12 +134,14 @@ class BigramConfig(_Model):
     """One table: each character reads off the logits of the next."""
 
     type: Literal["bigram"]
+    """Which model this is."""
 
 
 class AveragingConfig(_Model):
     """The mean of the past, by a lower-triangular matrix, joins the character's own embedding."""
 
     type: Literal["averaging"]
+    """Which model this is."""
     n_embd: Size = 64
     """Channels of an embedding (C)."""
 
@@ -150,6 +166,7 @@ class AttentionConfig(_Model):
     """One head of self-attention."""
 
     type: Literal["attention"]
+    """Which model this is."""
     n_embd: Size = 64
     """Channels of an embedding (C), and of the one head."""
 
@@ -158,18 +175,20 @@ class MultiHeadConfig(_WithHeads):
     """Many heads of self-attention in one projection."""
 
     type: Literal["multihead"]
+    """Which model this is."""
 
 
 class GPTConfig(_WithHeads):
     """A stack of attention and MLP blocks, in one of two styles."""
 
     type: Literal["gpt"]
+    """Which model this is."""
     style: Literal["gpt2", "modern"] = "modern"
     """`gpt2`: learned positions, LayerNorm, GELU, tied embeddings, as nanoGPT. `modern`: rotary
     positions, RMSNorm, normalised queries and keys, squared ReLU, zero-initialised projections."""
     n_layer: Size = 4
     """Blocks in the stack."""
-    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1), Number] = 0.0
     """Probability of dropping an activation in training."""
 
     def conflicts(self) -> Iterator[str]:  # noqa: D102
@@ -191,7 +210,7 @@ class TrainConfig(_Section):
 
     max_steps: Count = 2000
     """Optimizer updates, exactly."""
-    minutes: Annotated[Number, Field(gt=0)] | None = None
+    minutes: Annotated[float, Field(gt=0), Number] | None = None
     """Wall-clock budget. When set it takes the place of `max_steps`, and the schedule ends on time."""
     batch_size: Size = 32
     """Windows in one update, however many processes or micro-batches share them."""
@@ -199,22 +218,22 @@ class TrainConfig(_Section):
     """Windows in one forward pass; gradients accumulate over them. Null: the whole batch."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon`: Muon for the hidden matrices, AdamW for everything else."""
-    learning_rate: Annotated[Number, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0), Number] = 1e-3
     """Peak learning rate. Muon's updates are scaled to the size of AdamW's, so it serves both."""
-    min_lr: Annotated[Number, Field(ge=0)] = 1e-4
+    min_lr: Annotated[float, Field(ge=0), Number] = 1e-4
     """Learning rate at the end of the schedule."""
     warmup_steps: Count = 100
     """Updates over which the rate rises linearly from near zero."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     """After the warm-up: `cosine` down to `min_lr`; `wsd` stable, then linear decay over the last
     fifth; `constant`."""
-    beta1: Annotated[Number, Field(ge=0, lt=1)] = 0.9
+    beta1: Annotated[float, Field(ge=0, lt=1), Number] = 0.9
     """AdamW's decay of the mean gradient."""
-    beta2: Annotated[Number, Field(ge=0, lt=1)] = 0.99
+    beta2: Annotated[float, Field(ge=0, lt=1), Number] = 0.99
     """AdamW's decay of the mean squared gradient."""
-    weight_decay: Annotated[Number, Field(ge=0)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0), Number] = 0.1
     """Decoupled decay of matrices and embeddings; vectors are not decayed."""
-    grad_clip: Annotated[Number, Field(ge=0)] = 1.0
+    grad_clip: Annotated[float, Field(ge=0), Number] = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
     eval_every: Size = 250
     """Updates between evaluations on the validation part; also before the first and after the last."""
@@ -258,22 +277,24 @@ class SampleConfig(_Section):
     """What the text starts from. Empty: a newline, where the alphabet has one."""
     max_new_chars: Count = 500
     """Characters to draw."""
-    temperature: Annotated[Number, Field(ge=0)] = 0.8
+    temperature: Annotated[float, Field(ge=0), Number] = 0.8
     """Divides the logits; 0 takes the likeliest character."""
     top_k: Size | None = None
     """Draw only from this many likeliest characters."""
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1), Number] | None = None
     """Draw only from the likeliest characters that together have this probability."""
 
 
 class RunConfig(_Section):
     """Where and on what the run happens."""
 
-    out: Text | None = None
+    out: Place | None = None
     """The run folder. Null: the next free name under `runs/`."""
-    seed: Annotated[Integer, Field(ge=0, lt=2**63)] = 1337
+    seed: Annotated[int, Field(ge=0, lt=2**63), Integer] = 1337
     """Decides the first weights, the order of the data and the dropout."""
-    device: Annotated[Text, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,4})?)$")] = "auto"
+    device: Annotated[
+        str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,4})?)$"), BeforeValidator(_text)
+    ] = "auto"
     """`auto` takes CUDA, then Apple's MPS, then the CPU. Or name one: cpu, mps, cuda, cuda:1."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of matrix products. `auto`: bfloat16 on CUDA where the GPU has it, else float32."""

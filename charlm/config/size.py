@@ -5,6 +5,7 @@ Tests hold every count against the real model's. C is `n_embd`, V the vocabulary
 
 import os
 from dataclasses import dataclass
+from decimal import Decimal
 
 from charlm.config.schema import Config, GPTConfig, ModelConfig
 from charlm.errors import UsageError
@@ -138,8 +139,9 @@ def machine_bytes() -> int:
 
 def human_bytes(count: int) -> str:
     """Write a number of bytes as people read it: 1.5 GiB."""
+    size = Decimal(count)  # a slip of the keyboard may ask for more than a float can say
     for unit in ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"):
-        if count < 1024:
-            return f"{count:.4g} {unit}"
-        count = count // 1024 if count >= 1 << 40 else count / 1024  # type: ignore[assignment]
-    return f"{count:.3g} EiB" if count < 10**300 else "more than any machine has"
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} EiB"

@@ -2,7 +2,8 @@
 
 PyYAML's own loader keeps the last of two equal keys in silence, reads `010` as 8 and `1:30` as 90,
 and expands aliases without end. This reader composes the nodes with PyYAML and builds plain
-dictionaries, lists and scalars itself.
+dictionaries, lists and scalars itself. Numbers stay the text they were written as: whether 1.10 is
+a number or the name of a file depends on its key, and the schema knows the keys.
 """
 
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ MAX_NODES = 10_000
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {"null", "bool", "int", "float", "str", "timestamp", "value", "merge"}
+_LIMIT = "a configuration needs far less; write it out plainly"
 _BOOLEANS = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
 
 
@@ -47,8 +49,9 @@ def read_yaml(data: bytes, where: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
-        raise UsageError(f"{at}: {error.problem or error.context}; mend the YAML there") from None
-    except yaml.YAMLError as error:
+        reason = ", ".join(filter(None, (error.context, error.problem)))
+        raise UsageError(f"{at}: {reason}; mend the YAML there") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the latter for "\U99999999"
         reason = str(error).splitlines()[0]
         raise UsageError(f"{where}: not YAML: {reason}; mend it or start from a preset") from None
     document = Document(None)
@@ -58,12 +61,14 @@ def read_yaml(data: bytes, where: str) -> Document:
 
 
 def dump_yaml(value: Any) -> str:
-    """Write plain data as YAML that `read_yaml` reads back equal."""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    """Write plain data as YAML that `read_yaml` reads back equal, numbers as their text."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def plain_scalar(text: str) -> Any:
-    """Read the VALUE of a KEY=VALUE as YAML reads an unquoted scalar; what is none stays text."""
+    """Read the VALUE of a KEY=VALUE as YAML reads an unquoted scalar; nothing is empty text."""
+    if not text:
+        return text
     loader = yaml.SafeLoader("")
     tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
     return _scalar(tag, text)
@@ -72,13 +77,14 @@ def plain_scalar(text: str) -> Any:
 def _decode(data: bytes, where: str) -> str:
     if len(data) > MAX_BYTES:
         raise UsageError(
-            f"{where}: {len(data):,} bytes; a configuration has at most {MAX_BYTES:,} (1 MiB)"
+            f"{where}: more than {MAX_BYTES:,} bytes (1 MiB); is this the configuration, or a text?"
         )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        byte = error.start + len(data) - len(error.object)  # a byte order mark is not in object
         raise UsageError(
-            f"{where}: not UTF-8 at byte {error.start} (0x{data[error.start]:02x}); save it as UTF-8"
+            f"{where}: not UTF-8 at byte {byte} (0x{data[byte]:02x}); save it as UTF-8"
         ) from None
     if "\0" in text:
         raise UsageError(f"{where}: a NUL at byte {data.index(0)}; save it as plain UTF-8 text")
@@ -95,9 +101,21 @@ def _refuse_excess(text: str, where: str) -> None:
             depth -= 1
         nodes += isinstance(event, yaml.NodeEvent)
         if depth > MAX_DEPTH:
-            raise UsageError(f"{where}: nested deeper than {MAX_DEPTH} levels")
+            raise UsageError(f"{where}: nested deeper than {MAX_DEPTH} levels; {_LIMIT}")
         if nodes > MAX_NODES:
-            raise UsageError(f"{where}: more than {MAX_NODES:,} values; a configuration has fewer")
+            raise UsageError(f"{where}: more than {MAX_NODES:,} values; {_LIMIT}")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text with escapes where a plain scalar would lose a line break such as U+0085."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        _TAG + "str", text, style=None if text.isprintable() else '"'
+    ),
+)
 
 
 class _Builder:
@@ -111,7 +129,7 @@ class _Builder:
         if self.nodes > MAX_NODES or depth > MAX_DEPTH:
             raise UsageError(
                 f"{self.where}: aliases expand to more than {MAX_NODES:,} values or {MAX_DEPTH} "
-                "levels; write them out"
+                f"levels; {_LIMIT}"
             )
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path, depth)
@@ -120,24 +138,26 @@ class _Builder:
             return [self.build(item, path, depth + 1) for item in node.value]
         if isinstance(node, yaml.ScalarNode) and name in _PLAIN_TAGS:
             return _scalar(node.tag, node.value)
-        raise UsageError(
-            f"{self.where}:{node.start_mark.line + 1}: tag {node.tag!r} is not allowed; "
-            "a configuration is plain data"
+        raise self.refused_tag(node)
+
+    def refused_tag(self, node: yaml.Node) -> UsageError:
+        return UsageError(
+            f"{self.where}:{node.start_mark.line + 1}: tag {node.tag.replace(_TAG, '!!')!r} is not "
+            "allowed; a configuration is plain data, remove it"
         )
 
     def mapping(self, node: yaml.MappingNode, path: tuple[str, ...], depth: int) -> dict[str, Any]:
         if node.tag != _TAG + "map":
-            raise UsageError(
-                f"{self.where}:{node.start_mark.line + 1}: tag {node.tag!r} is not allowed; "
-                "a configuration is plain data"
-            )
+            raise self.refused_tag(node)
         result: dict[str, Any] = {}
         first_line: dict[str, int] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                raise UsageError(f"{self.where}:{line}: a key must be a plain word")
+                raise UsageError(f"{self.where}:{line}: a key must be a plain word, such as model")
             key = str(key_node.value)
+            if key_node.tag == _TAG + "merge":
+                raise UsageError(f"{self.where}:{line}: '<<' is not read here; write the keys out")
             if key in result:
                 raise UsageError(
                     f"{self.where}: {'.'.join((*path, key))} is defined on lines "
@@ -150,20 +170,8 @@ class _Builder:
 
 
 def _scalar(tag: str, text: str) -> Any:
-    name = tag.removeprefix(_TAG)
-    if name == "null":
+    if tag == _TAG + "null":
         return None
-    if name == "bool":
-        return _BOOLEANS[text.lower()]
-    digits = text.replace("_", "").lstrip("+-")
-    if name == "int" and digits.isdecimal() and len(digits) <= 4000:
-        # Only plain decimals: YAML 1.1 would read 010 as 8 and 1:30 as 90.
-        if digits == "0" or not digits.startswith("0"):
-            return int(text.replace("_", ""))
-        return text
-    if name == "float":
-        try:
-            return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
-        except ValueError:
-            return text
+    if tag == _TAG + "bool":
+        return _BOOLEANS.get(text.lower(), text)
     return text

@@ -1,0 +1,245 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm.config import Config, read_config
+from charlm.config.schema import DataConfig
+from charlm.errors import UsageError
+
+
+def load(*overrides: str) -> Config:
+    return read_config(b"model: {type: gpt}", "a.yaml", overrides)
+
+
+def refusal(override: str, *others: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        load(override, *others)
+    (problem,) = caught.value.problems
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1e-3", 0.001), (".5", 0.5), ("1.", 1.0), ("+2E+0", 2.0), ("1_000.5", 1000.5), ("3", 3.0)],
+)
+def test_a_number_is_read_as_people_mean_it(text, number):
+    assert load(f"train.weight_decay={text}").train.weight_decay == number
+
+
+def test_a_number_with_a_leading_zero_is_decimal():
+    assert load("model.block_size=010").model.block_size == 10
+    assert read_config(b"model: {type: bigram, block_size: 010}", "a").model.block_size == 10
+
+
+def test_digits_may_be_grouped():
+    assert load("train.max_steps=1_000_000").train.max_steps == 1_000_000
+
+
+@pytest.mark.parametrize(
+    "text", ["1e3", "1.5", "1.0", "0x10", "1:30", "_1", "1__0", "٣", "", "9" * 301]
+)
+def test_what_is_no_whole_number_is_refused_for_an_integer(text):
+    assert "train.max_steps: expected an integer, got " in refusal(f"train.max_steps={text}")
+
+
+@pytest.mark.parametrize("text", ["fast", "1e", "0x1", "1:30", "1,5", "--1", ""])
+def test_what_is_no_number_is_refused(text):
+    assert refusal(f"train.weight_decay={text}").endswith(f"expected a number, got {text!r}")
+
+
+@pytest.mark.parametrize("text", ["nan", ".nan", "inf", "-.inf", "1e999", "9" * 400])
+def test_a_number_must_be_finite(text):
+    assert "expected a finite number, got " in refusal(f"train.learning_rate={text}")
+
+
+@pytest.mark.parametrize("word", ["yes", "no", "on", "off", "true", "false"])
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [("model.dropout", "a number"), ("train.max_steps", "an integer"), ("sample.prompt", "text")],
+)
+def test_a_boolean_is_no_number_and_no_text(word, key, expected):
+    assert f"{key}: expected {expected}, got a boolean" in refusal(f"{key}={word}")
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        ("model.dropout=1", "at least 0 and below 1"),
+        ("model.dropout=-0.1", "at least 0 and below 1"),
+        ("data.val_fraction=1", "at least 0 and below 1"),
+        ("train.batch_size=0", "at least 1"),
+        ("train.micro_batch_size=0", "at least 1"),
+        ("train.max_steps=-1", "at least 0"),
+        ("train.learning_rate=0", "above 0"),
+        ("train.minutes=0", "above 0"),
+        ("sample.top_p=0", "above 0 and at most 1"),
+        ("sample.top_p=1.5", "above 0 and at most 1"),
+        ("sample.top_k=0", "at least 1"),
+        ("data.max_vocab=2097153", "at least 1 and at most 2097152"),
+    ],
+)
+def test_a_number_out_of_range_is_answered_with_the_whole_range(override, allowed):
+    assert f"must be {allowed} (" in refusal(override)
+
+
+def test_a_range_is_answered_with_what_the_number_means():
+    assert refusal("sample.temperature=-1").endswith(
+        "must be at least 0 (divides the logits; 0 takes the likeliest character), got -1.0"
+    )
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:99999", "cpu ", "CPU", "0", "cuda:1\n"])
+def test_an_unknown_device_is_refused(device):
+    assert f"unknown device {device!r}; use auto, cpu, mps" in refusal(f"run.device={device}")
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "mps", "cuda", "cuda:0", "cuda:15"])
+def test_a_known_device_is_taken(device):
+    assert load(f"run.device={device}").run.device == device
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("auto", "auto"), ("yes", True), ("false", False), ("True", True)]
+)
+def test_compile_is_auto_or_a_boolean(text, value):
+    assert load(f"run.compile={text}").run.compile == value
+
+
+def test_what_compile_is_not():
+    assert refusal("run.compile=maybe").endswith("'maybe' is not one of auto, true or false")
+
+
+@pytest.mark.parametrize("encoding", ["klingon", "hex", "rot13", "undefined", "", "a" * 300])
+def test_an_encoding_that_decodes_no_text_is_refused(encoding):
+    assert "data: encoding: unknown " in refusal(f"data.encoding={encoding}")
+
+
+@pytest.mark.parametrize("key", ["data.source", "run.out"])
+def test_a_path_is_not_empty(key):
+    assert refusal(f"{key}=").endswith("expected a name or a path, got ''")
+
+
+@pytest.mark.parametrize("key", ["data: {source", "run: {out"])
+def test_a_path_holds_no_nul(key):
+    with pytest.raises(UsageError, match="expected a name or a path"):
+        read_config(f'model: {{type: gpt}}\n{key}: "a\\0b"}}'.encode(), "a.yaml")
+
+
+def test_half_a_surrogate_pair_is_no_text():
+    with pytest.raises(UsageError, match="half of a surrogate pair"):
+        read_config(b'model: {type: gpt}\nsample: {prompt: "\\ud83d"}', "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "core"),
+    [
+        (
+            ["model.n_embd=30", "model.n_head=4"],
+            "4 does not divide n_embd 30; choose a divisor such as 3 or 5",
+        ),
+        (["model.n_embd=12", "model.n_head=4"], "heads of 3 channels"),
+        (["data.val_fraction=0.6", "data.test_fraction=0.4"], "leave nothing to train on"),
+        (["train.batch_size=4", "train.micro_batch_size=3"], "3 does not divide batch_size 4"),
+        (["train.max_steps=5"], "warmup_steps 100 is more than max_steps 5"),
+        (["train.min_lr=1"], "min_lr 1.0 is more than learning_rate 0.001"),
+    ],
+)
+def test_keys_that_contradict_each_other_are_named_with_their_values(overrides, core):
+    assert core in refusal(*overrides)
+
+
+def test_odd_heads_are_refused_only_where_positions_rotate():
+    config = load("model.style=gpt2", "model.n_embd=12", "model.n_head=4")
+
+    assert config.model.n_head == 4
+
+
+def test_a_warm_up_longer_than_max_steps_is_fine_under_a_clock():
+    assert load("train.max_steps=5", "train.minutes=1").train.warmup_steps == 100
+
+
+@pytest.mark.parametrize("kind", ["bigram", "averaging"])
+def test_muon_is_refused_for_a_model_without_hidden_matrices(kind):
+    with pytest.raises(UsageError, match=r"muon needs a hidden 2-D matrix .* use adamw"):
+        read_config(f"model: {{type: {kind}}}\ntrain: {{optimizer: muon}}".encode(), "a.yaml")
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        load().train.max_steps = 3  # type: ignore[misc]
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_heads_are_taken_exactly_when_they_divide_the_channels(n_embd, n_head):
+    overrides = ["model.style=gpt2", f"model.n_embd={n_embd}", f"model.n_head={n_head}"]
+
+    if n_embd % n_head:
+        assert f"{n_head} does not divide n_embd {n_embd}" in refusal(*overrides)
+    else:
+        assert load(*overrides).model.n_head == n_head
+
+
+def references(node):
+    """Yield every $ref of a JSON schema."""
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    if isinstance(node, dict) and "$ref" in node:
+        yield node["$ref"]
+    for child in children:
+        yield from references(child)
+
+
+def test_every_reference_of_the_json_schema_resolves():
+    schema = Config.model_json_schema()
+
+    found = set(references(schema))
+
+    assert len(found) >= 10
+    assert found == {f"#/$defs/{name}" for name in schema["$defs"]}
+
+
+def test_the_json_schema_refuses_unknown_keys_and_asks_for_a_model():
+    schema = Config.model_json_schema()
+
+    assert schema["required"] == ["model"]
+    assert all(
+        part["additionalProperties"] is False for part in [schema, *schema["$defs"].values()]
+    )
+
+
+OUTSIDE = {
+    "minimum": lambda limit: limit - 1,
+    "exclusiveMinimum": lambda limit: limit,
+    "maximum": lambda limit: limit + 1,
+    "exclusiveMaximum": lambda limit: limit,
+}
+
+
+def limits():
+    for section in ("data", "gpt", "train", "eval", "sample", "run"):
+        name = "GPTConfig" if section == "gpt" else f"{section.title()}Config"
+        for key, facts in Config.model_json_schema()["$defs"][name]["properties"].items():
+            facts = {**facts, **facts.get("anyOf", [{}])[0]}
+            dotted = f"{'model' if section == 'gpt' else section}.{key}"
+            for word in sorted(OUTSIDE.keys() & facts.keys()):
+                yield pytest.param(dotted, word, facts[word], id=f"{dotted}-{word}")
+            if facts.get("type") in ("integer", "number"):
+                assert OUTSIDE.keys() & facts.keys(), f"{dotted} has no range"
+
+
+@pytest.mark.parametrize(("key", "word", "limit"), list(limits()))
+def test_a_limit_of_the_json_schema_is_the_limit_of_charlm(key, word, limit):
+    assert f"{key}: must be " in refusal(f"{key}={OUTSIDE[word](limit)}")
+
+
+def test_every_key_and_section_has_a_description():
+    schema = Config.model_json_schema()
+
+    for name, section in schema["$defs"].items():
+        assert section["description"], name
+        for key, facts in section["properties"].items():
+            assert facts.get("description"), f"{name}.{key}"
+
+
+def test_every_default_is_within_its_own_range():
+    assert DataConfig.model_validate(DataConfig().model_dump()) == DataConfig()
+    assert Config.model_validate(load().model_dump()) == load()
