@@ -41,7 +41,7 @@ def evaluate(
     from charlm.storage import find_run
 
     found = find_run(run)
-    limit = found.read_config().model.block_size
+    limit = found.read_config([f"run.device={device}"]).model.block_size
     if block_size is not None and block_size > limit:
         raise UsageError(
             f"--block-size {block_size}: this model looks at most at {limit} characters"
@@ -53,7 +53,7 @@ def evaluate(
     saved = load_model(found, checkpoint, device)
     with StopSignals() as stop, tempfile.TemporaryDirectory(prefix="charlm-") as scratch:
         try:
-            ids = _given(saved, file, Path(scratch), stop) if file else _split(saved, split)
+            ids = _split(saved, split) if file is None else _given(saved, file, Path(scratch), stop)
             score = _score(saved, ids, block_size or limit, stop)
         except (Stopped, Interrupted):
             return stop.exit_code
@@ -71,10 +71,10 @@ def evaluate(
             }
         )
         return 0
-    unit = "bit" if saved.config.data.unit == "bytes" else "char"
+    unit = "byte" if saved.config.data.unit == "bytes" else "character"
     output.result(
-        f"{file or split}: {score.loss_nats:.4f} nats, {score.bits_per_char:.4f} bits a "
-        f"{'byte' if unit == 'bit' else 'character'}, perplexity {score.perplexity:.3f}"
+        f"{file or split}: {score.loss_nats:.4f} nats, {score.bits_per_char:.4f} bits a {unit}, "
+        f"perplexity {score.perplexity:.3f}"
     )
     output.say(
         f"{score.chars:,} scored once in windows of {block_size or limit}, "
@@ -123,6 +123,8 @@ def _given(saved: "SavedModel", file: str, scratch: Path, stop: StopSignals) -> 
     """Encode a text with the run's alphabet; a character without an id is refused, not dropped."""
     from charlm.text import encode_corpus, open_source, scan_text
 
+    if not file:
+        raise UsageError("--file: expected a file, folder, glob, name or -, got an empty name")
     data = saved.config.data.model_copy(
         update={"source": file, "val_fraction": 0.0, "test_fraction": 0.0}
     )

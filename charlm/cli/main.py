@@ -54,16 +54,20 @@ def _root(
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    output.never_refuse_a_character()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
     """Run one command; return its exit code, every error answered with a line on stderr."""
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False, prog_name="charlm")
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        # typer answers a closed pipe with exit 1
+        if not isinstance(error.__context__ or error, BrokenPipeError):
+            raise
         output.silence_stdout()
         return output.CLOSED_PIPE
     except (typer.TyperException, typer.Abort) as error:
@@ -76,12 +80,13 @@ def run(arguments: list[str]) -> int:
             output.error(problem)
         return error.exit_code
     except MemoryError:
+        _trace()
         output.error("out of memory; lower model.n_embd, model.block_size or train.batch_size")
         return MachineError.exit_code
     except OSError as error:
-        if os.environ.get("CHARLM_DEBUG"):
-            raise
-        output.error(f"{error.filename or 'the machine'}: {error.strerror or error}")
+        _trace()
+        place, reason = error.filename or "this machine", error.strerror or error
+        output.error(f"{place}: {reason}; check the path, its permissions and the disk")
         return MachineError.exit_code
 
 

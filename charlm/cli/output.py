@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 CLOSED_PIPE = 141  # what a shell reports for a process ended by SIGPIPE
+LONGEST = 500  # characters of an error: what was given may itself be a whole text
 
 
 def printable(text: str) -> str:
@@ -95,10 +96,23 @@ def download_bar(quiet: bool) -> Callable[[int, int], None]:
     return update
 
 
+def never_refuse_a_character() -> None:
+    """Escape what the terminal's or the file's encoding lacks, and accept a closed stdout."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 -- open until the end
+        else:
+            stream.reconfigure(errors="backslashreplace")
+
+
 def silence_stdout() -> None:
     """After a closed pipe: let the interpreter flush to nowhere, instead of complaining."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(text: str) -> str:
-    return printable(text.replace("\n", " "))
+    line = printable(text).replace("\n", "\\n")
+    if len(line) > LONGEST:  # what is wrong stands first, how to mend it last
+        line = f"{line[: LONGEST - 200]} ... {line[-195:]}"
+    return line

@@ -65,7 +65,7 @@ def sample(
         "top_p": top_p,
     }
     overrides = [f"sample.{key}={value}" for key, value in given.items() if value is not None]
-    settings = found.read_config(overrides).sample
+    settings = found.read_config([*overrides, f"run.device={device}"]).sample
     text = _read_prompt(prompt, prompt_file, settings.prompt)
     first_seed = secrets.randbelow(2**31) if seed is None else seed
     if not 0 <= first_seed < 2**62:
@@ -162,14 +162,19 @@ def _read_prompt(prompt: str | None, file: Path | None, default: str) -> str:
     elif str(file) == "-":
         data, where = sys.stdin.buffer.read(), "standard input"
     else:
+        where = str(file)
         try:
-            data, where = file.read_bytes(), str(file)
+            data = file.read_bytes()
         except OSError as error:
-            raise DataError(f"{file}: cannot be read: {error.strerror}") from None
+            raise DataError(
+                f"{where}: cannot be read: {error.strerror}; name a text file, or - for standard "
+                "input"
+            ) from None
     try:
-        return data.decode("utf-8")
+        decoded = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{where}: not UTF-8 at byte {error.start} (0x{data[error.start]:02x}); "
             "save the prompt as UTF-8"
         ) from None
+    return decoded.removeprefix("\ufeff") if file else decoded  # editors begin files with it

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,6 +88,8 @@ def _run(
     began: float,
 ) -> int:
     from charlm.config import dump_yaml, load_config, preset_names
+    from charlm.models.device import choose_device
+    from charlm.sampling import encode_prompt
     from charlm.storage import find_run, folder_lock, machine_errors, next_free_name
     from charlm.training import setup
 
@@ -111,20 +113,28 @@ def _run(
         return 0
     chosen = out or (Path(config.run.out) if config.run.out else None)
     folder = chosen or next_free_name(Path(name).stem)
-    setup.check_new_folder(folder)
-    text = setup.prepare_text(config, progress, output.download_bar(quiet))
-    made = not folder.exists()
     with machine_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        setup.check_new_folder(folder)
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+    choose_device(config.run.device)
+    text = setup.prepare_text(config, progress, output.download_bar(quiet))
+    encode_prompt(text.tokenizer, config.sample.prompt)
     try:
+        with machine_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         with folder_lock(folder):
             setup.check_new_folder(folder)
-            prepared = setup.create_run(config, folder, text, progress)
-            made = False
+            try:
+                prepared = setup.create_run(config, folder, text, progress)
+            except BaseException:  # nothing came of it: leave nothing behind
+                if made:
+                    setup.discard(folder)
+                raise
             return _train(prepared, json, quiet, stop, began)
     finally:
-        if made:  # nothing came of it: leave nothing behind
-            setup.discard(folder)
+        for path in made:
+            with suppress(OSError):  # only those that are still empty go
+                path.rmdir()
 
 
 def _train(
@@ -159,6 +169,8 @@ def _train(
         output.say(f"stopped at step {trainer.state.step}, saved; go on with: {again}")
         return stop.exit_code
     _conclude(prepared, trainer, json)
+    if not quiet:
+        output.say(f"{trainer.state.seconds:.0f} s; sample from it: charlm sample --run {run}")
     return 0
 
 
@@ -272,7 +284,6 @@ def _conclude(prepared: "PreparedRun", trainer: "Trainer", json: bool) -> None:
             )
         if baseline:
             output.result(f"counted bigram   {baseline.loss_nats:.4f} nats  (no training at all)")
-    output.say(f"{state.seconds:.0f} s; sample from it: charlm sample --run {run}")
 
 
 def _refuse_half_set_launch() -> None:
