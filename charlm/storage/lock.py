@@ -22,24 +22,27 @@ def folder_lock(folder: Path) -> Iterator[None]:
     systems do not honour such locks.
 
     Raises:
-        MachineError: Another process holds it; the message says which.
+        MachineError: Another process holds it, and the message says which; or the folder may not
+            be written.
     """
     lock = FileLock(folder / ".lock")
     holder = folder / ".lock-holder.json"
-    try:
-        with machine_errors(folder):
+    with machine_errors(folder):
+        try:
             lock.acquire(timeout=0)
-    except Timeout:
-        raise MachineError(
-            f"{folder}: {_describe(holder)} is writing there; wait for it or choose another --out"
-        ) from None
+        except Timeout:  # an OSError too: answered before machine_errors sees it
+            raise MachineError(
+                f"{folder}: {_describe(holder)} is writing there; wait for it or choose another "
+                "--out"
+            ) from None
     try:
         with machine_errors(folder):
             facts = {"pid": os.getpid(), "host": platform.node(), "started": time.time()}
             holder.write_text(json.dumps(facts), encoding="utf-8")
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            holder.unlink()
         lock.release()
 
 
