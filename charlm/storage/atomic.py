@@ -3,7 +3,7 @@
 A file is written beside its place, flushed to the disk, and renamed over it. A folder is filled
 under a temporary name, given a manifest with the SHA-256 of each file, flushed, and renamed into
 place: the one step that makes it exist. What a crash leaves behind starts with `.tmp-` and is
-never read.
+never read; `remove_leftovers` clears it away.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ def machine_errors(path: Path) -> Iterator[None]:
         at = error.filename or path
         match error.errno:
             case errno.EACCES | errno.EPERM:
-                mend = f"user {getpass.getuser()!r} may not; change its permissions or choose another place"
+                mend = f"user {_user()} may not; change its permissions or choose another place"
             case errno.ENOSPC | errno.EDQUOT:
                 mend = "free some space there or choose another place"
             case errno.EROFS:
@@ -43,24 +43,38 @@ def machine_errors(path: Path) -> Iterator[None]:
         raise MachineError(f"{at}: {error.strerror or error}; {mend}") from error
 
 
+def _user() -> str:
+    try:
+        return repr(getpass.getuser())
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        return str(os.getuid())
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Replace the file at `path` by `data`, durably and all at once.
 
     Raises:
         MachineError: The disk or its permissions refuse; the old file is unharmed.
     """
-    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
+    temporary = _beside(path, "new")
     with machine_errors(path):
         try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            temporary.write_bytes(data)
+            put_in_place(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        flush_folder(path.parent)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a finished file to `path`, its content on the disk before its name is.
+
+    Raises:
+        OSError: The disk or its permissions refuse.
+    """
+    flush_file(temporary)
+    temporary.replace(path)
+    flush_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -68,17 +82,18 @@ def new_folder(path: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
     """Fill a new folder that appears at `path`, with its manifest, only when the block succeeds.
 
     Args:
-        path: Where the folder will be. One that is there already is replaced at the end.
+        path: Where the folder will be. One that is there already is replaced at the end, and
+            comes back if that fails.
         facts: What to record in the manifest beside the files' sizes and SHA-256. Read when the
             block ends, so the block may still add to it.
 
     Yields:
-        The temporary folder to write into.
+        The temporary folder to write into: files, no folders.
 
     Raises:
         MachineError: The disk or its permissions refuse; nothing appears at `path`.
     """
-    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
+    temporary = _beside(path, "new")
     with machine_errors(path):
         temporary.mkdir(parents=True)
         try:
@@ -87,30 +102,63 @@ def new_folder(path: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
                 flush_file(file)
             write_manifest(temporary, facts)
             flush_folder(temporary)
-            if path.exists():
-                remove_folder(path)
-            temporary.rename(path)
+            _replace_folder(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        flush_folder(path.parent)
+
+
+def _replace_folder(temporary: Path, path: Path) -> None:
+    """Rename a finished folder to `path`; one already there steps aside first."""
+    old = _beside(path, "old")
+    if path.exists():
+        path.rename(old)
+    try:
+        temporary.rename(path)
+    except BaseException:
+        if old.exists():
+            old.rename(path)
+        raise
+    flush_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_folder(path: Path) -> None:
-    """Make a folder vanish at once, then delete it: a reader never meets it half-gone."""
-    trash = path.with_name(f".tmp-trash-{path.name}-{secrets.token_hex(4)}")
+    """Make a folder vanish at once, then delete it: a reader never meets it half-gone.
+
+    What cannot be removed stays; that is no reason to stop a training run.
+    """
+    trash = _beside(path, "trash")
     with contextlib.suppress(OSError):
         path.rename(trash)
+        flush_folder(path.parent)
         shutil.rmtree(trash, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what an earlier crash left under a temporary name. Call it with the lock held."""
-    for path in folder.glob(".tmp-*"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    """Clear away what an earlier crash left in a folder and below. Call it with the lock held.
+
+    A folder that had stepped aside comes back if the crash kept its successor from its place.
+
+    Raises:
+        MachineError: The disk or its permissions refuse.
+    """
+    with machine_errors(folder):
+        for path in list(folder.rglob(".tmp-*")):
+            if path.name.startswith(".tmp-old-"):
+                place = path.with_name(path.name.split("-", 3)[-1])
+                if not place.exists():
+                    path.rename(place)
+                    continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    """Return an unused temporary name in the folder of `path`."""
+    return path.with_name(f".tmp-{kind}-{secrets.token_hex(4)}-{path.name}")
 
 
 def flush_file(path: Path) -> None:

@@ -1,0 +1,228 @@
+import errno
+import getpass
+import os
+from pathlib import Path
+
+import pytest
+
+from charlm.errors import MachineError
+from charlm.storage import machine_errors, new_folder, verify_folder, write_file
+from charlm.storage.atomic import remove_folder, remove_leftovers
+from tests.storage.conftest import Crash, Disk
+
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+
+
+def temporaries(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob(".tmp-*")]
+
+
+def fill(path: Path, text: str) -> None:
+    with new_folder(path, {"text": text}) as folder:
+        (folder / "a.txt").write_text(text)
+        (folder / "b.txt").write_text(text[::-1])
+
+
+def test_a_file_is_written_and_replaced(tmp_path):
+    path = tmp_path / "file"
+
+    write_file(path, b"old")
+    write_file(path, b"new")
+
+    assert path.read_bytes() == b"new"
+    assert temporaries(tmp_path) == []
+
+
+def test_a_files_content_is_flushed_before_its_name_and_the_name_before_the_return(tmp_path, disk):
+    path = tmp_path / "file"
+
+    write_file(path, b"data")
+
+    file, folder = path.stat().st_ino, tmp_path.stat().st_ino
+    assert [disk.log[0], disk.log[2]] == [("fsync", file), ("fsync", folder)]
+    assert disk.log[1][0] == "replace"
+
+
+def test_a_folder_is_flushed_before_its_name_and_the_name_before_the_return(tmp_path, disk):
+    path = tmp_path / "folder"
+
+    fill(path, "text")
+
+    files = [(path / name).stat().st_ino for name in ("a.txt", "b.txt", "MANIFEST.json")]
+    order = [("fsync", inode) for inode in [*files, path.stat().st_ino]]
+    assert disk.log[:4] == order
+    assert disk.log[4][0] == "rename"
+    assert disk.log[5] == ("fsync", tmp_path.stat().st_ino)
+
+
+def test_whichever_operation_fails_a_file_is_wholly_old_or_wholly_new(tmp_path, disk: Disk):
+    path = tmp_path / "file"
+    write_file(path, b"old")
+    operations = len(disk.log)
+
+    for number in range(1, operations + 1):
+        disk.fail(number, NO_SPACE)
+        with pytest.raises(MachineError, match="No space left"):
+            write_file(path, b"new")
+        disk.works_again()
+
+        # Only the last, the flush of the folder, comes after the new file stands.
+        assert path.read_bytes() == (b"new" if number == operations else b"old")
+        assert temporaries(tmp_path) == []
+
+
+@pytest.mark.parametrize("sticky", [False, True])
+def test_whichever_operation_fails_a_folder_is_wholly_old_or_wholly_new(tmp_path, disk, sticky):
+    path = tmp_path / "folder"
+    fill(path, "old")
+    disk.log.clear()
+    fill(path, "old")
+    operations = [name for name, _ in disk.log]
+
+    for number in range(1, operations.index("rmtree") + 1):
+        disk.fail(number, NO_SPACE, sticky=sticky)
+        with pytest.raises(MachineError, match="No space left"):
+            fill(path, "new")
+        disk.works_again()
+        if not sticky:  # what can be put right is put right at once
+            verify_folder(path)
+        remove_leftovers(tmp_path)
+
+        renamed = number == operations.index("rmtree")  # the flush of the parent comes after
+        assert verify_folder(path)["text"] == ("new" if renamed else "old")
+        assert temporaries(tmp_path) == []
+
+
+def test_wherever_power_is_lost_the_next_start_finds_a_whole_folder(tmp_path, disk):
+    path = tmp_path / "run" / "tokens"
+    fill(path, "old")
+    disk.log.clear()
+    fill(path, "old")
+    operations = len(disk.log)
+
+    found = []
+    for number in range(1, operations + 1):
+        disk.fail(number, Crash(), sticky=True)
+        with pytest.raises(Crash):
+            fill(path, "new")
+        disk.works_again()
+        remove_leftovers(tmp_path)
+
+        found.append(verify_folder(path)["text"])
+        assert temporaries(tmp_path) == []
+        fill(path, "old")
+
+    assert found == sorted(found, reverse=True)  # old up to some operation, new from there on
+    assert set(found) == {"old", "new"}
+
+
+def test_a_failure_in_the_block_leaves_the_old_folder_and_nothing_else(tmp_path):
+    path = tmp_path / "folder"
+    fill(path, "old")
+
+    def half(folder: Path) -> None:
+        (folder / "a.txt").write_text("half")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), new_folder(path, {}) as folder:
+        half(folder)
+
+    assert verify_folder(path)["text"] == "old"
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_folder_is_not_there_before_its_block_ends(tmp_path):
+    path = tmp_path / "folder"
+
+    with new_folder(path, {}) as folder:
+        (folder / "a.txt").write_text("text")
+        assert not path.exists()
+
+    assert sorted(os.listdir(path)) == ["MANIFEST.json", "a.txt"]
+
+
+def test_facts_added_in_the_block_are_recorded(tmp_path):
+    facts = {"step": 1}
+
+    with new_folder(tmp_path / "folder", facts):
+        facts["loss"] = 2.5
+
+    assert verify_folder(tmp_path / "folder")["loss"] == 2.5
+
+
+def test_an_operating_system_error_in_the_block_is_a_machine_error(tmp_path):
+    with (
+        pytest.raises(MachineError, match="No space left"),
+        new_folder(tmp_path / "folder", {}),
+    ):
+        raise NO_SPACE
+
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_removed_folder_vanishes_before_it_is_deleted(tmp_path, disk):
+    fill(tmp_path / "folder", "text")
+    disk.fail(2, Crash(), sticky=True)
+
+    with pytest.raises(Crash):
+        remove_folder(tmp_path / "folder")
+
+    disk.works_again()
+    assert not (tmp_path / "folder").exists()
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_removed_stays_without_a_fuss(tmp_path, disk):
+    fill(tmp_path / "folder", "text")
+    disk.fail(1, OSError(errno.EBUSY, "busy"))
+
+    remove_folder(tmp_path / "folder")
+
+    assert verify_folder(tmp_path / "folder")["text"] == "text"
+
+
+def test_leftovers_go_and_everything_else_stays(tmp_path):
+    (tmp_path / ".tmp-new-1234abcd-file").write_text("half")
+    (tmp_path / "checkpoints" / ".tmp-new-1234abcd-step-1").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_text("precious")
+    (tmp_path / ".tmp-link").symlink_to(tmp_path / "outside")
+
+    remove_leftovers(tmp_path)
+
+    assert sorted(os.listdir(tmp_path)) == ["checkpoints", "outside"]
+    assert os.listdir(tmp_path / "checkpoints") == []
+    assert os.listdir(tmp_path / "outside") == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"),
+    [
+        (errno.EACCES, "user .* may not"),
+        (errno.EPERM, "user .* may not"),
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EROFS, "read-only"),
+        (errno.EIO, "check the path"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_with_the_path_and_a_way_on(number, mend):
+    with (
+        pytest.raises(MachineError, match=mend) as caught,
+        machine_errors(Path("some/path")),
+    ):
+        raise OSError(number, os.strerror(number))
+
+    assert str(caught.value).startswith(f"some/path: {os.strerror(number)}; ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_user_without_a_name_is_named_by_number(monkeypatch):
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+
+    with pytest.raises(MachineError, match=f"user {os.getuid()} may not"), machine_errors(Path()):
+        raise PermissionError(errno.EACCES, "denied")
