@@ -41,15 +41,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / NAME
     try:
+        if not path.is_file():
+            raise CheckpointError(f"{folder}: no {NAME}, so it was never finished; name another")
         with path.open("rb") as file:
             content = json.loads(file.read(_MAX_BYTES))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder}: no {NAME}, so it was never finished; name another"
-        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); name another") from None
-    if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
+    if not isinstance(content, dict) or not _is_listing(content.get("files")):
         raise CheckpointError(f"{path}: not a manifest; name another")
     if content.get("format") != FORMAT:
         raise CheckpointError(
@@ -65,22 +63,33 @@ def verify_folder(folder: Path) -> dict[str, Any]:
         CheckpointError: A file is missing, unexpected, changed, or named outside the folder.
     """
     content = read_manifest(folder)
-    present = {path.name for path in folder.iterdir()} - {NAME}
-    for name in sorted(present ^ set(content["files"])):
-        state = "is not in the manifest" if name in present else "is missing"
-        raise CheckpointError(f"{folder}: {name!r} {state}; name another")
-    for name, expected in content["files"].items():
-        path = folder / name
-        if Path(name).name != name or path.is_symlink() or not path.is_file():
-            raise CheckpointError(f"{folder}: unsafe path {name!r} in the manifest; name another")
-        size = path.stat().st_size
-        if size != expected.get("size"):
-            raise CheckpointError(
-                f"{path}: {size} bytes, its manifest says {expected.get('size')}; name another"
-            )
-        if sha256_of(path) != expected.get("sha256"):
-            raise CheckpointError(f"{path}: SHA-256 differs from its manifest; name another")
+    files = content["files"]
+    try:
+        present = {path.name for path in folder.iterdir()} - {NAME}
+        for name in sorted(present | set(files)):
+            path = folder / name
+            if Path(name).name != name or path.is_symlink():
+                raise CheckpointError(f"{folder}: unsafe path {name!r}; name another")
+            if name not in files:
+                raise CheckpointError(f"{folder}: {name!r} is not in its manifest; name another")
+            if not path.is_file():
+                raise CheckpointError(
+                    f"{folder}: {name!r} is missing or no regular file; name another"
+                )
+            size, expected = path.stat().st_size, files[name].get("size")
+            if size != expected:
+                raise CheckpointError(
+                    f"{path}: {size} bytes, its manifest says {expected}; name another"
+                )
+            if sha256_of(path) != files[name].get("sha256"):
+                raise CheckpointError(f"{path}: SHA-256 differs from its manifest; name another")
+    except OSError as error:  # a disk that fails, a folder that was pruned just now
+        raise CheckpointError(f"{folder}: cannot be read ({error}); name another") from None
     return content
+
+
+def _is_listing(files: Any) -> bool:
+    return isinstance(files, dict) and all(isinstance(entry, dict) for entry in files.values())
 
 
 def sha256_of(path: Path) -> str:
