@@ -1,8 +1,8 @@
 """Fetch a pinned file over HTTPS: resumed where it broke off, checked before it counts."""
 
 import contextlib
-import hashlib
 import http.client
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from charlm.errors import DataError, MachineError
-from charlm.storage.atomic import flush_file, flush_folder, machine_errors
+from charlm.storage.atomic import machine_errors, put_in_place
 from charlm.storage.manifest import sha256_of
 
 _CHUNK = 1 << 16
@@ -35,7 +35,7 @@ def download(
     Args:
         url: An https address; plain http is taken from this very machine only.
         target: The file to make.
-        size: Its size in bytes; never more than this is read.
+        size: Its size in bytes; never more than this is kept, whatever the server sends.
         sha256: Of its content, as 64 hexadecimal digits.
         progress: Called with the bytes present and the bytes expected.
         attempts: Connections to try before giving up.
@@ -45,20 +45,20 @@ def download(
         DataError: The content is not the pinned one; nothing is kept.
     """
     address = urllib.parse.urlsplit(url)
-    if address.scheme != "https" and address.hostname not in _LOOPBACK:
+    local = address.scheme == "http" and address.hostname in _LOOPBACK
+    if address.scheme != "https" and not local:
         raise DataError(f"{url}: only https addresses are fetched")
     part = target.with_name(target.name + ".part")
     with machine_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        if _size(part) > size:  # begun for another version of the file
+            part.unlink()
         reason = ""
         for _ in range(attempts):
-            done = part.stat().st_size if part.exists() else 0
-            if done > size:
-                part.unlink()
-            elif done == size:
+            if _size(part) == size:
                 break
             reason = _transfer(url, part, size, progress)
-        done = part.stat().st_size if part.exists() else 0
+        done = _size(part)
         if done < size:
             raise MachineError(f"{url}: {done:,} of {size:,} bytes came ({reason}); try again")
         found = sha256_of(part)
@@ -68,14 +68,12 @@ def download(
                 f"{url}: SHA-256 is {found[:16]}..., expected {sha256[:16]}...; the file there is "
                 "not the pinned one and was discarded"
             )
-        flush_file(part)
-        part.replace(target)
-        flush_folder(target.parent)
+        put_in_place(part, target)
 
 
 def _transfer(url: str, part: Path, size: int, progress: Callable[[int, int], None]) -> str:
     """Append what the server still has to send to `part`; return why it ended early, or ''."""
-    start = part.stat().st_size if part.exists() else 0
+    start = _size(part)
     request = urllib.request.Request(url, headers={"User-Agent": "charlm"})
     if start:
         request.add_header("Range", f"bytes={start}-")
@@ -85,12 +83,9 @@ def _transfer(url: str, part: Path, size: int, progress: Callable[[int, int], No
                 start = 0  # the server sends the whole file again
             with part.open("ab" if start else "wb") as file:
                 done = start
-                while chunk := response.read(_CHUNK):
-                    done += len(chunk)
-                    if done > size:
-                        file.write(chunk[: size - done])  # enough to fail the checksum below
-                        return f"the file there is larger than {size:,} bytes"
+                while chunk := response.read(min(_CHUNK, size - done)):
                     file.write(chunk)
+                    done += len(chunk)
                     progress(done, size)
         return "the connection closed early" if done < size else ""
     except urllib.error.HTTPError as error:
@@ -101,6 +96,7 @@ def _transfer(url: str, part: Path, size: int, progress: Callable[[int, int], No
     except (
         urllib.error.URLError,
         http.client.HTTPException,
+        ssl.SSLError,
         ConnectionError,
         TimeoutError,
     ) as error:
@@ -108,10 +104,14 @@ def _transfer(url: str, part: Path, size: int, progress: Callable[[int, int], No
 
 
 def matches(path: Path, size: int, sha256: str) -> bool:
-    """Tell whether a file is the pinned one."""
+    """Tell whether a file is the pinned one.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     return path.stat().st_size == size and sha256_of(path) == sha256
 
 
-def sha256_hex(data: bytes) -> str:
-    """Return the SHA-256 of bytes as 64 hexadecimal digits."""
-    return hashlib.sha256(data).hexdigest()
+def _size(path: Path) -> int:
+    """Return the size of a file in bytes, 0 if there is none."""
+    return path.stat().st_size if path.exists() else 0
