@@ -14,6 +14,7 @@ reading manifests.
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,9 +39,9 @@ class Checkpoint:
 
     @property
     def loss(self) -> float | None:
-        """Validation loss in nats when it was saved; None if it was not evaluated then."""
+        """Validation loss in nats when it was saved; None if it has none or it is not finite."""
         value = self.facts.get("val_loss_nats")
-        return float(value) if isinstance(value, int | float) else None
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,10 @@ class MetricsLog:
     Args:
         path: The file.
         keep: Bytes of it that the checkpoint resumed from vouches for.
+
+    Raises:
+        CheckpointError: The file is shorter than that.
+        MachineError: The disk or its permissions refuse.
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
@@ -169,6 +174,7 @@ class MetricsLog:
         with machine_errors(path):
             self.file = path.open("ab")
             if self.file.tell() < keep:
+                self.file.close()
                 raise CheckpointError(
                     f"{path}: shorter than its checkpoint says; the folder was changed by hand"
                 )
