@@ -117,7 +117,7 @@ def _write(
     show(pieces[0])
     for drawn in generate(model, start, settings.max_new_chars, chosen, [seed]):
         pieces.append(decoder.push(int(drawn.idx)))
-        logprobs.append(float(drawn.logprob))
+        logprobs.append(drawn.logprob.item())
         show(pieces[-1])
         if stop.requested():
             break

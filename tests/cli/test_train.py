@@ -1,4 +1,218 @@
-def test_a_tiny_run_trains(charlm, tiny):
-    result = charlm("train", "--config", "tiny.yaml")
+import json
+from pathlib import Path
 
-    assert result.code == 0, result.stderr
+import pytest
+
+from charlm.config import load_config
+
+TRAIN = ("train", "--config", "tiny.yaml")
+
+
+def test_a_tiny_run_trains_and_says_what_came_of_it(charlm, tiny):
+    result = charlm(*TRAIN)
+
+    assert result.code == 0
+    first, second = result.stdout.splitlines()
+    assert first.startswith("validation loss  3.")
+    assert first.endswith(" bits a character, step 6)")
+    assert second.startswith("counted bigram   ")
+    assert result.stderr.splitlines()[0] == (
+        "text   text.txt: 2,322 train, 258 val chars; 31 symbols"
+    )
+    assert result.stderr.splitlines()[-1].endswith("charlm sample --run runs/tiny")
+    assert [line.split()[1] for line in result.stderr.splitlines() if line.startswith("step")] == [
+        "0",
+        "3",
+        "6",
+    ]
+
+
+def test_the_run_folder_is_complete(charlm, tiny):
+    charlm(*TRAIN, "--out", "here")
+
+    names = {path.name for path in Path("here").iterdir()}
+    assert names >= {"config.yaml", "tokenizer.json", "tokens", "metrics.jsonl", "checkpoints"}
+    assert not list(Path("here").rglob(".tmp-*"))
+    assert not Path("runs").exists()
+
+
+def test_runs_take_the_next_free_name(charlm, tiny):
+    for _ in range(3):
+        assert charlm(*TRAIN, "-q").code == 0
+
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["tiny", "tiny-2", "tiny-3"]
+
+
+def test_the_configuration_may_name_the_folder_and_the_option_wins(charlm, tiny):
+    assert charlm(*TRAIN, "-q", "run.out=1.10").code == 0
+    assert charlm(*TRAIN, "-q", "run.out=other", "--out", "mine").code == 0
+
+    assert Path("1.10/config.yaml").is_file()
+    assert Path("mine/config.yaml").is_file()
+    assert not Path("other").exists()
+
+
+def test_quiet_leaves_the_result_and_nothing_else(charlm, tiny):
+    result = charlm(*TRAIN, "-q")
+
+    assert (result.code, result.stderr) == (0, "")
+    assert result.stdout.startswith("validation loss ")
+
+
+def test_json_is_one_object_with_the_same_loss_as_the_records(charlm, tiny):
+    result = charlm(*TRAIN, "--json")
+
+    assert (result.code, result.stderr) == (0, "")
+    summary = json.loads(result.stdout)
+    assert list(summary) == [
+        "run",
+        "step",
+        "loss_nats",
+        "best_loss_nats",
+        "best_step",
+        "counted_bigram_nats",
+        "seconds",
+    ]
+    records = map(json.loads, Path("runs/tiny/metrics.jsonl").read_text().splitlines())
+    losses = [record["loss_nats"] for record in records if record["kind"] == "eval"]
+    assert summary["run"] == "runs/tiny"
+    assert summary["step"] == 6
+    assert summary["loss_nats"] == losses[-1]
+    assert summary["best_loss_nats"] == min(losses)
+
+
+def test_without_a_validation_part_there_is_no_loss_to_report(charlm, tiny):
+    plain = charlm(*TRAIN, "data.val_fraction=0")
+    as_json = charlm(*TRAIN, "data.val_fraction=0", "--json")
+
+    assert "no validation part to score" in plain.stdout
+    summary = json.loads(as_json.stdout)
+    assert summary["loss_nats"] is summary["best_step"] is summary["counted_bigram_nats"] is None
+
+
+def test_print_config_prints_what_would_run_and_makes_nothing(charlm, tiny):
+    options = ("train.max_steps=5", "--seed", 3, "--minutes", 2, "--device", "cpu")
+    result = charlm(*TRAIN, *options, "--print-config")
+
+    Path("resolved.yaml").write_text(result.stdout)
+    config = load_config("resolved.yaml")
+
+    assert (result.code, result.stderr) == (0, "")
+    assert not Path("runs").exists()
+    assert config == load_config(
+        "tiny.yaml", ["train.max_steps=5", "run.seed=3", "train.minutes=2", "run.device=cpu"]
+    )
+
+
+def test_an_option_wins_over_an_override_of_the_same_key(charlm, tiny):
+    result = charlm(*TRAIN, "run.seed=1", "--seed", 2, "--print-config")
+
+    assert "\n  seed: 2\n" in result.stdout
+
+
+def test_a_preset_trains_under_its_own_name(charlm, tiny):
+    small = ["data.source=text.txt", "train.max_steps=1", "train.warmup_steps=0", "run.device=cpu"]
+
+    assert charlm("train", "-c", "bigram", "-q", *small, "model.block_size=8").code == 0
+    assert Path("runs/bigram/config.yaml").is_file()
+
+
+def test_the_configuration_is_asked_for(charlm, tiny):
+    result = charlm("train")
+
+    assert result.code == 2
+    assert result.error.startswith("--config: missing; name a YAML file or a preset: ")
+
+
+def test_a_finished_run_goes_on_with_more_steps(charlm, trained):
+    result = charlm("train", "--resume", "--out", trained, "train.max_steps=9", "--json")
+
+    assert json.loads(result.stdout)["step"] == 9
+
+
+def test_resume_takes_the_newest_run(charlm, trained):
+    result = charlm("train", "--resume")
+
+    assert result.code == 0
+    assert "going on from step 6" in result.stderr
+    assert "runs/tiny" in result.stderr
+
+
+def test_resume_without_a_run_says_how_to_make_one(charlm):
+    result = charlm("train", "--resume")
+
+    assert result.code == 4
+    assert "train one first (charlm train --config quickstart)" in result.error
+
+
+@pytest.mark.parametrize("override", ["model.n_layer=3", "data.unit=bytes", "train.batch_size=8"])
+def test_resume_refuses_another_run_in_the_old_folder(charlm, trained, override):
+    result = charlm("train", "--resume", "--out", trained, override)
+
+    assert result.code == 4
+    assert override.split("=")[0] in result.error
+    assert result.error.endswith("start a new run for a change")
+
+
+def test_resume_can_show_its_configuration(charlm, trained):
+    result = charlm("train", "--resume", "--print-config", "train.max_steps=9")
+
+    assert (result.code, result.stderr) == (0, "")
+    assert "  max_steps: 9\n" in result.stdout
+
+
+def test_a_budget_of_minutes_takes_the_place_of_max_steps(charlm, tiny):
+    result = charlm(*TRAIN, "--minutes", "0.001", "train.max_steps=1000000000", "--json")
+
+    assert result.code == 0
+    assert json.loads(result.stdout)["step"] < 1000
+
+
+def test_text_may_come_from_standard_input(charlm, tiny, monkeypatch):
+    with Path("text.txt").open() as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        result = charlm(*TRAIN, "data.source=-", "-q")
+
+    assert result.code == 0
+    assert charlm("train", "--resume", "train.max_steps=7", "-q").code == 0
+
+
+@pytest.mark.parametrize("name", ["a b", "new\nline", "é☃", "--dash"])
+def test_any_name_serves_for_a_text_and_a_run(charlm, tiny, name):
+    Path("text.txt").rename(f"{name}.txt")
+
+    trained = charlm(*TRAIN, "-q", f"data.source={name}.txt", f"--out={name}")
+    resumed = charlm("train", "--resume", f"--out={name}", "train.max_steps=7", "-q")
+
+    assert (trained.code, trained.stderr) == (0, "")
+    assert resumed.code == 0
+    assert charlm("sample", f"--run={name}", "--max-new-chars", 3).code == 0
+
+
+def test_the_name_of_a_text_need_not_be_utf_8(charlm, tiny):
+    Path("text.txt").rename("h\udcff.txt")
+
+    assert charlm(*TRAIN, "-q", "data.source=h\udcff.txt", "--out", "run").code == 0
+    assert charlm("train", "--resume", "--out", "run", "train.max_steps=7", "-q").code == 0
+
+
+def test_samples_are_written_where_they_are_asked_for(charlm, tiny):
+    charlm(*TRAIN, "-q", "train.sample_every=2", "sample.max_new_chars=5", "sample.prompt=the")
+
+    written = sorted(Path("runs/tiny/samples").iterdir())
+    assert [path.name for path in written] == ["step-2.txt", "step-4.txt", "step-6.txt"]
+    assert all(len(path.read_text()) == 8 for path in written)
+
+
+def test_the_loser_of_a_race_for_a_folder_leaves_it_to_the_winner(charlm, tiny):
+    from charlm.storage import folder_lock
+
+    Path("mine").mkdir()
+    with folder_lock(Path("mine")):
+        Path("mine/.tmp-tokens-1234").mkdir()
+        result = charlm(*TRAIN, "--out", "mine")
+
+        assert Path("mine/.tmp-tokens-1234").is_dir()
+
+    assert result.code == 5
+    assert "is writing there; wait for it or choose another --out" in result.error

@@ -1,0 +1,645 @@
+"""What users get wrong, row by row of the bad-input table: its number stands beside each case.
+
+Every answer is an exit code and one line that says what, where and how to mend it; nothing is left
+behind, and no traceback is shown.
+"""
+
+import errno
+import gzip
+import io
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from charlm.config import size
+from charlm.errors import MachineError
+from tests.conftest import TEXT
+
+TRAIN = ("train", "--config", "tiny.yaml")
+MODEL = "model: {type: bigram, block_size: 8}\n"
+
+
+def everything() -> set[Path]:
+    return set(Path().rglob("*"))
+
+
+@pytest.fixture
+def refused(charlm, tiny):
+    """Run a command that must fail; check how it fails and return what it said, line by line."""
+
+    def command(code: int, *arguments: object) -> list[str]:
+        before = everything()
+        result = charlm(*arguments)
+        lines = result.stderr.splitlines()
+        assert result.code == code, result.stderr
+        assert all(line.startswith("charlm: error: ") for line in lines), result.stderr
+        assert lines
+        assert "Traceback" not in result.stderr
+        assert result.stdout == ""
+        assert everything() == before
+        return [line.removeprefix("charlm: error: ") for line in lines]
+
+    return command
+
+
+@pytest.fixture
+def refused_file(refused):
+    """Train from a configuration that must be refused with one line; return the line."""
+
+    def command(content: str | bytes) -> str:
+        data = content.encode() if isinstance(content, str) else content
+        Path("a.yaml").write_bytes(data)
+        (line,) = refused(2, "train", "--config", "a.yaml")
+        assert line.startswith("a.yaml")
+        assert len(line) <= 200
+        return line
+
+    return command
+
+
+@pytest.fixture
+def refused_text(refused):
+    """Train on a text that must be refused with one line; return the line."""
+
+    def command(content: str | bytes, *overrides: str, code: int = 3) -> str:
+        Path("bad.txt").write_bytes(content.encode() if isinstance(content, str) else content)
+        (line,) = refused(code, *TRAIN, "data.source=bad.txt", *overrides)
+        assert line.startswith("bad.txt: ")
+        assert len(line) <= 200
+        return line
+
+    return command
+
+
+def test_row_1_a_missing_configuration_lists_what_is_near(refused):
+    (line,) = refused(2, "train", "--config", "tini.yaml")
+
+    assert line.startswith("tini.yaml: not found; did you mean 'tiny.yaml'?")
+    assert "YAML files there: tiny.yaml" in line
+
+
+def test_row_2_a_folder_is_no_configuration(refused):
+    Path("folder.yaml").mkdir()
+
+    (line,) = refused(2, "train", "--config", "folder.yaml")
+
+    assert line == "folder.yaml: is a directory; name a YAML file or a preset"
+
+
+@pytest.mark.parametrize(
+    ("content", "core"),
+    [
+        pytest.param("", "empty; the least is 'model: {type: bigram}'", id="3-empty"),
+        pytest.param("# nothing yet\n", "empty; the least is", id="3-only-remarks"),
+        pytest.param(MODEL + "train: [1\n", "a.yaml:3:1: ", id="4-syntax"),
+        pytest.param(MODEL + "\ttrain: 1\n", "a.yaml:2:1: ", id="4-tab"),
+        pytest.param(
+            "- model\n", "expected a mapping such as 'model: ...', got a list", id="5-list"
+        ),
+        pytest.param("gpt", "expected a mapping such as 'model: ...', got a single", id="5-scalar"),
+        pytest.param(
+            MODEL + "train:\n  max_stepps: 3\n",
+            "a.yaml:3: train.max_stepps: unknown key; did you mean 'max_steps'?",
+            id="6-unknown-key",
+        ),
+        pytest.param(
+            MODEL + "train: {}\n" + "model: {type: gpt}\n",
+            "model is defined on lines 1 and 3",
+            id="7-repeated-key",
+        ),
+        pytest.param(
+            MODEL + "train: {learning_rate: fast}",
+            "a.yaml:2: train.learning_rate: expected a number, got 'fast'",
+            id="8-word-for-number",
+        ),
+        pytest.param(
+            "model: {type: gpt, dropout: no}",
+            "model.dropout: expected a number, got a boolean",
+            id="9-boolean",
+        ),
+        pytest.param(
+            MODEL + "train: {max_steps: 1.5}",
+            "train.max_steps: expected an integer, got '1.5'",
+            id="10-fraction",
+        ),
+        pytest.param(
+            MODEL + "train: {max_steps: [1]}", "expected an integer, got ['1']", id="10-list"
+        ),
+        pytest.param(MODEL + "train: {max_steps: }", "expected an integer, got null", id="10-null"),
+        pytest.param("model: {type: gpt, n_layer: 0}", "must be at least 1 (", id="11-zero"),
+        pytest.param("model: {type: gpt, n_embd: -8}", "must be at least 1 (", id="11-negative"),
+        pytest.param(
+            "model: {type: gpt, dropout: -0.1}", "must be at least 0 and below 1", id="12-below"
+        ),
+        pytest.param(
+            "model: {type: gpt, dropout: 1.0}", "must be at least 0 and below 1", id="12-above"
+        ),
+        pytest.param(
+            MODEL + "train: {learning_rate: .nan}", "expected a finite number", id="13-nan"
+        ),
+        pytest.param(
+            MODEL + "train: {learning_rate: inf}", "expected a finite number", id="13-inf"
+        ),
+        pytest.param(MODEL + "train: {learning_rate: -1}", "must be above 0 (", id="13-negative"),
+        pytest.param(
+            "model: {type: gpt, n_embd: 30, n_head: 4}",
+            "n_head: 4 does not divide n_embd 30; choose a divisor such as 3 or 5",
+            id="15-heads",
+        ),
+        pytest.param(
+            MODEL + "train: {optimizer: muon}",
+            "muon needs a hidden 2-D matrix and model 'bigram' has none; use adamw",
+            id="17-muon",
+        ),
+        pytest.param(
+            MODEL + "train: {warmup_steps: 10, max_steps: 5}",
+            "warmup_steps 10 is more than max_steps 5",
+            id="18-warmup",
+        ),
+        pytest.param(
+            MODEL + "train: {min_lr: 1, learning_rate: 0.5}",
+            "min_lr 1.0 is more than learning_rate 0.5",
+            id="18-min-lr",
+        ),
+        pytest.param(
+            "model: !!python/object/apply:os.mkdir [pwned]",
+            "a.yaml:1: tag '!!python/object/apply:os.mkdir' is not allowed",
+            id="19-python-tag",
+        ),
+        pytest.param(
+            "a: &a [x, x]\n"
+            + "".join(
+                f"{c}: &{c} [*{p}, *{p}, *{p}]\n" for p, c in itertools.pairwise("abcdefghijk")
+            ),
+            "aliases expand to more than 10,000 values",
+            id="20-alias-bomb",
+        ),
+        pytest.param("model: " + "{a: " * 101, "nested deeper than 100 levels", id="20-depth"),
+        pytest.param("# " + "x" * (1 << 20), "more than 1,048,576 bytes (1 MiB)", id="20-size"),
+        pytest.param(b"model: \xff", "not UTF-8 at byte 7 (0xff)", id="21-not-utf-8"),
+        pytest.param(b"mo\0del: 1", "a NUL at byte 2", id="21-nul"),
+    ],
+)
+def test_a_wrong_configuration_is_refused(refused_file, content, core):
+    assert core in refused_file(content)
+
+
+def test_row_8_a_float_without_a_point_is_a_number(charlm, tiny):
+    Path("a.yaml").write_text(MODEL + "train: {learning_rate: 2e-3}")
+
+    result = charlm("train", "--config", "a.yaml", "--print-config")
+
+    assert result.code == 0
+    assert "learning_rate: 0.002\n" in result.stdout
+
+
+@pytest.mark.parametrize("layers", ["1000000000", "9" * 200])
+def test_row_14_a_model_that_cannot_fit_says_what_it_needs_and_what_there_is(refused, layers):
+    (line,) = refused(2, *TRAIN, f"model.n_layer={layers}")
+
+    assert f"this machine has {size.human_bytes(size.machine_bytes())}" in line
+    assert "training needs about" in line
+    assert "lower n_layer" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "of_file"),
+    [
+        ("train.max_stepps=3", "train.max_stepps: unknown key; did you mean 'max_steps'?"),
+        ("train.max_steps=1.5", "train.max_steps: expected an integer, got '1.5'"),
+        ("model.n_layer=0", "model.n_layer: must be at least 1 (blocks in the stack), got 0"),
+    ],
+)
+def test_row_22_a_wrong_override_reads_like_a_wrong_key_of_a_file(refused, override, of_file):
+    assert refused(2, *TRAIN, override) == [f"'{override}': {of_file}"]
+
+
+def test_several_problems_are_a_line_each(refused):
+    lines = refused(2, *TRAIN, "lr=1", "train.max_steps=x", "model.n_layer=0", "oops")
+
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("present", "missing"),
+    [
+        ({"RANK": "0"}, "WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "1"}, "RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
+        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, "MASTER_ADDR, MASTER_PORT"),
+    ],
+)
+def test_row_23_a_half_set_launch_names_what_is_missing(refused, monkeypatch, present, missing):
+    for name, value in present.items():
+        monkeypatch.setenv(name, value)
+
+    (line,) = refused(2, *TRAIN)
+
+    assert f"{', '.join(present)} set but not {missing};" in line
+
+
+def test_row_23_more_processes_than_this_version_has_are_refused(refused, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    assert "WORLD_SIZE > 1" in refused(2, *TRAIN)[0]
+
+
+def test_row_24_a_missing_text_lists_the_named_ones(refused):
+    (line,) = refused(3, *TRAIN, "data.source=nope.txt")
+    (typo,) = refused(3, *TRAIN, "data.source=shakespear")
+
+    assert line.startswith("nope.txt: no such file or named text")
+    assert "did you mean 'shakespeare'?" in typo
+
+
+def test_row_25_a_glob_without_a_match_names_pattern_and_folder(refused, tmp_path):
+    (line,) = refused(3, *TRAIN, "data.source=*.poem")
+
+    assert line.startswith(f"*.poem: matches no file in {tmp_path}")
+
+
+def test_row_26_an_empty_text_is_refused(refused_text):
+    assert "empty (0 bytes)" in refused_text("")
+
+
+def test_row_27_a_part_that_is_too_short_is_answered_with_two_ways_on(refused_text):
+    line = refused_text("abcdefgh" * 10)
+
+    assert "the val part has 8 characters and needs 9" in line
+    assert "lower model.block_size below 8 or raise data.val_fraction" in line
+
+
+def test_row_28_a_single_symbol_is_a_note(charlm, tiny):
+    Path("text.txt").write_text("a" * 200)
+
+    result = charlm(*TRAIN)
+
+    assert result.code == 0
+    assert "charlm: note: only one distinct symbol" in result.stderr
+
+
+def test_row_29_bytes_that_are_not_utf_8_are_placed(refused_text):
+    line = refused_text(b"one\ntwo \xe9t\xe9" + b"x" * 100)
+
+    assert "not UTF-8 at byte 8 (0xe9), line 2" in line
+    assert "data.encoding=latin-1" in line
+    assert "data.unit=bytes" in line
+
+
+def _zip() -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.txt", TEXT)
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        pytest.param(gzip.compress(TEXT.encode()), "gzip", id="gzip"),
+        pytest.param(_zip(), "zip", id="zip"),
+        pytest.param(b"%PDF-1.7\n" + TEXT.encode(), "PDF", id="pdf"),
+        pytest.param(b"ab\0\0" * 100, "binary (200 NULs", id="nul"),
+    ],
+)
+def test_row_30_what_is_no_text_is_named(refused_text, content, kind):
+    line = refused_text(content)
+
+    assert f"looks like {kind}" in line or f"looks {kind}" in line
+    assert "data.unit=bytes" in line
+
+
+def test_row_31_utf_16_is_recognised_and_then_read(refused_text, charlm):
+    line = refused_text(TEXT.encode("utf-16"))
+
+    result = charlm(*TRAIN, "data.source=bad.txt", "data.encoding=utf-16")
+
+    assert "pass data.encoding=utf-16" in line
+    assert result.code == 0
+
+
+def test_row_31_utf_16_without_its_mark_is_refused(refused_text):
+    assert "UTF-16" in refused_text(TEXT, "data.encoding=utf-16")
+
+
+def test_row_31_a_byte_order_mark_is_dropped_with_a_note(charlm, tiny):
+    Path("text.txt").write_bytes(b"\xef\xbb\xbf" + TEXT.encode())
+
+    result = charlm(*TRAIN, "--out", "run")
+
+    assert result.code == 0
+    assert "charlm: note: text.txt: a byte order mark was dropped" in result.stderr
+    assert "\\ufeff" not in Path("run/tokenizer.json").read_text()
+
+
+@pytest.mark.parametrize("ending", ["\r\n", "\r"])
+def test_row_32_carriage_returns_are_kept_with_a_note(charlm, tiny, ending):
+    Path("text.txt").write_bytes(TEXT.replace("\n", ending).encode())
+
+    result = charlm(*TRAIN, "--out", "run")
+
+    assert result.code == 0
+    assert "charlm: note: carriage returns (\\r) are kept" in result.stderr
+    assert "\\r" in Path("run/tokenizer.json").read_text()
+
+
+def test_row_33_too_many_symbols_are_counted(refused_text):
+    line = refused_text("abcdefghij" * 30 + "é", "data.max_vocab=5")
+
+    assert "11 distinct characters, rarest 'é' (1x)" in line
+    assert "raise it (to 11), or use data.unit=bytes" in line
+
+
+@pytest.fixture
+def forbid(monkeypatch):
+    """Let the operating system refuse a call for paths that contain a word."""
+
+    def forbidding(place, name: str, word: str, code: int) -> None:
+        allowed = getattr(place, name)
+
+        def call(path, *arguments, **named):
+            if word in str(path):
+                raise OSError(code, os.strerror(code), str(path))
+            return allowed(path, *arguments, **named)
+
+        monkeypatch.setattr(place, name, call)
+
+    return forbidding
+
+
+def test_row_34_a_text_that_may_not_be_read_names_path_and_user(refused, forbid):
+    forbid(io, "open", "text.txt", errno.EACCES)
+    forbid(Path, "open", "text.txt", errno.EACCES)
+
+    (line,) = refused(5, *TRAIN)
+
+    assert line.startswith("text.txt: Permission denied; user '")
+
+
+def test_row_34_a_configuration_that_may_not_be_read_is_refused(refused, forbid):
+    forbid(Path, "open", "tiny.yaml", errno.EACCES)
+
+    (line,) = refused(2, *TRAIN)
+
+    assert line.startswith("tiny.yaml: cannot be read: Permission denied")
+
+
+def test_row_35_a_changed_text_is_refused_until_allowed(charlm, trained):
+    Path("text.txt").write_text(TEXT.replace("fox", "cat"))
+    resume = ("train", "--resume", "--out", trained, "train.max_steps=8")
+
+    refusal = charlm(*resume)
+    allowed = charlm(*resume, "--allow-new-data")
+
+    assert refusal.code == 3
+    assert "text.txt: changed since this run began (SHA-256 " in refusal.error
+    assert refusal.error.endswith("go on with --allow-new-data")
+    assert allowed.code == 0
+    assert "charlm: note: text.txt: changed since this run began" in allowed.stderr
+
+
+def test_row_36_a_large_text_streams(charlm, tiny):
+    large = 48 << 20
+    with Path("text.txt").open("wb") as file:
+        for _ in range(large // (1 << 20)):
+            file.write(TEXT[:1024].encode() * 1024)
+    charlm("explain", "--config", "bigram")  # what is imported once is not counted
+
+    tracemalloc.start()
+    result = charlm(*TRAIN, "train.max_steps=0", "train.warmup_steps=0", "eval.max_chars=100", "-q")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert result.code == 0
+    assert peak < large // 2 + (16 << 20)
+
+
+def test_row_37_a_pipe_or_a_device_is_no_text(refused):
+    os.mkfifo("pipe")
+
+    assert refused(3, *TRAIN, "data.source=pipe")[0].startswith("pipe: not a regular file")
+    assert refused(3, *TRAIN, "data.source=/dev/null")[0].startswith("/dev/null: not a regular")
+
+
+def sample(trained: Path, *arguments: object) -> tuple[object, ...]:
+    return ("sample", "--run", trained, "--max-new-chars", 8, "--seed", 1, *arguments)
+
+
+def test_row_40_unknown_characters_are_listed_with_code_and_position(charlm, trained, refused):
+    (line,) = refused(3, *sample(trained, "--prompt", "the é ☃"))
+
+    assert "'é' (U+00E9) at position 4, '☃' (U+2603) at position 6" in line
+    assert line.endswith("use --unknown skip to leave them out")
+
+
+def test_row_40_unknown_characters_can_be_skipped(charlm, trained):
+    skipped = charlm(*sample(trained, "--prompt", "théé", "--unknown", "skip", "--no-echo"))
+
+    assert skipped.code == 0
+    assert skipped.stdout == charlm(*sample(trained, "--prompt", "th", "--no-echo")).stdout
+
+
+def test_row_41_an_empty_prompt_starts_from_a_newline(charlm, trained):
+    empty = charlm(*sample(trained, "--prompt", ""))
+    newline = charlm(*sample(trained, "--prompt", "\n", "--no-echo"))
+
+    assert (empty.code, empty.stderr) == (0, "")
+    assert empty.stdout == newline.stdout
+
+
+def test_row_42_of_a_long_prompt_the_last_block_counts_with_a_note(charlm, trained):
+    long = charlm(*sample(trained, "--prompt", "the lazy dog over the quick", "--no-echo"))
+    last = charlm(*sample(trained, "--prompt", "he quick", "--no-echo"))
+
+    assert long.code == 0
+    assert long.stderr == (
+        "charlm: note: the prompt has 27 characters; the model looks at the last 8\n"
+    )
+    assert (long.stdout, last.stderr) == (last.stdout, "")
+
+
+def test_row_43_a_prompt_that_is_not_utf_8_is_placed(trained, refused):
+    Path("prompt.txt").write_bytes(b"the \xff")
+
+    from_shell = refused(3, *sample(trained, "--prompt", "fox\udcff"))
+    from_file = refused(3, *sample(trained, "--prompt-file", "prompt.txt"))
+
+    assert from_shell[0].startswith("--prompt: not UTF-8 at byte 3 (0xff)")
+    assert from_file[0].startswith("prompt.txt: not UTF-8 at byte 4 (0xff)")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("--temperature", -1, "must be at least 0 (divides the logits; 0 takes the likeliest"),
+        ("--temperature", "nan", "expected a finite number, got 'nan'"),
+        ("--top-p", 1.5, "must be above 0 and at most 1"),
+        ("--top-k", 0, "must be at least 1"),
+        ("--max-new-chars", -1, "must be at least 0 (characters to draw), got -1"),
+        ("--max-new-chars", "many", "should be a valid integer"),
+        ("-n", 0, "greater than or equal to 1"),
+        ("--seed", -1, "use a number from 0 to 2^62"),
+    ],
+)
+def test_rows_44_and_45_sampling_out_of_range_is_refused(trained, refused, option, value, allowed):
+    (line,) = refused(2, *sample(trained, option, value))
+
+    assert allowed in line
+    assert option.strip("-").replace("-", "_") in line.replace("-", "_")
+
+
+def test_row_46_a_closed_pipe_ends_in_silence(trained):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "charlm", "sample", "--max-new-chars", "1000000", "--seed", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    _, errors = process.communicate(timeout=60)
+
+    assert (process.returncode, errors) == (141, b"")
+
+
+def test_an_interrupted_training_saves_its_step_and_says_how_to_go_on(tiny):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "charlm", *TRAIN, "--out", "run", "train.max_steps=1000000000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step") and not line.startswith("step          0"):
+            break
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+
+    assert (process.returncode, printed) == (130, "")
+    stopped = errors.splitlines()[-1]
+    step = int(stopped.split()[3].rstrip(","))
+    assert stopped == (
+        f"stopped at step {step}, saved; go on with: charlm train --resume --out run"
+    )
+    assert Path(f"run/checkpoints/step-{step}/MANIFEST.json").is_file()
+
+
+def test_row_47_a_missing_checkpoint_lists_the_steps_there_are(trained, refused):
+    (line,) = refused(4, *sample(trained, "--checkpoint", 99))
+
+    assert line.endswith("no checkpoint '99'; saved steps: 3, 6")
+
+
+@pytest.mark.parametrize("verb", ["sample", "eval"])
+def test_row_47_a_missing_run_lists_the_runs_there_are(trained, refused, verb):
+    (line,) = refused(4, verb, "--run", "runs/other")
+
+    assert line == "runs/other: not found; runs there: runs/tiny"
+
+
+@pytest.mark.parametrize("name", ["cuda:9", "cuda:1234"])
+def test_row_62_an_absent_device_lists_those_there_are(trained, refused, name):
+    for command in ((*TRAIN, f"run.device={name}"), ("sample", "--device", name)):
+        (line,) = refused(5, *command)
+
+        assert line.startswith(f"run.device: {name!r} is not available; this machine has cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda0", "CPU", ""])
+def test_row_62_an_unknown_device_is_refused(trained, refused, name):
+    for verb in (TRAIN, ("sample",), ("eval",)):
+        (line,) = refused(2, *verb, "--device", name)
+
+        assert f"unknown device {name!r}; use auto, cpu" in line
+
+
+def test_row_63_a_folder_that_holds_a_run_is_left_alone(trained, refused):
+    (line,) = refused(2, *TRAIN, "--out", trained)
+
+    assert line == f"{trained}: holds a run; continue it with --resume, or choose another --out"
+
+
+def test_row_63_a_folder_with_something_else_is_left_alone(refused):
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("years of work")
+
+    assert "mine: is not empty and not a run" in refused(2, *TRAIN, "--out", "mine")[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "core"),
+    [
+        (errno.EACCES, "Permission denied; user '"),
+        (errno.EROFS, "Read-only file system; the disk is read-only; choose another place"),
+    ],
+)
+def test_row_64_a_place_that_may_not_be_written_is_named(refused, forbid, code, core):
+    forbid(os, "mkdir", "deep/er", code)
+
+    (line,) = refused(5, *TRAIN, "--out", "deep/er/run")
+
+    assert line.startswith("deep/er")
+    assert core in line
+
+
+def test_row_64_a_folder_that_may_not_be_looked_into_is_named(refused, forbid):
+    forbid(os, "stat", "secret", errno.EACCES)
+
+    (line,) = refused(5, *TRAIN, "--out", "secret/run")
+
+    assert line.startswith("secret/run")
+    assert "Permission denied; user '" in line
+
+
+def test_row_65_a_file_is_no_run_folder(refused):
+    (line,) = refused(2, *TRAIN, "--out", "text.txt")
+
+    assert line == "text.txt: is a file; choose another --out"
+
+
+def test_row_66_a_small_disk_is_foreseen(refused, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(5000, 1000, 4000))
+
+    (line,) = refused(5, *TRAIN)
+
+    assert line.startswith("runs/tiny: this run needs about ")
+    assert "3.906 KiB is free; free some space or choose another --out" in line
+
+
+@pytest.mark.parametrize("failing", ["encode_corpus", "write_file"])
+def test_a_run_that_fails_before_it_began_leaves_no_folder(refused, monkeypatch, failing):
+    def fail(*_, **__):
+        raise MachineError("the disk: broke; mend it")
+
+    monkeypatch.setattr(f"charlm.training.setup.{failing}", fail)
+
+    refused(5, *TRAIN)
+    refused(5, *TRAIN, "--out", "deep/er/run")
+
+
+def test_an_empty_folder_of_the_users_survives_a_run_that_fails(refused, monkeypatch):
+    monkeypatch.setattr("charlm.training.setup.check_disk", lambda *_: 1 / 0)
+    Path("mine").mkdir()
+
+    with pytest.raises(ZeroDivisionError):
+        refused(5, *TRAIN, "--out", "mine")
+
+    assert Path("mine").is_dir()
+
+
+def test_a_prompt_for_samples_that_the_text_lacks_is_refused_before_anything_is_made(refused):
+    (line,) = refused(3, *TRAIN, "sample.prompt=été")
+
+    assert "'é' (U+00E9) at position 0" in line

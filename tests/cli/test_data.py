@@ -1,0 +1,107 @@
+import hashlib
+
+import pytest
+
+from charlm.text import DATASETS
+from charlm.text.datasets import Dataset, Pin
+from charlm.text.sources import EMBEDDED
+
+
+def test_every_named_text_is_listed_with_whether_it_is_here(charlm, tmp_path, monkeypatch):
+    monkeypatch.setenv("CHARLM_DATA", str(tmp_path))
+    DATASETS["names"].path().write_text("anna\n")
+
+    result = charlm("data", "list")
+
+    lines = {line.split()[0]: line for line in result.stdout.splitlines()}
+    assert (result.code, result.stderr) == (0, "")
+    assert list(lines) == [*EMBEDDED, *DATASETS]
+    assert " always here " in lines["python-docs"]
+    assert " here " in lines["names"]
+    assert " to fetch " in lines["shakespeare"]
+
+
+def test_a_text_is_described(charlm, tmp_path):
+    (tmp_path / "a.txt").write_text("hello world\n" * 10)
+
+    result = charlm("data", "info", "a.txt")
+
+    rows = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert (result.code, result.stderr) == (0, "")
+    assert rows == {
+        "source": "a.txt",
+        "size": "120 chars",
+        "sha256": hashlib.sha256(b"hello world\n" * 10).hexdigest(),
+        "symbols": "9",
+        "alphabet": repr("\n dehlorw"),
+        "train": "108 chars",
+        "val": "12 chars",
+    }
+
+
+def test_the_always_present_text_is_described(charlm):
+    result = charlm("data", "info", "python-docs", "--unit", "bytes")
+
+    assert result.code == 0
+    assert "symbols  256\n" in result.stdout
+    assert "alphabet" not in result.stdout
+
+
+def test_remarks_about_a_text_are_notes(charlm, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\r\n")
+
+    result = charlm("data", "info", "a.txt")
+
+    assert result.code == 0
+    assert result.stderr.splitlines() == [
+        "charlm: note: a.txt: a byte order mark was dropped",
+        "charlm: note: carriage returns (\\r) are kept exactly as they stand",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "core"),
+    [
+        (["info", "nope.txt"], 3, "nope.txt: no such file"),
+        (["info", "a.txt", "--unit", "words"], 2, "'words' is not one of chars or bytes"),
+        (["info", "a.txt", "--encoding", "klingon"], 2, "encoding: unknown 'klingon'"),
+        (["info", "a.txt", "--encoding", "hex"], 2, "encoding: unknown 'hex'"),
+        (["fetch", "shakespear"], 3, "shakespear: not a named text; one of shakespeare"),
+        (["fetch", "python-docs"], 3, "python-docs: always here"),
+        (["add", "names", "nope.txt"], 3, "nope.txt: not found"),
+        (["add", "names", "a.txt"], 3, "a.txt: is not names (228,145 bytes"),
+        (["lst"], 2, "No such command 'lst'. Did you mean 'list'?"),
+    ],
+)
+def test_mistakes_are_answered(charlm, tmp_path, monkeypatch, arguments, code, core):
+    monkeypatch.setenv("CHARLM_DATA", str(tmp_path / "kept"))
+    (tmp_path / "a.txt").write_text("hello")
+
+    result = charlm("data", *arguments)
+
+    assert (result.code, result.stdout) == (code, "")
+    assert core in result.error
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_copy_of_ones_own_is_taken_after_the_check(charlm, tmp_path, monkeypatch):
+    content = b"anna\nbob\n"
+    pin = Pin("tiny.txt", len(content), hashlib.sha256(content).hexdigest())
+    dataset = Dataset("tiny", "a tiny text", "none", "https://invalid.invalid/tiny.txt", pin)
+    monkeypatch.setitem(DATASETS, "tiny", dataset)
+    (tmp_path / "copy.txt").write_bytes(content)
+
+    added = charlm("data", "add", "tiny", "copy.txt")
+    fetched = charlm("data", "fetch", "tiny")
+
+    assert (added.code, added.stdout) == (0, "data/tiny.txt\n")
+    assert (fetched.code, fetched.stdout) == (0, "data/tiny.txt\n")
+    assert (tmp_path / "data/tiny.txt").read_bytes() == content
+
+
+def test_control_characters_in_a_file_name_are_escaped_in_what_goes_wrong(charlm):
+    result = charlm("data", "info", "a\x1b]0;pwned\x07\nb.txt")
+
+    assert result.code == 3
+    assert result.stderr.count("\n") == 1
+    assert result.error.startswith("a\\x1b]0;pwned\\x07\\nb.txt: no such file")

@@ -1,0 +1,170 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from charlm import __version__
+from charlm.cli import output
+from charlm.errors import CharlmError
+
+VERBS = ["train", "sample", "eval", "explain", "doctor", "data", "config"]
+
+
+def python(*arguments: str, **named) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=60, **named
+    )
+
+
+def test_the_command_line_is_imported_without_torch():
+    heavy = "{'torch', 'numpy', 'yaml', 'safetensors'}"
+
+    done = python("-c", f"import sys, charlm.cli.main; print(sorted({heavy} & set(sys.modules)))")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
+def test_help_names_every_verb(charlm):
+    result = charlm("--help")
+
+    assert (result.code, result.stderr) == (0, "")
+    assert all(f"\n  {verb} " in result.stdout for verb in VERBS)
+    assert charlm("-h").stdout == result.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(charlm, verb):
+    result = charlm(verb, "--help")
+
+    assert (result.code, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"Usage: charlm {verb} ")
+
+
+@pytest.mark.parametrize("arguments", [[], ["data"], ["config"]], ids=str)
+def test_no_command_at_all_is_answered_with_help(charlm, arguments):
+    result = charlm(*arguments)
+
+    assert (result.code, result.stderr) == (2, "")
+    assert result.stdout.startswith("Usage: charlm")
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [("trian", "train"), ("smaple", "sample"), ("evaluate", "eval"), ("Train", "train")],
+)
+def test_an_unknown_command_is_answered_with_the_nearest(charlm, typo, meant):
+    result = charlm(typo)
+
+    assert (result.code, result.stdout) == (2, "")
+    assert result.error == (
+        f"No such command {typo!r}. Did you mean {meant!r}?; see 'charlm --help'"
+    )
+
+
+def test_an_unknown_option_is_answered_with_the_nearest(charlm):
+    result = charlm("train", "--confg", "gpt")
+
+    assert result.code == 2
+    assert result.error.startswith("No such option: --confg")
+    assert "--config" in result.error
+    assert result.error.endswith("see 'charlm train --help'")
+
+
+def test_the_version_is_printed(charlm):
+    assert charlm("--version").stdout == f"charlm {__version__}\n"
+
+
+def test_debug_adds_the_traceback_and_changes_nothing_else(charlm):
+    plain, debugging = charlm("sample"), charlm("--debug", "sample")
+    os.environ.pop("CHARLM_DEBUG")
+
+    assert (plain.code, debugging.code) == (4, 4)
+    assert "Traceback" not in plain.stderr
+    assert debugging.stderr.startswith("Traceback")
+    assert debugging.error == plain.error
+
+
+@pytest.mark.parametrize("kind", CharlmError.__subclasses__())
+def test_every_kind_of_mistake_has_its_exit_code(charlm, monkeypatch, kind):
+    def fail(*_):
+        raise kind("a: wrong; mend it", "b: wrong too; mend it")
+
+    monkeypatch.setattr("charlm.config.preset_names", fail)
+    codes = {"UsageError": 2, "DataError": 3, "CheckpointError": 4, "MachineError": 5}
+
+    result = charlm("config", "list")
+
+    assert result.code == codes.get(kind.__name__, 6)
+    assert result.stderr == (
+        "charlm: error: a: wrong; mend it\ncharlm: error: b: wrong too; mend it\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (MemoryError(), 5, "out of memory; lower model.n_embd"),
+        (OSError(5, "Input/output error", "a.txt"), 5, "a.txt: Input/output error; check the path"),
+        (OSError("odd"), 5, "this machine: odd; check the path"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(charlm, monkeypatch, error, code, line):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("charlm.config.preset_names", fail)
+
+    result = charlm("config", "list")
+
+    assert result.code == code
+    assert result.error.startswith(line)
+
+
+def test_an_interrupt_is_130(charlm, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("charlm.config.preset_names", interrupt)
+
+    assert charlm("config", "list").code == 130
+
+
+def test_a_bug_is_not_hidden(charlm, monkeypatch):
+    monkeypatch.setattr("charlm.config.preset_names", lambda: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        charlm("config", "list")
+
+
+def test_a_closed_stdout_is_no_bug():
+    done = subprocess.run(
+        f"{sys.executable} -m charlm config list >&-", shell=True, capture_output=True, text=True
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_narrow_encoding_refuses_no_character(tmp_path):
+    (tmp_path / "é.txt").write_text("é" * 20, encoding="utf-8")
+
+    done = python(
+        "-m",
+        "charlm",
+        "data",
+        "info",
+        "é.txt",
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "source   \\xe9.txt" in done.stdout
+
+
+def test_an_answer_is_one_line_whatever_was_given(charlm):
+    result = charlm("train", "--config", "gpt", "x" * 100_000 + "\n=\x1b[2J")
+
+    assert result.code == 2
+    assert result.stderr.count("\n") == 1
+    assert "\x1b" not in result.stderr
+    assert len(result.error) <= output.LONGEST

@@ -1,0 +1,83 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm.cli import output
+
+
+@pytest.mark.parametrize("text", ["plain", "é☃😀", "two\nlines\tand a tab", "\u200d\u3000"])
+def test_text_is_shown_as_it_is(text):
+    assert output.printable(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("\x1b[31m", "\\x1b[31m"), ("\r", "\\r"), ("\x07\x00", "\\x07\\x00"), ("\x9b2J", "\\x9b2J")],
+)
+def test_control_characters_are_escaped(text, shown):
+    assert output.printable(text) == shown
+
+
+@given(st.text())
+def test_nothing_that_is_printable_can_command_a_terminal(text):
+    controls = {chr(c) for c in [*range(32), *range(127, 160)]} - {"\n", "\t"}
+
+    assert not controls & set(output.printable(text))
+
+
+@given(st.text())
+def test_an_error_is_one_line(text):
+    line = output._one_line(text)
+
+    assert "\n" not in line
+    assert len(line) <= output.LONGEST
+
+
+def test_a_long_error_keeps_what_is_wrong_and_how_to_mend_it():
+    line = output._one_line("a.txt: wrong" + "x" * 1000 + "; mend it")
+
+    assert line.startswith("a.txt: wrong")
+    assert line.endswith("x; mend it")
+
+
+class Terminal:
+    def __init__(self) -> None:
+        self.written = ""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> None:
+        self.written += text
+
+    def flush(self) -> None:
+        pass
+
+
+def test_a_terminal_is_sent_no_control_characters_and_a_file_is_sent_all(monkeypatch, capsys):
+    output.result("\x1b[2J")
+    assert capsys.readouterr().out == "\x1b[2J\n"
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    output.result("\x1b[2J")
+    assert terminal.written == "\\x1b[2J\n"
+
+
+def test_a_bar_for_bytes_polls_for_a_stop():
+    class Stop(Exception):
+        pass
+
+    def check() -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        output.bytes_bar(quiet=True, check=check)("reading", 1)
+
+
+def test_bars_write_nothing_to_what_is_no_terminal(capsys):
+    update = output.bytes_bar(quiet=False)
+    update("reading", 10)
+    update("encoding", 10)
+
+    assert capsys.readouterr() == ("", "")

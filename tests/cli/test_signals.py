@@ -1,0 +1,69 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from charlm.cli.signals import Stopped, StopSignals
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_only_sets_a_flag(number, code):
+    with StopSignals() as stop:
+        assert not stop.requested()
+        stop.check()
+
+        os.kill(os.getpid(), number)
+
+        assert stop.requested()
+        assert stop.exit_code == code
+        with pytest.raises(Stopped):
+            stop.check()
+
+
+def test_the_handlers_from_before_come_back():
+    before = signal.getsignal(signal.SIGTERM)
+
+    with StopSignals():
+        assert signal.getsignal(signal.SIGTERM) != before
+
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    program = (
+        "import os, signal, time; from charlm.cli.signals import StopSignals\n"
+        "with StopSignals() as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM); print('still here', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30)
+
+    assert (done.returncode, done.stdout) == (130, b"still here\n")
+
+
+def test_a_stop_while_the_text_is_read_leaves_nothing_behind(charlm, tiny, monkeypatch, tmp_path):
+    def read(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = set(tmp_path.rglob("*"))
+    monkeypatch.setattr("charlm.training.setup.check_memory", read)
+
+    result = charlm("train", "--config", "tiny.yaml")
+
+    assert (result.code, result.stdout, result.stderr) == (143, "", "")
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("verb", ["sample", "eval"])
+def test_a_stop_while_a_model_works_ends_with_its_code(charlm, trained, monkeypatch, verb):
+    monkeypatch.setattr(StopSignals, "requested", lambda self: True)
+    monkeypatch.setattr(StopSignals, "exit_code", 143)
+
+    result = charlm(verb)
+
+    assert result.code == 143
