@@ -20,7 +20,7 @@ Ids = npt.NDArray[np.integer[Any]]
 Unknown = Literal["error", "skip"]
 
 FORMAT = 1
-_MAX_BYTES = 64 << 20  # an alphabet of all of Unicode takes under 14 MB as escaped JSON
+_MAX_BYTES = 16 << 20  # an alphabet of all of Unicode takes under 14 MB as escaped JSON
 _CODE_POINTS = 0x110000
 
 
@@ -50,7 +50,7 @@ class Tokenizer(Protocol):
     def encode(self, text: str, unknown: Unknown = "error") -> Ids:
         """Return the ids of a text."""
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int] | Ids) -> str:
         """Return the text of ids."""
 
     def stream_decoder(self) -> StreamDecoder:
@@ -98,7 +98,7 @@ class CharTokenizer:
             raise DataError(_unknown_characters(text, known, self.vocab_size))
         return ids[known]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int] | Ids) -> str:
         """Return the text of ids, each in [0, V)."""
         return "".join(self.alphabet[i] for i in ids)
 
@@ -125,12 +125,26 @@ class ByteTokenizer:
     vocab_size = 256
 
     def encode(self, text: str, unknown: Unknown = "error") -> Ids:
-        """Return the UTF-8 bytes of a text; none is unknown."""
-        return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
+        """Return the UTF-8 bytes of a text; only half a surrogate pair is unknown.
 
-    def decode(self, ids: Iterable[int]) -> str:
+        Raises:
+            DataError: The text holds one.
+        """
+        try:
+            data = text.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            if unknown == "error":
+                code = ord(text[error.start])
+                raise DataError(
+                    f"character U+{code:04X} at position {error.start} is half a surrogate pair: "
+                    "it has no bytes"
+                ) from None
+            data = text.encode("utf-8", "ignore")
+        return np.frombuffer(data, np.uint8)
+
+    def decode(self, ids: Iterable[int] | Ids) -> str:
         """Return the text of UTF-8 bytes; what is not UTF-8 becomes U+FFFD."""
-        return bytes(ids).decode("utf-8", "replace")
+        return bytes(int(i) for i in ids).decode("utf-8", "replace")
 
     def stream_decoder(self) -> StreamDecoder:
         """Return a decoder that holds back the bytes of an unfinished character."""
@@ -154,6 +168,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
             raise ValueError(f"format {content['format']!r}, this charlm reads {FORMAT}")
         if content["unit"] == "bytes":
             return ByteTokenizer()
+        if content["unit"] != "chars":
+            raise ValueError(f"unit {content['unit']!r}, this charlm reads chars and bytes")
         tokenizer = CharTokenizer(content["alphabet"])
         if tokenizer.alphabet != content["alphabet"]:
             raise ValueError("the alphabet is not in order")

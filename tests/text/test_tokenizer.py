@@ -1,0 +1,202 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm.errors import CheckpointError, DataError
+from charlm.text import ByteTokenizer, CharTokenizer, load_tokenizer
+from charlm.text.tokenizer import Tokenizer
+
+ALPHABET = "\n abcé—語😀"
+
+any_character = st.characters()  # with lone surrogates, which a Python string may hold
+any_utf_8 = st.characters(codec="utf-8")
+
+
+def stream(tokenizer, ids):
+    decoder = tokenizer.stream_decoder()
+    return "".join([*(decoder.push(int(i)) for i in ids), decoder.finish()])
+
+
+@given(st.text(st.sampled_from(ALPHABET)))
+def test_any_text_over_the_alphabet_comes_back(text):
+    tokenizer = CharTokenizer(ALPHABET)
+
+    ids = tokenizer.encode(text)
+
+    assert ids.shape == (len(text),)
+    assert tokenizer.decode(ids) == text
+    assert stream(tokenizer, ids) == text
+
+
+@given(st.text(any_character, min_size=1))
+def test_the_alphabet_of_any_text_encodes_it(text):
+    tokenizer = CharTokenizer(text)
+
+    ids = tokenizer.encode(text)
+
+    assert tokenizer.vocab_size == len(set(text))
+    assert sorted(set(ids.tolist())) == list(range(tokenizer.vocab_size))
+    assert tokenizer.decode(ids) == text
+
+
+def test_ids_follow_unicode_order_whatever_order_the_characters_came_in():
+    assert CharTokenizer("hello ").encode("hello").tolist() == [2, 1, 3, 3, 4]
+    assert CharTokenizer("😀語a").alphabet == "a語😀"  # UTF-16 order would end with 語
+
+
+@given(st.text(any_character, min_size=1))
+def test_ids_are_the_same_after_saving_and_loading(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    tokenizer = CharTokenizer(text)
+    path.write_text(tokenizer.to_json())
+
+    loaded = load_tokenizer(path)
+
+    assert loaded.alphabet == tokenizer.alphabet
+    assert loaded.encode(text).tolist() == tokenizer.encode(text).tolist()
+
+
+def test_unknown_characters_are_named_with_code_and_position():
+    with pytest.raises(DataError) as caught:
+        CharTokenizer("abc").encode("abéaé😀")
+
+    assert str(caught.value) == (
+        "characters 'é' (U+00E9) at position 2, '😀' (U+1F600) at position 5 not in this model's "
+        "alphabet of 3"
+    )
+
+
+def test_many_unknown_characters_are_counted():
+    with pytest.raises(DataError, match=r"'b' .*, 'e' \(U\+0065\) at position 4 and 2 more not in"):
+        CharTokenizer("a").encode("abcdefg")
+
+
+@given(st.text(st.sampled_from("abcdexyz")))
+def test_skip_leaves_out_what_is_unknown_and_nothing_else(text):
+    tokenizer = CharTokenizer("bxz")
+
+    ids = tokenizer.encode(text, unknown="skip")
+
+    assert tokenizer.decode(ids) == "".join(c for c in text if c in "bxz")
+
+
+def test_an_empty_alphabet_knows_nothing():
+    tokenizer = CharTokenizer("")
+
+    assert tokenizer.encode("abc", unknown="skip").tolist() == []
+    with pytest.raises(DataError, match="'a'"):
+        tokenizer.encode("abc")
+
+
+@given(st.text(any_character, min_size=1))
+def test_the_table_agrees_with_encode(text):
+    tokenizer = CharTokenizer(text)
+
+    table = tokenizer.table(np.uint32)
+
+    assert [int(table[ord(c)]) for c in text] == tokenizer.encode(text).tolist()
+
+
+@given(st.text(any_utf_8))
+def test_any_text_comes_back_from_its_bytes(text):
+    tokenizer = ByteTokenizer()
+
+    ids = tokenizer.encode(text)
+
+    assert ids.tolist() == list(text.encode())
+    assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_bytes_decode_from_an_array_of_any_type(dtype):
+    assert ByteTokenizer().decode(np.array([104, 105], dtype)) == "hi"
+
+
+@given(st.binary())
+def test_streamed_bytes_decode_as_all_bytes_at_once(data):
+    assert stream(ByteTokenizer(), data) == ByteTokenizer().decode(data)
+
+
+@given(st.text(any_utf_8, max_size=8))
+def test_a_streamed_character_appears_with_its_last_byte(text):
+    decoder = ByteTokenizer().stream_decoder()
+
+    for character in text:
+        *first, last = character.encode()
+        assert [decoder.push(byte) for byte in first] == [""] * len(first)
+        assert decoder.push(last) == character
+    assert decoder.finish() == ""
+
+
+def test_an_unfinished_character_at_the_end_becomes_a_replacement_sign():
+    decoder = ByteTokenizer().stream_decoder()
+
+    assert decoder.push("é".encode()[0]) == ""
+    assert decoder.finish() == "�"
+
+
+def test_bytes_of_the_command_line_that_are_not_utf_8_arrive_as_they_were():
+    argument = b"caf\xe9".decode("utf-8", "surrogateescape")  # how Python hands them over
+
+    assert ByteTokenizer().encode(argument).tolist() == list(b"caf\xe9")
+
+
+def test_half_a_surrogate_pair_has_no_bytes():
+    tokenizer = ByteTokenizer()
+
+    with pytest.raises(DataError, match=r"U\+D83D at position 2 is half a surrogate pair"):
+        tokenizer.encode("ab\ud83dc")
+    assert tokenizer.encode("ab\ud83dc", unknown="skip").tolist() == list(b"abc")
+
+
+def test_a_byte_tokenizer_is_the_same_after_saving_and_loading(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(ByteTokenizer().to_json())
+
+    assert isinstance(load_tokenizer(path), ByteTokenizer)
+
+
+@pytest.mark.parametrize("tokenizer", [CharTokenizer("ab"), ByteTokenizer()])
+def test_both_tokenizers_keep_the_contract(tokenizer):
+    assert isinstance(tokenizer, Tokenizer)
+    assert json.loads(tokenizer.to_json())["unit"] == tokenizer.unit
+
+
+def test_a_missing_tokenizer_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: not found"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"7",
+        b"{}",
+        b'{"format": 1}',
+        b'{"format": 1, "unit": "chars"}',
+        b'{"format": 1, "unit": "words", "alphabet": "ab"}',
+        b'{"format": 2, "unit": "chars", "alphabet": "ab"}',
+        b'{"format": 1, "unit": "chars", "alphabet": 7}',
+        b'{"format": 1, "unit": "chars", "alphabet": "ba"}',
+        b'{"format": 1, "unit": "chars", "alphabet": "aab"}',
+        b'{"format": 1, "unit": "chars", "alphabet": ["a", "b"]}',
+        b'{"format": 1, "unit": "chars", "alphabet": ["ab", 3]}',
+        b'{"format": 1, "unit": "chars", "alphabet": {"a": "b"}}',
+        b'{"format": 1, "unit": "chars", "alphabet": "a\xff"}',
+        b"\x80\x04\x95pickle",
+        b"[" * 100_000,
+        b'{"format": 1, "unit": "chars", "alphabet": "' + b"a" * (16 << 20) + b'"}',
+    ],
+    ids=lambda content: repr(content[:60]),
+)
+def test_a_hostile_tokenizer_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: not a tokenizer"):
+        load_tokenizer(path)
