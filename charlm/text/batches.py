@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from charlm.errors import DataError
 from charlm.text.tokens import Split
 
 # Independent streams of random words under one seed: the second word of the Philox key.
@@ -44,8 +45,8 @@ def window_starts(
         count: Windows in the slice; the rest of the batch if None.
 
     Returns:
-        Starts, uniform over [0, windows). Taking the remainder of 64 random bits favours small
-        starts by less than windows / 2^64.
+        Starts, (count,) int64, uniform over [0, windows). Taking the remainder of 64 random bits
+        favours small starts by less than windows / 2^64.
     """
     count = batch_size - first if count is None else count
     words = random_words(seed, DATA_STREAM, step * batch_size + first, count)
@@ -60,6 +61,9 @@ class Batches:
         block_size: Characters in a window (T).
         batch_size: Windows in a batch.
         seed: Of the run.
+
+    Raises:
+        DataError: The part is too short for one window and the character after it.
     """
 
     def __init__(self, split: Split, block_size: int, batch_size: int, seed: int) -> None:
@@ -69,6 +73,11 @@ class Batches:
         self.seed = seed
         # The last window still needs the character after it, its last target.
         self.windows = len(split) - block_size
+        if self.windows < 1:
+            raise DataError(
+                f"a window of {block_size} needs a text of {block_size + 1} and this one has "
+                f"{len(split)}; lower model.block_size or use a longer text"
+            )
 
     def get(
         self, step: int, first: int = 0, count: int | None = None
@@ -84,6 +93,7 @@ class Batches:
             x and y, each (count, T) int64; y[b, t] is the character that follows x[b, t].
         """
         starts = window_starts(self.seed, step, self.batch_size, self.windows, first, count)
-        rows = [self.split.read(int(start), self.block_size + 1) for start in starts]
-        ids = np.stack(rows).astype(np.int64)
+        ids = np.empty((len(starts), self.block_size + 1), np.int64)
+        for row, start in zip(ids, starts, strict=True):
+            row[:] = self.split.read(int(start), self.block_size + 1)
         return ids[:, :-1], ids[:, 1:]

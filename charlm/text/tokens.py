@@ -6,6 +6,7 @@ file that shrinks under a map ends the process where a read ends in an error.
 """
 
 import os
+from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ class TokenFile:
         path: The file.
         dtype: Of one id, little-endian unsigned.
         size: Number of ids it must hold.
+
+    Raises:
+        DataError: It holds another number.
+        MachineError: It cannot be opened.
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any], size: int) -> None:
@@ -41,10 +46,11 @@ class TokenFile:
             )
 
     def read(self, start: int, count: int) -> npt.NDArray[np.integer[Any]]:
-        """Return `count` ids from position `start`.
+        """Return `count` ids from position `start`: (count,), of the file's own dtype.
 
         Raises:
             DataError: The file ends before them.
+            MachineError: The disk fails.
         """
         offset, length = start * self.dtype.itemsize, count * self.dtype.itemsize
         with machine_errors(self.path):
@@ -77,9 +83,12 @@ class Split:
         return self.stop - self.start
 
     def read(self, first: int, count: int) -> npt.NDArray[np.integer[Any]]:
-        """Return `count` ids of this part, from its position `first`."""
-        if first < 0 or first + count > len(self):
-            raise IndexError(f"ids {first} to {first + count} of a part of {len(self)}")
+        """Return `count` ids of this part, from its position `first`: (count,).
+
+        Raises:
+            IndexError: Some of them lie outside it.
+        """
+        _check_range(self, first, count)
         return self.tokens.read(self.start + first, count)
 
 
@@ -97,8 +106,18 @@ class IdArray:
         return len(self.ids)
 
     def read(self, first: int, count: int) -> npt.NDArray[np.integer[Any]]:
-        """Return `count` ids from position `first`."""
+        """Return `count` ids from position `first`: (count,).
+
+        Raises:
+            IndexError: There are not that many.
+        """
+        _check_range(self, first, count)
         return self.ids[first : first + count]
+
+
+def _check_range(ids: Sized, first: int, count: int) -> None:
+    if first < 0 or count < 0 or first + count > len(ids):
+        raise IndexError(f"ids {first} to {first + count} of a text of {len(ids)}")
 
 
 def _read_at(descriptor: int, offset: int, length: int) -> bytes:
