@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from charlm.errors import DataError
-from charlm.storage.atomic import machine_errors
+from charlm.storage.atomic import machine_errors, put_in_place
 from charlm.storage.download import download, matches
+
+_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,22 @@ class Dataset:
     def fetch(self, progress: Callable[[int, int], None] = lambda done, total: None) -> Path:
         """Return the path of the text, fetching and checking it first if it is not there.
 
+        Args:
+            progress: Called with bytes done and in all while it is fetched.
+
         Raises:
             MachineError: The network or the disk failed.
-            DataError: What came is not the pinned file.
+            DataError: What came, or a file that is in its place, is not the pinned one.
         """
         path = self.path()
-        if path.is_file() and path.stat().st_size == self.text.size:
-            return path
+        if path.exists():
+            with machine_errors(path):
+                if matches(path, self.text.size, self.text.sha256):
+                    return path
+            raise DataError(
+                f"{path}: is not the pinned {self.name}; move it away, or train on it as it is "
+                f"with data.source={path}"
+            )
         pin = self.archive or self.text
         target = path.with_name(pin.name)
         download(self.url, target, size=pin.size, sha256=pin.sha256, progress=progress)
@@ -77,9 +88,9 @@ class Dataset:
                 self._unpack(file)
             elif matches(file, self.text.size, self.text.sha256):
                 self.path().parent.mkdir(parents=True, exist_ok=True)
-                temporary = self.path().with_name(self.text.name + ".part")
-                shutil.copyfile(file, temporary)
-                temporary.replace(self.path())
+                part = self.path().with_name(self.text.name + ".part")
+                shutil.copyfile(file, part)
+                put_in_place(part, self.path())
             else:
                 raise DataError(
                     f"{file}: is not {self.name} ({self.text.size:,} bytes, SHA-256 "
@@ -94,15 +105,20 @@ class Dataset:
         with machine_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with zipfile.ZipFile(archive) as zipped, zipped.open(self.text.name) as member:
-                    # One byte more than pinned is enough to tell a bomb from the text.
-                    part.write_bytes(member.read(self.text.size + 1))
+                with (
+                    zipfile.ZipFile(archive) as zipped,
+                    zipped.open(self.text.name) as member,
+                    part.open("wb") as file,
+                ):
+                    # A chunk more than pinned is enough to tell a bomb from the text.
+                    while file.tell() <= self.text.size and (chunk := member.read(_CHUNK)):
+                        file.write(chunk)
             except (zipfile.BadZipFile, KeyError) as error:
                 raise DataError(f"{archive}: not the expected archive ({error})") from None
             if not matches(part, self.text.size, self.text.sha256):
                 part.unlink()
                 raise DataError(f"{archive}: its member {self.text.name!r} is not the pinned text")
-            part.replace(path)
+            put_in_place(part, path)
 
 
 def data_folder() -> Path:

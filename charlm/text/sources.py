@@ -31,7 +31,7 @@ _STDLIB_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "lib2to3"
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a text: what to call it, and how to open its bytes."""
+    """A piece of a text: what to call it, and how to open its bytes (which may raise OSError)."""
 
     label: str
     open: Callable[[], BinaryIO]
@@ -69,13 +69,13 @@ def open_source(
         ]
         return Source(name, tuple(_file_part(path) for path in sorted(files)))
     if name == "-":
-        return Source("standard input", (_spooled(sys.stdin.buffer),))
+        return Source("standard input", (_standard_input(),))
     if name in DATASETS:
         return Source(name, (_file_part(_fetched(name, progress)),))
     return Source(name, tuple(_file_part(path) for path in _files(name)))
 
 
-def _python_docs() -> BinaryIO:
+def _python_docs() -> io.BytesIO:
     from pydoc_data.topics import topics
 
     return io.BytesIO("\n\n".join(topics[name] for name in sorted(topics)).encode())
@@ -91,21 +91,17 @@ def _fetched(name: str, progress: Callable[[int, int], None]) -> Path:
         ) from None
 
 
-def _spooled(stream: BinaryIO) -> Part:
-    """Copy a stream that can be read only once to a file that vanishes with the process."""
+def _standard_input() -> Part:
+    """Copy what can be read only once to a file that vanishes with the process."""
     spool = tempfile.NamedTemporaryFile(prefix="charlm-")  # noqa: SIM115 -- lives in the closure
     with machine_errors(Path(spool.name)):
-        shutil.copyfileobj(stream, spool)
+        shutil.copyfileobj(sys.stdin.buffer, spool)
         spool.flush()
-    return Part("standard input", lambda: Path(spool.file.name).open("rb"))
+    return Part("standard input", lambda: Path(spool.name).open("rb"))
 
 
 def _file_part(path: Path) -> Part:
-    def reopen() -> BinaryIO:
-        with machine_errors(path):
-            return path.open("rb")
-
-    return Part(str(path), reopen)
+    return Part(str(path), lambda: path.open("rb"))
 
 
 def _files(name: str) -> list[Path]:
