@@ -16,14 +16,21 @@ import numpy.typing as npt
 
 from charlm.config import DataConfig
 from charlm.errors import CheckpointError, DataError
-from charlm.storage import new_folder, verify_folder
+from charlm.storage import machine_errors, new_folder, read_manifest, verify_folder
 from charlm.text.sources import Part, Source
 from charlm.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from charlm.text.tokens import Split, TokenFile
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18  # its arrays fit in a CPU's cache
 _CODE_POINTS = 0x110000
 _NUL_SHARE = 0.01  # a text may hold a stray NUL; a file with more is not text
+
+_BYTE_ORDER_MARKS = {  # UTF-32 first: in little-endian it begins like UTF-16
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 _SIGNATURES = {
     b"\x1f\x8b": "gzip",
@@ -95,15 +102,13 @@ def scan_text(source: Source, data: DataConfig, progress: Progress = lambda read
     size, digest = 0, hashlib.sha256()
     notes: list[str] = []
     counts = np.zeros(256 if data.unit == "bytes" else _CODE_POINTS, np.int64)
-    seen_return = False
     for symbols in _symbols(source, data, digest.update, notes, progress):
         size += len(symbols)
         found = np.bincount(symbols)  # as long as its largest code: short for most texts
         counts[: len(found)] += found
-        seen_return = seen_return or counts[ord("\r")] > 0
     if not size:
         raise DataError(f"{source.name}: empty (0 bytes); name a text with something in it")
-    if seen_return and data.unit == "chars":
+    if counts[ord("\r")] and data.unit == "chars":
         notes.append("carriage returns (\\r) are kept exactly as they stand")
     if np.count_nonzero(counts) == 1:
         notes.append("only one distinct symbol: there is nothing to learn")
@@ -169,10 +174,10 @@ def encode_corpus(
         table = np.arange(256, dtype=dtype)
     with new_folder(folder, facts) as temporary, (temporary / "ids.bin").open("wb") as file:
         for symbols in _symbols(source, data, digest.update, [], progress):
-            file.write(table[symbols].tobytes())
+            file.write(table.take(symbols).data)
         if digest.hexdigest() != scan.sha256:
             raise DataError(f"{source.name}: changed while it was being read; try again")
-    return open_corpus(folder)
+    return _corpus(folder, read_manifest(folder))
 
 
 def open_corpus(folder: Path) -> Corpus:
@@ -181,14 +186,17 @@ def open_corpus(folder: Path) -> Corpus:
     Raises:
         CheckpointError: It is missing or damaged.
     """
-    facts = verify_folder(folder)
+    return _corpus(folder, verify_folder(folder))
+
+
+def _corpus(folder: Path, facts: Mapping[str, Any]) -> Corpus:
     try:
         tokens = TokenFile(folder / "ids.bin", np.dtype(facts["dtype"]), int(facts["size"]))
         splits = {
             name: Split(tokens, int(start), int(stop))
             for name, (start, stop) in facts["splits"].items()
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{folder}: its manifest is incomplete ({error!r})") from None
     return Corpus(splits, facts)
 
@@ -203,9 +211,10 @@ def _refuse_unknown(source: Source, scan: Scan, tokenizer: CharTokenizer) -> Non
     known[[ord(c) for c in tokenizer.alphabet]] = True
     strange = np.flatnonzero((scan.counts > 0) & ~known)
     if len(strange):
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
         raise DataError(
-            f"{source.name}: character {chr(strange[0])!r} (U+{strange[0]:04X}) and "
-            f"{len(strange) - 1} more are not in the alphabet of this run; start a new run"
+            f"{source.name}: {chr(strange[0])!r} (U+{strange[0]:04X}){more} not in the alphabet "
+            "of this run; start a new run"
         )
 
 
@@ -218,7 +227,7 @@ def _symbols(
 ) -> Iterator[npt.NDArray[Any]]:
     """Yield the text's code points (or bytes) in chunks, feeding the raw bytes to `update`."""
     for part in source.parts:
-        with part.open() as file:
+        with machine_errors(Path(part.label)), part.open() as file:
             decoder = None if data.unit == "bytes" else _Decoder(part, data.encoding, notes)
             while chunk := file.read(CHUNK_BYTES):
                 update(chunk)
@@ -239,23 +248,37 @@ class _Decoder:
         self.consumed = 0  # bytes
         self.lines = 1
 
-    def decode(self, chunk: bytes, final: bool = False) -> npt.NDArray[np.uint32]:
+    def decode(self, chunk: bytes, final: bool = False) -> npt.NDArray[Any]:
+        """Return the code points that `chunk` completes; a `final` chunk leaves none open."""
         if self.consumed == 0:
             chunk = self._begin(chunk)
-        held_back = self.decoder.getstate()[0] if self.encoding == "utf-8" else b""
+        before = self.decoder.getstate()
+        if self.encoding == "utf-8" and not before[0] and chunk.isascii():
+            self.consumed += len(chunk)
+            self.lines += chunk.count(b"\n")
+            return np.frombuffer(chunk, np.uint8)  # most chunks of most texts: nothing to decode
         try:
             text = self.decoder.decode(chunk, final)
         except UnicodeDecodeError as error:
-            byte = self.consumed - len(held_back) + error.start
-            line = self.lines + error.object[: error.start].count(b"\n")
+            # The decoder may have held back the start of an unfinished character: count from the
+            # end of what it saw, which is the end of the chunk.
+            good = len(chunk) - len(error.object) + error.start
+            byte = self.consumed + good
+            self.decoder.setstate(before)
+            line = self.lines + self.decoder.decode(chunk[: max(good, 0)]).count("\n")
             raise DataError(
                 f"{self.part.label}: not {self.encoding.upper()} at byte {byte} "
                 f"(0x{error.object[error.start]:02x}), line {line}; pass data.encoding=latin-1 "
                 "(or what it is), or data.unit=bytes"
             ) from None
+        except UnicodeError as error:  # utf-16 and utf-32 without a byte order mark
+            raise DataError(
+                f"{self.part.label}: not {self.encoding.upper()} ({error}); pass "
+                f"data.encoding={self.encoding}-le or -be, or what it is"
+            ) from None
         self.consumed += len(chunk)
-        self.lines += chunk.count(b"\n")
-        # A lone surrogate cannot come out of a decoder that Python ships for text.
+        self.lines += text.count("\n")
+        # Only utf-7 and the escape codecs let a lone surrogate through; it is a symbol like others.
         return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
     def _begin(self, chunk: bytes) -> bytes:
@@ -266,8 +289,12 @@ class _Decoder:
                     f"{self.part.label}: looks like {kind}; unpack it first, or use data.unit=bytes"
                 )
         if self.encoding == "utf-8":
-            if chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                raise DataError(f"{self.part.label}: starts like UTF-16; pass data.encoding=utf-16")
+            for mark, encoding in _BYTE_ORDER_MARKS.items():
+                if chunk.startswith(mark):
+                    raise DataError(
+                        f"{self.part.label}: starts like {encoding.upper()}; pass "
+                        f"data.encoding={encoding}"
+                    )
             if chunk.startswith(codecs.BOM_UTF8):
                 self.notes.append(f"{self.part.label}: a byte order mark was dropped")
                 self.consumed = len(codecs.BOM_UTF8)
