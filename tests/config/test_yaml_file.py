@@ -139,7 +139,7 @@ def test_deep_nesting_names_the_limit(opening):
 
 
 def test_too_many_values_name_the_limit():
-    assert f"more than {MAX_NODES:,} values" in refusal("a: [" + "1," * MAX_NODES + "1]")
+    assert f"a.yaml: more than {MAX_NODES:,} values" in refusal("a: [" + "1," * MAX_NODES + "1]")
 
 
 def test_a_file_over_the_limit_is_refused_unread():
