@@ -243,6 +243,8 @@ class _Bar:
                 f"step {record['step']:>{self.width}}{train}  val {record['loss_nats']:.4f} nats"
                 f"  {record['seconds']:6.1f} s{star}"
             )
+        elif record["kind"] == "sample":
+            output.say(f"{'':{self.width + 7}}{record['text'].strip()[:72]!r}")
 
 
 def _conclude(prepared: "PreparedRun", trainer: "Trainer", json: bool) -> None:

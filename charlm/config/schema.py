@@ -238,7 +238,9 @@ class TrainConfig(_Section):
     eval_every: Size = 250
     """Updates between evaluations on the validation part; also before the first and after the last."""
     sample_every: Count = 0
-    """Updates between samples written to `samples/`; 0 writes none."""
+    """Updates between samples written to `samples/`, all from one prompt and seed; 0: none."""
+    sample_chars: Count = 200
+    """Characters of such a sample."""
     save_every: Count = 0
     """Updates between checkpoints; 0 saves only each new best and the last."""
     patience: Size | None = None

@@ -239,7 +239,8 @@ class Trainer:
         settings, state = self.config.sample, self.state
         prompt = torch.from_numpy(self.prompt)[None].to(self.device)
         chosen = Settings(settings.temperature, settings.top_k, settings.top_p)
-        drawn = generate(self.model, prompt, settings.max_new_chars, chosen, [self.config.run.seed])
+        count = self.config.train.sample_chars
+        drawn = generate(self.model, prompt, count, chosen, [self.config.run.seed])
         text = self.tokenizer.decode([*self.prompt.tolist(), *(int(d.idx) for d in drawn)])
         self.run.write_sample(state.step, text)
         state.sampled_step = state.step

@@ -105,7 +105,7 @@ VARIANTS = {
     "muon": ["train.optimizer=muon"],
     "dropout": ["model.dropout=0.2", "train.optimizer=muon"],
     "accumulation": ["train.micro_batch_size=1", "model.dropout=0.1"],
-    "samples": ["train.sample_every=2", "sample.max_new_chars=5"],
+    "samples": ["train.sample_every=2", "train.sample_chars=5"],
 }
 
 
@@ -285,7 +285,7 @@ def test_a_run_without_a_validation_part_trains_and_saves(make_trainer):
 
 
 def test_samples_start_from_the_same_prompt_and_seed_each_time(make_trainer):
-    trainer = make_trainer("train.sample_every=3", "sample.max_new_chars=12", "sample.prompt=the ")
+    trainer = make_trainer("train.sample_every=3", "train.sample_chars=12", "sample.prompt=the ")
 
     texts = [r["text"] for r in finish(trainer) if r["kind"] == "sample"]
 
