@@ -12,7 +12,7 @@ from pathlib import Path
 from charlm.config import Config, dump_yaml, load_config
 from charlm.config.size import check_memory, checkpoint_bytes, human_bytes
 from charlm.errors import CheckpointError, DataError, MachineError, UsageError
-from charlm.storage import RunFolder, machine_errors, write_file
+from charlm.storage import RunFolder, machine_errors, verify_folder, write_file
 from charlm.storage.atomic import remove_leftovers
 from charlm.storage.run_folder import Checkpoint
 from charlm.text import (
@@ -171,7 +171,8 @@ def open_run(
     tokenizer = load_tokenizer(run.tokenizer)
     check_memory(config, tokenizer.vocab_size)
     corpus = open_corpus(run.tokens)
-    prepared = PreparedRun(config, run, corpus, tokenizer, run.last())
+    prepared = PreparedRun(config, run, corpus, tokenizer)
+    prepared.checkpoint = _newest_sound(run, prepared.notes)
     prepared.notes += [] if prepared.checkpoint else ["no checkpoint yet: starting at step 0"]
     text = _current_text(config, prepared, progress)
     if text and text.scan.sha256 != corpus.facts["source_sha256"]:
@@ -199,6 +200,26 @@ def open_run(
     if config != run.read_config():
         write_file(run.config, dump_yaml(config.model_dump()).encode())
     return prepared
+
+
+def _newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
+    """Return the newest checkpoint that verifies: an older one serves where a newer is damaged.
+
+    Raises:
+        CheckpointError: There are checkpoints, and all are damaged.
+    """
+    damage: CheckpointError | None = None
+    for checkpoint in reversed(run.checkpoints()):
+        try:
+            verify_folder(checkpoint.path)
+        except CheckpointError as error:
+            notes.append(f"damaged, going back to an older checkpoint: {error}")
+            damage = error
+        else:
+            return checkpoint
+    if damage:
+        raise damage
+    return None
 
 
 def _current_text(config: Config, prepared: PreparedRun, progress: Progress) -> PreparedText | None:

@@ -108,6 +108,27 @@ def test_a_state_without_a_field_is_refused(finished):
         module.load_checkpoint(finished.run.last(), finished.model, finished.optimizers)
 
 
+def test_resuming_passes_over_a_damaged_checkpoint_and_ends_alike(make_trainer):
+    trainer = make_trainer("train.save_every=2", "train.schedule=constant")
+    list(trainer.records())
+    weights = trainer.run.checkpoint_path(6) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+
+    resumed = make_trainer(resume=True)
+
+    assert resumed.state.step == 4
+    list(resumed.records())
+    assert state_hash(resumed) == state_hash(trainer)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused(finished, make_trainer):
+    for checkpoint in finished.run.checkpoints():
+        (checkpoint.path / "model.safetensors").unlink()
+
+    with pytest.raises(CheckpointError, match=r"'model\.safetensors' is missing"):
+        make_trainer(resume=True)
+
+
 def test_loading_restores_the_whole_state(finished, make_trainer):
     resumed = make_trainer(resume=True)
 
