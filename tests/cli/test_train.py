@@ -196,12 +196,14 @@ def test_the_name_of_a_text_need_not_be_utf_8(charlm, tiny):
     assert charlm("train", "--resume", "--out", "run", "train.max_steps=7", "-q").code == 0
 
 
-def test_samples_are_written_where_they_are_asked_for(charlm, tiny):
-    charlm(*TRAIN, "-q", "train.sample_every=2", "sample.max_new_chars=5", "sample.prompt=the")
+def test_samples_are_written_and_shown_where_they_are_asked_for(charlm, tiny):
+    result = charlm(*TRAIN, "train.sample_every=2", "train.sample_chars=5", "sample.prompt=the")
 
     written = sorted(Path("runs/tiny/samples").iterdir())
+    texts = [path.read_text() for path in written]
     assert [path.name for path in written] == ["step-2.txt", "step-4.txt", "step-6.txt"]
-    assert all(len(path.read_text()) == 8 for path in written)
+    assert all(text.startswith("the") and len(text) == 8 for text in texts)
+    assert all(f" {text.strip()!r}\n" in result.stderr for text in texts)
 
 
 def test_the_loser_of_a_race_for_a_folder_leaves_it_to_the_winner(charlm, tiny):
