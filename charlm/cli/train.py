@@ -2,7 +2,7 @@
 
 import sys
 import time
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,9 +88,7 @@ def _run(
     began: float,
 ) -> int:
     from charlm.config import dump_yaml, load_config, preset_names
-    from charlm.models.device import choose_device
-    from charlm.sampling import encode_prompt
-    from charlm.storage import find_run, folder_lock, machine_errors, next_free_name
+    from charlm.storage import find_run, folder_lock, next_free_name
     from charlm.training import setup
 
     progress = output.bytes_bar(quiet, stop.check)
@@ -113,28 +111,11 @@ def _run(
         return 0
     chosen = out or (Path(config.run.out) if config.run.out else None)
     folder = chosen or next_free_name(Path(name).stem)
-    with machine_errors(folder):
-        setup.check_new_folder(folder)
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-    choose_device(config.run.device)
+    setup.check_new_folder(folder)
     text = setup.prepare_text(config, progress, output.download_bar(quiet))
-    encode_prompt(text.tokenizer, config.sample.prompt)
-    try:
-        with machine_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        with folder_lock(folder):
-            setup.check_new_folder(folder)
-            try:
-                prepared = setup.create_run(config, folder, text, progress)
-            except BaseException:  # nothing came of it: leave nothing behind
-                if made:
-                    setup.discard(folder)
-                raise
-            return _train(prepared, json, quiet, stop, began)
-    finally:
-        for path in made:
-            with suppress(OSError):  # only those that are still empty go
-                path.rmdir()
+    with setup.new_folder_for_run(folder):
+        prepared = setup.create_run(config, folder, text, progress)
+        return _train(prepared, json, quiet, stop, began)
 
 
 def _train(

@@ -40,7 +40,6 @@ class Drawn:
     logprob: Float[Tensor, "B"]
 
 
-@torch.no_grad()
 def generate(
     model: LanguageModel,
     prompt: Int[Tensor, "B T"],
@@ -60,21 +59,22 @@ def generate(
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     state, idx = model.start(prompt.shape[0]), prompt
     for _ in range(count):
-        was_training = model.training
-        model.eval()
-        logits, state = model.step(idx, state)
-        model.train(was_training)
-        logits = logits.float().cpu()
-        probabilities = next_probabilities(
-            logits,
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-        )
-        uniform = torch.stack(
-            [torch.rand((), generator=g, dtype=torch.float64) for g in generators]
-        )
-        chosen = draw(probabilities, uniform)
-        logprob = logits.log_softmax(dim=-1).gather(-1, chosen[:, None])[:, 0]
+        with torch.no_grad():
+            was_training = model.training
+            model.eval()
+            logits, state = model.step(idx, state)
+            model.train(was_training)
+            logits = logits.float().cpu()
+            probabilities = next_probabilities(
+                logits,
+                temperature=settings.temperature,
+                top_k=settings.top_k,
+                top_p=settings.top_p,
+            )
+            uniform = torch.stack(
+                [torch.rand((), generator=g, dtype=torch.float64) for g in generators]
+            )
+            chosen = draw(probabilities, uniform)
+            logprob = logits.log_softmax(dim=-1).gather(-1, chosen[:, None])[:, 0]
         yield Drawn(chosen, logprob)
         idx = chosen[:, None].to(prompt.device)

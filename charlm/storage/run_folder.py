@@ -130,7 +130,8 @@ class RunFolder:
         elif which == "last":
             chosen = self.last()
         elif which.isdecimal():
-            chosen = next((c for c in self.checkpoints() if c.step == int(which)), None)
+            step = which.lstrip("0") or "0"  # compared as text: it may have thousands of digits
+            chosen = next((c for c in self.checkpoints() if str(c.step) == step), None)
         else:
             raise UsageError(f"--checkpoint {which!r}: use best, last or a step")
         if chosen is None:

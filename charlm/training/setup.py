@@ -4,15 +4,18 @@ Everything that can be refused is refused before the folder is made, so a mistak
 behind.
 """
 
+import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from charlm.config import Config, dump_yaml, load_config
 from charlm.config.size import check_memory, checkpoint_bytes, human_bytes
 from charlm.errors import CheckpointError, DataError, MachineError, UsageError
-from charlm.storage import RunFolder, machine_errors, verify_folder, write_file
+from charlm.models.device import choose_device
+from charlm.sampling import encode_prompt
+from charlm.storage import RunFolder, folder_lock, machine_errors, verify_folder, write_file
 from charlm.storage.atomic import remove_leftovers
 from charlm.storage.run_folder import Checkpoint
 from charlm.text import (
@@ -71,12 +74,47 @@ def check_new_folder(out: Path) -> None:
     Raises:
         UsageError: It is a file, holds a run, or is not empty.
     """
-    if RunFolder(out).exists():
-        raise UsageError(f"{out}: holds a run; continue it with --resume, or choose another --out")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: is a file; choose another --out")
-    if out.is_dir() and any(not p.name.startswith((".lock", ".tmp-")) for p in out.iterdir()):
-        raise UsageError(f"{out}: is not empty and not a run; choose another --out")
+    with machine_errors(out):
+        if RunFolder(out).exists():
+            raise UsageError(
+                f"{out}: holds a run; continue it with --resume, or choose another --out"
+            )
+        for path in (out, *out.parents):
+            if path.is_file():
+                raise UsageError(f"{path}: is a file; choose another --out")
+        if out.is_dir() and any(not p.name.startswith((".lock", ".tmp-")) for p in out.iterdir()):
+            raise UsageError(f"{out}: is not empty and not a run; choose another --out")
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:  # weights could be written there, but not read again
+        raise UsageError(f"{str(out)!r}: not UTF-8; choose another --out") from None
+
+
+@contextlib.contextmanager
+def new_folder_for_run(out: Path) -> Iterator[None]:
+    """Make and lock the folder of a new run; what is no run when the block fails vanishes.
+
+    Raises:
+        UsageError: A run cannot begin there.
+        MachineError: The disk refuses, or another process writes there.
+    """
+    with machine_errors(out):
+        made = [path for path in (out, *out.parents) if not path.exists()]
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        with folder_lock(out):
+            check_new_folder(out)
+            try:
+                yield
+            except BaseException:
+                if not RunFolder(out).exists():
+                    for path in out.iterdir():
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                raise
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):  # only those that are still empty go
+                path.rmdir()
 
 
 def prepare_text(
@@ -87,8 +125,9 @@ def prepare_text(
     Raises:
         DataError: The text is missing, unreadable or too short.
         UsageError: The model does not fit into this machine's memory.
-        MachineError: The text may not be read or could not be fetched.
+        MachineError: The text may not be read or could not be fetched, or the device is absent.
     """
+    choose_device(config.run.device)
     # A mistake in sizes alone is answered before a large text is read: no text has fewer symbols.
     check_memory(config, vocab_size=1)
     source = open_source(config.data.source, fetch)
@@ -96,6 +135,7 @@ def prepare_text(
     tokenizer = scan.tokenizer(config.data)
     check_lengths(scan.size, config.data, config.model.block_size)
     check_memory(config, tokenizer.vocab_size)
+    encode_prompt(tokenizer, config.sample.prompt)
     return PreparedText(source, scan, tokenizer)
 
 
@@ -249,9 +289,3 @@ def check_disk(config: Config, out: Path, text: PreparedText) -> None:
             f"{out}: this run needs about {human_bytes(needed)} of disk and {human_bytes(free)} is "
             "free; free some space or choose another --out"
         )
-
-
-def discard(folder: Path) -> None:
-    """Remove a run folder that nothing came of."""
-    if not RunFolder(folder).exists():
-        shutil.rmtree(folder, ignore_errors=True)
