@@ -11,6 +11,7 @@ projections and head       ln V: Yang et al. 2022, Tensor Programs V, D.2, for t
 """
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -69,6 +70,27 @@ class RotaryAttention(MultiHeadAttention):
         return rotate(norm(query), table), rotate(norm(key), table)
 
 
+class SquaredReLU(torch.autograd.Function):
+    """max(x, 0)^2, with its derivative by hand: 2 max(x, 0).
+
+    Autograd would chain the derivatives of the square and of the ReLU: six times as slow on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Return the square of the positive part."""
+        positive = F.relu(x)
+        ctx.save_for_backward(positive)
+        return positive * positive
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Return d loss / d x = d loss / d y * 2 max(x, 0)."""
+        positive: Tensor
+        (positive,) = ctx.saved_tensors
+        return (gradient * positive).mul_(2)
+
+
 class SquaredReLUMLP(nn.Module):
     """Each position thinks on its own: expand four times, squared ReLU, contract.
 
@@ -83,7 +105,8 @@ class SquaredReLUMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
         """Map each position by itself."""
-        return self.contract(F.relu(self.expand(x)).square())  # type: ignore[no-any-return]
+        hidden = SquaredReLU.apply(self.expand(x))  # type: ignore[no-untyped-call]
+        return self.contract(hidden)  # type: ignore[no-any-return]
 
 
 class ModernBlock(nn.Module):

@@ -5,7 +5,7 @@ import torch
 
 from charlm.config import load_config
 from charlm.models import GPT2, ModernGPT, build_model
-from charlm.models.modern import rotary_table, rotate
+from charlm.models.modern import SquaredReLU, rotary_table, rotate
 from tests.models.conftest import CONFIGS, VOCAB
 
 NANOGPT_PARAMETERS = {"nanogpt-cpu": 804_096, "nanogpt-gpu": 10_745_088}
@@ -55,6 +55,19 @@ def test_the_modern_style_first_predicts_exactly_uniformly():
     assert isinstance(model, ModernGPT)
 
     assert torch.equal(model(torch.tensor([[1, 2, 3]])), torch.zeros(1, 3, VOCAB))
+
+
+def test_the_squared_relu_and_its_gradient_equal_autograds(generator):
+    x = torch.randn(4, 9, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 9, generator=generator, dtype=torch.float64)
+    (expected,) = torch.autograd.grad((x.relu().square() * weight).sum(), x)
+
+    y = SquaredReLU.apply(x)
+    (found,) = torch.autograd.grad((y * weight).sum(), x)
+
+    assert torch.equal(y, x.relu().square())
+    torch.testing.assert_close(found, expected)
+    assert torch.autograd.gradcheck(SquaredReLU.apply, x)
 
 
 def test_a_rotary_product_depends_on_the_distance_only(generator):
