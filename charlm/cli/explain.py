@@ -22,7 +22,7 @@ def explain(
         ),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Override keys.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys.")
     ] = None,
     vocab_size: Annotated[
         int | None,
@@ -40,13 +40,13 @@ def explain(
     output.result(f"{checked.model.type}: V = {vocab} symbols, T = {checked.model.block_size}\n")
     output.result("shapes of one batch")
     for name, shape in _shapes(checked, vocab):
-        output.result(f"  {name:<26} {shape}")
+        output.result(f"  {name:<31} {shape}")
     output.result("\nparameters")
     for part in parts:
         shape = " x ".join(f"{n:,}" for n in part.shape)
         times = f"{part.copies} x " if part.copies > 1 else ""
-        output.result(f"  {part.name:<26} {times + '(' + shape + ')':<22} {part.parameters:>14,}")
-    output.result(f"  {'total':<26} {'':<22} {total:>14,}")
+        output.result(f"  {part.name:<31} {times + '(' + shape + ')':<22} {part.parameters:>14,}")
+    output.result(f"  {'total':<31} {'':<22} {total:>14,}")
     flops = cost.flops_per_step(checked, vocab)
     chars = checked.train.batch_size * checked.model.block_size
     output.result(f"\ntraining step: {chars:,} characters, {_flops(flops)}FLOP")
@@ -56,7 +56,7 @@ def explain(
     output.result("\nmemory in training (float32; activations are an estimate)")
     memory = cost.training_bytes(checked, vocab)
     for name, count in {**memory, "total": sum(memory.values())}.items():
-        output.result(f"  {name:<26} {cost.human_bytes(count):>14}")
+        output.result(f"  {name:<31} {cost.human_bytes(count):>14}")
     output.result(f"checkpoint on disk: {cost.human_bytes(cost.checkpoint_bytes(checked, vocab))}")
 
 

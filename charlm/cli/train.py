@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 def train(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[KEY=VALUE]...", help="Override keys, such as train.max_steps=500."
-        ),
+        typer.Argument(metavar="KEY=VALUE", help="Override keys, such as train.max_steps=500."),
     ] = None,
     config: Annotated[
         str | None,
