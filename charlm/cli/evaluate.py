@@ -53,7 +53,8 @@ def evaluate(
     saved = load_model(found, checkpoint, device)
     with StopSignals() as stop, tempfile.TemporaryDirectory(prefix="charlm-") as scratch:
         try:
-            ids = _split(saved, split) if file is None else _given(saved, file, Path(scratch), stop)
+            with stop.at_once():
+                ids = _split(saved, split) if file is None else _given(saved, file, Path(scratch))
             score = _score(saved, ids, block_size or limit, stop)
         except (Stopped, Interrupted):
             return stop.exit_code
@@ -119,7 +120,7 @@ def _split(saved: "SavedModel", name: str) -> "Ids":
     return part
 
 
-def _given(saved: "SavedModel", file: str, scratch: Path, stop: StopSignals) -> "Ids":
+def _given(saved: "SavedModel", file: str, scratch: Path) -> "Ids":
     """Encode a text with the run's alphabet; a character without an id is refused, not dropped."""
     from charlm.text import encode_corpus, open_source, scan_text
 
@@ -128,7 +129,7 @@ def _given(saved: "SavedModel", file: str, scratch: Path, stop: StopSignals) -> 
     data = saved.config.data.model_copy(
         update={"source": file, "val_fraction": 0.0, "test_fraction": 0.0}
     )
-    progress = output.bytes_bar(quiet=False, check=stop.check)
+    progress = output.bytes_bar(quiet=False)
     source = open_source(file)
     scan = scan_text(source, data, lambda read: progress("reading", read))
     for remark in scan.notes:

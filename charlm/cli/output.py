@@ -1,10 +1,12 @@
 """How charlm speaks: results on stdout, everything else on stderr, one line a thought."""
 
+import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -31,7 +33,7 @@ def result(text: str) -> None:
 
 def result_json(value: Any) -> None:
     """Print one JSON object to stdout, on one line."""
-    print(json.dumps(value), flush=True)
+    print(json.dumps(_finite(value), allow_nan=False), flush=True)
 
 
 def note(text: str) -> None:
@@ -72,11 +74,14 @@ def bytes_bar(quiet: bool, check: Callable[[], None] = lambda: None) -> Callable
     return update
 
 
-def download_bar(quiet: bool) -> Callable[[int, int], None]:
+def download_bar(
+    quiet: bool, check: Callable[[], None] = lambda: None
+) -> Callable[[int, int], None]:
     """Return a callback that draws a bar for a download."""
     bars: list[Any] = []
 
     def update(done: int, total: int) -> None:
+        check()
         if not bars:
             bars.append(
                 tqdm(
@@ -97,18 +102,49 @@ def download_bar(quiet: bool) -> Callable[[int, int], None]:
 
 
 def never_refuse_a_character() -> None:
-    """Escape what the terminal's or the file's encoding lacks, and accept a closed stdout."""
+    """Escape what the terminal's or the file's encoding lacks, and accept closed streams."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 -- open until the end
         else:
             stream.reconfigure(errors="backslashreplace")
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115 -- open until the end
+    sys.stderr = Forgiving(sys.stderr)
 
 
 def silence_stdout() -> None:
     """After a closed pipe: let the interpreter flush to nowhere, instead of complaining."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON cannot say, by null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Forgiving:
+    """A stream whose reader may go away: what is only decoration must not end a training run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write if anyone listens."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush if anyone listens."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _one_line(text: str) -> str:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 _SIGNALS = [
@@ -22,6 +24,19 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._urgent = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """While in this context, a signal raises `Stopped` wherever the program is.
+
+        For work that may wait for a pipe or a network and has nothing to save.
+        """
+        self._urgent = True
+        try:
+            yield
+        finally:
+            self._urgent = False
 
     def __enter__(self) -> "StopSignals":
         self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
@@ -58,3 +73,6 @@ class StopSignals:
         if self.received is not None:
             os._exit(128 + number)  # the user insists: nothing half-written is ever read
         self.received = number
+        if self._urgent:
+            self._urgent = False
+            raise Stopped

@@ -1,5 +1,6 @@
 """charlm train: from a configuration to a run folder."""
 
+import shlex
 import sys
 import time
 from contextlib import nullcontext
@@ -97,7 +98,8 @@ def _run(
             output.result(dump_yaml(config.model_dump()).rstrip())
             return 0
         with folder_lock(run.path):
-            prepared = setup.open_run(config, run, progress, allow_new_data=allow_new_data)
+            with stop.at_once():
+                prepared = setup.open_run(config, run, progress, allow_new_data=allow_new_data)
             return _train(prepared, json, quiet, stop, began)
     if name is None:
         raise UsageError(
@@ -110,7 +112,8 @@ def _run(
     chosen = out or (Path(config.run.out) if config.run.out else None)
     folder = chosen or next_free_name(Path(name).stem)
     setup.check_new_folder(folder)
-    text = setup.prepare_text(config, progress, output.download_bar(quiet))
+    with stop.at_once():
+        text = setup.prepare_text(config, progress, output.download_bar(quiet, stop.check))
     with setup.new_folder_for_run(folder):
         prepared = setup.create_run(config, folder, text, progress)
         return _train(prepared, json, quiet, stop, began)
@@ -121,6 +124,7 @@ def _train(
 ) -> int:
     from charlm.models import build_model
     from charlm.training import Trainer
+    from charlm.training.setup import commit_resume
 
     config = prepared.config
     for remark in prepared.notes:
@@ -136,13 +140,14 @@ def _train(
         should_stop=stop.requested,
         began=began,
     )
+    commit_resume(prepared)
     if not quiet:
         _introduce(prepared, trainer)
     with nullcontext() if quiet else _Bar(config, trainer) as bar:
         for record in trainer.records():
             if bar:
                 bar.show(record)
-    run = prepared.run.path
+    run = shlex.quote(str(prepared.run.path))
     if trainer.stopped:
         again = f"charlm train --resume --out {run}"
         output.say(f"stopped at step {trainer.state.step}, saved; go on with: {again}")

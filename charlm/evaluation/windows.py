@@ -53,7 +53,7 @@ class Score:
     @property
     def perplexity(self) -> float:
         """How many equally likely characters would be as hard to guess among."""
-        return math.exp(self.loss_nats)
+        return math.exp(self.loss_nats) if self.loss_nats < 700 else math.inf
 
 
 class Interrupted(Exception):

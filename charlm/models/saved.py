@@ -98,6 +98,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Write tensors by name; bit for bit what `load_tensors` reads."""
     with machine_errors(path):
         save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, path)
+        path.chmod(0o644)  # safetensors writes for its user alone; the other files are readable
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

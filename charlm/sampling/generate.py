@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from charlm.errors import NonFiniteError
 from charlm.models.base import LanguageModel
 from charlm.sampling.choose import draw, next_probabilities
 
@@ -55,6 +56,9 @@ def generate(
         count: Characters to draw.
         settings: How they are chosen.
         seeds: One for each row; a row's text depends on its own seed only.
+
+    Raises:
+        NonFiniteError: The model's logits are NaN or infinite.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     state, idx = model.start(prompt.shape[0]), prompt
@@ -65,6 +69,11 @@ def generate(
             logits, state = model.step(idx, state)
             model.train(was_training)
             logits = logits.float().cpu()
+            if not logits.isfinite().all():
+                raise NonFiniteError(
+                    "the model's logits are NaN or infinite: its training diverged; use an earlier "
+                    "checkpoint"
+                )
             probabilities = next_probabilities(
                 logits,
                 temperature=settings.temperature,

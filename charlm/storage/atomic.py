@@ -10,6 +10,7 @@ import contextlib
 import errno
 import getpass
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -144,7 +145,7 @@ def remove_leftovers(folder: Path) -> None:
         MachineError: The disk or its permissions refuse.
     """
     with machine_errors(folder):
-        for path in list(folder.rglob(".tmp-*")):
+        for path in list(filter(lambda p: is_leftover(p.name), folder.rglob(".tmp-*"))):
             if path.name.startswith(".tmp-old-"):
                 place = path.with_name(path.name.split("-", 3)[-1])
                 if not place.exists():
@@ -154,6 +155,11 @@ def remove_leftovers(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def is_leftover(name: str) -> bool:
+    """Tell whether a name is one of ours for what is not finished; a user's own files never are."""
+    return bool(re.match(r"\.tmp-(new|old|trash)-[0-9a-f]{8}-", name))
 
 
 def _beside(path: Path, kind: str) -> Path:

@@ -6,7 +6,7 @@ import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from charlm.errors import DataError, MachineError
@@ -49,8 +49,7 @@ def download(
     if address.scheme != "https" and not local:
         raise DataError(f"{url}: only https addresses are fetched")
     part = target.with_name(target.name + ".part")
-    with machine_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with machine_errors(target), _folder_for(target):
         if _size(part) > size:  # begun for another version of the file
             part.unlink()
         reason = ""
@@ -69,6 +68,19 @@ def download(
                 "not the pinned one and was discarded"
             )
         put_in_place(part, target)
+
+
+@contextlib.contextmanager
+def _folder_for(target: Path) -> Iterator[None]:
+    """Make the target's folder; if nothing came, take it away again."""
+    made = not target.parent.exists()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # not empty: something came
+                target.parent.rmdir()
 
 
 def _transfer(url: str, part: Path, size: int, progress: Callable[[int, int], None]) -> str:

@@ -8,6 +8,7 @@ import codecs
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,10 @@ def scan_text(source: Source, data: DataConfig, progress: Progress = lambda read
 
 def split_bounds(size: int, data: DataConfig) -> dict[str, tuple[int, int]]:
     """Cut [0, size) by position into train, then val, then test."""
-    train = int(size * (1 - data.val_fraction - data.test_fraction))
-    val = size - int(size * data.test_fraction) if data.test_fraction else size
-    if not data.val_fraction:
+    # Fractions as they are written: in floats 1 - 0.9 is less than 0.1.
+    val_share, test_share = Fraction(str(data.val_fraction)), Fraction(str(data.test_fraction))
+    train, val = int(size * (1 - val_share - test_share)), size - int(size * test_share)
+    if not val_share:
         train = val
     return {"train": (0, train), "val": (train, val), "test": (val, size)}
 
@@ -214,7 +216,7 @@ def _refuse_unknown(source: Source, scan: Scan, tokenizer: CharTokenizer) -> Non
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
         raise DataError(
             f"{source.name}: {chr(strange[0])!r} (U+{strange[0]:04X}){more} not in the alphabet "
-            "of this run; start a new run"
+            f"of this run, which has {tokenizer.vocab_size} symbols"
         )
 
 

@@ -7,11 +7,13 @@ once for its alphabet and again for its ids without ever being held in memory.
 import difflib
 import glob
 import io
+import os
 import shutil
 import stat
 import sys
 import sysconfig
 import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,11 +95,17 @@ def _fetched(name: str, progress: Callable[[int, int], None]) -> Path:
 
 def _standard_input() -> Part:
     """Copy what can be read only once to a file that vanishes with the process."""
-    spool = tempfile.NamedTemporaryFile(prefix="charlm-")  # noqa: SIM115 -- lives in the closure
-    with machine_errors(Path(spool.name)):
+    spool = tempfile.TemporaryFile()  # noqa: SIM115 -- lives in the closure, without a name
+    with machine_errors(Path(tempfile.gettempdir())):
         shutil.copyfileobj(sys.stdin.buffer, spool)
         spool.flush()
-    return Part("standard input", lambda: Path(spool.name).open("rb"))
+
+    def reopen() -> BinaryIO:
+        spool.seek(0)  # one reader at a time: a copy of the descriptor shares its position
+        return os.fdopen(os.dup(spool.fileno()), "rb")
+
+    weakref.finalize(reopen, spool.close)
+    return Part("standard input", reopen)
 
 
 def _file_part(path: Path) -> Part:

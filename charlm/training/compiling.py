@@ -1,6 +1,7 @@
 """torch.compile where it pays, with a trial first and a reason when it is left out."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,10 +34,10 @@ def compile_model(
         return model, None
     if choice == "auto" and not worth_trying(device):
         return model, f"compile: off on {device.type}, where it rarely pays for its wait"
-    _use_private_cache()
-    compiled: Forward = torch.compile(model)
     trial = torch.zeros(windows, model.block_size, dtype=torch.int64, device=device)
     try:
+        _use_private_cache()
+        compiled: Forward = torch.compile(model)
         next_token_loss(compiled(trial), trial).backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # whatever a compiler's many parts may raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -57,8 +58,12 @@ def worth_trying(device: torch.device) -> bool:
 
 
 def _use_private_cache() -> None:
-    """Keep compiled code in a folder that only this user can write: it is loaded as code."""
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+    """Keep compiled code in a folder that only this user can write: it is loaded as code.
+
+    Torch's default lies in the shared temporary folder, and it may have set it already.
+    """
+    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
+    if not chosen or chosen.startswith(f"{tempfile.gettempdir()}/torchinductor_"):
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = home / "charlm" / "inductor"
         folder.mkdir(parents=True, exist_ok=True)

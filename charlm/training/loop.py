@@ -97,7 +97,8 @@ class Trainer:
         """Train to the end, yielding a record of each step, evaluation, sample and save.
 
         Raises:
-            NonFiniteError: The loss or gradient became NaN or infinite; the weights did not.
+            NonFiniteError: The loss, a gradient or a weight became NaN or infinite; what is saved
+                did not.
             MachineError: A checkpoint could not be written; older ones are unharmed.
         """
         # What the checkpoint does not vouch for is done, and recorded, again.
@@ -105,18 +106,19 @@ class Trainer:
         try:
             while True:
                 last = self._spent() >= 1
-                new_best = False
+                new_best = interrupted = False
                 if self._evaluation_due(last):
                     try:
                         yield self._logged(self._evaluate())
                     except Interrupted:
-                        self.stopped = True  # the evaluation is done again on resume
+                        interrupted = True  # the evaluation is done again on resume
                     new_best = self.state.best_step == self.state.step
-                if self._sample_due() and not self.stopped:
+                if self._sample_due() and not interrupted:
                     yield self._logged(self._sample())
                 patience = self.config.train.patience
-                ended = last or (patience is not None and self.state.bad_evals >= patience)
-                self.stopped = not ended and (self.stopped or self.should_stop())
+                impatient = patience is not None and self.state.bad_evals >= patience
+                ended = (last or impatient) and not interrupted
+                self.stopped = interrupted or (not ended and self.should_stop())
                 if new_best or self._save_due(ended or self.stopped):
                     yield self._save()
                 if ended or self.stopped:
@@ -195,19 +197,35 @@ class Trainer:
         share.backward()  # type: ignore[no-untyped-call]
         return share.detach()
 
+    def _refuse_broken_weights(self) -> None:
+        """Notice an update that overflowed: a finite gradient times a huge rate need not be finite.
+
+        Raises:
+            NonFiniteError: A weight is NaN or infinite; nothing was saved of it.
+        """
+        for name, parameter in self.model.named_parameters():
+            if not parameter.isfinite().all():
+                raise NonFiniteError(
+                    f"{name} became NaN or infinite by step {self.state.step}; "
+                    f"{self._what_is_saved()}; lower train.learning_rate"
+                )
+
+    def _what_is_saved(self) -> str:
+        return f"step {self.saved_step} is saved" if self.saved_step >= 0 else "nothing is saved"
+
     def _refuse_non_finite(self, loss: float, norm: float, rate: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
             return
         what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
-        saved = f"step {self.saved_step} is saved" if self.saved_step >= 0 else "nothing is saved"
         raise NonFiniteError(
             f"{what} at step {self.state.step + 1} (learning rate {rate:.3g}); the weights were "
-            f"not updated and {saved}; lower train.learning_rate or train.grad_clip"
+            f"not updated and {self._what_is_saved()}; lower train.learning_rate or train.grad_clip"
         )
 
     def _evaluate(self) -> Record:
         started = time.perf_counter()
         state = self.state
+        self._refuse_broken_weights()
         score = score_windows(
             self.model,
             self.val,
@@ -217,6 +235,11 @@ class Trainer:
             should_stop=self.should_stop,
         )
         self.eval_seconds = time.perf_counter() - started
+        if not math.isfinite(score.loss_nats):
+            raise NonFiniteError(
+                f"validation loss {score.loss_nats} at step {state.step}; {self._what_is_saved()}; "
+                "lower train.learning_rate"
+            )
         state.evaluated_step, state.val_loss_nats = state.step, score.loss_nats
         if state.best_loss_nats is None or score.loss_nats < state.best_loss_nats:
             state.best_loss_nats, state.best_step, state.bad_evals = score.loss_nats, state.step, 0
@@ -249,6 +272,7 @@ class Trainer:
 
     def _save(self) -> Record:
         state = self.state
+        self._refuse_broken_weights()
         state.seconds = time.perf_counter() - self.began
         record = self._logged({"kind": "save", "step": state.step, "seconds": state.seconds})
         state.metrics_bytes = self.metrics.flush()

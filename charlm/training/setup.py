@@ -5,6 +5,7 @@ behind.
 """
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from charlm.errors import CheckpointError, DataError, MachineError, UsageError
 from charlm.models.device import choose_device
 from charlm.sampling import encode_prompt
 from charlm.storage import RunFolder, folder_lock, machine_errors, verify_folder, write_file
-from charlm.storage.atomic import remove_leftovers
+from charlm.storage.atomic import is_leftover, remove_folder, remove_leftovers
 from charlm.storage.run_folder import Checkpoint
 from charlm.text import (
     Corpus,
@@ -80,9 +81,15 @@ def check_new_folder(out: Path) -> None:
                 f"{out}: holds a run; continue it with --resume, or choose another --out"
             )
         for path in (out, *out.parents):
-            if path.is_file():
-                raise UsageError(f"{path}: is a file; choose another --out")
-        if out.is_dir() and any(not p.name.startswith((".lock", ".tmp-")) for p in out.iterdir()):
+            if os.path.lexists(path) and not path.is_dir():
+                kind = "file" if path.is_file() else "device, pipe or broken link"
+                raise UsageError(f"{path}: is a {kind}; choose another --out")
+        names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        # A start that was killed leaves its parts, and the holder of the lock, behind.
+        ours = {".lock", ".lock-holder.json"}
+        if ".lock-holder.json" in names:
+            ours |= {"tokens", "tokenizer.json", "checkpoints"}
+        if any(name not in ours and not is_leftover(name) for name in names):
             raise UsageError(f"{out}: is not empty and not a run; choose another --out")
     try:
         str(out).encode()
@@ -207,8 +214,10 @@ def open_run(
         CheckpointError: The folder is damaged.
         DataError: The text changed and `allow_new_data` is False.
     """
+    choose_device(config.run.device)
     remove_leftovers(run.path)
     tokenizer = load_tokenizer(run.tokenizer)
+    encode_prompt(tokenizer, config.sample.prompt)
     check_memory(config, tokenizer.vocab_size)
     corpus = open_corpus(run.tokens)
     prepared = PreparedRun(config, run, corpus, tokenizer)
@@ -222,6 +231,7 @@ def open_run(
                 f"{text.scan.sha256[:12]}... now, {str(corpus.facts['source_sha256'])[:12]}... "
                 "then); restore it, or go on with --allow-new-data"
             )
+        check_lengths(text.scan.size, config.data, config.model.block_size)
         prepared.corpus = encode_corpus(
             text.source,
             config.data,
@@ -231,15 +241,46 @@ def open_run(
             lambda read: progress("encoding", read),
         )
         prepared.notes.append(
-            f"{config.data.source}: changed since this run began; going on with it"
+            f"{config.data.source}: changed since this run began; going on with it, though losses "
+            "before and after do not compare"
         )
     if prepared.checkpoint:
         changes = drift(prepared.checkpoint)
         if changes:
             prepared.notes.append(f"not bit-exact: {'; '.join(changes)}")
+    changed = _changes(run.read_config(), config)
+    if changed:
+        prepared.notes.append(f"changed from here on: {'; '.join(changed)}")
+    return prepared
+
+
+def commit_resume(prepared: PreparedRun) -> None:
+    """Write down what a resumed run goes on with, once nothing can refuse it any more.
+
+    Checkpoints after the one it goes on from are damaged and would be taken for newer than what
+    comes now: they are removed.
+
+    Raises:
+        MachineError: The disk or its permissions refuse.
+    """
+    run, config = prepared.run, prepared.config
+    step = prepared.checkpoint.step if prepared.checkpoint else -1
+    for checkpoint in run.checkpoints():
+        if checkpoint.step > step:
+            remove_folder(checkpoint.path)
     if config != run.read_config():
         write_file(run.config, dump_yaml(config.model_dump()).encode())
-    return prepared
+
+
+def _changes(before: Config, after: Config) -> list[str]:
+    """Say which keys differ between two configurations of one run, one phrase each."""
+    return [
+        f"{section}.{key} {old!r} -> {after_keys[key]!r}"
+        for section, keys in before.model_dump().items()
+        for after_keys in [getattr(after, section).model_dump()]
+        for key, old in keys.items()
+        if old != after_keys[key]
+    ]
 
 
 def _newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:

@@ -81,3 +81,26 @@ def test_bars_write_nothing_to_what_is_no_terminal(capsys):
     update("encoding", 10)
 
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_lost_reader_of_stderr_is_no_reason_to_stop():
+    class Gone:
+        encoding = "utf-8"
+
+        def write(self, text):
+            raise BrokenPipeError
+
+        def flush(self):
+            raise BrokenPipeError
+
+    stream = output.Forgiving(Gone())
+
+    assert stream.write("hello") == 5
+    stream.flush()
+    assert stream.encoding == "utf-8"
+
+
+def test_json_says_null_where_a_number_is_not_finite(capsys):
+    output.result_json({"a": float("nan"), "b": float("inf"), "c": 1.5})
+
+    assert capsys.readouterr().out == '{"a": null, "b": null, "c": 1.5}\n'

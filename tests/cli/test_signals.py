@@ -2,6 +2,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +69,41 @@ def test_a_stop_while_a_model_works_ends_with_its_code(charlm, trained, monkeypa
     result = charlm(verb)
 
     assert result.code == 143
+
+
+@pytest.mark.parametrize("source", ["train", "eval"])
+def test_a_signal_ends_the_wait_for_standard_input(trained, source):
+    command = {
+        "train": ["train", "-c", "tiny.yaml", "--out", "new", "data.source=-"],
+        "eval": ["eval", "--file", "-"],
+    }[source]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "charlm", *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    time.sleep(4)  # torch is imported and the pipe is waited for
+    process.send_signal(signal.SIGTERM)
+
+    process.communicate(timeout=10)
+
+    assert process.returncode == 143
+    assert not Path("new").exists()
+
+
+def test_a_closed_standard_input_is_an_empty_text(tiny):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c"),
+            "import os, sys; os.close(0); sys.stdin = None; sys.argv = sys.argv[1:]; "
+            "from charlm.cli.main import main; main()",
+            *("charlm", "train", "-c", "tiny.yaml", "data.source=-"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 3
+    assert "standard input: empty (0 bytes)" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -211,10 +211,10 @@ def test_the_loser_of_a_race_for_a_folder_leaves_it_to_the_winner(charlm, tiny):
 
     Path("mine").mkdir()
     with folder_lock(Path("mine")):
-        Path("mine/.tmp-tokens-1234").mkdir()
+        Path("mine/.tmp-new-1234abcd-tokens").mkdir()
         result = charlm(*TRAIN, "--out", "mine")
 
-        assert Path("mine/.tmp-tokens-1234").is_dir()
+        assert Path("mine/.tmp-new-1234abcd-tokens").is_dir()
 
     assert result.code == 5
     assert "is writing there; wait for it or choose another --out" in result.error

@@ -116,3 +116,7 @@ def test_bits_and_perplexity_follow_from_nats():
 
     assert score.bits_per_char == pytest.approx(3)
     assert score.perplexity == pytest.approx(8)
+
+
+def test_a_hopeless_model_has_infinite_perplexity():
+    assert module.Score(chars=1, loss_nats=1e4).perplexity == math.inf

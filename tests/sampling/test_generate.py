@@ -1,7 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from charlm.config import GPTConfig
+from charlm.errors import NonFiniteError
 from charlm.models import build_model
 from charlm.sampling import Settings, generate
 
@@ -83,3 +86,11 @@ def test_it_does_not_touch_the_global_generator(model):
 
 def test_nothing_asked_for_is_nothing_drawn(model):
     assert list(generate(model, torch.tensor([[1]]), 0, Settings(), [0])) == []
+
+
+def test_a_diverged_model_is_refused_in_one_line(model):
+    with torch.no_grad():
+        model.final_norm.weight[0] = math.nan
+
+    with pytest.raises(NonFiniteError, match="training diverged"):
+        run(model, torch.tensor([[1]]), 1)

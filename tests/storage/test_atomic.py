@@ -187,11 +187,12 @@ def test_leftovers_go_and_everything_else_stays(tmp_path):
     (tmp_path / "checkpoints" / ".tmp-new-1234abcd-step-1").mkdir(parents=True)
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "file").write_text("precious")
-    (tmp_path / ".tmp-link").symlink_to(tmp_path / "outside")
+    (tmp_path / ".tmp-old-1234abcd-outside").symlink_to(tmp_path / "outside")
+    (tmp_path / ".tmp-notes.txt").write_text("a user's own")
 
     remove_leftovers(tmp_path)
 
-    assert sorted(os.listdir(tmp_path)) == ["checkpoints", "outside"]
+    assert sorted(os.listdir(tmp_path)) == [".tmp-notes.txt", "checkpoints", "outside"]
     assert os.listdir(tmp_path / "checkpoints") == []
     assert os.listdir(tmp_path / "outside") == ["file"]
 

@@ -44,7 +44,7 @@ def test_a_wrong_checksum_leaves_nothing(fetch, folder):
     with pytest.raises(DataError, match=r"SHA-256 is .* expected 0000"):
         fetch(sha256="0" * 64)
 
-    assert os.listdir(folder) == []
+    assert not folder.exists()
 
 
 def test_an_old_file_outlives_a_failed_fetch(fetch, folder):
@@ -130,7 +130,7 @@ def test_never_more_than_the_pinned_size_is_kept(fetch, server, folder):
         fetch(progress=lambda done, total: seen.append(done))
 
     assert max(seen) == len(CONTENT)
-    assert os.listdir(folder) == []
+    assert not folder.exists()
 
 
 def test_a_file_shorter_than_pinned_is_refused(fetch, server, folder):
@@ -150,7 +150,7 @@ def test_an_http_error_is_reported_after_all_attempts(fetch, server, folder, sta
         fetch()
 
     assert len(server.asked) == 3
-    assert os.listdir(folder) == []
+    assert not folder.exists()
 
 
 def test_a_range_the_server_does_not_have_begins_again(fetch, server, folder):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from charlm.config import DataConfig
@@ -480,3 +480,16 @@ def test_a_large_text_takes_no_more_memory_than_a_small_one(tmp_path):
 
     small, large = map(int, output.split())  # KiB
     assert large - small < 16 << 10
+
+
+@given(size=st.integers(0, 10_000), tenths=st.tuples(st.integers(0, 9), st.integers(0, 9)))
+def test_the_cut_is_exact_for_any_fractions(size, tenths):
+    val, test = tenths
+    assume(val + test < 10)
+    data = DataConfig(val_fraction=val / 10, test_fraction=test / 10)
+
+    (start, train), (_, middle), (_, end) = split_bounds(size, data).values()
+
+    assert (start, end) == (0, size)
+    assert middle == size - size * test // 10
+    assert train == (size * (10 - val - test) // 10 if val else middle)

@@ -4,12 +4,21 @@ import json
 import pytest
 import torch
 
-from charlm.errors import CheckpointError, DataError, MachineError
+from charlm.config import load_config
+from charlm.errors import CheckpointError, DataError, MachineError, UsageError
 from charlm.storage import RunFolder
 from charlm.training import checkpoint as module
 from charlm.training.checkpoint import drift, save_checkpoint
-from charlm.training.setup import resumed_config
-from tests.training.conftest import state_hash
+from charlm.training.setup import (
+    check_new_folder,
+    commit_resume,
+    create_run,
+    new_folder_for_run,
+    open_run,
+    prepare_text,
+    resumed_config,
+)
+from tests.training.conftest import ignore, state_hash
 
 
 @pytest.fixture
@@ -143,3 +152,72 @@ def test_a_changed_environment_is_named(finished, monkeypatch):
 
     assert len(drift(finished.run.last())) == 1
     assert drift(finished.run.last())[0].endswith("now 77")
+
+
+def test_checkpoints_newer_than_the_one_resumed_from_make_way(finished, make_trainer):
+    (finished.run.checkpoint_path(6) / "model.safetensors").write_bytes(b"damaged")
+    config = resumed_config(finished.run, None, ["train.max_steps=5"])
+    prepared = open_run(config, finished.run, ignore)
+    assert prepared.checkpoint.step == 4
+
+    commit_resume(prepared)
+
+    assert finished.run.last().step == 4
+    assert finished.run.read_config().train.max_steps == 5
+
+
+def test_a_refused_resume_leaves_the_configuration_as_it_was(finished, monkeypatch):
+    before = finished.run.config.read_bytes()
+    for change, error in [
+        ("run.device=cuda:99", MachineError),
+        ("sample.prompt=\u00e9", DataError),
+    ]:
+        config = resumed_config(finished.run, None, [change])
+        with pytest.raises(error):
+            open_run(config, finished.run, ignore)
+
+    assert finished.run.config.read_bytes() == before
+
+
+def test_a_resume_says_what_it_changes(finished):
+    config = resumed_config(finished.run, None, ["train.max_steps=9", "run.seed=5"])
+
+    notes = open_run(config, finished.run, ignore).notes
+
+    assert "changed from here on: train.max_steps 6 -> 9; run.seed 1337 -> 5" in notes
+
+
+def test_a_new_text_that_is_too_short_is_refused_before_the_old_one_goes(finished, tmp_path):
+    (tmp_path / "text.txt").write_text("the")
+    config = finished.run.read_config()
+    before = (finished.run.tokens / "ids.bin").read_bytes()
+
+    with pytest.raises(DataError, match="needs 9"):
+        open_run(config, finished.run, ignore, allow_new_data=True)
+
+    assert (finished.run.tokens / "ids.bin").read_bytes() == before
+
+
+def test_a_start_that_was_killed_can_be_made_again(tiny, tmp_path):
+    config = load_config("tiny.yaml")
+    text = prepare_text(config, ignore, ignore)
+    out = tmp_path / "out"
+    out.mkdir()
+    create_run(config, out, text, ignore)
+    (out / "config.yaml").unlink()  # killed just before its last write
+    (out / ".lock-holder.json").write_text("{}")
+
+    check_new_folder(out)
+    with new_folder_for_run(out):
+        create_run(config, out, text, ignore)
+
+    assert (out / "config.yaml").is_file()
+
+
+def test_a_users_own_files_are_no_leftovers(tmp_path):
+    for name in (".tmp-notes.txt", ".lock-data", "tokens"):
+        out = tmp_path / name.strip(".")
+        out.mkdir()
+        (out / name).write_text("mine")
+        with pytest.raises(UsageError, match="is not empty and not a run"):
+            check_new_folder(out)

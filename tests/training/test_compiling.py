@@ -1,7 +1,9 @@
 import json
+import os
 import stat
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import torch
@@ -81,12 +83,17 @@ def test_the_trial_is_one_micro_step_and_leaves_no_gradient(model, monkeypatch):
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_compiled_code_is_kept_where_only_the_user_can_write(model, broken, tmp_path):
+@pytest.mark.parametrize("default", ["", f"{tempfile.gettempdir()}/torchinductor_someone"])
+def test_compiled_code_is_kept_where_only_the_user_can_write(
+    model, broken, tmp_path, monkeypatch, default
+):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default)
     with pytest.raises(MachineError):
         compile_model(model, True, 2)
 
     mode = (tmp_path / "charlm" / "inductor").stat().st_mode
     assert stat.S_IMODE(mode) == 0o700
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "charlm" / "inductor")
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import torch
 
 from charlm.errors import NonFiniteError
 from charlm.models import next_token_loss
+from charlm.models.saved import load_tensors
 from charlm.storage import RunFolder
 from charlm.storage.run_folder import read_metrics
 from charlm.training import loop
@@ -303,3 +304,57 @@ def test_a_seeded_run_gives_the_recorded_losses(make_trainer):
 
     assert losses[0] == pytest.approx(3.4339872, abs=1e-6)
     assert losses[19] == pytest.approx(3.3572471, abs=2e-4)
+
+
+@pytest.mark.parametrize("steps", [0, 6])
+def test_a_signal_in_the_last_evaluation_is_obeyed_and_the_evaluation_done_on_resume(
+    make_trainer, steps
+):
+    options = [f"train.max_steps={steps}", "train.warmup_steps=0"]
+    straight = make_trainer(*options, out="straight")
+    finish(straight)
+    asked = []
+    trainer = make_trainer(*options, should_stop=lambda: bool(asked))
+    evaluate = trainer._evaluate
+
+    def signalled():
+        if trainer.state.step == steps:
+            asked.append(True)
+        return evaluate()
+
+    trainer._evaluate = signalled
+    finish(trainer)
+    assert trainer.stopped
+    assert trainer.state.evaluated_step != steps
+
+    resumed = make_trainer(resume=True)
+    finish(resumed)
+
+    assert not resumed.stopped
+    assert state_hash(resumed) == state_hash(straight)
+
+
+def test_weights_that_an_update_broke_are_never_saved(make_trainer):
+    trainer = make_trainer(
+        "train.learning_rate=1e38", "train.warmup_steps=0", "train.save_every=1",
+        "train.schedule=constant", "train.grad_clip=0", "train.max_steps=50",
+    )  # fmt: skip
+
+    with pytest.raises(NonFiniteError):
+        finish(trainer)
+
+    for checkpoint in trainer.run.checkpoints():
+        for tensor in load_tensors(checkpoint.path / "model.safetensors").values():
+            assert tensor.isfinite().all()
+    text = trainer.run.metrics.read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+
+
+def test_broken_weights_are_named(make_trainer):
+    trainer = make_trainer()
+    with torch.no_grad():
+        trainer.model.head.weight[0, 0] = math.inf
+
+    with pytest.raises(NonFiniteError, match=r"head\.weight became NaN or infinite by step 0"):
+        finish(trainer)
