@@ -50,9 +50,9 @@ def explain(
     flops = cost.flops_per_step(checked, vocab)
     chars = checked.train.batch_size * checked.model.block_size
     output.result(f"\ntraining step: {chars:,} characters, {_flops(flops)}FLOP")
-    output.result(
-        f"whole run: {checked.train.max_steps:,} steps, {_flops(flops * checked.train.max_steps)}FLOP"
-    )
+    steps, minutes = checked.train.max_steps, checked.train.minutes
+    length = f"{steps:,} steps, {_flops(flops * steps)}FLOP"
+    output.result(f"whole run: {f'{minutes:g} minutes by the clock' if minutes else length}")
     output.result("\nmemory in training (float32; activations are an estimate)")
     memory = cost.training_bytes(checked, vocab)
     for name, count in {**memory, "total": sum(memory.values())}.items():

@@ -152,6 +152,8 @@ def _train(
         again = f"charlm train --resume --out {run}"
         output.say(f"stopped at step {trainer.state.step}, saved; go on with: {again}")
         return stop.exit_code
+    if not trainer.state.step and config.train.minutes:
+        output.note("the time was over before the first step; start-up counts, allow more")
     _conclude(prepared, trainer, json)
     if not quiet:
         output.say(f"{trainer.state.seconds:.0f} s; sample from it: charlm sample --run {run}")

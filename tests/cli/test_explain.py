@@ -62,3 +62,9 @@ def test_a_configuration_is_asked_for(charlm):
 
     assert result.code == 2
     assert result.error == "Missing option '--config' / '-c'; see 'charlm explain --help'"
+
+
+def test_a_run_by_the_clock_has_no_number_of_steps(charlm, tiny):
+    result = charlm("explain", "-c", "tiny.yaml", "train.minutes=2.5")
+
+    assert "whole run: 2.5 minutes by the clock" in result.stdout

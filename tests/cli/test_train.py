@@ -218,3 +218,10 @@ def test_the_loser_of_a_race_for_a_folder_leaves_it_to_the_winner(charlm, tiny):
 
     assert result.code == 5
     assert "is writing there; wait for it or choose another --out" in result.error
+
+
+def test_too_little_time_for_a_step_is_said(charlm, tiny):
+    result = charlm(*TRAIN, "--minutes", "0.0000001")
+
+    assert result.code == 0
+    assert "the time was over before the first step" in result.stderr
