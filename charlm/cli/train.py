@@ -3,7 +3,8 @@
 import shlex
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from charlm.errors import UsageError
 
 if TYPE_CHECKING:
     from charlm.config import Config
+    from charlm.storage import RunFolder
     from charlm.training.loop import Trainer
     from charlm.training.setup import PreparedRun
 
@@ -67,56 +69,75 @@ def train(
     quiet = quiet or json
     with StopSignals() as stop:
         try:
-            return _run(
-                config, changes, out, resume, allow_new_data, print_config, json, quiet, stop, began
-            )
+            from charlm.config import dump_yaml
+            from charlm.storage import find_run
+            from charlm.training.setup import resumed_config
+
+            run = find_run(out) if resume else None
+            checked = resumed_config(run, config, changes) if run else _load(config, changes)
+            if print_config:
+                output.result(dump_yaml(checked.model_dump()).rstrip())
+                return 0
+            if run:
+                ready = _resumed(checked, run, allow_new_data, quiet, stop)
+            else:
+                ready = _begun(checked, _new_folder(checked, out, config), quiet, stop)
+            with ready as prepared:
+                return _train(prepared, json, quiet, stop, began)
         except Stopped:
             return stop.exit_code
 
 
-def _run(
-    name: str | None,
-    changes: list[str],
-    out: Path | None,
-    resume: bool,
-    allow_new_data: bool,
-    print_config: bool,
-    json: bool,
-    quiet: bool,
-    stop: StopSignals,
-    began: float,
-) -> int:
-    from charlm.config import dump_yaml, load_config, preset_names
-    from charlm.storage import find_run, folder_lock, next_free_name
-    from charlm.training import setup
+def _load(name: str | None, changes: list[str]) -> "Config":
+    from charlm.config import load_config, preset_names
 
-    progress = output.bytes_bar(quiet, stop.check)
-    if resume:
-        run = find_run(out)
-        config = setup.resumed_config(run, name, changes)
-        if print_config:
-            output.result(dump_yaml(config.model_dump()).rstrip())
-            return 0
-        with folder_lock(run.path):
-            with stop.at_once():
-                prepared = setup.open_run(config, run, progress, allow_new_data=allow_new_data)
-            return _train(prepared, json, quiet, stop, began)
     if name is None:
         raise UsageError(
             f"--config: missing; name a YAML file or a preset: {', '.join(preset_names())}"
         )
-    config = load_config(name, changes)
-    if print_config:
-        output.result(dump_yaml(config.model_dump()).rstrip())
-        return 0
+    return load_config(name, changes)
+
+
+def _new_folder(config: "Config", out: Path | None, name: str | None) -> Path:
+    from charlm.storage import next_free_name
+
     chosen = out or (Path(config.run.out) if config.run.out else None)
-    folder = chosen or next_free_name(Path(name).stem)
-    setup.check_new_folder(folder)
+    return chosen or next_free_name(Path(name or "run").stem)
+
+
+@contextmanager
+def _resumed(
+    config: "Config", run: "RunFolder", allow_new_data: bool, quiet: bool, stop: StopSignals
+) -> Iterator["PreparedRun"]:
+    """Lock a run and open it to go on with."""
+    from charlm.storage import folder_lock
+    from charlm.training.setup import open_run
+
+    progress = output.bytes_bar(quiet, stop.check)
+    with folder_lock(run.path):
+        with stop.at_once():
+            prepared = open_run(config, run, progress, allow_new_data=allow_new_data)
+        yield prepared
+
+
+@contextmanager
+def _begun(
+    config: "Config", folder: Path, quiet: bool, stop: StopSignals
+) -> Iterator["PreparedRun"]:
+    """Read the text, then make, lock and fill the folder of a new run."""
+    from charlm.training.setup import (
+        check_new_folder,
+        create_run,
+        new_folder_for_run,
+        prepare_text,
+    )
+
+    progress = output.bytes_bar(quiet, stop.check)
+    check_new_folder(folder)
     with stop.at_once():
-        text = setup.prepare_text(config, progress, output.download_bar(quiet, stop.check))
-    with setup.new_folder_for_run(folder):
-        prepared = setup.create_run(config, folder, text, progress)
-        return _train(prepared, json, quiet, stop, began)
+        text = prepare_text(config, progress, output.download_bar(quiet, stop.check))
+    with new_folder_for_run(folder):
+        yield create_run(config, folder, text, progress)
 
 
 def _train(
