@@ -47,16 +47,15 @@ def evaluate(
             f"--block-size {block_size}: this model looks at most at {limit} characters"
         )
 
-    from charlm.evaluation.windows import Interrupted
-    from charlm.models.saved import load_model
-
-    saved = load_model(found, checkpoint, device)
     with StopSignals() as stop, tempfile.TemporaryDirectory(prefix="charlm-") as scratch:
         try:
             with stop.at_once():
+                from charlm.models.saved import load_model
+
+                saved = load_model(found, checkpoint, device)
                 ids = _split(saved, split) if file is None else _given(saved, file, Path(scratch))
             score = _score(saved, ids, block_size or limit, stop)
-        except (Stopped, Interrupted):
+        except Stopped:
             return stop.exit_code
     if json:
         output.result_json(
@@ -90,6 +89,7 @@ def _score(saved: "SavedModel", ids: "Ids", block_size: int, stop: StopSignals) 
     from charlm.evaluation import score_windows
 
     def advance(chars: int) -> None:
+        stop.check()
         bar.update(chars)
 
     bar = tqdm(
@@ -103,9 +103,7 @@ def _score(saved: "SavedModel", ids: "Ids", block_size: int, stop: StopSignals) 
         delay=1.0,
     )
     with bar:
-        return score_windows(
-            saved.model, ids, block_size, progress=advance, should_stop=stop.requested
-        )
+        return score_windows(saved.model, ids, block_size, progress=advance)
 
 
 def _split(saved: "SavedModel", name: str) -> "Ids":

@@ -34,6 +34,7 @@ class StopSignals:
         """
         self._urgent = True
         try:
+            self.check()  # it may have come just before
             yield
         finally:
             self._urgent = False
@@ -61,7 +62,7 @@ class StopSignals:
         Raises:
             Stopped: A signal came.
         """
-        if self.received is not None:
+        if self.requested():
             raise Stopped
 
     @property
