@@ -15,15 +15,6 @@ MAX_CHARS = 50_000_000  # counted or scored at most: more no longer moves these 
 MAX_VOCAB = 4096  # of the bigram's V x V table: 128 MiB of counts
 
 
-def counted_unigram(train: Ids, held_out: Ids, vocab_size: int) -> Score:
-    """Score held-out text by how often each character occurs in the training text, plus one."""
-    counts = np.ones(vocab_size)
-    for ids in _chunks(train):
-        counts += np.bincount(ids[1:], minlength=vocab_size)
-    log_p = np.log(counts) - np.log(counts.sum())
-    return _score(held_out, lambda ids: log_p[ids[1:]])
-
-
 def counted_bigram(train: Ids, held_out: Ids, vocab_size: int) -> Score | None:
     """Score held-out text by how often each pair of characters occurs in the training text.
 

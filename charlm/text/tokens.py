@@ -1,7 +1,7 @@
 """Ids on disk, read where they are needed.
 
 Positioned reads rather than a memory map: a map of a large file counts as the process's own
-memory page by page (2 GiB read at random: 13 MiB resident with reads, 949 MiB with a map), and a
+memory page by page, and a
 file that shrinks under a map ends the process where a read ends in an error.
 """
 
