@@ -1,0 +1,145 @@
+"""Backpropagation on single numbers: a value remembers what it was made of.
+
+Each operation notes, beside its result, the local derivative with respect to each of its inputs:
+how fast the result moves when that input alone moves. The chain rule multiplies them along each
+path from an input to the final result, and adds the paths up.
+"""
+
+import math
+
+Number = int | float
+
+
+class Value:
+    """A number, what it was made of, and the gradient of a final result with respect to it.
+
+    Args:
+        data: The number.
+        made_of: Each input of the operation, with the local derivative with respect to it.
+        label: The operation, or the name of a leaf (a value that was made of nothing).
+    """
+
+    def __init__(
+        self, data: Number, made_of: tuple[tuple["Value", float], ...] = (), label: str = ""
+    ) -> None:
+        self.data = float(data)
+        self.made_of = made_of
+        self.label = label
+        self.grad = 0.0
+
+    def backward(self) -> None:
+        """Set or raise `grad`, d self / d value, of every value that this one was made of.
+
+        Leaves add to the gradient they had, so that several results can share them; set it to zero
+        before the next step.
+        """
+        history = self.history()
+        for value in history:
+            if value.made_of:
+                value.grad = 0.0
+        self.grad = 1.0  # the base case: d self / d self
+        for value in reversed(history):  # a value's gradient is complete before it is handed on
+            for parent, local in value.made_of:
+                parent.grad += local * value.grad  # +=, since a value may be used more than once
+
+    def history(self) -> list["Value"]:
+        """Return all that this value was made of, inputs before results, itself last."""
+        done: dict[int, Value] = {}
+        waiting = [(self, False)]
+        while waiting:  # depth first; a loop, since a long sum would exhaust Python's stack
+            value, inputs_are_done = waiting.pop()
+            if inputs_are_done:
+                done[id(value)] = value
+            elif id(value) not in done:
+                waiting.append((value, True))
+                waiting += [(parent, False) for parent, _ in reversed(value.made_of)]
+        return list(done.values())
+
+    def __add__(self, other: "Value | Number") -> "Value":
+        other = _value(other)
+        return Value(self.data + other.data, ((self, 1.0), (other, 1.0)), "+")
+
+    def __sub__(self, other: "Value | Number") -> "Value":
+        other = _value(other)
+        return Value(self.data - other.data, ((self, 1.0), (other, -1.0)), "-")
+
+    def __mul__(self, other: "Value | Number") -> "Value":
+        other = _value(other)
+        return Value(self.data * other.data, ((self, other.data), (other, self.data)), "*")
+
+    def __truediv__(self, other: "Value | Number") -> "Value":
+        other = _value(other)
+        a, b = self.data, other.data
+        return Value(a / b, ((self, 1 / b), (other, -a / b**2)), "/")
+
+    def __pow__(self, exponent: "Value | Number") -> "Value":
+        a = self.data
+        if not isinstance(exponent, Value):
+            return Value(a**exponent, ((self, exponent * a ** (exponent - 1)),), f"** {exponent}")
+        b = exponent.data
+        return Value(a**b, ((self, b * a ** (b - 1)), (exponent, a**b * math.log(a))), "**")
+
+    def __neg__(self) -> "Value":
+        return Value(-self.data, ((self, -1.0),), "-")
+
+    def __radd__(self, other: Number) -> "Value":
+        return _value(other) + self
+
+    def __rsub__(self, other: Number) -> "Value":
+        return _value(other) - self
+
+    def __rmul__(self, other: Number) -> "Value":
+        return _value(other) * self
+
+    def __rtruediv__(self, other: Number) -> "Value":
+        return _value(other) / self
+
+    def __rpow__(self, other: Number) -> "Value":
+        return _value(other) ** self
+
+    def square(self) -> "Value":
+        """Return a^2; d/da = 2a."""
+        return Value(self.data**2, ((self, 2 * self.data),), "square")
+
+    def sqrt(self) -> "Value":
+        """Return the square root; d/da = 1 / (2 sqrt a)."""
+        root = math.sqrt(self.data)
+        return Value(root, ((self, 1 / (2 * root)),), "sqrt")
+
+    def exp(self) -> "Value":
+        """Return e^a, its own derivative."""
+        power = math.exp(self.data)
+        return Value(power, ((self, power),), "exp")
+
+    def log(self) -> "Value":
+        """Return the natural logarithm; d/da = 1/a."""
+        return Value(math.log(self.data), ((self, 1 / self.data),), "log")
+
+    def sin(self) -> "Value":
+        """Return the sine; d/da = cos a."""
+        return Value(math.sin(self.data), ((self, math.cos(self.data)),), "sin")
+
+    def cos(self) -> "Value":
+        """Return the cosine; d/da = -sin a."""
+        return Value(math.cos(self.data), ((self, -math.sin(self.data)),), "cos")
+
+    def tan(self) -> "Value":
+        """Return the tangent; d/da = sec^2 a = 1 / cos^2 a."""
+        return Value(math.tan(self.data), ((self, 1 / math.cos(self.data) ** 2),), "tan")
+
+    def tanh(self) -> "Value":
+        """Return the hyperbolic tangent t; d/da = 1 - t^2."""
+        t = math.tanh(self.data)
+        return Value(t, ((self, 1 - t**2),), "tanh")
+
+    def relu(self) -> "Value":
+        """Return max(a, 0); the derivative is 1 where a > 0, else 0 (at 0 by convention)."""
+        return Value(max(self.data, 0.0), ((self, float(self.data > 0)),), "relu")
+
+    def __repr__(self) -> str:
+        return f"Value(data={self.data:g}, grad={self.grad:g})"
+
+
+def _value(number: Value | Number) -> Value:
+    """Wrap a plain number as a leaf."""
+    return number if isinstance(number, Value) else Value(number, label=f"{number:g}")
