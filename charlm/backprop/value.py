@@ -70,14 +70,15 @@ class Value:
     def __truediv__(self, other: "Value | Number") -> "Value":
         other = _value(other)
         a, b = self.data, other.data
-        return Value(a / b, ((self, 1 / b), (other, -a / b**2)), "/")
+        return Value(a / b, ((self, 1 / b), (other, -a / b / b)), "/")  # -a / b^2
 
     def __pow__(self, exponent: "Value | Number") -> "Value":
-        a = self.data
+        a, b = self.data, exponent.data if isinstance(exponent, Value) else exponent
+        power = math.pow(a, b)  # unlike a ** b, it refuses what is not a real number
+        slope = b * math.pow(a, b - 1) if b else 0.0
         if not isinstance(exponent, Value):
-            return Value(a**exponent, ((self, exponent * a ** (exponent - 1)),), f"** {exponent}")
-        b = exponent.data
-        return Value(a**b, ((self, b * a ** (b - 1)), (exponent, a**b * math.log(a))), "**")
+            return Value(power, ((self, slope),), f"** {b:g}")
+        return Value(power, ((self, slope), (exponent, power * math.log(a))), "**")
 
     def __neg__(self) -> "Value":
         return Value(-self.data, ((self, -1.0),), "-")
