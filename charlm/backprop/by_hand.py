@@ -1,0 +1,204 @@
+"""Whole models without autograd: a plan for each, in the order in which a reader would derive it.
+
+Each plan says in rules what the model's `forward` says in modules, and goes on to the loss. Read
+them beside the lessons: the names are the models' own. The same weights serve both.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from charlm.backprop.plan import Plan, Step
+from charlm.backprop.rules import (
+    GELU,
+    Add,
+    Attention,
+    CausalAverage,
+    Concatenate,
+    CrossEntropy,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    MergeHeads,
+    MultiHeadAttention,
+    RMSNorm,
+    Rotary,
+    SplitHeads,
+    SquaredReLU,
+)
+from charlm.models import (
+    GPT2,
+    AttentionModel,
+    AveragingModel,
+    BigramModel,
+    LanguageModel,
+    ModernGPT,
+    MultiHeadModel,
+)
+
+Steps = Iterator[Step]
+
+
+def bigram(model: BigramModel) -> Steps:
+    """Lesson 1: one table."""
+    yield Step("logits", Embedding(), "table.weight idx")
+
+
+def averaging(model: AveragingModel) -> Steps:
+    """Lesson 2: the mean of the past."""
+    yield Step("x", Embedding(), "token_embedding.weight idx")
+    yield Step("mean", CausalAverage(), "x")
+    yield Step("x", Concatenate(), "x mean")
+    yield Step("logits", Linear(), "x head.weight head.bias")
+
+
+def attention(model: AttentionModel) -> Steps:
+    """Lesson 3: one head."""
+    yield from _embedded_with_positions()
+    yield Step("query", Linear(), "x attention.query.weight")
+    yield Step("key", Linear(), "x attention.key.weight")
+    yield Step("value", Linear(), "x attention.value.weight")
+    yield Step("gathered", Attention(), "query key value")
+    yield Step("x", Add(), "x gathered")
+    yield Step("logits", Linear(), "x head.weight head.bias")
+
+
+def multihead(model: MultiHeadModel) -> Steps:
+    """Lesson 4: many heads."""
+    yield from _embedded_with_positions()
+    n_head = model.get_submodule("attention").n_head
+    weights = "attention.qkv.weight attention.projection.weight"
+    yield Step("gathered", MultiHeadAttention(n_head), f"x {weights}")
+    yield Step("x", Add(), "x gathered")
+    yield Step("logits", Linear(), "x head.weight head.bias")
+
+
+def gpt2(model: GPT2) -> Steps:
+    """Lesson 5: a GPT in the style of GPT-2; the table serves at both ends."""
+    p = model.dropout.p
+    yield from _embedded_with_positions()
+    yield from _dropped("x", p)
+    for i, block in enumerate(model.blocks):
+        b = f"blocks.{i}"
+        weights = f"{b}.attention.qkv.weight {b}.attention.projection.weight"
+        yield Step("n", LayerNorm(), f"x {b}.attention_norm.weight")
+        yield Step("gathered", MultiHeadAttention(block.attention.n_head, p), f"n {weights}")
+        yield from _dropped("gathered", p)
+        yield Step("x", Add(), "x gathered")
+        yield Step("n", LayerNorm(), f"x {b}.mlp_norm.weight")
+        yield Step("hidden", Linear(), f"n {b}.mlp.expand.weight")
+        yield Step("hidden", GELU(), "hidden")
+        yield Step("thought", Linear(), f"hidden {b}.mlp.contract.weight")
+        yield from _dropped("thought", p)
+        yield Step("x", Add(), "x thought")
+    yield Step("x", LayerNorm(), "x final_norm.weight")
+    yield Step("logits", Linear(), "x token_embedding.weight")  # tied: its two gradients add
+
+
+def modern(model: ModernGPT) -> Steps:
+    """Lesson 6: the modern style."""
+    p = model.dropout.p
+    yield Step("x", Embedding(), "token_embedding.weight idx")
+    yield Step("x", RMSNorm(), "x")
+    yield from _dropped("x", p)
+    for i, block in enumerate(model.blocks):
+        b = f"blocks.{i}"
+        yield Step("n", RMSNorm(), "x")
+        yield Step("qkv", Linear(), f"n {b}.attention.qkv.weight")
+        yield Step("query key value", SplitHeads(block.attention.n_head), "qkv")
+        for name in ("query", "key"):
+            yield Step(name, RMSNorm(), name)
+            yield Step(name, Rotary(), f"{name} {b}.attention.rotary")
+        yield Step("gathered", Attention(p), "query key value")
+        yield Step("gathered", MergeHeads(), "gathered")
+        yield Step("gathered", Linear(), f"gathered {b}.attention.projection.weight")
+        yield from _dropped("gathered", p)
+        yield Step("x", Add(), "x gathered")
+        yield Step("n", RMSNorm(), "x")
+        yield Step("hidden", Linear(), f"n {b}.mlp.expand.weight")
+        yield Step("hidden", SquaredReLU(), "hidden")
+        yield Step("thought", Linear(), f"hidden {b}.mlp.contract.weight")
+        yield from _dropped("thought", p)
+        yield Step("x", Add(), "x thought")
+    yield Step("x", RMSNorm(), "x")
+    yield Step("logits", Linear(), "x head.weight")
+
+
+def _embedded_with_positions() -> Steps:
+    yield Step("x", Embedding(), "token_embedding.weight idx")
+    yield Step("position", Embedding(), "position_embedding.weight positions")
+    yield Step("x", Add(), "x position")
+
+
+def _dropped(name: str, p: float) -> Steps:
+    if p:
+        yield Step(name, Dropout(p), name)
+
+
+def plan_for(model: LanguageModel) -> Plan:
+    """Return the steps from a model's weights, ids and targets to its mean loss in nats.
+
+    Raises:
+        NotImplementedError: Nobody has derived this kind of model by hand.
+    """
+    logits: Steps
+    match model:
+        case BigramModel():
+            logits = bigram(model)
+        case AveragingModel():
+            logits = averaging(model)
+        case MultiHeadModel():
+            logits = multihead(model)
+        case AttentionModel():
+            logits = attention(model)
+        case GPT2():
+            logits = gpt2(model)
+        case ModernGPT():
+            logits = modern(model)
+        case _:
+            raise NotImplementedError(f"no plan by hand for {type(model).__name__}")
+    weights = [name for name, _ in model.named_parameters()]
+    tables = [name for name, _ in model.named_buffers()]
+    inputs = " ".join([*weights, *tables, "idx", "positions", "targets"])
+    return Plan(inputs, [*logits, Step("loss", CrossEntropy(), "logits targets")])
+
+
+class ByHand:
+    """The loss of a model and its gradient, with no graph: what `loss.backward()` would do.
+
+    Args:
+        model: Whose weights are used, and given gradients.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+        self.plan = plan_for(model)
+
+    @torch.no_grad()
+    def __call__(
+        self, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], share: float = 1.0
+    ) -> Float[Tensor, ""]:
+        """Add the gradient of `share` times the mean loss to every weight's `grad`; return both.
+
+        Args:
+            idx: What is read.
+            targets: What came next.
+            share: Of these windows in the whole batch.
+
+        Returns:
+            The share of the mean loss, in nats.
+        """
+        parameters = list(self.model.parameters())
+        positions = torch.arange(idx.shape[1], device=idx.device)
+        inputs = [*parameters, *self.model.buffers(), idx, positions, targets]
+        loss, saved = self.plan.forward(*inputs)
+        # The base case d loss / d loss = 1, of which these windows have their share.
+        gradients = self.plan.backward(torch.full_like(loss, share), *saved)
+        for parameter, gradient in zip(parameters, gradients, strict=False):
+            if gradient is not None:
+                gradient = gradient.to(parameter.dtype)
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return loss * share

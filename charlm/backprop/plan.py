@@ -1,0 +1,92 @@
+"""Rules in a row: a forward pass as a list of steps, and the same list read from its end.
+
+A plan is a rule itself. Written with fine rules or with coarse ones it gives the same gradients:
+the level of abstraction is free.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+from charlm.backprop.rules import Gradients, Rule, Saved
+
+
+class Step:
+    """One rule applied to named values.
+
+    Args:
+        outputs: The name of its result; several, apart by spaces, where the rule has several.
+        rule: What is done.
+        inputs: The names of what it is done to, apart by spaces.
+    """
+
+    def __init__(self, outputs: str, rule: Rule, inputs: str) -> None:
+        self.outputs = outputs.split()
+        self.rule = rule
+        self.inputs = inputs.split()
+
+    def __str__(self) -> str:
+        rule = self.rule
+        options = [f"{f.name}={getattr(rule, f.name)}" for f in _options(rule)]
+        arguments = ", ".join([*self.inputs, *options])
+        return f"{', '.join(self.outputs)} = {type(rule).__name__}({arguments})"
+
+
+class Plan:
+    """A list of steps from named inputs to the result of the last step.
+
+    A name may be used again for a later value, as in `x = Add(x, a)`.
+
+    Args:
+        inputs: The names of what goes in, apart by spaces.
+        steps: In the order in which they are computed.
+    """
+
+    def __init__(self, inputs: str, steps: Iterable[Step]) -> None:
+        self.inputs = inputs.split()
+        self.steps = list(steps)
+
+    def forward(self, *inputs: Tensor) -> tuple[Any, Saved]:
+        """Compute step after step."""
+        values: dict[str, Any] = dict(zip(self.inputs, inputs, strict=True))
+        saved = []
+        for step in self.steps:
+            result, kept = step.rule.forward(*[values[name] for name in step.inputs])
+            saved.append(kept)
+            results = result if isinstance(result, tuple) else (result,)
+            values.update(zip(step.outputs, results, strict=True))
+        return result, tuple(saved)
+
+    def backward(self, dout: Any, *saved: Saved) -> Gradients:
+        """Apply the chain rule, last step first.
+
+        A step takes the gradient of its results away from those that wait: what is left under the
+        same name belongs to the value that had it before.
+        """
+        last = self.steps[-1].outputs
+        waiting: dict[str, Tensor] = dict(
+            zip(last, dout if isinstance(dout, tuple) else (dout,), strict=True)
+        )
+        for step, kept in zip(reversed(self.steps), reversed(saved), strict=True):
+            results = tuple(waiting.pop(name) for name in step.outputs)
+            gradients = step.rule.backward(results if len(results) > 1 else results[0], *kept)
+            for name, gradient in zip(step.inputs, gradients, strict=True):
+                if gradient is not None:  # a value that is used twice gets the sum
+                    waiting[name] = waiting[name] + gradient if name in waiting else gradient
+        return tuple(waiting.get(name) for name in self.inputs)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def __str__(self) -> str:
+        width = len(str(len(self.steps)))
+        return "\n".join(f"{n:>{width}}  {step}" for n, step in enumerate(self.steps, 1))
+
+
+def _options(rule: Rule) -> list[Any]:
+    """Return the fields of a rule that has options, and that differ from their defaults."""
+    if not is_dataclass(rule):
+        return []
+    return [f for f in fields(rule) if getattr(rule, f.name) != f.default]

@@ -1,0 +1,611 @@
+"""The backward pass, rule by rule: each a forward, a backward, and why the backward is right.
+
+A gradient has the shape of what it belongs to. `dout` stands for d loss / d out, what the steps
+after this one have already worked out; a rule answers with d loss / d input for each of its inputs,
+None for those that have none (ids). What backward needs from forward, forward hands over.
+
+The derivations are for one element; where a sum over an index remains, it is a matrix product, a
+`sum` or a scatter, and the shapes leave no choice which.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from charlm.models.averaging import averaging_matrix
+from charlm.models.modern import rotate
+
+Saved = tuple[Any, ...]
+Gradients = tuple[Tensor | None, ...]
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """A forward and its backward.
+
+    `forward(*inputs)` returns the output (a tuple if there are several) and what backward needs;
+    `backward(dout, *saved)` returns a tuple of gradients, one for each input.
+    """
+
+    @property
+    def forward(self) -> Callable[..., tuple[Any, Saved]]:
+        """Compute the output."""
+
+    @property
+    def backward(self) -> Callable[..., Gradients]:
+        """Compute the gradients of the inputs from that of the output."""
+
+
+# --- Element by element ---------------------------------------------------------------------------
+
+
+def unbroadcast(gradient: Tensor, shape: torch.Size) -> Tensor:
+    """Sum a gradient over the axes along which broadcasting repeated an input of this shape.
+
+    A value that was used many times gets the sum of the gradients of all its uses.
+    """
+    return gradient if gradient.shape == shape else gradient.sum_to_size(shape)
+
+
+class Add:
+    """out = a + b. Both move out one for one: each gets dout, summed where it was repeated.
+
+    So a residual sum x + f(x) hands the whole gradient past f, however deep the stack.
+    """
+
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Saved]:
+        """Add, with broadcasting."""
+        return a + b, (a.shape, b.shape)
+
+    def backward(self, dout: Tensor, a: torch.Size, b: torch.Size) -> Gradients:
+        """Hand dout to both."""
+        return unbroadcast(dout, a), unbroadcast(dout, b)
+
+
+class Multiply:
+    """out = a b, element by element. d out / da = b, d out / db = a."""
+
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Saved]:
+        """Multiply, with broadcasting."""
+        return a * b, (a, b)
+
+    def backward(self, dout: Tensor, a: Tensor, b: Tensor) -> Gradients:
+        """Scale dout by the other factor."""
+        return unbroadcast(dout * b, a.shape), unbroadcast(dout * a, b.shape)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """out = factor x. d out / dx = factor."""
+
+    factor: float
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        """Multiply by a constant."""
+        return x * self.factor, ()
+
+    def backward(self, dout: Tensor) -> Gradients:
+        """Multiply by the same constant."""
+        return (dout * self.factor,)
+
+
+@dataclass(frozen=True)
+class Power:
+    """out = x^n for a constant n. d out / dx = n x^(n-1)."""
+
+    exponent: float
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        """Raise to the power."""
+        return x**self.exponent, (x,)
+
+    def backward(self, dout: Tensor, x: Tensor) -> Gradients:
+        """Scale dout by the slope."""
+        return (dout * self.exponent * x ** (self.exponent - 1),)
+
+
+class Exp:
+    """out = e^x. d out / dx = out."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        """Exponentiate."""
+        out = x.exp()
+        return out, (out,)
+
+    def backward(self, dout: Tensor, out: Tensor) -> Gradients:
+        """Scale dout by the output."""
+        return (dout * out,)
+
+
+class Log:
+    """out = ln x. d out / dx = 1/x."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        """Take the natural logarithm."""
+        return x.log(), (x,)
+
+    def backward(self, dout: Tensor, x: Tensor) -> Gradients:
+        """Divide dout by the input."""
+        return (dout / x,)
+
+
+class ReLU:
+    """out = max(x, 0). The slope is 1 where x > 0 and 0 elsewhere."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        """Keep the positive part."""
+        return x.clamp(min=0), (x > 0,)
+
+    def backward(self, dout: Tensor, positive: Tensor) -> Gradients:
+        """Pass dout where x was positive."""
+        return (dout * positive,)
+
+
+class SquaredReLU:
+    """out = max(x, 0)^2. The slope is 2 max(x, 0): no corner at 0."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        """Square the positive part."""
+        positive = x.clamp(min=0)
+        return positive.square(), (positive,)
+
+    def backward(self, dout: Tensor, positive: Tensor) -> Gradients:
+        """Scale dout by twice the positive part."""
+        return ((dout * positive).mul_(2),)
+
+
+class GELU:
+    """out = x P(x), where P is the normal distribution function, P(x) = (1 + erf(x / sqrt 2)) / 2.
+
+    The product rule: d out / dx = P(x) + x p(x), with the density p(x) = e^(-x^2/2) / sqrt(2 pi).
+    Hendrycks and Gimpel 2016, "Gaussian error linear units", section 2.
+    """
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        """Weigh each x by the chance that a normal variable is less."""
+        below = (x * math.sqrt(0.5)).erf_().add_(1).mul_(0.5)
+        return x * below, (x, below)
+
+    def backward(self, dout: Tensor, x: Tensor, below: Tensor) -> Gradients:
+        """Scale dout by P(x) + x p(x)."""
+        density = x.square().mul_(-0.5).exp_()
+        return (torch.addcmul(below, x, density, value=1 / math.sqrt(2 * math.pi)).mul_(dout),)
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """out = mask x, each element of the mask 0 with probability p, else 1 / (1 - p).
+
+    The mask is drawn once (from torch's global generator, as `nn.Dropout` does) and is a constant
+    from then on: d out / dx = mask.
+    """
+
+    p: float
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        """Draw a mask and apply it."""
+        mask = F.dropout(torch.ones_like(x), self.p)
+        return x * mask, (mask,)
+
+    def backward(self, dout: Tensor, mask: Tensor) -> Gradients:
+        """Apply the same mask: what was dropped had no say."""
+        return (dout * mask,)
+
+
+# --- Sums -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sum:
+    """out = the sum of x, over all of it or over one axis. Each element moves it one for one."""
+
+    dim: int | None = None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        """Sum; an axis that is summed over stays, with size 1."""
+        return x.sum() if self.dim is None else x.sum(self.dim, keepdim=True), (x.shape,)
+
+    def backward(self, dout: Tensor, shape: torch.Size) -> Gradients:
+        """Give every element the gradient of its sum."""
+        return (dout.expand(shape),)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """out = (x_1 + ... + x_N) / N. Each of the N elements has 1/N of a say."""
+
+    dim: int | None = None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
+        """Average; an axis that is averaged over stays, with size 1."""
+        return x.mean() if self.dim is None else x.mean(self.dim, keepdim=True), (x.shape,)
+
+    def backward(self, dout: Tensor, shape: torch.Size) -> Gradients:
+        """Give every element 1/N of the gradient of its mean."""
+        count = shape.numel() if self.dim is None else shape[self.dim]
+        return ((dout / count).expand(shape),)
+
+
+class Concatenate:
+    """out = a and b side by side along the last axis. Each gets back its own part of dout."""
+
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Saved]:
+        """Join."""
+        return torch.cat([a, b], dim=-1), (a.shape[-1], b.shape[-1])
+
+    def backward(self, dout: Tensor, a: int, b: int) -> Gradients:
+        """Cut where it was joined."""
+        return tuple(dout.split([a, b], dim=-1))
+
+
+# --- Matrices -------------------------------------------------------------------------------------
+
+
+class Matmul:
+    """C = A B, that is C_ij = sum_k A_ik B_kj.
+
+    A_ik appears in row i of C only, each time times B_kj: dA_ik = sum_j dC_ij B_kj, so dA = dC B^T.
+    B_kj appears in column j only, times A_ik: dB_kj = sum_i A_ik dC_ij, so dB = A^T dC.
+    """
+
+    def forward(
+        self, a: Float[Tensor, "*#batch n m"], b: Float[Tensor, "*#batch m p"]
+    ) -> tuple[Tensor, Saved]:
+        """Multiply the last two axes; those before them broadcast."""
+        return a @ b, (a, b)
+
+    def backward(self, dout: Tensor, a: Tensor, b: Tensor) -> Gradients:
+        """Multiply by the transpose of the other, on the side where the other stood."""
+        return unbroadcast(dout @ b.mT, a.shape), unbroadcast(a.mT @ dout, b.shape)
+
+
+class Linear:
+    """out = x W + b, a row of x at a time.
+
+    It is `Matmul`, then `Add` of a row to every row: dx = dout W^T, dW = x^T dout, and db = dout
+    summed over the batch. PyTorch keeps W transposed, `weight` = W^T (outputs, inputs), which
+    transposes all three: out = x weight^T + b, dx = dout weight, dweight = dout^T x.
+    """
+
+    def forward(
+        self,
+        x: Float[Tensor, "*batch inputs"],
+        weight: Float[Tensor, "outputs inputs"],
+        bias: Float[Tensor, "outputs"] | None = None,
+    ) -> tuple[Float[Tensor, "*batch outputs"], Saved]:
+        """Map each row."""
+        return F.linear(x, weight, bias), (x, weight, bias is not None)
+
+    def backward(self, dout: Tensor, x: Tensor, weight: Tensor, has_bias: bool) -> Gradients:
+        """Sum over every row that shared the weights."""
+        rows, drows = x.flatten(0, -2), dout.flatten(0, -2)  # (N, inputs), (N, outputs)
+        dx, dweight = dout @ weight, drows.mT @ rows
+        return (dx, dweight, drows.sum(0)) if has_bias else (dx, dweight)
+
+
+class Embedding:
+    """out_n = table[idx_n]: the product of a one-hot row with the table, without the product.
+
+    Each row of the table gets the sum of dout over the places where it was looked up (a
+    scatter-add); a row that was not looked up gets zero.
+    """
+
+    def forward(
+        self, table: Float[Tensor, "V C"], idx: Int[Tensor, "*batch"]
+    ) -> tuple[Float[Tensor, "*batch C"], Saved]:
+        """Look up."""
+        return F.embedding(idx, table), (idx, len(table))
+
+    def backward(self, dout: Tensor, idx: Tensor, rows: int) -> Gradients:
+        """Add each gradient to the row that it came from."""
+        dtable = dout.new_zeros(rows, dout.shape[-1])
+        return dtable.index_add_(0, idx.flatten(), dout.flatten(0, -2)), None
+
+
+# --- From logits to a loss ------------------------------------------------------------------------
+
+
+class Softmax:
+    """p_i = e^(x_i) / sum_k e^(x_k), over the last axis.
+
+    Raising x_j raises p_j and lowers all: d p_i / d x_j = p_i ([i = j] - p_j). Hence
+    dx_j = sum_i dp_i p_i ([i = j] - p_j) = p_j (dp_j - sum_i dp_i p_i).
+    """
+
+    def forward(self, x: Float[Tensor, "*batch V"]) -> tuple[Float[Tensor, "*batch V"], Saved]:
+        """Turn scores into probabilities."""
+        p = x.softmax(-1)
+        return p, (p,)
+
+    def backward(self, dout: Tensor, p: Tensor) -> Gradients:
+        """Compare each dp with their weighted mean."""
+        return (p * (dout - (dout * p).sum(-1, keepdim=True)),)
+
+
+class LogSoftmax:
+    """out_i = x_i - ln sum_k e^(x_k), over the last axis.
+
+    d out_i / d x_j = [i = j] - p_j, with p the softmax: dx_j = dout_j - p_j sum_i dout_i.
+    """
+
+    def forward(self, x: Float[Tensor, "*batch V"]) -> tuple[Float[Tensor, "*batch V"], Saved]:
+        """Turn scores into log-probabilities, in nats."""
+        out = x.log_softmax(-1)
+        return out, (out,)
+
+    def backward(self, dout: Tensor, out: Tensor) -> Gradients:
+        """Take from each its share, by probability, of the whole."""
+        return (dout - out.exp() * dout.sum(-1, keepdim=True),)
+
+
+class Pick:
+    """out_n = x[n, idx_n]: one element of each row. It alone gets the row's gradient."""
+
+    def forward(
+        self, x: Float[Tensor, "*batch V"], idx: Int[Tensor, "*batch"]
+    ) -> tuple[Float[Tensor, "*batch"], Saved]:
+        """Pick."""
+        return x.gather(-1, idx[..., None]).squeeze(-1), (x.shape, idx)
+
+    def backward(self, dout: Tensor, shape: torch.Size, idx: Tensor) -> Gradients:
+        """Put each gradient where its element stood, zero elsewhere."""
+        return dout.new_zeros(shape).scatter_(-1, idx[..., None], dout[..., None]), None
+
+
+class CrossEntropy:
+    """loss = -(1/N) sum_n ln softmax(x_n)[target_n], the mean over all N = B*T predictions.
+
+    In its parts: `LogSoftmax`, `Pick`, `Mean`, `Scale(-1)`. Going back through them, -1/N reaches
+    the picked element of each row, zero the others; through the log-softmax that is
+
+        dx = (p - onehot(target)) / N
+
+    What the model believed, less what was true. No graph, no logarithm is left to differentiate.
+    """
+
+    def forward(
+        self, logits: Float[Tensor, "*batch V"], targets: Int[Tensor, "*batch"]
+    ) -> tuple[Float[Tensor, ""], Saved]:
+        """Score every prediction by the log-probability of what came, in nats."""
+        log_probs = logits.flatten(0, -2).log_softmax(-1)  # (B*T, V)
+        column = targets.flatten()[:, None]  # (B*T, 1)
+        return -log_probs.gather(1, column).mean(), (logits.shape, log_probs, column)
+
+    def backward(
+        self, dout: Tensor, shape: torch.Size, log_probs: Tensor, targets: Tensor
+    ) -> Gradients:
+        """Subtract the truth from the belief."""
+        dx = log_probs.exp()
+        dx.scatter_add_(1, targets, dx.new_full((1, 1), -1).expand_as(targets))
+        return dx.mul_(dout / len(targets)).view(shape), None
+
+
+# --- Letting the past speak -----------------------------------------------------------------------
+
+
+class CausalAverage:
+    """out = A x, where row t of the constant A averages positions 0 to t. So dx = A^T dout."""
+
+    def forward(self, x: Float[Tensor, "*batch T C"]) -> tuple[Tensor, Saved]:
+        """Average each position with its past."""
+        average = averaging_matrix(x.shape[-2]).to(x)
+        return average @ x, (average,)
+
+    def backward(self, dout: Tensor, average: Tensor) -> Gradients:
+        """Give each position its share in all averages from it on."""
+        return (average.mT @ dout,)
+
+
+class CausalMask:
+    """out = x on and below the diagonal, minus infinity above: no query sees a later key.
+
+    Where x was replaced it has no say: its gradient there is zero.
+    """
+
+    def forward(self, x: Float[Tensor, "*batch T S"]) -> tuple[Tensor, Saved]:
+        """Hide the future, by a lower triangle of ones."""
+        seen = torch.ones(x.shape[-2:], dtype=torch.bool, device=x.device).tril()
+        return x.masked_fill(~seen, -math.inf), (seen,)
+
+    def backward(self, dout: Tensor, seen: Tensor) -> Gradients:
+        """Hide it again."""
+        return (dout * seen,)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """out = W V with W = softmax(mask(Q K^T / sqrt D)): causal scaled dot-product attention.
+
+    Back through its parts: `Matmul` gives dV = W^T dout and dW = dout V^T; `Softmax` gives
+    dS = W (dW - rowsum(dW W)); the mask needs nothing, as W is zero there; the scale and the first
+    product give dQ = dS K / sqrt D and dK = dS^T Q / sqrt D.
+
+    The row sum is cheaper from what is smaller: sum_s dW_ts W_ts = sum_s sum_d dout_td V_sd W_ts =
+    sum_d dout_td out_td (Dao et al. 2022, FlashAttention, appendix B.2). Dropout stands between
+    W and V; with M its mask, V is averaged by M W, dW gains the factor M, and the row sum holds.
+    """
+
+    dropout: float = 0.0
+
+    def forward(
+        self,
+        query: Float[Tensor, "*batch T D"],
+        key: Float[Tensor, "*batch T D"],
+        value: Float[Tensor, "*batch T E"],
+    ) -> tuple[Float[Tensor, "*batch T E"], Saved]:
+        """Average the values, weighted by how well each query fits each key."""
+        scores = query @ key.mT * (1 / math.sqrt(query.shape[-1]))
+        weights = CausalMask().forward(scores)[0].softmax(-1)
+        mask = F.dropout(torch.ones_like(weights), self.dropout) if self.dropout else None
+        used = weights if mask is None else weights * mask
+        out = used @ value
+        return out, (query, key, value, weights, mask, used, out)
+
+    def backward(
+        self,
+        dout: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        weights: Tensor,
+        mask: Tensor | None,
+        used: Tensor,
+        out: Tensor,
+    ) -> Gradients:
+        """Go back through the two products and the softmax between them."""
+        dvalue = used.mT @ dout
+        dweights = dout @ value.mT
+        if mask is not None:
+            dweights *= mask
+        dscores = (dweights - (dout * out).sum(-1, keepdim=True)) * weights
+        dscores *= 1 / math.sqrt(query.shape[-1])
+        return dscores @ key, dscores.mT @ query, dvalue
+
+
+@dataclass(frozen=True)
+class SplitHeads:
+    """Cut (B, T, 3C) into queries, keys and values of H heads, each (B, H, T, D), C = H D.
+
+    Nothing is computed, only moved; the gradients move back.
+    """
+
+    n_head: int
+
+    def forward(
+        self, qkv: Float[Tensor, "B T three_C"]
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Saved]:
+        """Cut."""
+        query, key, value = qkv.unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)
+        return (query, key, value), ()
+
+    def backward(self, dout: tuple[Tensor, Tensor, Tensor]) -> Gradients:
+        """Join."""
+        return (torch.stack([d.transpose(1, 2) for d in dout], dim=2).flatten(-3),)
+
+
+class MergeHeads:
+    """Lay the heads side by side: (B, H, T, D) to (B, T, C), C = H D."""
+
+    def forward(self, x: Float[Tensor, "B H T D"]) -> tuple[Float[Tensor, "B T C"], Saved]:
+        """Join."""
+        return x.transpose(1, 2).flatten(-2), (x.shape[1],)
+
+    def backward(self, dout: Tensor, n_head: int) -> Gradients:
+        """Cut."""
+        return (dout.unflatten(-1, (n_head, -1)).transpose(1, 2),)
+
+
+@dataclass(frozen=True)
+class MultiHeadAttention:
+    """Five rules in a row, as one: `Linear`, `SplitHeads`, `Attention`, `MergeHeads`, `Linear`.
+
+    Any chain of rules is again a rule; `plan` does in general what is spelled out here.
+    """
+
+    n_head: int
+    dropout: float = 0.0
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T C"],
+        qkv_weight: Float[Tensor, "three_C C"],
+        projection_weight: Float[Tensor, "C C"],
+    ) -> tuple[Float[Tensor, "B T C"], Saved]:
+        """Let each position gather, in every head, from those up to it."""
+        qkv, to_qkv = Linear().forward(x, qkv_weight)
+        heads, _ = SplitHeads(self.n_head).forward(qkv)
+        gathered, attended = Attention(self.dropout).forward(*heads)
+        merged, _ = MergeHeads().forward(gathered)
+        out, projected = Linear().forward(merged, projection_weight)
+        return out, (to_qkv, attended, projected)
+
+    def backward(self, dout: Tensor, to_qkv: Saved, attended: Saved, projected: Saved) -> Gradients:
+        """Take the five in reverse."""
+        dmerged, dprojection_weight = Linear().backward(dout, *projected)
+        (dgathered,) = MergeHeads().backward(dmerged, self.n_head)
+        dheads = Attention(self.dropout).backward(dgathered, *attended)
+        (dqkv,) = SplitHeads(self.n_head).backward(dheads)
+        dx, dqkv_weight = Linear().backward(dqkv, *to_qkv)
+        return dx, dqkv_weight, dprojection_weight
+
+
+# --- Keeping activations in bounds ----------------------------------------------------------------
+
+
+class LayerNorm:
+    """out = gain n, with n = (x - mean) / s and s = sqrt(variance + 1e-5), over the C channels.
+
+    Moving x_j moves its own n_j by 1/s, but also the mean (by 1/C) and s (by n_j / C):
+    d n_i / d x_j = ([i = j] - 1/C - n_i n_j / C) / s. Summing over i, with dn = dout gain,
+
+        dx = (dn - mean(dn) - n mean(dn n)) / s
+
+    dn, less its component along ones and its component along n: a norm's output cannot move in
+    those directions. The gain was shared by all positions: dgain = dout n, summed over them. (A
+    bias, where there is one, is an `Add` after it.) Ba et al. 2016, "Layer normalization", 3.
+    """
+
+    def forward(
+        self, x: Float[Tensor, "*batch C"], gain: Float[Tensor, "C"]
+    ) -> tuple[Float[Tensor, "*batch C"], Saved]:
+        """Centre, scale to unit variance, and multiply by the gain."""
+        centred = x - x.mean(-1, keepdim=True)
+        scale = (centred.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
+        normalised = centred.mul_(scale)
+        return normalised * gain, (normalised, scale, gain)
+
+    def backward(self, dout: Tensor, normalised: Tensor, scale: Tensor, gain: Tensor) -> Gradients:
+        """Remove from dn what a norm's output cannot do."""
+        dn = dout * gain
+        along = (dn * normalised).mean(-1, keepdim=True)
+        dx = (dn - dn.mean(-1, keepdim=True)).addcmul_(normalised, along, value=-1).mul_(scale)
+        return dx, (dout * normalised).flatten(0, -2).sum(0)
+
+
+class RMSNorm:
+    """out = x / r, with r = sqrt(mean(x^2) + eps), over the last axis; eps as `F.rms_norm` has it.
+
+    d r / d x_j = x_j / (C r) = out_j / C, hence d out_i / d x_j = ([i = j] - out_i out_j / C) / r:
+
+        dx = (dout - out mean(dout out)) / r
+
+    LayerNorm's rule without the mean. Zhang and Sennrich 2019, section 4.
+    """
+
+    def forward(self, x: Float[Tensor, "*batch C"]) -> tuple[Float[Tensor, "*batch C"], Saved]:
+        """Divide by the root of the mean square."""
+        scale = (x.square().mean(-1, keepdim=True) + torch.finfo(x.dtype).eps).rsqrt()
+        out = x * scale
+        return out, (out, scale)
+
+    def backward(self, dout: Tensor, out: Tensor, scale: Tensor) -> Gradients:
+        """Remove from dout its component along the output: its length is fixed."""
+        along = (dout * out).mean(-1, keepdim=True)
+        return (torch.addcmul(dout, out, along, value=-1).mul_(scale),)
+
+
+class Rotary:
+    """Turn each pair (x_i, x_(i + D/2)) of position t by an angle a that grows with t.
+
+    (u, v) becomes (u cos a - v sin a, u sin a + v cos a). The inverse of a rotation is its
+    transpose, so the gradient is turned back by the same angle: (cos a, -sin a) in their place.
+    Su et al. 2021, RoFormer, 3.2.
+    """
+
+    def forward(
+        self, x: Float[Tensor, "*batch T D"], table: Float[Tensor, "2 block D_half"]
+    ) -> tuple[Float[Tensor, "*batch T D"], Saved]:
+        """Turn by the angles whose cosines and sines stand in the table."""
+        table = table[:, : x.shape[-2]]
+        return rotate(x, table), (table,)
+
+    def backward(self, dout: Tensor, table: Tensor) -> Gradients:
+        """Turn back."""
+        cos, sin = table
+        return rotate(dout, torch.stack([cos, -sin])), None
