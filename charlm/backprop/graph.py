@@ -6,6 +6,7 @@ multiplied with on its way from a result down to an input.
 """
 
 import ast
+import contextlib
 import difflib
 import math
 import operator
@@ -13,8 +14,8 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from charlm.backprop.value import Value
 from charlm.errors import UsageError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 LONGEST = 10_000  # characters of an expression
 QUOTED = 60  # characters of it that an error repeats
-DEEPEST = 20  # branches to the right before the picture goes on at the left
+DEEPEST = 60  # columns to the right before the picture goes on at the left
 
 OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Value]] = {
     ast.Add: operator.add,
@@ -69,10 +70,11 @@ def parse(expression: str, values: Mapping[str, float]) -> Value:
     leaves = {name: Value(number, label=name) for name, number in given.items()}
     try:
         tree = _syntax_tree(source)
-        result = _Reader(source, leaves).read(tree)
+        result = _Reader(source, tree, leaves).read(tree)
     except (RecursionError, MemoryError):
         raise UsageError(
-            f"{_quoted(source)}: nested too deep; compute a part of it and pass it as a value"
+            f"{_quoted(source)}: too many operations, nested or in a row; compute a part of it and "
+            "pass it as a value"
         ) from None
     _match_names(tree, leaves)
     return result
@@ -91,8 +93,8 @@ def _syntax_tree(source: str) -> ast.expr:
             warnings.simplefilter("ignore")
             return ast.parse(source, mode="eval").body
     except SyntaxError as error:
-        # What follows the first sentence is advice on Python: "Maybe you meant '==' or ..."
-        reason = error.msg.partition(". ")[0]
+        # What follows is advice on Python: "invalid syntax. Maybe you meant '==' or ..."
+        reason = re.split("[.:;] ", error.msg)[0]
         place = f"character {error.offset}" if error.offset else "the end"
         raise UsageError(
             f"{_quoted(source)}: {reason} at {place}; write an expression such as '(a*b + c) * f'"
@@ -119,8 +121,9 @@ def _match_names(tree: ast.expr, leaves: Mapping[str, Value]) -> None:
 class _Reader:
     """Turns a syntax tree into values, one branch at a time."""
 
-    def __init__(self, source: str, leaves: Mapping[str, Value]) -> None:
+    def __init__(self, source: str, tree: ast.expr, leaves: Mapping[str, Value]) -> None:
         self.source = source
+        self.tree = tree
         self.leaves = leaves
 
     def read(self, node: ast.AST) -> Value:
@@ -130,7 +133,7 @@ class _Reader:
         match node:
             case ast.Name(id=name):
                 if name not in self.leaves:
-                    _match_names(ast.parse(self.source, mode="eval").body, self.leaves)
+                    _match_names(self.tree, self.leaves)
                 return self.leaves[name]
             case ast.UnaryOp(op=ast.UAdd(), operand=operand):
                 return self.read(operand)
@@ -151,7 +154,7 @@ class _Reader:
                 name in FUNCTIONS and not isinstance(argument, ast.Starred)
             ):
                 return self.compute(node, FUNCTIONS[name], self.read(argument))
-        self.refuse(node)
+        raise self.refusal(node)
 
     def literal(self, node: ast.AST) -> float | None:
         """Return the number that is written out there, with its sign, or None."""
@@ -159,12 +162,10 @@ class _Reader:
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant() as operand):
                 number = self.literal(operand)
                 return None if number is None else -number
-            case ast.Constant(value=number) if type(number) in (int, float):
-                try:
-                    if math.isfinite(number):
-                        return float(number)
-                except OverflowError:
-                    pass
+            case ast.Constant(value=int() | float() as written) if not isinstance(written, bool):
+                with contextlib.suppress(OverflowError):
+                    if math.isfinite(written):
+                        return float(written)
                 raise UsageError(f"{self.quoted(node)}: too large a number; write a smaller one")
         return None
 
@@ -182,30 +183,30 @@ class _Reader:
             reason = "too large for a floating-point number"
         except (ValueError, ZeroDivisionError):
             division = operation is operator.truediv
-            reason = "division by zero" if division else "no real number with a slope there"
+            reason = "division by zero" if division else "no real result with a finite slope there"
         numbers = [x.data if isinstance(x, Value) else x for x in inputs]
         given = " and ".join(f"{number:g}" for number in numbers)
         raise UsageError(f"{self.quoted(node)} with {given}: {reason}; choose other values")
 
-    def refuse(self, node: ast.AST) -> NoReturn:
-        """Refuse what is no arithmetic, with the nearest thing that is."""
+    def refusal(self, node: ast.AST) -> UsageError:
+        """Say what to write instead of what is no arithmetic."""
         where = self.quoted(node)
         match node:
             case ast.Call(func=ast.Name(id=name)) if name in FUNCTIONS:
-                raise UsageError(f"{where}: {name} takes one number; write {name}(x)")
+                return UsageError(f"{where}: {name} takes one number; write {name}(x)")
             case ast.Call(func=ast.Name(id=name)) if name in self.leaves:
-                raise UsageError(f"{where}: {name} is a number; write * to multiply with it")
+                return UsageError(f"{where}: {name} is a number; write * to multiply with it")
             case ast.Call(func=ast.Name(id=name)):
                 near = difflib.get_close_matches(name, FUNCTIONS, n=1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
-                raise UsageError(
+                return UsageError(
                     f"{where}: unknown function {name!r}; {hint}there are {', '.join(FUNCTIONS)}"
                 )
             case ast.Call(func=ast.Constant() | ast.BinOp() | ast.UnaryOp() | ast.Call()):
-                raise UsageError(f"{where}: not a function; write * to multiply")
+                return UsageError(f"{where}: not a function; write * to multiply")
             case ast.BinOp(op=ast.BitXor()):
-                raise UsageError(f"{where}: ^ is no operation here; write ** for a power")
-        raise UsageError(
+                return UsageError(f"{where}: ^ is no operation here; write ** for a power")
+        return UsageError(
             f"{where}: not arithmetic; use numbers, names, + - * / **, parentheses and "
             f"{', '.join(FUNCTIONS)}"
         )
@@ -219,66 +220,69 @@ def _quoted(text: str) -> str:
 
 
 def as_text(result: Value) -> str:
-    """Draw what a value was made of as a tree with its gradients: results above, inputs below.
+    """Draw what a value was made of as a tree with its gradients: the result above, inputs below.
 
-    Each line carries one product of the chain rule; a value that is used more than once is drawn
+    Each line carries one product of the chain rule. A value that is used more than once is drawn
     once and then referred to, and its gradient is the sum over its lines. Call `backward` first.
     """
-    history = result.history()
-    uses = Counter(id(parent) for value in history for parent, _ in value.made_of)
-    alike = Counter(map(_label, history))
-    numbers: dict[int, int] = {}  # of values that are referred to, where a label leaves doubt which
-
-    def name(value: Value, is_referred_to: bool) -> str:
-        label = _label(value)
-        if not is_referred_to or alike[label] == 1:
-            return label
-        return f"{label} #{numbers.setdefault(id(value), len(numbers) + 1)}"
-
-    rows = [("", "data", "local", " × above", " = share", "grad")]
-    roots = [result]
-    promised: set[int] = set()
-    drawn: set[int] = set()
-    for root in roots:  # which grows meanwhile
-        if id(root) in drawn:
-            continue
-        if drawn:
-            rows.append(("",) * 6)
-        waiting = [(root, ("", "", ""), "", "")]
-        while waiting:  # a loop, since a long sum would exhaust Python's stack
-            value, edge, branch, indent = waiting.pop()
-            if id(value) in drawn:
-                rows.append((f"{branch}{name(value, True)} (above)", "", *edge, ""))
-                continue
-            if len(indent) >= 3 * DEEPEST and value.made_of:
-                promised.add(id(value))
-                roots.append(value)
-                rows.append((f"{branch}{name(value, True)} (below)", "", *edge, ""))
-                continue
-            drawn.add(id(value))
-            title = branch + name(value, uses[id(value)] > 1 or id(value) in promised)
-            rows.append((title, _shown(value.data), *edge, _shown(value.grad)))
-            below = []
-            for parent, local in value.made_of:
-                share = local * value.grad
-                chain = (_shown(local), f" × {_shown(value.grad)}", f" = {_shown(share)}")
-                below.append((parent, chain, f"{indent}├─ ", f"{indent}│  "))
-            if below:
-                parent, chain, *_ = below.pop()
-                below.append((parent, chain, f"{indent}└─ ", f"{indent}   "))
-            waiting += reversed(below)
+    rows = [("", "data", "local", "above", "share", "grad"), *_rows(result)]
     titles, *columns = zip(*rows, strict=True)
     width = max(map(len, titles))
-    table = [[title.ljust(width) for title in titles], *map(_aligned, columns)]
-    lines = [f"{a}   {b}   {c}{d}{e}   {f}".rstrip() for a, b, c, d, e, f in zip(*table, strict=True)]
+    lines = []
+    for title, data, local, above, share, grad in zip(titles, *map(_aligned, columns), strict=True):
+        signs = ("×", "=") if local.strip() else (" ", " ")
+        chain = f"{local} {signs[0]} {above} {signs[1]} {share}"
+        lines.append(f"{title:<{width}}   {data}   {chain}   {grad}".rstrip())
     return "\n".join(
         [
             *lines,
             "",
-            "local: how fast the result moves with this input; above: the gradient of that result",
-            "grad: how fast the top line moves with this value, the sum of the value's shares",
+            "local: how fast the line it hangs from moves with it; above: the grad of that line",
+            "grad: the sum of a value's shares, which is how fast the top line moves with it",
         ]
     )
+
+
+def _rows(result: Value) -> Iterator[tuple[str, ...]]:
+    """Yield each line of the tree: its title, data, local, above, share and grad."""
+    history = result.history()
+    uses = Counter(id(parent) for value in history for parent, _ in value.made_of)
+    alike = Counter(map(_label, history))
+    numbers: dict[int, int] = {}  # of values referred to whose label leaves doubt which is meant
+
+    def name(value: Value) -> str:
+        if alike[_label(value)] == 1:
+            return _label(value)
+        return f"{_label(value)} #{numbers.setdefault(id(value), len(numbers) + 1)}"
+
+    drawn: set[int] = set()
+    promised: set[int] = set()
+    roots = [result]
+    for root in roots:  # which grows on the way, by what is too far to the right
+        if id(root) in drawn:
+            continue
+        if root is not result:
+            yield ("",) * 6
+        waiting = [(root, ("", "", ""), "", "")]
+        while waiting:  # a loop, since a long sum would exhaust Python's stack
+            value, chain, branch, indent = waiting.pop()
+            if id(value) in drawn:
+                yield f"{branch}{name(value)} (above)", "", *chain, ""
+                continue
+            if value.made_of and len(indent) >= DEEPEST:
+                promised.add(id(value))
+                roots.append(value)
+                yield f"{branch}{name(value)} (below)", "", *chain, ""
+                continue
+            drawn.add(id(value))
+            is_referred_to = uses[id(value)] > 1 or id(value) in promised
+            title = name(value) if is_referred_to else _label(value)
+            yield f"{branch}{title}", _shown(value.data), *chain, _shown(value.grad)
+            last = len(value.made_of) - 1
+            for i, (parent, local) in reversed(list(enumerate(value.made_of))):
+                chain = (_shown(local), _shown(value.grad), _shown(local * value.grad))
+                bend, line = ("└─ ", "   ") if i == last else ("├─ ", "│  ")
+                waiting.append((parent, chain, indent + bend, indent + line))
 
 
 def as_records(result: Value) -> dict[str, list[dict[str, Any]]]:
@@ -325,8 +329,12 @@ def _shown(number: float) -> str:
     return f"{number + 0.0:.6g}"  # + 0.0 turns -0 into 0
 
 
-def _aligned(column: Iterable[str]) -> list[str]:
-    """Pad texts to one width, so that the decimal points of the numbers stand in one line."""
+def _aligned(column: Sequence[str]) -> list[str]:
+    """Pad a heading and the numbers below it, so that the decimal points stand in one line."""
     heading, *numbers = column
-    parts = [re.fullmatch(r"([ ×=]*)(-?\d*)(.*)", number) for number in numbers]
-    ...
+    parts = [number.partition(".") for number in numbers]
+    before = max(len(whole) for whole, _, _ in parts)
+    after = max(len(point + digits) for _, point, digits in parts)
+    width = max(len(heading), before + after)
+    padded = [whole.rjust(before) + (point + digits).ljust(after) for whole, point, digits in parts]
+    return [heading.rjust(width), *(number.rjust(width) for number in padded)]
