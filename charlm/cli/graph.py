@@ -54,7 +54,7 @@ def graph(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Follow the chain rule through an expression, from its result down to each input.
+    """Draw the chain rule of an arithmetic expression, from its result down to each input.
 
     The expression may hold numbers, names, + - * / **, parentheses, and square, sqrt, exp, log,
     sin, cos, tan, tanh and relu. Put -- before one that starts with a minus.
