@@ -4,7 +4,7 @@ Each plan says in rules what the model's `forward` says in modules, and goes on 
 them beside the lessons: the names are the models' own. The same weights serve both.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Int
@@ -38,24 +38,25 @@ from charlm.models import (
     ModernGPT,
     MultiHeadModel,
 )
+from charlm.models.attention import MultiHeadAttention as Heads
 
 Steps = Iterator[Step]
 
 
-def bigram(model: BigramModel) -> Steps:
+def bigram_steps(model: BigramModel) -> Steps:
     """Lesson 1: one table."""
     yield Step("logits", Embedding(), "table.weight idx")
 
 
-def averaging(model: AveragingModel) -> Steps:
+def averaging_steps(model: AveragingModel) -> Steps:
     """Lesson 2: the mean of the past."""
     yield Step("x", Embedding(), "token_embedding.weight idx")
-    yield Step("mean", CausalAverage(), "x")
+    yield Step("mean", CausalAverage(), "x averaging")
     yield Step("x", Concatenate(), "x mean")
     yield Step("logits", Linear(), "x head.weight head.bias")
 
 
-def attention(model: AttentionModel) -> Steps:
+def attention_steps(model: AttentionModel) -> Steps:
     """Lesson 3: one head."""
     yield from _embedded_with_positions()
     yield Step("query", Linear(), "x attention.query.weight")
@@ -66,26 +67,25 @@ def attention(model: AttentionModel) -> Steps:
     yield Step("logits", Linear(), "x head.weight head.bias")
 
 
-def multihead(model: MultiHeadModel) -> Steps:
+def multihead_steps(model: MultiHeadModel) -> Steps:
     """Lesson 4: many heads."""
     yield from _embedded_with_positions()
-    n_head = model.get_submodule("attention").n_head
     weights = "attention.qkv.weight attention.projection.weight"
-    yield Step("gathered", MultiHeadAttention(n_head), f"x {weights}")
+    yield Step("gathered", MultiHeadAttention(_n_head(model)), f"x {weights}")
     yield Step("x", Add(), "x gathered")
     yield Step("logits", Linear(), "x head.weight head.bias")
 
 
-def gpt2(model: GPT2) -> Steps:
+def gpt2_steps(model: GPT2) -> Steps:
     """Lesson 5: a GPT in the style of GPT-2; the table serves at both ends."""
-    p = model.dropout.p
+    p, n_head = model.dropout.p, _n_head(model)
     yield from _embedded_with_positions()
     yield from _dropped("x", p)
-    for i, block in enumerate(model.blocks):
+    for i in range(len(model.blocks)):
         b = f"blocks.{i}"
         weights = f"{b}.attention.qkv.weight {b}.attention.projection.weight"
         yield Step("n", LayerNorm(), f"x {b}.attention_norm.weight")
-        yield Step("gathered", MultiHeadAttention(block.attention.n_head, p), f"n {weights}")
+        yield Step("gathered", MultiHeadAttention(n_head, p), f"n {weights}")
         yield from _dropped("gathered", p)
         yield Step("x", Add(), "x gathered")
         yield Step("n", LayerNorm(), f"x {b}.mlp_norm.weight")
@@ -98,17 +98,17 @@ def gpt2(model: GPT2) -> Steps:
     yield Step("logits", Linear(), "x token_embedding.weight")  # tied: its two gradients add
 
 
-def modern(model: ModernGPT) -> Steps:
+def modern_steps(model: ModernGPT) -> Steps:
     """Lesson 6: the modern style."""
-    p = model.dropout.p
+    p, n_head = model.dropout.p, _n_head(model)
     yield Step("x", Embedding(), "token_embedding.weight idx")
     yield Step("x", RMSNorm(), "x")
     yield from _dropped("x", p)
-    for i, block in enumerate(model.blocks):
+    for i in range(len(model.blocks)):
         b = f"blocks.{i}"
         yield Step("n", RMSNorm(), "x")
         yield Step("qkv", Linear(), f"n {b}.attention.qkv.weight")
-        yield Step("query key value", SplitHeads(block.attention.n_head), "qkv")
+        yield Step("query key value", SplitHeads(n_head), "qkv")
         for name in ("query", "key"):
             yield Step(name, RMSNorm(), name)
             yield Step(name, Rotary(), f"{name} {b}.attention.rotary")
@@ -125,6 +125,10 @@ def modern(model: ModernGPT) -> Steps:
         yield Step("x", Add(), "x thought")
     yield Step("x", RMSNorm(), "x")
     yield Step("logits", Linear(), "x head.weight")
+
+
+def _n_head(model: LanguageModel) -> int:
+    return next(part.n_head for part in model.modules() if isinstance(part, Heads))
 
 
 def _embedded_with_positions() -> Steps:
@@ -147,17 +151,17 @@ def plan_for(model: LanguageModel) -> Plan:
     logits: Steps
     match model:
         case BigramModel():
-            logits = bigram(model)
+            logits = bigram_steps(model)
         case AveragingModel():
-            logits = averaging(model)
+            logits = averaging_steps(model)
         case MultiHeadModel():
-            logits = multihead(model)
+            logits = multihead_steps(model)
         case AttentionModel():
-            logits = attention(model)
+            logits = attention_steps(model)
         case GPT2():
-            logits = gpt2(model)
+            logits = gpt2_steps(model)
         case ModernGPT():
-            logits = modern(model)
+            logits = modern_steps(model)
         case _:
             raise NotImplementedError(f"no plan by hand for {type(model).__name__}")
     weights = [name for name, _ in model.named_parameters()]
@@ -194,6 +198,7 @@ class ByHand:
         parameters = list(self.model.parameters())
         positions = torch.arange(idx.shape[1], device=idx.device)
         inputs = [*parameters, *self.model.buffers(), idx, positions, targets]
+        loss: Tensor
         loss, saved = self.plan.forward(*inputs)
         # The base case d loss / d loss = 1, of which these windows have their share.
         gradients = self.plan.backward(torch.full_like(loss, share), *saved)

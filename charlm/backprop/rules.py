@@ -18,11 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from charlm.models.averaging import averaging_matrix
 from charlm.models.modern import rotate
 
 Saved = tuple[Any, ...]
-Gradients = tuple[Tensor | None, ...]
+Gradients = tuple[Any, ...]  # of tensors, and None
 
 
 @runtime_checkable
@@ -241,7 +240,7 @@ class Concatenate:
 
     def backward(self, dout: Tensor, a: int, b: int) -> Gradients:
         """Cut where it was joined."""
-        return tuple(dout.split([a, b], dim=-1))
+        return torch.split(dout, [a, b], dim=-1)
 
 
 # --- Matrices -------------------------------------------------------------------------------------
@@ -392,14 +391,16 @@ class CrossEntropy:
 class CausalAverage:
     """out = A x, where row t of the constant A averages positions 0 to t. So dx = A^T dout."""
 
-    def forward(self, x: Float[Tensor, "*batch T C"]) -> tuple[Tensor, Saved]:
+    def forward(
+        self, x: Float[Tensor, "*batch T C"], average: Float[Tensor, "block block"]
+    ) -> tuple[Float[Tensor, "*batch T C"], Saved]:
         """Average each position with its past."""
-        average = averaging_matrix(x.shape[-2]).to(x)
+        average = average[: x.shape[-2], : x.shape[-2]]
         return average @ x, (average,)
 
     def backward(self, dout: Tensor, average: Tensor) -> Gradients:
         """Give each position its share in all averages from it on."""
-        return (average.mT @ dout,)
+        return average.mT @ dout, None
 
 
 class CausalMask:
@@ -481,7 +482,7 @@ class SplitHeads:
         self, qkv: Float[Tensor, "B T three_C"]
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Saved]:
         """Cut."""
-        query, key, value = qkv.unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = torch.unflatten(qkv, -1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)
         return (query, key, value), ()
 
     def backward(self, dout: tuple[Tensor, Tensor, Tensor]) -> Gradients:
@@ -498,7 +499,7 @@ class MergeHeads:
 
     def backward(self, dout: Tensor, n_head: int) -> Gradients:
         """Cut."""
-        return (dout.unflatten(-1, (n_head, -1)).transpose(1, 2),)
+        return (torch.unflatten(dout, -1, (n_head, -1)).transpose(1, 2),)
 
 
 @dataclass(frozen=True)

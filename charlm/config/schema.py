@@ -216,6 +216,8 @@ class TrainConfig(_Section):
     """Windows in one update, however many processes or micro-batches share them."""
     micro_batch_size: Size | None = None
     """Windows in one forward pass; gradients accumulate over them. Null: the whole batch."""
+    gradients: Literal["autograd", "by_hand"] = "autograd"
+    """Who works out the gradients: PyTorch, or the rules of `charlm.backprop` (see docs/backprop.md)."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon`: Muon for the hidden matrices, AdamW for everything else."""
     learning_rate: Annotated[float, Field(gt=0), Number] = 1e-3
@@ -319,4 +321,9 @@ class Config(_Section):
             yield (
                 f"train.optimizer: muon needs a hidden 2-D matrix and model {self.model.type!r} "
                 "has none; use adamw"
+            )
+        if self.train.gradients == "by_hand" and self.run.compile is True:
+            yield (
+                "run.compile: true compiles what autograd goes through and train.gradients: "
+                "by_hand does without it; set one of them back"
             )

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from charlm.backprop.by_hand import ByHand
 from charlm.config import Config
 from charlm.errors import NonFiniteError
 from charlm.evaluation.windows import Interrupted, score_windows
@@ -89,8 +90,10 @@ class Trainer:
         self.micro_batch_size = config.train.micro_batch_size or config.train.batch_size
         self.dropout = getattr(config.model, "dropout", 0.0) > 0
         self.prompt = encode_prompt(tokenizer, config.sample.prompt)
+        self.by_hand = ByHand(self.model) if config.train.gradients == "by_hand" else None
+        compiling = False if self.by_hand else config.run.compile
         self.forward, self.compile_note = compile_model(
-            self.model, config.run.compile, self.micro_batch_size
+            self.model, compiling, self.micro_batch_size
         )
 
     def records(self) -> Iterator[Record]:
@@ -191,11 +194,14 @@ class Trainer:
             sample = self.state.step * train.batch_size + first
             seed = random_words(self.config.run.seed, DROPOUT_STREAM, sample, 1)[0]
             torch.manual_seed(int(seed >> np.uint64(1)))  # the seed of dropout alone
+        share = micro / train.batch_size
         with precision(self.device, self.dtype):
+            if self.by_hand:
+                return self.by_hand(x, y, share)
             logits = self.forward(x)
-        share = next_token_loss(logits.float(), y) * (micro / train.batch_size)
-        share.backward()  # type: ignore[no-untyped-call]
-        return share.detach()
+        loss = next_token_loss(logits.float(), y) * share
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def _refuse_broken_weights(self) -> None:
         """Notice an update that overflowed: a finite gradient times a huge rate need not be finite.

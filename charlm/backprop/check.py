@@ -1,0 +1,175 @@
+"""How we know that a gradient is right: two other ways to the same numbers.
+
+Autograd differentiates PyTorch's own form of a rule or model. Finite differences need no calculus
+at all: they move an input a little to both sides and watch the result. All of it in float64, where
+rounding leaves room to tell a wrong rule from a right one.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from charlm.backprop.by_hand import plan_for
+from charlm.backprop.cases import CASES, SIZES, Case, Draw
+from charlm.models import LanguageModel, next_token_loss
+
+AUTOGRAD_TOLERANCE = 1e-10
+FINITE_TOLERANCE = 1e-6
+
+STEP = 1e-3  # of finite differences: their error is of the order of STEP^4 + 1e-16 / STEP
+FLOOR = 1e-4  # gradients below this part of the largest are compared with that part of it
+PROBES = 12  # elements of an input that are moved one at a time; then all at once, at random
+SEED = 1
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a gradient by hand is from its two witnesses, relative to the largest gradient.
+
+    Args:
+        autograd: Largest difference to autograd over all elements.
+        finite: Largest difference to central finite differences over the directions tried.
+    """
+
+    autograd: float
+    finite: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether both are within tolerance; NaN is not."""
+        return self.autograd <= AUTOGRAD_TOLERANCE and self.finite <= FINITE_TOLERANCE
+
+
+def check_rules() -> Iterator[tuple[str, Difference]]:
+    """Yield the name of each rule with the worst that was found over all sizes and inputs."""
+    for name, cases in CASES.items():
+        found = [
+            difference
+            for sizes in SIZES
+            for case in cases(sizes, Draw(SEED))
+            for difference in compare(case)
+        ]
+        yield (
+            name,
+            Difference(_worst(d.autograd for d in found), _worst(d.finite for d in found)),
+        )
+
+
+def check_model(
+    model: LanguageModel, windows: int = 2, probes: int = 3
+) -> Iterator[tuple[str, Difference]]:
+    """Yield the name of each weight of a model with what was found for it.
+
+    The model is turned to float64 and its weights are drawn anew: the first weights of a run hold
+    zeros that would hide mistakes. Ids are random; windows are `block_size` long.
+
+    Args:
+        model: Any that has a plan by hand; it is changed.
+        windows: Of ids (B).
+        probes: Elements of each weight that are moved one at a time.
+    """
+    draw = Draw(SEED)
+    model.double().train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 1 / math.sqrt(parameter.shape[-1]) if parameter.ndim > 1 else 1.0
+            parameter.copy_(draw.normal(*parameter.shape) * scale)
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    idx, targets = (draw.ids(model.vocab_size, windows, model.block_size) for _ in range(2))
+
+    def reference(*inputs: Tensor) -> Tensor:
+        state = dict(zip(weights, inputs, strict=False))
+        return next_token_loss(torch.func.functional_call(model, state, (idx,)), targets)
+
+    constants = (*model.buffers(), idx, torch.arange(model.block_size), targets)
+    case = Case(plan_for(model), reference, tuple(weights.values()), constants)
+    yield from zip(weights, compare(case, probes), strict=True)
+
+
+def compare(case: Case, probes: int = PROBES) -> Iterator[Difference]:
+    """Yield, for each input of a case, how far the gradient by hand is from its witnesses."""
+    douts, expected = _by_autograd(case)
+    try:
+        gradients = _by_hand(case, douts)
+    except RuntimeError:  # shapes that do not fit: as wrong as a rule can be
+        gradients = [None] * len(expected)
+    smallest = FLOOR * max(_largest(x) for x in (*douts, *expected))
+    for i, (gradient, truth) in enumerate(zip(gradients, expected, strict=True)):
+        if gradient is None or gradient.shape != truth.shape:
+            yield Difference(math.inf, math.inf)
+            continue
+        scale = max(_largest(truth), smallest)
+        finite = _worst(
+            abs((gradient * direction).sum().item() - _slope(case, douts, i, direction))
+            for direction in _directions(gradient, probes)
+        )
+        yield Difference(_largest(gradient - truth) / scale, finite / scale)
+
+
+def _by_autograd(case: Case) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Return a random gradient for each output, and what autograd makes of it."""
+    inputs = tuple(x.detach().requires_grad_() for x in case.inputs)
+    outs = _tuple(_seeded(case.reference, *inputs, *case.constants))
+    draw = Draw(SEED + 1)
+    douts = tuple(draw.normal(*out.shape) for out in outs)
+    return douts, torch.autograd.grad(outs, inputs, douts)
+
+
+def _by_hand(case: Case, douts: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+    with torch.no_grad():
+        _, saved = _seeded(case.rule.forward, *case.inputs, *case.constants)
+        gradients = case.rule.backward(douts if len(douts) > 1 else douts[0], *saved)
+        return gradients[: len(case.inputs)]
+
+
+def _slope(case: Case, douts: tuple[Tensor, ...], i: int, direction: Tensor) -> float:
+    """Return how fast sum(out dout) moves as input i does, by the five-point formula."""
+
+    def moved(steps: int) -> float:
+        inputs = list(case.inputs)
+        inputs[i] = inputs[i] + steps * STEP * direction
+        with torch.no_grad():
+            out, _ = _seeded(case.rule.forward, *inputs, *case.constants)
+        return math.fsum(
+            part.masked_fill(part.isinf(), 0).mul(dout).sum().item()  # what is masked stays so
+            for part, dout in zip(_tuple(out), douts, strict=True)
+        )
+
+    return (8 * (moved(1) - moved(-1)) - (moved(2) - moved(-2))) / (12 * STEP)
+
+
+def _directions(x: Tensor, probes: int) -> Iterator[Tensor]:
+    """Yield directions of length 1: along some elements, then a random one across all."""
+    draw = Draw(SEED + 2)
+    for element in torch.randperm(x.numel(), generator=draw.generator)[:probes]:
+        yield F.one_hot(element, x.numel()).to(x).view(x.shape)
+    across = draw.normal(*x.shape)
+    yield across / across.norm()
+
+
+def _seeded(function: Callable[..., Any], *inputs: Tensor) -> Any:
+    """Call a function that may draw dropout masks: the same ones each time."""
+    kept = torch.get_rng_state()
+    torch.default_generator.manual_seed(SEED)
+    try:
+        return function(*inputs)
+    finally:
+        torch.set_rng_state(kept)
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _largest(x: Tensor) -> float:
+    return x.abs().max().item()
+
+
+def _worst(differences: Iterable[float]) -> float:
+    """Return the largest; NaN, which compares with nothing, is worse than any."""
+    return max(math.inf if math.isnan(d) else d for d in differences)
