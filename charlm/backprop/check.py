@@ -15,7 +15,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from charlm.backprop.by_hand import plan_for
-from charlm.backprop.cases import CASES, SIZES, Case, Draw
+from charlm.backprop.cases import CASES, SIZES, Case, Draw, Sizes
+from charlm.config import (
+    AttentionConfig,
+    AveragingConfig,
+    BigramConfig,
+    GPTConfig,
+    ModelConfig,
+    MultiHeadConfig,
+)
 from charlm.models import LanguageModel, next_token_loss
 
 AUTOGRAD_TOLERANCE = 1e-10
@@ -25,6 +33,20 @@ STEP = 1e-3  # of finite differences: their error is of the order of STEP^4 + 1e
 FLOOR = 1e-4  # gradients below this part of the largest are compared with that part of it
 PROBES = 12  # elements of an input that are moved one at a time; then all at once, at random
 SEED = 1
+
+# Every kind of model, small enough for a look at all of them to take seconds.
+SMALL_MODELS: dict[str, ModelConfig] = {
+    "bigram": BigramConfig(type="bigram", block_size=8),
+    "averaging": AveragingConfig(type="averaging", block_size=8, n_embd=12),
+    "attention": AttentionConfig(type="attention", block_size=8, n_embd=12),
+    "multihead": MultiHeadConfig(type="multihead", block_size=8, n_embd=12, n_head=3),
+    "gpt (gpt2)": GPTConfig(
+        type="gpt", style="gpt2", block_size=8, n_layer=2, n_head=3, n_embd=12, dropout=0.1
+    ),
+    "gpt (modern)": GPTConfig(
+        type="gpt", style="modern", block_size=8, n_layer=2, n_head=3, n_embd=12, dropout=0.1
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -46,31 +68,30 @@ class Difference:
 
 
 def check_rules() -> Iterator[tuple[str, Difference]]:
-    """Yield the name of each rule with the worst that was found over all sizes and inputs."""
-    for name, cases in CASES.items():
-        found = [
-            difference
-            for sizes in SIZES
-            for case in cases(sizes, Draw(SEED))
-            for difference in compare(case)
-        ]
-        yield (
-            name,
-            Difference(_worst(d.autograd for d in found), _worst(d.finite for d in found)),
-        )
+    """Yield the name of each rule with what was found for it."""
+    for name in CASES:
+        yield name, check_rule(name)
+
+
+def check_rule(name: str, sizes: Iterable[Sizes] = SIZES, probes: int = PROBES) -> Difference:
+    """Return the worst that was found for a rule over all sizes and inputs."""
+    cases = [case for size in sizes for case in CASES[name](size, Draw(SEED))]
+    found = [difference for case in cases for difference in compare(case, probes)]
+    return Difference(_worst(d.autograd for d in found), _worst(d.finite for d in found))
 
 
 def check_model(
-    model: LanguageModel, windows: int = 2, probes: int = 3
+    model: LanguageModel, *, windows: int = 2, length: int | None = None, probes: int = 3
 ) -> Iterator[tuple[str, Difference]]:
     """Yield the name of each weight of a model with what was found for it.
 
     The model is turned to float64 and its weights are drawn anew: the first weights of a run hold
-    zeros that would hide mistakes. Ids are random; windows are `block_size` long.
+    zeros that would hide mistakes. Ids are random.
 
     Args:
         model: Any that has a plan by hand; it is changed.
         windows: Of ids (B).
+        length: Of a window (T); `block_size` if None.
         probes: Elements of each weight that are moved one at a time.
     """
     draw = Draw(SEED)
@@ -80,13 +101,14 @@ def check_model(
             scale = 1 / math.sqrt(parameter.shape[-1]) if parameter.ndim > 1 else 1.0
             parameter.copy_(draw.normal(*parameter.shape) * scale)
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    idx, targets = (draw.ids(model.vocab_size, windows, model.block_size) for _ in range(2))
+    length = length or model.block_size
+    idx, targets = (draw.ids(model.vocab_size, windows, length) for _ in range(2))
 
     def reference(*inputs: Tensor) -> Tensor:
         state = dict(zip(weights, inputs, strict=False))
         return next_token_loss(torch.func.functional_call(model, state, (idx,)), targets)
 
-    constants = (*model.buffers(), idx, torch.arange(model.block_size), targets)
+    constants = (*model.buffers(), idx, torch.arange(length), targets)
     case = Case(plan_for(model), reference, tuple(weights.values()), constants)
     yield from zip(weights, compare(case, probes), strict=True)
 

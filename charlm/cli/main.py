@@ -11,7 +11,18 @@ from typing import Annotated
 import typer
 
 from charlm import __version__
-from charlm.cli import config, data, doctor, evaluate, explain, graph, output, sample, train
+from charlm.cli import (
+    config,
+    data,
+    doctor,
+    evaluate,
+    explain,
+    gradcheck,
+    graph,
+    output,
+    sample,
+    train,
+)
 from charlm.errors import CharlmError, MachineError
 
 app = typer.Typer(
@@ -27,6 +38,7 @@ app.command("train")(train.train)
 app.command("sample")(sample.sample)
 app.command("eval")(evaluate.evaluate)
 app.command("explain")(explain.explain)
+app.command("gradcheck")(gradcheck.gradcheck)
 app.command("graph", cls=graph.GraphCommand)(graph.graph)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")

@@ -331,6 +331,28 @@ def test_a_sum_of_three_thousand_terms_goes_on_at_the_left():
     assert grads == ["3000"]
 
 
+def test_what_was_promised_below_may_come_beside_instead():
+    x = Value(2, label="x")
+    product = deep = x * x
+    for _ in range(19):  # as far to the right as the tree goes
+        deep = deep.sin()
+    result = deep + product * 3
+    result.backward()
+
+    lines = as_text(result).splitlines()
+
+    assert [line.split("   ")[0].lstrip("│ ") for line in lines[20:]] == [
+        "└─ * #1 (below)",
+        "└─ *",
+        "├─ * #1",
+        "├─ x",
+        "└─ x (above)",
+        "└─ 3",
+        "",
+        *lines[-2:],
+    ]
+
+
 def test_records_name_each_value_once_inputs_first():
     result = parse("a*a + 2", {"a": 3})
     result.backward()

@@ -85,6 +85,7 @@ def test_a_misspelt_option_is_answered_with_the_nearest(charlm):
     assert result.code == 2
     assert result.error.startswith("No such option: --jsno")
     assert "--json" in result.error
+    assert result.error.endswith("see 'charlm graph --help'")
 
 
 def test_an_expression_is_asked_for(charlm):
@@ -108,6 +109,10 @@ def test_an_expression_is_asked_for(charlm):
         (
             ["a", "*", "b"],
             ["*: expected NAME=NUMBER, such as a=2; the expression comes first, in quotes"],
+        ),
+        (
+            ["a*b", "a"],
+            ["a: expected NAME=NUMBER, such as a=2; the expression comes first, in quotes"],
         ),
         (
             ["a", "2=3"],

@@ -1,0 +1,152 @@
+"""charlm gradcheck: every gradient by hand beside autograd and finite differences."""
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from charlm.cli import output
+from charlm.cli.signals import Stopped, StopSignals
+from charlm.errors import UsageError
+
+if TYPE_CHECKING:
+    from charlm.backprop.check import Difference
+    from charlm.config import ModelConfig
+    from charlm.models import LanguageModel
+
+ASSUMED_VOCAB = 65  # of Tiny Shakespeare; ids are drawn at random, so no text is needed
+SMALL_VOCAB = 11
+FAILED = 1  # exit code
+
+Row = tuple[str, str, "Difference"]  # `rules` or a model, the rule or the weight, what was found
+
+
+def gradcheck(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Override keys of the configuration."),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE|PRESET",
+            help="Check this model. Default: a small one of every kind.",
+        ),
+    ] = None,
+    vocab_size: Annotated[
+        int, typer.Option(min=1, max=2**21, help="Symbols of the configuration's model.")
+    ] = ASSUMED_VOCAB,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON object.")
+    ] = False,
+) -> int:
+    """Check the gradients by hand in two other ways.
+
+    In float64, against autograd and against central finite differences: one row for each rule of
+    charlm.backprop and one for each weight of the model. Exit code 1 if any fails.
+    """
+    with StopSignals() as stop:
+        try:
+            with stop.at_once():
+                models = _models(config, overrides or [], vocab_size)
+                rows = list(_with_bar(models) if json else _printed(models))
+        except Stopped:
+            return stop.exit_code
+    failed = [f"{group} {name}" for group, name, found in rows if not found.passed]
+    if json:
+        output.result_json(_as_json(rows))
+    else:
+        output.result(f"\n{len(rows)} checked, {len(failed)} failed")
+    if failed:
+        output.error(f"wrong by hand: {', '.join(failed)}; see charlm/backprop/rules.py")
+    return FAILED if failed else 0
+
+
+def _models(name: str | None, overrides: list[str], vocab: int) -> "dict[str, LanguageModel]":
+    """Build the models to check, by the heading of their rows."""
+    from charlm.config import load_config
+    from charlm.config.size import check_memory
+    from charlm.models import build_model
+
+    if name is None:
+        from charlm.backprop.check import SMALL_MODELS
+
+        if overrides:
+            raise UsageError(f"{overrides[0]}: there is nothing to override; name a --config too")
+        return {title: build_model(c, SMALL_VOCAB) for title, c in SMALL_MODELS.items()}
+    checked = load_config(name, overrides)
+    check_memory(checked, vocab)
+    return {_title(checked.model): build_model(checked.model, vocab)}
+
+
+def _title(model: "ModelConfig") -> str:
+    return f"gpt ({model.style})" if model.type == "gpt" else model.type
+
+
+def _rows(models: "dict[str, LanguageModel]") -> Iterator[Row]:
+    from charlm.backprop.check import check_model, check_rules
+
+    for name, found in check_rules():
+        yield "rules", name, found
+    for title, model in models.items():
+        for name, found in check_model(model):
+            yield title, name, found
+
+
+def _printed(models: "dict[str, LanguageModel]") -> Iterator[Row]:
+    """Print each row as soon as it is there."""
+    from charlm.backprop.check import AUTOGRAD_TOLERANCE, FINITE_TOLERANCE
+
+    width = max(map(len, _names(models)))
+    output.result("largest difference in float64, relative to the largest gradient\n")
+    output.result(f"  {'':<{width}}  {'autograd':>10}  {'finite differences':>18}")
+    limits = f"<= {AUTOGRAD_TOLERANCE:.0e}", f"<= {FINITE_TOLERANCE:.0e}"
+    output.result(f"  {'tolerance':<{width}}  {limits[0]:>10}  {limits[1]:>18}")
+    heading = ""
+    for group, name, found in _rows(models):
+        if group != heading:
+            output.result(group)
+            heading = group
+        verdict = "pass" if found.passed else "FAIL"
+        numbers = f"{found.autograd:>10.1e}  {found.finite:>18.1e}"
+        output.result(f"  {name:<{width}}  {numbers}  {verdict}")
+        yield group, name, found
+
+
+def _with_bar(models: "dict[str, LanguageModel]") -> Iterator[Row]:
+    """Draw a bar on stderr instead."""
+    from tqdm import tqdm
+
+    total = len(_names(models))
+    yield from tqdm(
+        _rows(models), "checking", total, leave=False, file=sys.stderr, disable=None, delay=1.0
+    )
+
+
+def _names(models: "dict[str, LanguageModel]") -> list[str]:
+    from charlm.backprop.cases import CASES
+
+    return [*CASES, *(name for model in models.values() for name, _ in model.named_parameters())]
+
+
+def _as_json(rows: list[Row]) -> dict[str, object]:
+    from charlm.backprop.check import AUTOGRAD_TOLERANCE, FINITE_TOLERANCE
+
+    return {
+        "passed": all(found.passed for _, _, found in rows),
+        "autograd_tolerance": AUTOGRAD_TOLERANCE,
+        "finite_tolerance": FINITE_TOLERANCE,
+        "rows": [
+            {
+                "group": group,
+                "name": name,
+                "autograd": found.autograd,
+                "finite": found.finite,
+                "passed": found.passed,
+            }
+            for group, name, found in rows
+        ],
+    }
