@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from charlm.backprop.value import Value
+from charlm.backprop.value import Number, Value
 from charlm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ FUNCTIONS: dict[str, Callable[[Value], Value]] = {
 }
 
 
-def parse(expression: str, values: Mapping[str, float]) -> Value:
+def parse(expression: str, values: Mapping[str, Number]) -> Value:
     """Compute an expression such as `(a*b + c) * tanh(f)`, remembering how.
 
     A name is one leaf however often it is used; a number is a leaf each time, except as an exponent

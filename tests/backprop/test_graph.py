@@ -341,7 +341,7 @@ def test_what_was_promised_below_may_come_beside_instead():
 
     lines = as_text(result).splitlines()
 
-    assert [line.split("   ")[0].lstrip("│ ") for line in lines[20:]] == [
+    assert [line.lstrip("│ ").split("   ")[0] for line in lines[21:]] == [
         "└─ * #1 (below)",
         "└─ *",
         "├─ * #1",
