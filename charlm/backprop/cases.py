@@ -169,6 +169,14 @@ def _cross_entropy_in_parts(s: Sizes, draw: Draw) -> Cases:
     yield Case(Plan("logits targets", steps), next_token_loss, *_predictions(s, draw))
 
 
+def _table_cross_entropy(s: Sizes, draw: Draw) -> Cases:
+    def reference(table: Tensor, idx: Tensor, targets: Tensor) -> Tensor:
+        return next_token_loss(F.embedding(idx, table), targets)
+
+    ids = tuple(draw.ids(s.vocab, s.batch, s.time) for _ in range(2))
+    yield Case(rules.TableCrossEntropy(), reference, (draw.normal(s.vocab, s.vocab),), ids)
+
+
 def _predictions(s: Sizes, draw: Draw) -> tuple[tuple[Tensor], tuple[Tensor]]:
     return (draw.normal(s.batch, s.time, s.vocab),), (draw.ids(s.vocab, s.batch, s.time),)
 
@@ -297,6 +305,7 @@ CASES: dict[str, Callable[[Sizes, Draw], Cases]] = {
     "Pick": _pick,
     "CrossEntropy": _cross_entropy,
     "cross-entropy in parts": _cross_entropy_in_parts,
+    "TableCrossEntropy": _table_cross_entropy,
     "CausalAverage": _causal_average,
     "CausalMask": _causal_mask,
     "Attention": _attention,

@@ -30,7 +30,7 @@ AUTOGRAD_TOLERANCE = 1e-10
 FINITE_TOLERANCE = 1e-6
 
 STEP = 1e-3  # of finite differences: their error is of the order of STEP^4 + 1e-16 / STEP
-FLOOR = 1e-4  # gradients below this part of the largest are compared with that part of it
+FLOOR = 1e-2  # gradients below this part of the largest are compared with that part of it
 PROBES = 12  # elements of an input that are moved one at a time; then all at once, at random
 SEED = 1
 

@@ -57,21 +57,23 @@ class Plan:
             saved.append(kept)
             results = result if isinstance(result, tuple) else (result,)
             values.update(zip(step.outputs, results, strict=True))
-        return result, tuple(saved)
+        return result, (saved,)
 
-    def backward(self, dout: Any, *saved: Saved) -> Gradients:
+    def backward(self, dout: Any, saved: list[Saved]) -> Gradients:
         """Apply the chain rule, last step first.
 
         A step takes the gradient of its results away from those that wait: what is left under the
-        same name belongs to the value that had it before.
+        same name belongs to the value that had it before. What was saved is used up on the way, so
+        that the memory of each step serves those before it.
         """
         last = self.steps[-1].outputs
         waiting: dict[str, Tensor] = dict(
             zip(last, dout if isinstance(dout, tuple) else (dout,), strict=True)
         )
-        for step, kept in zip(reversed(self.steps), reversed(saved), strict=True):
+        for step in reversed(self.steps):
             results = tuple(waiting.pop(name) for name in step.outputs)
-            gradients = step.rule.backward(results if len(results) > 1 else results[0], *kept)
+            dresult = results if len(results) > 1 else results[0]
+            gradients = step.rule.backward(dresult, *saved.pop())
             for name, gradient in zip(step.inputs, gradients, strict=True):
                 if gradient is not None:  # a value that is used twice gets the sum
                     waiting[name] = waiting[name] + gradient if name in waiting else gradient

@@ -152,7 +152,7 @@ class SquaredReLU:
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         """Square the positive part."""
         positive = x.clamp(min=0)
-        return positive.square(), (positive,)
+        return positive * positive, (positive,)
 
     def backward(self, dout: Tensor, positive: Tensor) -> Gradients:
         """Scale dout by twice the positive part."""
@@ -168,13 +168,13 @@ class GELU:
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
         """Weigh each x by the chance that a normal variable is less."""
-        below = (x * math.sqrt(0.5)).erf_().add_(1).mul_(0.5)
-        return x * below, (x, below)
+        return F.gelu(x), (x,)
 
-    def backward(self, dout: Tensor, x: Tensor, below: Tensor) -> Gradients:
+    def backward(self, dout: Tensor, x: Tensor) -> Gradients:
         """Scale dout by P(x) + x p(x)."""
-        density = x.square().mul_(-0.5).exp_()
-        return (torch.addcmul(below, x, density, value=1 / math.sqrt(2 * math.pi)).mul_(dout),)
+        below = (x * math.sqrt(0.5)).erf_().add_(1).mul_(0.5)
+        density = (x * x).mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi))
+        return (below.addcmul_(x, density).mul_(dout),)
 
 
 @dataclass(frozen=True)
@@ -374,15 +374,60 @@ class CrossEntropy:
         """Score every prediction by the log-probability of what came, in nats."""
         log_probs = logits.flatten(0, -2).log_softmax(-1)  # (B*T, V)
         column = targets.flatten()[:, None]  # (B*T, 1)
-        return -log_probs.gather(1, column).mean(), (logits.shape, log_probs, column)
+        loss = -log_probs.gather(1, column).mean()
+        wrong = log_probs.exp_()  # what backward needs is all but there: p, less 1 at the target
+        wrong.scatter_add_(1, column, wrong.new_full((1, 1), -1).expand_as(column))
+        return loss, (wrong, logits.shape)
+
+    def backward(self, dout: Tensor, wrong: Tensor, shape: torch.Size) -> Gradients:
+        """Subtract the truth from the belief."""
+        return (wrong * (dout / len(wrong))).view(shape), None
+
+
+class TableCrossEntropy:
+    """`Embedding` in a table of logits, then `CrossEntropy`: a whole bigram model as one rule.
+
+    Every time character i was read, the same row x_i was scored; only what came next differed. Let
+    n_ij count how often j came after i, and n_i = sum_j n_ij. Summing softmax minus one-hot over
+    those times,
+
+        loss = -(1/N) sum_ij n_ij ln softmax(x_i)_j        dx_i = (n_i softmax(x_i) - n_i.) / N
+
+    with n_i. the row of counts. So a softmax is worked out once for each distinct character and not
+    for each position; and the gradient vanishes where softmax(x_i)_j = n_ij / n_i: training a
+    bigram table is a slow way to count.
+    """
+
+    def forward(
+        self,
+        table: Float[Tensor, "V V"],
+        idx: Int[Tensor, "*batch"],
+        targets: Int[Tensor, "*batch"],
+    ) -> tuple[Float[Tensor, ""], Saved]:
+        """Score every prediction by the log-probability of what came, in nats."""
+        seen, row = torch.unique(
+            idx.flatten(), return_inverse=True
+        )  # the n characters that were read
+        cells = len(seen) * table.shape[1]
+        pairs = torch.bincount(row * table.shape[1] + targets.flatten(), minlength=cells)
+        counts = pairs.view(len(seen), -1).to(table.dtype)  # (n, V)
+        log_probs = table[seen].log_softmax(-1)
+        loss = -(counts * log_probs).sum() / idx.numel()
+        return loss, (table.shape, seen, counts, log_probs, idx.numel())
 
     def backward(
-        self, dout: Tensor, shape: torch.Size, log_probs: Tensor, targets: Tensor
+        self,
+        dout: Tensor,
+        shape: torch.Size,
+        seen: Tensor,
+        counts: Tensor,
+        log_probs: Tensor,
+        total: int,
     ) -> Gradients:
-        """Subtract the truth from the belief."""
-        dx = log_probs.exp()
-        dx.scatter_add_(1, targets, dx.new_full((1, 1), -1).expand_as(targets))
-        return dx.mul_(dout / len(targets)).view(shape), None
+        """Subtract what was counted from what was expected."""
+        expected = counts.sum(1, keepdim=True) * log_probs.exp()
+        dx = (expected - counts) * (dout / total)
+        return dx.new_zeros(shape).index_copy_(0, seen, dx), None, None
 
 
 # --- Letting the past speak -----------------------------------------------------------------------
@@ -441,8 +486,10 @@ class Attention:
         value: Float[Tensor, "*batch T E"],
     ) -> tuple[Float[Tensor, "*batch T E"], Saved]:
         """Average the values, weighted by how well each query fits each key."""
-        scores = query @ key.mT * (1 / math.sqrt(query.shape[-1]))
-        weights = CausalMask().forward(scores)[0].softmax(-1)
+        key, value = key.contiguous(), value.contiguous()  # once, not in each product
+        scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.mT
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        weights = scores.masked_fill_(~seen, -math.inf).softmax(-1)
         mask = F.dropout(torch.ones_like(weights), self.dropout) if self.dropout else None
         used = weights if mask is None else weights * mask
         out = used @ value
@@ -460,11 +507,12 @@ class Attention:
         out: Tensor,
     ) -> Gradients:
         """Go back through the two products and the softmax between them."""
+        dout = dout.contiguous()
         dvalue = used.mT @ dout
         dweights = dout @ value.mT
         if mask is not None:
             dweights *= mask
-        dscores = (dweights - (dout * out).sum(-1, keepdim=True)) * weights
+        dscores = dweights.sub_((dout * out).sum(-1, keepdim=True)).mul_(weights)
         dscores *= 1 / math.sqrt(query.shape[-1])
         return dscores @ key, dscores.mT @ query, dvalue
 
@@ -557,7 +605,7 @@ class LayerNorm:
     ) -> tuple[Float[Tensor, "*batch C"], Saved]:
         """Centre, scale to unit variance, and multiply by the gain."""
         centred = x - x.mean(-1, keepdim=True)
-        scale = (centred.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
+        scale = ((centred * centred).mean(-1, keepdim=True) + 1e-5).rsqrt()
         normalised = centred.mul_(scale)
         return normalised * gain, (normalised, scale, gain)
 
@@ -581,7 +629,7 @@ class RMSNorm:
 
     def forward(self, x: Float[Tensor, "*batch C"]) -> tuple[Float[Tensor, "*batch C"], Saved]:
         """Divide by the root of the mean square."""
-        scale = (x.square().mean(-1, keepdim=True) + torch.finfo(x.dtype).eps).rsqrt()
+        scale = ((x * x).mean(-1, keepdim=True) + torch.finfo(x.dtype).eps).rsqrt()
         out = x * scale
         return out, (out, scale)
 

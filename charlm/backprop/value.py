@@ -78,7 +78,8 @@ class Value:
         slope = b * math.pow(a, b - 1) if b else 0.0
         if not isinstance(exponent, Value):
             return Value(power, ((self, slope),), f"** {b:g}")
-        return Value(power, ((self, slope), (exponent, power * math.log(a))), "**")
+        growth = power * math.log(a) if power else 0.0  # at a = 0, what it tends to
+        return Value(power, ((self, slope), (exponent, growth)), "**")
 
     def __neg__(self) -> "Value":
         return Value(-self.data, ((self, -1.0),), "-")

@@ -45,9 +45,7 @@ def test_what_was_broadcast_is_summed(rule, reference, shapes):
 
 
 @settings(deadline=None, max_examples=30)
-@given(
-    shapes=mutually_broadcastable_shapes(signature="(n,m),(m,p)->(n,p)", max_dims=2, max_side=3)
-)
+@given(shapes=mutually_broadcastable_shapes(signature="(n,m),(m,p)->(n,p)", max_dims=2, max_side=3))
 def test_a_product_of_stacks_of_matrices(shapes):
     draw = Draw(0)
     inputs = tuple(draw.normal(*shape) for shape in shapes.input_shapes)
@@ -136,8 +134,13 @@ def test_attention_gives_no_gradient_to_what_no_query_saw():
 
 @pytest.mark.parametrize("name", CASES)
 def test_backward_can_be_called_twice(name):
-    """What forward saved and the gradient that came in are not written to."""
+    """What forward saved and the gradient that came in are not written to.
+
+    A plan uses up what it saved, to free memory; the rules in it do not.
+    """
     for case in CASES[name](Sizes(), Draw(0)):
+        if isinstance(case.rule, Plan):
+            return
         out, saved = case.rule.forward(*case.inputs, *case.constants)
         dout = tuple(map(torch.ones_like, out)) if isinstance(out, tuple) else torch.ones_like(out)
         before = [x.clone() for x in case.inputs]
