@@ -61,7 +61,8 @@ def graph(
 
     For example: charlm graph "(a*b + c) * f" a=2 b=-3 c=10 f=-2
     """
-    from charlm.backprop.graph import as_records, as_text, parse
+    from charlm.backprop.expression import parse
+    from charlm.backprop.graph import as_records, as_text
 
     if out is not None:
         _check_place(out)
