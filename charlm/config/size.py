@@ -104,16 +104,23 @@ def training_bytes(config: Config, vocab_size: int) -> dict[str, int]:
     """Estimate the memory of training in float32, by what holds it, in bytes.
 
     Activations are a rough count of what a block keeps for its backward pass (16 C floats a
-    character) and of logits, their log-softmax and its gradient (3 V floats a character).
+    character) and of logits, their log-softmax and its gradient (3 V floats a character). The fused
+    kernel of attention keeps no (T, T) weights; by hand they are kept, and with dropout, either
+    way, the weights, the mask and their product (H T floats a character each).
     """
     n, model = parameter_count(config.model, vocab_size), config.model
     chars = (config.train.micro_batch_size or config.train.batch_size) * model.block_size
     layers = model.n_layer if isinstance(model, GPTConfig) else 1
+    a_block = 16 * getattr(model, "n_embd", 0)
+    if model.type in ("attention", "multihead", "gpt"):
+        by_hand = config.train.gradients == "by_hand"
+        copies = 3 if getattr(model, "dropout", 0) else int(by_hand)
+        a_block += copies * getattr(model, "n_head", 1) * model.block_size
     return {
         "weights": 4 * n,
         "gradients": 4 * n,
         "optimizer": 8 * n,
-        "activations": 4 * chars * (16 * layers * getattr(model, "n_embd", 0) + 3 * vocab_size),
+        "activations": 4 * chars * (layers * a_block + 3 * vocab_size),
     }
 
 

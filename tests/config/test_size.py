@@ -83,6 +83,19 @@ def test_micro_batches_lower_the_memory_of_activations_alone():
     assert less == full
 
 
+@pytest.mark.parametrize(
+    ("change", "copies"), [("train.gradients=by_hand", 1), ("model.dropout=0.1", 3)]
+)
+def test_attention_weights_are_counted_where_they_are_kept(change, copies):
+    def activations(*changes):
+        return size.training_bytes(config("modern", *changes), V)["activations"]
+
+    model, train = config("modern").model, config("modern").train
+    weights = train.batch_size * model.n_layer * model.n_head * model.block_size**2
+
+    assert activations(change) - activations() == 4 * copies * weights
+
+
 def test_memory_is_refused_with_what_is_needed_and_what_is_there(monkeypatch):
     monkeypatch.setattr(size, "machine_bytes", lambda: 1 << 20)
 
