@@ -161,6 +161,11 @@ def test_row_2_a_folder_is_no_configuration(refused):
             id="17-muon",
         ),
         pytest.param(
+            MODEL + "train: {gradients: by_hand}\nrun: {compile: true}\n",
+            "run.compile: true compiles what autograd goes through and train.gradients: by_hand",
+            id="17-by-hand-compiled",
+        ),
+        pytest.param(
             MODEL + "train: {warmup_steps: 10, max_steps: 5}",
             "warmup_steps 10 is more than max_steps 5",
             id="18-warmup",

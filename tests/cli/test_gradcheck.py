@@ -1,0 +1,272 @@
+import functools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from charlm.backprop import check, rules
+from charlm.backprop.cases import CASES
+from charlm.backprop.check import SMALL_MODELS, Difference
+from charlm.cli.gradcheck import SMALL_VOCAB
+from charlm.config import load_config, preset_names
+from charlm.models import build_model
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Tensors as small as these are slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def one_rule(monkeypatch):
+    """Leave all rules but one unchecked, to save time."""
+    monkeypatch.setattr(check, "check_rules", lambda: iter([("Add", Difference(0.0, 0.0))]))
+
+
+@pytest.fixture
+def few_probes(monkeypatch):
+    """Try one direction for each input, to save time."""
+    for name in ("check_rule", "check_model"):
+        monkeypatch.setattr(check, name, functools.partial(getattr(check, name), probes=0))
+
+
+def weights(config, vocab):
+    return [name for name, _ in build_model(config, vocab).named_parameters()]
+
+
+def rows(stdout):
+    """Read the rows of a table: heading, name and verdict."""
+    heading, found = "", []
+    for line in stdout.splitlines()[4:-2]:
+        if line.startswith("  "):
+            *words, _, _, verdict = line.split()
+            found.append((heading, " ".join(words), verdict))
+        else:
+            heading = line
+    return found
+
+
+def everything():
+    return [("rules", name) for name in CASES] + [
+        (title, name)
+        for title, config in SMALL_MODELS.items()
+        for name in weights(config, SMALL_VOCAB)
+    ]
+
+
+def test_every_rule_and_every_weight_of_all_small_models_is_a_row(charlm, tmp_path):
+    result = charlm("gradcheck")
+
+    assert (result.code, result.stderr) == (0, "")
+    assert rows(result.stdout) == [(*row, "pass") for row in everything()]
+    lines = result.stdout.splitlines()
+    assert lines[0] == "largest difference in float64, relative to the largest gradient"
+    assert lines[2].split() == ["autograd", "finite", "differences"]
+    assert lines[3].split() == ["tolerance", "<=", "1e-10", "<=", "1e-06"]
+    assert lines[-1] == f"{len(everything())} checked, 0 failed"
+    assert len({len(line) for line in lines if line.endswith("  pass")}) == 1  # columns stand
+    assert not list(tmp_path.iterdir())  # and nothing was written
+
+
+def test_as_json_it_is_one_object(charlm, few_probes, tmp_path):
+    result = charlm("gradcheck", "--json")
+
+    assert (result.code, result.stderr) == (0, "")
+    assert result.stdout.count("\n") == 1
+    found = json.loads(result.stdout)
+    assert list(found) == ["passed", "autograd_tolerance", "finite_tolerance", "rows"]
+    assert (found["passed"], found["autograd_tolerance"], found["finite_tolerance"]) == (
+        True,
+        1e-10,
+        1e-6,
+    )
+    assert [(row["group"], row["name"]) for row in found["rows"]] == everything()
+    for row in found["rows"]:
+        assert list(row) == ["group", "name", "autograd", "finite", "passed"]
+        assert row["passed"] is True
+        assert 0 <= row["autograd"] <= 1e-10
+        assert 0 <= row["finite"] <= 1e-6
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_configuration_has_a_row_for_each_of_its_weights(charlm, tiny, one_rule):
+    before = set(Path().rglob("*"))
+
+    result = charlm("gradcheck", "--config", "tiny.yaml", "--vocab-size", 5)
+
+    assert (result.code, result.stderr) == (0, "")
+    expected = weights(load_config("tiny.yaml").model, 5)
+    assert rows(result.stdout) == [
+        ("rules", "Add", "pass"),
+        *(("gpt (modern)", name, "pass") for name in expected),
+    ]
+    assert set(Path().rglob("*")) == before
+
+
+def test_overrides_change_the_model_that_is_checked(charlm, tiny, one_rule):
+    result = charlm("gradcheck", "-c", "tiny.yaml", "model.style=gpt2", "model.n_layer=1", "--json")
+
+    found = json.loads(result.stdout)
+    expected = weights(load_config("tiny.yaml", ["model.style=gpt2", "model.n_layer=1"]).model, 65)
+    assert [row["name"] for row in found["rows"]] == ["Add", *expected]
+    assert {row["group"] for row in found["rows"]} == {"rules", "gpt (gpt2)"}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_can_be_checked(charlm, one_rule, name):
+    smaller = {"block_size": 4, "n_layer": 1, "n_embd": 8, "n_head": 2}
+    fields = type(load_config(name).model).model_fields
+    overrides = [f"model.{key}={size}" for key, size in smaller.items() if key in fields]
+
+    result = charlm("gradcheck", "--config", name, "--vocab-size", 5, *overrides)
+
+    assert (result.code, result.stderr) == (0, "")
+    expected = weights(load_config(name, overrides).model, 5)
+    assert [row[1] for row in rows(result.stdout)] == ["Add", *expected]
+
+
+def test_the_symbols_are_65_if_nobody_says(charlm, one_rule, monkeypatch):
+    sizes = []
+
+    def note(model):
+        sizes.append(model.vocab_size)
+        yield "weight", Difference(0.0, 0.0)
+
+    monkeypatch.setattr(check, "check_model", note)
+
+    charlm("gradcheck", "-c", "bigram")
+    charlm("gradcheck", "-c", "bigram", "--vocab-size", 7)
+    charlm("gradcheck")
+
+    assert sizes == [65, 7, *[SMALL_VOCAB] * len(SMALL_MODELS)]
+
+
+def without_the_product_rule(self, dout, x):
+    return (dout * (x * math.sqrt(0.5)).erf().add(1) / 2,)
+
+
+def test_what_is_wrong_is_named_and_is_exit_code_1(charlm, tiny, few_probes, monkeypatch):
+    monkeypatch.setattr(rules.GELU, "backward", without_the_product_rule)
+    options = "model.style=gpt2", "model.n_layer=1"
+
+    result = charlm("gradcheck", "-c", "tiny.yaml", *options, "--vocab-size", 5)
+
+    assert result.code == 1
+    passing = ("blocks.0.mlp.contract.weight", "final_norm.weight")  # the gradient comes from there
+    names = weights(load_config("tiny.yaml", options).model, 5)
+    failed = [("rules", "GELU"), *(("gpt (gpt2)", n) for n in names if n not in passing)]
+    assert [row[:2] for row in rows(result.stdout) if row[2] == "FAIL"] == failed
+    assert {row[2] for row in rows(result.stdout)} == {"pass", "FAIL"}
+    assert result.stdout.endswith(f"\n{len(CASES) + len(names)} checked, {len(failed)} failed\n")
+    listed = ", ".join(" ".join(row) for row in failed)
+    assert result.error == f"wrong by hand: {listed}; see charlm/backprop/rules.py"
+
+
+def test_an_infinite_difference_is_null_in_json(charlm, few_probes, monkeypatch):
+    monkeypatch.setattr(rules.LogSoftmax, "backward", lambda self, dout, out: (None,))
+
+    result = charlm("gradcheck", "--config", "bigram", "model.block_size=2", "--json")
+
+    found = json.loads(result.stdout)
+    assert result.code == 1
+    assert found["passed"] is False
+    failed = [row for row in found["rows"] if not row["passed"]]
+    assert [row["name"] for row in failed] == ["LogSoftmax", "cross-entropy in parts"]
+    assert failed[0] == {
+        "group": "rules",
+        "name": "LogSoftmax",
+        "autograd": None,
+        "finite": None,
+        "passed": False,
+    }
+    assert result.error.startswith("wrong by hand: rules LogSoftmax, rules cross-entropy in parts;")
+
+
+@pytest.mark.parametrize("difference", [math.inf, math.nan])
+def test_an_infinite_difference_is_a_failure_in_the_table(charlm, monkeypatch, difference):
+    found = Difference(difference, 0.0)
+    monkeypatch.setattr(check, "check_rules", lambda: iter([("Add", found)]))
+
+    result = charlm("gradcheck", "--config", "bigram", "model.block_size=2", "--vocab-size", 3)
+
+    assert result.code == 1
+    assert f"  {difference:>10}             0.0e+00  FAIL\n" in result.stdout
+
+
+def test_overrides_need_a_configuration_to_override(charlm, tmp_path):
+    result = charlm("gradcheck", "model.n_layer=1")
+
+    assert (result.code, result.stdout) == (2, "")
+    assert result.error == ("model.n_layer=1: there is nothing to override; name a --config too")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_cannot_fit_is_refused(charlm, tiny):
+    result = charlm("gradcheck", "--config", "tiny.yaml", "model.n_layer=1000000000")
+
+    assert (result.code, result.stdout) == (2, "")
+    assert "training needs about" in result.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "core"),
+    [
+        (["--config", "nope.yaml"], "nope.yaml: "),
+        (["--config", "tiny.yaml", "model.n_layer=0"], "model.n_layer: must be at least 1"),
+        (["--config", "tiny.yaml", "--vocab-size", "0"], "'--vocab-size'"),
+        (["--vocab-size", "many"], "'--vocab-size'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(charlm, tiny, arguments, core):
+    result = charlm("gradcheck", *arguments)
+
+    assert (result.code, result.stdout) == (2, "")
+    assert core in result.error
+
+
+def test_no_text_is_needed(charlm, tiny, one_rule):
+    Path("text.txt").unlink()
+
+    assert charlm("gradcheck", "-c", "tiny.yaml", "model.n_layer=1").code == 0
+
+
+def test_a_stop_leaves_the_rows_there_are_and_no_verdict(charlm, monkeypatch):
+    def interrupted():
+        yield "Add", Difference(0.0, 0.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield "Multiply", Difference(0.0, 0.0)
+
+    monkeypatch.setattr(check, "check_rules", interrupted)
+
+    as_table, as_json = charlm("gradcheck"), charlm("gradcheck", "--json")
+
+    assert (as_table.code, as_table.stderr) == (143, "")
+    assert as_table.stdout.splitlines()[-1].startswith("  Add ")
+    assert (as_json.code, as_json.stdout, as_json.stderr) == (143, "", "")
+
+
+def test_control_c_ends_it_without_a_traceback(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "charlm", "gradcheck", "--config", "gpt"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    process.stdout.readline()  # it is under way
+    process.send_signal(signal.SIGINT)
+
+    _, errors = process.communicate(timeout=30)
+
+    assert (process.returncode, errors) == (130, b"")
+    assert not list(tmp_path.iterdir())
