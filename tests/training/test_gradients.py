@@ -1,0 +1,196 @@
+"""Training without autograd: the same run, worked out by hand."""
+
+import pytest
+import torch
+
+from charlm.models.saved import load_tensors
+from charlm.training import loop
+from tests.training.conftest import state_hash, timeless
+
+BY_HAND = "train.gradients=by_hand"
+
+MODELS = {
+    "bigram": "{type: bigram, block_size: 8}",
+    "averaging": "{type: averaging, block_size: 8, n_embd: 16}",
+    "attention": "{type: attention, block_size: 8, n_embd: 16}",
+    "multihead": "{type: multihead, block_size: 8, n_embd: 16, n_head: 2}",
+    "gpt2": "{type: gpt, style: gpt2, block_size: 8, n_layer: 1, n_head: 2, n_embd: 16}",
+    "modern": "{type: gpt, style: modern, block_size: 8, n_layer: 1, n_head: 2, n_embd: 16}",
+}
+VARIANTS = {
+    **{name: [] for name in MODELS},
+    "gpt2, dropout": ["model.dropout=0.2"],
+    "modern, accumulated": ["train.micro_batch_size=2", "model.dropout=0.1"],
+    "modern, muon": ["train.optimizer=muon"],
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Tensors as small as these are slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def of_kind(tiny):
+    """Let the tiny configuration be of another kind."""
+
+    def write(kind):
+        tiny.write_text(
+            f"data: {{source: text.txt}}\nmodel: {MODELS[kind]}\n"
+            "train: {batch_size: 4, warmup_steps: 2, eval_every: 200}\n"
+            "run: {device: cpu}\n"
+        )
+
+    return write
+
+
+def finish(trainer):
+    return list(trainer.records())
+
+
+def losses(records, kind="train"):
+    return [record["loss_nats"] for record in records if record["kind"] == kind]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_hundred_steps_have_the_losses_of_autograd(of_kind, make_trainer, variant):
+    of_kind(variant.split(",")[0])
+    options = ["train.max_steps=200", "train.learning_rate=3e-3", *VARIANTS[variant]]
+
+    with_autograd = finish(make_trainer(*options, out="autograd"))
+    trainer = make_trainer(*options, BY_HAND, out="by_hand")
+    by_hand = finish(trainer)
+
+    assert trainer.by_hand is not None
+    assert len(losses(by_hand)) == 200
+    assert losses(by_hand) == pytest.approx(losses(with_autograd), abs=1e-4, rel=0)
+    scores = losses(by_hand, "eval")
+    assert scores == pytest.approx(losses(with_autograd, "eval"), abs=1e-4, rel=0)
+    assert scores[-1] < scores[0] - 0.3  # it learned something on the way
+
+
+def test_gradients_are_autograds_unless_asked_otherwise(make_trainer, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("not asked for")
+
+    monkeypatch.setattr(loop.ByHand, "__call__", refuse)
+
+    assert len(losses(finish(make_trainer()))) == 6
+    with pytest.raises(AssertionError, match="not asked for"):
+        finish(make_trainer(BY_HAND, out="by_hand"))
+
+
+def test_a_run_by_hand_asks_autograd_for_nothing(make_trainer, monkeypatch):
+    expected = losses(finish(make_trainer(out="autograd")))
+
+    def refuse(*_, **__):
+        raise AssertionError("this was to be done by hand")
+
+    for place in (torch.Tensor, torch.autograd):
+        monkeypatch.setattr(place, "backward", refuse)
+    monkeypatch.setattr(torch.autograd, "grad", refuse)
+    found = losses(finish(make_trainer(BY_HAND)))
+
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+HARD = ["train.max_steps=8", "model.dropout=0.2", "train.micro_batch_size=2", BY_HAND]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "modern"])
+def test_two_runs_by_hand_of_one_seed_end_with_equal_bits(of_kind, make_trainer, kind):
+    of_kind(kind)
+    one, other = make_trainer(*HARD), make_trainer(*HARD, out="other")
+
+    finish(one)
+    torch.manual_seed(3)  # whatever the global generator holds must not matter
+    finish(other)
+
+    assert state_hash(one) == state_hash(other)
+    assert timeless(one.run.metrics) == timeless(other.run.metrics)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "modern"])
+@pytest.mark.parametrize("cut", [1, 5])
+def test_stopped_and_resumed_by_hand_equals_uninterrupted(of_kind, make_trainer, kind, cut):
+    of_kind(kind)
+    straight = make_trainer(*HARD, out="straight")
+    finish(straight)
+    stopped = make_trainer(*HARD, should_stop=lambda: stopped.state.step == cut)
+    finish(stopped)
+    assert stopped.stopped
+
+    resumed = make_trainer(resume=True)
+    assert resumed.state.step == cut
+    assert resumed.by_hand is not None  # the run remembers how it was asked
+    torch.manual_seed(cut)
+    finish(resumed)
+
+    assert state_hash(resumed) == state_hash(straight)
+    assert timeless(resumed.run.metrics) == timeless(straight.run.metrics)
+
+
+@pytest.mark.parametrize("first", ["autograd", "by_hand"])
+def test_a_run_goes_on_with_the_other_kind_of_gradients(make_trainer, first):
+    second = {"autograd": "by_hand", "by_hand": "autograd"}[first]
+    options = ["train.max_steps=30", "train.eval_every=10", "model.dropout=0.2"]
+    straight = make_trainer(*options, f"train.gradients={first}", out="straight")
+    expected = losses(finish(straight))
+    stopped = make_trainer(
+        *options, f"train.gradients={first}", should_stop=lambda: stopped.state.step == 10
+    )
+    finish(stopped)
+
+    resumed = make_trainer(f"train.gradients={second}", resume=True)
+    found = losses(finish(resumed))
+
+    assert (resumed.by_hand is not None) == (second == "by_hand")
+    assert resumed.state.step == 30
+    assert found == pytest.approx(expected[10:], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["multihead", "gpt2", "modern"])
+def test_it_trains_in_bfloat16(of_kind, make_trainer, kind):
+    of_kind(kind)
+    options = ["train.max_steps=40", "train.learning_rate=1e-2", BY_HAND]
+    single = losses(finish(make_trainer(*options, out="single")))
+
+    trainer = make_trainer(*options, "run.dtype=bfloat16")
+    narrow = losses(finish(trainer))
+
+    assert narrow != single
+    assert narrow[-1] < narrow[0] - 0.3
+    assert narrow == pytest.approx(single, abs=0.1)
+    saved = load_tensors(trainer.run.last().path / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+
+
+def test_a_model_by_hand_is_not_compiled(make_trainer, monkeypatch):
+    asked = []
+    compile_model = loop.compile_model
+
+    def note(model, compiling, micro_batch_size):
+        asked.append(compiling)
+        return compile_model(model, compiling, micro_batch_size)
+
+    monkeypatch.setattr(loop, "compile_model", note)
+
+    make_trainer(out="autograd")
+    trainer = make_trainer(BY_HAND)
+
+    assert asked == ["auto", False]
+    assert trainer.compile_note is None
+    assert trainer.forward is trainer.model
+
+
+def test_a_weight_that_is_not_finite_ends_a_run_by_hand_too(make_trainer):
+    trainer = make_trainer(BY_HAND)
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(torch.nan)
+
+    with pytest.raises(loop.NonFiniteError, match="loss nan at step 1"):
+        trainer._step()
