@@ -5,7 +5,7 @@ No test needs a network or a GPU, and none writes outside its `tmp_path`.
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,3 +120,12 @@ def trained(_trained: Path, tmp_path: Path) -> Path:
 def generator() -> torch.Generator:
     """A seeded generator: equal numbers in every run of the suite."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors as small as those of a test are slower on several, and far slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

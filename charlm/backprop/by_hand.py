@@ -179,6 +179,8 @@ def plan_for(model: LanguageModel) -> Plan:
 class ByHand:
     """The loss of a model and its gradient, with no graph: what `loss.backward()` would do.
 
+    Dropout drops, as in training, whatever mode the model is in.
+
     Args:
         model: Whose weights are used and given gradients; already on its device.
     """

@@ -231,7 +231,8 @@ def _multi_head_attention(s: Sizes, draw: Draw) -> Cases:
         draw.normal(s.channels, s.channels),
     )
     for dropout in (0.0, 0.3):
-        module = MultiHeadAttention(s.channels, s.heads, dropout)
+        with torch.device("meta"):  # no weights of its own are drawn: those of the case are used
+            module = MultiHeadAttention(s.channels, s.heads, dropout)
 
         def reference(x: Tensor, qkv: Tensor, out: Tensor, m: nn.Module = module) -> Tensor:
             weights = {"qkv.weight": qkv, "projection.weight": out}

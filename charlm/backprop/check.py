@@ -5,6 +5,7 @@ at all: they move an input a little to both sides and watch the result. All of i
 rounding leaves room to tell a wrong rule from a right one.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ from charlm.models import LanguageModel, next_token_loss
 AUTOGRAD_TOLERANCE = 1e-10
 FINITE_TOLERANCE = 1e-6
 
-# Of finite differences: their error is of the order of STEP^2 where all is smooth, and 1e-16 / STEP
-# from rounding. Small, to keep clear of the corners of squared ReLU and of norms of almost nothing.
+# Of finite differences. Small, to keep clear of the corners of squared ReLU and of norms of almost
+# nothing, where slopes change fast; rounding costs 1e-16 / STEP.
 STEP = 1e-5
 FLOOR = 1e-2  # gradients below this part of the largest are compared with that part of it
 PROBES = 12  # elements of an input that are moved one at a time; then all at once, at random
@@ -56,7 +57,8 @@ class Difference:
     """How far a gradient by hand is from its two witnesses, relative to the largest gradient.
 
     Args:
-        autograd: Largest difference to autograd over all elements.
+        autograd: Largest difference to autograd over all elements, or that of the forward pass to
+            PyTorch's if it is larger.
         finite: Largest difference to central finite differences over the directions tried.
     """
 
@@ -117,11 +119,12 @@ def check_model(
 
 def compare(case: Case, probes: int = PROBES) -> Iterator[Difference]:
     """Yield, for each input of a case, how far the gradient by hand is from its witnesses."""
-    douts, expected = _by_autograd(case)
-    try:
-        gradients = _by_hand(case, douts)
-    except RuntimeError:  # shapes that do not fit: as wrong as a rule can be
-        gradients = [None] * len(expected)
+    outs, douts, expected = _by_autograd(case)
+    gradients: Sequence[Tensor | None] = [None] * len(expected)
+    forward = math.inf
+    with contextlib.suppress(RuntimeError):  # shapes that do not fit: as wrong as a rule can be
+        outs_by_hand, gradients = _by_hand(case, douts)
+        forward = _worst(map(_forward_difference, outs_by_hand, outs))
     smallest = FLOOR * max(_largest(x) for x in (*douts, *expected))
     for i, (gradient, truth) in enumerate(zip(gradients, expected, strict=True)):
         if gradient is None or gradient.shape != truth.shape:
@@ -132,31 +135,47 @@ def compare(case: Case, probes: int = PROBES) -> Iterator[Difference]:
             abs((gradient * direction).sum().item() - _slope(case, douts, i, direction))
             for direction in _directions(gradient, probes)
         )
-        yield Difference(_largest(gradient - truth) / scale, finite / scale)
+        yield Difference(_worst([_largest(gradient - truth) / scale, forward]), finite / scale)
 
 
-def _by_autograd(case: Case) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Return a random gradient for each output, and what autograd makes of it."""
+def _by_autograd(case: Case) -> tuple[tuple[Tensor, ...], ...]:
+    """Return the outputs, a random gradient for each, and what autograd makes of it."""
     inputs = tuple(x.detach().requires_grad_() for x in case.inputs)
     outs = _tuple(_seeded(case.reference, *inputs, *case.constants))
     draw = Draw(SEED + 1)
     douts = tuple(draw.normal(*out.shape) for out in outs)
-    return douts, torch.autograd.grad(outs, inputs, douts)
+    gradients = torch.autograd.grad(outs, inputs, douts)
+    return tuple(out.detach() for out in outs), douts, gradients
 
 
-def _by_hand(case: Case, douts: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+def _by_hand(
+    case: Case, douts: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], Sequence[Tensor | None]]:
+    """Return the outputs, and what the rule makes of the gradients for them."""
     with torch.no_grad():
-        _, saved = _seeded(case.rule.forward, *case.inputs, *case.constants)
+        out, saved = _seeded(case.rule.forward, *case.inputs, *case.constants)
         gradients = case.rule.backward(douts if len(douts) > 1 else douts[0], *saved)
-        return gradients[: len(case.inputs)]
+        return _tuple(out), gradients[: len(case.inputs)]
+
+
+def _forward_difference(out: Tensor, truth: Tensor) -> float:
+    """Return the largest difference relative to the largest output; what is masked is infinite."""
+    finite = truth.isfinite()
+    if out.shape != truth.shape or not torch.equal(out.isfinite(), finite):
+        return math.inf
+    out, truth = out[finite], truth[finite]
+    return _largest(out - truth) / max(_largest(truth), FLOOR)
 
 
 def _slope(case: Case, douts: tuple[Tensor, ...], i: int, direction: Tensor) -> float:
-    """Return how fast sum(out dout) moves as input i does, by a central difference."""
+    """Return how fast sum(out dout) moves as input i does, by the five-point central difference.
 
-    def moved(by: float) -> float:
+    Its error is of the order of STEP^4, where that of the plain one is of STEP^2.
+    """
+
+    def moved(steps: int) -> float:
         inputs = list(case.inputs)
-        inputs[i] = inputs[i] + by * direction
+        inputs[i] = inputs[i] + steps * STEP * direction
         with torch.no_grad():
             out, _ = _seeded(case.rule.forward, *inputs, *case.constants)
         return math.fsum(
@@ -164,7 +183,7 @@ def _slope(case: Case, douts: tuple[Tensor, ...], i: int, direction: Tensor) -> 
             for part, dout in zip(_tuple(out), douts, strict=True)
         )
 
-    return (moved(STEP) - moved(-STEP)) / (2 * STEP)
+    return (8 * (moved(1) - moved(-1)) - (moved(2) - moved(-2))) / (12 * STEP)
 
 
 def _directions(x: Tensor, probes: int) -> Iterator[Tensor]:

@@ -42,11 +42,15 @@ class Plan:
     Args:
         inputs: The names of what goes in, apart by spaces.
         steps: In the order in which they are computed.
+
+    Raises:
+        ValueError: A step uses what nothing before it made, or makes what nothing after it uses.
     """
 
     def __init__(self, inputs: str, steps: Iterable[Step]) -> None:
         self.inputs = inputs.split()
         self.steps = list(steps)
+        self._refuse_loose_ends()
 
     def forward(self, *inputs: Tensor) -> tuple[Any, Saved]:
         """Compute step after step."""
@@ -78,6 +82,21 @@ class Plan:
                 if gradient is not None:  # a value that is used twice gets the sum
                     waiting[name] = waiting[name] + gradient if name in waiting else gradient
         return tuple(waiting.get(name) for name in self.inputs)
+
+    def _refuse_loose_ends(self) -> None:
+        """A result that nobody uses would wait in vain for its gradient."""
+        unused: set[str] = set()
+        known = set(self.inputs)
+        for step in self.steps:
+            if missing := [name for name in step.inputs if name not in known]:
+                raise ValueError(f"{step}: nothing before it makes {', '.join(missing)}")
+            unused -= set(step.inputs)
+            if lost := [name for name in step.outputs if name in unused]:
+                raise ValueError(f"{step}: nothing uses {', '.join(lost)} before it is made again")
+            unused |= set(step.outputs)
+            known |= unused
+        if lost := sorted(unused - set(self.steps[-1].outputs)):
+            raise ValueError(f"{', '.join(lost)}: made, but nothing uses it")
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)

@@ -372,7 +372,8 @@ class CrossEntropy:
         self, logits: Float[Tensor, "*batch V"], targets: Int[Tensor, "*batch"]
     ) -> tuple[Float[Tensor, ""], Saved]:
         """Score every prediction by the log-probability of what came, in nats."""
-        log_probs = logits.flatten(0, -2).log_softmax(-1)  # (B*T, V)
+        exact = torch.promote_types(logits.dtype, torch.float32)  # bfloat16 is for products alone
+        log_probs = logits.flatten(0, -2).log_softmax(-1, dtype=exact)  # (B*T, V)
         column = targets.flatten()[:, None]  # (B*T, 1)
         loss = -log_probs.gather(1, column).mean()
         wrong = log_probs.exp_()  # what backward needs is all but there: p, less 1 at the target

@@ -15,14 +15,7 @@ from charlm.backprop.plan import Plan, Step
 from charlm.config import GPTConfig
 from charlm.models import build_model
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tensors as small as these are slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def plan(inputs, *steps):
@@ -361,3 +354,23 @@ def test_dropout_adds_a_step_after_the_embedding_and_after_each_branch(style):
     (attention,) = [step for step in steps if "Attention(" in step]
     assert attention.endswith(", dropout=0.1)")
     assert len(steps) == len(PRINTED[style].splitlines()) + 3
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        ([("y", rules.Exp(), "z")], r"y = Exp\(z\): nothing before it makes z"),
+        ([("y", rules.Exp(), "x"), ("z", rules.Log(), "x")], "y: made, but nothing uses it"),
+        (
+            [("y", rules.Exp(), "x"), ("y", rules.Log(), "x"), ("z", rules.Exp(), "y")],
+            r"y = Log\(x\): nothing uses y before it is made again",
+        ),
+        (
+            [("q k v", rules.SplitHeads(1), "x"), ("y", rules.Add(), "q v")],
+            "k: made, but nothing uses it",
+        ),
+    ],
+)
+def test_a_loose_end_is_refused_when_the_plan_is_made(steps, reason):
+    with pytest.raises(ValueError, match=reason):
+        plan("x", *steps)

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from charlm.backprop import check, rules
 from charlm.backprop.cases import CASES
@@ -17,14 +16,7 @@ from charlm.cli.gradcheck import SMALL_VOCAB
 from charlm.config import load_config, preset_names
 from charlm.models import build_model
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Tensors as small as these are slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -64,7 +56,7 @@ def everything():
     ]
 
 
-def test_every_rule_and_every_weight_of_all_small_models_is_a_row(charlm, tmp_path):
+def test_every_rule_and_every_weight_of_all_small_models_is_a_row(charlm, few_probes, tmp_path):
     result = charlm("gradcheck")
 
     assert (result.code, result.stderr) == (0, "")
