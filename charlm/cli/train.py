@@ -194,7 +194,8 @@ def _introduce(prepared: "PreparedRun", trainer: "Trainer") -> None:
         f"model  {config.model.type}{style}: {parameter_count(config.model, vocab):,} parameters, "
         f"block {config.model.block_size}"
     )
-    output.say(f"device {describe_device(config.run)}")
+    by_hand = ", gradients by hand" if config.train.gradients == "by_hand" else ""
+    output.say(f"device {describe_device(config.run)}{by_hand}")
     if (trainer.compile_note and config.run.compile != "auto") or "fell back" in (
         trainer.compile_note or ""
     ):

@@ -27,6 +27,14 @@ def test_a_tiny_run_trains_and_says_what_came_of_it(charlm, tiny):
     ]
 
 
+def test_it_says_when_gradients_are_worked_out_by_hand(charlm, tiny):
+    result = charlm(*TRAIN, "train.gradients=by_hand")
+
+    assert result.code == 0
+    (device,) = [line for line in result.stderr.splitlines() if line.startswith("device")]
+    assert device.endswith("float32, gradients by hand")
+
+
 def test_the_run_folder_is_complete(charlm, tiny):
     charlm(*TRAIN, "--out", "here")
 
