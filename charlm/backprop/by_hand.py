@@ -195,7 +195,7 @@ class ByHand:
     def __call__(
         self, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], share: float = 1.0
     ) -> Float[Tensor, ""]:
-        """Add the gradient of `share` times the mean loss to every weight's `grad`; return both.
+        """Add the gradient of `share` times the mean loss to every weight's `grad`.
 
         Args:
             idx: What is read.

@@ -5,7 +5,6 @@ at all: they move an input a little to both sides and watch the result. All of i
 rounding leaves room to tell a wrong rule from a right one.
 """
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,8 +29,8 @@ from charlm.models import LanguageModel, next_token_loss
 AUTOGRAD_TOLERANCE = 1e-10
 FINITE_TOLERANCE = 1e-6
 
-# Of finite differences. Small, to keep clear of the corners of squared ReLU and of norms of almost
-# nothing, where slopes change fast; rounding costs 1e-16 / STEP.
+# Of finite differences. Small, to keep clear of where slopes change fast: norms of almost nothing,
+# and the corner in the slope of squared ReLU. Rounding costs 1e-16 / STEP.
 STEP = 1e-5
 FLOOR = 1e-2  # gradients below this part of the largest are compared with that part of it
 PROBES = 12  # elements of an input that are moved one at a time; then all at once, at random
@@ -60,10 +59,12 @@ class Difference:
         autograd: Largest difference to autograd over all elements, or that of the forward pass to
             PyTorch's if it is larger.
         finite: Largest difference to central finite differences over the directions tried.
+        reason: Why there is no gradient to compare, if there is none.
     """
 
     autograd: float
     finite: float
+    reason: str = ""
 
     @property
     def passed(self) -> bool:
@@ -81,7 +82,8 @@ def check_rule(name: str, sizes: Iterable[Sizes] = SIZES, probes: int = PROBES) 
     """Return the worst that was found for a rule over all sizes and inputs."""
     cases = [case for size in sizes for case in CASES[name](size, Draw(SEED))]
     found = [difference for case in cases for difference in compare(case, probes)]
-    return Difference(_worst(d.autograd for d in found), _worst(d.finite for d in found))
+    reason = next((d.reason for d in found if d.reason), "")
+    return Difference(_worst(d.autograd for d in found), _worst(d.finite for d in found), reason)
 
 
 def check_model(
@@ -121,14 +123,20 @@ def compare(case: Case, probes: int = PROBES) -> Iterator[Difference]:
     """Yield, for each input of a case, how far the gradient by hand is from its witnesses."""
     outs, douts, expected = _by_autograd(case)
     gradients: Sequence[Tensor | None] = [None] * len(expected)
-    forward = math.inf
-    with contextlib.suppress(RuntimeError):  # shapes that do not fit: as wrong as a rule can be
+    forward, reason = math.inf, ""
+    try:
         outs_by_hand, gradients = _by_hand(case, douts)
         forward = _worst(map(_forward_difference, outs_by_hand, outs))
+    except MemoryError:
+        raise
+    except Exception as error:  # a rule that cannot even be computed is as wrong as can be
+        reason = f"{type(error).__name__}: {error}"
     smallest = FLOOR * max(_largest(x) for x in (*douts, *expected))
     for i, (gradient, truth) in enumerate(zip(gradients, expected, strict=True)):
         if gradient is None or gradient.shape != truth.shape:
-            yield Difference(math.inf, math.inf)
+            shape = "no gradient" if gradient is None else f"gradient of {tuple(gradient.shape)}"
+            wanted = f"{shape} for an input of {tuple(truth.shape)}"
+            yield Difference(math.inf, math.inf, reason or wanted)
             continue
         scale = max(_largest(truth), smallest)
         finite = _worst(
@@ -155,6 +163,9 @@ def _by_hand(
     with torch.no_grad():
         out, saved = _seeded(case.rule.forward, *case.inputs, *case.constants)
         gradients = case.rule.backward(douts if len(douts) > 1 else douts[0], *saved)
+        inputs = len(case.inputs) + len(case.constants)
+        if len(gradients) != inputs:
+            raise ValueError(f"{len(gradients)} gradients for {inputs} inputs")
         return _tuple(out), gradients[: len(case.inputs)]
 
 

@@ -73,6 +73,11 @@ def parse(expression: str, values: Mapping[str, Number]) -> Value:
 def _syntax_tree(source: str) -> ast.expr:
     if not source:
         raise UsageError("expression: empty; write one such as '(a*b + c) * f'")
+    if "#" in source:  # Python would read the rest as a comment
+        column = source.index("#") + 1
+        raise UsageError(
+            f"{_quoted(source)}: # at character {column}; leave it out, with what follows"
+        )
     if len(source) > LONGEST:
         raise UsageError(
             f"{_quoted(source)}: {len(source):,} characters; the most is {LONGEST:,}, so compute a "

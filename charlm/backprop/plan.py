@@ -44,7 +44,8 @@ class Plan:
         steps: In the order in which they are computed.
 
     Raises:
-        ValueError: A step uses what nothing before it made, or makes what nothing after it uses.
+        ValueError: There are no steps, or one uses what nothing before it made, or makes what
+            nothing after it uses.
     """
 
     def __init__(self, inputs: str, steps: Iterable[Step]) -> None:
@@ -68,13 +69,16 @@ class Plan:
 
         A step takes the gradient of its results away from those that wait: what is left under the
         same name belongs to the value that had it before. What was saved is used up on the way, so
-        that the memory of each step serves those before it.
+        that the memory of each step serves those before it: call it once for each forward.
         """
         last = self.steps[-1].outputs
         waiting: dict[str, Tensor] = dict(
             zip(last, dout if isinstance(dout, tuple) else (dout,), strict=True)
         )
         for step in reversed(self.steps):
+            if not waiting.keys() & set(step.outputs):  # it only made ids or constants of others
+                saved.pop()
+                continue
             results = tuple(waiting.pop(name) for name in step.outputs)
             dresult = results if len(results) > 1 else results[0]
             gradients = step.rule.backward(dresult, *saved.pop())
@@ -85,6 +89,8 @@ class Plan:
 
     def _refuse_loose_ends(self) -> None:
         """A result that nobody uses would wait in vain for its gradient."""
+        if not self.steps:
+            raise ValueError("a plan needs a step")
         unused: set[str] = set()
         known = set(self.inputs)
         for step in self.steps:

@@ -5,7 +5,8 @@ after this one have already worked out; a rule answers with d loss / d input for
 None for those that have none (ids). What backward needs from forward, forward hands over.
 
 The derivations are for one element; where a sum over an index remains, it is a matrix product, a
-`sum` or a scatter, and the shapes leave no choice which.
+`sum` or a scatter, and the shapes leave no choice which. Gradients may share memory with one
+another and with dout: add them, never write into them.
 """
 
 import math
@@ -39,6 +40,11 @@ class Rule(Protocol):
     @property
     def backward(self) -> Callable[..., Gradients]:
         """Compute the gradients of the inputs from that of the output."""
+
+
+def _at_least_single(x: Tensor) -> torch.dtype:
+    """Return the precision to sum in: half precision is for products alone."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 # --- Element by element ---------------------------------------------------------------------------
@@ -106,6 +112,8 @@ class Power:
 
     def backward(self, dout: Tensor, x: Tensor) -> Gradients:
         """Scale dout by the slope."""
+        if self.exponent == 0:
+            return (torch.zeros_like(dout),)  # not 0 / 0 at x = 0
         return (dout * self.exponent * x ** (self.exponent - 1),)
 
 
@@ -268,8 +276,8 @@ class Linear:
     """out = x W + b, a row of x at a time.
 
     It is `Matmul`, then `Add` of a row to every row: dx = dout W^T, dW = x^T dout, and db = dout
-    summed over the batch. PyTorch keeps W transposed, `weight` = W^T (outputs, inputs), which
-    transposes all three: out = x weight^T + b, dx = dout weight, dweight = dout^T x.
+    summed over the batch. PyTorch keeps W transposed, `weight` = W^T (outputs, inputs), so here
+    out = x weight^T + b, dx = dout weight, dweight = dout^T x, and db as before.
     """
 
     def forward(
@@ -283,7 +291,8 @@ class Linear:
 
     def backward(self, dout: Tensor, x: Tensor, weight: Tensor, has_bias: bool) -> Gradients:
         """Sum over every row that shared the weights."""
-        rows, drows = x.flatten(0, -2), dout.flatten(0, -2)  # (N, inputs), (N, outputs)
+        rows = x.reshape(-1, x.shape[-1])  # (N, inputs)
+        drows = dout.reshape(-1, dout.shape[-1])  # (N, outputs)
         dx, dweight = dout @ weight, drows.mT @ rows
         return (dx, dweight, drows.sum(0)) if has_bias else (dx, dweight)
 
@@ -303,8 +312,9 @@ class Embedding:
 
     def backward(self, dout: Tensor, idx: Tensor, rows: int) -> Gradients:
         """Add each gradient to the row that it came from."""
-        dtable = dout.new_zeros(rows, dout.shape[-1])
-        return dtable.index_add_(0, idx.flatten(), dout.flatten(0, -2)), None
+        drows = dout.reshape(-1, dout.shape[-1]).to(_at_least_single(dout))
+        dtable = drows.new_zeros(rows, dout.shape[-1])
+        return dtable.index_add_(0, idx.flatten(), drows), None
 
 
 # --- From logits to a loss ------------------------------------------------------------------------
@@ -313,7 +323,7 @@ class Embedding:
 class Softmax:
     """p_i = e^(x_i) / sum_k e^(x_k), over the last axis.
 
-    Raising x_j raises p_j and lowers all: d p_i / d x_j = p_i ([i = j] - p_j). Hence
+    Raising x_j raises p_j and lowers the others: d p_i / d x_j = p_i ([i = j] - p_j). Hence
     dx_j = sum_i dp_i p_i ([i = j] - p_j) = p_j (dp_j - sum_i dp_i p_i).
     """
 
@@ -372,9 +382,9 @@ class CrossEntropy:
         self, logits: Float[Tensor, "*batch V"], targets: Int[Tensor, "*batch"]
     ) -> tuple[Float[Tensor, ""], Saved]:
         """Score every prediction by the log-probability of what came, in nats."""
-        exact = torch.promote_types(logits.dtype, torch.float32)  # bfloat16 is for products alone
-        log_probs = logits.flatten(0, -2).log_softmax(-1, dtype=exact)  # (B*T, V)
-        column = targets.flatten()[:, None]  # (B*T, 1)
+        rows = logits.reshape(-1, logits.shape[-1])  # (B*T, V)
+        log_probs = rows.log_softmax(-1, dtype=_at_least_single(logits))
+        column = targets.reshape(-1, 1)  # (B*T, 1)
         loss = -log_probs.gather(1, column).mean()
         wrong = log_probs.exp_()  # what backward needs is all but there: p, less 1 at the target
         wrong.scatter_add_(1, column, wrong.new_full((1, 1), -1).expand_as(column))
@@ -409,9 +419,8 @@ class TableCrossEntropy:
         seen, row = torch.unique(
             idx.flatten(), return_inverse=True
         )  # the n characters that were read
-        cells = len(seen) * table.shape[1]
-        pairs = torch.bincount(row * table.shape[1] + targets.flatten(), minlength=cells)
-        counts = pairs.view(len(seen), -1).to(table.dtype)  # (n, V)
+        counts = table.new_zeros(len(seen), table.shape[1])  # (n, V)
+        counts.index_put_((row, targets.flatten()), counts.new_ones(()), accumulate=True)
         log_probs = table[seen].log_softmax(-1)
         loss = -(counts * log_probs).sum() / idx.numel()
         return loss, (table.shape, seen, counts, log_probs, idx.numel())
@@ -615,11 +624,13 @@ class LayerNorm:
         dn = dout * gain
         along = (dn * normalised).mean(-1, keepdim=True)
         dx = (dn - dn.mean(-1, keepdim=True)).addcmul_(normalised, along, value=-1).mul_(scale)
-        return dx, (dout * normalised).flatten(0, -2).sum(0)
+        return dx, (dout * normalised).reshape(-1, len(gain)).sum(0)
 
 
 class RMSNorm:
-    """out = x / r, with r = sqrt(mean(x^2) + eps), over the last axis; eps as `F.rms_norm` has it.
+    """out = x / r, with r = sqrt(mean(x^2) + eps), over the last axis.
+
+    As in `F.rms_norm`, eps is the precision of the arithmetic: of float32 at least.
 
     d r / d x_j = x_j / (C r) = out_j / C, hence d out_i / d x_j = ([i = j] - out_i out_j / C) / r:
 
@@ -630,8 +641,9 @@ class RMSNorm:
 
     def forward(self, x: Float[Tensor, "*batch C"]) -> tuple[Float[Tensor, "*batch C"], Saved]:
         """Divide by the root of the mean square."""
-        scale = ((x * x).mean(-1, keepdim=True) + torch.finfo(x.dtype).eps).rsqrt()
-        out = x * scale
+        exact = x.to(_at_least_single(x))
+        scale = ((exact * exact).mean(-1, keepdim=True) + torch.finfo(exact.dtype).eps).rsqrt()
+        out = (exact * scale).to(x.dtype)
         return out, (out, scale)
 
     def backward(self, dout: Tensor, out: Tensor, scale: Tensor) -> Gradients:

@@ -28,10 +28,10 @@ class Value:
         self.grad = 0.0
 
     def backward(self) -> None:
-        """Set or raise `grad`, d self / d value, of every value that this one was made of.
+        """Work out `grad`, d self / d value, for every value that this one was made of.
 
-        Leaves add to the gradient they had, so that several results can share them; set it to zero
-        before the next step.
+        What was made of others gets it anew; leaves add it to the gradient they had, so that
+        several results can share them. Set theirs to zero before the next step.
         """
         history = self.history()
         for value in history:
@@ -142,6 +142,10 @@ class Value:
         return f"Value(data={self.data:g}, grad={self.grad:g})"
 
 
-def _value(number: Value | Number) -> Value:
+def _value(number: object) -> Value:
     """Wrap a plain number as a leaf."""
-    return number if isinstance(number, Value) else Value(number, label=f"{number:g}")
+    if isinstance(number, Value):
+        return number
+    if not isinstance(number, int | float):
+        raise TypeError(f"expected a number or a Value, got {number!r}")
+    return Value(number, label=f"{number:g}")

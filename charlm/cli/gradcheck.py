@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ASSUMED_VOCAB = 65  # of Tiny Shakespeare; ids are drawn at random, so no text is needed
 SMALL_VOCAB = 11
+WINDOWS = 2  # that a model is checked on
 FAILED = 1  # exit code
 
 Row = tuple[str, str, "Difference"]  # `rules` or a model, the rule or the weight, what was found
@@ -78,7 +79,8 @@ def _models(name: str | None, overrides: list[str], vocab: int) -> "dict[str, La
             raise UsageError(f"{overrides[0]}: there is nothing to override; name a --config too")
         return {title: build_model(c, SMALL_VOCAB) for title, c in SMALL_MODELS.items()}
     checked = load_config(name, overrides)
-    check_memory(checked, vocab)
+    few = checked.train.model_copy(update={"batch_size": 2 * WINDOWS, "micro_batch_size": None})
+    check_memory(checked.model_copy(update={"train": few}), vocab)  # 2: numbers twice as wide
     return {_title(checked.model): build_model(checked.model, vocab)}
 
 
@@ -92,7 +94,7 @@ def _rows(models: "dict[str, LanguageModel]") -> Iterator[Row]:
     for name, found in check_rules():
         yield "rules", name, found
     for title, model in models.items():
-        for name, found in check_model(model):
+        for name, found in check_model(model, windows=WINDOWS):
             yield title, name, found
 
 
@@ -110,7 +112,8 @@ def _printed(models: "dict[str, LanguageModel]") -> Iterator[Row]:
         if group != heading:
             output.result(group)
             heading = group
-        verdict = "pass" if found.passed else "FAIL"
+        reason = found.reason.partition("\n")[0]
+        verdict = "pass" if found.passed else f"FAIL  {reason}".rstrip()
         numbers = f"{found.autograd:>10.1e}  {found.finite:>18.1e}"
         output.result(f"  {name:<{width}}  {numbers}  {verdict}")
         yield group, name, found
@@ -146,6 +149,7 @@ def _as_json(rows: list[Row]) -> dict[str, object]:
                 "autograd": found.autograd,
                 "finite": found.finite,
                 "passed": found.passed,
+                "reason": found.reason or None,
             }
             for group, name, found in rows
         ],

@@ -3,6 +3,7 @@
 import keyword
 import math
 import re
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,6 +88,7 @@ def _read_values(arguments: list[str]) -> dict[str, float]:
     values: dict[str, float] = {}
     for argument in arguments:
         name, equals, number = argument.partition("=")
+        name = unicodedata.normalize("NFKC", name)  # as Python reads it in the expression
         if not equals or not name.isidentifier():
             raise UsageError(
                 f"{argument}: expected NAME=NUMBER, such as a=2; the expression comes first, in "
@@ -102,6 +104,8 @@ def _read_values(arguments: list[str]) -> dict[str, float]:
             raise UsageError(
                 f"{argument}: {number!r} is not a number; write one such as 2 or -0.5"
             ) from None
+        if not math.isfinite(values[name]):
+            raise UsageError(f"{argument}: expected a finite number")
     return values
 
 
@@ -111,6 +115,8 @@ def _check_place(out: Path) -> None:
         raise UsageError(f"{out}: not a kind of picture; end it in one of {', '.join(PICTURES)}")
     if not out.parent.is_dir():
         raise UsageError(f"{out}: there is no folder {out.parent}; make it first")
+    if out.is_dir():
+        raise UsageError(f"{out}: is a folder; name a file in it")
 
 
 def _draw(result: "Value", out: Path) -> None:

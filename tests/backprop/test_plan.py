@@ -374,3 +374,25 @@ def test_dropout_adds_a_step_after_the_embedding_and_after_each_branch(style):
 def test_a_loose_end_is_refused_when_the_plan_is_made(steps, reason):
     with pytest.raises(ValueError, match=reason):
         plan("x", *steps)
+
+
+def test_a_step_that_only_makes_ids_hands_no_gradient_on():
+    class Likeliest:
+        def forward(self, x):
+            return x.argmax(-1), ()
+
+        def backward(self, dout):
+            raise AssertionError("there is no gradient of ids")
+
+    x, table = Draw(0).normal(2, 3), Draw(1).normal(3, 4)
+    a_plan = plan("x table", ("idx", Likeliest(), "x"), ("y", rules.Embedding(), "table idx"))
+
+    dx, dtable = ones_like_result(a_plan, x, table)
+
+    assert dx is None
+    assert dtable.sum() == 8
+
+
+def test_a_plan_needs_a_step():
+    with pytest.raises(ValueError, match="a plan needs a step"):
+        plan("x")

@@ -1,5 +1,7 @@
 """Every rule against autograd of PyTorch's own form of it, and against finite differences."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -282,3 +284,64 @@ def test_the_level_of_abstraction_is_free(name):
     for gradient, fine_gradient in zip(gradients, fine_gradients, strict=False):
         if gradient is not None:
             torch.testing.assert_close(fine_gradient, gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_norm_of_small_numbers_in_half_precision_is_pytorchs(dtype):
+    x = (Draw(0).normal(64, 16) * 0.01).to(dtype)
+
+    out, saved = rules.RMSNorm().forward(x)
+    (dx,) = rules.RMSNorm().backward(torch.ones_like(out), *saved)
+
+    assert out.dtype == dx.dtype == dtype
+    torch.testing.assert_close(out, torch.nn.functional.rms_norm(x, (16,)), rtol=1e-2, atol=1e-2)
+
+
+def test_half_precision_is_summed_in_single():
+    dout = torch.full((4000, 1), 1.0, dtype=torch.bfloat16)  # which ends at 256 in bfloat16
+
+    dtable, _ = rules.Embedding().backward(dout, torch.zeros(4000, dtype=torch.int64), 1)
+
+    assert dtable.item() == 4000
+
+
+@pytest.mark.parametrize(
+    ("rule", "shapes"),
+    [(rules.Linear(), [(3,), (2, 3), (2,)]), (rules.LayerNorm(), [(4,), (4,)])],
+)
+def test_a_single_row_needs_no_batch(rule, shapes):
+    one = tuple(Draw(0).normal(*shape) for shape in shapes)
+    as_batch = (one[0][None], *one[1:])
+
+    out, saved = rule.forward(*one)
+    batch_out, batch_saved = rule.forward(*as_batch)
+    dout = Draw(1).normal(*out.shape)
+    dx, *rest = rule.backward(dout, *saved)
+    batch_dx, *batch_rest = rule.backward(dout[None], *batch_saved)
+
+    assert torch.equal(out, batch_out[0])
+    for found, expected in zip([dx, *rest], [batch_dx[0], *batch_rest], strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_one_prediction_alone_is_scored():
+    loss, saved = rules.CrossEntropy().forward(torch.zeros(4), torch.tensor(1))
+    dlogits, _ = rules.CrossEntropy().backward(torch.tensor(1.0), *saved)
+
+    assert loss.item() == pytest.approx(math.log(4))
+    assert dlogits.tolist() == [0.25, -0.75, 0.25, 0.25]
+
+
+@pytest.mark.parametrize("target", [3, 5])
+def test_a_target_that_is_no_character_is_refused(target):
+    with pytest.raises(IndexError, match="out of bounds"):
+        rules.TableCrossEntropy().forward(
+            torch.zeros(3, 3), torch.tensor([[0, 1]]), torch.tensor([[target, 0]])
+        )
+
+
+def test_the_zeroth_power_is_flat_at_zero_too():
+    out, saved = rules.Power(0.0).forward(torch.zeros(2))
+
+    assert out.tolist() == [1, 1]
+    assert rules.Power(0.0).backward(torch.ones(2), *saved)[0].tolist() == [0, 0]

@@ -296,3 +296,9 @@ def test_a_value_shows_its_number_and_gradient():
     a.backward()
 
     assert repr(a) == "Value(data=2.5, grad=1)"
+
+
+@pytest.mark.parametrize("other", ["x", None, 1j])
+def test_what_is_no_number_is_refused(other):
+    with pytest.raises(TypeError, match="expected a number or a Value, got "):
+        Value(1) + other

@@ -84,7 +84,8 @@ def test_as_json_it_is_one_object(charlm, few_probes, tmp_path):
     )
     assert [(row["group"], row["name"]) for row in found["rows"]] == everything()
     for row in found["rows"]:
-        assert list(row) == ["group", "name", "autograd", "finite", "passed"]
+        assert list(row) == ["group", "name", "autograd", "finite", "passed", "reason"]
+        assert row["reason"] is None
         assert row["passed"] is True
         assert 0 <= row["autograd"] <= 1e-10
         assert 0 <= row["finite"] <= 1e-6
@@ -130,7 +131,7 @@ def test_every_preset_can_be_checked(charlm, one_rule, name):
 def test_the_symbols_are_65_if_nobody_says(charlm, one_rule, monkeypatch):
     sizes = []
 
-    def note(model):
+    def note(model, windows):
         sizes.append(model.vocab_size)
         yield "weight", Difference(0.0, 0.0)
 
@@ -180,8 +181,54 @@ def test_an_infinite_difference_is_null_in_json(charlm, few_probes, monkeypatch)
         "autograd": None,
         "finite": None,
         "passed": False,
+        "reason": "no gradient for an input of (2, 5, 8)",
     }
     assert result.error.startswith("wrong by hand: rules LogSoftmax, rules cross-entropy in parts;")
+
+
+def forget(self, dout, x):
+    return ()
+
+
+def misspell(self, dout, x):
+    return (dout * x.sgin(),)
+
+
+def mismatch(self, dout, x):
+    return (dout @ x,)
+
+
+def return_nothing(self, dout, x):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("backward", "reason"),
+    [
+        (forget, "ValueError: 0 gradients for 1 inputs"),
+        (misspell, "AttributeError: 'Tensor' object has no attribute 'sgin'"),
+        (mismatch, "RuntimeError: "),
+        (return_nothing, "TypeError: "),
+    ],
+)
+def test_a_backward_that_cannot_run_is_a_row_with_the_reason(charlm, monkeypatch, backward, reason):
+    monkeypatch.setattr(rules.GELU, "backward", backward)
+    monkeypatch.setattr(
+        check, "check_rules", lambda: iter([("GELU", check.check_rule("GELU", probes=0))])
+    )
+
+    result = charlm("gradcheck", "--config", "bigram", "model.block_size=2", "--vocab-size", 3)
+
+    assert result.code == 1
+    (row,) = [line for line in result.stdout.splitlines() if line.startswith("  GELU ")]
+    assert f"FAIL  {reason}" in row
+    assert result.error.startswith("wrong by hand: rules GELU;")
+
+
+def test_the_memory_that_matters_is_that_of_the_check(charlm, one_rule, few_probes):
+    result = charlm("gradcheck", "-c", "bigram", "train.batch_size=100000000", "--vocab-size", 3)
+
+    assert result.code == 0
 
 
 @pytest.mark.parametrize("difference", [math.inf, math.nan])

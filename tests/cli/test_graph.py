@@ -252,9 +252,29 @@ def test_a_folder_is_no_picture(charlm):
 
     result = charlm("graph", "a*a", "a=2", "--out", "a.dot")
 
-    assert (result.code, result.stdout[:1]) == (5, " ")
-    assert "a.dot" in result.error
+    assert (result.code, result.stdout) == (2, "")
+    assert result.error == "a.dot: is a folder; name a file in it"
     assert files() == ["a.dot"]
+
+
+def test_a_comment_is_refused_before_it_hides_the_next_line(charlm):
+    result = charlm("graph", "a # first\n + b", "a=1", "b=2")
+
+    assert (result.code, result.stdout) == (2, "")
+    assert "# at character 3; leave it out" in result.error
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        (["a=1e400"], "a=1e400: expected a finite number"),
+        (["fi=1", "ﬁ=2"], "ﬁ=2: fi is given twice; keep one"),
+    ],
+)
+def test_a_value_is_refused_as_it_was_written(charlm, values, line):
+    result = charlm("graph", "a + fi", *values)
+
+    assert (result.code, result.error) == (2, line)
 
 
 def test_a_graph_is_drawn_without_torch():
