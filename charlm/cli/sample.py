@@ -109,7 +109,7 @@ def _write(
 
     model = saved.model
     chosen = Settings(settings.temperature, settings.top_k, settings.top_p)
-    start = torch.from_numpy(ids)[None].to(next(model.parameters()).device)
+    start = torch.from_numpy(ids)[None].to(model.device)
     began = time.perf_counter()
     decoder = saved.tokenizer.stream_decoder()
     pieces, logprobs = [prompt if echo else ""], []

@@ -87,7 +87,7 @@ def score_windows(
     Raises:
         Interrupted: `should_stop` said so.
     """
-    device = next(model.parameters()).device
+    device = model.device
     windows_a_pass = max(1, min(CHARS_A_PASS, LOGITS_A_PASS // model.vocab_size) // block_size)
     was_training = model.training
     model.eval()

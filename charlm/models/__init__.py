@@ -13,7 +13,7 @@ from charlm.models.base import LanguageModel
 from charlm.models.bigram import BigramModel
 from charlm.models.build import build_model
 from charlm.models.gpt2 import GPT2
-from charlm.models.loss import next_token_loss
+from charlm.models.loss import next_token_loss, surprisal
 from charlm.models.modern import ModernGPT
 
 __all__ = [
@@ -28,4 +28,5 @@ __all__ = [
     "attend_plainly",
     "build_model",
     "next_token_loss",
+    "surprisal",
 ]

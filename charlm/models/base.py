@@ -21,15 +21,32 @@ class LanguageModel(nn.Module):
     Args:
         vocab_size: Number of distinct characters (V).
         block_size: Longest context it looks at, in characters.
+
+    Attributes:
+        memory: How many characters back a prediction can depend on. Most models use their whole
+            block; a bigram, whose block is only how its training text is cut, remembers one.
+        any_length: Whether T may exceed `block_size`: so for models whose memory is bounded by
+            what they are, not by how much they are shown.
     """
+
+    any_length = False
 
     def __init__(self, vocab_size: int, block_size: int) -> None:
         super().__init__()
         self.vocab_size = vocab_size
         self.block_size = block_size
+        self.memory = block_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
 
     def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Return the logits of the next character at every position; T at most `block_size`."""
+        """Return the logits of the next character at every position.
+
+        T is at most `block_size`, unless the model takes `any_length`.
+        """
         raise NotImplementedError
 
     def init_weights(self, generator: torch.Generator) -> None:
@@ -42,8 +59,7 @@ class LanguageModel(nn.Module):
         This default remembers the window and runs it again at each step. Models that can do
         better override both methods; the logits must stay the same.
         """
-        device = next(self.parameters()).device
-        return torch.empty(batch_size, 0, dtype=torch.int64, device=device)
+        return torch.empty(batch_size, 0, dtype=torch.int64, device=self.device)
 
     def step(self, idx: Int[Tensor, "B n"], state: Any) -> tuple[Float[Tensor, "B V"], Any]:
         """Read n more characters of each text, n at least 1.

@@ -20,8 +20,11 @@ class BigramModel(LanguageModel):
         block_size: Characters in a training window; the model itself looks at the last one only.
     """
 
+    any_length = True
+
     def __init__(self, vocab_size: int, block_size: int) -> None:
         super().__init__(vocab_size, block_size)
+        self.memory = 1
         self.table = nn.Embedding(vocab_size, vocab_size)
 
     def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:

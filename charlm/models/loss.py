@@ -1,8 +1,12 @@
 """How a prediction is scored: the cross-entropy of the character that really came next."""
 
+from typing import Protocol, runtime_checkable
+
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+
+from charlm.models.base import LanguageModel
 
 
 def next_token_loss(
@@ -23,3 +27,23 @@ def next_token_loss(
         A scalar. Guessing uniformly scores ln V: 4.174 for V = 65.
     """
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction=reduction)
+
+
+@runtime_checkable
+class _KnowsProbabilities(Protocol):
+    def log_probability(
+        self, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
+    ) -> Float[Tensor, "B T"]: ...
+
+
+def surprisal(
+    model: LanguageModel, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
+    """Return how surprising each target is after what stands before it, in nats.
+
+    A counted model can look one probability up without working out the other V - 1: if it has
+    `log_probability`, that is asked, and must agree with its logits.
+    """
+    if isinstance(model, _KnowsProbabilities):
+        return -model.log_probability(idx, targets)
+    return next_token_loss(model(idx).float(), targets, reduction="none").view(targets.shape)

@@ -29,7 +29,7 @@ def compile_model(
     Raises:
         MachineError: `choice` is True and compiling fails.
     """
-    device = next(model.parameters()).device
+    device = model.device
     if choice is False:
         return model, None
     if choice == "auto" and not worth_trying(device):
