@@ -78,10 +78,10 @@ def sample(
     # A prompt that cannot be used is answered before the weights are read.
     ids = encode_prompt(load_tokenizer(found.tokenizer), text, unknown)
     saved = load_model(found, checkpoint, device)
-    if len(ids) > saved.model.block_size:
+    if len(ids) > saved.model.memory > 1:
         output.note(
             f"the prompt has {len(ids)} characters; the model looks at the last "
-            f"{saved.model.block_size}"
+            f"{saved.model.memory}"
         )
     with StopSignals() as stop:
         for i in range(number):

@@ -15,7 +15,7 @@ from charlm.cli.signals import Stopped, StopSignals
 from charlm.errors import UsageError
 
 if TYPE_CHECKING:
-    from charlm.config import Config
+    from charlm.config import Config, ModelConfig
     from charlm.storage import RunFolder
     from charlm.training.loop import Trainer
     from charlm.training.setup import PreparedRun
@@ -144,14 +144,14 @@ def _train(
     prepared: "PreparedRun", json: bool, quiet: bool, stop: StopSignals, began: float
 ) -> int:
     from charlm.models import build_model
-    from charlm.training import Trainer
+    from charlm.training import trainer_for
     from charlm.training.setup import commit_resume
 
     config = prepared.config
     for remark in prepared.notes:
         output.note(remark)
     model = build_model(config.model, prepared.tokenizer.vocab_size, config.run.seed)
-    trainer = Trainer(
+    trainer = trainer_for(config)(
         config,
         prepared.run,
         prepared.corpus,
@@ -182,18 +182,13 @@ def _train(
 
 
 def _introduce(prepared: "PreparedRun", trainer: "Trainer") -> None:
-    from charlm.config.size import parameter_count
     from charlm.models.device import describe_device
 
     config, splits = prepared.config, prepared.corpus.splits
     vocab = prepared.tokenizer.vocab_size
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in splits.items() if len(part))
-    style = f" ({config.model.style})" if config.model.type == "gpt" else ""
     output.say(f"text   {config.data.source}: {sizes} {config.data.unit}; {vocab} symbols")
-    output.say(
-        f"model  {config.model.type}{style}: {parameter_count(config.model, vocab):,} parameters, "
-        f"block {config.model.block_size}"
-    )
+    output.say(f"model  {_described(config.model, vocab)}")
     by_hand = ", gradients by hand" if config.train.gradients == "by_hand" else ""
     output.say(f"device {describe_device(config.run)}{by_hand}")
     if (trainer.compile_note and config.run.compile != "auto") or "fell back" in (
@@ -203,6 +198,17 @@ def _introduce(prepared: "PreparedRun", trainer: "Trainer") -> None:
     output.say(f"run    {prepared.run.path}")
     if trainer.state.step:
         output.say(f"going on from step {trainer.state.step}")
+
+
+def _described(model: "ModelConfig", vocab_size: int) -> str:
+    """Say in a few words what a model is."""
+    from charlm.config.size import parameter_count
+
+    if model.type == "ngram":
+        return f"ngram ({model.smoothing}): order {model.order}"
+    style = f" ({model.style})" if model.type == "gpt" else ""
+    count = parameter_count(model, vocab_size)
+    return f"{model.type}{style}: {count:,} parameters, block {model.block_size}"
 
 
 class _Bar:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+COUNTED = ("ngram",)  # models that are fitted in one step, without gradients
 MAX_SYMBOLS = 2**21  # Unicode ends at 0x10FFFF, just below 2^21
 
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
@@ -202,7 +203,27 @@ class GPTConfig(_WithHeads):
                 )
 
 
-ModelConfig = BigramConfig | AveragingConfig | AttentionConfig | MultiHeadConfig | GPTConfig
+class NGramConfig(_Model):
+    """Counted, not trained: what followed each context of up to order - 1 characters."""
+
+    type: Literal["ngram"]
+    """Which model this is."""
+    block_size: Size = 256
+    """Characters in a window when it is scored in windows; it looks back order - 1 at most."""
+    order: Annotated[int, Field(ge=1, le=32), Integer] = 7
+    """Characters of the longest n-gram: the context and the one that follows."""
+    smoothing: Literal["kneser-ney", "witten-bell", "add-k"] = "kneser-ney"
+    """What becomes of rare and unseen contexts: `kneser-ney` (modified, interpolated) asks shorter
+    ones, `witten-bell` too; `add-k` adds `add_k` to each count of the full context."""
+    add_k: Annotated[float, Field(gt=0), Number] = 1.0
+    """What `add-k` adds to every count."""
+    min_count: Size = 1
+    """Leave out n-grams, of two characters and more, that occur less often."""
+
+
+ModelConfig = (
+    BigramConfig | AveragingConfig | AttentionConfig | MultiHeadConfig | GPTConfig | NGramConfig
+)
 
 
 class TrainConfig(_Section):
@@ -322,6 +343,8 @@ class Config(_Section):
                 f"train.optimizer: muon needs a hidden 2-D matrix and model {self.model.type!r} "
                 "has none; use adamw"
             )
+        if self.train.gradients == "by_hand" and self.model.type in COUNTED:
+            yield f"train.gradients: model {self.model.type!r} is counted and has no gradients"
         if self.train.gradients == "by_hand" and self.run.compile is True:
             yield (
                 "run.compile: true compiles what autograd goes through and train.gradients: "

@@ -30,9 +30,14 @@ class Part:
 
 
 def parts(model: ModelConfig, vocab_size: int) -> list[Part]:
-    """List the weights of a model in reading order; tied weights stand once."""
+    """List the weights of a model in reading order; tied weights stand once.
+
+    A counted model has none: its tables are as large as the text has distinct n-grams.
+    """
     v, t, c = vocab_size, model.block_size, getattr(model, "n_embd", 0)
     match model.type:
+        case "ngram":
+            return []
         case "bigram":
             return [Part("table", (v, v), multiplies=False)]
         case "averaging":

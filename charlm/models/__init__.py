@@ -1,7 +1,8 @@
 """The course: every model from one table to a modern GPT, each a readable lesson.
 
 Read in this order: `base` (what every model promises), `bigram`, `loss` (how a prediction is
-scored), `averaging`, `attention`, `gpt2`, `modern`, then `build` and `saved`.
+scored), `averaging`, `attention`, `gpt2`, `modern`; `counts`, `smoothing`, `ngram` (what
+counting alone can do); then `build` and `saved`.
 
 Letters in shapes: B batch, T time (characters, at most `block_size`), C channels (`n_embd`),
 H heads, D `head_size` (C = H * D), V `vocab_size`.
@@ -15,6 +16,7 @@ from charlm.models.build import build_model
 from charlm.models.gpt2 import GPT2
 from charlm.models.loss import next_token_loss, surprisal
 from charlm.models.modern import ModernGPT
+from charlm.models.ngram import NGramModel
 
 __all__ = [
     "GPT2",
@@ -24,6 +26,7 @@ __all__ = [
     "LanguageModel",
     "ModernGPT",
     "MultiHeadModel",
+    "NGramModel",
     "attend",
     "attend_plainly",
     "build_model",

@@ -8,6 +8,7 @@
 later. The loss is never computed inside a model (see `loss`).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,10 +54,41 @@ class LanguageModel(nn.Module):
         """Draw the first weights from `generator`."""
         raise NotImplementedError
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return, by name, what a checkpoint keeps: the parameters, tied ones once."""
+        return {name: parameter.detach() for name, parameter in self.named_parameters()}
+
+    def adopt(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the tensors of a checkpoint.
+
+        Raises:
+            ValueError: One is missing, left over, of another shape or type, or not finite; the
+                message names it with what was expected and found.
+        """
+        expected = dict(self.named_parameters())
+        for name in sorted(expected.keys() ^ tensors.keys()):
+            state = "is missing" if name in expected else "belongs to another model"
+            raise ValueError(f"{name} {state}; its config.yaml describes another model")
+        with torch.no_grad():
+            for name, parameter in expected.items():
+                tensor = tensors[name]
+                if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
+                    raise ValueError(
+                        f"{name} is {tuple(tensor.shape)} {tensor.dtype}, expected "
+                        f"{tuple(parameter.shape)} {parameter.dtype}; was config.yaml changed?"
+                    )
+                strange = int((~tensor.isfinite()).sum())
+                if strange:
+                    raise ValueError(
+                        f"{name} holds {strange} values that are NaN or infinite; "
+                        "use an earlier checkpoint"
+                    )
+                parameter.copy_(tensor)
+
     def start(self, batch_size: int) -> Any:
         """Return the state of `batch_size` texts of which nothing has been read.
 
-        This default remembers the window and runs it again at each step. Models that can do
+        This default remembers what the model looks back on and runs it again at each step. Models that can do
         better override both methods; the logits must stay the same.
         """
         return torch.empty(batch_size, 0, dtype=torch.int64, device=self.device)
@@ -67,5 +99,5 @@ class LanguageModel(nn.Module):
         Returns:
             The logits of the character after them, and the state that remembers them.
         """
-        window = torch.cat([state, idx], dim=1)[:, -self.block_size :]
+        window = torch.cat([state, idx], dim=1)[:, -max(self.memory, 1) :]
         return self(window)[:, -1], window

@@ -9,6 +9,7 @@ from charlm.models.base import LanguageModel
 from charlm.models.bigram import BigramModel
 from charlm.models.gpt2 import GPT2
 from charlm.models.modern import ModernGPT
+from charlm.models.ngram import NGramModel
 
 
 def build_model(config: ModelConfig, vocab_size: int, seed: int = 0) -> LanguageModel:
@@ -39,3 +40,6 @@ def _construct(config: ModelConfig, vocab_size: int) -> LanguageModel:
                 n_embd=config.n_embd,
                 dropout=config.dropout,
             )
+        case "ngram":
+            backs_off = config.smoothing != "add-k"
+            return NGramModel(vocab_size, config.block_size, config.order, backs_off=backs_off)

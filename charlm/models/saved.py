@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -61,37 +60,21 @@ def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> Sav
 
 
 def save_weights(model: LanguageModel, path: Path) -> None:
-    """Write a model's parameters to `path`."""
-    save_tensors({name: p.detach() for name, p in model.named_parameters()}, path)
+    """Write what a model consists of to `path`."""
+    save_tensors(model.tensors(), path)
 
 
 def load_weights(model: LanguageModel, path: Path) -> None:
-    """Read a model's parameters from `path`.
+    """Read what a model consists of from `path`.
 
     Raises:
-        CheckpointError: A parameter is missing, left over, of another shape or type, or not
-            finite; the message names it with what was expected and found.
+        CheckpointError: Something is missing, left over, of another shape or type, or impossible;
+            the message names it with what was expected and found.
     """
-    found = load_tensors(path)
-    expected = dict(model.named_parameters())
-    for name in sorted(expected.keys() ^ found.keys()):
-        state = "is missing" if name in expected else "belongs to another model"
-        raise CheckpointError(f"{path}: {name} {state}; its config.yaml describes another model")
-    with torch.no_grad():
-        for name, parameter in expected.items():
-            tensor = found[name]
-            if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
-                raise CheckpointError(
-                    f"{path}: {name} is {tuple(tensor.shape)} {tensor.dtype}, expected "
-                    f"{tuple(parameter.shape)} {parameter.dtype}; was config.yaml changed?"
-                )
-            strange = int((~tensor.isfinite()).sum())
-            if strange:
-                raise CheckpointError(
-                    f"{path}: {name} holds {strange} values that are NaN or infinite; "
-                    "use an earlier checkpoint"
-                )
-            parameter.copy_(tensor)
+    try:
+        model.adopt(load_tensors(path))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

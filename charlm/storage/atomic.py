@@ -157,6 +157,22 @@ def remove_leftovers(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Make a folder for what is larger than memory; it goes when the block ends.
+
+    Raises:
+        MachineError: The disk is too small or refuses.
+    """
+    folder = _beside(parent / "scratch", "new")
+    with machine_errors(folder):
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def is_leftover(name: str) -> bool:
     """Tell whether a name is one of ours for what is not finished; a user's own files never are."""
     return bool(re.match(r"\.tmp-(new|old|trash)-[0-9a-f]{8}-", name))

@@ -9,13 +9,23 @@ import os
 from collections.abc import Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from charlm.errors import DataError
 from charlm.storage import machine_errors
+
+
+@runtime_checkable
+class Ids(Protocol):
+    """Ids that can be read by position: a `Split` or an `IdArray`."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, first: int, count: int) -> npt.NDArray[np.integer[Any]]:
+        """Return `count` ids from position `first`: (count,)."""
 
 
 class TokenFile:

@@ -1,6 +1,7 @@
-"""The loop and what it needs: `schedule`, `optimizers`, `compiling`, `checkpoint`, `loop`."""
+"""The loop and what it needs: `schedule`, `optimizers`, `compiling`, `checkpoint`, `loop`, `fit`, `kinds`."""
 
 from charlm.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from charlm.training.kinds import trainer_for
 from charlm.training.loop import Record, Trainer
 from charlm.training.optimizers import build_optimizers
 from charlm.training.schedule import learning_rate
@@ -13,4 +14,5 @@ __all__ = [
     "learning_rate",
     "load_checkpoint",
     "save_checkpoint",
+    "trainer_for",
 ]

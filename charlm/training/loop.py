@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from charlm.backprop.by_hand import ByHand
 from charlm.config import Config
@@ -72,7 +73,7 @@ class Trainer:
         self.device = choose_device(config.run.device)
         self.dtype = choose_dtype(config.run.dtype, self.device)
         self.model = model.to(self.device)
-        self.optimizers = build_optimizers(self.model, config.train)
+        self.optimizers = self._optimizers()
         self.state = TrainingState()
         self.saved_step = -1
         if checkpoint:
@@ -80,16 +81,22 @@ class Trainer:
             self.saved_step = self.state.step
         self.began = (time.perf_counter() if began is None else began) - self.state.seconds
         self.eval_seconds = 0.0  # what the last evaluation took
-        self.val = corpus.splits["val"]
+        self.train, self.val = corpus.splits["train"], corpus.splits["val"]
+        self.prompt = encode_prompt(tokenizer, config.sample.prompt)
+        self.compile_note: str | None = None
+        self._prepare()
+
+    def _optimizers(self) -> dict[str, Optimizer]:
+        return build_optimizers(self.model, self.config.train)
+
+    def _prepare(self) -> None:
+        """Make what a step needs."""
+        config = self.config
         self.batches = Batches(
-            corpus.splits["train"],
-            config.model.block_size,
-            config.train.batch_size,
-            config.run.seed,
+            self.train, config.model.block_size, config.train.batch_size, config.run.seed
         )
         self.micro_batch_size = config.train.micro_batch_size or config.train.batch_size
         self.dropout = getattr(config.model, "dropout", 0.0) > 0
-        self.prompt = encode_prompt(tokenizer, config.sample.prompt)
         self.by_hand = ByHand(self.model) if config.train.gradients == "by_hand" else None
         compiling = False if self.by_hand else config.run.compile
         self.forward, self.compile_note = compile_model(
@@ -126,7 +133,11 @@ class Trainer:
                     yield self._save()
                 if ended or self.stopped:
                     return
-                yield self._logged(self._step())
+                try:
+                    yield self._logged(self._step())
+                except Interrupted:  # within a step that is a whole fit; it is done again on resume
+                    self.stopped = True
+                    return
         finally:
             self.metrics.close()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from charlm.config import Config, dump_yaml, load_config
+from charlm.config import Config, NGramConfig, dump_yaml, load_config
 from charlm.config.size import check_memory, checkpoint_bytes, human_bytes
 from charlm.errors import CheckpointError, DataError, MachineError, UsageError
 from charlm.models.device import choose_device
@@ -30,7 +30,7 @@ from charlm.text import (
     open_source,
     scan_text,
 )
-from charlm.text.corpus import check_lengths
+from charlm.text.corpus import check_lengths, split_bounds
 from charlm.training.checkpoint import drift
 
 # A save needs room for itself beside the one it replaces; the rest is for records and samples.
@@ -140,10 +140,28 @@ def prepare_text(
     source = open_source(config.data.source, fetch)
     scan = scan_text(source, config.data, lambda read: progress("reading", read))
     tokenizer = scan.tokenizer(config.data)
-    check_lengths(scan.size, config.data, config.model.block_size)
+    _check_lengths(scan.size, config)
     check_memory(config, tokenizer.vocab_size)
     encode_prompt(tokenizer, config.sample.prompt)
     return PreparedText(source, scan, tokenizer)
+
+
+def _check_lengths(size: int, config: Config) -> None:
+    """Refuse a text with a part too short for what the model needs.
+
+    Raises:
+        DataError: With the part, its length, and how to mend it.
+    """
+    if not isinstance(config.model, NGramConfig):
+        check_lengths(size, config.data, config.model.block_size)
+        return
+    check_lengths(size, config.data, block_size=1)
+    first, last = split_bounds(size, config.data)["train"]
+    if last - first < config.model.order:
+        raise DataError(
+            f"model.order: {config.model.order} is more than the {last - first} characters to "
+            f"train on in {config.data.source}; lower it or use a longer text"
+        )
 
 
 def create_run(config: Config, out: Path, text: PreparedText, progress: Progress) -> PreparedRun:
@@ -231,7 +249,7 @@ def open_run(
                 f"{text.scan.sha256[:12]}... now, {str(corpus.facts['source_sha256'])[:12]}... "
                 "then); restore it, or go on with --allow-new-data"
             )
-        check_lengths(text.scan.size, config.data, config.model.block_size)
+        _check_lengths(text.scan.size, config)
         prepared.corpus = encode_corpus(
             text.source,
             config.data,

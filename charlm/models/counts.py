@@ -1,0 +1,285 @@
+"""How often every n-gram of a text occurs, for all orders at once, in bounded memory.
+
+Every position of the text starts one window of `order` characters. Sorted, windows that share
+their first k characters stand side by side, so one sort counts the n-grams of every order: each
+run of equal prefixes is one n-gram, its length the count. A text larger than the budget is
+sorted in pieces, written to disk, and merged.
+
+The counts form a tree. A node of level k is a distinct k-gram, numbered in sorted order; its
+parent is the same without its last character. A node is found by its key, parent * V + character:
+whatever the order and the alphabet, 64 bits are enough, where the k-gram itself may need 192.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from charlm.text.tokens import Ids
+
+Array = npt.NDArray[Any]
+
+BUDGET = 1 << 28  # bytes of windows sorted at a time; sorting takes about five times as much
+STRIDE = 1 << 22  # nodes worked on at a time, where a level may be larger than memory
+
+
+class Arrays:
+    """Makes arrays: in memory, or as files of a folder when they may be larger than memory."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._made = 0
+
+    def empty(self, size: int, dtype: npt.DTypeLike) -> Array:
+        """Return an array of `size` elements; a file's pages are the system's to take back."""
+        if self.folder is None or not size:
+            return np.empty(size, dtype)
+        self._made += 1
+        return np.memmap(self.folder / f"array-{self._made}", dtype, mode="w+", shape=(size,))
+
+
+@dataclass
+class Level:
+    """All distinct k-grams of a text.
+
+    Args:
+        keys: parent * V + last character, increasing, (N,) int64. Level 1 has all V characters.
+        counts: How often each occurs, (N,) int64.
+    """
+
+    keys: Array
+    counts: Array
+
+    def find(self, keys: Array) -> Array:
+        """Return the nodes of `keys`, all of which must be there."""
+        return np.searchsorted(self.keys, keys)
+
+
+@dataclass
+class Counts:
+    """The tree of counts.
+
+    Args:
+        levels: `levels[k - 1]` holds the k-grams.
+        vocab_size: Number of distinct characters (V).
+        opening: The nodes of the text's first 1, 2, ... characters: they have no left neighbour.
+        arrays: Where further arrays of a level's size are to be made.
+    """
+
+    levels: list[Level]
+    vocab_size: int
+    opening: list[int]
+    arrays: Arrays
+
+
+def count_ngrams(
+    ids: Ids,
+    vocab_size: int,
+    order: int,
+    *,
+    scratch: Path | None = None,
+    budget: int = BUDGET,
+    progress: Callable[[int], None] = lambda chars: None,
+) -> Counts:
+    """Count the n-grams of every order up to `order`.
+
+    Args:
+        ids: The text, (N,).
+        vocab_size: Number of distinct characters (V).
+        order: Characters of the longest n-gram.
+        scratch: A folder for what does not fit into `budget`; without one all stays in memory.
+        budget: Bytes of windows sorted at a time.
+        progress: Called with the characters read since the last call.
+    """
+    packing = _Packing(vocab_size, order)
+    piece = max(1, budget // packing.width)
+    pieces = range(0, len(ids), piece)
+    spilled = scratch if len(pieces) > 1 else None
+    runs = []
+    for number, first in enumerate(pieces):
+        count = min(piece, len(ids) - first)
+        text = ids.read(first, min(count + order - 1, len(ids) - first))
+        run = _distinct(packing.pack(text, count))
+        runs.append(run if spilled is None else _write_run(run, spilled, number))
+        progress(count)
+    blocks = iter(runs) if len(runs) == 1 else _merged(runs, max(1, piece // (4 * len(runs))))
+    levels = _tree(map(packing.unpacked, blocks), vocab_size, order, spilled)
+    opening = _walk(levels, ids.read(0, min(order, len(ids))), vocab_size)
+    return Counts(levels, vocab_size, opening, Arrays(spilled))
+
+
+class _Packing:
+    """Windows as numbers or byte strings that sort as the windows do.
+
+    A character takes as few bits as V + 1 values need; the extra value, zero, stands behind the
+    end of the text. As many characters as fit go into each 64-bit word.
+    """
+
+    def __init__(self, vocab_size: int, order: int) -> None:
+        self.order = order
+        self.bits = vocab_size.bit_length()
+        self.a_word = 64 // self.bits
+        self.words = -(-order // self.a_word)
+        self.width = 8 * self.words
+        self.small: npt.DTypeLike = np.int32 if vocab_size < 2**31 else np.int64
+
+    def pack(self, text: Array, count: int) -> Array:
+        """Return the windows that start at the first `count` characters, sortable, (count,)."""
+        padded = np.zeros(count + self.order - 1, np.uint64)
+        padded[: len(text)] = text
+        padded[: len(text)] += np.uint64(1)
+        packed = np.zeros((count, self.words), ">u8" if self.words > 1 else np.uint64)
+        for word in range(self.words):
+            places = range(word * self.a_word, min((word + 1) * self.a_word, self.order))
+            value = np.zeros(count, np.uint64)
+            for place in places:
+                value <<= np.uint64(self.bits)
+                value |= padded[place : place + count]
+            packed[:, word] = value
+        # Big-endian words compare as one string of bytes, which NumPy sorts whatever its width.
+        return packed.view(f"S{self.width}").ravel() if self.words > 1 else packed.ravel()
+
+    def unpacked(self, run: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Return the characters of sorted windows, (order, M), -1 behind the end; and counts."""
+        keys, counts = run
+        words = np.ascontiguousarray(keys).view(">u8" if self.words > 1 else np.uint64)
+        words = words.reshape(len(keys), self.words)
+        symbols = np.empty((self.order, len(keys)), self.small)
+        for word in range(self.words):
+            value = words[:, word].astype(np.uint64)
+            mask = np.uint64((1 << self.bits) - 1)
+            for place in reversed(
+                range(word * self.a_word, min((word + 1) * self.a_word, self.order))
+            ):
+                symbols[place] = value & mask
+                value >>= np.uint64(self.bits)
+        symbols -= 1
+        return symbols, counts
+
+
+def _distinct(keys: Array, counts: Array | None = None) -> tuple[Array, Array]:
+    """Return the distinct keys in order, and how often each occurs."""
+    if counts is None:
+        keys.sort()
+    else:
+        order = np.argsort(keys, kind="stable")
+        keys, counts = keys[order], counts[order]
+    first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    if counts is None:
+        return keys[first], np.diff(first, append=len(keys))
+    return keys[first], np.add.reduceat(counts, first)
+
+
+def _write_run(run: tuple[Array, Array], folder: Path, number: int) -> tuple[Array, Array]:
+    """Put a sorted run on disk; return it as maps of its files."""
+    maps = []
+    for name, array in zip(("keys", "counts"), run, strict=True):
+        path = folder / f"run-{number}-{name}"
+        array.tofile(path)
+        maps.append(np.memmap(path, array.dtype, mode="r"))
+    return maps[0], maps[1]
+
+
+def _merged(runs: list[tuple[Array, Array]], block: int) -> Iterator[tuple[Array, Array]]:
+    """Yield the distinct keys of several sorted runs in order, with the sums of their counts."""
+    at = [0] * len(runs)
+    while any(start < len(keys) for start, (keys, _) in zip(at, runs, strict=True)):
+        # Whatever is no larger than the least last key of the blocks cannot come up again.
+        limit = min(
+            keys[min(start + block, len(keys)) - 1]
+            for start, (keys, _) in zip(at, runs, strict=True)
+            if start < len(keys)
+        )
+        taken = []
+        for i, (keys, counts) in enumerate(runs):
+            stop = at[i] + int(np.searchsorted(keys[at[i] : at[i] + block], limit, side="right"))
+            taken.append((keys[at[i] : stop], counts[at[i] : stop]))
+            at[i] = stop
+        keys, counts = (np.concatenate(parts) for parts in zip(*taken, strict=True))
+        yield _distinct(keys, counts)
+
+
+def _tree(
+    blocks: Iterator[tuple[Array, Array]], vocab_size: int, order: int, folder: Path | None
+) -> list[Level]:
+    """Turn sorted distinct windows into the nodes of every level."""
+    grown = [_Growing(folder, k) for k in range(1, order + 1)]
+    before = np.full(order, -1)  # the last window of the block before
+    singles = np.zeros(vocab_size, np.int64)
+    for symbols, counts in blocks:
+        new = np.zeros(len(counts), bool)
+        parent = np.zeros(len(counts), np.int64)
+        for k, level in enumerate(grown):
+            column = symbols[k]
+            new[0] |= column[0] != before[k]
+            new[1:] |= column[1:] != column[:-1]
+            there = column >= 0
+            if k == 0:
+                singles += np.bincount(column, counts, vocab_size).astype(np.int64)
+                parent = column.astype(np.int64)
+                continue
+            parent = level.add(new & there, there, parent * vocab_size + column, counts)
+        before = symbols[:, -1].copy()
+    first = Level(np.arange(vocab_size), singles)
+    return [first, *(level.finish() for level in grown[1:])]
+
+
+class _Growing:
+    """A level to which blocks of nodes are added, in memory or in two files."""
+
+    def __init__(self, folder: Path | None, k: int) -> None:
+        self.size = 0
+        self.last = 0  # the count so far of the node that the next block may go on with
+        self.parts: list[tuple[Array, Array]] = []
+        self.paths = [folder / f"level-{k}-{name}" for name in ("keys", "counts")] if folder else []
+
+    def add(self, starts: Array, there: Array, keys: Array, counts: Array) -> Array:
+        """Add the nodes that begin at `starts`; return the node of each row.
+
+        Args:
+            starts: Where a new node begins, (M,).
+            there: Which rows have a k-gram at all, (M,); the text's last ones end before it.
+            keys: Of each row, (M,).
+            counts: Of each row, (M,).
+        """
+        rows = np.flatnonzero(starts)
+        nodes = self.size - 1 + np.cumsum(starts)
+        sums = np.concatenate([[0], np.cumsum(np.where(there, counts, 0))])
+        self.last += int(sums[rows[0]] if len(rows) else sums[-1])
+        if len(rows):
+            totals = np.diff(sums[rows], append=sums[-1])
+            # The last node of all is held back: the next block may add to it.
+            finished = np.concatenate([[self.last], totals[:-1]] if self.size else [totals[:-1]])
+            self.last = int(totals[-1])
+            self._keep(keys[rows], finished)
+            self.size += len(rows)
+        return nodes
+
+    def finish(self) -> Level:
+        """Return the whole level."""
+        self._keep(np.empty(0, np.int64), np.array([self.last] if self.size else [], np.int64))
+        if not self.paths:
+            keys, counts = (np.concatenate(parts) for parts in zip(*self.parts, strict=True))
+            return Level(keys, counts)
+        if not self.size:
+            return Level(np.empty(0, np.int64), np.empty(0, np.int64))
+        return Level(*(np.memmap(path, np.int64, mode="r") for path in self.paths))
+
+    def _keep(self, keys: Array, counts: Array) -> None:
+        if not self.paths:
+            self.parts.append((keys, counts))
+            return
+        for path, array in zip(self.paths, (keys, counts), strict=True):
+            with path.open("ab") as file:
+                file.write(np.ascontiguousarray(array, np.int64).data)
+
+
+def _walk(levels: list[Level], text: Array, vocab_size: int) -> list[int]:
+    """Return the nodes of the first 1, 2, ... characters of `text`."""
+    nodes = [int(text[0])] if len(text) else []
+    for level, symbol in zip(levels[1:], text[1:], strict=False):
+        nodes.append(int(level.find(np.array(nodes[-1] * vocab_size + int(symbol)))))
+    return nodes

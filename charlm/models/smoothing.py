@@ -1,0 +1,201 @@
+"""From counts to probabilities: part of what was seen is given up to what was not.
+
+Every method has one form. After the context h (the last k - 1 characters),
+
+    p(w | h) = share(h w) + left_over(h) * p(w | h without its oldest character)
+
+where the shares of a context and its left-over sum to 1, and 1 / V stands below the empty context.
+So nothing is ever impossible. The methods differ in what they count and how much of it they keep.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, pairwise
+
+import numpy as np
+
+from charlm.models.counts import STRIDE, Array, Counts, Level
+
+FALLBACK = (0.5, 1.0, 1.5)  # where counts of counts give no discount; KenLM falls back to these
+
+# (counts, where each context's begin, total of each context) -> (what is kept, what is left over)
+Smooth = Callable[[Array, Array, Array], tuple[Array, Array]]
+
+
+@dataclass
+class Table:
+    """The probabilities of one order.
+
+    Args:
+        keys: Of the k-grams, parent * V + last character, increasing, (N,) int64.
+        share: What each has of its context's probability, (N,) float32.
+        left_over: What each context (a node one level up) leaves to shorter ones, (M,) float32;
+            1 for a context that was never followed by anything.
+    """
+
+    keys: Array
+    share: Array
+    left_over: Array
+
+
+def kneser_ney(
+    counts: Array, first: Array, total: Array, *, discount: Array
+) -> tuple[Array, Array]:
+    """Take a discount off every count: one for 1, one for 2, one for 3 and more.
+
+    Interpolated modified Kneser-Ney: Chen and Goodman 1998, "An empirical study of smoothing
+    techniques for language modeling" (TR-10-98), section 3.
+    """
+    taken = discount[np.minimum(counts, 3)]
+    spread = np.diff(first, append=len(counts))
+    return (counts - taken) / np.repeat(total, spread), np.add.reduceat(taken, first) / total
+
+
+def witten_bell(counts: Array, first: Array, total: Array) -> tuple[Array, Array]:
+    """Count each first occurrence of a character after a context as one sight of something new.
+
+    Witten and Bell 1991, "The zero-frequency problem", method C; interpolated.
+    """
+    kinds = np.add.reduceat((counts > 0).astype(np.int64), first)
+    spread = np.diff(first, append=len(counts))
+    return counts / np.repeat(total + kinds, spread), kinds / (total + kinds)
+
+
+def add_k(
+    counts: Array, first: Array, total: Array, *, k: float, vocab_size: int
+) -> tuple[Array, Array]:
+    """Add k to every count (Laplace's rule of succession for k = 1).
+
+    What is left over goes to all V characters alike, not to shorter contexts.
+    """
+    added = k * vocab_size
+    spread = np.diff(first, append=len(counts))
+    return counts / np.repeat(total + added, spread), added / (total + added)
+
+
+def discounts(counts: Array) -> Array:
+    """Estimate the discounts of counts 0, 1, 2 and 3 or more from counts of counts, (4,).
+
+    With n_i the number of n-grams that occur i times and Y = n_1 / (n_1 + 2 n_2):
+    D_i = i - (i + 1) Y n_(i + 1) / n_i (Chen and Goodman 1998, section 3).
+    """
+    n = np.zeros(5)
+    for first in range(0, len(counts), STRIDE):
+        n += np.bincount(np.minimum(counts[first : first + STRIDE], 5), minlength=6)[:5]
+    estimated = [0.0]
+    for i in (1, 2, 3):
+        found = 0.0
+        if n[1] and n[i]:
+            found = i - (i + 1) * n[1] / (n[1] + 2 * n[2]) * n[i + 1] / n[i]
+        estimated.append(found if 0 < found < i else FALLBACK[i - 1])
+    return np.array(estimated)
+
+
+def smooth(
+    counts: Counts, smoothing: str, *, k: float = 1.0, min_count: int = 1
+) -> Iterator[Table]:
+    """Yield the table of each order, the lowest first.
+
+    Args:
+        counts: Of all orders.
+        smoothing: `kneser-ney`, `witten-bell` or `add-k`.
+        k: What `add-k` adds.
+        min_count: N-grams of two characters and more that occur less often are left out, once
+            the discounts are known; their share goes to shorter contexts.
+    """
+    levels, vocab_size = counts.levels, counts.vocab_size
+    # Kneser and Ney 1995: where a shorter context is asked, the longer one has failed. What
+    # counts there is in how many places a k-gram stands, not how often in each.
+    seen: Iterator[Array] = (level.counts for level in levels)
+    if smoothing == "kneser-ney":
+        seen = chain(_left_neighbours(counts), [levels[-1].counts])
+    number, contexts = np.zeros(1, np.int64), 1  # of the level above: here the empty context
+    for level, some in zip(levels, seen, strict=True):
+        method: Smooth = witten_bell
+        if smoothing == "kneser-ney":
+            method = partial(kneser_ney, discount=discounts(some))
+        elif smoothing == "add-k":
+            method = partial(add_k, k=k, vocab_size=vocab_size)
+        threshold = 0 if level is levels[0] else min_count
+        table, number = _table(counts, level, some, threshold, number, contexts, method)
+        contexts = len(table.keys)
+        yield table
+
+
+def _table(
+    counts: Counts,
+    level: Level,
+    seen: Array,
+    threshold: int,
+    number: Array,
+    contexts: int,
+    method: Smooth,
+) -> tuple[Table, Array]:
+    """Return one order's table, and the number of each of its nodes in it, -1 if left out.
+
+    Args:
+        counts: What the level belongs to.
+        level: The k-grams.
+        seen: What the method counts of each.
+        threshold: Those that occur less often are left out.
+        number: Of each node of the level above in its table.
+        contexts: Nodes in that table.
+        method: How counts become shares.
+    """
+    size = int(np.count_nonzero(level.counts >= threshold))
+    keys = counts.arrays.empty(size, np.int64)
+    share = counts.arrays.empty(size, np.float32)
+    left_over = counts.arrays.empty(contexts, np.float32)
+    left_over[:] = 1.0
+    renumbered = counts.arrays.empty(len(level.keys), np.int64)
+    done = 0
+    for start, stop in _whole_contexts(level, counts.vocab_size):
+        parent, symbol = np.divmod(level.keys[start:stop], counts.vocab_size)
+        stays, some = level.counts[start:stop] >= threshold, seen[start:stop]
+        first = np.flatnonzero(np.diff(parent, prepend=-1))
+        kept, rest = method(some, first, np.add.reduceat(some, first))
+        rest = rest + np.add.reduceat(np.where(stays, 0.0, kept), first)
+        after = done + int(np.count_nonzero(stays))
+        # A k-gram is never more frequent than its context, so whoever stays has a parent.
+        keys[done:after] = number[parent[stays]] * counts.vocab_size + symbol[stays]
+        share[done:after] = kept[stays]
+        context = number[parent[first]]
+        left_over[context[context >= 0]] = rest[context >= 0]
+        renumbered[start:stop] = np.where(stays, done + np.cumsum(stays) - 1, -1)
+        done = after
+    return Table(keys, share, left_over), renumbered
+
+
+def _whole_contexts(level: Level, vocab_size: int) -> Iterator[tuple[int, int]]:
+    """Cut a level into stretches that end where a context does."""
+    start = 0
+    while start < len(level.keys):
+        stop = min(start + STRIDE, len(level.keys))
+        parent = int(level.keys[stop - 1]) // vocab_size
+        stop = int(np.searchsorted(level.keys, (parent + 1) * vocab_size))
+        yield start, stop
+        start = stop
+
+
+def _left_neighbours(counts: Counts) -> Iterator[Array]:
+    """Yield, for each order but the highest, in how many contexts each k-gram stands.
+
+    That is the number of (k + 1)-grams that end with it, and one more for the k-gram that opens
+    the text, whose left neighbour is the text's edge.
+    """
+    levels, vocab_size = counts.levels, counts.vocab_size
+    suffix = np.zeros(vocab_size, np.int64)  # of each node: the same without its first character
+    for depth, (shorter, level) in enumerate(pairwise(levels)):
+        seen = counts.arrays.empty(len(shorter.keys), np.int64)
+        seen[:] = 0
+        found = counts.arrays.empty(len(level.keys), np.int64)
+        for start in range(0, len(level.keys), STRIDE):
+            parent, symbol = np.divmod(level.keys[start : start + STRIDE], vocab_size)
+            nodes = shorter.find(suffix[parent] * vocab_size + symbol)
+            np.add.at(seen, nodes, 1)
+            found[start : start + STRIDE] = nodes
+        if depth < len(counts.opening):
+            seen[counts.opening[depth]] += 1
+        yield seen
+        suffix = found

@@ -1,0 +1,85 @@
+"""Fitting a counted model: the same run as any other, done in one step."""
+
+import time
+from collections.abc import Callable, Iterator
+
+from torch.optim import Optimizer
+
+from charlm.config import NGramConfig
+from charlm.evaluation.windows import Interrupted, score_windows
+from charlm.models import NGramModel
+from charlm.models.counts import count_ngrams
+from charlm.models.smoothing import Table, smooth
+from charlm.storage import RunFolder
+from charlm.storage.atomic import scratch_folder
+from charlm.text.tokens import Ids
+from charlm.training.loop import Record, Trainer
+
+
+class Fitter(Trainer):
+    """A run of a counted model: before its one step it knows nothing, after it everything."""
+
+    def _optimizers(self) -> dict[str, Optimizer]:
+        return {}
+
+    def _prepare(self) -> None:
+        pass
+
+    def _spent(self) -> float:
+        return float(self.state.step)
+
+    def _step(self) -> Record:
+        """Count the training part; the loss is on that same part, which a memory knows well."""
+        assert isinstance(self.config.model, NGramConfig)
+        assert isinstance(self.model, NGramModel)
+        started = time.perf_counter()
+        fit_ngram(self.model, self.config.model, self.train, self.run, self._poll)
+        seconds = time.perf_counter() - started
+        score = score_windows(
+            self.model,
+            self.train,
+            self.config.model.block_size,
+            max_chars=self.config.eval.max_chars,
+            should_stop=self.should_stop,
+        )
+        self.state.step = 1
+        self.state.seconds = time.perf_counter() - self.began
+        return {
+            "kind": "train",
+            "step": 1,
+            "loss_nats": score.loss_nats,
+            "chars_per_second": len(self.train) / max(seconds, 1e-9),
+            "seconds": self.state.seconds,
+        }
+
+    def _poll(self) -> None:
+        if self.should_stop():
+            raise Interrupted
+
+
+def fit_ngram(
+    model: NGramModel, config: NGramConfig, ids: Ids, run: RunFolder, poll: Callable[[], None]
+) -> None:
+    """Count a text into a model; what does not fit into memory goes to the run folder's disk.
+
+    Args:
+        model: Takes the tables.
+        config: Its order and smoothing.
+        ids: The text.
+        run: Whose disk to use.
+        poll: Called often; may raise to stop.
+
+    Raises:
+        MachineError: The disk is too small or refuses.
+    """
+
+    def tables() -> Iterator[Table]:
+        for table in smooth(counts, config.smoothing, k=config.add_k, min_count=config.min_count):
+            poll()
+            yield table
+
+    with scratch_folder(run.path) as scratch:
+        counts = count_ngrams(
+            ids, model.vocab_size, config.order, scratch=scratch, progress=lambda chars: poll()
+        )
+        model.set_tables(tables())

@@ -1,0 +1,10 @@
+"""Which way of training a model needs."""
+
+from charlm.config import Config
+from charlm.training.fit import Fitter
+from charlm.training.loop import Trainer
+
+
+def trainer_for(config: Config) -> type[Trainer]:
+    """Return the trainer of the configured kind of model."""
+    return {"ngram": Fitter}.get(config.model.type, Trainer)
