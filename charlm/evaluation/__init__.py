@@ -1,6 +1,12 @@
-"""Honest numbers: `windows` scores a text once, `baselines` says what counting alone reaches."""
+"""Honest numbers: every character of a text scored once, by a named protocol, with an interval.
+
+Read in this order: `score` (the units, and how sure a figure is), `protocols` (how a text is cut),
+`unknown` (characters that a model has no id for), `scoring`, then `baselines` (what counting alone
+reaches).
+"""
 
 from charlm.evaluation.baselines import counted_bigram
-from charlm.evaluation.windows import Score, score_windows
+from charlm.evaluation.score import Interval, Score
+from charlm.evaluation.scoring import Interrupted, score_text, score_windows
 
-__all__ = ["Score", "counted_bigram", "score_windows"]
+__all__ = ["Interrupted", "Interval", "Score", "counted_bigram", "score_text", "score_windows"]

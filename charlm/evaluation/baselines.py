@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from charlm.evaluation.windows import Ids, Score
+from charlm.evaluation.score import Score
+from charlm.text.tokens import Ids
 
 _Array = npt.NDArray[Any]
 

@@ -140,7 +140,8 @@ class NGramModel(LanguageModel):
             known = torch.nonzero((context >= 0).flatten())[:, 0]
             node = context.flatten()[known]
             target = self._find(k, node * self.vocab_size + targets.flatten()[known])
-            gained = torch.where(target >= 0, share[target], 0.0)
+            # An order may have no table: before the fit, or for a text too short for it.
+            gained = torch.where(target >= 0, share[target], 0.0) if len(share) else 0.0
             p.view(-1)[known] = p.view(-1)[known] * left_over[node] + gained
         return p.log()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from torch.optim import Optimizer
 
 from charlm.config import NGramConfig
-from charlm.evaluation.windows import Interrupted, score_windows
+from charlm.evaluation import Interrupted, score_windows
 from charlm.models import NGramModel
 from charlm.models.counts import count_ngrams
 from charlm.models.smoothing import Table, smooth

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from charlm.backprop.by_hand import ByHand
 from charlm.config import Config
 from charlm.errors import NonFiniteError
-from charlm.evaluation.windows import Interrupted, score_windows
+from charlm.evaluation import Interrupted, score_windows
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, choose_dtype, precision
 from charlm.sampling import Settings, encode_prompt, generate

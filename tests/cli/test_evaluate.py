@@ -1,3 +1,4 @@
+import io
 import json
 import math
 from pathlib import Path
@@ -23,11 +24,19 @@ def test_json_names_the_protocol_and_every_unit(charlm, trained):
         "perplexity",
         "run",
         "step",
+        "bits_per_byte",
+        "interval",
+        "block_size",
+        "stride",
+        "unknown",
     ]
     assert (score["split"], score["protocol"], score["chars"]) == ("val", "windows", 257)
     assert (score["run"], score["step"]) == ("runs/tiny", 6)
     assert score["bits_per_char"] == pytest.approx(score["loss_nats"] / math.log(2))
     assert score["perplexity"] == pytest.approx(math.exp(score["loss_nats"]))
+    assert score["bits_per_byte"] == score["bits_per_char"]  # the text is all ASCII
+    assert (score["block_size"], score["stride"], score["unknown"]) == (8, None, 0)
+    assert score["interval"] is None  # of 257 characters
 
 
 def test_the_score_is_the_one_that_training_reported(charlm, trained):
@@ -65,9 +74,171 @@ def test_people_read_one_line(charlm, trained):
     score = evaluate(charlm)
     assert result.stdout == (
         f"val: {score['loss_nats']:.4f} nats, {score['bits_per_char']:.4f} bits a character, "
-        f"perplexity {score['perplexity']:.3f}\n"
+        f"{score['bits_per_byte']:.4f} bits a byte, perplexity {score['perplexity']:.3f}\n"
     )
-    assert result.stderr == "257 scored once in windows of 8, runs/tiny step 6\n"
+    assert result.stderr == (
+        "257 scored once: in windows of 8, context only inside the window; runs/tiny step 6\n"
+        "no interval: fewer than 20 blocks of 1,000\n"
+    )
+
+
+def test_a_longer_text_has_an_interval(charlm, trained):
+    Path("long.txt").write_text(Path("text.txt").read_text() * 8)
+
+    result = charlm("eval", "--file", "long.txt")
+    score = evaluate(charlm, "--file", "long.txt")
+
+    low, high = score["interval"]["low"], score["interval"]["high"]
+    assert low < score["loss_nats"] < high
+    assert f"{score['loss_nats']:.4f} nats (95 %: {low:.4f} to {high:.4f}), " in result.stdout
+    assert result.stderr.endswith(
+        "95 % interval: block bootstrap, 2,000 resamples of 21 blocks of 1,000\n"
+    )
+
+
+def test_sliding_windows_give_more_context(charlm, trained):
+    half, least = evaluate(charlm, "--protocol", "sliding"), evaluate(charlm)
+    most = evaluate(charlm, "--protocol", "sliding", "--stride", 1)
+    whole = evaluate(charlm, "--protocol", "sliding", "--stride", 8)
+
+    assert [s["stride"] for s in (half, most, whole)] == [4, 1, 8]
+    assert half["chars"] == most["chars"] == whole["chars"] == least["chars"]
+    assert whole["loss_nats"] == pytest.approx(least["loss_nats"])
+    assert len({half["loss_nats"], most["loss_nats"], least["loss_nats"]}) == 3
+
+
+def test_a_model_that_remembers_little_can_be_shown_any_length(charlm, tiny):
+    options = ("data.source=text.txt", "train.max_steps=5", "train.warmup_steps=0", "-q")
+    assert charlm("train", "--config", "bigram", *options).code == 0
+
+    stream = evaluate(charlm, "--protocol", "stream")
+    longer = evaluate(charlm, "--block-size", 1000)
+
+    assert (stream["protocol"], stream["block_size"], stream["stride"]) == ("stream", None, None)
+    assert longer["block_size"] == 1000
+    assert stream["loss_nats"] == pytest.approx(longer["loss_nats"], rel=1e-6)
+    assert stream["loss_nats"] == pytest.approx(evaluate(charlm)["loss_nats"], rel=1e-6)
+
+
+def test_the_loss_by_position_is_shown_and_written(charlm, trained):
+    score = evaluate(charlm, "--by-position")
+    result = charlm("eval", "--by-position")
+
+    nats = score["by_position"]
+    assert len(nats) == 8
+    # 257 characters are 32 windows of 8 and one character, which is at position 1.
+    total = sum(33 * n if p == 0 else 32 * n for p, n in enumerate(nats))
+    assert total / 257 == pytest.approx(score["loss_nats"])
+    assert result.stdout.splitlines()[1:] == [
+        "position    nats",
+        *(f"{p:8d}  {nats[p - 1]:.4f}" for p in (1, 2, 4, 8)),
+    ]
+
+
+def test_every_character_is_written_with_its_bits_and_what_was_likelier(charlm, trained):
+    score = evaluate(charlm, "--per-char", "chars.jsonl")
+    result = charlm("eval", "--per-char", "-")
+
+    written = Path("chars.jsonl").read_text()
+    lines = [json.loads(line) for line in written.splitlines()]
+    assert result.stdout == written
+    assert result.stderr.startswith("val: ")  # the summary stays out of the way
+    text = Path("text.txt").read_text()[-258:]
+    assert "".join(line["char"] for line in lines) == text[1:]
+    assert [line["position"] for line in lines] == list(range(1, 258))
+    bits = sum(line["bits"] for line in lines)
+    assert bits == pytest.approx(score["bits_per_char"] * score["chars"], abs=1e-3)
+    for line in lines:
+        names, p = zip(*line["likeliest"], strict=True)
+        assert len(set(names)) == 5
+        assert list(p) == sorted(p, reverse=True)
+        if line["char"] in names:
+            assert -math.log2(p[names.index(line["char"])]) == pytest.approx(line["bits"], abs=1e-4)
+
+
+def test_unknown_characters_are_charged_by_the_stated_rule(charlm, trained):
+    text = Path("text.txt").read_text()[-258:]
+    Path("plain.txt").write_text(text)
+    Path("strange.txt").write_text(text[:100] + "é" + text[100:200] + "☃é" + text[200:])
+    strange = ("--file", "strange.txt", "--unknown", "uniform")
+
+    plain, score = evaluate(charlm, "--file", "plain.txt"), evaluate(charlm, *strange)
+    told = charlm("eval", *strange, "--per-char", "chars.jsonl").stderr
+
+    symbols = len(json.loads((trained / "tokenizer.json").read_text())["alphabet"])
+    where = math.log(262 * math.comb(261, 3)) / 3
+    charge = where + math.log(1_114_112 - symbols)
+    assert (score["chars"], score["unknown"]) == (260, 3)
+    total = plain["loss_nats"] * 257 + 3 * charge
+    assert score["loss_nats"] == pytest.approx(total / 260, rel=1e-6)
+    assert score["bits_per_byte"] == pytest.approx(score["bits_per_char"] * 260 / 264)
+    assert "3 of them are unknown to the model: left out of what it saw, and charged " in told
+    assert f" {charge / math.log(2):.2f} bits each (--unknown uniform)" in told
+    lines = [json.loads(line) for line in Path("chars.jsonl").read_text().splitlines()]
+    assert [(n["position"], n["char"]) for n in lines if not n["likeliest"]] == [
+        (100, "é"),
+        (201, "☃"),
+        (202, "é"),
+    ]
+
+
+def test_a_text_without_unknown_characters_is_scored_as_ever(charlm, trained):
+    usual = evaluate(charlm, "--file", "text.txt")
+
+    assert evaluate(charlm, "--file", "text.txt", "--unknown", "uniform") == usual
+
+
+def test_standard_input_is_scored_like_a_file(charlm, trained, monkeypatch):
+    text = Path("text.txt").read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+
+    piped = evaluate(charlm, "--file", "-")
+
+    assert piped["loss_nats"] == evaluate(charlm, "--file", "text.txt")["loss_nats"]
+
+
+@pytest.mark.parametrize(
+    ("options", "core"),
+    [
+        (["--protocol", "sliding", "--stride", 0], "--stride 0: windows of 8 move on by 1 to 8"),
+        (["--protocol", "sliding", "--stride", 9], "--stride 9: windows of 8 move on by 1 to 8"),
+        (["--stride", 4], "--stride 4: only --protocol sliding has one"),
+        (["--protocol", "stream"], "--protocol stream: this model looks at 8 characters at most"),
+        (["--protocol", "sliding", "--by-position"], "--by-position: sliding has no positions"),
+        (["--per-char", "-", "--json"], "--per-char - and --json both want standard output"),
+        (["--per-char", ""], "--per-char: expected a file or -"),
+        (["--protocol", "random"], "'windows', 'sliding', 'stream'"),
+        (["--block-size", 0], "--block-size"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(charlm, trained, options, core):
+    result = charlm("eval", *options)
+
+    assert (result.code, result.stdout) == (2, "")
+    assert core in result.error
+
+
+def test_a_place_for_characters_that_cannot_be_written_is_named(charlm, trained):
+    result = charlm("eval", "--per-char", "no/where.jsonl")
+
+    assert (result.code, result.stdout) == (5, "")
+    assert result.error.startswith("no/where.jsonl: No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("text", "core"),
+    [
+        ("☃☃", "strange.txt: the model knows none of its characters"),
+        ("☃t☃", "one character that the model knows cannot be scored"),
+    ],
+)
+def test_a_text_without_known_characters_is_refused(charlm, trained, text, core):
+    Path("strange.txt").write_text(text)
+
+    result = charlm("eval", "--file", "strange.txt", "--unknown", "uniform")
+
+    assert (result.code, result.stdout) == (3, "")
+    assert core in result.error
 
 
 def test_a_part_that_was_not_cut_is_answered_with_its_fraction(charlm, trained):
@@ -121,5 +292,13 @@ def test_scoring_leaves_nothing_behind(charlm, trained):
 
 def test_bytes_are_called_bytes(charlm, tiny):
     charlm("train", "--config", "tiny.yaml", "-q", "data.unit=bytes")
+    Path("strange.txt").write_text("thé ☃")
 
-    assert " bits a byte, " in charlm("eval").stdout
+    result = charlm("eval", "--file", "strange.txt", "--per-char", "-")
+
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert bytes(line["byte"] for line in lines) == "hé ☃".encode()
+    assert all(isinstance(byte, int) for line in lines for byte, _ in line["likeliest"])
+    summary = result.stderr.splitlines()[0]
+    assert summary.count(" bits a byte, ") == 1
+    assert "character" not in summary

@@ -1,0 +1,181 @@
+"""How a text is cut into windows, so that each character but the first is scored exactly once.
+
+A figure means little without its protocol, since a character costs less the more context it has:
+
+    windows   consecutive windows, context only inside the window. The expectation of what nanoGPT
+              estimates from random windows of the same length.
+    sliding   windows that overlap: each is moved on by the stride S, and only the characters that
+              the one before did not reach are scored, with T - S characters of context or more.
+    stream    all the context that the model can use, for models whose memory is bounded.
+
+One rule makes all three: windows of some length, moved on by some stride. `windows` moves on by the
+whole length; `stream` takes windows far longer than the model's memory and lets them overlap by it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from charlm.errors import UsageError
+from charlm.models.base import LanguageModel
+
+Name = Literal["windows", "sliding", "stream"]
+
+CHARS_A_PASS = 16_384  # large enough to keep a CPU busy, small enough for its caches
+LOGITS_A_PASS = 1 << 24  # 64 MiB of float32, whatever the vocabulary
+LOOKED_UP_A_PASS = 1 << 18  # of a model that need not work out all V probabilities
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Windows of one shape, run through the model at once.
+
+    Args:
+        starts: Where each begins in the text, (R,).
+        length: Characters that each reads; as many predictions come of it.
+        skip: Predictions at its start that are not scored: an earlier window made them.
+    """
+
+    starts: npt.NDArray[np.int64]
+    length: int
+    skip: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A protocol with its numbers.
+
+    Args:
+        name: `windows`, `sliding` or `stream`.
+        length: Characters of a window.
+        stride: How far the next window is moved on, from 1 to `length`.
+        in_words: What a reader of the figure must know of it.
+    """
+
+    name: Name
+    length: int
+    stride: int
+    in_words: str
+
+    @property
+    def block_size(self) -> int | None:
+        """The T of the protocol; None where the window is only a way to compute."""
+        return None if self.name == "stream" else self.length
+
+    def passes(self, chars: int, rows: int) -> Iterator[Pass]:
+        """Cut a text of `chars` characters to score into passes of at most `rows` windows.
+
+        In text order: window after window, the scored predictions are targets 1, 2, ... `chars`.
+        """
+        overlap = self.length - self.stride
+        full = max(0, (chars - self.length) // self.stride + 1)
+        first = 0
+        if full and overlap:  # nothing came before the first window: all of it is scored
+            yield Pass(np.zeros(1, np.int64), self.length, 0)
+            first = 1
+        for k in range(first, full, rows):
+            windows = np.arange(k, min(k + rows, full), dtype=np.int64)
+            yield Pass(windows * self.stride, self.length, overlap)
+        start, skip = full * self.stride, overlap if full else 0
+        if start + skip < chars:
+            yield Pass(np.array([start], np.int64), chars - start, skip)
+
+
+def spread_windows(chars: int, block_size: int, max_chars: int, rows: int) -> Iterator[Pass]:
+    """Cut about `max_chars` characters out of more, in whole windows spread evenly over the text."""
+    full = chars // block_size
+    chosen = max(1, min(full, max_chars // block_size))
+    starts = (np.arange(chosen, dtype=np.int64) * full // chosen) * block_size
+    for first in range(0, chosen, rows):
+        yield Pass(starts[first : first + rows], block_size, 0)
+
+
+def windows(block_size: int) -> Cut:
+    """Return the protocol `windows`."""
+    words = f"in windows of {block_size}, context only inside the window"
+    return Cut("windows", block_size, block_size, words)
+
+
+def sliding(block_size: int, stride: int) -> Cut:
+    """Return the protocol `sliding`.
+
+    Raises:
+        UsageError: The stride is below 1 or leaves characters between two windows.
+    """
+    if not 1 <= stride <= block_size:
+        raise UsageError(
+            f"--stride {stride}: windows of {block_size} move on by 1 to {block_size} characters"
+        )
+    words = (
+        f"in windows of {block_size} moved on by {stride}: each with at least "
+        f"{block_size - stride + 1} characters of context, save at the beginning"
+    )
+    return Cut("sliding", block_size, stride, words)
+
+
+def stream(model: LanguageModel) -> Cut:
+    """Return the protocol `stream`.
+
+    Windows overlap by what the model remembers, so that cutting changes no prediction.
+
+    Raises:
+        UsageError: The model's context is its window.
+    """
+    if not model.any_length:
+        raise UsageError(
+            f"--protocol stream: this model looks at {model.block_size} characters at most; use "
+            "windows, or sliding for more context"
+        )
+    stride = chars_a_pass(model)
+    words = f"each with all the context the model can use (its memory: {model.memory})"
+    # The character before the first scored one is read in any case: it is the input there.
+    return Cut("stream", stride + max(0, model.memory - 1), stride, words)
+
+
+def choose(
+    model: LanguageModel, name: Name, block_size: int | None = None, stride: int | None = None
+) -> Cut:
+    """Return the protocol called `name`.
+
+    Args:
+        model: What predicts.
+        name: `windows`, `sliding` or `stream`.
+        block_size: Characters of a window; None, the model's own.
+        stride: Of `sliding`; None, half the window.
+
+    Raises:
+        UsageError: A number is out of range, has no meaning here, or the model cannot do it.
+    """
+    if stride is not None and name != "sliding":
+        raise UsageError(f"--stride {stride}: only --protocol sliding has one")
+    if name == "stream":
+        if block_size is not None:
+            raise UsageError(f"--block-size {block_size}: --protocol stream has no window")
+        return stream(model)
+    length = model.block_size if block_size is None else block_size
+    longest = longest_window(model)
+    if length > longest and not model.any_length:
+        raise UsageError(f"--block-size {length}: this model looks at most at {longest} characters")
+    if length > longest:
+        raise UsageError(
+            f"--block-size {length}: a window of this model has at most {longest} characters; use "
+            "--protocol stream"
+        )
+    if name == "windows":
+        return windows(length)
+    return sliding(length, max(1, length // 2) if stride is None else stride)
+
+
+def chars_a_pass(model: LanguageModel) -> int:
+    """Return how many predictions are made at once, within a bound on memory."""
+    if model.any_length and callable(getattr(model, "log_probability", None)):
+        return LOOKED_UP_A_PASS
+    return max(1, min(CHARS_A_PASS, LOGITS_A_PASS // model.vocab_size))
+
+
+def longest_window(model: LanguageModel) -> int:
+    """Return the longest window the model can be shown at once, in characters."""
+    return max(model.block_size, chars_a_pass(model)) if model.any_length else model.block_size

@@ -1,0 +1,218 @@
+"""Score a text: every character once, by a protocol.
+
+Nothing is drawn at random: every generator, and the model's mode, are left as they were.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from charlm.evaluation.protocols import Cut, Pass, chars_a_pass, spread_windows, windows
+from charlm.evaluation.score import Floats, Score, Tally
+from charlm.evaluation.unknown import LeftOut
+from charlm.models.base import LanguageModel
+from charlm.models.device import precision
+from charlm.models.loss import surprisal
+from charlm.text.tokenizer import CharTokenizer, Tokenizer
+from charlm.text.tokens import Ids
+
+LIKELIEST = 5
+
+
+class Interrupted(Exception):
+    """Scoring was asked to stop before its end."""
+
+
+@dataclass(frozen=True)
+class Likeliest:
+    """What a model would have bet on.
+
+    Args:
+        ids: The likeliest ids of each prediction, the first likeliest of all, (N, 5).
+        p: Their probabilities, (N, 5).
+    """
+
+    ids: npt.NDArray[np.int64]
+    p: Floats
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Consecutive characters of a text with what each cost.
+
+    Args:
+        positions: Where each stands in the text, counted from 0, (N,).
+        nats: What each cost, (N,).
+        symbols: Which each is, by the ids of the text's own alphabet, (N,).
+        known: Whether the model has it, (N,).
+        likeliest: For each known one, in order, by the model's ids; None if not asked for.
+    """
+
+    positions: npt.NDArray[np.int64]
+    nats: Floats
+    symbols: npt.NDArray[np.int64]
+    known: npt.NDArray[np.bool_]
+    likeliest: Likeliest | None
+
+
+def score_windows(
+    model: LanguageModel,
+    ids: Ids,
+    block_size: int,
+    *,
+    max_chars: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Score:
+    """Return the mean loss by the protocol `windows`, the one that training reports.
+
+    Args:
+        model: What predicts; put in evaluation mode here, and back into what it was.
+        ids: The text, at least 2 characters.
+        block_size: Characters in a window; at most the model's own.
+        max_chars: Score about this many only, in windows spread evenly over the text; None, all.
+        dtype: Precision of matrix products.
+        should_stop: Polled between passes.
+
+    Raises:
+        Interrupted: `should_stop` said so.
+    """
+    length, rows = len(ids) - 1, max(1, chars_a_pass(model) // block_size)
+    passes = windows(block_size).passes(length, rows)
+    if max_chars is not None and max_chars < length and block_size <= length:
+        passes = spread_windows(length, block_size, max_chars, rows)
+    total, chars = 0.0, 0
+    with _evaluating(model):
+        for nats, *_ in _predict(model, ids, passes, dtype, should_stop=should_stop):
+            total += float(nats.sum())
+            chars += nats.size
+    return Score(chars, total / chars)
+
+
+def score_text(
+    model: LanguageModel,
+    ids: Ids,
+    cut: Cut,
+    *,
+    byte_lengths: npt.NDArray[np.int64] | None = None,
+    left_out: LeftOut | None = None,
+    by_position: bool = False,
+    each: Callable[[Scored], None] | None = None,
+    dtype: torch.dtype = torch.float32,
+    progress: Callable[[int], None] = lambda chars: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Score:
+    """Score all of a text but its first character, with an interval.
+
+    Args:
+        model: What predicts; put in evaluation mode here, and back into what it was.
+        ids: The text without what the model does not know, at least 2 characters.
+        cut: The protocol.
+        byte_lengths: Bytes that each symbol of the text takes (see `utf8_lengths`).
+        left_out: What the model does not know, scored by the rule of `unknown`.
+        by_position: Whether to average by position in the window too; for `windows`.
+        each: Called with every scored character, some thousands at a time, in order. It costs
+            time: all V probabilities are worked out for each.
+        dtype: Precision of matrix products.
+        progress: Called with the known characters scored since the last call.
+        should_stop: Polled between passes.
+
+    Raises:
+        Interrupted: `should_stop` said so.
+    """
+    length = len(ids) - 1
+    unknown = 0 if left_out is None else len(left_out.before)
+    tally = Tally(length + unknown)
+    positions = np.zeros((2, min(cut.length, length)))  # sums and counts
+    known_done, done, size = 0, 0, 0
+    passes = cut.passes(length, max(1, chars_a_pass(model) // cut.length))
+    likeliest = LIKELIEST if each else 0
+    # The first known character is not scored; unknown ones may stand before it.
+    unscored = 0 if left_out is None else int(np.searchsorted(left_out.before, 1))
+    with _evaluating(model):
+        for nats, targets, top in _predict(model, ids, passes, dtype, likeliest, should_stop):
+            if by_position:
+                positions[:, : nats.shape[1]] += nats.sum(axis=0), np.full(nats.shape[1], len(nats))
+            flat, symbols, known = nats.ravel(), targets.ravel(), np.ones(nats.size, bool)
+            if left_out:
+                last = known_done + nats.size == length
+                flat, symbols, known = left_out.weave(known_done + 1, last, flat, symbols)
+            tally.add(flat)
+            if byte_lengths is not None:
+                size += int(byte_lengths[symbols].sum())
+            if each:
+                at = np.arange(done, done + len(flat))
+                each(Scored(at + (at >= unscored), flat, symbols, known, top))
+            known_done, done = known_done + nats.size, done + len(flat)
+            progress(nats.size)
+    return Score(
+        tally.chars,
+        tally.mean(),
+        None if byte_lengths is None else size,
+        tally.interval(),
+        unknown,
+        tuple((positions[0] / positions[1]).tolist()) if by_position else None,
+    )
+
+
+def utf8_lengths(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
+    """Return how many bytes each id stands for in UTF-8, (V,)."""
+    if isinstance(tokenizer, CharTokenizer):
+        # Only utf-7 lets half a surrogate pair into a text; it would take 3 bytes.
+        return np.array([len(c.encode("utf-8", "surrogatepass")) for c in tokenizer.alphabet])
+    return np.ones(tokenizer.vocab_size, np.int64)
+
+
+@contextmanager
+def _evaluating(model: LanguageModel) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _predict(
+    model: LanguageModel,
+    ids: Ids,
+    passes: Iterable[Pass],
+    dtype: torch.dtype,
+    likeliest: int = 0,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[Floats, npt.NDArray[np.int64], Likeliest | None]]:
+    """Yield, pass by pass, the nats and ids of the characters to score, (R, T) each."""
+    for cut in passes:
+        if should_stop():
+            raise Interrupted
+        rows = np.stack([ids.read(int(start), cut.length + 1) for start in cut.starts])
+        batch = torch.from_numpy(rows.astype(np.int64)).to(model.device)
+        idx, targets = batch[:, :-1], batch[:, 1:]
+        with torch.no_grad(), precision(model.device, dtype):
+            if likeliest:
+                nats, top = _with_likeliest(model, idx, targets, cut.skip, likeliest)
+            else:
+                nats, top = surprisal(model, idx, targets), None
+        scored = nats[:, cut.skip :].cpu().double().numpy()  # summed in double: no figure drifts
+        yield scored, rows[:, 1 + cut.skip :].astype(np.int64), top
+
+
+def _with_likeliest(
+    model: LanguageModel,
+    idx: Int[Tensor, "B T"],
+    targets: Int[Tensor, "B T"],
+    skip: int,
+    count: int,
+) -> tuple[Float[Tensor, "B T"], Likeliest]:
+    log_p = model(idx).float().log_softmax(dim=-1)  # (B, T, V)
+    nats = -log_p.gather(-1, targets[..., None])[..., 0]
+    top = log_p[:, skip:].flatten(0, 1).topk(min(count, log_p.shape[-1]))
+    p: Any = top.values.exp().cpu().double().numpy()
+    return nats, Likeliest(top.indices.cpu().numpy(), p)

@@ -1,0 +1,116 @@
+"""Characters that a model has no id for: sent apart, at a stated price, never dropped in silence.
+
+A model fitted to one alphabet gives every other character no probability at all, so its loss on a
+text that holds one is infinite. To still score such a text, think of a coder that first says where
+the u unknown characters stand among the N of the text, then which they are, and then lets the model
+predict the rest as if they were not there:
+
+    where   ln((N + 1) C(N, u)) nats: Laplace's rule of succession over the known and the unknown
+    which   ln(1,114,112 - V) nats each: every code point outside the alphabet is equally likely
+
+That is a code anybody could decode, so the figure is honest: it charges each unknown character for
+its code point and an equal share of the first line, and it counts every character of the text.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from charlm.evaluation.score import Floats
+from charlm.storage import machine_errors
+from charlm.text.corpus import id_dtype
+from charlm.text.tokenizer import CharTokenizer
+from charlm.text.tokens import Ids, Split, TokenFile
+
+CODE_POINTS = 0x110000  # 1,114,112
+CHUNK = 1 << 20
+
+
+def charge_nats(unknown: int, chars: int, vocab_size: int) -> float:
+    """Return what each of `unknown` characters among `chars` costs, in nats."""
+    choices = math.lgamma(chars + 1) - math.lgamma(unknown + 1) - math.lgamma(chars - unknown + 1)
+    where = (math.log(chars + 1) + choices) / unknown
+    return where + math.log(CODE_POINTS - vocab_size)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """The unknown characters of a text, and how to put them back among the scores of the others.
+
+    Args:
+        before: How many known characters stand before each, (u,), ascending.
+        symbols: What each is: its id in an alphabet that has them all, (u,).
+        to_symbol: That alphabet's id of each of the model's own, (V,).
+        charge_nats: What each costs.
+    """
+
+    before: npt.NDArray[np.int64]
+    symbols: npt.NDArray[np.int64]
+    to_symbol: npt.NDArray[np.int64]
+    charge_nats: float
+
+    def weave(
+        self, first: int, last: bool, nats: Floats, ids: npt.NDArray[Any]
+    ) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Put the unknown among consecutive known characters: those before the first of them if
+        that is the first scored, those between them, and those after them if they are the `last`.
+
+        Args:
+            first: Index of the first among all known characters.
+            last: Whether no known character follows.
+            nats: What each cost, (N,).
+            ids: What each is, by the model's own ids, (N,).
+
+        Returns:
+            Nats, symbols, and whether known, for all of them in the text's order.
+        """  # noqa: D205
+        start = 0 if first == 1 else int(np.searchsorted(self.before, first))
+        stop = len(self.before) if last else int(np.searchsorted(self.before, first + len(ids)))
+        at = (self.before[start:stop] - first).clip(min=0)
+        return (
+            np.insert(nats, at, self.charge_nats),
+            np.insert(self.to_symbol[ids], at, self.symbols[start:stop]),
+            np.insert(np.ones(len(ids), bool), at, False),
+        )
+
+
+def leave_out(
+    text: Ids, wide: CharTokenizer, known: CharTokenizer, path: Path
+) -> tuple[Ids, LeftOut]:
+    """Part a text into what a model knows and what it does not.
+
+    Memory is 16 bytes for each unknown character; the known ones go to disk.
+
+    Args:
+        text: Its ids in the alphabet `wide`; at least one is not in `known`.
+        wide: An alphabet that holds the model's and every character of the text.
+        known: The model's alphabet.
+        path: The file to write the known ones to, by the model's ids.
+
+    Raises:
+        MachineError: It cannot be written.
+    """
+    own = {character: i for i, character in enumerate(known.alphabet)}
+    to_own = np.array([own.get(character, -1) for character in wide.alphabet])
+    before, symbols, count = [], [], 0
+    dtype = id_dtype(known.vocab_size)
+    with machine_errors(path), path.open("wb") as file:
+        for first in range(0, len(text), CHUNK):
+            chunk = text.read(first, min(CHUNK, len(text) - first)).astype(np.int64)
+            ids = to_own[chunk]
+            at = np.flatnonzero(ids < 0)
+            before.append(count + at - np.arange(len(at)))
+            symbols.append(chunk[at])
+            file.write(ids[ids >= 0].astype(dtype).data)
+            count += len(ids) - len(at)
+    left_out = LeftOut(
+        np.concatenate(before),
+        np.concatenate(symbols),
+        np.flatnonzero(to_own >= 0),
+        charge_nats(len(text) - count, len(text), known.vocab_size),
+    )
+    return Split(TokenFile(path, dtype, count), 0, count), left_out
