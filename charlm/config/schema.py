@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-COUNTED = ("ngram",)  # models that are fitted in one step, without gradients
+COUNTED = ("ngram", "mixture")  # models that have no gradients of their own
 MAX_SYMBOLS = 2**21  # Unicode ends at 0x10FFFF, just below 2^21
 
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
@@ -219,9 +219,11 @@ class NGramConfig(_Model):
     """What `add-k` adds to every count."""
     min_count: Size = 1
     """Leave out n-grams, of two characters and more, that occur less often."""
+    last_chars: Size | None = None
+    """Count only this many characters, those at the end of the training part; null counts all."""
 
 
-ModelConfig = (
+SingleModelConfig = (
     BigramConfig | AveragingConfig | AttentionConfig | MultiHeadConfig | GPTConfig | NGramConfig
 )
 
@@ -286,6 +288,45 @@ class TrainConfig(_Section):
                 f"micro_batch_size {self.micro_batch_size} does not divide "
                 f"batch_size {self.batch_size}; choose a divisor"
             )
+
+
+class ExpertConfig(_Section):
+    """One model of a mixture: a run that was trained before, or a model trained on the spot."""
+
+    run: Place | None = None
+    """A run folder to take it from, its best checkpoint."""
+    model: Annotated[SingleModelConfig, Field(discriminator="type")] | None = None
+    """What to train on the spot; of a run, filled in from its configuration."""
+    train: TrainConfig = TrainConfig()
+    """How it is trained. Its `minutes` are the mixture's own, and it is never scored alone."""
+
+    def conflicts(self) -> Iterator[str]:  # noqa: D102
+        if self.run is None and self.model is None:
+            yield "expected the key run (a run folder) or model (what to train)"
+
+
+class MixtureConfig(_Model):
+    """Experts whose predictions are joined: multiplied, or averaged."""
+
+    type: Literal["mixture"]
+    """Which model this is."""
+    block_size: Size = 256
+    """Characters in a window when it is scored in windows; an expert with a shorter block sees at
+    least half of its block."""
+    combine: Literal["log-linear", "linear"] = "log-linear"
+    """`log-linear`: multiply powers of the probabilities, renormalised. `linear`: their mean."""
+    tune_fraction: Annotated[float, Field(gt=0, lt=1), Number] = 0.05
+    """Share of the training part, at its end, that the weights are fitted on, before any expert
+    has seen it."""
+    experts: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")], ExpertConfig]
+    """The experts by name."""
+
+    def conflicts(self) -> Iterator[str]:  # noqa: D102
+        if not self.experts:
+            yield "experts: none; name at least one, such as 'counts: {model: {type: ngram}}'"
+
+
+ModelConfig = SingleModelConfig | MixtureConfig
 
 
 class EvalConfig(_Section):
