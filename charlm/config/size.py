@@ -4,7 +4,7 @@ Tests hold every count against the real model's. C is `n_embd`, V the vocabulary
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from charlm.config.schema import Config, GPTConfig, ModelConfig
@@ -32,7 +32,9 @@ class Part:
 def parts(model: ModelConfig, vocab_size: int) -> list[Part]:
     """List the weights of a model in reading order; tied weights stand once.
 
-    A counted model has none: its tables are as large as the text has distinct n-grams.
+    A counted model has none: its tables are as large as the text has distinct n-grams. A mixture
+    has its experts', each under its expert's name; those of a run that was not read yet are unknown
+    and left out.
     """
     v, t, c = vocab_size, model.block_size, getattr(model, "n_embd", 0)
     match model.type:
@@ -71,6 +73,13 @@ def parts(model: ModelConfig, vocab_size: int) -> list[Part]:
                 Part("blocks.norms", (2, c), model.n_layer, multiplies=False),
                 *blocks,
                 Part("final_norm", (c,), multiplies=False),
+            ]
+        case "mixture":
+            return [
+                replace(part, name=f"{name}.{part.name}")
+                for name, expert in model.experts.items()
+                if expert.model is not None
+                for part in parts(expert.model, vocab_size)
             ]
 
 
