@@ -2,18 +2,21 @@
 
 Every position of the text starts one window of `order` characters. Sorted, windows that share
 their first k characters stand side by side, so one sort counts the n-grams of every order: each
-run of equal prefixes is one n-gram, its length the count. A text larger than the budget is
-sorted in pieces, written to disk, and merged.
+run of equal prefixes is one n-gram, its length the count. A text too large for the budget is
+sorted in pieces, written to disk, and merged; what is larger than memory then lies in files that
+are mapped, and is worked on a stretch at a time.
 
 The counts form a tree. A node of level k is a distinct k-gram, numbered in sorted order; its
 parent is the same without its last character. A node is found by its key, parent * V + character:
 whatever the order and the alphabet, 64 bits are enough, where the k-gram itself may need 192.
 """
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +25,8 @@ from charlm.text.tokens import Ids
 
 Array = npt.NDArray[Any]
 
-BUDGET = 1 << 28  # bytes of windows sorted at a time; sorting takes about five times as much
-STRIDE = 1 << 22  # nodes worked on at a time, where a level may be larger than memory
+BUDGET = 1 << 30  # bytes
+STRIDE = 1 << 18  # nodes or windows worked on at a time: their arrays fit in a CPU's cache
 
 
 class Arrays:
@@ -33,12 +36,36 @@ class Arrays:
         self.folder = folder
         self._made = 0
 
-    def empty(self, size: int, dtype: npt.DTypeLike) -> Array:
-        """Return an array of `size` elements; a file's pages are the system's to take back."""
+    def zeros(self, size: int, dtype: npt.DTypeLike) -> Array:
+        """Return an array of `size` zeros; a file's pages are the system's to take back.
+
+        Raises:
+            OSError: The disk is too small.
+        """
         if self.folder is None or not size:
-            return np.empty(size, dtype)
+            return np.zeros(size, dtype)
         self._made += 1
-        return np.memmap(self.folder / f"array-{self._made}", dtype, mode="w+", shape=(size,))
+        path = self.folder / f"array-{self._made}"
+        with path.open("wb") as file:
+            length = size * np.dtype(dtype).itemsize
+            if hasattr(os, "posix_fallocate"):  # a disk found full behind a map ends the process
+                os.posix_fallocate(file.fileno(), 0, length)
+            else:
+                file.truncate(length)
+        return _mapped(path, dtype, "r+")
+
+
+def _append(path: Path, array: Array) -> None:
+    with path.open("ab") as file:
+        file.write(np.ascontiguousarray(array).data)
+
+
+def _mapped(path: Path, dtype: npt.DTypeLike, mode: Literal["r", "r+"] = "r") -> Array:
+    """Map a file into memory; its place on the disk is free again when the map is gone."""
+    array = np.memmap(path, dtype, mode=mode)
+    with contextlib.suppress(OSError):  # Windows keeps a mapped file; it goes with its folder
+        path.unlink()
+    return array
 
 
 @dataclass
@@ -81,8 +108,8 @@ def count_ngrams(
     order: int,
     *,
     scratch: Path | None = None,
-    budget: int = BUDGET,
-    progress: Callable[[int], None] = lambda chars: None,
+    budget: int | None = None,
+    poll: Callable[[], None] = lambda: None,
 ) -> Counts:
     """Count the n-grams of every order up to `order`.
 
@@ -91,24 +118,33 @@ def count_ngrams(
         vocab_size: Number of distinct characters (V).
         order: Characters of the longest n-gram.
         scratch: A folder for what does not fit into `budget`; without one all stays in memory.
-        budget: Bytes of windows sorted at a time.
-        progress: Called with the characters read since the last call.
+        budget: Bytes of memory to count in; `BUDGET` if None. A text that may need more is
+            counted on disk.
+        poll: Called often; may raise to stop.
+
+    Raises:
+        OSError: The disk is too small or refuses.
     """
+    budget = BUDGET if budget is None else budget
     packing = _Packing(vocab_size, order)
-    piece = max(1, budget // packing.width)
-    pieces = range(0, len(ids), piece)
-    spilled = scratch if len(pieces) > 1 else None
+    sorting = 2 * packing.width + 40  # bytes for each character of a piece while it is sorted
+    growing = 40 * order  # at worst, each begins an n-gram of its own in every level
+    if scratch is None or len(ids) * (sorting + growing) <= budget:
+        scratch, piece = None, len(ids)
+    else:
+        piece = max(1, budget // sorting)
     runs = []
-    for number, first in enumerate(pieces):
+    for number, first in enumerate(range(0, len(ids), piece)):
+        poll()
         count = min(piece, len(ids) - first)
         text = ids.read(first, min(count + order - 1, len(ids) - first))
-        run = _distinct(packing.pack(text, count))
-        runs.append(run if spilled is None else _write_run(run, spilled, number))
-        progress(count)
-    blocks = iter(runs) if len(runs) == 1 else _merged(runs, max(1, piece // (4 * len(runs))))
-    levels = _tree(map(packing.unpacked, blocks), vocab_size, order, spilled)
+        runs.append(_distinct(packing.pack(text, count)))
+        if scratch is not None:
+            runs.append(_written(runs.pop(), scratch, number))
+    blocks = _merged(runs, max(1, min(STRIDE, piece) // len(runs)))
+    levels = _tree(map(packing.unpacked, blocks), vocab_size, order, scratch, poll)
     opening = _walk(levels, ids.read(0, min(order, len(ids))), vocab_size)
-    return Counts(levels, vocab_size, opening, Arrays(spilled))
+    return Counts(levels, vocab_size, opening, Arrays(scratch))
 
 
 class _Packing:
@@ -173,18 +209,26 @@ def _distinct(keys: Array, counts: Array | None = None) -> tuple[Array, Array]:
     return keys[first], np.add.reduceat(counts, first)
 
 
-def _write_run(run: tuple[Array, Array], folder: Path, number: int) -> tuple[Array, Array]:
+def _written(run: tuple[Array, Array], folder: Path, number: int) -> tuple[Array, Array]:
     """Put a sorted run on disk; return it as maps of its files."""
-    maps = []
-    for name, array in zip(("keys", "counts"), run, strict=True):
-        path = folder / f"run-{number}-{name}"
-        array.tofile(path)
-        maps.append(np.memmap(path, array.dtype, mode="r"))
-    return maps[0], maps[1]
+    paths = [folder / f"run-{number}-{name}" for name in ("keys", "counts")]
+    for path, array in zip(paths, run, strict=True):
+        _append(path, array)
+    return _mapped(paths[0], run[0].dtype), _mapped(paths[1], run[1].dtype)
 
 
 def _merged(runs: list[tuple[Array, Array]], block: int) -> Iterator[tuple[Array, Array]]:
-    """Yield the distinct keys of several sorted runs in order, with the sums of their counts."""
+    """Yield the distinct keys of sorted runs in order, with the sums of their counts.
+
+    Args:
+        runs: Distinct keys in order, and how often each occurs.
+        block: How many of each run to look at a time.
+    """
+    if len(runs) == 1:
+        keys, counts = runs[0]
+        for first in range(0, len(keys), block):
+            yield keys[first : first + block], counts[first : first + block]
+        return
     at = [0] * len(runs)
     while any(start < len(keys) for start, (keys, _) in zip(at, runs, strict=True)):
         # Whatever is no larger than the least last key of the blocks cannot come up again.
@@ -203,13 +247,18 @@ def _merged(runs: list[tuple[Array, Array]], block: int) -> Iterator[tuple[Array
 
 
 def _tree(
-    blocks: Iterator[tuple[Array, Array]], vocab_size: int, order: int, folder: Path | None
+    blocks: Iterator[tuple[Array, Array]],
+    vocab_size: int,
+    order: int,
+    folder: Path | None,
+    poll: Callable[[], None],
 ) -> list[Level]:
     """Turn sorted distinct windows into the nodes of every level."""
     grown = [_Growing(folder, k) for k in range(1, order + 1)]
     before = np.full(order, -1)  # the last window of the block before
     singles = np.zeros(vocab_size, np.int64)
     for symbols, counts in blocks:
+        poll()
         new = np.zeros(len(counts), bool)
         parent = np.zeros(len(counts), np.int64)
         for k, level in enumerate(grown):
@@ -266,20 +315,19 @@ class _Growing:
             return Level(keys, counts)
         if not self.size:
             return Level(np.empty(0, np.int64), np.empty(0, np.int64))
-        return Level(*(np.memmap(path, np.int64, mode="r") for path in self.paths))
+        return Level(*(_mapped(path, np.int64) for path in self.paths))
 
     def _keep(self, keys: Array, counts: Array) -> None:
         if not self.paths:
             self.parts.append((keys, counts))
             return
         for path, array in zip(self.paths, (keys, counts), strict=True):
-            with path.open("ab") as file:
-                file.write(np.ascontiguousarray(array, np.int64).data)
+            _append(path, array)
 
 
 def _walk(levels: list[Level], text: Array, vocab_size: int) -> list[int]:
     """Return the nodes of the first 1, 2, ... characters of `text`."""
-    nodes = [int(text[0])] if len(text) else []
+    nodes = text[:1].astype(np.int64)
     for level, symbol in zip(levels[1:], text[1:], strict=False):
-        nodes.append(int(level.find(np.array(nodes[-1] * vocab_size + int(symbol)))))
-    return nodes
+        nodes = np.append(nodes, level.find(nodes[-1:] * vocab_size + symbol))
+    return nodes.tolist()

@@ -7,10 +7,8 @@ nothing depends on how wide the alphabet or how long the context is.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -42,6 +40,7 @@ class NGramModel(LanguageModel):
         self.order = order
         self.memory = order - 1
         self.backs_off = backs_off
+        self.register_buffer("keys_1", torch.empty(0))  # says where the model is
         self.set_tables([Table(np.arange(vocab_size), np.zeros(vocab_size), np.ones(1))])
 
     @property
@@ -81,69 +80,98 @@ class NGramModel(LanguageModel):
             inside = not len(keys) or (keys[0] >= 0 and keys[-1] < contexts * self.vocab_size)
             if not inside or not bool((keys.diff() > 0).all()):
                 raise ValueError(f"keys_{k} are not increasing keys of {self.vocab_size} symbols")
-            for part, tensor in (("share", share), ("left_over", left_over)):
-                if not bool(((tensor >= 0) & (tensor <= 1 + 1e-6)).all()):
-                    raise ValueError(f"{part}_{k} holds values that are no probabilities")
+            whole_share = left_over.double().index_add(0, keys // self.vocab_size, share.double())
+            # NaN compares as false: it is refused here too.
+            if not bool((share >= 0).all() and ((whole_share - 1).abs() < 1e-5).all()):
+                raise ValueError(f"share_{k} and left_over_{k} are not probabilities that sum to 1")
             contexts = len(keys)
         self.set_tables(
             [Table(*(tensors[f"{p}_{k}"].numpy() for p in PARTS)) for k in range(1, self.order + 1)]
         )
 
     def set_tables(self, tables: Iterable[Table]) -> None:
-        """Take the tables of all orders, the lowest first; orders without one stay empty."""
-        vocab_size, contexts = self.vocab_size, 1
-        tables = list(tables)
-        empty = np.empty(0)
+        """Take the tables of all orders, the lowest first; orders without one stay empty.
+
+        They are copied to memory, where they must fit: 16 bytes an n-gram, and 8 for where its
+        followers begin.
+        """
+        tables, device = iter(tables), self.device
+        contexts, nothing = 1, np.empty(0)
+        found: dict[str, Tensor] = {}
         for k in range(1, self.order + 1):
-            table = tables[k - 1] if k <= len(tables) else Table(empty, empty, np.ones(contexts))
-            keys = torch.from_numpy(np.ascontiguousarray(table.keys, np.int64))
-            self.register_buffer(f"keys_{k}", keys)
-            self.register_buffer(f"share_{k}", _floats(table.share))
-            self.register_buffer(f"left_over_{k}", _floats(table.left_over))
-            edges = torch.arange(contexts + 1) * vocab_size
-            self.register_buffer(f"first_{k}", torch.searchsorted(keys, edges), persistent=False)
+            table = next(tables, None) or Table(nothing, nothing, np.ones(contexts))
+            keys = torch.from_numpy(np.array(table.keys, np.int64))
+            edges = torch.arange(0, contexts * self.vocab_size + 1, self.vocab_size)
+            found[f"keys_{k}"] = keys
+            found[f"share_{k}"] = torch.from_numpy(np.array(table.share, np.float32))
+            found[f"left_over_{k}"] = torch.from_numpy(np.array(table.left_over, np.float32))
+            found[f"first_{k}"] = torch.searchsorted(keys, edges)
             contexts = len(keys)
+        for name, tensor in found.items():
+            self.register_buffer(name, tensor.to(device), persistent=not name.startswith("first"))
 
     def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return log-probabilities: logits whose softmax is themselves. T is not limited."""
-        uniform = 1 / self.vocab_size
-        _, share, left_over = self._table(1)
-        p = (share + left_over * uniform).repeat(idx.numel(), 1)
-        for k, context in enumerate(self._contexts(idx), start=2):
+        weight = self._ones(idx)
+        p = weight.new_zeros(idx.numel(), self.vocab_size)
+        for k, row, context in self._known(idx):
             keys, share, left_over = self._table(k)
-            if not self.backs_off:
-                p.view(*idx.shape, -1)[:, k - 2 :] = uniform
-            rows = torch.nonzero(context.flatten() >= 0)[:, 0]
-            node = context.flatten()[rows]
-            p[rows] *= left_over[node, None]
             # Each row's followers stand side by side in the table: count them off.
             first = self.get_buffer(f"first_{k}")
-            begin, many = first[node], first[node + 1] - first[node]
+            begin, many = first[context], first[context + 1] - first[context]
             behind = torch.repeat_interleave(begin - many.cumsum(0) + many, many)
             follower = behind + torch.arange(len(behind), device=idx.device)
             symbol = keys[follower] % self.vocab_size
-            row = torch.repeat_interleave(rows, many)
-            p.view(-1)[row * self.vocab_size + symbol] += share[follower]
-        return p.log().view(*idx.shape, self.vocab_size)
+            of_row = torch.repeat_interleave(row, many)
+            p.view(-1)[of_row * self.vocab_size + symbol] += weight[of_row] * share[follower]
+            weight[row] *= left_over[context]
+        p += weight[:, None] * self._shortest()
+        return p.log_().float().view(*idx.shape, self.vocab_size)
 
     def log_probability(
         self, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
     ) -> Float[Tensor, "B T"]:
         """Return the log-probability of each target alone, in nats: one look-up an order."""
-        uniform = 1 / self.vocab_size
-        _, share, left_over = self._table(1)
-        p = share[targets] + left_over * uniform
-        for k, context in enumerate(self._contexts(idx), start=2):
+        weight = self._ones(idx)
+        p, target = torch.zeros_like(weight), targets.flatten()
+        for k, row, context in self._known(idx):
             _, share, left_over = self._table(k)
-            if not self.backs_off:
-                p[:, k - 2 :] = uniform
-            known = torch.nonzero((context >= 0).flatten())[:, 0]
-            node = context.flatten()[known]
-            target = self._find(k, node * self.vocab_size + targets.flatten()[known])
-            # An order may have no table: before the fit, or for a text too short for it.
-            gained = torch.where(target >= 0, share[target], 0.0) if len(share) else 0.0
-            p.view(-1)[known] = p.view(-1)[known] * left_over[node] + gained
-        return p.log()
+            node = self._find(k, context * self.vocab_size + target[row])
+            if len(share):  # no table before the fit, nor for a text too short for this order
+                p[row] += weight[row] * torch.where(node >= 0, share[node], 0.0)
+            weight[row] *= left_over[context]
+        p += weight * self._shortest()[target]
+        return p.log_().float().view(idx.shape)
+
+    def _known(
+        self, idx: Int[Tensor, "B T"]
+    ) -> Iterator[tuple[int, Int[Tensor, "R"], Int[Tensor, "R"]]]:
+        """Yield, for each order from the highest to 2, which positions it has a context for.
+
+        Yields:
+            The order k, the positions in the flattened `idx`, and the nodes of their contexts.
+        """
+        contexts = list(self._contexts(idx))
+        for k in range(self.order, 1, -1):
+            context = contexts.pop()
+            if not self.backs_off and k < self.order:
+                context[:, k - 1 :] = -1  # those with more before them asked the order above
+            row = torch.nonzero(context.flatten() >= 0)[:, 0]
+            yield k, row, context.flatten()[row]
+
+    def _ones(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "N"]:
+        """Return what the highest order leaves to begin with, in the precision to add up in.
+
+        Where long runs of a text repeat, a product of left-overs can be smaller than any float32.
+        """
+        dtype = torch.float32 if idx.device.type == "mps" else torch.float64  # MPS has no float64
+        return torch.ones(idx.numel(), dtype=dtype, device=idx.device)
+
+    def _shortest(self) -> Float[Tensor, "V"]:
+        """Return the distribution that stands below order 2."""
+        _, share, left_over = self._table(1)
+        uniform = torch.full_like(share, 1 / self.vocab_size)
+        return share + left_over * uniform if self.backs_off or self.order == 1 else uniform
 
     def _contexts(self, idx: Int[Tensor, "B T"]) -> Iterator[Int[Tensor, "B T"]]:
         """Yield, for k = 1 to order - 1, the node of the k-gram that ends at each position, or -1.
@@ -172,7 +200,3 @@ class NGramModel(LanguageModel):
             return torch.full_like(keys, -1)
         place = torch.searchsorted(table, keys).clamp_(max=len(table) - 1)
         return torch.where(table[place] == keys, place, -1)
-
-
-def _floats(array: npt.NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, np.float32))

@@ -81,8 +81,8 @@ def discounts(counts: Array) -> Array:
     D_i = i - (i + 1) Y n_(i + 1) / n_i (Chen and Goodman 1998, section 3).
     """
     n = np.zeros(5)
-    for first in range(0, len(counts), STRIDE):
-        n += np.bincount(np.minimum(counts[first : first + STRIDE], 5), minlength=6)[:5]
+    for some in _stretches(counts):
+        n += np.bincount(np.minimum(some, 5), minlength=6)[:5]
     estimated = [0.0]
     for i in (1, 2, 3):
         found = 0.0
@@ -93,7 +93,12 @@ def discounts(counts: Array) -> Array:
 
 
 def smooth(
-    counts: Counts, smoothing: str, *, k: float = 1.0, min_count: int = 1
+    counts: Counts,
+    smoothing: str,
+    *,
+    k: float = 1.0,
+    min_count: int = 1,
+    poll: Callable[[], None] = lambda: None,
 ) -> Iterator[Table]:
     """Yield the table of each order, the lowest first.
 
@@ -103,13 +108,17 @@ def smooth(
         k: What `add-k` adds.
         min_count: N-grams of two characters and more that occur less often are left out, once
             the discounts are known; their share goes to shorter contexts.
+        poll: Called often; may raise to stop.
+
+    Raises:
+        OSError: The disk is too small.
     """
     levels, vocab_size = counts.levels, counts.vocab_size
     # Kneser and Ney 1995: where a shorter context is asked, the longer one has failed. What
     # counts there is in how many places a k-gram stands, not how often in each.
     seen: Iterator[Array] = (level.counts for level in levels)
     if smoothing == "kneser-ney":
-        seen = chain(_left_neighbours(counts), [levels[-1].counts])
+        seen = chain(_left_neighbours(counts, poll), [levels[-1].counts])
     number, contexts = np.zeros(1, np.int64), 1  # of the level above: here the empty context
     for level, some in zip(levels, seen, strict=True):
         method: Smooth = witten_bell
@@ -118,7 +127,7 @@ def smooth(
         elif smoothing == "add-k":
             method = partial(add_k, k=k, vocab_size=vocab_size)
         threshold = 0 if level is levels[0] else min_count
-        table, number = _table(counts, level, some, threshold, number, contexts, method)
+        table, number = _table(counts, level, some, threshold, number, contexts, method, poll)
         contexts = len(table.keys)
         yield table
 
@@ -131,6 +140,7 @@ def _table(
     number: Array,
     contexts: int,
     method: Smooth,
+    poll: Callable[[], None],
 ) -> tuple[Table, Array]:
     """Return one order's table, and the number of each of its nodes in it, -1 if left out.
 
@@ -142,15 +152,17 @@ def _table(
         number: Of each node of the level above in its table.
         contexts: Nodes in that table.
         method: How counts become shares.
+        poll: Called often.
     """
-    size = int(np.count_nonzero(level.counts >= threshold))
-    keys = counts.arrays.empty(size, np.int64)
-    share = counts.arrays.empty(size, np.float32)
-    left_over = counts.arrays.empty(contexts, np.float32)
+    size = sum(int(np.count_nonzero(some >= threshold)) for some in _stretches(level.counts))
+    keys = counts.arrays.zeros(size, np.int64)
+    share = counts.arrays.zeros(size, np.float32)
+    left_over = counts.arrays.zeros(contexts, np.float32)
     left_over[:] = 1.0
-    renumbered = counts.arrays.empty(len(level.keys), np.int64)
+    renumbered = counts.arrays.zeros(len(level.keys), np.int64)
     done = 0
     for start, stop in _whole_contexts(level, counts.vocab_size):
+        poll()
         parent, symbol = np.divmod(level.keys[start:stop], counts.vocab_size)
         stays, some = level.counts[start:stop] >= threshold, seen[start:stop]
         first = np.flatnonzero(np.diff(parent, prepend=-1))
@@ -178,7 +190,12 @@ def _whole_contexts(level: Level, vocab_size: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _left_neighbours(counts: Counts) -> Iterator[Array]:
+def _stretches(array: Array) -> Iterator[Array]:
+    """Cut an array that may be larger than memory into pieces."""
+    return (array[first : first + STRIDE] for first in range(0, len(array), STRIDE))
+
+
+def _left_neighbours(counts: Counts, poll: Callable[[], None]) -> Iterator[Array]:
     """Yield, for each order but the highest, in how many contexts each k-gram stands.
 
     That is the number of (k + 1)-grams that end with it, and one more for the k-gram that opens
@@ -187,14 +204,13 @@ def _left_neighbours(counts: Counts) -> Iterator[Array]:
     levels, vocab_size = counts.levels, counts.vocab_size
     suffix = np.zeros(vocab_size, np.int64)  # of each node: the same without its first character
     for depth, (shorter, level) in enumerate(pairwise(levels)):
-        seen = counts.arrays.empty(len(shorter.keys), np.int64)
-        seen[:] = 0
-        found = counts.arrays.empty(len(level.keys), np.int64)
-        for start in range(0, len(level.keys), STRIDE):
-            parent, symbol = np.divmod(level.keys[start : start + STRIDE], vocab_size)
-            nodes = shorter.find(suffix[parent] * vocab_size + symbol)
+        seen = counts.arrays.zeros(len(shorter.keys), np.int64)
+        found = counts.arrays.zeros(len(level.keys), np.int64)
+        for keys, nodes in zip(_stretches(level.keys), _stretches(found), strict=True):
+            poll()
+            parent, symbol = np.divmod(keys, vocab_size)
+            nodes[:] = shorter.find(suffix[parent] * vocab_size + symbol)
             np.add.at(seen, nodes, 1)
-            found[start : start + STRIDE] = nodes
         if depth < len(counts.opening):
             seen[counts.opening[depth]] += 1
         yield seen

@@ -1,7 +1,7 @@
 """Fitting a counted model: the same run as any other, done in one step."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from torch.optim import Optimizer
 
@@ -9,7 +9,7 @@ from charlm.config import NGramConfig
 from charlm.evaluation import Interrupted, score_windows
 from charlm.models import NGramModel
 from charlm.models.counts import count_ngrams
-from charlm.models.smoothing import Table, smooth
+from charlm.models.smoothing import smooth
 from charlm.storage import RunFolder
 from charlm.storage.atomic import scratch_folder
 from charlm.text.tokens import Ids
@@ -23,22 +23,23 @@ class Fitter(Trainer):
         return {}
 
     def _prepare(self) -> None:
-        pass
+        model, asked = self.model, self.config.model
+        if not (isinstance(model, NGramModel) and isinstance(asked, NGramConfig)):
+            raise TypeError(f"a model of type {asked.type} is trained, not fitted")
+        self.ngram, self.asked = model, asked
 
     def _spent(self) -> float:
         return float(self.state.step)
 
     def _step(self) -> Record:
         """Count the training part; the loss is on that same part, which a memory knows well."""
-        assert isinstance(self.config.model, NGramConfig)
-        assert isinstance(self.model, NGramModel)
         started = time.perf_counter()
-        fit_ngram(self.model, self.config.model, self.train, self.run, self._poll)
+        fit_ngram(self.ngram, self.asked, self.train, self.run, self._poll)
         seconds = time.perf_counter() - started
         score = score_windows(
             self.model,
             self.train,
-            self.config.model.block_size,
+            self.asked.block_size,
             max_chars=self.config.eval.max_chars,
             should_stop=self.should_stop,
         )
@@ -67,19 +68,13 @@ def fit_ngram(
         config: Its order and smoothing.
         ids: The text.
         run: Whose disk to use.
-        poll: Called often; may raise to stop.
+        poll: Called often; may raise to stop, and the model is then what it was.
 
     Raises:
         MachineError: The disk is too small or refuses.
     """
-
-    def tables() -> Iterator[Table]:
-        for table in smooth(counts, config.smoothing, k=config.add_k, min_count=config.min_count):
-            poll()
-            yield table
-
     with scratch_folder(run.path) as scratch:
-        counts = count_ngrams(
-            ids, model.vocab_size, config.order, scratch=scratch, progress=lambda chars: poll()
+        counts = count_ngrams(ids, model.vocab_size, config.order, scratch=scratch, poll=poll)
+        model.set_tables(
+            smooth(counts, config.smoothing, k=config.add_k, min_count=config.min_count, poll=poll)
         )
-        model.set_tables(tables())
