@@ -1,43 +1,185 @@
+import bz2
+import gzip
+import lzma
 import math
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from charlm.evaluation import baselines, counted_bigram
-from charlm.text import IdArray
+from charlm.evaluation import Interrupted, baselines, climb
+from charlm.evaluation.baselines import added_bytes, choose_order, kneser_ney, utf8
+from charlm.models import NGramModel, surprisal
+from charlm.models.counts import count_ngrams
+from charlm.models.smoothing import smooth
+from charlm.text import ByteTokenizer, CharTokenizer, IdArray
+from tests.conftest import TEXT
 
 TRAIN = "abracadabra alakazam"
 HELD_OUT = "a cadabra zam"
-ALPHABET = sorted(set(TRAIN))
+LETTERS = CharTokenizer(TRAIN)
+NAMES = ["uniform", "unigram", "bigram", "trigram", "5-gram"]
 
 
-def encode(text):
-    return IdArray(np.array([ALPHABET.index(c) for c in text]))
+def ladder(train, held_out, tokenizer=LETTERS, **named):
+    given = (IdArray(tokenizer.encode(text)) for text in (train, held_out))
+    return climb(*given, tokenizer, **named)
 
 
-def test_the_bigram_equals_counting_in_a_loop_with_one_added():
-    pairs = Counter(pairwise(TRAIN))
-    firsts = Counter(TRAIN[:-1])
-    total = -sum(
-        math.log((pairs[a, b] + 1) / (firsts[a] + len(ALPHABET))) for a, b in pairwise(HELD_OUT)
+def test_guessing_and_the_two_lowest_orders_equal_counting_in_a_loop():
+    V = LETTERS.vocab_size
+    singles, pairs, firsts = Counter(TRAIN), Counter(pairwise(TRAIN)), Counter(TRAIN[:-1])
+    scored = list(pairwise(HELD_OUT))
+    unigram = [-math.log((singles[b] + 1) / (len(TRAIN) + V)) for _, b in scored]
+    bigram = [-math.log((pairs[a, b] + 1) / (firsts[a] + V)) for a, b in scored]
+
+    found = ladder(TRAIN, HELD_OUT)
+
+    assert found.scored == len(HELD_OUT) - 1
+    assert found.loss_nats("uniform") == pytest.approx(math.log(V))
+    assert found.loss_nats("unigram") == pytest.approx(np.mean(unigram), abs=1e-6)
+    assert found.loss_nats("bigram") == pytest.approx(np.mean(bigram), abs=1e-6)
+
+
+def test_one_walk_gives_every_order_the_loss_of_the_model_fitted_to_it_alone():
+    rng = np.random.default_rng(0)
+    text = np.minimum(rng.geometric(0.5, 700), 6) - 1  # the held-out part has unseen contexts
+    train, held_out = IdArray(text[:400]), IdArray(text[400:])
+    losses = dict(kneser_ney(count_ngrams(train, 6, 8), held_out, range(1, 9)))
+
+    assert list(losses) == list(range(1, 9))
+    for order, loss in losses.items():
+        model = NGramModel(6, 8, order)
+        model.set_tables(smooth(count_ngrams(train, 6, order), "kneser-ney"))
+        ids = torch.from_numpy(held_out.ids)[None]
+        alone = surprisal(model, ids[:, :-1], ids[:, 1:]).double().mean()
+        assert loss == pytest.approx(float(alone), abs=1e-6)
+
+
+def test_only_the_orders_asked_for_are_yielded():
+    counts = count_ngrams(IdArray(LETTERS.encode(TRAIN)), LETTERS.vocab_size, 5)
+    text = IdArray(LETTERS.encode(HELD_OUT))
+    every = dict(kneser_ney(counts, text, range(1, 6)))
+
+    assert dict(kneser_ney(counts, text, {3, 5, None})) == {3: every[3], 5: every[5]}
+
+
+def test_the_order_is_chosen_without_a_look_at_the_held_out_part():
+    tokenizer = CharTokenizer(TEXT)
+    train = IdArray(tokenizer.encode(TEXT))
+    fit, tune = IdArray(train.ids[:-258]), IdArray(train.ids[-258:])
+    losses = dict(kneser_ney(count_ngrams(fit, tokenizer.vocab_size, 10), tune, range(1, 11)))
+    order = choose_order(train, tokenizer.vocab_size)
+
+    assert all(losses[k + 1] < losses[k] for k in range(1, order))
+    assert order == 10 or losses[order + 1] >= losses[order]
+    assert (
+        ladder(TEXT, "the the", tokenizer).order == ladder(TEXT, "lazy", tokenizer).order == order
     )
-
-    score = counted_bigram(encode(TRAIN), encode(HELD_OUT), len(ALPHABET))
-
-    assert score.chars == len(HELD_OUT) - 1
-    assert score.loss_nats == pytest.approx(total / (len(HELD_OUT) - 1))
+    assert ladder(TEXT, "the the", tokenizer, max_order=2).order == 2
 
 
-def test_pieces_of_any_size_give_the_same_counts(monkeypatch):
-    whole = counted_bigram(encode(TRAIN), encode(HELD_OUT), len(ALPHABET))
-    for size in (1, 2, 3, 7):
-        monkeypatch.setattr(baselines, "CHUNK", size)
-        score = counted_bigram(encode(TRAIN), encode(HELD_OUT), len(ALPHABET))
-        assert score.loss_nats == pytest.approx(whole.loss_nats)
-        assert score.chars == whole.chars
+def test_compressors_are_charged_what_the_held_out_part_adds():
+    text = Path(__file__).read_text()
+    before, after = text[:-1000], text[-1000:]
+    found = ladder(before, after, CharTokenizer(text))
+
+    sizes = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
+    for name, compress in sizes.items():
+        added = len(compress(text.encode())) - len(compress(before.encode()))
+        (rung,) = (rung for rung in found.rungs if rung.name == name)
+        assert rung.score.chars == 1000
+        assert rung.score.bits_per_char == pytest.approx(8 * added / 1000)
+        assert 100 < added < 500
 
 
-def test_a_table_too_large_for_its_worth_is_not_counted():
-    assert counted_bigram(encode(TRAIN), encode(HELD_OUT), 5000) is None
+def test_more_of_the_same_costs_a_compressor_nothing():
+    before, after = TEXT[:-300], TEXT[-300:]
+    smaller = len(bz2.compress(TEXT.encode())) - len(bz2.compress(before.encode()))
+
+    assert smaller < 0
+    assert added_bytes(bz2.BZ2Compressor, before.encode(), after.encode()) == 0
+
+
+def test_a_text_in_pieces_is_compressed_as_a_whole(monkeypatch):
+    whole = [rung.score for rung in ladder(TEXT, TEXT[:99], CharTokenizer(TEXT)).rungs]
+    monkeypatch.setattr(baselines, "PIECE", 100)
+
+    assert [rung.score for rung in ladder(TEXT, TEXT[:99], CharTokenizer(TEXT)).rungs] == whole
+
+
+def test_a_long_text_is_capped_and_says_so(monkeypatch):
+    monkeypatch.setattr(baselines, "MAX_COUNTED", 100)
+    monkeypatch.setattr(baselines, "MAX_SCORED", 30)
+    monkeypatch.setattr(baselines, "MAX_COMPRESSED", 50)
+    monkeypatch.setattr(baselines, "MAX_ADDED", 20)
+    tokenizer = CharTokenizer(TEXT)
+
+    found = ladder(TEXT, TEXT, tokenizer)
+
+    assert (found.counted, found.scored, found.compressed, found.added) == (100, 30, 50, 20)
+    nearest = ladder(TEXT[-100:], TEXT[:31], tokenizer)
+    assert [r.score for r in found.rungs[:6]] == [r.score for r in nearest.rungs[:6]]
+
+
+def test_the_characters_count_as_their_bytes_in_utf_8():
+    text = "a\u00e9\u20ac\U0001f600a"
+    tokenizer = CharTokenizer(text)
+    data = np.arange(256, dtype=np.uint8)
+
+    assert utf8(tokenizer.encode(text), tokenizer) == text.encode()
+    assert utf8(data, ByteTokenizer()) == bytes(range(256))
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "tokenizer"),
+    [
+        ("ab", "ba", CharTokenizer("ab")),
+        ("a" * 50, "aaa", CharTokenizer("a")),
+        ("a" * 50, "bb", CharTokenizer("ab")),
+        ("abc" * 20, "cab", ByteTokenizer()),
+        ("abc" * 20, "cab", CharTokenizer(map(chr, range(0xD800)))),
+    ],
+    ids=["shortest", "one symbol", "nothing known", "bytes", "large alphabet"],
+)
+def test_odd_texts_have_a_ladder_too(train, held_out, tokenizer):
+    found = ladder(train, held_out, tokenizer)
+
+    assert [rung.name for rung in found.rungs[:5]] == NAMES
+    assert (found.order is None) == (len(train) < 20)
+    assert all(0 <= rung.score.loss_nats < 150 for rung in found.rungs)
+    assert all(rung.seconds >= 0 for rung in found.rungs)
+
+
+def test_a_loss_has_its_place_between_two_rungs():
+    found = ladder(TEXT, TEXT[:300], CharTokenizer(TEXT))
+    names = [r.name for r in sorted(found.rungs, key=lambda r: -r.score.loss_nats)]
+
+    def place(loss):
+        return tuple(rung and rung.name for rung in found.place(loss))
+
+    assert place(math.inf) == (None, names[0])
+    assert place(found.loss_nats(names[0])) == (None, names[0])
+    assert place(found.loss_nats(names[2]) - 1e-9) == (names[2], names[3])
+    assert place(-1.0) == (names[-1], None)
+
+
+def test_a_climb_stops_when_it_is_asked_to():
+    polled = 0
+
+    def after(calls):
+        def stop():
+            nonlocal polled
+            polled += 1
+            return polled > calls
+
+        return stop
+
+    for calls in range(20):  # within the choice of the order, the counting and the compressing
+        polled = 0
+        with pytest.raises(Interrupted):
+            ladder(TEXT, TEXT[:99], CharTokenizer(TEXT), should_stop=after(calls))
+        assert polled == calls + 1

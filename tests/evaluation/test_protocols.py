@@ -73,7 +73,10 @@ def test_a_model_that_forgets_everything_can_be_streamed():
     model = Remembers(1)
     model.memory = 0
 
-    assert [i for i, _ in targets(stream(model).passes(40_000, 1))] == list(range(1, 40_001))
+    found = targets(stream(model).passes(40_000, 1))
+
+    assert [i for i, _ in found] == list(range(1, 40_001))
+    assert all(start < i for i, start in found)  # it is still shown a character to answer at
 
 
 def test_models_that_look_a_probability_up_are_shown_more_at_once():

@@ -43,22 +43,28 @@ def test_a_long_text_has_longer_blocks_not_more():
 
 
 def test_the_interval_is_made_of_means_of_drawn_blocks(monkeypatch):
-    monkeypatch.setattr(module, "FEWEST_BLOCKS", 2)
+    monkeypatch.setattr(module, "FEWEST_BLOCKS", 3)
     monkeypatch.setattr(module, "RESAMPLES", 4)
-    sums, counts = np.array([10.0, 40.0]), np.array([10, 5])
-    # Of four resamples of two blocks each, taken as they come from the generator of words.
-    drawn = np.random.Philox(key=module.SEED).random_raw(8) % 2
-    means = sorted(
-        (sums[a] + sums[b]) / (counts[a] + counts[b]) for a, b in drawn.reshape(4, 2).tolist()
-    )
-    assert set(np.round(means, 3)) <= {1.0, 3.333, 8.0}  # both short, one of each, both long
-    assert len(set(means)) > 1
+    sums, counts = np.array([10.0, 41.0, 300.0]), np.array([10, 10, 5])
+    # Four resamples of three blocks each, taken as they come from the generator of words.
+    drawn = (np.random.Philox(key=module.SEED).random_raw(12) % 3).reshape(4, 3).tolist()
+    means = sorted(sum(sums[i] for i in row) / sum(counts[i] for i in row) for row in drawn)
+    assert len(set(means)) == 4
 
     low, high = block_bootstrap(sums, counts)
 
     # The 2.5th percentile of 4 values lies 0.075 of the way from the first to the second.
     assert low == pytest.approx(means[0] + 0.075 * (means[1] - means[0]))
     assert high == pytest.approx(means[3] - 0.075 * (means[3] - means[2]))
+
+
+def test_a_shorter_last_block_counts_for_less():
+    tally = Tally(20_500)
+    tally.add(np.full(20_500, 2.0))
+
+    interval = tally.interval()
+
+    assert (interval.low, interval.high, interval.blocks) == (2.0, 2.0, 21)
 
 
 def test_a_few_blocks_give_no_interval():
