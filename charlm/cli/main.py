@@ -12,6 +12,7 @@ import typer
 
 from charlm import __version__
 from charlm.cli import (
+    baselines,
     config,
     data,
     doctor,
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("sample")(sample.sample)
 app.command("eval")(evaluate.evaluate)
+app.command("baselines")(baselines.baselines)
 app.command("explain")(explain.explain)
 app.command("gradcheck")(gradcheck.gradcheck)
 app.command("graph", cls=graph.GraphCommand)(graph.graph)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli import output
+from charlm.cli.baselines import as_json, reached, table
 from charlm.cli.signals import Stopped, StopSignals
 from charlm.errors import UsageError
 
 if TYPE_CHECKING:
     from charlm.config import Config, ModelConfig
+    from charlm.evaluation import Ladder
     from charlm.storage import RunFolder
     from charlm.training.loop import Trainer
     from charlm.training.setup import PreparedRun
@@ -164,6 +166,12 @@ def _train(
     commit_resume(prepared)
     if not quiet:
         _introduce(prepared, trainer)
+    # A budget of minutes is to end on time, so what belongs to it comes before the first step.
+    early = not quiet or config.train.minutes is not None
+    ladder = _baselines(prepared, stop) if early else None
+    if ladder and not quiet:
+        for line in table(ladder, config.data.unit):
+            output.say(f"  {line}")
     with nullcontext() if quiet else _Bar(config, trainer) as bar:
         for record in trainer.records():
             if bar:
@@ -175,7 +183,7 @@ def _train(
         return stop.exit_code
     if not trainer.state.step and config.train.minutes:
         output.note("the time was over before the first step; start-up counts, allow more")
-    _conclude(prepared, trainer, json)
+    _conclude(prepared, trainer, ladder if early else _baselines(prepared, stop), json)
     if not quiet:
         output.say(f"{trainer.state.seconds:.0f} s; sample from it: charlm sample --run {run}")
     return 0
@@ -261,16 +269,26 @@ class _Bar:
             output.say(f"{'':{self.width + 7}}{record['text'].strip()[:72]!r}")
 
 
-def _conclude(prepared: "PreparedRun", trainer: "Trainer", json: bool) -> None:
-    """Print what came of it, beside what counting pairs of characters reaches."""
-    from charlm.evaluation import Score, counted_bigram
+def _baselines(prepared: "PreparedRun", stop: StopSignals) -> "Ladder | None":
+    """Score what needs no training; None if it is switched off, impossible or interrupted."""
+    from charlm.evaluation import Interrupted, climb
 
-    state, run = trainer.state, prepared.run.path
-    splits = prepared.corpus.splits
-    baseline = None
-    if len(splits["val"]) > 1:
-        vocab = prepared.tokenizer.vocab_size
-        baseline = counted_bigram(splits["train"], splits["val"], vocab)
+    train, val = (prepared.corpus.splits[name] for name in ("train", "val"))
+    if not prepared.config.eval.baselines or len(val) < 2:
+        return None
+    try:
+        return climb(train, val, prepared.tokenizer, should_stop=stop.requested)
+    except Interrupted:
+        return None
+
+
+def _conclude(
+    prepared: "PreparedRun", trainer: "Trainer", ladder: "Ladder | None", json: bool
+) -> None:
+    """Print what came of it, beside what is reached without training."""
+    from charlm.evaluation import Score
+
+    state, run, best = trainer.state, prepared.run.path, trainer.state.best_loss_nats
     if json:
         output.result_json(
             {
@@ -279,8 +297,10 @@ def _conclude(prepared: "PreparedRun", trainer: "Trainer", json: bool) -> None:
                 "loss_nats": state.val_loss_nats,
                 "best_loss_nats": state.best_loss_nats,
                 "best_step": state.best_step if state.best_loss_nats is not None else None,
-                "counted_bigram_nats": baseline.loss_nats if baseline else None,
+                "counted_bigram_nats": ladder.loss_nats("bigram") if ladder else None,
                 "seconds": round(state.seconds, 3),
+                "baselines": as_json(ladder)["baselines"] if ladder else None,
+                "reached": reached(ladder, best) if ladder and best is not None else None,
             }
         )
         return
@@ -298,8 +318,8 @@ def _conclude(prepared: "PreparedRun", trainer: "Trainer", json: bool) -> None:
             output.result(
                 f"best             {state.best_loss_nats:.4f} nats  (step {state.best_step})"
             )
-        if baseline:
-            output.result(f"counted bigram   {baseline.loss_nats:.4f} nats  (no training at all)")
+        if ladder:
+            output.result(f"reached          {reached(ladder, state.best_loss_nats)}")
 
 
 def _refuse_half_set_launch() -> None:

@@ -215,7 +215,7 @@ class NGramConfig(_Model):
     smoothing: Literal["kneser-ney", "witten-bell", "add-k"] = "kneser-ney"
     """What becomes of rare and unseen contexts: `kneser-ney` (modified, interpolated) asks shorter
     ones, `witten-bell` too; `add-k` adds `add_k` to each count of the full context."""
-    add_k: Annotated[float, Field(gt=0), Number] = 1.0
+    add_k: Annotated[float, Field(ge=1e-6, le=1e6), Number] = 1.0
     """What `add-k` adds to every count."""
     min_count: Size = 1
     """Leave out n-grams, of two characters and more, that occur less often."""
@@ -334,6 +334,8 @@ class EvalConfig(_Section):
 
     max_chars: Size | None = 200_000
     """Characters scored at each evaluation, spread evenly over the part; null scores all of it."""
+    baselines: bool = True
+    """Print what n-grams and compressors reach before training, and which of them it got past."""
 
 
 class SampleConfig(_Section):

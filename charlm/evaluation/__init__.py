@@ -5,8 +5,17 @@ Read in this order: `score` (the units, and how sure a figure is), `protocols` (
 reaches).
 """
 
-from charlm.evaluation.baselines import counted_bigram
+from charlm.evaluation.baselines import Ladder, Rung, climb
 from charlm.evaluation.score import Interval, Score
 from charlm.evaluation.scoring import Interrupted, score_text, score_windows
 
-__all__ = ["Interrupted", "Interval", "Score", "counted_bigram", "score_text", "score_windows"]
+__all__ = [
+    "Interrupted",
+    "Interval",
+    "Ladder",
+    "Rung",
+    "Score",
+    "climb",
+    "score_text",
+    "score_windows",
+]

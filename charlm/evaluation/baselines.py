@@ -1,49 +1,322 @@
-"""What counting alone reaches on a text: the bar that a trained model must clear."""
+"""What a text costs without training: the rungs that a trained model must climb past.
 
-from collections.abc import Callable, Iterator
-from typing import Any
+Counted models, from guessing to the best n-gram, and the compressors that everyone has. All see the
+training part first and are scored on what comes after it, so that they do the task of the model
+beside which they stand:
+
+    uniform                every symbol alike: ln V
+    unigram, bigram        counted, one added to every count (Laplace's rule of succession)
+    trigram, 5-gram        counted, modified Kneser-Ney
+    best Kneser-Ney        of the order that suits this text
+    gzip, bzip2, xz        what the held-out part adds to the training part when both are compressed
+
+The order is chosen on the end of the training part, by counts that do not include it; only then is
+the whole training part counted, and the held-out part looked at, once.
+"""
+
+import bz2
+import lzma
+import math
+import time
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from charlm.evaluation.score import Score
-from charlm.text.tokens import Ids
+from charlm.evaluation.scoring import Interrupted
+from charlm.models.counts import Counts, count_ngrams
+from charlm.models.smoothing import Table, smooth
+from charlm.text.tokenizer import CharTokenizer, Tokenizer
+from charlm.text.tokens import IdArray, Ids
 
 _Array = npt.NDArray[Any]
 
-CHUNK = 1 << 20
-MAX_CHARS = 50_000_000  # counted or scored at most: more no longer moves these figures
-MAX_VOCAB = 4096  # of the bigram's V x V table: 128 MiB of counts
+MAX_ORDER = 10
+FIXED_ORDERS = {3: "trigram", 5: "5-gram"}
+
+# A text of any size takes seconds. The counts are of the training part's end, which is nearest.
+MAX_COUNTED = 5_000_000  # characters of the training part
+MAX_SCORED = 500_000  # characters of the held-out part
+MAX_CHOOSING = 100_000  # characters that the order is chosen on
+# xz takes longest, and looks back 8 MiB; gzip looks back 32 KiB and bzip2 900 kB.
+MAX_COMPRESSED = 2_000_000  # characters of the training part
+MAX_ADDED = 200_000  # characters of the held-out part
+PIECE = 1 << 18  # bytes compressed between two looks at `should_stop`
 
 
-def counted_bigram(train: Ids, held_out: Ids, vocab_size: int) -> Score | None:
-    """Score held-out text by how often each pair of characters occurs in the training text.
+@dataclass(frozen=True)
+class Rung:
+    """One baseline.
 
-    One is added to every count, so no pair is impossible (Laplace's rule of succession). This is
-    the closed form of what gradient descent on the bigram table approaches.
+    Args:
+        name: What it is.
+        score: On the held-out part.
+        seconds: What it took; what several rungs share is in the first of them.
+    """
+
+    name: str
+    score: Score
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The baselines of one text.
+
+    Args:
+        rungs: As listed at the head of this file.
+        counted: Characters of the training part that the n-grams were counted in.
+        scored: Characters of the held-out part that they were scored on.
+        compressed: Characters of the training part that the compressors were given.
+        added: Characters of the held-out part that were compressed with them.
+        order: The best; None if the training part was too short to choose one.
+    """
+
+    rungs: tuple[Rung, ...]
+    counted: int
+    scored: int
+    compressed: int
+    added: int
+    order: int | None
+
+    def loss_nats(self, name: str) -> float:
+        """Return the loss of the rung called `name`."""
+        return next(rung.score.loss_nats for rung in self.rungs if rung.name == name)
+
+    def place(self, loss_nats: float) -> tuple[Rung | None, Rung | None]:
+        """Return the lowest rung that a loss is below and the highest that it is not, or None."""
+        descending = sorted(self.rungs, key=lambda rung: -rung.score.loss_nats)
+        passed = sum(loss_nats < rung.score.loss_nats for rung in descending)
+        around = [None, *descending, None]
+        return around[passed], around[passed + 1]
+
+
+def climb(
+    train: Ids,
+    held_out: Ids,
+    tokenizer: Tokenizer,
+    *,
+    max_order: int = MAX_ORDER,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Ladder:
+    """Score the held-out part of a text by all that needs no training.
+
+    Nothing is drawn at random, and all is done in one thread.
+
+    Args:
+        train: The training part, at least 1 character.
+        held_out: What comes right after it, at least 2 characters.
+        tokenizer: Of both.
+        max_order: The longest n-gram that is tried.
+        should_stop: Polled often.
+
+    Raises:
+        Interrupted: `should_stop` said so.
+    """
+    vocab_size = tokenizer.vocab_size
+    counted = _last(train, MAX_COUNTED)
+    scored = IdArray(held_out.read(0, min(len(held_out), MAX_SCORED + 1)))
+    rungs: list[Rung] = []
+    since = time.perf_counter()
+
+    def add(name: str, chars: int, loss_nats: float) -> None:
+        nonlocal since
+        now = time.perf_counter()
+        rungs.append(Rung(name, Score(chars, loss_nats), now - since))
+        since = now
+
+    predictions = len(scored) - 1
+    add("uniform", predictions, math.log(vocab_size))
+    order = choose_order(counted, vocab_size, max_order, should_stop)
+    choosing, since = time.perf_counter() - since, time.perf_counter()
+
+    counts = _count(counted, vocab_size, max(*FIXED_ORDERS, order or 0), should_stop)
+    add("unigram", predictions, add_one(counts, scored, 1))
+    add("bigram", predictions, add_one(counts, scored, 2))
+    losses = {}
+    for k, loss in kneser_ney(counts, scored, {*FIXED_ORDERS, order}, should_stop):
+        losses[k] = loss
+        if k in FIXED_ORDERS:
+            add(FIXED_ORDERS[k], predictions, loss)
+    if order:
+        add(f"best Kneser-Ney, order {order}", predictions, losses[order])
+        rungs[-1] = replace(rungs[-1], seconds=rungs[-1].seconds + choosing)
+
+    before = _last(train, MAX_COMPRESSED).ids
+    after = held_out.read(0, min(len(held_out), MAX_ADDED))
+    texts = utf8(before, tokenizer), utf8(after, tokenizer)
+    for name, new in COMPRESSORS.items():
+        bits = 8 * added_bytes(new, *texts, should_stop) / len(after)
+        add(name, len(after), bits * math.log(2))
+    return Ladder(tuple(rungs), len(counted), predictions, len(before), len(after), order)
+
+
+def choose_order(
+    train: IdArray,
+    vocab_size: int,
+    max_order: int = MAX_ORDER,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> int | None:
+    """Return the order of the Kneser-Ney model that is best on the end of the training part.
+
+    Args:
+        train: The training part, (N,). Its last tenth, 100,000 characters at most, is scored by
+            what the rest counts.
+        vocab_size: Number of distinct characters (V).
+        max_order: The longest n-gram that is tried.
+        should_stop: Polled often.
 
     Returns:
-        None if the V x V table would be too large to be worth its memory.
+        The first from which one character more does not help; None if a tenth is less than 2
+        characters.
     """
-    if vocab_size > MAX_VOCAB:
+    size = min(len(train) // 10, MAX_CHOOSING)
+    if size < 2:
         return None
-    counts = np.ones(vocab_size * vocab_size)
-    for ids in _chunks(train):
-        pairs = ids[:-1].astype(np.int64) * vocab_size + ids[1:]
-        counts += np.bincount(pairs, minlength=len(counts))
-    table = counts.reshape(vocab_size, vocab_size)
-    log_p = np.log(table) - np.log(table.sum(axis=1, keepdims=True))
-    return _score(held_out, lambda ids: log_p[ids[:-1], ids[1:]])
+    fit, tune = IdArray(train.ids[:-size]), IdArray(train.ids[-size:])
+    counts = _count(fit, vocab_size, max_order, should_stop)
+    best, least = 0, math.inf
+    for k, loss in kneser_ney(counts, tune, range(1, max_order + 1), should_stop):
+        if loss >= least:
+            break
+        best, least = k, loss
+    return best
 
 
-def _chunks(ids: Ids) -> Iterator[_Array]:
-    """Yield pieces that overlap by one character, so that every pair is met once."""
-    end = min(len(ids), MAX_CHARS)
-    for first in range(0, end - 1, CHUNK):
-        yield ids.read(first, min(CHUNK, end - 1 - first) + 1)
+def kneser_ney(
+    counts: Counts,
+    ids: IdArray,
+    orders: Collection[int | None],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[int, float]]:
+    """Yield each of `orders` and the mean loss of its Kneser-Ney model on a text, in nats.
+
+    They are the models that `NGramModel` looks up, at once: below its highest level, which takes
+    the counts as they are, the model of order k is the lower levels of any longer one.
+
+    Args:
+        counts: Of every order asked for.
+        ids: The text, (N,), scored but for its first character, with all context (`stream`).
+        orders: Which; None is passed over.
+        should_stop: Polled at each order.
+    """
+    first, targets = ids.ids[:1].astype(np.int64), ids.ids[1:].astype(np.int64)
+    context = np.zeros_like(targets)  # its node, at each position: so far, the empty context
+    lower = np.full(len(targets), 1 / counts.vocab_size)
+    levels = smooth(counts, "kneser-ney")
+    for k in range(1, 1 + max(order or 0 for order in orders)):
+        _poll(should_stop)
+        level = next(levels)
+        node = _find(level.keys, context, targets, counts.vocab_size)
+        if k in orders:
+            p = _interpolated(_highest(counts, k, "kneser-ney"), context, node, lower)
+            yield k, _mean_nats(p)
+        lower = _interpolated(level, context, node, lower)
+        # What ended with the target one position back is the longer context here.
+        context = np.concatenate([first, node[:-1]])
+        first = np.array([-1])  # no context of two or more characters ends at the first
 
 
-def _score(held_out: Ids, log_p: Callable[[_Array], _Array]) -> Score:
-    values = [(float(log_p(ids).sum()), len(ids) - 1) for ids in _chunks(held_out)]
-    chars = sum(count for _, count in values)
-    return Score(chars, -sum(total for total, _ in values) / chars)
+def add_one(counts: Counts, ids: IdArray, order: int) -> float:
+    """Return the mean loss of order 1 or 2 with one added to every count, in nats."""
+    text, vocab_size = ids.ids.astype(np.int64), counts.vocab_size
+    targets = text[1:]
+    context = text[:-1] if order == 2 else np.zeros_like(targets)
+    table = _highest(counts, order, "add-k")
+    node = _find(table.keys, context, targets, vocab_size)
+    uniform = np.full(len(targets), 1 / vocab_size)
+    return _mean_nats(_interpolated(table, context, node, uniform))
+
+
+def _count(ids: IdArray, vocab_size: int, order: int, should_stop: Callable[[], bool]) -> Counts:
+    return count_ngrams(ids, vocab_size, order, poll=lambda: _poll(should_stop))
+
+
+def _highest(counts: Counts, order: int, smoothing: str) -> Table:
+    """Return the table of the highest level of the model of one order."""
+    *_, table = smooth(replace(counts, levels=counts.levels[:order]), smoothing)
+    return table
+
+
+def _find(keys: _Array, context: _Array, targets: _Array, vocab_size: int) -> _Array:
+    """Return the nodes of what follows each context, -1 for those that are not there, (N,)."""
+    wanted = np.where(context >= 0, context * vocab_size + targets, -1)
+    place = np.searchsorted(keys, wanted)
+    found: _Array = np.where(np.append(keys, -2)[place] == wanted, place, -1)
+    return found
+
+
+def _interpolated(table: Table, context: _Array, node: _Array, lower: _Array) -> _Array:
+    """Return p(target | context) at each position, (N,): see `models.smoothing`."""
+    # -1 picks what is appended: a context never seen leaves all to the shorter one.
+    left_over, share = np.append(table.left_over, 1.0), np.append(table.share, 0.0)
+    p: _Array = lower * left_over[context] + share[node]
+    return p
+
+
+def _mean_nats(p: _Array) -> float:
+    return max(0.0, float(-np.log(p).mean()))  # of one symbol alone, p may be a hair above 1
+
+
+@runtime_checkable
+class Compressor(Protocol):
+    """What `bz2`, `lzma` and `zlib` have in common."""
+
+    def compress(self, data: bytes, /) -> bytes:
+        """Take a piece; return what is ready of the result."""
+
+    def flush(self) -> bytes:
+        """Return the rest of the result."""
+
+
+COMPRESSORS: dict[str, Callable[[], Compressor]] = {  # with the settings of these commands:
+    "gzip": lambda: zlib.compressobj(9),  # gzip -9
+    "bzip2": bz2.BZ2Compressor,  # bzip2, which is bzip2 -9
+    "xz": lzma.LZMACompressor,  # xz, which is xz -6
+}
+
+
+def added_bytes(
+    new: Callable[[], Compressor],
+    before: bytes,
+    after: bytes,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Return by how many bytes `before` becomes larger when `after` is compressed with it.
+
+    Never negative, though bzip2 may need less for more of the same.
+    """
+
+    def size(data: bytes) -> int:
+        compressor, total = new(), 0
+        for first in range(0, len(data), PIECE):
+            _poll(should_stop)
+            total += len(compressor.compress(data[first : first + PIECE]))
+        return total + len(compressor.flush())
+
+    return max(0, size(before + after) - size(before))
+
+
+def utf8(ids: npt.NDArray[np.integer[Any]], tokenizer: Tokenizer) -> bytes:
+    """Return the text of ids in UTF-8; in byte mode, the bytes themselves."""
+    if not isinstance(tokenizer, CharTokenizer):
+        return ids.astype(np.uint8).tobytes()
+    # Half a surrogate pair, which only utf-7 lets into a text, takes 3 bytes.
+    codes = np.frombuffer(tokenizer.alphabet.encode("utf-32-le", "surrogatepass"), "<u4")
+    text: str = codes[ids].tobytes().decode("utf-32-le", "surrogatepass")
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _last(ids: Ids, count: int) -> IdArray:
+    """Read the last `count` ids, or all."""
+    count = min(count, len(ids))
+    return IdArray(ids.read(len(ids) - count, count))
+
+
+def _poll(should_stop: Callable[[], bool]) -> None:
+    if should_stop():
+        raise Interrupted

@@ -8,7 +8,8 @@ from charlm import __version__
 from charlm.cli import output
 from charlm.errors import CharlmError
 
-VERBS = ["train", "sample", "eval", "explain", "gradcheck", "graph", "doctor", "data", "config"]
+VERBS = ["train", "sample", "eval", "baselines"]
+VERBS += ["explain", "gradcheck", "graph", "doctor", "data", "config"]
 
 
 def python(*arguments: str, **named) -> subprocess.CompletedProcess:

@@ -15,7 +15,7 @@ def test_a_tiny_run_trains_and_says_what_came_of_it(charlm, tiny):
     first, second = result.stdout.splitlines()
     assert first.startswith("validation loss  3.")
     assert first.endswith(" bits a character, step 6)")
-    assert second.startswith("counted bigram   ")
+    assert second.startswith("reached          past uniform (3.4340), short of ")
     assert result.stderr.splitlines()[0] == (
         "text   text.txt: 2,322 train, 258 val chars; 31 symbols"
     )
@@ -80,6 +80,8 @@ def test_json_is_one_object_with_the_same_loss_as_the_records(charlm, tiny):
         "best_step",
         "counted_bigram_nats",
         "seconds",
+        "baselines",
+        "reached",
     ]
     records = map(json.loads, Path("runs/tiny/metrics.jsonl").read_text().splitlines())
     losses = [record["loss_nats"] for record in records if record["kind"] == "eval"]

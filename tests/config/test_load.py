@@ -155,7 +155,7 @@ def test_an_override_without_a_key_or_a_value_is_refused(override):
         (".x=1", "sections: data, model, train, eval, sample, run"),
         ("train.max_step=1", "did you mean 'max_steps'?"),
         ("train.n_layer=1", "did you mean model.n_layer?"),
-        ("eval.zzz=1", "eval has max_chars"),
+        ("eval.zzz=1", "eval has max_chars, baselines"),
         ("model..n_layer=1", "did you mean 'n_layer'?"),
         ("data.source.x=1", "did you mean 'source'?"),
     ],

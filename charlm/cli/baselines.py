@@ -1,0 +1,144 @@
+"""charlm baselines: what a text costs without training."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from charlm.cli import output
+from charlm.cli.signals import Stopped, StopSignals
+from charlm.errors import DataError
+
+if TYPE_CHECKING:
+    from charlm.config import DataConfig
+    from charlm.evaluation.baselines import Ladder
+    from charlm.text import Corpus, Tokenizer
+
+
+def baselines(
+    text: Annotated[
+        str, typer.Argument(metavar="TEXT", help="A named text, a file, a folder, a glob, or -.")
+    ],
+    val_fraction: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Share of the text at its end to score; the rest is counted."
+        ),
+    ] = 0.1,
+    unit: Annotated[Literal["chars", "bytes"], typer.Option(help="What a symbol is.")] = "chars",
+    encoding: Annotated[str, typer.Option(help="Of the text.")] = "utf-8",
+    max_order: Annotated[
+        int, typer.Option(min=1, max=16, help="The longest n-gram that is tried.")
+    ] = 10,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> int:
+    """Score a text by what needs no training: n-grams from guessing up, and three compressors.
+
+    For example: charlm baselines my.txt
+    """
+    from charlm.config import read_config
+
+    overrides = [f"data.unit={unit}", f"data.encoding={encoding}"]
+    overrides += [f"data.val_fraction={val_fraction}"]
+    data = read_config(b"model: {type: ngram}", "charlm baselines", overrides).data
+    data = data.model_copy(update={"source": text})  # a name is no YAML
+    with StopSignals() as stop, tempfile.TemporaryDirectory(prefix="charlm-") as scratch:
+        try:
+            with stop.at_once():
+                from charlm.evaluation.baselines import climb
+
+                corpus, tokenizer = _read(data, Path(scratch))
+                parts = corpus.splits
+                ladder = climb(parts["train"], parts["val"], tokenizer, max_order=max_order)
+        except Stopped:
+            return stop.exit_code
+    if json:
+        described = {"text": text, "unit": unit, "symbols": tokenizer.vocab_size}
+        output.result_json(described | as_json(ladder))
+        return 0
+    for line in table(ladder, unit):
+        output.result(line)
+    return 0
+
+
+def _read(data: "DataConfig", scratch: Path) -> tuple["Corpus", "Tokenizer"]:
+    """Read a text twice, for its alphabet and for its ids."""
+    from charlm.text import encode_corpus, open_source, scan_text
+    from charlm.text.corpus import split_bounds
+
+    bar = output.bytes_bar(quiet=False)
+    source = open_source(data.source, output.download_bar(quiet=False))
+    scan = scan_text(source, data, lambda read: bar("reading", read))
+    for remark in scan.notes:
+        output.note(remark)
+    bounds = split_bounds(scan.size, data)
+    for name in ("train", "val"):
+        length = bounds[name][1] - bounds[name][0]
+        if length < 2:
+            raise DataError(
+                f"{data.source}: its {name} part has {length} of {scan.size:,} {data.unit} and "
+                "needs 2; use a longer text or another --val-fraction"
+            )
+    tokenizer = scan.tokenizer(data)
+    tokens = scratch / "tokens"
+    corpus = encode_corpus(
+        source, data, scan, tokenizer, tokens, lambda read: bar("encoding", read)
+    )
+    return corpus, tokenizer
+
+
+def table(ladder: "Ladder", unit: str) -> Iterator[str]:
+    """Yield the lines of the table, and how to read it."""
+    symbol = unit.removesuffix("s")
+    yield f"{'baseline':<26}{'nats':>8}{f'bits/{symbol}':>11}{'perplexity':>12}{'seconds':>9}"
+    for rung in ladder.rungs:
+        score = rung.score
+        yield (
+            f"{rung.name:<26}{score.loss_nats:8.4f}{score.bits_per_char:11.4f}"
+            f"{score.perplexity:12.3f}{rung.seconds:9.1f}"
+        )
+    yield (
+        f"counted in the last {ladder.counted:,} {unit} of the training part; the first "
+        f"{ladder.scored:,} after it scored, each with all its context (stream)"
+    )
+    chosen = ", their best order chosen on the end of the training part" if ladder.order else ""
+    yield f"unigram and bigram: one added to every count; longer ones: Kneser-Ney{chosen}"
+    yield (
+        f"compressors: what {ladder.added:,} {unit} add to the {ladder.compressed:,} before them; gzip looks back "
+        "32 KiB, bzip2 900 kB, xz 8 MiB"
+    )
+
+
+def as_json(ladder: "Ladder") -> dict[str, Any]:
+    """Return a ladder for machines."""
+    return {
+        "protocol": "stream",
+        "counted": ladder.counted,
+        "scored": ladder.scored,
+        "best_order": ladder.order,
+        "compressed": ladder.compressed,
+        "added": ladder.added,
+        "baselines": [
+            {
+                "name": rung.name,
+                "loss_nats": rung.score.loss_nats,
+                "bits_per_char": rung.score.bits_per_char,
+                "perplexity": rung.score.perplexity,
+                "seconds": round(rung.seconds, 3),
+            }
+            for rung in ladder.rungs
+        ],
+    }
+
+
+def reached(ladder: "Ladder", loss_nats: float) -> str:
+    """Say between which two rungs a loss is."""
+    past, ahead = (
+        f"{rung.name} ({rung.score.loss_nats:.4f})" if rung else None
+        for rung in ladder.place(loss_nats)
+    )
+    if past and ahead:
+        return f"past {past}, short of {ahead}"
+    return f"past every baseline, the last {past}" if past else f"no baseline; next: {ahead}"
