@@ -330,4 +330,4 @@ def _walk(levels: list[Level], text: Array, vocab_size: int) -> list[int]:
     nodes = text[:1].astype(np.int64)
     for level, symbol in zip(levels[1:], text[1:], strict=False):
         nodes = np.append(nodes, level.find(nodes[-1:] * vocab_size + symbol))
-    return nodes.tolist()
+    return [int(node) for node in nodes]

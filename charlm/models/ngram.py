@@ -17,6 +17,7 @@ from charlm.models.base import LanguageModel
 from charlm.models.smoothing import Table
 
 PARTS = ("keys", "share", "left_over")
+BYTES_A_GRAM = 24  # its parts, and where its followers begin
 
 
 class NGramModel(LanguageModel):
@@ -92,8 +93,7 @@ class NGramModel(LanguageModel):
     def set_tables(self, tables: Iterable[Table]) -> None:
         """Take the tables of all orders, the lowest first; orders without one stay empty.
 
-        They are copied to memory, where they must fit: 16 bytes an n-gram, and 8 for where its
-        followers begin.
+        They are copied to memory, where they must fit: `BYTES_A_GRAM` each.
         """
         tables, device = iter(tables), self.device
         contexts, nothing = 1, np.empty(0)
@@ -154,9 +154,10 @@ class NGramModel(LanguageModel):
         contexts = list(self._contexts(idx))
         for k in range(self.order, 1, -1):
             context = contexts.pop()
+            known = context >= 0
             if not self.backs_off and k < self.order:
-                context[:, k - 1 :] = -1  # those with more before them asked the order above
-            row = torch.nonzero(context.flatten() >= 0)[:, 0]
+                known[:, k - 1 :] = False  # those with more before them asked a longer order
+            row = torch.nonzero(known.flatten())[:, 0]
             yield k, row, context.flatten()[row]
 
     def _ones(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "N"]:

@@ -1,18 +1,22 @@
 """Fitting a counted model: the same run as any other, done in one step."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from torch.optim import Optimizer
 
 from charlm.config import NGramConfig
+from charlm.config.size import human_bytes, machine_bytes
+from charlm.errors import MachineError
 from charlm.evaluation import Interrupted, score_windows
 from charlm.models import NGramModel
 from charlm.models.counts import count_ngrams
-from charlm.models.smoothing import smooth
+from charlm.models.ngram import BYTES_A_GRAM
+from charlm.models.smoothing import Table, smooth
 from charlm.storage import RunFolder
 from charlm.storage.atomic import scratch_folder
-from charlm.text.tokens import Ids
+from charlm.text.tokens import Split
 from charlm.training.loop import Record, Trainer
 
 
@@ -59,22 +63,39 @@ class Fitter(Trainer):
 
 
 def fit_ngram(
-    model: NGramModel, config: NGramConfig, ids: Ids, run: RunFolder, poll: Callable[[], None]
+    model: NGramModel, config: NGramConfig, ids: Split, run: RunFolder, poll: Callable[[], None]
 ) -> None:
     """Count a text into a model; what does not fit into memory goes to the run folder's disk.
 
     Args:
-        model: Takes the tables.
+        model: Takes the tables, which must fit.
         config: Its order and smoothing.
         ids: The text.
         run: Whose disk to use.
         poll: Called often; may raise to stop, and the model is then what it was.
 
     Raises:
-        MachineError: The disk is too small or refuses.
+        MachineError: The disk is too small or refuses, or the tables are larger than memory.
     """
+    if config.last_chars is not None:
+        ids = replace(ids, start=max(ids.start, ids.stop - config.last_chars))
     with scratch_folder(run.path) as scratch:
         counts = count_ngrams(ids, model.vocab_size, config.order, scratch=scratch, poll=poll)
-        model.set_tables(
-            smooth(counts, config.smoothing, k=config.add_k, min_count=config.min_count, poll=poll)
+        tables = smooth(
+            counts, config.smoothing, k=config.add_k, min_count=config.min_count, poll=poll
         )
+        model.set_tables(_that_fit(tables))
+
+
+def _that_fit(tables: Iterable[Table]) -> Iterator[Table]:
+    """Pass tables on as long as this machine can hold them all."""
+    needed = 0
+    for k, table in enumerate(tables, start=1):
+        needed += BYTES_A_GRAM * len(table.keys)
+        if needed > machine_bytes():
+            raise MachineError(
+                f"model.order: the tables up to order {k} need {human_bytes(needed)} of memory and "
+                f"this machine has {human_bytes(machine_bytes())}; lower model.order, or leave "
+                "rare n-grams out (model.min_count=2)"
+            )
+        yield table
