@@ -222,6 +222,10 @@ class NGramConfig(_Model):
     last_chars: Size | None = None
     """Count only this many characters, those at the end of the training part; null counts all."""
 
+    def conflicts(self) -> Iterator[str]:  # noqa: D102
+        if self.last_chars is not None and self.last_chars < self.order:
+            yield f"last_chars {self.last_chars} is less than order {self.order}; raise it"
+
 
 SingleModelConfig = (
     BigramConfig | AveragingConfig | AttentionConfig | MultiHeadConfig | GPTConfig | NGramConfig
