@@ -92,7 +92,9 @@ def evaluate(
                 from charlm.models.saved import load_model
 
                 saved = load_model(found, checkpoint, device)
-                cut = protocols.choose(saved.model, protocol, block_size, stride)
+                cut = protocols.choose(
+                    saved.model, protocol, block_size, stride, per_char is not None
+                )
                 text = (
                     _Text(_split(saved, split), saved.tokenizer)
                     if file is None
@@ -238,8 +240,6 @@ def _lines(
         yield None
         return
 
-    from charlm.storage import machine_errors
-
     def write(scored: "Scored") -> None:
         assert scored.likeliest is not None
         likeliest = zip(scored.likeliest.ids.tolist(), scored.likeliest.p.tolist(), strict=True)
@@ -261,8 +261,7 @@ def _lines(
         out = sys.stdout
         yield write
         return
-    path = Path(per_char)
-    with machine_errors(path), path.open("w", encoding="utf-8") as out:
+    with Path(per_char).open("w", encoding="utf-8") as out:
         yield write
 
 

@@ -116,10 +116,11 @@ def sliding(block_size: int, stride: int) -> Cut:
     return Cut("sliding", block_size, stride, words)
 
 
-def stream(model: LanguageModel) -> Cut:
+def stream(model: LanguageModel, all_logits: bool = False) -> Cut:
     """Return the protocol `stream`.
 
-    Windows overlap by what the model remembers, so that cutting changes no prediction.
+    Windows overlap by what the model remembers, so that cutting changes no prediction. With
+    `all_logits`, they are short enough to work out all V probabilities of each.
 
     Raises:
         UsageError: The model's context is its window.
@@ -129,14 +130,18 @@ def stream(model: LanguageModel) -> Cut:
             f"--protocol stream: this model looks at {model.block_size} characters at most; use "
             "windows, or sliding for more context"
         )
-    stride = chars_a_pass(model)
+    stride = chars_a_pass(model, all_logits)
     words = f"each with all the context the model can use (its memory: {model.memory})"
     # The character before the first scored one is read in any case: it is the input there.
     return Cut("stream", stride + max(0, model.memory - 1), stride, words)
 
 
 def choose(
-    model: LanguageModel, name: Name, block_size: int | None = None, stride: int | None = None
+    model: LanguageModel,
+    name: Name,
+    block_size: int | None = None,
+    stride: int | None = None,
+    all_logits: bool = False,
 ) -> Cut:
     """Return the protocol called `name`.
 
@@ -145,6 +150,7 @@ def choose(
         name: `windows`, `sliding` or `stream`.
         block_size: Characters of a window; None, the model's own.
         stride: Of `sliding`; None, half the window.
+        all_logits: Whether all V probabilities will be worked out for each character.
 
     Raises:
         UsageError: A number is out of range, has no meaning here, or the model cannot do it.
@@ -154,9 +160,11 @@ def choose(
     if name == "stream":
         if block_size is not None:
             raise UsageError(f"--block-size {block_size}: --protocol stream has no window")
-        return stream(model)
+        return stream(model, all_logits)
     length = model.block_size if block_size is None else block_size
-    longest = longest_window(model)
+    longest = model.block_size
+    if model.any_length:
+        longest = max(longest, chars_a_pass(model, all_logits))
     if length > longest and not model.any_length:
         raise UsageError(f"--block-size {length}: this model looks at most at {longest} characters")
     if length > longest:
@@ -169,13 +177,15 @@ def choose(
     return sliding(length, max(1, length // 2) if stride is None else stride)
 
 
-def chars_a_pass(model: LanguageModel) -> int:
-    """Return how many predictions are made at once, within a bound on memory."""
-    if model.any_length and callable(getattr(model, "log_probability", None)):
+def chars_a_pass(model: LanguageModel, all_logits: bool = False) -> int:
+    """Return how many predictions are made at once, within a bound on memory.
+
+    Args:
+        model: What predicts.
+        all_logits: Whether all V probabilities are asked for, even of a model that need not
+            work them out to score one character.
+    """
+    looks_up = model.any_length and callable(getattr(model, "log_probability", None))
+    if looks_up and not all_logits:
         return LOOKED_UP_A_PASS
     return max(1, min(CHARS_A_PASS, LOGITS_A_PASS // model.vocab_size))
-
-
-def longest_window(model: LanguageModel) -> int:
-    """Return the longest window the model can be shown at once, in characters."""
-    return max(model.block_size, chars_a_pass(model)) if model.any_length else model.block_size

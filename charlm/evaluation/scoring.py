@@ -119,7 +119,7 @@ def score_text(
         left_out: What the model does not know, scored by the rule of `unknown`.
         by_position: Whether to average by position in the window too; for `windows`.
         each: Called with every scored character, some thousands at a time, in order. It costs
-            time: all V probabilities are worked out for each.
+            time: all V probabilities are worked out for each (`all_logits` of `protocols.choose`).
         dtype: Precision of matrix products.
         progress: Called with the known characters scored since the last call.
         should_stop: Polled between passes.
@@ -132,7 +132,7 @@ def score_text(
     tally = Tally(length + unknown)
     positions = np.zeros((2, min(cut.length, length)))  # sums and counts
     known_done, done, size = 0, 0, 0
-    passes = cut.passes(length, max(1, chars_a_pass(model) // cut.length))
+    passes = cut.passes(length, max(1, chars_a_pass(model, bool(each)) // cut.length))
     likeliest = LIKELIEST if each else 0
     # The first known character is not scored; unknown ones may stand before it.
     unscored = 0 if left_out is None else int(np.searchsorted(left_out.before, 1))

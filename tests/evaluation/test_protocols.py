@@ -85,6 +85,7 @@ def test_models_that_look_a_probability_up_are_shown_more_at_once():
             return torch.zeros(idx.shape)
 
     assert stream(Quick(3)).stride == 1 << 18
+    assert stream(Quick(3), all_logits=True).stride == 16_384
     assert stream(BigramModel(4096, 8)).stride == 4096  # times V: 64 MiB of logits
 
 
