@@ -120,6 +120,20 @@ def test_a_model_that_remembers_little_can_be_shown_any_length(charlm, tiny):
     assert stream["loss_nats"] == pytest.approx(evaluate(charlm)["loss_nats"], rel=1e-6)
 
 
+def test_a_counted_model_uses_all_the_context_it_remembers(charlm, tiny):
+    assert charlm("train", "--config", "ngram", "data.source=text.txt", "-q").code == 0
+
+    stream = evaluate(charlm, "--protocol", "stream")
+    losses = [evaluate(charlm, "--block-size", size)["loss_nats"] for size in (2, 8, 1000)]
+    charlm("eval", "--protocol", "stream", "--per-char", "chars.jsonl")
+
+    assert losses == sorted(losses, reverse=True)  # longer windows forget less
+    assert stream["loss_nats"] == pytest.approx(losses[-1], rel=1e-5)
+    lines = [json.loads(line) for line in Path("chars.jsonl").read_text().splitlines()]
+    bits = sum(line["bits"] for line in lines)
+    assert bits == pytest.approx(stream["bits_per_char"] * stream["chars"], abs=1e-3)
+
+
 def test_the_loss_by_position_is_shown_and_written(charlm, trained):
     score = evaluate(charlm, "--by-position")
     result = charlm("eval", "--by-position")
