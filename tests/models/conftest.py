@@ -1,4 +1,4 @@
-"""Every model of the course, small, as a parameter: `each_config`."""
+"""Every model of the course, small, as a parameter: `each_config`, `trained_config`."""
 
 import pytest
 
@@ -8,6 +8,7 @@ from charlm.config import (
     BigramConfig,
     GPTConfig,
     MultiHeadConfig,
+    NGramConfig,
 )
 
 VOCAB = 11
@@ -22,9 +23,16 @@ CONFIGS = {
     "modern": GPTConfig(
         type="gpt", style="modern", block_size=BLOCK, n_layer=2, n_head=3, n_embd=12
     ),
+    "ngram": NGramConfig(type="ngram", block_size=BLOCK, order=3),
 }
+TRAINED = [name for name, config in CONFIGS.items() if config.type != "ngram"]  # by gradients
 
 
 @pytest.fixture(params=CONFIGS, ids=str)
 def each_config(request):
+    return CONFIGS[request.param]
+
+
+@pytest.fixture(params=TRAINED, ids=str)
+def trained_config(request):
     return CONFIGS[request.param]

@@ -5,19 +5,31 @@ import math
 import pytest
 import torch
 
-from charlm.models import build_model, next_token_loss
+from charlm.models import NGramModel, build_model, next_token_loss
+from charlm.models.counts import count_ngrams
+from charlm.models.smoothing import smooth
+from charlm.text.tokens import IdArray
 from tests.models.conftest import BLOCK, VOCAB
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def knowing(config):
+    """A model that knows something, so that nothing passes by being zero or uniform."""
+    model = build_model(config, VOCAB, seed=1)
+    draw = torch.Generator().manual_seed(2)
+    if isinstance(model, NGramModel):
+        text = torch.randint(VOCAB, (3000,), generator=draw).numpy()
+        model.set_tables(smooth(count_ngrams(IdArray(text), VOCAB, model.order), "kneser-ney"))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=draw)
+    return model.eval()
 
 
 @pytest.fixture
 def model(each_config):
-    """A model whose zero-initialised parts are stirred, so that nothing passes by being zero."""
-    model = build_model(each_config, VOCAB, seed=1)
-    stir = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=stir)
-    return model.eval()
+    return knowing(each_config)
 
 
 @pytest.fixture
@@ -45,13 +57,17 @@ def test_the_last_character_changes_its_own_logits(model, idx):
     assert not torch.allclose(model(changed)[:, -1], model(idx)[:, -1])
 
 
-def test_the_past_changes_logits_of_every_model_but_the_bigram(model, idx, each_config):
-    changed = idx.clone()
-    changed[:, 0] = (changed[:, 0] + 1) % VOCAB
+def test_what_it_remembers_changes_its_logits_and_nothing_before_does(model, idx):
+    def logits_if_changed(at):
+        changed = idx.clone()
+        changed[:, at] = (changed[:, at] + 1) % VOCAB
+        return model(changed)[:, -1]
 
-    same = torch.allclose(model(changed)[:, -1], model(idx)[:, -1])
-
-    assert same == (each_config.type == "bigram")
+    assert model.memory in (1, 2, BLOCK)  # of the bigram, of the trigram, and of all others
+    for at in range(BLOCK - model.memory, BLOCK):
+        assert not torch.allclose(logits_if_changed(at), model(idx)[:, -1])
+    for at in range(BLOCK - model.memory):
+        assert torch.equal(logits_if_changed(at), model(idx)[:, -1])
 
 
 def test_order_of_the_past_matters_from_attention_with_positions_on(model, each_config):
@@ -87,16 +103,18 @@ def test_stepping_goes_on_past_the_block_with_the_last_window(model, generator):
     torch.testing.assert_close(logits, model(text[:, -BLOCK:])[:, -1])
 
 
-def test_weights_are_a_function_of_the_seed(each_config):
+def test_weights_are_a_function_of_the_seed(trained_config):
     def weights(seed):
-        return torch.cat([p.flatten() for p in build_model(each_config, VOCAB, seed).parameters()])
+        model = build_model(trained_config, VOCAB, seed)
+        return torch.cat([p.flatten() for p in model.parameters()])
 
     assert torch.equal(weights(3), weights(3))
-    if each_config.type != "bigram":  # its table starts at zero whatever the seed
+    if trained_config.type != "bigram":  # its table starts at zero whatever the seed
         assert not torch.equal(weights(3), weights(4))
 
 
-def test_every_parameter_gets_a_gradient(model, idx):
+def test_every_parameter_gets_a_gradient(trained_config, idx):
+    model = knowing(trained_config)
     next_token_loss(model(idx), idx.roll(-1, dims=1)).backward()
 
     for name, parameter in model.named_parameters():
@@ -104,8 +122,8 @@ def test_every_parameter_gets_a_gradient(model, idx):
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_a_model_can_learn_one_batch_by_heart(each_config, generator):
-    model = build_model(each_config, VOCAB, seed=0)
+def test_a_model_can_learn_one_batch_by_heart(trained_config):
+    model = build_model(trained_config, VOCAB, seed=0)
     # Each character determines the next, so even the bigram table can know the batch.
     x = torch.arange(BLOCK).remainder(VOCAB)[None]
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.03)
