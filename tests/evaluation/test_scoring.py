@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -193,6 +194,23 @@ def test_it_stops_when_asked_and_restores_the_mode():
         with pytest.raises(Interrupted):
             score(model, ids, 4, should_stop=lambda: True)
         assert model.training
+
+
+def test_memory_does_not_grow_with_the_text():
+    class Endless:
+        def __len__(self):
+            return 2_000_001
+
+        def read(self, first, count):
+            return np.zeros(count, np.uint8)
+
+    tracemalloc.start()
+    score = score_text(uniform(2), Endless(), windows(4000), byte_lengths=np.ones(2, np.int64))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert score.chars == 2_000_000
+    assert peak < 4_000_000  # one number for each character would take 16 MB
 
 
 def test_progress_adds_up_to_the_text():
