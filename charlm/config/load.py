@@ -5,14 +5,23 @@ unknown key is answered with the name that was probably meant.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from charlm.config.schema import Config, ModelConfig, shown
+from charlm.config.schema import (
+    Config,
+    ExpertConfig,
+    ModelConfig,
+    SingleModelConfig,
+    TrainConfig,
+    shown,
+)
 from charlm.config.yaml_file import Document, plain_scalar, read_yaml
 from charlm.errors import UsageError
 
@@ -49,6 +58,13 @@ ALIASES = {
 }
 
 _MODELS = {get_args(m.model_fields["type"].annotation)[0]: m for m in get_args(ModelConfig)}
+_SINGLE = {kind: model for kind, model in _MODELS.items() if model in get_args(SingleModelConfig)}
+
+_OF_A_KEY = re.compile(r"([a-z_]+(?:\.[a-z_]+)*): ")  # how the message of a conflict may begin
+_EXPERTS = ("model", "experts")
+_AN_EXPERT = "'counts: {model: {type: ngram}}'"
+
+KeyPath = tuple[str, ...]  # from the outermost section inwards; dotted, it is a key
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
@@ -80,14 +96,10 @@ def read_config(data: bytes, where: str, overrides: Sequence[str] = ()) -> Confi
     if not isinstance(document.value, dict):
         kind = "list" if isinstance(document.value, list) else "single value"
         raise UsageError(f"{where}: expected a mapping such as 'model: ...', got a {kind}")
+    _fill_in(document.value)
     origins, problems = _apply(document, overrides)
-    # A section whose keys are all commented out reads as null and means its defaults.
-    values = {
-        key: {} if value is None and key in Config.model_fields else value
-        for key, value in document.value.items()
-    }
     try:
-        config = Config.model_validate(values)
+        config = Config.model_validate(document.value)
     except ValidationError as error:
         for found in error.errors():
             problems += _problems(found, document, where, origins)
@@ -149,66 +161,158 @@ def _read_preset(name: str) -> bytes:
     return (_preset_folder() / f"{name}.yaml").read_bytes()
 
 
+def _fill_in(values: dict[str, Any]) -> None:
+    """Take a section whose keys are all commented out, which reads as null, for its defaults."""
+
+    def fill(mapping: dict[str, Any], keys: Iterable[str]) -> None:
+        mapping.update({key: {} for key in keys if key in mapping and mapping[key] is None})
+
+    fill(values, Config.model_fields)
+    if isinstance(values.get("model"), dict):
+        fill(values["model"], ["experts"])
+    experts = _experts(values)
+    fill(experts, list(experts))
+    for expert in experts.values():
+        if isinstance(expert, dict):
+            fill(expert, ["train"])
+
+
+def _experts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a mixture's experts are given as; nothing where they are no mapping."""
+    model = values.get("model")
+    experts = model.get("experts") if isinstance(model, dict) else None
+    return experts if isinstance(experts, dict) else {}
+
+
 def _apply(document: Document, overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Set each KEY=VALUE in the document; return the overrides by key, and what is wrong."""
     origins: dict[str, str] = {}
     problems: list[str] = []
+    known = list(_experts(document.value))
     for override in overrides:
         key, equals, text = override.partition("=")
         key = key.strip()
-        section, _, leaf = key.partition(".")
+        *path, leaf = _split(key)
         if not equals or not key:
             problems.append(f"{override!r}: expected KEY=VALUE, such as train.max_steps=500")
-        elif section not in Config.model_fields or not leaf:
-            hint = _suggest("", key.rpartition(".")[2], document)
+        elif not path or path[0] not in Config.model_fields or not leaf:
+            hint = _suggest((), key.rpartition(".")[2], document)
             problems.append(f"{override!r}: unknown key {key!r}{hint}")
         else:
-            keys = document.value.get(section)
-            if keys is None:
-                keys = document.value[section] = {}
+            keys = document.value
+            for name in path:
+                if isinstance(keys, dict):
+                    if keys.get(name) is None:
+                        keys[name] = {}
+                    keys = keys[name]
             if isinstance(keys, dict):  # a file that says `train: 3` is refused for that
                 keys[leaf] = plain_scalar(text)
                 origins[key] = override
-    return origins, problems
+    return origins, problems + list(_unknown_experts(document, known, origins))
+
+
+def _split(key: str) -> list[str]:
+    """Split a dotted key into the names of the sections around it and its own.
+
+    Only experts nest, so `data.source.x` is an unknown key of `data`.
+    """
+    if not key.startswith(".".join((*_EXPERTS, ""))):
+        return key.split(".", 1)
+    *path, last = key.split(".", 3)
+    section, dot, leaf = last.partition(".")
+    within = len(path) == 3 and dot and section in ("model", "train")
+    return [*path, section, leaf] if within else [*path, last]
+
+
+def _unknown_experts(
+    document: Document, known: Sequence[str], origins: Mapping[str, str]
+) -> Iterator[str]:
+    """Take back experts that overrides made but do not describe: their names are misspelt."""
+    experts = _experts(document.value)
+    if not experts or document.value["model"].get("type") != "mixture":
+        return
+    for name in [name for name in experts if name not in known]:
+        expert = experts[name]
+        if not isinstance(expert, dict) or "run" in expert or "type" in (expert.get("model") or ()):
+            continue
+        del experts[name]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}" if near else f"experts: {', '.join(known) or 'none'}"
+        for key, override in origins.items():
+            if key.startswith(f"model.experts.{name}."):
+                yield (
+                    f"{override!r}: model.experts.{name}: unknown expert; {hint}; "
+                    "a new one needs its run or its model.type"
+                )
+
+
+def _path(location: Sequence[int | str]) -> KeyPath:
+    """Return the key that pydantic's location means, as the file has it.
+
+    pydantic adds the chosen member of a union, at the end or behind `model`, and `[key]` for a name.
+    """
+    path = [str(part) for part in location]
+    if path[:1] == ["model"]:
+        del path[1:2]
+    if tuple(path[:2]) != _EXPERTS:
+        return tuple(path[:2])
+    if path[3:4] == ["model"]:
+        del path[4:5]
+    if path[3:4] == ["[key]"]:
+        del path[3]
+    return tuple(path[: 5 if path[3:4] in (["model"], ["train"]) else 4])
 
 
 def _problems(
     error: ErrorDetails, document: Document, where: str, origins: Mapping[str, str]
 ) -> Iterator[str]:
     """Put one pydantic error into our words: where, what was given, what is allowed."""
-    loc = [str(part) for part in error["loc"]]
-    if loc[:1] == ["model"] and loc[1:2] and loc[1] in _MODELS:
-        del loc[1]  # pydantic names the chosen member of the union; the file does not
+    path = _path(error["loc"])
     if error["type"].startswith("union_tag"):
-        loc.append("type")
-    loc = loc[:2]  # a union such as `Size | None` appends the member's name
-    key = ".".join(loc)
-    place = f"{where}:{document.lines[key]}" if key in document.lines else where
+        path = (*path, "type")
+    key = ".".join(path)
     within = f"{key}." if key else ""
     touching = [override for k, override in origins.items() if k.startswith(within)]
-    if key in origins:
-        place = repr(origins[key])
-    elif error["type"] == "value_error" and touching:  # a conflict between several keys
-        place = f"{where} with {' '.join(touching)}"
-    subject = f"{place}: {key}: " if key else f"{place}: "
-    for reason in _reasons(error, loc, document):
-        yield subject + reason
+    for reason in _reasons(error, path, document):
+        if match := _OF_A_KEY.match(reason):  # a conflict is told where its key stands
+            full, reason = (*path, *match[1].split(".")), reason[match.end() :]
+        else:
+            full = path
+        place = _at(full, document, where)
+        if key in origins:
+            place = repr(origins[key])
+        elif touching and error["type"] == "value_error":  # a conflict between several keys
+            place = f"{where} with {' '.join(touching)}"
+        elif touching and key not in document.lines:  # a section that only overrides have
+            place = repr(touching[0])
+        yield ": ".join(filter(None, (place, ".".join(full), reason)))
 
 
-def _reasons(error: ErrorDetails, loc: Sequence[str], document: Document) -> Iterator[str]:
+def _at(path: KeyPath, document: Document, where: str) -> str:
+    """Return file and line of a key; where it is missing, those of the section around it."""
+    for n in range(len(path), 0, -1):
+        if line := document.lines.get(".".join(path[:n])):
+            return f"{where}:{line}"
+    return where
+
+
+def _reasons(error: ErrorDetails, path: KeyPath, document: Document) -> Iterator[str]:
     given, context = error["input"], error.get("ctx", {})
-    section, leaf = loc if len(loc) == 2 else ("", loc[0] if loc else "")
+    section, leaf = path[:-1], path[-1] if path else ""
+    types = _SINGLE if section[:2] == _EXPERTS else _MODELS
     match error["type"]:
         case "extra_forbidden":
-            yield f"unknown key{_suggest(section, leaf, document)}"
+            yield f"unknown key{_suggest(section, leaf, document, given)}"
+        case "missing" if path == _EXPERTS:
+            yield f"missing; name at least one expert, such as {_AN_EXPERT}"
         case "missing":
             yield "missing; the least is 'model: {type: bigram}'"
         case "union_tag_not_found":
-            yield f"missing; one of {', '.join(_MODELS)}"
+            yield f"missing; one of {', '.join(types)}"
         case "union_tag_invalid":
-            near = difflib.get_close_matches(str(given["type"]), list(_MODELS), n=1)
+            near = difflib.get_close_matches(str(given["type"]), list(types), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            yield f"unknown type {shown(given['type'])}; one of {', '.join(_MODELS)}{hint}"
+            yield f"unknown type {shown(given['type'])}; one of {', '.join(types)}{hint}"
         case "value_error":
             yield from context["error"].args
         case "literal_error" | "bool_type" | "bool_parsing":
@@ -216,15 +320,19 @@ def _reasons(error: ErrorDetails, loc: Sequence[str], document: Document) -> Ite
             if leaf == "compile":
                 allowed = "auto, true or false"
             yield f"{shown(given)} is not one of {allowed}"
+        case "string_pattern_mismatch" if section == _EXPERTS:
+            yield "not a name; use a letter, then up to 31 letters, digits, '_' and '-'"
         case "string_pattern_mismatch":
             yield f"unknown device {shown(given)}; use auto, cpu, mps, cuda or cuda:0"
+        case "dict_type" if path == _EXPERTS:
+            yield f"expected experts by name, such as {_AN_EXPERT}, got {shown(given)}"
         case "model_type" | "model_attributes_type" | "dict_type":
             yield f"expected a mapping of keys, got {shown(given)}"
         case _:
             yield f"must be {_allowed(section, leaf, document)}, got {shown(given)}"
 
 
-def _allowed(section: str, leaf: str, document: Document) -> str:
+def _allowed(section: KeyPath, leaf: str, document: Document) -> str:
     """Say the whole range of a number, and what it is."""
     facts = _keys(section, document)[leaf]
     facts = {**facts, **facts.get("anyOf", [{}])[0]}  # the first of `Size | None`
@@ -239,34 +347,63 @@ def _allowed(section: str, leaf: str, document: Document) -> str:
     return f"{' and '.join(limits)} ({meaning[0].lower()}{meaning[1:]})"
 
 
-def _suggest(section: str, leaf: str, document: Document) -> str:
+def _suggest(section: KeyPath, leaf: str, document: Document, given: Any = None) -> str:
     """Return '; did you mean ...?' for an unknown key, or the names that are allowed."""
+    own = section[:3] if section[:2] == _EXPERTS else ()
     if leaf in ALIASES:
         target = ALIASES[leaf]
-        return f"; {target}" if target.startswith("no key") else f"; did you mean {target}?"
-    places = {name: list(_keys(name, document)) for name in Config.model_fields}
-    if not section and leaf in places:
-        return f"; it is a section, set a key in it such as {leaf}.{places[leaf][0]}"
-    if homes := [f"{name}.{leaf}" for name, keys in places.items() if leaf in keys]:
+        if target.startswith("no key"):
+            return f"; {target}"
+        of_expert = own and target.startswith(("model.", "train."))
+        return f"; did you mean {'.'.join((*own, target)) if of_expert else target}?"
+    if not section and leaf in _MODELS:  # `mixture: {...}`, as if each type were a section
+        inner = [key for key in given or () if key in _MODELS[leaf].model_fields]
+        return f"; did you mean model.{inner[0] if inner else 'type'}?"
+    places = {path: list(_keys(path, document)) for path in _places(own, document)}
+    if not section and (keys := places.get((leaf,))):
+        return f"; it is a section, set a key in it such as {leaf}.{keys[0]}"
+    if homes := [".".join((*path, leaf)) for path, keys in places.items() if leaf in keys]:
         return f"; did you mean {homes[0]}?"
     if owners := [kind for kind, model in _MODELS.items() if leaf in model.model_fields]:
         return f"; only model type {' or '.join(owners)} has it"
-    if near := difflib.get_close_matches(leaf, places.get(section, places), n=1):
+    sections = list(Config.model_fields)
+    if near := difflib.get_close_matches(leaf, places.get(section, sections), n=1):
         return f"; did you mean {near[0]!r}?"
     if section:
-        return f"; {section} has {', '.join(places[section])}"
-    keys = {key: name for name, keys in places.items() for key in keys}
-    if near := difflib.get_close_matches(leaf, keys, n=1):
-        return f"; did you mean {keys[near[0]]}.{near[0]}?"
-    return f"; sections: {', '.join(places)}"
+        return f"; {'.'.join(section)} has {', '.join(places[section])}"
+    homes_of = {key: path for path, keys in reversed(places.items()) for key in keys}
+    if near := difflib.get_close_matches(leaf, homes_of, n=1):
+        return f"; did you mean {'.'.join((*homes_of[near[0]], near[0]))}?"
+    return f"; sections: {', '.join(sections)}"
 
 
-def _keys(section: str, document: Document) -> dict[str, dict[str, Any]]:
+def _places(own: KeyPath, document: Document) -> list[KeyPath]:
+    """List the sections in the order to search: those of the expert `own`, if any, come first."""
+    experts = [own] if own else [(*_EXPERTS, name) for name in _experts(document.value)]
+    nested = [(*expert, *inner) for expert in experts for inner in (("model",), ("train",), ())]
+    outer: list[KeyPath] = [(name,) for name in Config.model_fields]
+    return [*nested, *outer] if own else [*outer, *nested]
+
+
+def _keys(section: KeyPath, document: Document) -> dict[str, dict[str, Any]]:
     """Return a section's keys with what the JSON schema says of each; of `model`, its type's."""
-    sections = [Config.model_fields[section].annotation]
-    if section == "model":
-        model = document.value.get("model")
+    of_expert = section[:2] == _EXPERTS
+    sections: list[type[BaseModel]]
+    if section[-1] == "model":
+        types = _SINGLE if of_expert else _MODELS
+        model = document.value
+        for name in section:
+            model = model.get(name) if isinstance(model, dict) else None
         kind = str(model.get("type")) if isinstance(model, dict) else ""
-        sections = [_MODELS[kind]] if kind in _MODELS else list(_MODELS.values())
-    properties = [s.model_json_schema()["properties"] for s in sections if s]
-    return {key: facts for some in properties for key, facts in some.items()}
+        sections = [types[kind]] if kind in types else list(types.values())
+    elif of_expert:
+        sections = [ExpertConfig if len(section) == 3 else TrainConfig]
+    else:
+        sections = [Config.model_fields[section[0]].annotation]  # type: ignore[list-item]
+    return {key: facts for some in sections for key, facts in _properties(some).items()}
+
+
+@functools.cache
+def _properties(section: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    properties: dict[str, dict[str, Any]] = section.model_json_schema()["properties"]
+    return properties

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.config import Config, dump_yaml, load_config, preset_names, preset_text, read_config
@@ -47,6 +47,20 @@ NANOGPT = [
 ]
 
 GPT = "model: {type: gpt}\n"
+MIXTURE = """\
+model:
+  type: mixture
+  experts:
+    counts:
+      model:
+        type: ngram
+        order: 5
+    gpt:
+      model: {type: gpt, n_embd: 16}
+      train:
+        max_steps: 500
+    old: {run: runs/old}
+"""
 
 
 def load(text: str, *overrides: str) -> Config:
@@ -105,6 +119,31 @@ def test_any_resolved_configuration_is_read_back_equal(
     )
 
     assert load(dump_yaml(config.model_dump())) == config
+
+
+@settings(max_examples=25)
+@given(
+    order=st.integers(1, 32),
+    add_k=st.floats(min_value=1e-6, max_value=1e6),
+    last_chars=st.none() | st.integers(32, 10**12),
+    name=st.sampled_from(["a", "on", "No-1", "null", "e3", "model"]),
+    tune_fraction=st.floats(min_value=1e-300, max_value=0.99),
+    linear=st.booleans(),
+)
+def test_any_resolved_ngram_or_mixture_is_read_back_equal(
+    order, add_k, last_chars, name, tune_fraction, linear
+):
+    ngram = {"type": "ngram", "order": order, "add_k": add_k, "last_chars": last_chars}
+    mixture = {
+        "type": "mixture",
+        "combine": "linear" if linear else "log-linear",
+        "tune_fraction": tune_fraction,
+        "experts": {"z": {"run": "runs/old"}, name: {"model": ngram, "train": {"minutes": 0.5}}},
+    }
+    for model in (ngram, mixture):
+        config = Config.model_validate({"model": model})
+
+        assert load(dump_yaml(config.model_dump())) == config
 
 
 def test_a_source_whose_bytes_are_not_utf_8_is_read_back_equal():
@@ -179,7 +218,7 @@ def test_a_wrong_override_is_quoted_and_reads_like_a_wrong_key_of_a_file():
 def test_a_conflict_that_an_override_made_names_the_override():
     problem = refusal("model:\n  type: gpt\n  n_embd: 16\n", "model.n_head=3")
 
-    assert problem.startswith("a.yaml with model.n_head=3: model: n_head: 3 does not divide")
+    assert problem.startswith("a.yaml with model.n_head=3: model.n_head: 3 does not divide")
 
 
 def test_an_override_of_a_section_that_is_no_mapping_adds_nothing_to_the_problem():
@@ -226,7 +265,7 @@ def test_a_key_of_another_model_type_says_whose_it_is():
 def test_an_unknown_model_type_is_answered_at_its_line():
     assert refusal("model:\n  block_size: 8\n  type: bigramm\n") == (
         "a.yaml:3: model.type: unknown type 'bigramm'; one of bigram, averaging, attention, "
-        "multihead, gpt; did you mean 'bigram'?"
+        "multihead, gpt, ngram, mixture; did you mean 'bigram'?"
     )
 
 
@@ -236,6 +275,177 @@ def test_a_model_type_that_is_no_word_does_not_hide_other_problems(value):
 
     assert first.startswith("a.yaml:1: model.type: unknown type ")
     assert second == "a.yaml:2: lr: unknown key; did you mean train.learning_rate?"
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("model.experts.counts.model.order=3", lambda experts: experts["counts"].model.order == 3),
+        ("model.experts.gpt.train.max_steps=200", lambda e: e["gpt"].train.max_steps == 200),
+        ("model.experts.counts.train.batch_size=7", lambda e: e["counts"].train.batch_size == 7),
+        ("model.experts.old.run=runs/b", lambda experts: experts["old"].run == "runs/b"),
+        ("model.experts.new.run=runs/a", lambda experts: experts["new"].run == "runs/a"),
+        ("model.experts.new.model.type=ngram", lambda e: e["new"].model.order == 7),
+    ],
+)
+def test_an_override_reaches_into_an_expert(override, read):
+    before, after = load(MIXTURE), load(MIXTURE, override)
+
+    assert read(after.model.experts)
+    name = override.split(".")[2]
+    rest = [
+        {n: e for n, e in config.model.experts.items() if n != name} for config in (before, after)
+    ]
+    assert rest[0] == rest[1]
+
+
+def test_an_override_fills_the_empty_model_of_an_expert():
+    config = load(MIXTURE + "    b: {model: }\n", "model.experts.b.model.type=bigram")
+
+    assert config.model.experts["b"].model.type == "bigram"
+
+
+def test_a_mixture_may_come_from_overrides_alone():
+    config = load("model: {block_size: 8}", "model.type=mixture", "model.experts.a.model.type=gpt")
+
+    assert config.model.experts["a"].model.n_layer == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "answer"),
+    [
+        ("counts.model.ordr=3", "counts.model.ordr: unknown key; did you mean 'order'?"),
+        ("counts.model.n_head=3", "only model type multihead or gpt has it"),
+        ("counts.model.order.x=3", "counts.model.order.x: unknown key; did you mean 'order'?"),
+        ("counts.order=3", "did you mean model.experts.counts.model.order?"),
+        ("gpt.lr=3", "gpt.lr: unknown key; did you mean model.experts.gpt.train.learning_rate?"),
+        ("gpt.model.max_steps=3", "did you mean model.experts.gpt.train.max_steps?"),
+        ("gpt.train.seed=3", "gpt.train.seed: unknown key; did you mean run.seed?"),
+        ("gpt.train.zzz=3", "model.experts.gpt.train has max_steps, minutes, batch_size"),
+        ("gpt.zzz=3", "gpt.zzz: unknown key; model.experts.gpt has run, model, train"),
+        ("old.run.x=3", "old.run.x: unknown key; did you mean 'run'?"),
+        ("gpt.model=gpt", "gpt.model: expected a mapping of keys, got 'gpt'"),
+        ("gpt=runs/a", "gpt: expected a mapping of keys, got 'runs/a'"),
+        ("gpt.model.n_layer=0", "model.n_layer: must be at least 1 (blocks in the stack), got 0"),
+        ("count.model.order=3", "count: unknown expert; did you mean 'counts'; a new one needs"),
+        ("zzz.train.lr=3", "zzz: unknown expert; experts: counts, gpt, old; a new one needs its"),
+        ("zzz.model=null", "zzz: unknown expert; experts: counts, gpt, old; a new one needs its"),
+        ("2.run=a", "model.experts.2: not a name; use a letter, then up to 31 letters, digits"),
+    ],
+)
+def test_an_override_of_an_expert_is_quoted_and_answered(override, answer):
+    problem = refusal(MIXTURE, f"model.experts.{override}")
+
+    assert problem.startswith(f"'model.experts.{override}': model.experts.")
+    assert answer in problem
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("mixture.tune_fraction=0.1", "model.tune_fraction"),
+        ("tune_fraction=0.1", "model.tune_fraction"),
+        ("order=3", "model.experts.counts.model.order"),
+        ("model.n_layer=3", "model.experts.gpt.model.n_layer"),
+        ("experts.gpt.n_layr=3", "model.experts.gpt.model.n_layer"),
+    ],
+)
+def test_a_key_of_a_mixture_is_found_wherever_it_was_looked_for(override, hint):
+    assert refusal(MIXTURE, override).endswith(f"did you mean {hint}?")
+
+
+def test_a_model_type_is_no_section():
+    assert refusal(MIXTURE + "mixture:\n  tune_fraction: 0.1\n") == (
+        "a.yaml:13: mixture: unknown key; did you mean model.tune_fraction?"
+    )
+    assert refusal(GPT + "ngram: 3\n").endswith("did you mean model.type?")
+
+
+def test_an_override_of_an_expert_says_that_only_a_mixture_has_them():
+    assert refusal(GPT, "model.experts.a.model.order=3") == (
+        "'model.experts.a.model.order=3': model.experts: unknown key; "
+        "only model type mixture has it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("expert", "answer"),
+    [
+        (
+            "model: {type: gpt,\n n_head: 5}",
+            "6: model.experts.a.model.n_head: 5 does not divide n_embd 64; choose a divisor such "
+            "as 2 or 4",
+        ),
+        ("model:\n        ordr: 5\n        type: ngram", "6: model.experts.a.model.ordr: unknown "
+         "key; did you mean 'order'?"),
+        (
+            "model: {type: ngram, order: 40}",
+            "5: model.experts.a.model.order: must be at least 1 and at most 32 (characters of the "
+            "longest n-gram: the context and the one that follows), got 40",
+        ),
+        (
+            "model: {type: mixtur}",
+            "5: model.experts.a.model.type: unknown type 'mixtur'; one of bigram, averaging, "
+            "attention, multihead, gpt, ngram",
+        ),
+        (
+            "model: {}",
+            "5: model.experts.a.model.type: missing; one of bigram, averaging, attention, "
+            "multihead, gpt, ngram",
+        ),
+        ("train:", "4: model.experts.a: expected the key run (a run folder) or model (what to "
+         "train)"),
+        (
+            "model: {type: gpt}\n      train: {warmup_steps: 9, max_steps: 5}",
+            "6: model.experts.a.train: warmup_steps 9 is more than max_steps 5; lower it or train "
+            "longer",
+        ),
+    ],
+)  # fmt: skip
+def test_a_wrong_expert_is_answered_with_its_whole_key_and_line(expert, answer):
+    text = f"model:\n  type: mixture\n  experts:\n    a:\n      {expert}\n"
+
+    assert refusal(text) == f"a.yaml:{answer}"
+
+
+@pytest.mark.parametrize(
+    ("experts", "answer"),
+    [
+        ("", "1: model.experts: missing; name at least one expert, such as 'counts: "),
+        ("  experts: {}\n", "3: model.experts: none; name at least one, such as 'counts: {model: "),
+        ("  experts:\n", "3: model.experts: none; name at least one, such as 'counts: {model: "),
+        ("  experts: [a, b]\n", "3: model.experts: expected experts by name, such as 'counts: "),
+        (
+            "  experts: {a b: {run: x}}\n",
+            "3: model.experts.a b: not a name; use a letter, then up to 31 letters, digits, '_' "
+            "and '-'",
+        ),
+        ("  experts: {a: }\n", "3: model.experts.a: expected the key run (a run folder) or model"),
+    ],
+)
+def test_a_mixture_without_proper_experts_says_what_is_needed(experts, answer):
+    assert refusal(f"model:\n  type: mixture\n{experts}").startswith(f"a.yaml:{answer}")
+
+
+def test_experts_may_have_the_names_of_model_types_and_sections():
+    text = "model: {type: mixture, experts: {%s: {model: {type: ngram, ordr: 3}}}}"
+
+    for name in ("mixture", "model", "train", "gpt", "experts"):
+        assert f"model.experts.{name}.model.ordr: unknown key; did you mean 'order'?" in refusal(
+            text % name
+        )
+
+
+def test_all_problems_of_all_experts_come_at_once():
+    problems = refusals(
+        MIXTURE + "    b: {model: {type: ngram, order: 99}}\n    c: {modl: {}}\n",
+        "model.experts.gpt.train.min_lr=-1",
+        "model.experts.counst.model.order=3",
+        "model.experts.counts.model.order=4",
+    )
+
+    keys = ["counst", "gpt.train.min_lr", "b.model.order", "c.modl"]
+    assert [p.split("model.experts.")[-1].split(":")[0] for p in problems] == keys
 
 
 def test_all_problems_come_at_once():

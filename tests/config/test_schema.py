@@ -111,7 +111,7 @@ def test_what_compile_is_not():
 
 @pytest.mark.parametrize("encoding", ["klingon", "hex", "rot13", "undefined", "", "a" * 300])
 def test_an_encoding_that_decodes_no_text_is_refused(encoding):
-    assert "data: encoding: unknown " in refusal(f"data.encoding={encoding}")
+    assert "data.encoding: unknown " in refusal(f"data.encoding={encoding}")
 
 
 @pytest.mark.parametrize("key", ["data.source", "run.out"])
