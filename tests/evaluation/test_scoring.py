@@ -1,5 +1,6 @@
 import math
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -211,6 +212,21 @@ def test_memory_does_not_grow_with_the_text():
 
     assert score.chars == 2_000_000
     assert peak < 4_000_000  # one number for each character would take 16 MB
+
+
+def test_what_was_added_up_is_let_go():
+    """Of what tensors hold, which no tracer of Python's memory sees."""
+    heard = []
+
+    score_text(
+        uniform(),
+        IdArray(np.arange(50_000) % 5),
+        windows(4),
+        each=lambda scored: heard.append(weakref.ref(scored.nats)),
+    )
+
+    assert len(heard) == 5
+    assert not any(nats() is not None for nats in heard)
 
 
 def test_progress_adds_up_to_the_text():
