@@ -214,6 +214,8 @@ def _described(model: "ModelConfig", vocab_size: int) -> str:
 
     if model.type == "ngram":
         return f"ngram ({model.smoothing}): order {model.order}"
+    if model.type == "mixture":
+        return f"mixture ({model.combine}) of {', '.join(model.experts)}"
     style = f" ({model.style})" if model.type == "gpt" else ""
     count = parameter_count(model, vocab_size)
     return f"{model.type}{style}: {count:,} parameters, block {model.block_size}"
@@ -226,9 +228,11 @@ class _Bar:
         from tqdm import tqdm
 
         self.minutes = config.train.minutes
-        total = config.train.max_steps if self.minutes is None else round(self.minutes * 60)
-        self.width = len(str(config.train.max_steps))
+        self.began = trainer.began
+        total = trainer.total_steps if self.minutes is None else round(self.minutes * 60)
+        self.width = len(str(trainer.total_steps))
         self.loss: float | None = None
+        self.expert: str | None = None
         self.bar = tqdm(
             total=total,
             initial=trainer.state.step if self.minutes is None else int(trainer.state.seconds),
@@ -248,22 +252,32 @@ class _Bar:
     def show(self, record: dict[str, Any]) -> None:
         """Draw one record."""
         if record["kind"] == "train":
+            if record.get("expert") != self.expert:
+                self.expert, self.loss = record.get("expert"), None
             # A running mean over about the last 20 steps: single batches jump.
             loss = record["loss_nats"]
             self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
-            self.bar.set_postfix_str(
-                f"loss {self.loss:.3f}, {record['chars_per_second']:,.0f} chars/s", refresh=False
-            )
+            speed = f", {record['chars_per_second']:,.0f} chars/s" * ("chars_per_second" in record)
+            name = f"{self.expert} " * (self.expert is not None)
+            self.bar.set_postfix_str(f"{name}loss {self.loss:.3f}{speed}", refresh=False)
             if self.minutes is None:
                 self.bar.update(1)
             else:
-                self.bar.update(max(0, int(record["seconds"]) - self.bar.n))
+                self.bar.update(max(0, int(time.perf_counter() - self.began) - self.bar.n))
         elif record["kind"] == "eval":
             train = f"  train {self.loss:.4f}" if self.loss is not None else " " * 14
             star = "  *" if record["best"] else ""
             output.say(
                 f"step {record['step']:>{self.width}}{train}  val {record['loss_nats']:.4f} nats"
                 f"  {record['seconds']:6.1f} s{star}"
+            )
+        elif record["kind"] == "tune":
+            for key, what in (("alone_nats", "alone"), ("weights", "weight")):
+                shares = ", ".join(f"{name} {value:.3f}" for name, value in record[key].items())
+                output.say(f"{what:<6} {shares}")
+            output.say(
+                f"joined {record['loss_nats']:.4f} nats, temperature {record['temperature']:.3f}, "
+                f"on the last {record['chars']:,} of the training part"
             )
         elif record["kind"] == "sample":
             output.say(f"{'':{self.width + 7}}{record['text'].strip()[:72]!r}")

@@ -11,7 +11,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-COUNTED = ("ngram", "mixture")  # models that have no gradients of their own
 MAX_SYMBOLS = 2**21  # Unicode ends at 0x10FFFF, just below 2^21
 
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
@@ -294,6 +293,17 @@ class TrainConfig(_Section):
             )
 
 
+def _unfit(model: SingleModelConfig, train: TrainConfig) -> Iterator[str]:
+    """Yield what a model cannot be trained with."""
+    if train.optimizer == "muon" and model.type in ("bigram", "averaging", "ngram"):
+        yield (
+            f"train.optimizer: muon needs a hidden 2-D matrix and model {model.type!r} "
+            "has none; use adamw"
+        )
+    if train.gradients == "by_hand" and model.type == "ngram":
+        yield "train.gradients: model 'ngram' is counted and has no gradients; leave it autograd"
+
+
 class ExpertConfig(_Section):
     """One model of a mixture: a run that was trained before, or a model trained on the spot."""
 
@@ -307,6 +317,8 @@ class ExpertConfig(_Section):
     def conflicts(self) -> Iterator[str]:  # noqa: D102
         if self.run is None and self.model is None:
             yield "expected the key run (a run folder) or model (what to train)"
+        elif self.run is None and self.model is not None:
+            yield from _unfit(self.model, self.train)
 
 
 class MixtureConfig(_Model):
@@ -322,7 +334,10 @@ class MixtureConfig(_Model):
     tune_fraction: Annotated[float, Field(gt=0, lt=1), Number] = 0.05
     """Share of the training part, at its end, that the weights are fitted on, before any expert
     has seen it."""
-    experts: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")], ExpertConfig]
+    experts: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")], ExpertConfig],
+        Field(json_schema_extra={"minProperties": 1}),
+    ]
     """The experts by name."""
 
     def conflicts(self) -> Iterator[str]:  # noqa: D102
@@ -385,14 +400,19 @@ class Config(_Section):
     run: RunConfig = RunConfig()
 
     def conflicts(self) -> Iterator[str]:  # noqa: D102
-        if self.train.optimizer == "muon" and self.model.type in ("bigram", "averaging"):
-            yield (
-                f"train.optimizer: muon needs a hidden 2-D matrix and model {self.model.type!r} "
-                "has none; use adamw"
-            )
-        if self.train.gradients == "by_hand" and self.model.type in COUNTED:
-            yield f"train.gradients: model {self.model.type!r} is counted and has no gradients"
-        if self.train.gradients == "by_hand" and self.run.compile is True:
+        by_hand = self.train.gradients == "by_hand"
+        if isinstance(self.model, MixtureConfig):
+            for key, usual in (("optimizer", "adamw"), ("gradients", "autograd")):
+                if getattr(self.train, key) != usual:
+                    yield (
+                        f"train.{key}: a mixture is joined and each expert has its own training; "
+                        f"set model.experts.NAME.train.{key}"
+                    )
+            trained = [expert.train for expert in self.model.experts.values() if not expert.run]
+            by_hand = any(train.gradients == "by_hand" for train in trained)
+        else:
+            yield from _unfit(self.model, self.train)
+        if by_hand and self.run.compile is True:
             yield (
                 "run.compile: true compiles what autograd goes through and train.gradients: "
                 "by_hand does without it; set one of them back"

@@ -15,6 +15,7 @@ from charlm.models.bigram import BigramModel
 from charlm.models.build import build_model
 from charlm.models.gpt2 import GPT2
 from charlm.models.loss import next_token_loss, surprisal
+from charlm.models.mixture import MixtureModel
 from charlm.models.modern import ModernGPT
 from charlm.models.ngram import NGramModel
 
@@ -24,6 +25,7 @@ __all__ = [
     "AveragingModel",
     "BigramModel",
     "LanguageModel",
+    "MixtureModel",
     "ModernGPT",
     "MultiHeadModel",
     "NGramModel",

@@ -8,6 +8,7 @@ from charlm.models.averaging import AveragingModel
 from charlm.models.base import LanguageModel
 from charlm.models.bigram import BigramModel
 from charlm.models.gpt2 import GPT2
+from charlm.models.mixture import MixtureModel
 from charlm.models.modern import ModernGPT
 from charlm.models.ngram import NGramModel
 
@@ -40,6 +41,13 @@ def _construct(config: ModelConfig, vocab_size: int) -> LanguageModel:
                 n_embd=config.n_embd,
                 dropout=config.dropout,
             )
+        case "mixture":
+            experts = {
+                name: _construct(expert.model, vocab_size)
+                for name, expert in config.experts.items()
+                if expert.model is not None  # filled in by now, where it came from a run
+            }
+            return MixtureModel(vocab_size, config.block_size, experts, config.combine)
         case "ngram":
             backs_off = config.smoothing != "add-k"
             return NGramModel(vocab_size, config.block_size, config.order, backs_off=backs_off)

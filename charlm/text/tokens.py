@@ -101,6 +101,15 @@ class Split:
         _check_range(self, first, count)
         return self.tokens.read(self.start + first, count)
 
+    def part(self, first: int, stop: int) -> "Split":
+        """Return positions [first, stop) of this part, as a part of its own.
+
+        Raises:
+            IndexError: Some of them lie outside it.
+        """
+        _check_range(self, first, stop - first)
+        return Split(self.tokens, self.start + first, self.start + stop)
+
 
 class IdArray:
     """Ids in memory, read like a `Split`: for a text that was given on the spot.

@@ -1,4 +1,7 @@
-"""The loop and what it needs: `schedule`, `optimizers`, `compiling`, `checkpoint`, `loop`, `fit`, `kinds`."""
+"""The loop and what it needs: `schedule`, `optimizers`, `compiling`, `checkpoint`, `loop`.
+
+Then the runs that are not all steps: `fit` (counted models), `mix` (mixtures); `kinds` chooses.
+"""
 
 from charlm.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from charlm.training.kinds import trainer_for

@@ -23,6 +23,11 @@ from charlm.training.loop import Record, Trainer
 class Fitter(Trainer):
     """A run of a counted model: before its one step it knows nothing, after it everything."""
 
+    @property
+    def total_steps(self) -> int:
+        """One: the fit."""
+        return 1
+
     def _optimizers(self) -> dict[str, Optimizer]:
         return {}
 

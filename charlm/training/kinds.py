@@ -3,8 +3,9 @@
 from charlm.config import Config
 from charlm.training.fit import Fitter
 from charlm.training.loop import Trainer
+from charlm.training.mix import Mixer
 
 
 def trainer_for(config: Config) -> type[Trainer]:
     """Return the trainer of the configured kind of model."""
-    return {"ngram": Fitter}.get(config.model.type, Trainer)
+    return {"ngram": Fitter, "mixture": Mixer}.get(config.model.type, Trainer)

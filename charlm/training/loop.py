@@ -86,6 +86,11 @@ class Trainer:
         self.compile_note: str | None = None
         self._prepare()
 
+    @property
+    def total_steps(self) -> int:
+        """How many updates there are to be, where they are counted."""
+        return self.config.train.max_steps
+
     def _optimizers(self) -> dict[str, Optimizer]:
         return build_optimizers(self.model, self.config.train)
 

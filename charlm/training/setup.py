@@ -9,17 +9,27 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
-from charlm.config import Config, NGramConfig, dump_yaml, load_config
+from charlm.config import Config, MixtureConfig, NGramConfig, dump_yaml, load_config
+from charlm.config.schema import SingleModelConfig
 from charlm.config.size import check_memory, checkpoint_bytes, human_bytes
 from charlm.errors import CheckpointError, DataError, MachineError, UsageError
 from charlm.models.device import choose_device
 from charlm.sampling import encode_prompt
-from charlm.storage import RunFolder, folder_lock, machine_errors, verify_folder, write_file
+from charlm.storage import (
+    RunFolder,
+    find_run,
+    folder_lock,
+    machine_errors,
+    verify_folder,
+    write_file,
+)
 from charlm.storage.atomic import is_leftover, remove_folder, remove_leftovers
 from charlm.storage.run_folder import Checkpoint
 from charlm.text import (
+    CharTokenizer,
     Corpus,
     Scan,
     Source,
@@ -146,22 +156,92 @@ def prepare_text(
     return PreparedText(source, scan, tokenizer)
 
 
+def resolve_experts(config: Config, tokenizer: Tokenizer) -> Config:
+    """Fill in the models of those experts of a mixture that come from runs.
+
+    Raises:
+        CheckpointError: A run is missing, is itself a mixture, or has another alphabet.
+    """
+    if not isinstance(config.model, MixtureConfig):
+        return config
+    experts = {}
+    for name, expert in config.model.experts.items():
+        if expert.run:
+            run = find_run(Path(expert.run))
+            model = run.read_config().model
+            if isinstance(model, MixtureConfig):
+                raise CheckpointError(
+                    f"model.experts.{name}.run: {run.path} is a mixture itself; name its experts"
+                )
+            _compare_alphabets(f"model.experts.{name}.run: {run.path}", run, tokenizer)
+            verify_folder(run.choose("best").path)
+            expert = expert.model_copy(update={"model": model})
+        experts[name] = expert
+    return config.model_copy(update={"model": config.model.model_copy(update={"experts": experts})})
+
+
+def _compare_alphabets(where: str, run: RunFolder, tokenizer: Tokenizer) -> None:
+    """Refuse a run whose ids mean other characters.
+
+    Raises:
+        CheckpointError: With the first character that only one of them has.
+    """
+    theirs = load_tokenizer(run.tokenizer)
+    if theirs.to_json() == tokenizer.to_json():
+        return
+    if not (isinstance(theirs, CharTokenizer) and isinstance(tokenizer, CharTokenizer)):
+        raise CheckpointError(f"{where} counts in {theirs.unit}, this text in {tokenizer.unit}")
+    odd = min(set(theirs.alphabet) ^ set(tokenizer.alphabet))
+    owner = "it" if odd in theirs.alphabet else "this text"
+    raise CheckpointError(
+        f"{where} has another alphabet: only {owner} has {odd!r} (U+{ord(odd):04X}); experts must "
+        "be trained on the same characters"
+    )
+
+
 def _check_lengths(size: int, config: Config) -> None:
     """Refuse a text with a part too short for what the model needs.
 
     Raises:
         DataError: With the part, its length, and how to mend it.
     """
-    if not isinstance(config.model, NGramConfig):
-        check_lengths(size, config.data, config.model.block_size)
+    model, source = config.model, config.data.source
+    if not isinstance(model, NGramConfig | MixtureConfig):
+        check_lengths(size, config.data, model.block_size)
         return
     check_lengths(size, config.data, block_size=1)
     first, last = split_bounds(size, config.data)["train"]
-    if last - first < config.model.order:
-        raise DataError(
-            f"model.order: {config.model.order} is more than the {last - first} characters to "
-            f"train on in {config.data.source}; lower it or use a longer text"
-        )
+    models: dict[str, SingleModelConfig] = (
+        {"model": model} if isinstance(model, NGramConfig) else {}
+    )
+    length = last - first
+    if isinstance(model, MixtureConfig):
+        tuned = held_back(length, model.tune_fraction)
+        if tuned < 2:
+            raise DataError(
+                f"model.tune_fraction: {model.tune_fraction} of the {length} characters to train "
+                f"on in {source} is {tuned}, too few to fit weights on; raise it or use a longer text"
+            )
+        length -= tuned
+        models = {
+            f"model.experts.{name}.model": expert.model
+            for name, expert in model.experts.items()
+            if expert.model and not expert.run
+        }
+    for key, one in models.items():
+        leaf, needed = "block_size", one.block_size + 1
+        if isinstance(one, NGramConfig):
+            leaf, needed = "order", one.order
+        if length < needed:
+            raise DataError(
+                f"{key}.{leaf}: needs {needed} characters to train "
+                f"on and {source} leaves {length}; lower it or use a longer text"
+            )
+
+
+def held_back(length: int, tune_fraction: float) -> int:
+    """Return how many characters at the end of a training part a mixture's weights are fitted on."""
+    return int(length * Fraction(str(tune_fraction)))
 
 
 def create_run(config: Config, out: Path, text: PreparedText, progress: Progress) -> PreparedRun:
@@ -170,6 +250,7 @@ def create_run(config: Config, out: Path, text: PreparedText, progress: Progress
     Raises:
         MachineError: The disk is too small or refuses.
     """
+    config = resolve_experts(config, text.tokenizer)
     check_disk(config, out, text)
     run = RunFolder(out)
     remove_leftovers(out)
@@ -239,7 +320,7 @@ def open_run(
     check_memory(config, tokenizer.vocab_size)
     corpus = open_corpus(run.tokens)
     prepared = PreparedRun(config, run, corpus, tokenizer)
-    prepared.checkpoint = _newest_sound(run, prepared.notes)
+    prepared.checkpoint = newest_sound(run, prepared.notes)
     prepared.notes += [] if prepared.checkpoint else ["no checkpoint yet: starting at step 0"]
     text = _current_text(config, prepared, progress)
     if text and text.scan.sha256 != corpus.facts["source_sha256"]:
@@ -301,7 +382,7 @@ def _changes(before: Config, after: Config) -> list[str]:
     ]
 
 
-def _newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
+def newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
     """Return the newest checkpoint that verifies: an older one serves where a newer is damaged.
 
     Raises:
