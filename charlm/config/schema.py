@@ -336,7 +336,7 @@ class MixtureConfig(_Model):
     has seen it."""
     experts: Annotated[
         dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")], ExpertConfig],
-        Field(json_schema_extra={"minProperties": 1}),
+        Field(json_schema_extra={"additionalProperties": False, "minProperties": 1}),
     ]
     """The experts by name."""
 

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -158,10 +160,68 @@ def test_a_warm_up_longer_than_max_steps_is_fine_under_a_clock():
     assert load("train.max_steps=5", "train.minutes=1").train.warmup_steps == 100
 
 
-@pytest.mark.parametrize("kind", ["bigram", "averaging"])
+@pytest.mark.parametrize("kind", ["bigram", "averaging", "ngram"])
 def test_muon_is_refused_for_a_model_without_hidden_matrices(kind):
     with pytest.raises(UsageError, match=r"muon needs a hidden 2-D matrix .* use adamw"):
         read_config(f"model: {{type: {kind}}}\ntrain: {{optimizer: muon}}".encode(), "a.yaml")
+
+
+MIXTURE = """\
+model:
+  type: mixture
+  experts:
+    a:
+      model: {type: %s}
+      train: {%s}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "train", "answer"),
+    [
+        ("bigram", "optimizer: muon", "optimizer: muon needs a hidden 2-D matrix and model 'bigr"),
+        ("ngram", "optimizer: muon", "optimizer: muon needs a hidden 2-D matrix and model 'ngram'"),
+        ("ngram", "gradients: by_hand", "gradients: model 'ngram' is counted and has no gradients"),
+    ],
+)
+def test_an_expert_is_refused_what_a_model_alone_is(kind, train, answer):
+    with pytest.raises(UsageError) as alone:
+        read_config(f"model: {{type: {kind}}}\ntrain: {{{train}}}".encode(), "a.yaml")
+    with pytest.raises(UsageError) as inside:
+        read_config((MIXTURE % (kind, train)).encode(), "a.yaml")
+
+    assert str(alone.value).startswith(f"a.yaml:2: train.{answer}")
+    assert str(inside.value).startswith(f"a.yaml:6: model.experts.a.train.{answer}")
+
+
+def test_how_an_expert_of_a_run_was_trained_is_of_no_concern():
+    text = "model: {type: mixture, experts: {a: {run: r, model: {type: ngram}, %s}}}"
+
+    config = read_config((text % "train: {optimizer: muon}").encode(), "a.yaml")
+
+    assert config.model.experts["a"].train.optimizer == "muon"
+
+
+@pytest.mark.parametrize("key", ["optimizer: muon", "gradients: by_hand"])
+def test_a_mixture_says_where_its_experts_are_told_how_to_train(key):
+    text = MIXTURE % ("gpt", key)
+
+    with pytest.raises(UsageError) as caught:
+        read_config((text + f"train: {{{key}}}").encode(), "a.yaml")
+
+    name = key.partition(":")[0]
+    assert str(caught.value) == (
+        f"a.yaml:7: train.{name}: a mixture is joined and each expert has its own training; "
+        f"set model.experts.NAME.train.{name}"
+    )
+    assert getattr(read_config(text.encode(), "a").model.experts["a"].train, name) in key
+
+
+def test_an_expert_by_hand_cannot_be_compiled():
+    text = MIXTURE % ("gpt", "gradients: by_hand") + "run: {compile: true}"
+
+    with pytest.raises(UsageError, match=r"a\.yaml:7: run\.compile: true compiles what autograd"):
+        read_config(text.encode(), "a.yaml")
 
 
 def test_a_configuration_cannot_be_changed():
@@ -214,21 +274,41 @@ OUTSIDE = {
 }
 
 
+MODELS = {"gpt": "{type: gpt}", "ngram": "{type: ngram}"}
+MODELS["mixture"] = "{type: mixture, experts: {a: {model: {type: gpt}}}}"
+
+
 def limits():
-    for section in ("data", "gpt", "train", "eval", "sample", "run"):
-        name = "GPTConfig" if section == "gpt" else f"{section.title()}Config"
+    sections = {
+        name: f"{name.title()}Config" for name in ("data", "train", "eval", "sample", "run")
+    }
+    sections |= {"gpt": "GPTConfig", "ngram": "NGramConfig", "mixture": "MixtureConfig"}
+    for section, name in sections.items():
         for key, facts in Config.model_json_schema()["$defs"][name]["properties"].items():
             facts = {**facts, **facts.get("anyOf", [{}])[0]}
-            dotted = f"{'model' if section == 'gpt' else section}.{key}"
+            dotted = f"{'model' if section in MODELS else section}.{key}"
+            model = MODELS.get(section, MODELS["gpt"])
             for word in sorted(OUTSIDE.keys() & facts.keys()):
-                yield pytest.param(dotted, word, facts[word], id=f"{dotted}-{word}")
+                yield pytest.param(model, dotted, word, facts[word], id=f"{section}.{key}-{word}")
             if facts.get("type") in ("integer", "number"):
                 assert OUTSIDE.keys() & facts.keys(), f"{dotted} has no range"
 
 
-@pytest.mark.parametrize(("key", "word", "limit"), list(limits()))
-def test_a_limit_of_the_json_schema_is_the_limit_of_charlm(key, word, limit):
-    assert f"{key}: must be " in refusal(f"{key}={OUTSIDE[word](limit)}")
+@pytest.mark.parametrize(("model", "key", "word", "limit"), list(limits()))
+def test_a_limit_of_the_json_schema_is_the_limit_of_charlm(model, key, word, limit):
+    text, override = f"model: {model}".encode(), f"{key}={OUTSIDE[word](limit)}"
+
+    with pytest.raises(UsageError, match=f"^'{override}': {key}: must be "):
+        read_config(text, "a.yaml", [override])
+
+
+def test_the_json_schema_knows_what_an_expert_may_be_called():
+    experts = Config.model_json_schema()["$defs"]["MixtureConfig"]["properties"]["experts"]
+
+    (pattern,) = experts["patternProperties"]
+    assert re.fullmatch(pattern, "No_1-a")
+    assert not re.search(pattern, "1a")
+    assert (experts["additionalProperties"], experts["minProperties"]) == (False, 1)
 
 
 def test_every_key_and_section_has_a_description():
