@@ -45,5 +45,5 @@ def surprisal(
     `log_probability`, that is asked, and must agree with its logits.
     """
     if isinstance(model, _KnowsProbabilities):
-        return -model.log_probability(idx, targets)
+        return 0 - model.log_probability(idx, targets)  # what is certain costs 0, not -0
     return next_token_loss(model(idx).float(), targets, reduction="none").view(targets.shape)

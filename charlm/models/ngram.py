@@ -141,7 +141,7 @@ class NGramModel(LanguageModel):
                 p[row] += weight[row] * torch.where(node >= 0, share[node], 0.0)
             weight[row] *= left_over[context]
         p += weight * self._shortest()[target]
-        return p.log_().float().view(idx.shape)
+        return p.log_().clamp_(max=0).float().view(idx.shape)  # rounding may pass 1 by 1e-8
 
     def _known(
         self, idx: Int[Tensor, "B T"]

@@ -155,6 +155,21 @@ def test_row_2_a_folder_is_no_configuration(refused):
             "n_head: 4 does not divide n_embd 30; choose a divisor such as 3 or 5",
             id="15-heads",
         ),
+        pytest.param("model: {type: ngram, order: 0}", "at least 1 and at most 32", id="ngram-0"),
+        pytest.param(
+            "model: {type: ngram, smoothing: kneser}",
+            "'kneser' is not one of kneser-ney, witten-bell or add-k",
+            id="ngram-smoothing",
+        ),
+        pytest.param("model: {type: ngram, add_k: 0}", "add_k: must be at least", id="ngram-add-0"),
+        pytest.param(
+            "model: {type: ngram, min_count: 0}", "must be at least 1 (leave out", id="ngram-rare"
+        ),
+        pytest.param(
+            "model: {type: ngram, last_chars: 6}",
+            "last_chars 6 is less than order 7",
+            id="ngram-end",
+        ),
         pytest.param(
             MODEL + "train: {optimizer: muon}",
             "muon needs a hidden 2-D matrix and model 'bigram' has none; use adamw",
@@ -282,6 +297,17 @@ def test_row_27_a_part_that_is_too_short_is_answered_with_two_ways_on(refused_te
 
     assert "the val part has 8 characters and needs 9" in line
     assert "lower model.block_size below 8 or raise data.val_fraction" in line
+
+
+def test_an_order_longer_than_the_text_is_refused(refused):
+    Path("a.yaml").write_text("data: {source: s.txt, val_fraction: 0}\nmodel: {type: ngram}\n")
+    Path("s.txt").write_text("six of")
+
+    (line,) = refused(3, "train", "--config", "a.yaml")
+
+    assert line.startswith("model.order: ")
+    assert "s.txt" in line
+    assert "lower it or use a longer text" in line
 
 
 def test_row_28_a_single_symbol_is_a_note(charlm, tiny):
