@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from charlm.config.schema import Config, GPTConfig, ModelConfig
+from charlm.config.schema import Config, GPTConfig, MixtureConfig, ModelConfig, NGramConfig
 from charlm.errors import UsageError
 
 
@@ -27,6 +27,20 @@ class Part:
         for size in self.shape:
             count *= size
         return count
+
+
+def trained(config: Config) -> dict[str, Config]:
+    """Return what is trained, each as a run of its own: a mixture's experts by name, one by one.
+
+    Counted models and experts of runs are not trained; a model that is no mixture has no name ("").
+    """
+    if not isinstance(config.model, MixtureConfig):
+        return {} if isinstance(config.model, NGramConfig) else {"": config}
+    return {
+        name: config.model_copy(update={"model": expert.model, "train": expert.train})
+        for name, expert in config.model.experts.items()
+        if expert.run is None and not isinstance(expert.model, NGramConfig)
+    }
 
 
 def parts(model: ModelConfig, vocab_size: int) -> list[Part]:
@@ -104,14 +118,44 @@ def flops_per_char(model: ModelConfig, vocab_size: int) -> int:
 
 
 def flops_per_step(config: Config, vocab_size: int) -> int:
-    """Estimate the floating-point operations of one optimizer update, the optimizer's left out."""
-    chars = config.train.batch_size * config.model.block_size
-    return chars * flops_per_char(config.model, vocab_size)
+    """Estimate the floating-point operations of one optimizer update, the optimizer's left out.
+
+    Of a mixture: one update of each expert that it trains. Counting has none worth a number.
+    """
+    return sum(
+        one.train.batch_size * one.model.block_size * flops_per_char(one.model, vocab_size)
+        for one in trained(config).values()
+    )
 
 
-def checkpoint_bytes(config: Config, vocab_size: int) -> int:
-    """Estimate the size of one checkpoint: weights and AdamW's two moments, in float32."""
-    return 12 * parameter_count(config.model, vocab_size)
+def table_bytes(model: NGramConfig, vocab_size: int, train_chars: int) -> int:
+    """Return the most that the tables of an n-gram can take: 16 bytes for each that is distinct.
+
+    Of k characters there are at most V^k, and no more than places in the text to begin at.
+    """
+    counted = min(train_chars, model.last_chars or train_chars)
+    return 16 * sum(min(int(vocab_size**k), counted) for k in range(1, model.order + 1))
+
+
+def checkpoint_bytes(config: Config, vocab_size: int, train_chars: int = 0) -> int:
+    """Estimate the size of one checkpoint: weights and AdamW's two moments, in float32.
+
+    Of a mixture: its own, weights alone, and one of each expert that it trains.
+
+    Args:
+        config: The run.
+        vocab_size: Number of distinct characters (V).
+        train_chars: Characters of the training part, for the tables of counted models.
+    """
+    model, trains = config.model, trained(config).values()
+    size = 12 * sum(parameter_count(one.model, vocab_size) for one in trains)
+    if isinstance(model, MixtureConfig):
+        size += 4 * parameter_count(model, vocab_size)
+        models: list[ModelConfig | None] = [expert.model for expert in model.experts.values()]
+    else:
+        models = [model]
+    tables = (m for m in models if isinstance(m, NGramConfig))
+    return size + sum(table_bytes(m, vocab_size, train_chars) for m in tables)
 
 
 def training_bytes(config: Config, vocab_size: int) -> dict[str, int]:
@@ -121,7 +165,13 @@ def training_bytes(config: Config, vocab_size: int) -> dict[str, int]:
     character) and of logits, their log-softmax and its gradient (3 V floats a character). The fused
     kernel of attention keeps no (T, T) weights; by hand they are kept, and with dropout, either
     way, the weights, the mask and their product (H T floats a character each).
+
+    Of a mixture, whose experts are trained one after another: those of the largest. A counted model
+    counts within a budget of its own: nothing here.
     """
+    if config.model.type in ("ngram", "mixture"):
+        each = [training_bytes(one, vocab_size) for one in trained(config).values()]
+        return max(each, key=lambda memory: sum(memory.values()), default={})
     n, model = parameter_count(config.model, vocab_size), config.model
     chars = (config.train.micro_batch_size or config.train.batch_size) * model.block_size
     layers = model.n_layer if isinstance(model, GPTConfig) else 1

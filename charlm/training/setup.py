@@ -420,7 +420,8 @@ def check_disk(config: Config, out: Path, text: PreparedText) -> None:
     Raises:
         MachineError: With what is needed and what is free.
     """
-    size = checkpoint_bytes(config, text.tokenizer.vocab_size)
+    first, last = split_bounds(text.scan.size, config.data)["train"]
+    size = checkpoint_bytes(config, text.tokenizer.vocab_size, last - first)
     needed = int(DISK_FACTOR * size) + 4 * text.scan.size
     with machine_errors(out):
         free = shutil.disk_usage(out).free

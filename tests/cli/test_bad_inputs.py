@@ -26,6 +26,7 @@ from tests.conftest import TEXT
 
 TRAIN = ("train", "--config", "tiny.yaml")
 MODEL = "model: {type: bigram, block_size: 8}\n"
+MIXTURE = "model: {type: mixture,\n experts: {\n"
 
 
 def everything() -> set[Path]:
@@ -180,6 +181,24 @@ def test_row_2_a_folder_is_no_configuration(refused):
             "run.compile: true compiles what autograd goes through and train.gradients: by_hand",
             id="17-by-hand-compiled",
         ),
+        pytest.param(
+            "model: {type: ngram}\ntrain: {gradients: by_hand}",
+            "a.yaml:2: train.gradients: model 'ngram' is counted and has no gradients",
+            id="17-by-hand-counted",
+        ),
+        pytest.param("model: {type: ngram, order: 40}", "at least 1 and at most 32", id="11-order"),
+        pytest.param(
+            MIXTURE + "a: {run: r, model: {type: ngram, ordr: 3}}}}",
+            "a.yaml:3: model.experts.a.model.ordr: unknown key; did you mean 'order'?",
+            id="6-key-of-an-expert",
+        ),
+        pytest.param(
+            MIXTURE + "a: {model: {type: mixture}}}}",
+            "model.experts.a.model.type: unknown type 'mixture'; one of bigram, averaging",
+            id="6-mixture-in-a-mixture",
+        ),
+        pytest.param(MIXTURE + "a.b: {run: r}}}", "model.experts.a.b: not a name", id="6-name"),
+        pytest.param("model: {type: mixture}", "name at least one expert, such as", id="5-experts"),
         pytest.param(
             MODEL + "train: {warmup_steps: 10, max_steps: 5}",
             "warmup_steps 10 is more than max_steps 5",
@@ -647,6 +666,15 @@ def test_row_66_a_small_disk_is_foreseen(refused, monkeypatch):
 
     assert line.startswith("runs/tiny: this run needs about ")
     assert "3.906 KiB is free; free some space or choose another --out" in line
+
+
+def test_row_66_the_tables_of_a_counted_model_are_foreseen(refused, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 0, 100_000))
+
+    (line,) = refused(5, "train", "--config", "ngram", "data.source=text.txt", "--out", "run")
+
+    assert line.startswith("run: this run needs about ")
 
 
 @pytest.mark.parametrize("failing", ["encode_corpus", "write_file"])

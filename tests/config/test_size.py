@@ -1,3 +1,4 @@
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -7,8 +8,11 @@ from hypothesis import strategies as st
 from charlm.config import read_config, size
 from charlm.errors import UsageError
 from charlm.models import build_model
+from charlm.models.counts import count_ngrams
+from charlm.models.smoothing import smooth
+from charlm.text.tokens import IdArray
 
-V = 11
+V, CHARS = 11, 5000
 MODELS = {
     "bigram": "{type: bigram, block_size: 8}",
     "averaging": "{type: averaging, block_size: 8, n_embd: 12}",
@@ -18,10 +22,19 @@ MODELS = {
     "modern": "{type: gpt, style: modern, block_size: 8, n_layer: 3, n_head: 2, n_embd: 12}",
 }
 each_model = pytest.mark.parametrize("name", MODELS)
+COUNTED = "{type: ngram, order: 4}"
+MIXTURE = f"""{{type: mixture, experts: {{
+    small: {{model: {MODELS["bigram"]}, train: {{batch_size: 6}}}},
+    large: {{model: {MODELS["modern"]}, train: {{batch_size: 3, max_steps: 500}}}},
+    counts: {{model: {COUNTED}}},
+    old: {{run: runs/old}},
+    known: {{run: runs/known, model: {MODELS["averaging"]}}},
+}}}}"""
 
 
 def config(name: str, *overrides: str):
-    return read_config(f"model: {MODELS[name]}".encode(), "a.yaml", overrides)
+    model = {**MODELS, "ngram": COUNTED, "mixture": MIXTURE}[name]
+    return read_config(f"model: {model}".encode(), "a.yaml", overrides)
 
 
 @each_model
@@ -72,6 +85,86 @@ def test_a_checkpoint_holds_the_weights_and_two_moments():
     whole = config("modern")
 
     assert size.checkpoint_bytes(whole, V) == 3 * 4 * size.parameter_count(whole.model, V)
+
+
+def test_a_mixture_has_the_weights_of_its_experts_by_name():
+    mixture = config("mixture").model
+
+    inside = {
+        f"{name}.{part.name}": part.parameters
+        for name, alone in (("small", "bigram"), ("large", "modern"), ("known", "averaging"))
+        for part in size.parts(config(alone).model, V)
+    }
+
+    assert {part.name: part.parameters for part in size.parts(mixture, V)} == inside
+    assert size.parameter_count(mixture, V) == sum(inside.values())
+    assert size.parameter_count(config("ngram").model, V) == 0
+
+
+def test_a_mixture_with_all_its_models_known_is_counted_as_the_real_one():
+    model = config("mixture").model
+    experts = {name: expert for name, expert in model.experts.items() if expert.model}
+    model = model.model_copy(update={"experts": experts})
+
+    real = build_model(model, V)
+
+    assert size.parameter_count(model, V) == sum(p.numel() for p in real.parameters())
+
+
+def test_a_mixture_trains_the_experts_that_are_given_as_models_with_weights():
+    trained = size.trained(config("mixture", "run.seed=7"))
+
+    assert list(trained) == ["small", "large"]
+    assert trained["large"].model == config("modern").model
+    assert (trained["large"].train.max_steps, trained["large"].run.seed) == (500, 7)
+    assert size.trained(config("ngram")) == {}
+    assert size.trained(config("gpt2")) == {"": config("gpt2")}
+
+
+def test_a_step_of_a_mixture_is_one_of_each_expert_it_trains():
+    of_large = size.flops_per_char(config("modern").model, V)
+
+    assert size.flops_per_step(config("mixture"), V) == 3 * 8 * of_large
+    assert size.flops_per_step(config("ngram"), V) == 0
+
+
+def test_experts_are_trained_one_after_another_each_with_its_own_batch():
+    large = size.training_bytes(config("modern", "train.batch_size=3"), V)
+
+    assert size.training_bytes(config("mixture"), V) == large
+    small = size.training_bytes(config("mixture", "model.experts.small.train.batch_size=9999"), V)
+    assert small == size.training_bytes(config("bigram", "train.batch_size=9999"), V)
+    assert size.training_bytes(config("ngram", "model.block_size=999999999"), V) == {}
+
+
+def test_tables_take_16_bytes_for_each_ngram_that_can_occur():
+    assert size.checkpoint_bytes(config("ngram"), V) == 0
+    assert size.checkpoint_bytes(config("ngram"), V, CHARS) == 16 * (11 + 121 + 1331 + CHARS)
+    last = config("ngram", "model.last_chars=100")
+    assert size.checkpoint_bytes(last, V, CHARS) == 16 * (11 + 3 * 100)
+
+
+def test_tables_are_never_larger_than_is_said():
+    ids = np.random.default_rng(0).integers(0, V, CHARS)
+    counts = count_ngrams(IdArray(ids), V, 4)
+    model = build_model(config("ngram").model, V)
+    model.set_tables(smooth(counts, "kneser-ney"))
+
+    real = sum(tensor.nbytes for tensor in model.tensors().values())
+
+    bound = size.table_bytes(config("ngram").model, V, CHARS)
+    assert 0.7 * bound < real <= bound
+
+
+def test_the_checkpoints_of_a_mixture_are_its_own_and_its_experts():
+    count = {name: size.parameter_count(config(name).model, V) for name in MODELS}
+    trained = count["bigram"] + count["modern"]
+
+    assert size.checkpoint_bytes(config("mixture"), V, CHARS) == (
+        12 * trained
+        + 4 * (trained + count["averaging"])
+        + size.checkpoint_bytes(config("ngram"), V, CHARS)
+    )
 
 
 def test_micro_batches_lower_the_memory_of_activations_alone():
