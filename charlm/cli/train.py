@@ -257,9 +257,10 @@ class _Bar:
             # A running mean over about the last 20 steps: single batches jump.
             loss = record["loss_nats"]
             self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
-            speed = f", {record['chars_per_second']:,.0f} chars/s" * ("chars_per_second" in record)
-            name = f"{self.expert} " * (self.expert is not None)
-            self.bar.set_postfix_str(f"{name}loss {self.loss:.3f}{speed}", refresh=False)
+            name = f"{self.expert} " if self.expert else ""
+            speed = record.get("chars_per_second")
+            pace = f", {speed:,.0f} chars/s" if speed else ""
+            self.bar.set_postfix_str(f"{name}loss {self.loss:.3f}{pace}", refresh=False)
             if self.minutes is None:
                 self.bar.update(1)
             else:

@@ -10,6 +10,7 @@ A text's end is the best guide to how it goes on (the same play, the same names)
 see docs/experiments.md.
 """
 
+import contextlib
 import json
 import math
 import time
@@ -214,6 +215,8 @@ class Mixer(Trainer):
             (run.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         write_file(run.tokenizer, self.tokenizer.to_json().encode())
         write_file(run.config, dump_yaml(config.model_dump()).encode())
+        with contextlib.suppress(OSError):  # so that an expert can be scored alone, as any run
+            run.tokens.symlink_to(Path("..", "..", self.run.tokens.name))
         nothing = self.whole.part(0, 0)
         corpus = Corpus({"train": self.first, "val": nothing, "test": nothing}, {})
         trainer = _ExpertTrainer(

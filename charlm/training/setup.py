@@ -321,7 +321,8 @@ def open_run(
     corpus = open_corpus(run.tokens)
     prepared = PreparedRun(config, run, corpus, tokenizer)
     prepared.checkpoint = newest_sound(run, prepared.notes)
-    prepared.notes += [] if prepared.checkpoint else ["no checkpoint yet: starting at step 0"]
+    if not prepared.checkpoint and not isinstance(config.model, MixtureConfig):
+        prepared.notes.append("no checkpoint yet: starting at step 0")
     text = _current_text(config, prepared, progress)
     if text and text.scan.sha256 != corpus.facts["source_sha256"]:
         if not allow_new_data:
