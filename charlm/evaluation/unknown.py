@@ -56,8 +56,11 @@ class LeftOut:
     def weave(
         self, first: int, last: bool, nats: Floats, ids: npt.NDArray[Any]
     ) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """Put the unknown among consecutive known characters: those before the first of them if
-        that is the first scored, those between them, and those after them if they are the `last`.
+        """Put the unknown back among consecutive known characters.
+
+        Each goes with the known character that follows it, so that pieces joined in order give the
+        text. Those at the beginning go with the first known one that is scored, those at the end
+        with the last.
 
         Args:
             first: Index of the first among all known characters.
@@ -67,7 +70,7 @@ class LeftOut:
 
         Returns:
             Nats, symbols, and whether known, for all of them in the text's order.
-        """  # noqa: D205
+        """
         start = 0 if first == 1 else int(np.searchsorted(self.before, first))
         stop = len(self.before) if last else int(np.searchsorted(self.before, first + len(ids)))
         at = (self.before[start:stop] - first).clip(min=0)
