@@ -13,6 +13,7 @@ import typer
 from charlm import __version__
 from charlm.cli import (
     baselines,
+    compare,
     config,
     data,
     doctor,
@@ -39,6 +40,7 @@ app.command("train")(train.train)
 app.command("sample")(sample.sample)
 app.command("eval")(evaluate.evaluate)
 app.command("baselines")(baselines.baselines)
+app.command("compare")(compare.compare)
 app.command("explain")(explain.explain)
 app.command("gradcheck")(gradcheck.gradcheck)
 app.command("graph", cls=graph.GraphCommand)(graph.graph)

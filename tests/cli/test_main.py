@@ -8,7 +8,7 @@ from charlm import __version__
 from charlm.cli import output
 from charlm.errors import CharlmError
 
-VERBS = ["train", "sample", "eval", "baselines"]
+VERBS = ["train", "sample", "eval", "baselines", "compare"]
 VERBS += ["explain", "gradcheck", "graph", "doctor", "data", "config"]
 
 

@@ -1,0 +1,374 @@
+"""charlm compare: one table over runs."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
+
+import typer
+
+from charlm.cli import output
+from charlm.cli.signals import Stopped, StopSignals
+from charlm.errors import CheckpointError, DataError, UsageError
+
+if TYPE_CHECKING:
+    from charlm.config import ModelConfig
+    from charlm.evaluation.protocols import Cut
+    from charlm.evaluation.score import Score
+    from charlm.models import LanguageModel
+    from charlm.models.saved import SavedModel
+    from charlm.text.tokens import Split
+
+Protocol = Literal["windows", "sliding", "stream"]
+_TextKey = tuple[object, ...]
+
+
+@dataclass
+class _Row:
+    """One run, at its best checkpoint.
+
+    Args:
+        saved: The model.
+        part: What it is scored on.
+        text: What of the text must be equal for losses to compare.
+        source: What the text is called.
+        seconds: Training time up to the checkpoint.
+        scores: By protocol; a protocol that the model cannot do is missing.
+    """
+
+    saved: "SavedModel"
+    part: "Split"
+    text: _TextKey
+    source: str
+    seconds: float | None
+    scores: "dict[Protocol, Score]"
+
+    @property
+    def name(self) -> str:
+        return str(self.saved.run.path)
+
+    def loss(self, protocol: Protocol) -> float:
+        """Return the loss by a protocol, infinite if the model cannot do it."""
+        score = self.scores.get(protocol)
+        return score.loss_nats if score else float("inf")
+
+    def but_for_the_seed(self) -> str:
+        """Return a key that is equal for runs of one text and configuration, seed aside."""
+        config = self.saved.config.model_dump()
+        config["run"] |= {"seed": None, "out": None}
+        return repr((self.text, config))
+
+
+def compare(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN...", help="Run folders. Default: runs/*.")
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(metavar="NAME[,...]", help="Some of windows, sliding and stream."),
+    ] = "windows",
+    block_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Characters in a window, the same for all runs. Default: the longest that all "
+            "can be shown.",
+        ),
+    ] = None,
+    split: Annotated[Literal["val", "test"], typer.Option(help="Part of each run's text.")] = "val",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> int:
+    """Score the best checkpoint of each run by the same protocols: one table, the best run first.
+
+    Runs that differ in run.seed only stand together, with the mean and the sample standard
+    deviation over them. Losses on different texts do not compare: each text has a table of its own.
+
+    For example: charlm compare runs/gpt*
+    """
+    chosen = _protocols(protocol)
+    if chosen == ["stream"] and block_size is not None:
+        raise UsageError(f"--block-size {block_size}: --protocol stream has no window")
+    windowed = chosen != ["stream"]
+    with StopSignals() as stop:
+        try:
+            with stop.at_once():
+                rows = list(_load(runs, split, device))
+                length = block_size or _common_length([row.saved.model for row in rows])
+                _score(rows, chosen, length)
+        except Stopped:
+            return stop.exit_code
+    ordered = _ordered(rows, chosen[0])
+    if json:
+        output.result_json(_as_json(ordered, split, length if windowed else None))
+        return 0
+    for number, groups in enumerate(ordered):
+        output.result(("\n" if number else "") + _heading(groups[0][0], split))
+        for line in _aligned(_table(groups, chosen, length)):
+            output.result(line)
+    if len(ordered) > 1:
+        output.note(f"{len(ordered)} texts: losses compare within a table only")
+    if windowed and block_size is None and any(_has_longer_block(row, length) for row in rows):
+        output.note(f"windows of {length} are the longest that all runs take; some see more")
+    if any(score.interval for row in rows for score in row.scores.values()):
+        output.say(
+            "[low, high]: 95 % interval for other texts of this kind; the runs share this one, so "
+            "what lies between them is surer"
+        )
+    return 0
+
+
+def _protocols(names: str) -> list[Protocol]:
+    """Read a comma-separated list, each name once."""
+    chosen = list(dict.fromkeys(name.strip() for name in names.split(",")))
+    for name in chosen:
+        if name not in get_args(Protocol):
+            raise UsageError(f"--protocol {name!r}: use some of {', '.join(get_args(Protocol))}")
+    return cast(list[Protocol], chosen)
+
+
+def _load(runs: list[Path] | None, split: str, device: str) -> Iterator[_Row]:
+    """Load the runs; those that were not named and cannot be scored are left out with a note.
+
+    Raises:
+        CheckpointError: There is none, or a named one is no run or has no sound checkpoint.
+        DataError: A named one has no such part.
+    """
+    from charlm.models.saved import load_model
+    from charlm.storage import RunFolder, find_run
+
+    found: Iterable[RunFolder] = (find_run(path) for path in dict.fromkeys(runs or []))
+    if not runs:
+        found = [RunFolder(path.parent) for path in sorted(Path("runs").glob("*/config.yaml"))]
+    some = False
+    for run in list(found):
+        try:
+            yield _row(load_model(run, "best", device), split)
+            some = True
+        except (CheckpointError, DataError, UsageError) as error:
+            if runs:
+                raise
+            output.note(f"left out: {error}")
+    if not some:
+        raise CheckpointError(
+            "runs/: no run there to compare; train one first (charlm train --config quickstart) "
+            "or name some"
+        )
+
+
+def _row(saved: "SavedModel", split: str) -> _Row:
+    import json
+
+    from charlm.text import open_corpus
+
+    corpus = open_corpus(saved.run.tokens)
+    part = corpus.splits[split]
+    if len(part) < 2:
+        raise DataError(
+            f"{saved.run.path}: its {split} part has {len(part)} characters; it was made with "
+            f"data.{split}_fraction {getattr(saved.config.data, f'{split}_fraction')}"
+        )
+    facts = corpus.facts
+    text = (facts["source_sha256"], facts["unit"], facts["vocab_size"], part.start, part.stop)
+    state = json.loads((saved.run.checkpoint_path(saved.step) / "state.json").read_bytes())
+    return _Row(saved, part, text, str(facts["source"]), state.get("seconds"), {})
+
+
+def _common_length(models: "Sequence[LanguageModel]") -> int:
+    """Return the longest window that all models can be shown."""
+    limited = [model.block_size for model in models if not model.any_length]
+    return min(limited) if limited else max(model.block_size for model in models)
+
+
+def _has_longer_block(row: _Row, length: int) -> bool:
+    return not row.saved.model.any_length and row.saved.model.block_size > length
+
+
+def _score(rows: Sequence[_Row], chosen: Sequence[Protocol], length: int) -> None:
+    """Score each run by each protocol that it can do.
+
+    Raises:
+        UsageError: The windows are too long for a run, or none can do a protocol.
+    """
+    from tqdm import tqdm
+
+    from charlm.evaluation.scoring import score_text, utf8_lengths
+
+    cuts = [(row, name, _cut(row, name, length)) for row in rows for name in chosen]
+    for name in chosen:
+        if not any(cut for _, other, cut in cuts if other == name):
+            raise UsageError(
+                f"--protocol {name}: none of these runs can; use windows, or sliding for more "
+                "context"
+            )
+
+    def advance(chars: int) -> None:
+        bar.update(chars)
+
+    total = sum(len(row.part) - 1 for row, _, cut in cuts if cut)
+    with tqdm(
+        total=total,
+        desc="scoring",
+        unit="char",
+        unit_scale=True,
+        file=sys.stderr,
+        disable=None,
+        leave=False,
+        delay=1.0,
+    ) as bar:
+        for row, name, cut in cuts:
+            if cut:
+                sizes = utf8_lengths(row.saved.tokenizer)
+                row.scores[name] = score_text(
+                    row.saved.model, row.part, cut, byte_lengths=sizes, progress=advance
+                )
+
+
+def _cut(row: _Row, name: Protocol, length: int) -> "Cut | None":
+    from charlm.evaluation import protocols
+
+    if name == "stream" and not row.saved.model.any_length:
+        return None
+    try:
+        return protocols.choose(row.saved.model, name, None if name == "stream" else length)
+    except UsageError as error:
+        raise UsageError(f"{row.name}: {error}") from None
+
+
+def _ordered(rows: Sequence[_Row], by: Protocol) -> list[list[list[_Row]]]:
+    """Return the texts, in each the groups of runs that differ in their seed only, best first."""
+    texts: dict[_TextKey, dict[str, list[_Row]]] = {}
+    for row in sorted(rows, key=lambda row: (row.loss(by), row.name)):
+        texts.setdefault(row.text, {}).setdefault(row.but_for_the_seed(), []).append(row)
+    return [
+        sorted(groups.values(), key=lambda group: mean(row.loss(by) for row in group))
+        for groups in texts.values()
+    ]
+
+
+def _heading(row: _Row, split: str) -> str:
+    sha256, unit = row.text[:2]
+    return f"{row.source} ({str(sha256)[:8]}): {split}, {len(row.part) - 1:,} {unit} scored"
+
+
+def _table(
+    groups: Sequence[Sequence[_Row]], chosen: Sequence[Protocol], length: int
+) -> Iterator[list[str]]:
+    """Yield the cells of the table, a row at a time."""
+    titles = [name if name == "stream" else f"{name} of {length}" for name in chosen]
+    yield ["run", "model", "parameters", "step", "time", *(f"{title}, nats" for title in titles)]
+    for group in groups:
+        for row in group:
+            saved = row.saved
+            time = "" if row.seconds is None else f"{row.seconds:,.1f} s"
+            cells = [row.name, _kind(saved.config.model), _size(saved.model), f"{saved.step:,}"]
+            yield [*cells, time, *(_shown(row.scores.get(name)) for name in chosen)]
+        seeds = _one_a_seed(group)
+        if len(seeds) > 1:
+            spreads = [_spread(seeds, name) for name in chosen]
+            shown = [f"{s['mean']:.4f}, sd {s['sd']:.4f}" if s else "-" for s in spreads]
+            yield [f"  mean of {len(seeds)} seeds", "", "", "", "", *shown]
+
+
+def _kind(model: "ModelConfig") -> str:
+    more = {"gpt": ("style",), "ngram": ("smoothing", "order"), "mixture": ("combine",)}
+    return " ".join([model.type, *(str(getattr(model, key)) for key in more.get(model.type, ()))])
+
+
+def _counts(model: "LanguageModel") -> tuple[int, int]:
+    """Return the trained parameters of a model and the n-grams that it stores."""
+    from charlm.models import NGramModel
+
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    counted = [module for module in model.modules() if isinstance(module, NGramModel)]
+    ngrams = sum(
+        len(tensor)
+        for module in counted
+        for name, tensor in module.tensors().items()
+        if name.startswith("share")
+    )
+    return parameters, ngrams
+
+
+def _size(model: "LanguageModel") -> str:
+    parameters, ngrams = _counts(model)
+    counted = f"{ngrams:,} n-grams" if ngrams else ""
+    return " + ".join(filter(None, [f"{parameters:,}" if parameters else "", counted]))
+
+
+def _shown(score: "Score | None") -> str:
+    if score is None:
+        return "-"
+    interval = score.interval
+    ends = f" [{interval.low:.4f}, {interval.high:.4f}]" if interval else ""
+    return f"{score.loss_nats:.4f}{ends}"
+
+
+def _one_a_seed(group: Sequence[_Row]) -> list[_Row]:
+    """Leave out repeats: a run made twice would make the spread look smaller than it is."""
+    return list({row.saved.config.run.seed: row for row in reversed(group)}.values())
+
+
+def _spread(group: Sequence[_Row], name: Protocol) -> dict[str, float] | None:
+    """Return the mean and the sample standard deviation of a protocol's losses, in nats."""
+    losses = [row.scores[name].loss_nats for row in group if name in row.scores]
+    return {"mean": mean(losses), "sd": stdev(losses)} if losses else None
+
+
+def _aligned(table: Iterable[list[str]]) -> Iterator[str]:
+    """Pad the cells of a table: the first two columns to the left, numbers to the right."""
+    rows = list(table)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if number < 2 or number > 4 else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def _as_json(
+    texts: Sequence[Sequence[Sequence[_Row]]], split: str, length: int | None
+) -> dict[str, Any]:
+    groups = [group for text in texts for group in text]
+    return {
+        "split": split,
+        "block_size": length,
+        "runs": [_run_as_json(row) for group in groups for row in group],
+        "seeds": [
+            {
+                "runs": [row.name for row in seeds],
+                "nats": {name: _spread(seeds, name) for name in seeds[0].scores},
+            }
+            for seeds in map(_one_a_seed, groups)
+            if len(seeds) > 1
+        ],
+    }
+
+
+def _run_as_json(row: _Row) -> dict[str, Any]:
+    parameters, ngrams = _counts(row.saved.model)
+    return {
+        "run": row.name,
+        "model": row.saved.config.model.type,
+        "text": {"source": row.source, "sha256": row.text[0], "unit": row.text[1]},
+        "chars": len(row.part) - 1,
+        "parameters": parameters,
+        "ngrams": ngrams,
+        "step": row.saved.step,
+        "seconds": row.seconds,
+        "seed": row.saved.config.run.seed,
+        "scores": {
+            name: {
+                "loss_nats": score.loss_nats,
+                "bits_per_char": score.bits_per_char,
+                "bits_per_byte": score.bits_per_byte,
+                "perplexity": score.perplexity,
+                "interval": score.interval
+                and {"low": score.interval.low, "high": score.interval.high},
+            }
+            for name, score in row.scores.items()
+        },
+    }
