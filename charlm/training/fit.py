@@ -43,7 +43,7 @@ class Fitter(Trainer):
     def _step(self) -> Record:
         """Count the training part; the loss is on that same part, which a memory knows well."""
         started = time.perf_counter()
-        fit_ngram(self.ngram, self.asked, self.train, self.run, self._poll)
+        chars = fit_ngram(self.ngram, self.asked, self.train, self.run, self._poll)
         seconds = time.perf_counter() - started
         score = score_windows(
             self.model,
@@ -58,7 +58,7 @@ class Fitter(Trainer):
             "kind": "train",
             "step": 1,
             "loss_nats": score.loss_nats,
-            "chars_per_second": len(self.train) / max(seconds, 1e-9),
+            "chars_per_second": chars / max(seconds, 1e-9),
             "seconds": self.state.seconds,
         }
 
@@ -69,7 +69,7 @@ class Fitter(Trainer):
 
 def fit_ngram(
     model: NGramModel, config: NGramConfig, ids: Split, run: RunFolder, poll: Callable[[], None]
-) -> None:
+) -> int:
     """Count a text into a model; what does not fit into memory goes to the run folder's disk.
 
     Args:
@@ -78,6 +78,9 @@ def fit_ngram(
         ids: The text.
         run: Whose disk to use.
         poll: Called often; may raise to stop, and the model is then what it was.
+
+    Returns:
+        How many characters were counted.
 
     Raises:
         MachineError: The disk is too small or refuses, or the tables are larger than memory.
@@ -90,6 +93,7 @@ def fit_ngram(
             counts, config.smoothing, k=config.add_k, min_count=config.min_count, poll=poll
         )
         model.set_tables(_that_fit(tables))
+    return len(ids)
 
 
 def _that_fit(tables: Iterable[Table]) -> Iterator[Table]:

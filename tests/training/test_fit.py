@@ -160,9 +160,11 @@ def test_counting_on_disk_gives_the_same_tables(make_fitter, monkeypatch):
     assert same_tables(whole.model, parts.model)
 
 
-def test_last_chars_counts_the_end_of_the_training_part_alone(make_fitter):
+def test_last_chars_counts_the_end_of_the_training_part_alone(make_fitter, monkeypatch):
     fitter = make_fitter("model.last_chars=40", "model.smoothing=add-k", "model.order=2")
-    list(fitter.records())
+    clock = iter(range(0, 1000, 8))
+    monkeypatch.setattr(fit.time, "perf_counter", lambda: next(clock))
+    records = {record["kind"]: record for record in fitter.records()}
     ids = fitter.train.read(len(fitter.train) - 40, 40)
 
     expected = NGramModel(fitter.tokenizer.vocab_size, 16, 2, backs_off=False)
@@ -170,6 +172,7 @@ def test_last_chars_counts_the_end_of_the_training_part_alone(make_fitter):
     expected.set_tables(smooth(counts, "add-k", k=1.0))
 
     assert same_tables(fitter.model, expected)
+    assert records["train"]["chars_per_second"] == 40 / 8  # one tick of the clock before, one after
 
 
 def test_only_a_counted_model_is_fitted(make_fitter):
