@@ -47,7 +47,8 @@ def gradcheck(
     """Check the gradients by hand in two other ways.
 
     In float64, against autograd and against central finite differences: one row for each rule of
-    charlm.backprop and one for each weight of the model. Exit code 1 if any fails.
+    charlm.backprop and one for each weight of the model, or of each expert that a mixture trains.
+    Exit code 1 if any fails.
     """
     with StopSignals() as stop:
         try:
@@ -69,7 +70,7 @@ def gradcheck(
 def _models(name: str | None, overrides: list[str], vocab: int) -> "dict[str, LanguageModel]":
     """Build the models to check, by the heading of their rows."""
     from charlm.config import load_config
-    from charlm.config.size import check_memory
+    from charlm.config.size import check_memory, trained
     from charlm.models import build_model
 
     if name is None:
@@ -79,13 +80,24 @@ def _models(name: str | None, overrides: list[str], vocab: int) -> "dict[str, La
             raise UsageError(f"{overrides[0]}: there is nothing to override; name a --config too")
         return {title: build_model(c, SMALL_VOCAB) for title, c in SMALL_MODELS.items()}
     checked = load_config(name, overrides)
-    few = checked.train.model_copy(update={"batch_size": 2 * WINDOWS, "micro_batch_size": None})
-    check_memory(checked.model_copy(update={"train": few}), vocab)  # 2: numbers twice as wide
-    return {_title(checked.model): build_model(checked.model, vocab)}
+    models = {}
+    for expert, alone in trained(checked).items():
+        few = alone.train.model_copy(update={"batch_size": 2 * WINDOWS, "micro_batch_size": None})
+        check_memory(alone.model_copy(update={"train": few}), vocab)  # 2: numbers twice as wide
+        models[_title(expert, alone.model)] = build_model(alone.model, vocab)
+    if not models:
+        kind = checked.model.type
+        reason = "is counted and" if kind == "ngram" else "of counted experts and of runs"
+        raise UsageError(
+            f"{name}: a model of type {kind!r} {reason} has no gradients to check; "
+            "name a model that is trained, such as gpt"
+        )
+    return models
 
 
-def _title(model: "ModelConfig") -> str:
-    return f"gpt ({model.style})" if model.type == "gpt" else model.type
+def _title(expert: str, model: "ModelConfig") -> str:
+    title = f"gpt ({model.style})" if model.type == "gpt" else model.type
+    return f"{expert}: {title}" if expert else title
 
 
 def _rows(models: "dict[str, LanguageModel]") -> Iterator[Row]:

@@ -115,8 +115,13 @@ def test_overrides_change_the_model_that_is_checked(charlm, tiny, one_rule):
     assert {row["group"] for row in found["rows"]} == {"rules", "gpt (gpt2)"}
 
 
-@pytest.mark.parametrize("name", preset_names())
-def test_every_preset_can_be_checked(charlm, one_rule, name):
+TRAINED = [
+    name for name in preset_names() if load_config(name).model.type not in ("ngram", "mixture")
+]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_preset_with_weights_can_be_checked(charlm, one_rule, name):
     smaller = {"block_size": 4, "n_layer": 1, "n_embd": 8, "n_head": 2}
     fields = type(load_config(name).model).model_fields
     overrides = [f"model.{key}={size}" for key, size in smaller.items() if key in fields]
@@ -126,6 +131,48 @@ def test_every_preset_can_be_checked(charlm, one_rule, name):
     assert (result.code, result.stderr) == (0, "")
     expected = weights(load_config(name, overrides).model, 5)
     assert [row[1] for row in rows(result.stdout)] == ["Add", *expected]
+
+
+MIXTURE = """\
+model:
+  type: mixture
+  experts:
+    counts: {model: {type: ngram}}
+    old: {run: runs/old}
+    table: {model: {type: bigram, block_size: 4}}
+    mean: {model: {type: averaging, block_size: 4, n_embd: 4}, train: {batch_size: 1_000_000_000_000}}
+"""
+
+
+def test_of_a_mixture_the_experts_it_trains_are_checked(charlm, one_rule):
+    Path("mixture.yaml").write_text(MIXTURE)
+
+    result = charlm("gradcheck", "-c", "mixture.yaml", "--vocab-size", 5)
+
+    assert (result.code, result.stderr) == (0, "")
+    experts = load_config("mixture.yaml").model.experts
+    of_mean = [("mean: averaging", name, "pass") for name in weights(experts["mean"].model, 5)]
+    assert rows(result.stdout) == [
+        ("rules", "Add", "pass"),
+        ("table: bigram", *weights(experts["table"].model, 5), "pass"),
+        *of_mean,
+    ]
+
+
+def test_a_model_without_gradients_is_refused(charlm):
+    Path("mixture.yaml").write_text(MIXTURE[: MIXTURE.index("    table")])
+
+    counted, mixed = charlm("gradcheck", "-c", "ngram"), charlm("gradcheck", "-c", "mixture.yaml")
+
+    assert (counted.code, counted.stdout) == (mixed.code, mixed.stdout) == (2, "")
+    assert counted.error == (
+        "ngram: a model of type 'ngram' is counted and has no gradients to check; "
+        "name a model that is trained, such as gpt"
+    )
+    assert mixed.error == (
+        "mixture.yaml: a model of type 'mixture' of counted experts and of runs has no gradients "
+        "to check; name a model that is trained, such as gpt"
+    )
 
 
 def test_the_symbols_are_65_if_nobody_says(charlm, one_rule, monkeypatch):
