@@ -357,11 +357,12 @@ def _suggest(section: KeyPath, leaf: str, document: Document, given: Any = None)
         of_expert = own and target.startswith(("model.", "train."))
         return f"; did you mean {'.'.join((*own, target)) if of_expert else target}?"
     if not section and leaf in _MODELS:  # `mixture: {...}`, as if each type were a section
-        inner = [key for key in given or () if key in _MODELS[leaf].model_fields]
+        keys = given if isinstance(given, dict) else {}
+        inner = [key for key in keys if key in _MODELS[leaf].model_fields]
         return f"; did you mean model.{inner[0] if inner else 'type'}?"
     places = {path: list(_keys(path, document)) for path in _places(own, document)}
-    if not section and (keys := places.get((leaf,))):
-        return f"; it is a section, set a key in it such as {leaf}.{keys[0]}"
+    if not section and (own_keys := places.get((leaf,))):
+        return f"; it is a section, set a key in it such as {leaf}.{own_keys[0]}"
     if homes := [".".join((*path, leaf)) for path, keys in places.items() if leaf in keys]:
         return f"; did you mean {homes[0]}?"
     if owners := [kind for kind, model in _MODELS.items() if leaf in model.model_fields]:

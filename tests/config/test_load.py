@@ -358,7 +358,8 @@ def test_a_model_type_is_no_section():
     assert refusal(MIXTURE + "mixture:\n  tune_fraction: 0.1\n") == (
         "a.yaml:13: mixture: unknown key; did you mean model.tune_fraction?"
     )
-    assert refusal(GPT + "ngram: 3\n").endswith("did you mean model.type?")
+    for value in ("3", "true", "[order]", ""):
+        assert refusal(GPT + f"ngram: {value}\n").endswith("did you mean model.type?")
 
 
 def test_an_override_of_an_expert_says_that_only_a_mixture_has_them():
