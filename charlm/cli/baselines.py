@@ -106,8 +106,8 @@ def table(ladder: "Ladder", unit: str) -> Iterator[str]:
     chosen = ", their best order chosen on the end of the training part" if ladder.order else ""
     yield f"unigram and bigram: one added to every count; longer ones: Kneser-Ney{chosen}"
     yield (
-        f"compressors: what {ladder.added:,} {unit} add to the {ladder.compressed:,} before them; gzip looks back "
-        "32 KiB, bzip2 900 kB, xz 8 MiB"
+        f"compressors: what the same {unit} add to the last {ladder.compressed:,} of the training "
+        "part; gzip looks back 32 KiB, bzip2 900 kB, xz 8 MiB"
     )
 
 
@@ -119,7 +119,6 @@ def as_json(ladder: "Ladder") -> dict[str, Any]:
         "scored": ladder.scored,
         "best_order": ladder.order,
         "compressed": ladder.compressed,
-        "added": ladder.added,
         "baselines": [
             {
                 "name": rung.name,

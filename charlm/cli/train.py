@@ -172,6 +172,10 @@ def _train(
     if ladder and not quiet:
         for line in table(ladder, config.data.unit):
             output.say(f"  {line}")
+        output.say(
+            f"  the model's own losses, from here on, are in windows of {config.model.block_size}: "
+            "with less context at the beginning of each"
+        )
     with nullcontext() if quiet else _Bar(config, trainer) as bar:
         for record in trainer.records():
             if bar:

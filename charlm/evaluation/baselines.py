@@ -44,7 +44,6 @@ MAX_SCORED = 500_000  # characters of the held-out part
 MAX_CHOOSING = 100_000  # characters that the order is chosen on
 # xz takes longest, and looks back 8 MiB; gzip looks back 32 KiB and bzip2 900 kB.
 MAX_COMPRESSED = 2_000_000  # characters of the training part
-MAX_ADDED = 200_000  # characters of the held-out part
 PIECE = 1 << 18  # bytes compressed between two looks at `should_stop`
 
 
@@ -70,9 +69,9 @@ class Ladder:
     Args:
         rungs: As listed at the head of this file.
         counted: Characters of the training part that the n-grams were counted in.
-        scored: Characters of the held-out part that they were scored on.
+        scored: Characters of the held-out part that they were scored on. The first has nothing
+            before it and is not among them; the compressors take it too.
         compressed: Characters of the training part that the compressors were given.
-        added: Characters of the held-out part that were compressed with them.
         order: The best; None if the training part was too short to choose one.
     """
 
@@ -80,7 +79,6 @@ class Ladder:
     counted: int
     scored: int
     compressed: int
-    added: int
     order: int | None
 
     def loss_nats(self, name: str) -> float:
@@ -146,13 +144,12 @@ def climb(
         add(f"best Kneser-Ney, order {order}", predictions, losses[order])
         rungs[-1] = replace(rungs[-1], seconds=rungs[-1].seconds + choosing)
 
-    before = _last(train, MAX_COMPRESSED).ids
-    after = held_out.read(0, min(len(held_out), MAX_ADDED))
-    texts = utf8(before, tokenizer), utf8(after, tokenizer)
+    before = _last(train, MAX_COMPRESSED)
+    texts = utf8(before.ids, tokenizer), utf8(scored.ids, tokenizer)
     for name, new in COMPRESSORS.items():
-        bits = 8 * added_bytes(new, *texts, should_stop) / len(after)
-        add(name, len(after), bits * math.log(2))
-    return Ladder(tuple(rungs), len(counted), predictions, len(before), len(after), order)
+        bits = 8 * added_bytes(new, *texts, should_stop) / len(scored)
+        add(name, len(scored), bits * math.log(2))
+    return Ladder(tuple(rungs), len(counted), predictions, len(before), order)
 
 
 def choose_order(

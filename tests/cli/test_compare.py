@@ -19,7 +19,7 @@ BIGRAM = TINY.replace("gpt", "bigram").replace("block_size: 8", "block_size: 4")
 BIGRAM = "".join(
     line for line in BIGRAM.splitlines(keepends=True) if "style" not in line and "n_" not in line
 )
-NGRAM = "data: {source: text.txt}\nmodel: {type: ngram, order: 3, block_size: 4}\n"
+NGRAM = "data: {source: text.txt}\nmodel: {type: ngram, order: 3, block_size: 6}\n"
 NGRAM += "run: {device: cpu}\n"
 
 
@@ -35,7 +35,7 @@ def _runs(_trained, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, *options in (
-            ("tiny", "--seed", "7", "--out", "runs/seed"),
+            ("tiny", "--seed", "7", "run.out=runs/seed"),
             ("tiny", *LONGER),
             ("bigram", "--out", "runs/bigram"),
             ("ngram", "--out", "runs/ngram"),
@@ -164,7 +164,7 @@ def test_the_window_is_the_longest_that_all_take_or_as_asked(charlm, runs):
     both = ["runs/bigram", "runs/ngram"]
 
     assert compared(charlm, "runs/longer", *both)["block_size"] == 16
-    assert compared(charlm, *both)["block_size"] == 4
+    assert compared(charlm, *both)["block_size"] == 6
     assert compared(charlm, *both, "--protocol", "stream")["block_size"] is None
     assert compared(charlm, *both, "--block-size", 50)["block_size"] == 50
     assert charlm("compare", "runs/longer", *both).stderr == ""

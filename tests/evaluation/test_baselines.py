@@ -116,12 +116,12 @@ def test_a_long_text_is_capped_and_says_so(monkeypatch):
     monkeypatch.setattr(baselines, "MAX_COUNTED", 100)
     monkeypatch.setattr(baselines, "MAX_SCORED", 30)
     monkeypatch.setattr(baselines, "MAX_COMPRESSED", 50)
-    monkeypatch.setattr(baselines, "MAX_ADDED", 20)
     tokenizer = CharTokenizer(TEXT)
 
     found = ladder(TEXT, TEXT, tokenizer)
 
-    assert (found.counted, found.scored, found.compressed, found.added) == (100, 30, 50, 20)
+    assert (found.counted, found.scored, found.compressed) == (100, 30, 50)
+    assert found.rungs[-1].score.chars == 31
     nearest = ladder(TEXT[-100:], TEXT[:31], tokenizer)
     assert [r.score for r in found.rungs[:6]] == [r.score for r in nearest.rungs[:6]]
 
