@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from charlm.models.base import LanguageModel
+from charlm.models.counts import STRIDE
 from charlm.models.smoothing import Table
 
 PARTS = ("keys", "share", "left_over")
@@ -101,14 +102,21 @@ class NGramModel(LanguageModel):
         for k in range(1, self.order + 1):
             table = next(tables, None) or Table(nothing, nothing, np.ones(contexts))
             keys = torch.from_numpy(np.array(table.keys, np.int64))
-            edges = torch.arange(0, contexts * self.vocab_size + 1, self.vocab_size)
             found[f"keys_{k}"] = keys
             found[f"share_{k}"] = torch.from_numpy(np.array(table.share, np.float32))
             found[f"left_over_{k}"] = torch.from_numpy(np.array(table.left_over, np.float32))
-            found[f"first_{k}"] = torch.searchsorted(keys, edges)
+            found[f"first_{k}"] = self._first(keys, contexts)
             contexts = len(keys)
         for name, tensor in found.items():
             self.register_buffer(name, tensor.to(device), persistent=not name.startswith("first"))
+
+    def _first(self, keys: Int[Tensor, "N"], contexts: int) -> Int[Tensor, "M"]:
+        """Return where each context's followers begin in `keys`, and where the last one's end."""
+        first = torch.empty(contexts + 1, dtype=torch.int64)
+        for start in range(0, contexts + 1, STRIDE):
+            stretch = torch.arange(start, min(start + STRIDE, contexts + 1))
+            first[start : start + STRIDE] = torch.searchsorted(keys, stretch * self.vocab_size)
+        return first
 
     def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return log-probabilities: logits whose softmax is themselves. T is not limited."""

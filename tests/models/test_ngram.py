@@ -104,9 +104,10 @@ def test_gradient_descent_on_the_bigram_table_meets_it():
 def test_before_it_is_fitted_every_character_is_equally_likely():
     config = NGramConfig(type="ngram", order=3)
 
-    log_p = build_model(config, 5)(torch.tensor([[0, 1, 2, 3]]))
+    model, idx = build_model(config, 5), torch.tensor([[0, 1, 2, 3]])
 
-    torch.testing.assert_close(log_p, torch.full((1, 4, 5), -math.log(5)))
+    torch.testing.assert_close(model(idx), torch.full((1, 4, 5), -math.log(5)))
+    torch.testing.assert_close(model.log_probability(idx, idx), torch.full((1, 4), -math.log(5)))
 
 
 @pytest.mark.parametrize("method", METHODS)
