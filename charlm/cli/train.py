@@ -1,5 +1,6 @@
 """charlm train: from a configuration to a run folder."""
 
+import math
 import shlex
 import sys
 import time
@@ -289,15 +290,27 @@ class _Bar:
 
 
 def _baselines(prepared: "PreparedRun", stop: StopSignals) -> "Ladder | None":
-    """Score what needs no training; None if it is switched off, impossible or interrupted."""
+    """Score what needs no training, in at most a tenth of the minutes that there are, if any.
+
+    Returns:
+        None if it is switched off, impossible, interrupted or too late.
+    """
     from charlm.evaluation import Interrupted, climb
 
     train, val = (prepared.corpus.splits[name] for name in ("train", "val"))
     if not prepared.config.eval.baselines or len(val) < 2:
         return None
+    minutes = prepared.config.train.minutes
+    ends = math.inf if minutes is None else time.perf_counter() + 0.1 * 60 * minutes
+
+    def should_stop() -> bool:
+        return stop.requested() or time.perf_counter() > ends
+
     try:
-        return climb(train, val, prepared.tokenizer, should_stop=stop.requested)
+        return climb(train, val, prepared.tokenizer, should_stop=should_stop)
     except Interrupted:
+        if not stop.requested():
+            output.note("no baselines: they take over a tenth of the minutes; see charlm baselines")
         return None
 
 

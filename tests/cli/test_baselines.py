@@ -178,6 +178,14 @@ def test_nobody_waits_for_it_unless_a_budget_of_minutes_would_end_late(
     assert done[0] == first
 
 
+def test_a_budget_of_minutes_is_for_training(charlm):
+    result = charlm(*TRAIN, "--minutes", "0.0000001")
+
+    assert result.code == 0
+    assert "uniform" not in result.stderr + result.stdout
+    assert "no baselines: they take over a tenth of the minutes" in result.stderr
+
+
 def test_a_signal_while_it_counts_ends_the_run_as_one_while_it_trains(charlm, monkeypatch):
     from charlm import evaluation
 
