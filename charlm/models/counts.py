@@ -139,7 +139,7 @@ def count_ngrams(
         count = min(piece, len(ids) - first)
         text = ids.read(first, min(count + order - 1, len(ids) - first))
         runs.append(_distinct(packing.pack(text, count)))
-        if scratch is not None:
+        if scratch is not None:  # no name may keep a run in memory while the next is sorted
             runs.append(_written(runs.pop(), scratch, number))
     blocks = _merged(runs, max(1, min(STRIDE, piece) // len(runs)))
     levels = _tree(map(packing.unpacked, blocks), vocab_size, order, scratch, poll)
