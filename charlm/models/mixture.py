@@ -9,7 +9,7 @@ distributions", sections 2 and 3; for experts that are counted, Jelinek and Merc
 and Klakow 1998, "Log-linear interpolation of language models".
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from charlm.models.base import LanguageModel
 
 RIDGE = 1e-4  # pulls weights to equal ones, where experts are too alike to tell them apart
-CHUNK = 4096  # predictions worked on at a time: their arrays stay in a CPU's cache
+CHUNK = 1 << 18  # numbers worked on at a time: 2 MiB of float64, which a CPU's cache holds
+FLOOR = -1e4  # log p of what an expert calls impossible: 0 times minus infinity is no number
+LEAST_POWER = 1e-7  # of a mean that misleads: a temperature of ten million is guessing
 
 
 class MixtureModel(LanguageModel):
@@ -44,11 +46,11 @@ class MixtureModel(LanguageModel):
         combine: str = "log-linear",
     ) -> None:
         super().__init__(vocab_size, block_size)
-        self.experts = nn.ModuleDict(experts)
+        self.experts = dict(experts)
+        self.modules_of_experts = nn.ModuleList(experts.values())  # a ModuleDict refuses some names
         self.combine = combine
         self.any_length = all(expert.any_length for expert in experts.values())
-        if self.any_length:
-            self.memory = max(expert.memory for expert in experts.values())
+        self.memory = max(expert.memory for expert in experts.values())
         # Weights add up to 1; together with the temperature they say all there is to say.
         self.register_buffer("weights", torch.full((len(experts),), 1 / len(experts)))
         self.register_buffer("temperature", torch.ones(()))
@@ -60,16 +62,16 @@ class MixtureModel(LanguageModel):
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw the first weights of each expert."""
-        for expert in self._experts():
+        for expert in self.experts.values():
             expert.init_weights(generator)
 
     def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return the logits of the next character at every position."""
-        return self.join(logits_within(expert, idx) for expert in self._experts())
+        return self.join(logits_within(expert, idx) for expert in self.experts.values())
 
     def start(self, batch_size: int) -> list[Any]:
         """Return the states of the experts."""
-        return [expert.start(batch_size) for expert in self._experts()]
+        return [expert.start(batch_size) for expert in self.experts.values()]
 
     def step(self, idx: Int[Tensor, "B n"], state: list[Any]) -> tuple[Float[Tensor, "B V"], Any]:
         """Let every expert read on.
@@ -77,27 +79,27 @@ class MixtureModel(LanguageModel):
         Past the block of an expert this differs a little from `forward`, which gives that expert
         half a block of context where here it has the whole.
         """
-        read = [expert.step(idx, own) for expert, own in zip(self._experts(), state, strict=True)]
+        experts = self.experts.values()
+        read = [expert.step(idx, own) for expert, own in zip(experts, state, strict=True)]
         return self.join(logits for logits, _ in read), [own for _, own in read]
-
-    def _experts(self) -> list[LanguageModel]:
-        return list(self.experts.values())  # type: ignore[arg-type]
 
     def join(self, logits: Iterable[Float[Tensor, "*shape V"]]) -> Float[Tensor, "*shape V"]:
         """Join the experts' logits; one expert's are held at a time."""
         total: Tensor | None = None
         for weight, own in zip(self.weights, logits, strict=True):
-            log_p = own.float().log_softmax(dim=-1)
-            share = weight * (log_p if self.combine == "log-linear" else log_p.exp())
-            total = share if total is None else total.add_(share)
+            log_p = _log_p(own.float())
+            if self.combine == "log-linear":
+                total = weight * log_p if total is None else total.add_(weight * log_p)
+            else:  # in logarithms: what all experts call unlikely would round to 0
+                share = weight.log() + log_p
+                total = share if total is None else torch.logaddexp(total, share)
         assert total is not None, "a mixture has at least one expert"
-        return (total if self.combine == "log-linear" else total.log()) / self.temperature
+        return total / self.temperature
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the weights, the temperature, and each expert's tensors behind its name."""
         own = {"weights": self.weights, "temperature": self.temperature}
         for name, expert in self.experts.items():
-            assert isinstance(expert, LanguageModel)
             own |= {f"experts.{name}.{key}": value for key, value in expert.tensors().items()}
         return own
 
@@ -113,8 +115,9 @@ class MixtureModel(LanguageModel):
             if found is None or found.shape != own.shape or not bool(found.isfinite().all()):
                 raise ValueError(f"{name} is missing or does not fit {len(self.experts)} experts")
             own.copy_(found)
+        if self.temperature <= 0 or (self.combine == "linear" and bool((self.weights < 0).any())):
+            raise ValueError("temperature, and weights of a linear mixture, cannot be negative")
         for name, expert in self.experts.items():
-            assert isinstance(expert, LanguageModel)
             start = f"experts.{name}."
             names = [key for key in left if key.startswith(start)]
             try:
@@ -141,60 +144,109 @@ def logits_within(model: LanguageModel, idx: Int[Tensor, "B T"]) -> Float[Tensor
     return torch.cat(parts, dim=1)
 
 
+def _log_p(logits: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape V"]:
+    """Return log-probabilities, all of them finite."""
+    return logits.log_softmax(dim=-1).clamp(min=FLOOR)
+
+
 def fit_weights(
-    logits: Float[Tensor, "E N V"], targets: Int[Tensor, "N"], combine: str
+    logits: Float[Tensor, "E N V"],
+    targets: Int[Tensor, "N"],
+    combine: str,
+    poll: Callable[[], None] = lambda: None,
 ) -> tuple[Float[Tensor, "E"], Float[Tensor, ""]]:
     """Return the weights and the temperature that predict the targets best.
 
-    Both ways are convex problems with one answer. A log-linear mixture's weights may be negative:
-    what an expert says is then read as what the others have said already.
+    Log-linear, it is one convex problem: powers of the experts' probabilities, which are weights
+    and temperature in one (Newton's method). A power may be negative: what that expert says is then
+    read as what the others have said already. Linear, it is two: the weights by expectation
+    maximisation, then the temperature, one power of their mean.
 
     Args:
         logits: Of each expert for each prediction.
         targets: What came next.
-        combine: `log-linear` (Newton's method) or `linear` (expectation maximisation for weights,
-            Newton's method for the temperature).
+        combine: `log-linear` or `linear`.
+        poll: Called often; may raise to stop.
 
     Returns:
-        Weights that add up to 1, and the temperature.
+        Weights that add up to 1, and the temperature. Of experts that mislead, log-linear, the
+        powers add up to next to nothing, or less: then the powers themselves, and temperature 1.
     """
-    log_p = logits.log_softmax(dim=-1)
     if combine == "log-linear":
-        powers = _fit_powers(log_p, targets)
-        return powers / powers.sum(), 1 / powers.sum()
-    of_target = log_p[:, torch.arange(len(targets)), targets].double().exp()
-    weights = torch.full((len(logits),), 1 / len(logits), dtype=torch.float64)
-    for _ in range(200):
-        share = weights[:, None] * of_target
-        weights = (share / share.sum(dim=0)).mean(dim=1)
-    mixed = (weights.float()[:, None, None] * log_p.exp()).sum(dim=0, keepdim=True).log()
-    return weights.float(), 1 / _fit_powers(mixed, targets).sum()
+        powers = _fit_powers(_log_p(logits), targets, poll)
+        total = powers.sum()
+        if total < 0.01 * powers.abs().sum():
+            return powers.float(), torch.ones(())
+        return (powers / total).float(), (1 / total).float()
+    log_p = _log_p(logits)
+    weights = _fit_shares(log_p[:, torch.arange(len(targets)), targets].double(), poll)
+    mixed = (weights.float().log()[:, None, None] + log_p).logsumexp(dim=0, keepdim=True)
+    power = _fit_powers(mixed, targets, poll).sum()
+    return weights.float(), (1 / power.clamp(min=LEAST_POWER)).float()
+
+
+def _fit_shares(log_p: Float[Tensor, "E N"], poll: Callable[[], None]) -> Float[Tensor, "E"]:
+    """Return the weights of the mean that gives the targets, of these log p, the most."""
+    p = (log_p - log_p.max(dim=0).values).exp()  # what all of them call unlikely is above 0 too
+    weights = torch.full((len(p),), 1 / len(p), dtype=torch.float64)
+    for _ in range(1000):
+        poll()
+        share = weights[:, None] * p
+        before, weights = weights, (share / share.sum(dim=0)).mean(dim=1)
+        if float((weights - before).abs().max()) < 1e-7:
+            break
+    return weights
 
 
 def _fit_powers(
-    log_p: Float[Tensor, "E N V"], targets: Int[Tensor, "N"], steps: int = 20
+    log_p: Float[Tensor, "E N V"], targets: Int[Tensor, "N"], poll: Callable[[], None]
 ) -> Float[Tensor, "E"]:
     """Return the powers to which probabilities are raised before they are multiplied.
 
-    The gradient is the mean of what the model expects of log p_e, less what it was at the target;
-    the second derivative is the covariance of the log p_e under the model.
+    Newton's method. Where experts are sure of themselves and wrong, the curvature is next to nothing
+    and a whole step leads anywhere: it is halved until the loss falls.
     """
-    experts, count, _ = log_p.shape
-    powers = torch.full((experts,), 1 / experts, dtype=torch.float64)
-    equal = powers.clone()
-    for _ in range(steps):
-        gradient = RIDGE * (powers - equal)
-        curvature = RIDGE * torch.eye(experts, dtype=torch.float64)
-        for first in range(0, count, CHUNK):
-            some, y = log_p[:, first : first + CHUNK], targets[first : first + CHUNK]
-            p = torch.einsum("e,env->nv", powers.float(), some).softmax(dim=-1)
-            expected = torch.einsum("nv,env->en", p, some)
-            observed = some[:, torch.arange(len(y)), y]
-            gradient += (expected - observed).sum(dim=1).double() / count
-            second = torch.einsum("env,fnv->ef", some * p, some) - expected @ expected.T
-            curvature += second.double() / count
+    powers = torch.full((len(log_p),), 1 / len(log_p), dtype=torch.float64)
+    loss, gradient, curvature = _derivatives(powers, log_p, targets, poll)
+    for _ in range(50):
         move = torch.linalg.solve(curvature, gradient)
-        powers -= move
-        if float(move.abs().max()) < 1e-5:
+        while move.abs().max() > 1e-6:
+            tried = _derivatives(powers - move, log_p, targets, poll)
+            if tried[0] < loss:
+                break
+            move /= 2
+        else:
             break
-    return powers.float()
+        powers -= move
+        loss, gradient, curvature = tried
+    return powers
+
+
+def _derivatives(
+    powers: Float[Tensor, "E"],
+    log_p: Float[Tensor, "E N V"],
+    targets: Int[Tensor, "N"],
+    poll: Callable[[], None],
+) -> tuple[Float[Tensor, ""], Float[Tensor, "E"], Float[Tensor, "E E"]]:
+    """Return the mean loss of a product of these powers, its gradient and second derivative.
+
+    The gradient is the mean of what the product expects of log p_e, less what it was at the target;
+    the second derivative is the covariance of the log p_e under the product.
+    """
+    experts, count, vocab_size = log_p.shape
+    off = powers - 1 / experts
+    loss, gradient = RIDGE / 2 * off.square().sum(), RIDGE * off
+    curvature = RIDGE * torch.eye(experts, dtype=torch.float64)
+    chunk = max(1, CHUNK // (experts * vocab_size))
+    for first in range(0, count, chunk):
+        poll()
+        some, y = log_p[:, first : first + chunk].double(), targets[first : first + chunk]
+        at = torch.arange(len(y))
+        joined = torch.einsum("e,env->nv", powers, some).log_softmax(dim=-1)
+        p = joined.exp()
+        expected, observed = torch.einsum("nv,env->en", p, some), some[:, at, y]
+        centred = some - expected[..., None]  # a difference of large squares would lose its digits
+        loss -= joined[at, y].sum() / count
+        gradient += (expected - observed).sum(dim=1) / count
+        curvature += torch.einsum("env,fnv->ef", p * centred, centred) / count
+    return loss, gradient, curvature

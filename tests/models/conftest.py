@@ -6,7 +6,9 @@ from charlm.config import (
     AttentionConfig,
     AveragingConfig,
     BigramConfig,
+    ExpertConfig,
     GPTConfig,
+    MixtureConfig,
     MultiHeadConfig,
     NGramConfig,
 )
@@ -25,6 +27,11 @@ CONFIGS = {
     ),
     "ngram": NGramConfig(type="ngram", block_size=BLOCK, order=3),
 }
+CONFIGS["mixture"] = MixtureConfig(
+    type="mixture",
+    block_size=BLOCK,
+    experts={name: ExpertConfig(model=CONFIGS[name]) for name in ("ngram", "modern", "averaging")},
+)
 TRAINED = [name for name, config in CONFIGS.items() if config.type != "ngram"]  # by gradients
 
 
