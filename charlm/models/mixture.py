@@ -85,16 +85,7 @@ class MixtureModel(LanguageModel):
 
     def join(self, logits: Iterable[Float[Tensor, "*shape V"]]) -> Float[Tensor, "*shape V"]:
         """Join the experts' logits; one expert's are held at a time."""
-        total: Tensor | None = None
-        for weight, own in zip(self.weights, logits, strict=True):
-            log_p = _log_p(own.float())
-            if self.combine == "log-linear":
-                total = weight * log_p if total is None else total.add_(weight * log_p)
-            else:  # in logarithms: what all experts call unlikely would round to 0
-                share = weight.log() + log_p
-                total = share if total is None else torch.logaddexp(total, share)
-        assert total is not None, "a mixture has at least one expert"
-        return total / self.temperature
+        return join(logits, self.weights, self.temperature, self.combine)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the weights, the temperature, and each expert's tensors behind its name."""
@@ -142,6 +133,32 @@ def logits_within(model: LanguageModel, idx: Int[Tensor, "B T"]) -> Float[Tensor
     for start in range(block, length, half):
         parts.append(model(idx[:, start + half - block : start + half])[:, block - half :])
     return torch.cat(parts, dim=1)
+
+
+def join(
+    logits: Iterable[Float[Tensor, "*shape V"]],
+    weights: Float[Tensor, "E"],
+    temperature: Float[Tensor, ""],
+    combine: str,
+) -> Float[Tensor, "*shape V"]:
+    """Return the logits of a mixture, from those of each of its experts.
+
+    Args:
+        logits: Of one expert after the other.
+        weights: Of the experts.
+        temperature: Of their product or mean.
+        combine: `log-linear` or `linear`.
+    """
+    total: Tensor | None = None
+    for weight, own in zip(weights, logits, strict=True):
+        log_p = _log_p(own.float())
+        if combine == "log-linear":
+            total = weight * log_p if total is None else total.add_(weight * log_p)
+        else:  # in logarithms: what all experts call unlikely would round to 0
+            share = weight.log() + log_p
+            total = share if total is None else torch.logaddexp(total, share)
+    assert total is not None, "a mixture has at least one expert"
+    return total / temperature
 
 
 def _log_p(logits: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape V"]:

@@ -8,41 +8,72 @@
 
 A text's end is the best guide to how it goes on (the same play, the same names), so step 3 matters:
 see docs/experiments.md.
+
+Every expert that is trained has a run folder of its own, `experts/NAME/`, and `mixture.json` keeps
+what step 2 found. Both are there to resume from until the joined model is saved; then it is whole.
 """
 
 import contextlib
 import json
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from charlm.config import ExpertConfig, MixtureConfig, NGramConfig, dump_yaml
-from charlm.errors import CheckpointError
+from charlm.config import Config, MixtureConfig, NGramConfig, dump_yaml
+from charlm.config.size import trained
+from charlm.errors import CheckpointError, NonFiniteError
 from charlm.evaluation import Interrupted
+from charlm.evaluation.protocols import chars_a_pass, spread_windows
 from charlm.models import LanguageModel, MixtureModel, NGramModel, next_token_loss
 from charlm.models.device import precision
-from charlm.models.mixture import fit_weights, logits_within
+from charlm.models.mixture import fit_weights, join, logits_within
 from charlm.models.saved import WEIGHTS, load_weights
 from charlm.storage import RunFolder, machine_errors, verify_folder, write_file
 from charlm.text import Batches, Corpus
 from charlm.text.tokens import Split
 from charlm.training.fit import fit_ngram
 from charlm.training.loop import Record, Trainer
-from charlm.training.setup import held_back, newest_sound
+from charlm.training.setup import held_back, newest_sound, remove_checkpoints_after
 
 LATE = 0.85  # share of an expert's training before it is given the slice
 RESERVE = 0.1  # share of a wall-clock budget kept at first for fitting weights and for scoring
-WINDOWS = 32  # predicted at a time while the weights are fitted
 MAX_LOGITS = 1 << 26  # of all experts on the slice: 256 MiB of float32
+SAVED_A_SECOND = 2e8  # bytes; a guess, for the end of a wall-clock budget
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was found on the slice; `mixture.json` keeps it.
+
+    Args:
+        weights: Of each expert.
+        temperature: Of their product or mean.
+        loss_nats: Of the mixture on the slice.
+        alone_nats: Of each expert there.
+        chars: Predictions that these losses are means of.
+        steps: Of each expert with a run: where it was, not having read the slice yet.
+        seconds: Wall time it took.
+        reserve: Seconds that will go by from the experts' last step to the end.
+    """
+
+    weights: dict[str, float]
+    temperature: float
+    loss_nats: float
+    alone_nats: dict[str, float]
+    chars: int
+    steps: dict[str, int]
+    seconds: float
+    reserve: float
 
 
 @dataclass
@@ -52,7 +83,7 @@ class _Phases:
     Args:
         early: From the training part without the slice.
         late: From the whole part and from the slice, in turn.
-        late_from: The first step that may read the slice; None: not yet.
+        late_from: The first step that reads the slice; None: not yet.
     """
 
     early: Batches
@@ -69,74 +100,61 @@ class _Phases:
 
 
 class _ExpertTrainer(Trainer):
-    """The run of one expert, inside the mixture's folder; it can wait while others train.
+    """The run of one expert, inside the mixture's folder; it can wait while others train."""
 
-    Attributes:
-        budget: Seconds it has; None when steps are counted.
-    """
-
-    budget: float | None = None
-
-    def allow(self, whole: Split, held_back: Split) -> None:
-        """Say what it may read once the weights are fitted."""
-        config = self.config
-        parts = [part for part in (whole, held_back) if len(part) > config.model.block_size]
+    def with_late(self, *parts: Split) -> "_ExpertTrainer":
+        """Say what it reads in turn once the weights are fitted; a part may be too short for it."""
+        model, train, seed = self.config.model, self.config.train, self.config.run.seed
         late = [
-            Batches(part, config.model.block_size, config.train.batch_size, config.run.seed)
+            Batches(part, model.block_size, train.batch_size, seed)
             for part in parts
+            if len(part) > model.block_size
         ]
         self.phases = _Phases(self.batches, late)
         self.batches = self.phases  # type: ignore[assignment]
-        self.paused = time.perf_counter()
+        self.going = self.records()
+        return self
 
-    def spent(self) -> float:
-        """Return the share of its steps, or of its seconds, that is done."""
-        if self.budget is None:
-            return super()._spent()
-        return (time.perf_counter() - self.began) / max(self.budget, 1e-3)
+    def give(self, seconds: float) -> None:
+        """Let it train for so long by the clock in all, what it had already included."""
+        train = self.config.train.model_copy(update={"minutes": seconds / 60})
+        self.config = self.config.model_copy(update={"train": train})
 
-    _spent = spent
-
-    def until(self, share: float, records: Iterator[Record]) -> Iterator[Record]:
+    def until(self, share: float) -> Iterator[Record]:
         """Go on until this share is done, and save: the wait that follows may be the end."""
-        self.began += time.perf_counter() - self.paused
-        while self.spent() < share:
-            record = next(records, None)
+        self.began = time.perf_counter() - self.state.seconds  # waiting is not training
+        # One without a step to do still has its first weights to save.
+        while self._spent() < share or (self.state.step == 0 and self.saved_step < 0):
+            record = next(self.going, None)
             if record is None:
                 break
             yield record
         if self.saved_step != self.state.step:
             yield self._save()
-        self.paused = time.perf_counter()
 
 
 class Mixer(Trainer):
     """A run of a mixture: its experts' runs, and one step that joins them."""
 
     model: MixtureModel
+    fitted: Fitted
 
     @property
     def total_steps(self) -> int:
         """The updates of all experts that are trained here, and the joining."""
-        experts = self.mixture.experts.items()
-        trained = [spec for name, spec in experts if self._is_trained(name)]
-        return sum(spec.train.max_steps for spec in trained) + 1
+        return sum(config.train.max_steps for config in trained(self.config).values()) + 1
 
     def _optimizers(self) -> dict[str, Optimizer]:
         return {}
-
-    def _is_trained(self, name: str) -> bool:
-        counted = isinstance(self.expert(name), NGramModel)
-        return not counted and not self.mixture.experts[name].run
 
     def _prepare(self) -> None:
         assert isinstance(self.config.model, MixtureConfig)
         self.mixture = self.config.model
         self.whole = self.train
         cut = len(self.whole) - held_back(len(self.whole), self.mixture.tune_fraction)
-        self.first = self.whole.part(0, cut)
-        self.slice = self.whole.part(cut, len(self.whole))
-        self.plan_path = self.run.path / "mixture.json"
+        self.first, self.slice = self.whole.part(0, cut), self.whole.part(cut, len(self.whole))
+        self.fitted_path = self.run.path / "mixture.json"
+        self.run_steps: dict[str, int] = {}  # of experts that come from runs
 
     def _spent(self) -> float:
         return float(self.state.step)
@@ -149,6 +167,7 @@ class Mixer(Trainer):
 
         Raises:
             NonFiniteError: An expert's loss or weights became NaN or infinite.
+            CheckpointError: The run of an expert, or what was fitted, is missing or damaged.
             MachineError: A checkpoint could not be written; older ones are unharmed.
         """
         if self.state.step == 0:
@@ -161,55 +180,52 @@ class Mixer(Trainer):
         yield from super().records()
 
     def _experts(self) -> Iterator[Record]:
-        """Train the experts and fit their weights; records of an expert carry its name."""
-        plan = self._read_plan()
-        trainers: dict[str, _ExpertTrainer] = {}
+        """Train the experts and fit their weights."""
+        fitted = self._read_fitted()
         for name, spec in self.mixture.experts.items():
             if spec.run:
-                load_expert(self.expert(name), RunFolder(Path(spec.run)))
-            elif self._is_trained(name):
-                trainers[name] = self._expert_trainer(name, spec)
-        going = {name: trainer.records() for name, trainer in trainers.items()}
-        self._share_time(trainers.values(), RESERVE * self._seconds_left())
-        if plan is None:
-            for name, trainer in trainers.items():
-                yield from self._named(name, trainer, trainer.until(LATE, going[name]))
-                if self.stopped:
-                    return
-            self._count(self.first)
-            plan = self._fit_weights()
-            plan["late_from"] = {name: trainer.state.step for name, trainer in trainers.items()}
-            write_file(self.plan_path, (json.dumps(plan, indent=1) + "\n").encode())
-            # Scoring a character takes as long as it took here; so much is kept for the end.
-            to_score = min(len(self.val), self.config.eval.max_chars or len(self.val))
-            self._share_time(
-                trainers.values(), 1.2 * plan["seconds"] / plan["chars"] * to_score + 1.0
-            )
-        self._set_weights(plan)
-        yield {"kind": "tune", **plan}
-        for name, trainer in trainers.items():
-            trainer.phases.late_from = plan["late_from"][name]
-            yield from self._named(name, trainer, trainer.until(math.inf, going[name]))
+                which = str(fitted.steps[name]) if fitted else "best"
+                self.run_steps[name] = load_expert(self._expert(name), Path(spec.run), which)
+        trainers = {name: self._trainer(name, one) for name, one in trained(self.config).items()}
+        # What was spent before a stop belongs to the minutes, and to the seconds of records.
+        self.began -= sum(trainer.state.seconds for trainer in trainers.values())
+        if fitted is None:
+            counted = self._count(self.first)
+            self._share_minutes(trainers.values(), counted + RESERVE * self._seconds_left())
+            yield from self._train(trainers, LATE)
             if self.stopped:
                 return
-        self._count(self.whole)
+            fitted = self._fit(trainers, counted)
+            content = json.dumps(asdict(fitted), indent=1) + "\n"
+            write_file(self.fitted_path, content.encode())
+        else:
+            self.began -= fitted.seconds
+        self._take(fitted)
+        yield {"kind": "tune", **asdict(fitted)}
+        self._share_minutes(trainers.values(), fitted.reserve)
+        for name, trainer in trainers.items():
+            trainer.phases.late_from = fitted.steps[name]
+        yield from self._train(trainers, math.inf)
+        if not self.stopped:
+            self._count(self.whole)
 
-    def _named(
-        self, name: str, trainer: _ExpertTrainer, records: Iterator[Record]
-    ) -> Iterator[Record]:
-        for record in records:
-            yield {**record, "expert": name}
-        self.stopped = self.stopped or trainer.stopped
+    def _train(self, trainers: dict[str, _ExpertTrainer], share: float) -> Iterator[Record]:
+        """Train one expert after the other until this share is done."""
+        for name, trainer in trainers.items():
+            try:
+                for record in trainer.until(share):
+                    yield {**record, "expert": name}
+            except NonFiniteError as error:
+                raise NonFiniteError(f"model.experts.{name}: {error}") from None
+            if trainer.stopped:
+                self.stopped = True
+                return
 
-    def expert(self, name: str) -> LanguageModel:
-        """Return an expert's model."""
-        model = self.model.experts[name]
-        assert isinstance(model, LanguageModel)
-        return model
+    def _expert(self, name: str) -> LanguageModel:
+        return self.model.experts[name]
 
-    def _expert_trainer(self, name: str, spec: ExpertConfig) -> _ExpertTrainer:
+    def _trainer(self, name: str, config: Config) -> _ExpertTrainer:
         """Open the run of an expert, or begin it."""
-        config = self.config.model_copy(update={"model": spec.model, "train": spec.train})
         run = RunFolder(self.run.path / "experts" / name)
         with machine_errors(run.path):
             (run.path / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -217,89 +233,135 @@ class Mixer(Trainer):
         write_file(run.config, dump_yaml(config.model_dump()).encode())
         with contextlib.suppress(OSError):  # so that an expert can be scored alone, as any run
             run.tokens.symlink_to(Path("..", "..", self.run.tokens.name))
-        nothing = self.whole.part(0, 0)
-        corpus = Corpus({"train": self.first, "val": nothing, "test": nothing}, {})
+        checkpoint = newest_sound(run, [])
+        remove_checkpoints_after(run, checkpoint)
+        nothing = self.first.part(0, 0)
         trainer = _ExpertTrainer(
             config,
             run,
-            corpus,
+            Corpus({"train": self.first, "val": nothing, "test": nothing}, {}),
             self.tokenizer,
-            self.expert(name),
-            checkpoint=newest_sound(run, []),
+            self._expert(name),
+            checkpoint=checkpoint,
             should_stop=self.should_stop,
         )
-        trainer.allow(self.whole, self.slice)
-        return trainer
+        return trainer.with_late(self.whole, self.slice)
 
     def _seconds_left(self) -> float:
+        """Return what is left of the minutes, in seconds; nothing where steps are counted."""
+        return (self.config.train.minutes or 0) * 60 - (time.perf_counter() - self.began)
+
+    def _share_minutes(self, trainers: Collection[_ExpertTrainer], reserve: float) -> None:
+        """Divide the time that is left, less a reserve, so that all have had the same in the end."""
         if self.config.train.minutes is None:
-            return math.inf
-        return self.config.train.minutes * 60 - (time.perf_counter() - self.began)
+            return
+        left = max(0.0, self._seconds_left() - reserve)
+        waiting = sorted(trainers, key=lambda trainer: trainer.state.seconds)
+        while waiting:
+            total = left + sum(trainer.state.seconds for trainer in waiting)
+            most = waiting.pop()
+            # One may have had more before the run was stopped and the minutes were lowered.
+            share = max(most.state.seconds, total / (len(waiting) + 1))
+            most.give(share)
+            left -= share - most.state.seconds
 
-    def _share_time(self, trainers: Collection[_ExpertTrainer], reserve: float) -> None:
-        """Give every trainer an equal share of the seconds that are left, less a reserve."""
-        if self.config.train.minutes is not None and trainers:
-            share = (self._seconds_left() - reserve) / len(trainers)
-            for trainer in trainers:
-                trainer.budget = trainer.state.seconds + share
-
-    def _count(self, part: Split) -> None:
-        """Fit the counted experts."""
+    def _count(self, part: Split) -> float:
+        """Fit the counted experts; return the seconds that it took."""
+        started = time.perf_counter()
         for name, spec in self.mixture.experts.items():
-            model = self.expert(name)
+            model = self._expert(name)
             if not spec.run and isinstance(model, NGramModel):
                 assert isinstance(spec.model, NGramConfig)
                 fit_ngram(model, spec.model, part, self.run, self._poll)
+        return time.perf_counter() - started
+
+    def _fit(self, trainers: dict[str, _ExpertTrainer], counted: float) -> Fitted:
+        """Fit weights and temperature on the slice.
+
+        Args:
+            trainers: Of the experts that are trained.
+            counted: Seconds that counting took; it will be done again.
+        """
+        started = time.perf_counter()
+        logits, targets = self._predict()
+        predicted = time.perf_counter() - started
+        combine, names = self.mixture.combine, list(self.mixture.experts)
+        weights, temperature = fit_weights(logits, targets, combine, self._poll)
+
+        def loss(logits: Float[Tensor, "N V"]) -> float:
+            return next_token_loss(logits[None], targets[None]).item()
+
+        # Scoring a character takes as long as predicting one took here.
+        to_score = min(len(self.val), self.config.eval.max_chars or len(self.val))
+        to_save = sum(tensor.nbytes for tensor in self.model.tensors().values())
+        return Fitted(
+            weights=dict(zip(names, weights.tolist(), strict=True)),
+            temperature=temperature.item(),
+            loss_nats=loss(join(logits, weights, temperature, combine)),
+            alone_nats=dict(zip(names, map(loss, logits), strict=True)),
+            chars=len(targets),
+            steps=self.run_steps | {name: one.state.step for name, one in trainers.items()},
+            seconds=counted + time.perf_counter() - started,
+            reserve=counted + predicted / len(targets) * to_score + to_save / SAVED_A_SECOND,
+        )
 
     @torch.no_grad()
-    def _fit_weights(self) -> dict[str, Any]:
-        """Fit weights and temperature on the slice; return them with what they were fitted on."""
-        started = time.perf_counter()
-        length = self.mixture.block_size
-        vocab = self.model.vocab_size
-        limit = max(length, MAX_LOGITS // (vocab * len(self.mixture.experts)))
-        logits: list[list[Tensor]] = [[] for _ in self.mixture.experts]
-        targets = []
+    def _predict(self) -> tuple[Float[Tensor, "E N V"], Int[Tensor, "N"]]:
+        """Return the logits of every expert on the slice, in windows as it will be scored.
+
+        Of a slice that would take too much memory, windows spread evenly over it.
+        """
         self.model.eval()
-        for rows in _windows(self.slice, min(length, len(self.slice) - 1), limit):
-            self._poll()
-            batch = torch.from_numpy(rows).to(self.device)
-            targets.append(batch[:, 1:].flatten().cpu())
-            for own, name in zip(logits, self.mixture.experts, strict=True):
+        experts, vocab_size = self.model.experts.values(), self.model.vocab_size
+        length = min(self.mixture.block_size, len(self.slice) - 1)
+        most = MAX_LOGITS // (vocab_size * len(experts))
+        rows = max(1, chars_a_pass(self.model) // length)
+        passes = list(spread_windows(len(self.slice) - 1, length, most, rows))
+        count = sum(len(one.starts) for one in passes) * length
+        logits = torch.empty(len(experts), count, vocab_size)
+        targets = torch.empty(count, dtype=torch.int64)
+        done = 0
+        for one in passes:
+            ids = [self.slice.read(int(start), length + 1) for start in one.starts]
+            batch = torch.from_numpy(np.stack(ids).astype(np.int64)).to(self.device)
+            here = slice(done, done + len(ids) * length)
+            done = here.stop
+            targets[here] = batch[:, 1:].flatten()
+            for own, expert in zip(logits, experts, strict=True):
+                self._poll()
                 with precision(self.device, self.dtype):
-                    found = logits_within(self.expert(name), batch[:, :-1])
-                own.append(found.float().flatten(0, 1).cpu())
-        stacked, y = torch.stack([torch.cat(own) for own in logits]), torch.cat(targets)
-        weights, temperature = fit_weights(stacked, y, self.mixture.combine)
-        self.model.weights.copy_(weights)
-        self.model.temperature.copy_(temperature)
-        joined = self.model.join(own[None] for own in stacked)
-        alone = [next_token_loss(own[None], y[None]).item() for own in stacked]
-        return {
-            "chars": len(y),
-            "loss_nats": next_token_loss(joined, y[None]).item(),
-            "weights": dict(zip(self.mixture.experts, weights.tolist(), strict=True)),
-            "temperature": temperature.item(),
-            "alone_nats": dict(zip(self.mixture.experts, alone, strict=True)),
-            "seconds": time.perf_counter() - started,
-        }
+                    own[here] = logits_within(expert, batch[:, :-1]).flatten(0, 1)
+        return logits, targets
 
-    def _set_weights(self, plan: Mapping[str, Any]) -> None:
-        weights = [plan["weights"][name] for name in self.mixture.experts]
+    def _take(self, fitted: Fitted) -> None:
+        """Set what was found."""
+        self.fitted = fitted
+        weights = [fitted.weights[name] for name in self.mixture.experts]
         self.model.weights.copy_(torch.tensor(weights))
-        self.model.temperature.fill_(plan["temperature"])
+        self.model.temperature.fill_(fitted.temperature)
 
-    def _read_plan(self) -> dict[str, Any] | None:
+    def _read_fitted(self) -> Fitted | None:
+        """Return what was found before a stop; None if that came too early.
+
+        Raises:
+            CheckpointError: The file is damaged.
+        """
+        experts = self.mixture.experts
+        runs = {name for name, spec in experts.items() if spec.run} | trained(self.config).keys()
         try:
-            plan: dict[str, Any] = json.loads(self.plan_path.read_bytes())
-            [plan["weights"][name] for name in self.mixture.experts]
+            fitted = Fitted(**json.loads(self.fitted_path.read_bytes()))
+            numbers = [*fitted.weights.values(), fitted.temperature, fitted.seconds, fitted.reserve]
+            fits = fitted.weights.keys() == experts.keys() and fitted.steps.keys() == runs
+            if not fits or not all(map(math.isfinite, numbers)) or fitted.temperature <= 0:
+                raise ValueError("it is of other experts")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(
-                f"{self.plan_path}: cannot be read ({error!r}); delete it to fit the weights again"
+                f"{self.fitted_path}: cannot be read ({error}); the experts may have read what the "
+                "weights are fitted on by now: start a new run"
             ) from None
-        return plan
+        return fitted
 
     def _poll(self) -> None:
         if self.should_stop():
@@ -309,37 +371,23 @@ class Mixer(Trainer):
         """Join: the experts are trained and the weights are set; this makes them one model."""
         self.state.step = 1
         self.state.seconds = time.perf_counter() - self.began
-        plan = self._read_plan()
-        assert plan is not None
         return {
             "kind": "train",
             "step": 1,
-            "loss_nats": plan["loss_nats"],
-            "weights": plan["weights"],
-            "temperature": plan["temperature"],
+            "loss_nats": self.fitted.loss_nats,
+            "weights": self.fitted.weights,
+            "temperature": self.fitted.temperature,
             "seconds": self.state.seconds,
         }
 
 
-def _windows(ids: Split, length: int, limit: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield consecutive windows with the character after them, some at a time, (n, T + 1).
-
-    Of a text longer than `limit`, windows spread evenly over it.
-    """
-    full = (len(ids) - 1) // length
-    chosen = min(full, max(1, limit // length))
-    starts = np.arange(chosen) * full // chosen * length
-    for first in range(0, chosen, WINDOWS):
-        rows = [ids.read(int(start), length + 1) for start in starts[first : first + WINDOWS]]
-        yield np.stack(rows).astype(np.int64)
-
-
-def load_expert(model: LanguageModel, run: RunFolder) -> None:
-    """Read the best checkpoint of a run into a model of the same kind.
+def load_expert(model: LanguageModel, path: Path, which: str) -> int:
+    """Read a checkpoint of a run into a model of the same kind; return its step.
 
     Raises:
         CheckpointError: It is missing, damaged, or another kind of model.
     """
-    checkpoint = run.choose("best")
+    checkpoint = RunFolder(path).choose(which)
     verify_folder(checkpoint.path)
     load_weights(model, checkpoint.path / WEIGHTS)
+    return checkpoint.step

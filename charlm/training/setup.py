@@ -7,10 +7,11 @@ behind.
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from charlm.config import Config, MixtureConfig, NGramConfig, dump_yaml, load_config
 from charlm.config.schema import SingleModelConfig
@@ -23,6 +24,7 @@ from charlm.storage import (
     find_run,
     folder_lock,
     machine_errors,
+    read_manifest,
     verify_folder,
     write_file,
 )
@@ -160,43 +162,89 @@ def resolve_experts(config: Config, tokenizer: Tokenizer) -> Config:
     """Fill in the models of those experts of a mixture that come from runs.
 
     Raises:
-        CheckpointError: A run is missing, is itself a mixture, or has another alphabet.
+        CheckpointError: A run is missing or damaged, is itself a mixture, or has another alphabet
+            or model than is asked for.
     """
     if not isinstance(config.model, MixtureConfig):
         return config
     experts = {}
     for name, expert in config.model.experts.items():
         if expert.run:
-            run = find_run(Path(expert.run))
-            model = run.read_config().model
-            if isinstance(model, MixtureConfig):
+            try:
+                model = _model_of_run(expert.run, tokenizer)
+            except CheckpointError as error:
+                raise CheckpointError(f"model.experts.{name}.run: {error}") from None
+            if expert.model not in (None, model):
                 raise CheckpointError(
-                    f"model.experts.{name}.run: {run.path} is a mixture itself; name its experts"
+                    f"model.experts.{name}.model: {expert.run} has another; leave model out, it "
+                    "comes from the run"
                 )
-            _compare_alphabets(f"model.experts.{name}.run: {run.path}", run, tokenizer)
-            verify_folder(run.choose("best").path)
             expert = expert.model_copy(update={"model": model})
         experts[name] = expert
     return config.model_copy(update={"model": config.model.model_copy(update={"experts": experts})})
 
 
-def _compare_alphabets(where: str, run: RunFolder, tokenizer: Tokenizer) -> None:
+def _model_of_run(name: str, tokenizer: Tokenizer) -> SingleModelConfig:
+    """Return the model of a run that can be an expert, its checkpoint verified."""
+    run = find_run(Path(name))
+    model = run.read_config().model
+    if isinstance(model, MixtureConfig):
+        raise CheckpointError(f"{name}: is a mixture itself; name its experts")
+    _compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
+    verify_folder(run.choose("best").path)
+    return model
+
+
+def _compare_alphabets(run: str, theirs: Tokenizer, ours: Tokenizer) -> None:
     """Refuse a run whose ids mean other characters.
 
     Raises:
         CheckpointError: With the first character that only one of them has.
     """
-    theirs = load_tokenizer(run.tokenizer)
-    if theirs.to_json() == tokenizer.to_json():
+    if theirs.to_json() == ours.to_json():
         return
-    if not (isinstance(theirs, CharTokenizer) and isinstance(tokenizer, CharTokenizer)):
-        raise CheckpointError(f"{where} counts in {theirs.unit}, this text in {tokenizer.unit}")
-    odd = min(set(theirs.alphabet) ^ set(tokenizer.alphabet))
-    owner = "it" if odd in theirs.alphabet else "this text"
+    if not (isinstance(theirs, CharTokenizer) and isinstance(ours, CharTokenizer)):
+        raise CheckpointError(
+            f"{run}: is a model of {theirs.unit}, this text is read as {ours.unit}; set data.unit"
+        )
+    odd = min(set(theirs.alphabet) ^ set(ours.alphabet))
+    owner = "the run" if odd in theirs.alphabet else "this text"
     raise CheckpointError(
-        f"{where} has another alphabet: only {owner} has {odd!r} (U+{ord(odd):04X}); experts must "
-        "be trained on the same characters"
+        f"{run}: has another alphabet: only {owner} has {odd!r} (U+{ord(odd):04X}); train it on "
+        "this text, or the mixture on the text of the run"
     )
+
+
+def _seen_notes(config: Config, corpus: Corpus) -> list[str]:
+    """Say of which experts the runs have read what they are going to be judged by, one note each.
+
+    Only a run of this very text can be told; its own copy of the text says where it was cut.
+    """
+    if not isinstance(config.model, MixtureConfig):
+        return []
+    notes = []
+    train = corpus.splits["train"]
+    cut = len(train) - held_back(len(train), config.model.tune_fraction)
+    for name, expert in config.model.experts.items():
+        try:
+            theirs = read_manifest(RunFolder(Path(expert.run)).tokens) if expert.run else {}
+            end = theirs["splits"]["train"][1]
+        except (CheckpointError, KeyError, TypeError, IndexError):
+            continue  # not from a run, or one that has lost its text
+        if theirs.get("source_sha256") != corpus.facts["source_sha256"] or end <= cut:
+            continue
+        who = f"model.experts.{name}.run: {expert.run} has read"
+        if end > len(train):
+            notes.append(
+                f"{who} part of what is validation here: the loss there is flattered; train it "
+                "with the same data.val_fraction and data.test_fraction"
+            )
+        else:
+            notes.append(
+                f"{who} the end of the training part, on which the weights are fitted: its own is "
+                "too large; given as a model instead, it is trained without that end"
+            )
+    return notes
 
 
 def _check_lengths(size: int, config: Config) -> None:
@@ -266,7 +314,8 @@ def create_run(config: Config, out: Path, text: PreparedText, progress: Progress
         (out / "checkpoints").mkdir(exist_ok=True)
     write_file(run.tokenizer, text.tokenizer.to_json().encode())
     write_file(run.config, dump_yaml(config.model_dump()).encode())
-    return PreparedRun(config, run, corpus, text.tokenizer, notes=list(text.scan.notes))
+    notes = [*text.scan.notes, *_seen_notes(config, corpus)]
+    return PreparedRun(config, run, corpus, text.tokenizer, notes=notes)
 
 
 def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) -> Config:
@@ -282,9 +331,12 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
         UsageError: An override is wrong.
     """
     own = run.read_config()
-    config = run.read_config(overrides) if given is None else load_config(given, overrides)
+    if given is None:
+        config = run.read_config(overrides)
+    else:
+        config = _with_models_of_runs(load_config(given, overrides), own)
     for section in ("model", "data"):
-        theirs, ours = getattr(own, section).model_dump(), getattr(config, section).model_dump()
+        theirs, ours = (dict(_leaves(getattr(c, section).model_dump())) for c in (own, config))
         for key in {**theirs, **ours}:
             if theirs.get(key) != ours.get(key):
                 raise CheckpointError(
@@ -299,6 +351,26 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
                 f"the run was made with {getattr(own.train, key)!r}; start a new run for a change"
             )
     return config
+
+
+def _with_models_of_runs(config: Config, own: Config) -> Config:
+    """Fill in the models of experts from runs as a mixture's own configuration has them."""
+    if not (isinstance(config.model, MixtureConfig) and isinstance(own.model, MixtureConfig)):
+        return config
+    experts, known = dict(config.model.experts), own.model.experts
+    for name, expert in experts.items():
+        if expert.run and not expert.model and name in known and known[name].run == expert.run:
+            experts[name] = expert.model_copy(update={"model": known[name].model})
+    return config.model_copy(update={"model": config.model.model_copy(update={"experts": experts})})
+
+
+def _leaves(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings by their whole keys: `experts.gpt.train.max_steps`."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{before}{key}.")
+        else:
+            yield before + key, value
 
 
 def open_run(
@@ -364,12 +436,16 @@ def commit_resume(prepared: PreparedRun) -> None:
         MachineError: The disk or its permissions refuse.
     """
     run, config = prepared.run, prepared.config
-    step = prepared.checkpoint.step if prepared.checkpoint else -1
-    for checkpoint in run.checkpoints():
-        if checkpoint.step > step:
-            remove_folder(checkpoint.path)
+    remove_checkpoints_after(run, prepared.checkpoint)
     if config != run.read_config():
         write_file(run.config, dump_yaml(config.model_dump()).encode())
+
+
+def remove_checkpoints_after(run: RunFolder, last: Checkpoint | None) -> None:
+    """Remove the checkpoints that come after the one to go on from; None: all of them."""
+    for checkpoint in run.checkpoints():
+        if last is None or checkpoint.step > last.step:
+            remove_folder(checkpoint.path)
 
 
 def _changes(before: Config, after: Config) -> list[str]:

@@ -1,0 +1,562 @@
+import json
+import math
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from charlm.config import load_config
+from charlm.config.size import trained
+from charlm.errors import CheckpointError, NonFiniteError
+from charlm.models import build_model
+from charlm.models.saved import load_model
+from charlm.storage import RunFolder
+from charlm.training import mix
+from charlm.training.mix import Mixer
+from charlm.training.setup import create_run, open_run, prepare_text, resumed_config
+from tests.conftest import TEXT
+from tests.training.conftest import ignore, timeless
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MIXTURE = """\
+data: {source: text.txt}
+model:
+  type: mixture
+  block_size: 16
+  tune_fraction: 0.1
+  experts:
+    counts: {model: {type: ngram, order: 3}}
+    gpt:
+      model: {type: gpt, block_size: 8, n_layer: 1, n_head: 2, n_embd: 8}
+      train: {max_steps: 14, batch_size: 4, warmup_steps: 1, learning_rate: 1e-2}
+    mean:
+      model: {type: averaging, block_size: 4, n_embd: 8}
+      train: {max_steps: 8, batch_size: 4, warmup_steps: 1, learning_rate: 1e-2}
+run: {device: cpu}
+"""
+TRAIN = len(TEXT) * 9 // 10  # where validation begins
+SLICE = TRAIN - TRAIN // 10  # where the slice begins
+
+
+@pytest.fixture
+def make_mixer(tiny):
+    """Begin or resume a mixture of a trigram and two models that are trained a little."""
+    Path("mixture.yaml").write_text(MIXTURE)
+
+    def make(*overrides, out="run", resume=False, **kwargs):
+        folder = Path(out)
+        if resume:
+            config = resumed_config(RunFolder(folder), None, overrides)
+            prepared = open_run(config, RunFolder(folder), ignore)
+        else:
+            config = load_config("mixture.yaml", overrides)
+            text = prepare_text(config, ignore, ignore)
+            folder.mkdir()
+            prepared = create_run(config, folder, text, ignore)
+        mixer = Mixer(
+            prepared.config,
+            prepared.run,
+            prepared.corpus,
+            prepared.tokenizer,
+            build_model(prepared.config.model, prepared.tokenizer.vocab_size, config.run.seed),
+            checkpoint=prepared.checkpoint,
+            **kwargs,
+        )
+        mixer.notes = prepared.notes
+        return mixer
+
+    return make
+
+
+def finish(mixer):
+    return list(mixer.records())
+
+
+def snapshot(model):
+    return {name: tensor.clone() for name, tensor in model.tensors().items()}
+
+
+def differing(one, other):
+    """The names of the tensors that are not bit for bit the same."""
+    assert one.keys() == other.keys()
+    return {name for name in one if not torch.equal(one[name], other[name])}
+
+
+def everything_recorded(mixer):
+    runs = [mixer.run.metrics, *sorted(mixer.run.path.glob("experts/*/metrics.jsonl"))]
+    return [timeless(path) for path in runs]
+
+
+@pytest.mark.parametrize("combine", ["log-linear", "linear"])
+def test_one_file_trains_its_experts_and_joins_them(make_mixer, combine):
+    mixer = make_mixer(f"model.combine={combine}")
+
+    records = finish(mixer)
+
+    (tune,) = (r for r in records if r["kind"] == "tune")
+    assert tune["loss_nats"] < min(tune["alone_nats"].values()) + 1e-3
+    assert tune["chars"] == (TRAIN - SLICE - 1) // 16 * 16
+    assert sum(tune["weights"].values()) == pytest.approx(1)
+    steps = Counter(r["expert"] for r in records if r["kind"] == "train" and "expert" in r)
+    assert steps == {"gpt": 14, "mean": 8}
+    (joined,) = (r for r in records if r["kind"] == "train" and "expert" not in r)
+    assert joined["weights"] == tune["weights"]
+    (scored,) = (r for r in records if r["kind"] == "eval")
+    assert scored["step"] == 1
+    saved = load_model(mixer.run)
+    assert saved.step == 1
+    assert not differing(saved.model.tensors(), mixer.model.tensors())
+    assert saved.model.weights.tolist() == [tune["weights"][n] for n in ("counts", "gpt", "mean")]
+
+
+def test_what_was_found_is_what_the_experts_were_worth_when_they_had_not_read_it(
+    make_mixer, monkeypatch
+):
+    """The losses on the slice are those of scoring it, expert by expert."""
+    mixer = make_mixer()
+    fit, seen = mix.fit_weights, []
+
+    def watched(logits, targets, *rest):
+        ids = mixer.slice.read(0, len(mixer.slice))[: len(targets) + 1]
+        rows = torch.from_numpy(ids.astype("int64"))
+        assert targets.tolist() == rows[1:].tolist()
+        with torch.no_grad():
+            for own, expert in zip(logits, mixer.model.experts.values(), strict=True):
+                expected = mix.logits_within(expert, rows[:-1].view(-1, 16))
+                torch.testing.assert_close(own, expected.flatten(0, 1))
+        seen.append(len(targets))
+        return fit(logits, targets, *rest)
+
+    monkeypatch.setattr(mix, "fit_weights", watched)
+    finish(mixer)
+
+    assert seen
+
+
+def test_a_slice_too_large_for_memory_is_sampled_evenly(make_mixer, monkeypatch):
+    monkeypatch.setattr(mix, "MAX_LOGITS", 3 * 40 * 30)
+    mixer = make_mixer()
+
+    (tune,) = (r for r in finish(mixer) if r["kind"] == "tune")
+
+    assert tune["chars"] == 3 * 40 * 30 // (3 * mixer.tokenizer.vocab_size) // 16 * 16
+
+
+def test_validation_never_reaches_what_is_fitted(make_mixer):
+    finish(make_mixer())
+    validation = TEXT[TRAIN:]
+    Path("text.txt").write_text(TEXT[:TRAIN] + validation[::-1])
+    finish(make_mixer(out="other"))
+
+    one, other = (load_model(RunFolder(Path(out))) for out in ("run", "other"))
+    assert not differing(one.model.tensors(), other.model.tensors())
+    found = [json.loads(Path(out, "mixture.json").read_text()) for out in ("run", "other")]
+    for one_found in found:
+        del one_found["seconds"], one_found["reserve"]
+    assert found[0] == found[1]
+    assert one.run.best().loss != other.run.best().loss  # it was scored all the same
+
+
+def test_no_expert_has_read_the_slice_when_the_weights_are_fitted_and_each_has_after(
+    make_mixer, monkeypatch
+):
+    fit, at_fit = mix.fit_weights, []
+
+    def watched(*arguments):
+        at_fit.append(snapshot(mixer.model))
+        return fit(*arguments)
+
+    monkeypatch.setattr(mix, "fit_weights", watched)
+    ends = []
+    for out, text in (
+        ("run", TEXT),
+        ("other", TEXT[:SLICE] + TEXT[SLICE:TRAIN][::-1] + TEXT[TRAIN:]),
+    ):
+        Path("text.txt").write_text(text)
+        mixer = make_mixer(out=out)
+        finish(mixer)
+        ends.append(snapshot(mixer.model))
+
+    assert not differing(*at_fit)
+    changed = {name.split(".")[1] for name in differing(*ends) if name.startswith("experts.")}
+    assert changed == {"counts", "gpt", "mean"}
+    assert "weights" in differing(*ends)
+
+
+def test_late_steps_read_the_whole_part_and_the_slice_in_turn(make_mixer):
+    mixer = make_mixer()
+    phases = mixer._trainer("gpt", trained(mixer.config)["gpt"]).phases
+    phases.late_from = 6
+    parts = [phases.early.split, *(late.split for late in phases.late)]
+
+    assert [(part.start, part.stop) for part in parts] == [
+        (0, SLICE), (0, TRAIN), (SLICE, TRAIN)
+    ]  # fmt: skip
+    for step, expected in ((5, phases.early), (6, phases.late[0]), (7, phases.late[1])):
+        assert (phases.get(step)[0] == expected.get(step)[0]).all()
+
+
+@pytest.fixture
+def straight(make_mixer):
+    """A mixture that was never interrupted, and how often it asked whether to stop."""
+    asked = []
+    mixer = make_mixer(out="straight", should_stop=lambda: bool(asked.append(1)))
+    records = finish(mixer)
+    return mixer, len(asked), len(records)
+
+
+def where(run):
+    """How far a run has come: who has trained, whether weights are fitted, whether it is joined."""
+    steps = [RunFolder(run / "experts" / n).last() for n in ("gpt", "mean")]
+    joined = RunFolder(run).last()
+    fitted = (run / "mixture.json").is_file()
+    return [s.step if s else None for s in steps], fitted, joined.step if joined else None
+
+
+def test_stopped_anywhere_and_resumed_equals_uninterrupted(make_mixer, straight):
+    whole, asked, _ = straight
+    places = set()
+    for last in range(asked - 1, 0, -4):
+        shutil.rmtree("run", ignore_errors=True)
+        calls = iter(range(last))
+        stopped = make_mixer(should_stop=lambda calls=calls: next(calls, None) is None)
+        finish(stopped)
+        assert stopped.stopped
+        steps, fitted, joined = where(stopped.run.path)
+        places.add((steps[0] is None or steps[0] < 12, fitted, joined))
+
+        resumed = make_mixer(resume=True)
+        finish(resumed)
+
+        assert not resumed.stopped
+        assert not differing(resumed.model.tensors(), whole.model.tensors()), last
+        assert everything_recorded(resumed) == everything_recorded(whole), last
+    # In training, in counting or fitting, in the last updates, in the last count, in scoring.
+    assert {(True, False, None), (False, False, None), (False, True, None), (False, True, 1)} <= (
+        places
+    )
+
+
+def test_after_a_kill_anywhere_the_run_goes_on_to_the_same_bits(make_mixer, straight):
+    whole, _, records = straight
+    for last in range(records - 1, 0, -6):
+        shutil.rmtree("run", ignore_errors=True)
+        killed = make_mixer("model.experts.gpt.train.save_every=2").records()
+        for _ in range(last):
+            next(killed)
+        killed.close()
+
+        resumed = make_mixer(resume=True)
+        finish(resumed)
+
+        assert not differing(resumed.model.tensors(), whole.model.tensors()), last
+        assert everything_recorded(resumed) == everything_recorded(whole), last
+
+
+def test_a_finished_mixture_that_is_resumed_has_nothing_left_to_do(make_mixer):
+    mixer = make_mixer()
+    finish(mixer)
+    shutil.rmtree("run/experts")
+    Path("run/mixture.json").unlink()
+
+    again = make_mixer(resume=True)
+
+    assert finish(again) == []
+    assert not differing(again.model.tensors(), mixer.model.tensors())
+
+
+def test_a_damaged_checkpoint_of_an_expert_is_passed_over_for_the_one_before(make_mixer, straight):
+    whole, *_ = straight
+    records = make_mixer("model.experts.gpt.train.save_every=2").records()
+    next(r for r in records if r["kind"] == "tune")
+    records.close()
+    (newest,) = Path("run/experts/gpt/checkpoints").glob("step-12")
+    (newest / "model.safetensors").write_bytes(b"broken")
+
+    resumed = make_mixer(resume=True)
+    finish(resumed)
+
+    assert not differing(resumed.model.tensors(), whole.model.tensors())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda found: "{",
+        lambda found: "[]",
+        lambda found: "{}",
+        lambda found: json.dumps(found | {"weights": {"counts": 1.0}}),
+        lambda found: json.dumps(found | {"steps": {}}),
+        lambda found: json.dumps(found | {"temperature": 0.0}),
+        lambda found: json.dumps(found | {"temperature": math.nan}),
+        lambda found: json.dumps(found | {"weights": dict.fromkeys(found["weights"], "a")}),
+    ],
+)
+def test_a_damaged_record_of_the_weights_is_refused(make_mixer, damage):
+    records = make_mixer().records()
+    next(r for r in records if r["kind"] == "tune")
+    records.close()
+    path = Path("run/mixture.json")
+    path.write_text(damage(json.loads(path.read_text())))
+
+    with pytest.raises(CheckpointError, match=r"(?s)^run/mixture.json: cannot be read .*new run$"):
+        finish(make_mixer(resume=True))
+
+
+RUNS = """\
+data: {source: text.txt}
+model:
+  type: mixture
+  block_size: 16
+  tune_fraction: 0.1
+  experts: {old: {run: gpt}, counts: {run: runs/counts}}
+run: {device: cpu}
+"""
+
+
+@pytest.fixture
+def runs(charlm, tiny):
+    """Two runs, and a mixture of them."""
+    Path("counts.yaml").write_text(
+        "data: {source: text.txt}\nmodel: {type: ngram, order: 3}\nrun: {device: cpu}\n"
+    )
+    assert charlm("train", "-c", "tiny.yaml", "--out", "gpt", "-q").code == 0
+    assert charlm("train", "-c", "counts.yaml", "--out", "runs/counts", "-q").code == 0
+    Path("mixture.yaml").write_text(RUNS)
+
+
+def test_runs_are_joined_as_they_are(make_mixer, runs):
+    Path("mixture.yaml").write_text(RUNS)
+    mixer = make_mixer()
+
+    records = finish(mixer)
+
+    assert [r["kind"] for r in records] == ["tune", "train", "eval", "save"]
+    for name, run in (("old", "gpt"), ("counts", "runs/counts")):
+        own = load_model(RunFolder(Path(run))).model
+        assert not differing(own.tensors(), mixer.model.experts[name].tensors())
+    notes = [note for note in mixer.notes if note.startswith("model.experts.")]
+    assert len(notes) == 2
+    assert "has read the end of the training part" in notes[0]
+
+
+def test_a_joined_mixture_needs_its_runs_no_more(make_mixer, runs, charlm):
+    Path("mixture.yaml").write_text(RUNS)
+    mixer = make_mixer()
+    finish(mixer)
+    shutil.rmtree("gpt")
+    shutil.rmtree("runs")
+
+    assert charlm("train", "--resume", "--out", "run", "-q").code == 0
+    assert charlm("train", "--resume", "--out", "run", "-q", "-c", "mixture.yaml").code == 0
+    assert charlm("sample", "--run", "run", "--max-new-chars", 5, "--seed", 1).code == 0
+    assert charlm("eval", "--run", "run").code == 0
+
+
+def test_weights_are_kept_with_the_step_of_a_run_that_they_were_fitted_to(make_mixer, runs, charlm):
+    Path("mixture.yaml").write_text(RUNS)
+    whole = make_mixer(out="whole")
+    finish(whole)
+    records = make_mixer().records()
+    next(r for r in records if r["kind"] == "tune")
+    records.close()
+    more = ("train.max_steps=9", "train.eval_every=9", "train.learning_rate=0.1")
+    assert charlm("train", "--resume", "--out", "gpt", "-q", *more).code == 0
+    assert RunFolder(Path("gpt")).best().step == 9
+
+    resumed = make_mixer(resume=True)
+    finish(resumed)
+
+    assert not differing(resumed.model.tensors(), whole.model.tensors())
+
+
+@pytest.mark.parametrize(
+    ("override", "core"),
+    [
+        ("data.val_fraction=0.3", "part of what is validation here: the loss there is flattered"),
+        ("data.val_fraction=0.05", None),  # the runs have read less than the experts would here
+    ],
+)
+def test_a_run_that_has_read_the_validation_part_is_noted(make_mixer, runs, override, core):
+    Path("mixture.yaml").write_text(RUNS)
+
+    mixer = make_mixer(override, "model.tune_fraction=0.02")
+    notes = [note for note in mixer.notes if note.startswith("model.experts.")]
+
+    assert len(notes) == (2 if core else 0)
+    assert all(core in note for note in notes)
+
+
+def test_a_run_of_another_text_is_not_suspected(make_mixer, runs):
+    Path("mixture.yaml").write_text(RUNS)
+    Path("text.txt").write_text(TEXT[::-1])
+
+    assert [note for note in make_mixer().notes if note.startswith("model.experts.")] == []
+
+
+def test_an_expert_that_does_nothing_is_saved_as_it_was(make_mixer):
+    nothing = ("max_steps=0", "warmup_steps=0")
+    mixer = make_mixer(*(f"model.experts.gpt.train.{key}" for key in nothing))
+
+    finish(mixer)
+
+    own = load_model(RunFolder(Path("run/experts/gpt")))
+    assert own.step == 0
+    assert not differing(own.model.tensors(), mixer.model.experts["gpt"].tensors())
+
+
+def test_experts_keep_to_their_own_settings_and_are_never_scored(make_mixer):
+    settings = {
+        "sample_every": 3,
+        "sample_chars": 5,
+        "eval_every": 2,
+        "patience": 1,
+        "save_every": 3,
+    }
+    mixer = make_mixer(*(f"model.experts.gpt.train.{key}={n}" for key, n in settings.items()))
+
+    records = [r for r in finish(mixer) if r.get("expert") == "gpt"]
+
+    assert Counter(r["kind"] for r in records) == {"train": 14, "sample": 4, "save": 5}
+    assert len(list(Path("run/experts/gpt/samples").iterdir())) == 4
+
+
+def test_an_expert_that_diverges_is_named(make_mixer):
+    mixer = make_mixer(
+        "model.experts.mean.train.learning_rate=1e38", "model.experts.mean.train.grad_clip=0"
+    )
+
+    with pytest.raises(NonFiniteError, match=r"^model\.experts\.mean: "):
+        finish(mixer)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that training moves: half a second a step, 2 a count, 1 a prediction of the slice."""
+    now = [1000.0]
+
+    def costs(place, name, seconds):
+        usual = getattr(place, name)
+
+        def call(*arguments, **named):
+            now[0] += seconds(*arguments) if callable(seconds) else seconds
+            return usual(*arguments, **named)
+
+        monkeypatch.setattr(place, name, call)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    costs(mix._ExpertTrainer, "_step", 0.5)
+    costs(mix, "fit_ngram", 2.0)
+    costs(Mixer, "_predict", 1.0)
+    costs(Mixer, "_evaluate", 1.0)
+    return now
+
+
+def test_minutes_end_on_time_with_scoring_and_are_shared_alike(make_mixer, clock):
+    mixer = make_mixer("train.minutes=1", began=1000.0)
+
+    records = finish(mixer)
+
+    assert 58.5 <= clock[0] - 1000 <= 60.5
+    of = {n: [r for r in records if r.get("expert") == n and r["kind"] == "train"] for n in
+          ("gpt", "mean")}  # fmt: skip
+    assert abs(len(of["gpt"]) - len(of["mean"])) <= 2
+    assert len(of["gpt"]) > 45
+    # The schedule ends with the time, whatever max_steps says.
+    rates = [r["learning_rate"] for r in of["mean"]]
+    assert rates[len(rates) // 2] > 2e-3
+    assert rates[-1] == pytest.approx(1e-4, abs=2e-5)
+    assert records[-1]["seconds"] == pytest.approx(clock[0] - 1000, abs=0.5)
+
+
+@pytest.mark.parametrize("after", [0, 20, 70, 95])
+def test_minutes_go_on_where_they_were_when_resumed(make_mixer, clock, after):
+    done = []
+    mixer = make_mixer("train.minutes=1", began=1000.0, should_stop=lambda: len(done) > after)
+    done.extend(mixer.records()) if after > 1000 else [done.append(r) for r in mixer.records()]
+    assert mixer.stopped
+    spent = clock[0] - 1000
+    clock[0] += 500  # the night between
+
+    resumed = make_mixer(resume=True)
+    done += finish(resumed)
+
+    # Counting may be done again, and what it took before the stop is not known any more.
+    assert 58 <= spent + clock[0] - 1500 - spent <= 64.5
+    steps = Counter(r["expert"] for r in done if r["kind"] == "train" and "expert" in r)
+    assert abs(steps["gpt"] - steps["mean"]) <= 6
+
+
+def test_minutes_that_were_lowered_leave_the_rest_to_those_that_had_less(make_mixer, clock):
+    done = []
+    mixer = make_mixer("train.minutes=1", began=1000.0, should_stop=lambda: len(done) > 50)
+    for record in mixer.records():
+        done.append(record)
+
+    resumed = make_mixer("train.minutes=0.6", resume=True)
+    done += finish(resumed)
+
+    assert 34 <= clock[0] - 1000 <= 40.5
+
+
+def test_an_expert_can_be_overridden_sampled_and_scored(charlm, tiny):
+    """The preset, by the command line, as far as a tiny text allows."""
+    Path("mixture.yaml").write_text(MIXTURE)
+    command = ("train", "-c", "mixture.yaml", "--out", "run", "model.experts.gpt.train.max_steps=2")
+
+    trained = charlm(*command)
+
+    assert trained.code == 0
+    assert "weight counts " in trained.stderr
+    assert trained.stdout.startswith("validation loss")
+    for run in ("run", "run/experts/gpt"):
+        drawn = charlm("sample", "--run", run, "--max-new-chars", 20, "--seed", 1, "--no-echo")
+        assert len(drawn.stdout.rstrip("\n")) <= 20
+        assert (
+            drawn.stdout
+            == charlm(
+                "sample", "--run", run, "--max-new-chars", 20, "--seed", 1, "--no-echo"
+            ).stdout
+        )
+    scores = {}
+    for run in ("run", "run/experts/gpt"):
+        for protocol in ("windows", "sliding"):
+            result = charlm("eval", "--run", run, "--protocol", protocol, "--json")
+            scores[run, protocol] = json.loads(result.stdout)["loss_nats"]
+    assert (
+        scores["run", "sliding"] < scores["run", "windows"] < scores["run/experts/gpt", "windows"]
+    )
+    refused = charlm("eval", "--run", "run", "--protocol", "stream")
+    assert (refused.code, refused.error[:17]) == (2, "--protocol stream")
+
+
+def test_a_mixture_of_counts_can_be_scored_in_a_stream(charlm, tiny):
+    Path("mixture.yaml").write_text(
+        "data: {source: text.txt}\nmodel: {type: mixture, block_size: 8, experts: {\n"
+        "a: {model: {type: ngram, order: 2}}, b: {model: {type: ngram, order: 4}}}}\n"
+    )
+    assert charlm("train", "-c", "mixture.yaml", "--out", "run", "-q").code == 0
+
+    def score(*options):
+        return json.loads(charlm("eval", "--run", "run", "--json", *options).stdout)["loss_nats"]
+
+    # With 4 characters of a window skipped, each has the 3 before it that the order looks at.
+    sliding = score("--protocol", "sliding", "--block-size", 8, "--stride", 4)
+    assert score("--protocol", "stream") == pytest.approx(sliding, rel=1e-6)
+    assert score("--protocol", "windows") > sliding
+
+
+def test_the_configuration_that_made_it_may_be_named_on_resume(charlm, runs):
+    made = charlm("train", "-c", "mixture.yaml", "--out", "run", "-q")
+    again = charlm("train", "-c", "mixture.yaml", "--out", "run", "--resume", "-q")
+    Path("mixture.yaml").write_text(MIXTURE)
+    other = charlm("train", "-c", "mixture.yaml", "--out", "run", "--resume", "-q")
+
+    assert (made.code, again.code, other.code) == (0, 0, 4)
+    assert again.stdout == made.stdout
+    assert "run: model.experts." in other.error
+    assert len(other.error) < 200
