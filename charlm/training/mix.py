@@ -255,7 +255,7 @@ class Mixer(Trainer):
         """Divide the time that is left, less a reserve, so that all have had the same in the end."""
         if self.config.train.minutes is None:
             return
-        left = max(0.0, self._seconds_left() - reserve)
+        left = self._seconds_left() - reserve
         waiting = sorted(trainers, key=lambda trainer: trainer.state.seconds)
         while waiting:
             total = left + sum(trainer.state.seconds for trainer in waiting)
