@@ -198,7 +198,9 @@ def test_row_2_a_folder_is_no_configuration(refused):
             id="6-mixture-in-a-mixture",
         ),
         pytest.param(MIXTURE + "a.b: {run: r}}}", "model.experts.a.b: not a name", id="6-name"),
+        pytest.param(MIXTURE + "a/b: {run: r}}}", "model.experts.a/b: not a name", id="6-slash"),
         pytest.param("model: {type: mixture}", "name at least one expert, such as", id="5-experts"),
+        pytest.param(MIXTURE + "}}", "name at least one", id="5-no-expert"),
         pytest.param(
             MODEL + "train: {warmup_steps: 10, max_steps: 5}",
             "warmup_steps 10 is more than max_steps 5",
@@ -327,6 +329,68 @@ def test_an_order_longer_than_the_text_is_refused(refused):
     assert line.startswith("model.order: ")
     assert "s.txt" in line
     assert "lower it or use a longer text" in line
+
+
+def mixture(experts: str, more: str = "") -> str:
+    """Write a configuration of a mixture; return its name."""
+    Path("mix.yaml").write_text(
+        f"data: {{source: text.txt}}\nmodel: {{type: mixture, experts: {{{experts}}}{more}}}\n"
+    )
+    return "mix.yaml"
+
+
+def test_a_run_that_cannot_be_an_expert_is_refused(charlm, trained, refused):
+    Path("other.txt").write_text(TEXT.replace("fox", "f\u00f6x"))
+    Path("n.yaml").write_text("data: {source: other.txt}\nmodel: {type: ngram, order: 2}\n")
+    of_other = ("train", "-c", mixture("a: {run: runs/other}"), "data.source=other.txt")
+    assert charlm("train", "-c", "n.yaml", "--out", "runs/other", "-q").code == 0
+    assert charlm("train", "-c", "n.yaml", "--out", "runs/bytes", "-q", "data.unit=bytes").code == 0
+    assert charlm(*of_other, "--out", "runs/joined", "-q").code == 0
+    shutil.copytree(trained, "runs/empty", ignore=shutil.ignore_patterns("step-*"))
+    shutil.copytree(trained, "runs/damaged")
+    for weights in Path("runs/damaged").rglob("model.safetensors"):
+        weights.write_bytes(b"broken")
+
+    for answer in (
+        "nowhere/a: not found; train one first",
+        "runs: is not a run (no config.yaml)",
+        "runs/empty: no checkpoint 'best'; saved steps: none yet",
+        "runs/damaged: checkpoints/step-6/model.safetensors: 6 bytes, its manifest",
+        "runs/other: has another alphabet: only the run has '\u00f6' (U+00F6)",
+        "runs/bytes: is a model of bytes, this text is read as chars; set data.unit",
+        "runs/joined: is a mixture itself; name its experts",
+    ):
+        run = answer.split(":")[0]
+        (line,) = refused(4, "train", "-c", mixture(f"old: {{run: {run}}}"), "--out", "new")
+
+        answer = answer.replace("damaged: ", "damaged/")  # the file that is broken is named
+        assert line.startswith(f"model.experts.old.run: {answer}")
+
+
+def test_a_model_beside_a_run_must_be_that_of_the_run(trained, refused):
+    (line,) = refused(4, "train", "-c", mixture("old: {run: runs/tiny, model: {type: bigram}}"))
+
+    assert line == (
+        "model.experts.old.model: runs/tiny has another; leave model out, it comes from the run"
+    )
+
+
+@pytest.mark.parametrize(
+    ("expert", "fraction", "answer"),
+    [
+        ("type: ngram", 1e-4, "model.tune_fraction: 0.0001 of the 2322 characters to train on in "),
+        ("type: ngram", 0.998, "model.experts.a.model.order: needs 7 characters to train on"),
+        ("type: gpt", 0.98, "model.experts.a.model.block_size: needs 65 characters to train on"),
+    ],
+)
+def test_a_slice_that_leaves_too_little_is_refused(refused, expert, fraction, answer):
+    name = mixture(f"a: {{model: {{{expert}}}}}", f", tune_fraction: {fraction}")
+
+    (line,) = refused(3, "train", "-c", name)
+
+    assert line.startswith(answer)
+    assert "text.txt" in line
+    assert line.endswith("use a longer text")
 
 
 def test_row_28_a_single_symbol_is_a_note(charlm, tiny):
