@@ -46,8 +46,9 @@ from charlm.training.loop import Record, Trainer
 from charlm.training.setup import held_back, newest_sound, remove_checkpoints_after
 
 LATE = 0.85  # share of an expert's training before it is given the slice
-RESERVE = 0.1  # share of a wall-clock budget kept at first for fitting weights and for scoring
+RESERVE = 0.05  # share of a wall-clock budget kept for what was not measured: Newton's steps
 MAX_LOGITS = 1 << 26  # of all experts on the slice: 256 MiB of float32
+TRIED = 2048  # characters predicted to see how long it takes
 SAVED_A_SECOND = 2e8  # bytes; a guess, for the end of a wall-clock budget
 
 
@@ -191,7 +192,11 @@ class Mixer(Trainer):
         self.began -= sum(trainer.state.seconds for trainer in trainers.values())
         if fitted is None:
             counted = self._count(self.first)
-            self._share_minutes(trainers.values(), counted + RESERVE * self._seconds_left())
+            if self.config.train.minutes is not None:
+                # An expert predicts as fast before it is trained as after.
+                predicted = self._seconds_a_char() * (len(self.slice) + self._to_score())
+                reserve = counted + predicted + RESERVE * self._seconds_left()
+                self._share_minutes(trainers.values(), reserve)
             yield from self._train(trainers, LATE)
             if self.stopped:
                 return
@@ -283,16 +288,16 @@ class Mixer(Trainer):
             counted: Seconds that counting took; it will be done again.
         """
         started = time.perf_counter()
-        logits, targets = self._predict()
+        names = list(self.mixture.experts)
+        logits, targets = self._predict(MAX_LOGITS // (self.model.vocab_size * len(names)))
         predicted = time.perf_counter() - started
-        combine, names = self.mixture.combine, list(self.mixture.experts)
+        combine = self.mixture.combine
         weights, temperature = fit_weights(logits, targets, combine, self._poll)
 
         def loss(logits: Float[Tensor, "N V"]) -> float:
             return next_token_loss(logits[None], targets[None]).item()
 
         # Scoring a character takes as long as predicting one took here.
-        to_score = min(len(self.val), self.config.eval.max_chars or len(self.val))
         to_save = sum(tensor.nbytes for tensor in self.model.tensors().values())
         return Fitted(
             weights=dict(zip(names, weights.tolist(), strict=True)),
@@ -302,19 +307,31 @@ class Mixer(Trainer):
             chars=len(targets),
             steps=self.run_steps | {name: one.state.step for name, one in trainers.items()},
             seconds=counted + time.perf_counter() - started,
-            reserve=counted + predicted / len(targets) * to_score + to_save / SAVED_A_SECOND,
+            reserve=counted
+            + predicted / len(targets) * self._to_score()
+            + to_save / SAVED_A_SECOND,
         )
 
+    def _to_score(self) -> int:
+        """Return how many characters of validation will be scored."""
+        return min(len(self.val), self.config.eval.max_chars or len(self.val))
+
+    def _seconds_a_char(self) -> float:
+        """Return how long all experts take to predict a character."""
+        started = time.perf_counter()
+        _, targets = self._predict(TRIED)
+        return (time.perf_counter() - started) / len(targets)
+
     @torch.no_grad()
-    def _predict(self) -> tuple[Float[Tensor, "E N V"], Int[Tensor, "N"]]:
+    def _predict(self, most: int) -> tuple[Float[Tensor, "E N V"], Int[Tensor, "N"]]:
         """Return the logits of every expert on the slice, in windows as it will be scored.
 
-        Of a slice that would take too much memory, windows spread evenly over it.
+        Args:
+            most: Characters to predict at most, in windows spread evenly over the slice.
         """
         self.model.eval()
         experts, vocab_size = self.model.experts.values(), self.model.vocab_size
         length = min(self.mixture.block_size, len(self.slice) - 1)
-        most = MAX_LOGITS // (vocab_size * len(experts))
         rows = max(1, chars_a_pass(self.model) // length)
         passes = list(spread_windows(len(self.slice) - 1, length, most, rows))
         count = sum(len(one.starts) for one in passes) * length
