@@ -359,7 +359,7 @@ def _with_models_of_runs(config: Config, own: Config) -> Config:
         return config
     experts, known = dict(config.model.experts), own.model.experts
     for name, expert in experts.items():
-        if expert.run and not expert.model and name in known and known[name].run == expert.run:
+        if expert.run and not expert.model and name in known:
             experts[name] = expert.model_copy(update={"model": known[name].model})
     return config.model_copy(update={"model": config.model.model_copy(update={"experts": experts})})
 
