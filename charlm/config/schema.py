@@ -312,7 +312,8 @@ class ExpertConfig(_Section):
     model: Annotated[SingleModelConfig, Field(discriminator="type")] | None = None
     """What to train on the spot; of a run, filled in from its configuration."""
     train: TrainConfig = TrainConfig()
-    """How it is trained. Its `minutes` are the mixture's own, and it is never scored alone."""
+    """How it is trained. Minutes of the mixture (`train.minutes`) are shared by all experts and take
+    the place of their own. It is not scored alone."""
 
     def conflicts(self) -> Iterator[str]:  # noqa: D102
         if self.run is None and self.model is None:
