@@ -5,7 +5,7 @@ No test needs a network or a GPU, and none writes outside its `tmp_path`.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ import pytest
 import torch
 
 os.environ["TERMINAL_WIDTH"] = "100"  # help texts wrap to the terminal otherwise
+# Tensors as small as those of a test are slower on several threads, far slower on a busy machine.
+torch.set_num_threads(1)
 
 TEXT = (
     "the quick brown fox jumps over the lazy dog.\nPack my box with five dozen liquor jugs!\n" * 30
@@ -120,12 +122,3 @@ def trained(_trained: Path, tmp_path: Path) -> Path:
 def generator() -> torch.Generator:
     """A seeded generator: equal numbers in every run of the suite."""
     return torch.Generator().manual_seed(0)
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors as small as those of a test are slower on several, and far slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

@@ -23,9 +23,6 @@ VOCAB = 11
 CPU = torch.device("cpu")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def small(title, dtype=torch.float64, **changes):
     """A small model of a kind, no weight of it zero."""
     config = SMALL_MODELS[title].model_copy(update=changes)

@@ -25,9 +25,6 @@ from charlm.models import build_model
 VOCAB = 11
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def at_one_size(name):
     """Check a rule in a part of what `check_rule` tries, the worst of which is what counts."""
     return check_rule(name, SIZES[:1], probes=1)

@@ -15,8 +15,6 @@ from charlm.backprop.plan import Plan, Step
 from charlm.config import GPTConfig
 from charlm.models import build_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def plan(inputs, *steps):
     return Plan(inputs, [Step(*step) for step in steps])

@@ -13,8 +13,6 @@ from charlm.backprop.cases import CASES, Case, Draw, Sizes
 from charlm.backprop.check import check_rule, compare
 from charlm.backprop.plan import Plan, Step
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHAPES = st.builds(
     Sizes,
     batch=st.integers(1, 3),

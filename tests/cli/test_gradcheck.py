@@ -16,8 +16,6 @@ from charlm.cli.gradcheck import SMALL_VOCAB
 from charlm.config import load_config, preset_names
 from charlm.models import build_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def one_rule(monkeypatch):

@@ -16,8 +16,6 @@ from charlm.models import BigramModel, build_model
 from charlm.text import ByteTokenizer, CharTokenizer, IdArray
 from tests.evaluation.fakes import Remembers, Window, one_by_one
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def a_text(length, vocab_size=7):
     return np.random.default_rng(length).integers(vocab_size, size=length)

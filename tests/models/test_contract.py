@@ -11,8 +11,6 @@ from charlm.models.smoothing import smooth
 from charlm.text.tokens import IdArray
 from tests.models.conftest import BLOCK, VOCAB
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def knowing(config):
     """A model that knows something, so that nothing passes by being zero or uniform."""

@@ -12,8 +12,6 @@ from charlm.models.smoothing import smooth
 from charlm.text.tokens import IdArray
 from tests.models.conftest import BLOCK, CONFIGS, VOCAB
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 KINDS = ("log-linear", "linear")
 
 

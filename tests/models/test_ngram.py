@@ -14,8 +14,6 @@ from charlm.models.saved import load_tensors, save_tensors
 from charlm.models.smoothing import smooth
 from charlm.text.tokens import IdArray
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 METHODS = ("kneser-ney", "witten-bell", "add-k")
 LESSON = "In the beginning was the pair, and the pair was counted. "
 

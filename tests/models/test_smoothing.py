@@ -15,8 +15,6 @@ from charlm.models.ngram import NGramModel
 from charlm.models.smoothing import discounts, smooth
 from charlm.text.tokens import IdArray
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 METHODS = ("kneser-ney", "witten-bell", "add-k")
 
 

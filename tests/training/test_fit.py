@@ -18,8 +18,6 @@ from charlm.training.fit import Fitter
 from charlm.training.setup import create_run, open_run, prepare_text, resumed_config
 from tests.training.conftest import ignore, timeless
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def make_fitter(tiny, tmp_path):

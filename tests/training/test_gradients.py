@@ -25,9 +25,6 @@ VARIANTS = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture
 def of_kind(tiny):
     """Let the tiny configuration be of another kind."""

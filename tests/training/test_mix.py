@@ -21,8 +21,6 @@ from charlm.training.setup import create_run, open_run, prepare_text, resumed_co
 from tests.conftest import TEXT
 from tests.training.conftest import ignore, timeless
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 MIXTURE = """\
 data: {source: text.txt}
 model:
