@@ -96,8 +96,8 @@ def read_config(data: bytes, where: str, overrides: Sequence[str] = ()) -> Confi
     if not isinstance(document.value, dict):
         kind = "list" if isinstance(document.value, list) else "single value"
         raise UsageError(f"{where}: expected a mapping such as 'model: ...', got a {kind}")
-    _fill_in(document.value)
     origins, problems = _apply(document, overrides)
+    _fill_in(document.value)  # not before: an override to null means what it means in a file
     try:
         config = Config.model_validate(document.value)
     except ValidationError as error:
@@ -316,7 +316,7 @@ def _reasons(error: ErrorDetails, path: KeyPath, document: Document) -> Iterator
         case "value_error":
             yield from context["error"].args
         case "literal_error" | "bool_type" | "bool_parsing":
-            allowed = context.get("expected", "").replace("'", "")
+            allowed = context.get("expected", "true or false").replace("'", "")
             if leaf == "compile":
                 allowed = "auto, true or false"
             yield f"{shown(given)} is not one of {allowed}"
@@ -343,7 +343,7 @@ def _allowed(section: KeyPath, leaf: str, document: Document) -> str:
         "exclusiveMaximum": "below",
     }
     limits = [f"{word} {facts[name]}" for name, word in words.items() if name in facts]
-    meaning = facts["description"].partition(".")[0]
+    meaning = " ".join(facts["description"].partition(".")[0].split())  # it may go over two lines
     return f"{' and '.join(limits)} ({meaning[0].lower()}{meaning[1:]})"
 
 

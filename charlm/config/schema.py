@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_SYMBOLS = 2**21  # Unicode ends at 0x10FFFF, just below 2^21
+MAX_COUNTED_WINDOW = 16_384  # training them does not bound it by memory, as it does of the others
 
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
 _INTEGER = re.compile(rf"[-+]?{_DIGITS}")
@@ -78,6 +79,7 @@ Text = Annotated[str, BeforeValidator(_text)]
 Place = Annotated[Text, AfterValidator(_place)]
 Size = Annotated[int, Field(ge=1), Integer]
 Count = Annotated[int, Field(ge=0), Integer]
+CountedWindow = Annotated[int, Field(ge=1, le=MAX_COUNTED_WINDOW), Integer]
 
 
 class _Section(BaseModel):
@@ -207,7 +209,7 @@ class NGramConfig(_Model):
 
     type: Literal["ngram"]
     """Which model this is."""
-    block_size: Size = 256
+    block_size: CountedWindow = 256
     """Characters in a window when it is scored in windows; it looks back order - 1 at most."""
     order: Annotated[int, Field(ge=1, le=32), Integer] = 7
     """Characters of the longest n-gram: the context and the one that follows."""
@@ -327,7 +329,7 @@ class MixtureConfig(_Model):
 
     type: Literal["mixture"]
     """Which model this is."""
-    block_size: Size = 256
+    block_size: CountedWindow = 256
     """Characters in a window when it is scored in windows; an expert with a shorter block sees at
     least half of its block."""
     combine: Literal["log-linear", "linear"] = "log-linear"

@@ -158,6 +158,22 @@ def test_row_2_a_folder_is_no_configuration(refused):
         ),
         pytest.param("model: {type: ngram, order: 0}", "at least 1 and at most 32", id="ngram-0"),
         pytest.param(
+            "model: {type: ngram, block_size: 99999999999999}",
+            "block_size: must be at least 1 and at most 16384 (characters in a window",
+            id="ngram-block",
+        ),
+        pytest.param(
+            "model: {type: mixture, block_size: 16385, experts: {a: {model: {type: ngram}}}}",
+            "block_size: must be at least 1 and at most 16384 (characters in a window",
+            id="mixture-block",
+        ),
+        pytest.param(
+            "model: {type: mixture, tune_fraction: 0, experts: {a: {model: {type: ngram}}}}",
+            "(share of the training part, at its end, that the weights are fitted on, before any "
+            "expert has seen it), got",
+            id="mixture-tune-0",
+        ),
+        pytest.param(
             "model: {type: ngram, smoothing: kneser}",
             "'kneser' is not one of kneser-ney, witten-bell or add-k",
             id="ngram-smoothing",

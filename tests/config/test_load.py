@@ -305,6 +305,12 @@ def test_an_override_fills_the_empty_model_of_an_expert():
     assert config.model.experts["b"].model.type == "bigram"
 
 
+def test_an_override_to_null_means_what_it_means_in_a_file():
+    overridden = load(MIXTURE, "model.experts.gpt.train=null").model.experts["gpt"]
+
+    assert overridden.train == load(GPT + "train:\n").train
+
+
 def test_a_mixture_may_come_from_overrides_alone():
     config = load("model: {block_size: 8}", "model.type=mixture", "model.experts.a.model.type=gpt")
 

@@ -107,6 +107,15 @@ def test_compile_is_auto_or_a_boolean(text, value):
     assert load(f"run.compile={text}").run.compile == value
 
 
+@pytest.mark.parametrize(
+    ("text", "given"), [("maybe", "'maybe'"), ("null", "null"), ("1.0", "'1.0'")]
+)
+def test_what_is_no_boolean_is_told_what_is(text, given):
+    problem = refusal(f"eval.baselines={text}")
+
+    assert problem.endswith(f"eval.baselines: {given} is not one of true or false")
+
+
 def test_what_compile_is_not():
     assert refusal("run.compile=maybe").endswith("'maybe' is not one of auto, true or false")
 
