@@ -96,9 +96,12 @@ def run(arguments: list[str]) -> int:
         for problem in error.problems:
             output.error(problem)
         return error.exit_code
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        # torch has names of its own for it, and is not imported here
+        if not (isinstance(error, MemoryError) or "allocate" in str(error)):
+            raise
         _trace()
-        output.error("out of memory; lower model.n_embd, model.block_size or train.batch_size")
+        output.error("out of memory; use a smaller model, or a smaller train.batch_size")
         return MachineError.exit_code
     except OSError as error:
         _trace()

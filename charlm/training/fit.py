@@ -40,6 +40,13 @@ class Fitter(Trainer):
     def _spent(self) -> float:
         return float(self.state.step)
 
+    def _evaluation_due(self, last: bool) -> bool:
+        # What is not fitted yet is no model of the text, and may score better on a strange one.
+        return self.state.step > 0 and super()._evaluation_due(last)
+
+    def _save_due(self, ending: bool) -> bool:
+        return self.state.step > 0 and super()._save_due(ending)
+
     def _step(self) -> Record:
         """Count the training part; the loss is on that same part, which a memory knows well."""
         started = time.perf_counter()

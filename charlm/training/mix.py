@@ -190,6 +190,17 @@ class Mixer(Trainer):
         trainers = {name: self._trainer(name, one) for name, one in trained(self.config).items()}
         # What was spent before a stop belongs to the minutes, and to the seconds of records.
         self.began -= sum(trainer.state.seconds for trainer in trainers.values())
+        with contextlib.ExitStack() as closing:
+            for trainer in trainers.values():  # none may write on after this has ended
+                closing.callback(trainer.going.close)
+            yield from self._trained_and_fitted(trainers, fitted)
+        if not self.stopped:
+            self._count(self.whole)
+
+    def _trained_and_fitted(
+        self, trainers: dict[str, _ExpertTrainer], fitted: Fitted | None
+    ) -> Iterator[Record]:
+        """Train the experts up to the slice, fit the weights on it, train them on."""
         if fitted is None:
             counted = self._count(self.first)
             if self.config.train.minutes is not None:
@@ -211,8 +222,6 @@ class Mixer(Trainer):
         for name, trainer in trainers.items():
             trainer.phases.late_from = fitted.steps[name]
         yield from self._train(trainers, math.inf)
-        if not self.stopped:
-            self._count(self.whole)
 
     def _train(self, trainers: dict[str, _ExpertTrainer], share: float) -> Iterator[Record]:
         """Train one expert after the other until this share is done."""

@@ -105,7 +105,12 @@ def test_every_kind_of_mistake_has_its_exit_code(charlm, monkeypatch, kind):
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (MemoryError(), 5, "out of memory; lower model.n_embd"),
+        (MemoryError(), 5, "out of memory; use a smaller model"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+            5,
+            "out of mem",
+        ),
         (OSError(5, "Input/output error", "a.txt"), 5, "a.txt: Input/output error; check the path"),
         (OSError("odd"), 5, "this machine: odd; check the path"),
     ],
