@@ -7,7 +7,7 @@ run that was stopped and resumed ends with the same bits as one that was not.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,7 @@ class Trainer:
             self.model, compiling, self.micro_batch_size
         )
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Generator[Record, None, None]:
         """Train to the end, yielding a record of each step, evaluation, sample and save.
 
         Raises:

@@ -17,7 +17,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,7 @@ class Mixer(Trainer):
     def _evaluation_due(self, last: bool) -> bool:
         return self.state.step > 0 and super()._evaluation_due(last)
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Generator[Record, None, None]:
         """Train what is left to train, then join; records of experts carry their name.
 
         Raises:

@@ -254,11 +254,19 @@ def _check_lengths(size: int, config: Config) -> None:
         DataError: With the part, its length, and how to mend it.
     """
     model, source = config.model, config.data.source
+    bounds = split_bounds(size, config.data)
+    for name, (first, last) in bounds.items():
+        wanted = name == "train" or getattr(config.data, f"{name}_fraction") > 0
+        if wanted and last - first < 2:  # whatever the model: one character to read, one to predict
+            mend = "" if name == "train" else f" or raise data.{name}_fraction"
+            raise DataError(
+                f"{source}: too short: of its {size} characters {last - first} make the {name} "
+                f"part, which needs 2; use a longer text{mend}"
+            )
     if not isinstance(model, NGramConfig | MixtureConfig):
         check_lengths(size, config.data, model.block_size)
         return
-    check_lengths(size, config.data, block_size=1)
-    first, last = split_bounds(size, config.data)["train"]
+    first, last = bounds["train"]
     models: dict[str, SingleModelConfig] = (
         {"model": model} if isinstance(model, NGramConfig) else {}
     )
