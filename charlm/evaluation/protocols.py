@@ -162,15 +162,16 @@ def choose(
             raise UsageError(f"--block-size {block_size}: --protocol stream has no window")
         return stream(model, all_logits)
     length = model.block_size if block_size is None else block_size
-    longest = model.block_size
-    if model.any_length:
-        longest = max(longest, chars_a_pass(model, all_logits))
-    if length > longest and not model.any_length:
-        raise UsageError(f"--block-size {length}: this model looks at most at {longest} characters")
-    if length > longest:
+    if not model.any_length and length > model.block_size:
         raise UsageError(
-            f"--block-size {length}: a window of this model has at most {longest} characters; use "
-            "--protocol stream"
+            f"--block-size {length}: this model looks at most at {model.block_size} characters"
+        )
+    longest = chars_a_pass(model, all_logits)
+    if model.any_length and length > longest:  # its own block too: training may not bound it
+        raise UsageError(
+            f"{'model.block_size' if block_size is None else '--block-size'} {length}: a window of "
+            f"this model has at most {longest} characters; use --protocol stream or --block-size "
+            f"{longest}"
         )
     if name == "windows":
         return windows(length)

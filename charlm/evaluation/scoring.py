@@ -77,7 +77,8 @@ def score_windows(
         model: What predicts; put in evaluation mode here, and back into what it was.
         ids: The text, at least 2 characters.
         block_size: Characters in a window; at most the model's own.
-        max_chars: Score about this many only, in windows spread evenly over the text; None, all.
+        max_chars: Score about this many only, in windows spread evenly over the text; of a text
+            shorter than one window, its first so many. None, all.
         dtype: Precision of matrix products.
         should_stop: Polled between passes.
 
@@ -85,9 +86,11 @@ def score_windows(
         Interrupted: `should_stop` said so.
     """
     length, rows = len(ids) - 1, max(1, chars_a_pass(model) // block_size)
-    passes = windows(block_size).passes(length, rows)
-    if max_chars is not None and max_chars < length and block_size <= length:
-        passes = spread_windows(length, block_size, max_chars, rows)
+    most = length if max_chars is None else min(length, max_chars)
+    if most < length and block_size <= length:
+        passes = spread_windows(length, block_size, most, rows)
+    else:
+        passes = windows(block_size).passes(most, rows)
     total, chars = 0.0, 0
     with _evaluating(model):
         for nats, *_ in _predict(model, ids, passes, dtype, should_stop=should_stop):

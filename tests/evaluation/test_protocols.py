@@ -129,6 +129,16 @@ def test_a_window_larger_than_a_pass_is_refused():
         choose(Remembers(2), "windows", block_size=10**9)
 
 
+@pytest.mark.parametrize("name", ["windows", "sliding"])
+def test_a_models_own_window_is_no_larger_than_a_pass_either(name):
+    model = Remembers(2)
+    model.block_size = 16_385
+
+    with pytest.raises(UsageError, match=r"model\.block_size 16385: .* at most 16384 characters"):
+        choose(model, name)
+    assert choose(model, name, block_size=16_384).length == 16_384
+
+
 def test_a_billion_characters_are_cut_one_pass_at_a_time():
     passes = sliding(256, 1).passes(10**9, rows=64)
 

@@ -100,6 +100,16 @@ def test_a_limit_scores_only_so_much_of_the_text():
     assert model.shown == [text[start : start + 10].tolist() for start in (0, 30, 60)]
 
 
+def test_a_limit_holds_in_a_text_shorter_than_a_window():
+    model, text = Window(), a_text(101)
+
+    score = score_windows(model, IdArray(text), 1000, max_chars=30)
+
+    assert score.chars == 30
+    assert model.shown == [text[:30].tolist()]
+    assert score_windows(model, IdArray(text), 1000, max_chars=100).chars == 100
+
+
 def test_a_text_of_many_blocks_has_an_interval_around_its_mean():
     score = score_text(Remembers(1), IdArray(a_text(30_001)), windows(500))
 
