@@ -1,13 +1,16 @@
 """charlm eval: every character of a text scored once, and by which protocol."""
 
+import errno
+import glob
 import json as json_format
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -83,7 +86,9 @@ def evaluate(
 
     _check_options(file, protocol, by_position, per_char, json)
     found = find_run(run)
-    found.read_config([f"run.device={device}"])
+    config = found.read_config([f"run.device={device}"])
+    if per_char not in (None, "-"):
+        _check_place(Path(per_char), found.path, file or config.data.source)
 
     with StopSignals() as stop, tempfile.TemporaryDirectory(prefix="charlm-") as scratch:
         try:
@@ -105,7 +110,7 @@ def evaluate(
         except Stopped:
             return stop.exit_code
     if json:
-        output.result_json(_record(file or split, cut, score, saved, by_position))
+        output.result_json(_record(split, file, cut, score, saved, by_position))
         return 0
     # Where the characters took standard output, the summary must not end up among them.
     tell = output.say if per_char == "-" else output.result
@@ -138,12 +143,29 @@ def _check_options(
         raise UsageError("--per-char - and --json both want standard output; give --per-char FILE")
 
 
+def _check_place(place: Path, run: Path, text: str) -> None:
+    """Refuse to write over the run, or over the text that is scored or that the run was made of."""
+    where = place.resolve()
+    if where.is_relative_to(run.resolve()):
+        raise UsageError(f"--per-char {place}: inside the run {run}; choose another place")
+    # A text may be named as a file, a folder or a glob.
+    if where.is_file() and any(
+        where.is_relative_to(Path(path).resolve()) for path in (text, *glob.iglob(text))
+    ):
+        raise UsageError(f"--per-char {place}: belongs to the text {text}; choose another place")
+
+
 def _record(
-    name: str, cut: "Cut", score: "Score", saved: "SavedModel", by_position: bool
+    split: str,
+    file: str | None,
+    cut: "Cut",
+    score: "Score",
+    saved: "SavedModel",
+    by_position: bool,
 ) -> dict[str, Any]:
     interval = score.interval
-    record = {
-        "split": name,
+    record: dict[str, Any] = {
+        "split": None if file else split,
         "protocol": cut.name,
         "chars": score.chars,
         "loss_nats": score.loss_nats,
@@ -151,6 +173,7 @@ def _record(
         "perplexity": score.perplexity,
         "run": str(saved.run.path),
         "step": saved.step,
+        "file": file,
         "bits_per_byte": score.bits_per_byte,
         "interval": interval and {"low": interval.low, "high": interval.high},
         "block_size": cut.block_size,
@@ -261,8 +284,32 @@ def _lines(
         out = sys.stdout
         yield write
         return
-    with Path(per_char).open("w", encoding="utf-8") as out:
+    with _replacing(Path(per_char)) as out:
         yield write
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[str]]:
+    """Yield a text file that takes its place at `path` when the block succeeds, else vanishes.
+
+    Raises:
+        MachineError: The disk or its permissions refuse; an older file is unharmed.
+        OSError: There is no such folder, or `path` is one.
+    """
+    from charlm.storage.atomic import put_in_place, scratch_folder
+
+    if path.exists() and not path.is_file():  # a device or a pipe has nothing to keep
+        with path.open("w", encoding="utf-8") as out:
+            yield out
+        return
+    place = path.resolve()  # of a symbolic link, the file and not the link is replaced
+    if not place.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    with scratch_folder(place.parent) as folder:
+        temporary = folder / place.name
+        with temporary.open("w", encoding="utf-8") as out:
+            yield out
+        put_in_place(temporary, place)
 
 
 def _naming(unit: str) -> tuple[str, Callable[["Tokenizer", int], str | int]]:

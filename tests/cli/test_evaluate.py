@@ -1,9 +1,12 @@
 import io
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
+
+from charlm.cli.signals import StopSignals
 
 
 def evaluate(charlm, *arguments: object) -> dict:
@@ -24,6 +27,7 @@ def test_json_names_the_protocol_and_every_unit(charlm, trained):
         "perplexity",
         "run",
         "step",
+        "file",
         "bits_per_byte",
         "interval",
         "block_size",
@@ -31,6 +35,7 @@ def test_json_names_the_protocol_and_every_unit(charlm, trained):
         "unknown",
     ]
     assert (score["split"], score["protocol"], score["chars"]) == ("val", "windows", 257)
+    assert score["file"] is None
     assert (score["run"], score["step"]) == ("runs/tiny", 6)
     assert score["bits_per_char"] == pytest.approx(score["loss_nats"] / math.log(2))
     assert score["perplexity"] == pytest.approx(math.exp(score["loss_nats"]))
@@ -48,12 +53,13 @@ def test_the_score_is_the_one_that_training_reported(charlm, trained):
 
 def test_a_file_is_scored_like_the_part_with_the_same_text(charlm, trained):
     text = Path("text.txt").read_text()
-    Path("val.txt").write_text(text[-258:])
+    Path("val").write_text(text[-258:])
 
-    given, part = evaluate(charlm, "--file", "val.txt"), evaluate(charlm)
+    given, part = evaluate(charlm, "--file", "val"), evaluate(charlm)
 
     assert given["loss_nats"] == part["loss_nats"]
-    assert (given["split"], given["chars"]) == ("val.txt", 257)
+    assert (given["split"], given["file"], given["chars"]) == (None, "val", 257)
+    assert charlm("eval", "--file", "val").stdout.startswith("val: ")
 
 
 def test_the_training_part_is_another(charlm, trained):
@@ -237,6 +243,65 @@ def test_a_place_for_characters_that_cannot_be_written_is_named(charlm, trained)
 
     assert (result.code, result.stdout) == (5, "")
     assert result.error.startswith("no/where.jsonl: No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("place", "options", "core"),
+    [
+        ("runs/tiny/config.yaml", [], "inside the run runs/tiny"),
+        ("runs/tiny/new.jsonl", [], "inside the run runs/tiny"),
+        ("text.txt", [], "belongs to the text text.txt"),
+        ("texts/../texts/a.txt", ["--file", "texts/a.txt"], "belongs to the text texts/a.txt"),
+        ("texts/a.txt", ["--file", "texts"], "belongs to the text texts"),
+        ("texts/a.txt", ["--file", "texts/*.txt"], "belongs to the text texts/*.txt"),
+    ],
+)
+def test_characters_are_not_written_over_the_run_or_the_text(charlm, trained, place, options, core):
+    Path("texts").mkdir()
+    Path("texts/a.txt").write_text(Path("text.txt").read_text())
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+    result = charlm("eval", "--per-char", place, *options)
+
+    assert (result.code, result.stdout) == (2, "")
+    assert result.error == f"--per-char {place}: {core}; choose another place"
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_a_stop_midway_leaves_the_older_characters_whole(charlm, trained, monkeypatch):
+    Path("chars.jsonl").write_text("older")
+    before = set(Path().rglob("*"))
+    monkeypatch.setattr("charlm.evaluation.protocols.CHARS_A_PASS", 16)
+    asked = iter([False] * 5)
+    monkeypatch.setattr(StopSignals, "requested", lambda self: next(asked, True))
+
+    result = charlm("eval", "--per-char", "chars.jsonl")
+
+    assert result.code == 130
+    assert next(asked, None) is None  # it had begun to write
+    assert Path("chars.jsonl").read_text() == "older"
+    assert set(Path().rglob("*")) == before
+
+
+def test_a_link_to_the_characters_stays_a_link(charlm, trained):
+    Path("real.jsonl").write_text("older")
+    Path("link.jsonl").symlink_to("real.jsonl")
+
+    assert charlm("eval", "--per-char", "link.jsonl").code == 0
+
+    assert Path("link.jsonl").is_symlink()
+    assert len(Path("real.jsonl").read_text().splitlines()) == 257
+
+
+def test_characters_go_into_a_pipe_and_do_not_replace_it(charlm, trained):
+    Path("few.txt").write_text(Path("text.txt").read_text()[:11])
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+
+    assert charlm("eval", "--file", "few.txt", "--per-char", "pipe").code == 0
+
+    with os.fdopen(reader, "rb") as pipe:
+        assert len(pipe.read().splitlines()) == 10
 
 
 @pytest.mark.parametrize(
