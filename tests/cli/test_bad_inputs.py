@@ -26,6 +26,7 @@ from tests.conftest import TEXT
 
 TRAIN = ("train", "--config", "tiny.yaml")
 MODEL = "model: {type: bigram, block_size: 8}\n"
+MIXED = "mixture, experts: {a: {model: {type: ngram}}}"
 MIXTURE = "model: {type: mixture,\n experts: {\n"
 
 
@@ -334,6 +335,21 @@ def test_row_27_a_part_that_is_too_short_is_answered_with_two_ways_on(refused_te
 
     assert "the val part has 8 characters and needs 9" in line
     assert "lower model.block_size below 8 or raise data.val_fraction" in line
+
+
+@pytest.mark.parametrize("model", ["ngram", "bigram, block_size: 1", MIXED])
+@pytest.mark.parametrize("text", ["t", "th", "the"])
+def test_a_text_of_a_few_characters_is_said_to_be_too_short(refused, model, text):
+    Path("a.yaml").write_text(f"data: {{source: s.txt}}\nmodel: {{type: {model}}}\n")
+    Path("s.txt").write_text(text)
+
+    (line,) = refused(3, "train", "--config", "a.yaml")
+
+    part, mend = ("train", "") if len(text) < 3 else ("val", " or raise data.val_fraction")
+    assert line == (
+        f"s.txt: too short: of its {len(text)} characters {[0, 1, 1][len(text) - 1]} make the "
+        f"{part} part, which needs 2; use a longer text{mend}"
+    )
 
 
 def test_an_order_longer_than_the_text_is_refused(refused):
