@@ -1,7 +1,7 @@
 """charlm compare: one table over runs."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -30,7 +30,7 @@ class _Row:
     """One run, at its best checkpoint.
 
     Args:
-        saved: The model.
+        saved: The model, without its numbers: all of them at once may not fit into memory.
         part: What it is scored on.
         text: What of the text must be equal for losses to compare.
         source: What the text is called.
@@ -97,16 +97,18 @@ def compare(
             with stop.at_once():
                 rows = list(_load(runs, split, device))
                 length = block_size or _common_length([row.saved.model for row in rows])
-                _score(rows, chosen, length)
+                cuts = _score(rows, chosen, length, device)
         except Stopped:
             return stop.exit_code
     ordered = _ordered(rows, chosen[0])
     if json:
-        output.result_json(_as_json(ordered, split, length if windowed else None))
+        window = length if windowed else None
+        stride = cuts["sliding"].stride if "sliding" in cuts else None
+        output.result_json(_as_json(ordered, split, window, stride))
         return 0
     for number, groups in enumerate(ordered):
         output.result(("\n" if number else "") + _heading(groups[0][0], split))
-        for line in _aligned(_table(groups, chosen, length)):
+        for line in _aligned(_table(groups, cuts)):
             output.result(line)
     if len(ordered) > 1:
         output.note(f"{len(ordered)} texts: losses compare within a table only")
@@ -134,15 +136,19 @@ def _load(runs: list[Path] | None, split: str, device: str) -> Iterator[_Row]:
 
     Raises:
         CheckpointError: There is none, or a named one is no run or has no sound checkpoint.
-        DataError: A named one has no such part.
+        DataError: A named one has no such part, or none of the others has.
+        UsageError: There is no such device, or a configuration is wrong.
     """
+    from charlm.config import read_config
     from charlm.models.saved import load_model
     from charlm.storage import RunFolder, find_run
 
+    # Refused here, where it is nobody's reason to be left out.
+    read_config(b"model: {type: bigram}", "charlm compare", [f"run.device={device}"])
     found: Iterable[RunFolder] = (find_run(path) for path in dict.fromkeys(runs or []))
     if not runs:
         found = [RunFolder(path.parent) for path in sorted(Path("runs").glob("*/config.yaml"))]
-    some = False
+    some, refused = False, list[CheckpointError | DataError | UsageError]()
     for run in list(found):
         try:
             yield _row(load_model(run, "best", device), split)
@@ -151,6 +157,11 @@ def _load(runs: list[Path] | None, split: str, device: str) -> Iterator[_Row]:
             if runs:
                 raise
             output.note(f"left out: {error}")
+            refused.append(error)
+    if refused and not some:
+        raise type(refused[0])(
+            f"runs/: no run there can be compared, {len(refused)} left out; the first: {refused[0]}"
+        )
     if not some:
         raise CheckpointError(
             "runs/: no run there to compare; train one first (charlm train --config quickstart) "
@@ -173,6 +184,7 @@ def _row(saved: "SavedModel", split: str) -> _Row:
     facts = corpus.facts
     text = (facts["source_sha256"], facts["unit"], facts["vocab_size"], part.start, part.stop)
     state = json.loads((saved.run.checkpoint_path(saved.step) / "state.json").read_bytes())
+    saved.model.to("meta")  # keeps shapes alone
     return _Row(saved, part, text, str(facts["source"]), state.get("seconds"), {})
 
 
@@ -186,8 +198,13 @@ def _has_longer_block(row: _Row, length: int) -> bool:
     return not row.saved.model.any_length and row.saved.model.block_size > length
 
 
-def _score(rows: Sequence[_Row], chosen: Sequence[Protocol], length: int) -> None:
-    """Score each run by each protocol that it can do.
+def _score(
+    rows: Sequence[_Row], chosen: Sequence[Protocol], length: int, device: str
+) -> "dict[Protocol, Cut]":
+    """Score each run by each protocol that it can do, one model in memory at a time.
+
+    Returns:
+        A cut by each protocol: but for `stream`, which has no window, it is that of all runs.
 
     Raises:
         UsageError: The windows are too long for a run, or none can do a protocol.
@@ -195,10 +212,15 @@ def _score(rows: Sequence[_Row], chosen: Sequence[Protocol], length: int) -> Non
     from tqdm import tqdm
 
     from charlm.evaluation.scoring import score_text, utf8_lengths
+    from charlm.models.saved import load_model
 
-    cuts = [(row, name, _cut(row, name, length)) for row in rows for name in chosen]
+    cuts = [(row, _cuts(row, chosen, length)) for row in rows]
+    shared: dict[Protocol, Cut] = {}
     for name in chosen:
-        if not any(cut for _, other, cut in cuts if other == name):
+        able = [own[name] for _, own in cuts if name in own]
+        if able:
+            shared[name] = able[0]
+        else:
             raise UsageError(
                 f"--protocol {name}: none of these runs can; use windows, or sliding for more "
                 "context"
@@ -207,7 +229,7 @@ def _score(rows: Sequence[_Row], chosen: Sequence[Protocol], length: int) -> Non
     def advance(chars: int) -> None:
         bar.update(chars)
 
-    total = sum(len(row.part) - 1 for row, _, cut in cuts if cut)
+    total = sum(len(own) * (len(row.part) - 1) for row, own in cuts)
     with tqdm(
         total=total,
         desc="scoring",
@@ -218,21 +240,29 @@ def _score(rows: Sequence[_Row], chosen: Sequence[Protocol], length: int) -> Non
         leave=False,
         delay=1.0,
     ) as bar:
-        for row, name, cut in cuts:
-            if cut:
-                sizes = utf8_lengths(row.saved.tokenizer)
+        for row, own in cuts:
+            if not own:
+                continue
+            model = load_model(row.saved.run, str(row.saved.step), device).model
+            sizes = utf8_lengths(row.saved.tokenizer)
+            for name, cut in own.items():
                 row.scores[name] = score_text(
-                    row.saved.model, row.part, cut, byte_lengths=sizes, progress=advance
+                    model, row.part, cut, byte_lengths=sizes, progress=advance
                 )
+            del model  # before the next is loaded
+    return shared
 
 
-def _cut(row: _Row, name: Protocol, length: int) -> "Cut | None":
+def _cuts(row: _Row, chosen: Sequence[Protocol], length: int) -> "dict[Protocol, Cut]":
     from charlm.evaluation import protocols
 
-    if name == "stream" and not row.saved.model.any_length:
-        return None
+    model = row.saved.model
     try:
-        return protocols.choose(row.saved.model, name, None if name == "stream" else length)
+        return {
+            name: protocols.choose(model, name, None if name == "stream" else length)
+            for name in chosen
+            if name != "stream" or model.any_length
+        }
     except UsageError as error:
         raise UsageError(f"{row.name}: {error}") from None
 
@@ -253,11 +283,9 @@ def _heading(row: _Row, split: str) -> str:
     return f"{row.source} ({str(sha256)[:8]}): {split}, {len(row.part) - 1:,} {unit} scored"
 
 
-def _table(
-    groups: Sequence[Sequence[_Row]], chosen: Sequence[Protocol], length: int
-) -> Iterator[list[str]]:
+def _table(groups: Sequence[Sequence[_Row]], cuts: "Mapping[Protocol, Cut]") -> Iterator[list[str]]:
     """Yield the cells of the table, a row at a time."""
-    titles = [name if name == "stream" else f"{name} of {length}" for name in chosen]
+    chosen, titles = list(cuts), list(map(_title, cuts.values()))
     yield ["run", "model", "parameters", "step", "time", *(f"{title}, nats" for title in titles)]
     for group in groups:
         for row in group:
@@ -270,6 +298,13 @@ def _table(
             spreads = [_spread(seeds, name) for name in chosen]
             shown = [f"{s['mean']:.4f}, sd {s['sd']:.4f}" if s else "-" for s in spreads]
             yield [f"  mean of {len(seeds)} seeds", "", "", "", "", *shown]
+
+
+def _title(cut: "Cut") -> str:
+    if cut.name == "stream":
+        return "stream"
+    by = f" by {cut.stride}" if cut.name == "sliding" else ""
+    return f"{cut.name} of {cut.length}{by}"
 
 
 def _kind(model: "ModelConfig") -> str:
@@ -330,12 +365,13 @@ def _aligned(table: Iterable[list[str]]) -> Iterator[str]:
 
 
 def _as_json(
-    texts: Sequence[Sequence[Sequence[_Row]]], split: str, length: int | None
+    texts: Sequence[Sequence[Sequence[_Row]]], split: str, length: int | None, stride: int | None
 ) -> dict[str, Any]:
     groups = [group for text in texts for group in text]
     return {
         "split": split,
         "block_size": length,
+        "stride": stride,
         "runs": [_run_as_json(row) for group in groups for row in group],
         "seeds": [
             {

@@ -1,6 +1,8 @@
 import json
 import shutil
 import signal
+import weakref
+from itertools import chain
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -62,7 +64,7 @@ def evaluated(charlm, run: str, *arguments: object) -> dict:
 def test_each_run_is_scored_as_eval_does(charlm, runs):
     found = compared(charlm, "--protocol", "windows,sliding,stream")
 
-    assert found["block_size"] == 8
+    assert (found["block_size"], found["stride"]) == (8, 4)
     assert {row["run"] for row in found["runs"]} == {
         f"runs/{name}" for name in ("tiny", "seed", "longer", "bigram", "ngram")
     }
@@ -74,6 +76,7 @@ def test_each_run_is_scored_as_eval_does(charlm, runs):
             alone = evaluated(charlm, row["run"], "--protocol", protocol, *length)
             assert row["chars"] == alone["chars"] == 257
             assert score == {key: alone[key] for key in score}
+            assert alone["stride"] == (found["stride"] if protocol == "sliding" else None)
 
 
 def test_a_row_says_what_the_run_is_and_what_it_took(charlm, runs):
@@ -95,14 +98,18 @@ def test_a_row_says_what_the_run_is_and_what_it_took(charlm, runs):
 
 
 def test_the_table_has_the_best_run_first(charlm, runs):
-    result = charlm("compare", "--protocol", "windows,stream")
+    result = charlm("compare", "--protocol", "windows,sliding,stream")
     heading, titles, *rows = result.stdout.splitlines()
     losses = [row.split(" s  ")[1].split()[0] for row in rows if row.startswith("runs/")]
 
     assert result.code == 0
     assert heading.startswith("text.txt (")
     assert heading.endswith("): val, 257 chars scored")
-    assert titles.split("  ")[-2:] == ["windows of 8, nats", "stream, nats"]
+    assert titles.split("  ")[-3:] == [
+        "windows of 8, nats",
+        "sliding of 8 by 4, nats",
+        "stream, nats",
+    ]
     assert rows[0].split()[:4] == ["runs/ngram", "ngram", "kneser-ney", "3"]
     assert losses == sorted(losses)
     assert len(losses) == 5
@@ -192,7 +199,12 @@ def test_runs_that_nobody_named_may_be_unfinished(charlm, runs):
         (["nope"], 4, "nope: not found"),
         (["runs/tiny", "runs"], 4, "runs: is not a run (no config.yaml)"),
         (["runs/ngram", "empty"], 4, "empty: no checkpoint 'best'; saved steps: none yet"),
-        (["--split", "test"], 4, "runs/: no run there to compare"),
+        (
+            ["--split", "test"],
+            3,
+            "runs/: no run there can be compared, 5 left out; the first: runs/bigram: its test "
+            "part has 0 characters",
+        ),
         (["runs/tiny", "--split", "test"], 3, "runs/tiny: its test part has 0 characters"),
         (["--block-size", "17", "runs/longer"], 2, "runs/longer: --block-size 17: this model"),
         (["--block-size", "0"], 2, "'--block-size'"),
@@ -201,7 +213,8 @@ def test_runs_that_nobody_named_may_be_unfinished(charlm, runs):
         (["runs/tiny", "--protocol", "stream"], 2, "--protocol stream: none of these runs can"),
         (["--protocol", "stream", "--block-size", "8"], 2, "--protocol stream has no window"),
         (["--split", "train"], 2, "'--split'"),
-        (["--device", "abacus"], 5, "abacus"),
+        (["--device", "abacus"], 2, "unknown device 'abacus'; use auto, cpu"),
+        (["--device", "cuda:99"], 5, "'cuda:99' is not available"),
     ],
 )
 def test_bad_input_is_one_line(charlm, runs, arguments, code, core):
@@ -230,6 +243,25 @@ def test_a_signal_ends_it(charlm, runs, monkeypatch):
     result = charlm("compare")
 
     assert (result.code, result.stdout) == (130, "")
+
+
+def test_one_model_is_in_memory_at_a_time(charlm, runs, monkeypatch):
+    from charlm.models import saved
+
+    def load(*arguments):
+        for model in filter(None, (reference() for reference in loaded)):
+            assert all(tensor.is_meta for tensor in chain(model.buffers(), model.parameters()))
+        found = load_model(*arguments)
+        loaded.append(weakref.ref(found.model))
+        return found
+
+    loaded: list[weakref.ref] = []
+    load_model = saved.load_model
+    monkeypatch.setattr(saved, "load_model", load)
+
+    compared(charlm, "--protocol", "windows,stream")
+
+    assert len(loaded) == 2 * 5
 
 
 def test_comparing_changes_no_run(charlm, runs):
