@@ -9,7 +9,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.signals import Stopped, StopSignals
-from charlm.errors import DataError
+from charlm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from charlm.config import DataConfig
@@ -38,12 +38,7 @@ def baselines(
 
     For example: charlm baselines my.txt
     """
-    from charlm.config import read_config
-
-    overrides = [f"data.unit={unit}", f"data.encoding={encoding}"]
-    overrides += [f"data.val_fraction={val_fraction}"]
-    data = read_config(b"model: {type: ngram}", "charlm baselines", overrides).data
-    data = data.model_copy(update={"source": text})  # a name is no YAML
+    data = _data_config(text, val_fraction, unit, encoding)
     with StopSignals() as stop, tempfile.TemporaryDirectory(prefix="charlm-") as scratch:
         try:
             with stop.at_once():
@@ -61,6 +56,30 @@ def baselines(
     for line in table(ladder, unit):
         output.result(line)
     return 0
+
+
+def _data_config(text: str, val_fraction: float, unit: str, encoding: str) -> "DataConfig":
+    """Return what a run that reads a text in this way would have in its configuration.
+
+    Raises:
+        UsageError: An option is out of range.
+    """
+    from charlm.config import read_config
+
+    if val_fraction >= 1:
+        raise UsageError(
+            f"--val-fraction {val_fraction:g}: leaves nothing to count; use a share below 1"
+        )
+    try:
+        "".encode(encoding)
+    except (LookupError, ValueError):  # a NUL is a ValueError
+        raise UsageError(
+            f"--encoding: unknown {encoding!r}; utf-8, utf-16 and latin-1 are common"
+        ) from None
+    overrides = [f"data.unit={unit}", f"data.encoding={encoding}"]
+    overrides += [f"data.val_fraction={val_fraction}"]
+    data = read_config(b"model: {type: ngram}", "charlm baselines", overrides).data
+    return data.model_copy(update={"source": text})  # a name is no YAML
 
 
 def _read(data: "DataConfig", scratch: Path) -> tuple["Corpus", "Tokenizer"]:
@@ -100,14 +119,19 @@ def table(ladder: "Ladder", unit: str) -> Iterator[str]:
             f"{score.perplexity:12.3f}{rung.seconds:9.1f}"
         )
     yield (
-        f"counted in the last {ladder.counted:,} {unit} of the training part; the first "
-        f"{ladder.scored:,} after it scored, each with all its context (stream)"
+        f"counted in the last {ladder.counted:,} {unit} of the training part; the first {symbol} "
+        f"after it is context only, the next {ladder.scored:,} are scored (stream)"
     )
     chosen = ", their best order chosen on the end of the training part" if ladder.order else ""
     yield f"unigram and bigram: one added to every count; longer ones: Kneser-Ney{chosen}"
+    if not ladder.compressed:
+        from charlm.evaluation.baselines import MIN_COMPRESSED
+
+        yield f"compressors: left out; they need {MIN_COMPRESSED:,} {unit} after the training part"
+        return
     yield (
-        f"compressors: what the same {unit} add to the last {ladder.compressed:,} of the training "
-        "part; gzip looks back 32 KiB, bzip2 900 kB, xz 8 MiB"
+        f"compressors: what these {ladder.scored + 1:,} {unit} add to the last "
+        f"{ladder.compressed:,} of the training part; gzip looks back 32 KiB, bzip2 900 kB, xz 8 MiB"
     )
 
 
@@ -133,11 +157,15 @@ def as_json(ladder: "Ladder") -> dict[str, Any]:
 
 
 def reached(ladder: "Ladder", loss_nats: float) -> str:
-    """Say between which two rungs a loss is."""
+    """Say between which two rungs a loss is, or on which."""
+    from charlm.evaluation.baselines import as_printed
+
+    below, above = ladder.place(loss_nats)
     past, ahead = (
-        f"{rung.name} ({rung.score.loss_nats:.4f})" if rung else None
-        for rung in ladder.place(loss_nats)
+        f"{rung.name} ({rung.score.loss_nats:.4f})" if rung else None for rung in (below, above)
     )
+    if above and as_printed(above.score.loss_nats) == as_printed(loss_nats):
+        return f"past {past}, level with {ahead}" if past else f"level with {ahead}"
     if past and ahead:
         return f"past {past}, short of {ahead}"
     return f"past every baseline, the last {past}" if past else f"no baseline; next: {ahead}"

@@ -14,7 +14,7 @@ import typer
 from charlm.cli import output
 from charlm.cli.baselines import as_json, reached, table
 from charlm.cli.signals import Stopped, StopSignals
-from charlm.errors import UsageError
+from charlm.errors import CharlmError, UsageError
 
 if TYPE_CHECKING:
     from charlm.config import Config, ModelConfig
@@ -169,7 +169,7 @@ def _train(
         _introduce(prepared, trainer)
     # A budget of minutes is to end on time, so what belongs to it comes before the first step.
     early = not quiet or config.train.minutes is not None
-    ladder = _baselines(prepared, stop) if early else None
+    ladder = _baselines(prepared, trainer, stop) if early else None
     if ladder and not quiet:
         for line in table(ladder, config.data.unit):
             output.say(f"  {line}")
@@ -184,11 +184,17 @@ def _train(
     run = shlex.quote(str(prepared.run.path))
     if trainer.stopped:
         again = f"charlm train --resume --out {run}"
-        output.say(f"stopped at step {trainer.state.step}, saved; go on with: {again}")
+        done = f" at step {trainer.state.step}, saved" if trainer.saved_step >= 0 else ""
+        output.say(f"stopped{done}; go on with: {again}")
         return stop.exit_code
     if not trainer.state.step and config.train.minutes:
         output.note("the time was over before the first step; start-up counts, allow more")
-    _conclude(prepared, trainer, ladder if early else _baselines(prepared, stop), json)
+    if not early:
+        ladder = _baselines(prepared, trainer, stop)
+    _conclude(prepared, trainer, ladder, json)
+    if not early and stop.requested():
+        output.note("stopped before the baselines were scored; the run itself is finished")
+        return stop.exit_code
     if not quiet:
         output.say(f"{trainer.state.seconds:.0f} s; sample from it: charlm sample --run {run}")
     return 0
@@ -289,29 +295,39 @@ class _Bar:
             output.say(f"{'':{self.width + 7}}{record['text'].strip()[:72]!r}")
 
 
-def _baselines(prepared: "PreparedRun", stop: StopSignals) -> "Ladder | None":
-    """Score what needs no training, in at most a tenth of the minutes that there are, if any.
+def _baselines(prepared: "PreparedRun", trainer: "Trainer", stop: StopSignals) -> "Ladder | None":
+    """Score what needs no training, in at most a tenth of the minutes that are left, if any.
 
     Returns:
-        None if it is switched off, impossible, interrupted or too late.
+        None if it is switched off, impossible, interrupted or too late, or fails: what is only
+        there for comparison must not end a run.
     """
     from charlm.evaluation import Interrupted, climb
 
     train, val = (prepared.corpus.splits[name] for name in ("train", "val"))
     if not prepared.config.eval.baselines or len(val) < 2:
         return None
-    minutes = prepared.config.train.minutes
-    ends = math.inf if minutes is None else time.perf_counter() + 0.1 * 60 * minutes
+    ends = math.inf
+    if prepared.config.train.minutes is not None:
+        now, budget = time.perf_counter(), 60 * prepared.config.train.minutes
+        left = trainer.began + budget - now
+        # The last tenth, which only a resumed run begins in, is for training alone.
+        ends = now + 0.1 * left if left > 0.1 * budget else now
 
     def should_stop() -> bool:
-        return stop.requested() or time.perf_counter() > ends
+        return stop.requested() or time.perf_counter() >= ends
 
     try:
         return climb(train, val, prepared.tokenizer, should_stop=should_stop)
     except Interrupted:
         if not stop.requested():
-            output.note("no baselines: they take over a tenth of the minutes; see charlm baselines")
-        return None
+            output.note(
+                "no baselines: they take over a tenth of the minutes left; see charlm baselines"
+            )
+    except (MemoryError, OSError, CharlmError) as error:
+        reason = "out of memory" if isinstance(error, MemoryError) else error
+        output.note(f"no baselines: {reason}; eval.baselines=false leaves them out")
+    return None
 
 
 def _conclude(

@@ -8,7 +8,8 @@ beside which they stand:
     unigram, bigram        counted, one added to every count (Laplace's rule of succession)
     trigram, 5-gram        counted, modified Kneser-Ney
     best Kneser-Ney        of the order that suits this text
-    gzip, bzip2, xz        what the held-out part adds to the training part when both are compressed
+    gzip, bzip2, xz        what the held-out part adds to the training part when both are compressed,
+                           where it is long enough for whole bytes to tell
 
 The order is chosen on the end of the training part, by counts that do not include it; only then is
 the whole training part counted, and the held-out part looked at, once.
@@ -19,6 +20,7 @@ import lzma
 import math
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -38,12 +40,15 @@ _Array = npt.NDArray[Any]
 MAX_ORDER = 10
 FIXED_ORDERS = {3: "trigram", 5: "5-gram"}
 
-# A text of any size takes seconds. The counts are of the training part's end, which is nearest.
-MAX_COUNTED = 5_000_000  # characters of the training part
+# A text of any size takes seconds, and memory that does not grow with it: 50 MiB for 12 MB of Python,
+# 270 for random bytes, whose every character begins an n-gram of its own in every order. The counts
+# are of the training part's end, which is nearest.
+MAX_COUNTED = 1 << 20  # characters of the training part, fewer for orders beyond `MAX_ORDER`
 MAX_SCORED = 500_000  # characters of the held-out part
 MAX_CHOOSING = 100_000  # characters that the order is chosen on
 # xz takes longest, and looks back 8 MiB; gzip looks back 32 KiB and bzip2 900 kB.
 MAX_COMPRESSED = 2_000_000  # characters of the training part
+MIN_COMPRESSED = 1_000  # characters of the held-out part: xz rounds to 4 bytes, bits for each below
 PIECE = 1 << 18  # bytes compressed between two looks at `should_stop`
 
 
@@ -69,9 +74,10 @@ class Ladder:
     Args:
         rungs: As listed at the head of this file.
         counted: Characters of the training part that the n-grams were counted in.
-        scored: Characters of the held-out part that they were scored on. The first has nothing
-            before it and is not among them; the compressors take it too.
-        compressed: Characters of the training part that the compressors were given.
+        scored: Characters of the held-out part that they were scored on. The first is context only
+            and not among them; the compressors take it too.
+        compressed: Characters of the training part that the compressors were given; 0 if the
+            held-out part is below `MIN_COMPRESSED`, where they are left out.
         order: The best; None if the training part was too short to choose one.
     """
 
@@ -86,11 +92,21 @@ class Ladder:
         return next(rung.score.loss_nats for rung in self.rungs if rung.name == name)
 
     def place(self, loss_nats: float) -> tuple[Rung | None, Rung | None]:
-        """Return the lowest rung that a loss is below and the highest that it is not, or None."""
-        descending = sorted(self.rungs, key=lambda rung: -rung.score.loss_nats)
-        passed = sum(loss_nats < rung.score.loss_nats for rung in descending)
+        """Return the lowest rung that a loss is below and the highest that it is not, or None.
+
+        Losses that are printed alike are alike.
+        """
+        descending = sorted(self.rungs, key=lambda rung: -as_printed(rung.score.loss_nats))
+        passed = sum(
+            as_printed(loss_nats) < as_printed(rung.score.loss_nats) for rung in self.rungs
+        )
         around = [None, *descending, None]
         return around[passed], around[passed + 1]
+
+
+def as_printed(loss_nats: float) -> float:
+    """Round a loss to the digits that tables show."""
+    return round(loss_nats, 4)
 
 
 def climb(
@@ -116,7 +132,7 @@ def climb(
         Interrupted: `should_stop` said so.
     """
     vocab_size = tokenizer.vocab_size
-    counted = _last(train, MAX_COUNTED)
+    counted = _last(train, MAX_COUNTED * MAX_ORDER // max(max_order, MAX_ORDER))
     scored = IdArray(held_out.read(0, min(len(held_out), MAX_SCORED + 1)))
     rungs: list[Rung] = []
     since = time.perf_counter()
@@ -144,6 +160,9 @@ def climb(
         add(f"best Kneser-Ney, order {order}", predictions, losses[order])
         rungs[-1] = replace(rungs[-1], seconds=rungs[-1].seconds + choosing)
 
+    del counts, losses  # xz needs memory of its own
+    if len(scored) < MIN_COMPRESSED:
+        return Ladder(tuple(rungs), len(counted), predictions, 0, order)
     before = _last(train, MAX_COMPRESSED)
     texts = utf8(before.ids, tokenizer), utf8(scored.ids, tokenizer)
     for name, new in COMPRESSORS.items():
@@ -235,7 +254,8 @@ def _count(ids: IdArray, vocab_size: int, order: int, should_stop: Callable[[], 
 
 def _highest(counts: Counts, order: int, smoothing: str) -> Table:
     """Return the table of the highest level of the model of one order."""
-    *_, table = smooth(replace(counts, levels=counts.levels[:order]), smoothing)
+    levels = smooth(replace(counts, levels=counts.levels[:order]), smoothing)
+    (table,) = deque(levels, maxlen=1)  # one table in memory at a time
     return table
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from charlm.cli.baselines import reached
+from charlm.errors import MachineError
 from charlm.evaluation import Ladder, Rung, Score
 from tests.conftest import TEXT
 
@@ -27,7 +28,7 @@ def as_json(charlm, *arguments: object) -> dict:
 
 
 def test_the_table_has_a_row_for_each_baseline_and_says_how_to_read_it(charlm):
-    result = charlm("baselines", "text.txt")
+    result = charlm("baselines", "text.txt", "--val-fraction", 0.5)
 
     lines = result.stdout.splitlines()
     assert (result.code, result.stderr) == (0, "")
@@ -40,12 +41,20 @@ def test_the_table_has_a_row_for_each_baseline_and_says_how_to_read_it(charlm):
         "xz",
     ]
     assert lines[1].split()[1:4] == [f"{math.log(31):.4f}", f"{math.log2(31):.4f}", "31.000"]
-    assert lines[10].startswith(
-        "counted in the last 2,322 chars of the training part; the first 257"
+    assert lines[10] == (
+        "counted in the last 1,290 chars of the training part; the first char after it is context "
+        "only, the next 1,289 are scored (stream)"
     )
-    assert "(stream)" in lines[10]
     assert "chosen on the end of the training part" in lines[11]
-    assert lines[12].startswith("compressors: what the same chars add to the last 2,322 of the ")
+    assert lines[12].startswith("compressors: what these 1,290 chars add to the last 1,290 of the ")
+
+
+def test_a_short_text_has_no_compressors_and_the_table_says_why(charlm):
+    lines = charlm("baselines", "text.txt").stdout.splitlines()
+
+    assert [line.split()[0].rstrip(",") for line in lines[1:7]] == [*NAMES, "best"]
+    assert lines[7].startswith("counted in ")
+    assert lines[9] == "compressors: left out; they need 1,000 chars after the training part"
 
 
 def test_json_says_the_same(charlm):
@@ -59,7 +68,7 @@ def test_json_says_the_same(charlm):
         "protocol": "stream",
     }
     assert (found["counted"], found["scored"]) == (2322, 257)
-    assert found["compressed"] == 2322
+    assert found["compressed"] == 0
     assert found["baselines"][5]["name"] == f"best Kneser-Ney, order {found['best_order']}"
     for rung, line in zip(found["baselines"], table[1:], strict=False):
         assert list(rung) == ["name", "loss_nats", "bits_per_char", "perplexity", "seconds"]
@@ -87,8 +96,10 @@ def test_the_options_reach_the_text(charlm, monkeypatch):
         (["text.txt", "--val-fraction", "0"], 3, "its val part has 0 of 2,580 chars"),
         (["text.txt", "--val-fraction", "0.9999"], 3, "its train part has 0 of 2,580 chars"),
         (["text.txt", "--val-fraction", "2"], 2, "'--val-fraction'"),
+        (["text.txt", "--val-fraction", "1"], 2, "--val-fraction 1: leaves nothing to count"),
         (["text.txt", "--max-order", "0"], 2, "'--max-order'"),
-        (["text.txt", "--encoding", "morse"], 2, "unknown 'morse'"),
+        (["text.txt", "--encoding", "morse"], 2, "--encoding: unknown 'morse'; utf-8, "),
+        (["text.txt", "--encoding", "\0"], 2, "--encoding: unknown '\\x00'; utf-8, "),
         ([], 2, "Missing argument 'TEXT'"),
     ],
 )
@@ -119,11 +130,11 @@ def test_training_shows_the_table_first_and_the_rung_last(charlm):
     lines = [line.strip() for line in result.stderr.splitlines()]
     table = charlm("baselines", "text.txt").stdout.splitlines()
     head = lines.index(table[0])
-    assert [line.rsplit(maxsplit=1)[0] for line in lines[head : head + 10]] == [
+    assert [line.rsplit(maxsplit=1)[0] for line in lines[head : head + 7]] == [
         line.rsplit(maxsplit=1)[0]
-        for line in table[:10]  # all but the seconds
+        for line in table[:7]  # all but the seconds
     ]
-    assert lines[head + 13].startswith("the model's own losses, from here on, are in windows of 8:")
+    assert lines[head + 10].startswith("the model's own losses, from here on, are in windows of 8:")
     assert head < next(i for i, line in enumerate(lines) if line.startswith("step 0"))
     assert result.stdout.splitlines()[-1].startswith("reached ")
 
@@ -183,7 +194,7 @@ def test_a_budget_of_minutes_is_for_training(charlm):
 
     assert result.code == 0
     assert "uniform" not in result.stderr + result.stdout
-    assert "no baselines: they take over a tenth of the minutes" in result.stderr
+    assert "no baselines: they take over a tenth of the minutes left" in result.stderr
 
 
 def test_a_signal_while_it_counts_ends_the_run_as_one_while_it_trains(charlm, monkeypatch):
@@ -205,6 +216,82 @@ def test_a_signal_while_it_counts_ends_the_run_as_one_while_it_trains(charlm, mo
     assert "no baselines" not in result.stderr  # that is for a lack of time
 
 
+@pytest.mark.parametrize(
+    ("spent", "climbed", "most"), [(27.1, False, 0), (20, True, 1.0), (0, True, 3.0)]
+)
+def test_a_resumed_run_gives_them_a_tenth_of_what_is_left(
+    charlm, monkeypatch, spent, climbed, most
+):
+    from charlm.cli import train
+    from charlm.cli.signals import StopSignals
+    from charlm.evaluation import Interrupted
+
+    def climb(*_, should_stop):
+        nonlocal clock
+        since = clock
+        while not should_stop():
+            clock += 0.01
+        taken.append(clock - since)
+        raise Interrupted
+
+    clock, taken = 1000.0, list[float]()
+    monkeypatch.setattr(train.time, "perf_counter", lambda: clock)
+    monkeypatch.setattr("charlm.evaluation.climb", climb)
+    corpus = SimpleNamespace(splits={"train": "ab", "val": "ab"})
+    config = SimpleNamespace(
+        eval=SimpleNamespace(baselines=True), train=SimpleNamespace(minutes=0.5)
+    )
+    prepared = SimpleNamespace(corpus=corpus, config=config, tokenizer=None)
+
+    assert train._baselines(prepared, SimpleNamespace(began=clock - spent), StopSignals()) is None
+    assert taken == [pytest.approx(most, abs=0.011)]
+    assert (taken[0] > 0) == climbed
+
+
+@pytest.mark.parametrize("options", [["--json"], []])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "no baselines: out of memory; eval.baselines=false leaves them out"),
+        (OSError(28, "No space left on device"), "no baselines: [Errno 28] No space left"),
+        (MachineError("tokens.bin: gone; mount it"), "no baselines: tokens.bin: gone; mount it;"),
+    ],
+)
+def test_their_failure_does_not_end_a_run(charlm, monkeypatch, options, error, said):
+    def climb(*_, **__):
+        raise error
+
+    monkeypatch.setattr("charlm.evaluation.climb", climb)
+
+    result = charlm(*TRAIN, *options)
+
+    assert result.code == 0
+    assert f"charlm: note: {said}" in result.stderr
+    if options:
+        assert json.loads(result.stdout)["step"] == 2
+    else:
+        assert result.stdout.startswith("validation loss")
+
+
+def test_a_signal_in_those_that_come_last_ends_with_its_code_after_the_result(charlm, monkeypatch):
+    from charlm import evaluation
+
+    climb = evaluation.climb
+
+    def interrupted(*arguments, **named):
+        signal.raise_signal(signal.SIGTERM)
+        return climb(*arguments, **named)
+
+    monkeypatch.setattr(evaluation, "climb", interrupted)
+
+    result = charlm(*TRAIN, "--json")
+    found = json.loads(result.stdout)
+
+    assert result.code == 143
+    assert (found["step"], found["baselines"]) == (2, None)
+    assert "stopped before the baselines were scored; the run itself is finished" in result.stderr
+
+
 def test_it_changes_nothing_of_what_is_trained(charlm):
     charlm(*TRAIN, "--out", "with", "-q")
     charlm(*TRAIN, "--out", "shown")
@@ -223,6 +310,8 @@ def test_it_changes_nothing_of_what_is_trained(charlm):
         (5.0, "no baseline; next: high (3.0000)"),
         (2.5, "past high (3.0000), short of low (2.0000)"),
         (1.0, "past every baseline, the last low (2.0000)"),
+        (2.00001, "past high (3.0000), level with low (2.0000)"),
+        (2.99999, "level with high (3.0000)"),
     ],
 )
 def test_where_a_loss_stands_is_said_in_a_phrase(loss, said):

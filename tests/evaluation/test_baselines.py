@@ -96,6 +96,14 @@ def test_compressors_are_charged_what_the_held_out_part_adds():
         assert 100 < added < 500
 
 
+@pytest.mark.parametrize(("size", "names"), [(999, []), (1000, ["gzip", "bzip2", "xz"])])
+def test_compressors_are_left_out_where_whole_bytes_say_nothing(size, names):
+    found = ladder(SOURCE, SOURCE[:size], CharTokenizer(SOURCE))
+
+    assert [rung.name for rung in found.rungs[6:]] == names
+    assert found.compressed == (len(SOURCE) if names else 0)
+
+
 def test_more_of_the_same_costs_a_compressor_nothing():
     before, after = TEXT[:-300], TEXT[-300:]
     smaller = len(bz2.compress(TEXT.encode())) - len(bz2.compress(before.encode()))
@@ -118,9 +126,12 @@ def test_a_long_text_is_capped_and_says_so(monkeypatch):
     monkeypatch.setattr(baselines, "MAX_COMPRESSED", 50)
     tokenizer = CharTokenizer(TEXT)
 
+    monkeypatch.setattr(baselines, "MIN_COMPRESSED", 31)
     found = ladder(TEXT, TEXT, tokenizer)
 
     assert (found.counted, found.scored, found.compressed) == (100, 30, 50)
+    assert ladder(TEXT, TEXT, tokenizer, max_order=2).counted == 100
+    assert ladder(TEXT, TEXT, tokenizer, max_order=16).counted == 62  # of 16 orders, not 10
     assert found.rungs[-1].score.chars == 31
     nearest = ladder(TEXT[-100:], TEXT[:31], tokenizer)
     assert [r.score for r in found.rungs[:6]] == [r.score for r in nearest.rungs[:6]]
@@ -164,7 +175,8 @@ def test_a_loss_has_its_place_between_two_rungs():
 
     assert place(math.inf) == (None, names[0])
     assert place(found.loss_nats(names[0])) == (None, names[0])
-    assert place(found.loss_nats(names[2]) - 1e-9) == (names[2], names[3])
+    assert place(found.loss_nats(names[2]) - 1e-4) == (names[2], names[3])
+    assert place(found.loss_nats(names[2]) - 1e-9) == (names[1], names[2])  # printed alike
     assert place(-1.0) == (names[-1], None)
 
 
@@ -182,5 +194,5 @@ def test_a_climb_stops_when_it_is_asked_to():
     for calls in range(20):  # within the choice of the order, the counting and the compressing
         polled = 0
         with pytest.raises(Interrupted):
-            ladder(TEXT, TEXT[:99], CharTokenizer(TEXT), should_stop=after(calls))
+            ladder(TEXT, TEXT[:1000], CharTokenizer(TEXT), should_stop=after(calls))
         assert polled == calls + 1
