@@ -312,6 +312,7 @@ class _Growing:
         self._keep(np.empty(0, np.int64), np.array([self.last] if self.size else [], np.int64))
         if not self.paths:
             keys, counts = (np.concatenate(parts) for parts in zip(*self.parts, strict=True))
+            self.parts.clear()  # else each level would be held twice until the last is done
             return Level(keys, counts)
         if not self.size:
             return Level(np.empty(0, np.int64), np.empty(0, np.int64))
