@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from charlm.config import load_config, preset_names
-from charlm.config.size import checkpoint_bytes, human_bytes, parameter_count
+from charlm.config.size import checkpoint_bytes, human_bytes, parameter_count, table_bytes
 from charlm.models import build_model
 from tests.conftest import TEXT
 
@@ -85,7 +85,7 @@ def test_an_ngram_is_explained_by_its_orders_and_tables(charlm, tiny):
         "left out": "n-grams that occur less than 2 times",
         "to score a character": "11 binary searches at most",
     }
-    size = human_bytes(checkpoint_bytes(load_config("ngram"), 31, chars))
+    size = human_bytes(table_bytes(load_config("ngram").model, 31, chars))
     assert result.stdout.startswith("ngram: V = 31 symbols, T = 256\n")
     assert result.stdout.endswith(
         f"\ntraining: counted in one step, no gradients\ntables on disk: at most {size}\n"
