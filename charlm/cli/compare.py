@@ -1,6 +1,5 @@
 """charlm compare: one table over runs."""
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,8 +208,6 @@ def _score(
     Raises:
         UsageError: The windows are too long for a run, or none can do a protocol.
     """
-    from tqdm import tqdm
-
     from charlm.evaluation.scoring import score_text, utf8_lengths
     from charlm.models.saved import load_model
 
@@ -230,16 +227,7 @@ def _score(
         bar.update(chars)
 
     total = sum(len(own) * (len(row.part) - 1) for row, own in cuts)
-    with tqdm(
-        total=total,
-        desc="scoring",
-        unit="char",
-        unit_scale=True,
-        file=sys.stderr,
-        disable=None,
-        leave=False,
-        delay=1.0,
-    ) as bar:
+    with output.scoring_bar(total) as bar:
         for row, own in cuts:
             if not own:
                 continue

@@ -223,7 +223,6 @@ def _score(
     each: Listener | None,
     stop: StopSignals,
 ) -> "Score":
-    from tqdm import tqdm
 
     from charlm.evaluation.scoring import score_text, utf8_lengths
 
@@ -231,16 +230,7 @@ def _score(
         stop.check()
         bar.update(chars)
 
-    bar = tqdm(
-        total=len(text.ids) - 1,
-        desc="scoring",
-        unit="char",
-        unit_scale=True,
-        file=sys.stderr,
-        disable=None,
-        leave=False,
-        delay=1.0,
-    )
+    bar = output.scoring_bar(len(text.ids) - 1)
     with bar:
         return score_text(
             saved.model,

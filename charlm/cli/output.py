@@ -74,6 +74,20 @@ def bytes_bar(quiet: bool, check: Callable[[], None] = lambda: None) -> Callable
     return update
 
 
+def scoring_bar(chars: int) -> Any:
+    """Return a bar over `chars` characters that are scored."""
+    return tqdm(
+        total=chars,
+        desc="scoring",
+        unit="char",
+        unit_scale=True,
+        file=sys.stderr,
+        disable=None,  # drawn on a terminal only
+        leave=False,
+        delay=1.0,
+    )
+
+
 def download_bar(
     quiet: bool, check: Callable[[], None] = lambda: None
 ) -> Callable[[int, int], None]:
