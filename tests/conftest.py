@@ -57,6 +57,12 @@ class Result:
 
 
 @pytest.fixture(autouse=True)
+def _single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test depend on what the machine is faster at."""
+    monkeypatch.setattr("charlm.models.device.bfloat16_is_faster", lambda: False)
+
+
+@pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Work in an empty folder, with no variable of the machine's own in the way."""
     for name in (

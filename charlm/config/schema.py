@@ -387,7 +387,8 @@ class RunConfig(_Section):
     ] = "auto"
     """`auto` takes CUDA, then Apple's MPS, then the CPU. Or name one: cpu, mps, cuda, cuda:1."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of matrix products. `auto`: bfloat16 on CUDA where the GPU has it, else float32."""
+    """Precision of matrix products in training. `auto`: bfloat16 for a GPT where the machine is faster
+    at it, else float32. Losses are measured, and text is drawn, in float32."""
     compile: Literal["auto"] | bool = "auto"
     """torch.compile. `auto` tries it on CUDA and falls back with a reason; `true` insists on it."""
 

@@ -18,7 +18,6 @@ from charlm.evaluation.protocols import Cut, Pass, chars_a_pass, spread_windows,
 from charlm.evaluation.score import Floats, Score, Tally
 from charlm.evaluation.unknown import LeftOut
 from charlm.models.base import LanguageModel
-from charlm.models.device import precision
 from charlm.models.loss import surprisal
 from charlm.text.tokenizer import CharTokenizer, Tokenizer
 from charlm.text.tokens import Ids
@@ -68,7 +67,6 @@ def score_windows(
     block_size: int,
     *,
     max_chars: int | None = None,
-    dtype: torch.dtype = torch.float32,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Score:
     """Return the mean loss by the protocol `windows`, the one that training reports.
@@ -79,7 +77,6 @@ def score_windows(
         block_size: Characters in a window; at most the model's own.
         max_chars: Score about this many only, in windows spread evenly over the text; of a text
             shorter than one window, its first so many. None, all.
-        dtype: Precision of matrix products.
         should_stop: Polled between passes.
 
     Raises:
@@ -93,7 +90,7 @@ def score_windows(
         passes = windows(block_size).passes(most, rows)
     total, chars = 0.0, 0
     with _evaluating(model):
-        for nats, *_ in _predict(model, ids, passes, dtype, should_stop=should_stop):
+        for nats, *_ in _predict(model, ids, passes, should_stop=should_stop):
             total += float(nats.sum())
             chars += nats.size
     return Score(chars, total / chars)
@@ -108,7 +105,6 @@ def score_text(
     left_out: LeftOut | None = None,
     by_position: bool = False,
     each: Callable[[Scored], None] | None = None,
-    dtype: torch.dtype = torch.float32,
     progress: Callable[[int], None] = lambda chars: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Score:
@@ -123,7 +119,6 @@ def score_text(
         by_position: Whether to average by position in the window too; for `windows`.
         each: Called with every scored character, some thousands at a time, in order. It costs
             time: all V probabilities are worked out for each (`all_logits` of `protocols.choose`).
-        dtype: Precision of matrix products.
         progress: Called with the known characters scored since the last call.
         should_stop: Polled between passes.
 
@@ -140,7 +135,7 @@ def score_text(
     # The first known character is not scored; unknown ones may stand before it.
     unscored = 0 if left_out is None else int(np.searchsorted(left_out.before, 1))
     with _evaluating(model):
-        for nats, targets, top in _predict(model, ids, passes, dtype, likeliest, should_stop):
+        for nats, targets, top in _predict(model, ids, passes, likeliest, should_stop):
             if by_position:
                 positions[:, : nats.shape[1]] += nats.sum(axis=0), np.full(nats.shape[1], len(nats))
             flat, symbols, known = nats.ravel(), targets.ravel(), np.ones(nats.size, bool)
@@ -187,7 +182,6 @@ def _predict(
     model: LanguageModel,
     ids: Ids,
     passes: Iterable[Pass],
-    dtype: torch.dtype,
     likeliest: int = 0,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Floats, npt.NDArray[np.int64], Likeliest | None]]:
@@ -198,7 +192,7 @@ def _predict(
         rows = np.stack([ids.read(int(start), cut.length + 1) for start in cut.starts])
         batch = torch.from_numpy(rows.astype(np.int64)).to(model.device)
         idx, targets = batch[:, :-1], batch[:, 1:]
-        with torch.no_grad(), precision(model.device, dtype):
+        with torch.no_grad():
             if likeliest:
                 nats, top = _with_likeliest(model, idx, targets, cut.skip, likeliest)
             else:

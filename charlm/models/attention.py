@@ -24,17 +24,19 @@ def attend_plainly(
     key: Float[Tensor, "B H S D"],
     value: Float[Tensor, "B H S D"],
     mask: Mask,
+    dropout: float = 0.0,
 ) -> Float[Tensor, "B H T D"]:
     """Do what `attend` does, one idea a line: this is the form to read."""
-    scores = query @ key.transpose(-2, -1)  # (B, H, T, S): how well each query fits each key
     # A sum of D products has a variance of D; unscaled, the softmax would all but pick one key.
-    scores = scores / math.sqrt(query.shape[-1])
+    query = query / math.sqrt(query.shape[-1])
+    scores = query @ key.transpose(-2, -1)  # (B, H, T, S): how well each query fits each key
     if mask == "causal":
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)  # exp(-inf) = 0: no weight at all
+        hidden = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -math.inf)
+        scores = scores + hidden  # exp(-inf) = 0: no weight at all
     weights = scores.softmax(dim=-1)  # each row sums to 1
-    return weights @ value
+    return F.dropout(weights, dropout) @ value if dropout else weights @ value
 
 
 def attend(
@@ -57,9 +59,11 @@ def attend(
         dropout: Probability of dropping a weight.
 
     Returns:
-        The weighted averages, by a fused kernel that never stores the (T, S) weights; equal to
-        `attend_plainly` up to rounding.
+        The weighted averages. By a fused kernel that never stores the (T, S) weights, or by
+        `attend_plainly` where that is faster; they are equal up to rounding.
     """
+    if torch.is_grad_enabled() and key.shape[-2] <= _longest_plain(value):
+        return attend_plainly(query, key, value, mask, dropout)
     return F.scaled_dot_product_attention(
         query,
         key,
@@ -68,6 +72,17 @@ def attend(
         is_causal=mask == "causal",
         dropout_p=dropout,
     )
+
+
+def _longest_plain(value: Tensor) -> int:
+    """Return up to how many keys plain products train faster than the fused kernel.
+
+    Measured on two cores (docs/experiments.md): its backward pass on a CPU is four times as slow in
+    bfloat16 at 64 keys, and still twice as slow at 512.
+    """
+    if value.device.type != "cpu":
+        return 0
+    return 512 if value.dtype == torch.bfloat16 else 128
 
 
 class Head(nn.Module):
@@ -112,17 +127,15 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
         """Let each position gather, in every head, from those up to it."""
         qkv = self.qkv(x).unflatten(-1, (3, self.n_head, -1))  # (B, T, 3, H, D)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
-        query, key = self.prepare(query, key)
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
+        (query, key), value = self.prepare(qkv[:2]), qkv[2]
         dropout = self.dropout if self.training else 0.0
         gathered = attend(query, key, value, "causal", dropout)
         return self.projection(gathered.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
 
-    def prepare(
-        self, query: Float[Tensor, "B H T D"], key: Float[Tensor, "B H T D"]
-    ) -> tuple[Tensor, Tensor]:
-        """Return queries and keys as they are; the modern style turns and normalises them."""
-        return query, key
+    def prepare(self, query_key: Float[Tensor, "2 B H T D"]) -> Float[Tensor, "2 B H T D"]:
+        """Return queries and keys as they are; the modern style normalises and turns them."""
+        return query_key
 
 
 class AttentionModel(LanguageModel):

@@ -24,9 +24,34 @@ from charlm.models.base import LanguageModel
 ROTARY_BASE = 10_000.0  # RoFormer, section 3.3
 
 
+class RMSNorm(torch.autograd.Function):
+    """x over the root of its mean square, along the last dimension, with its derivative by hand.
+
+    `F.rms_norm` says the same; on a CPU autograd takes it apart into squares and powers. The
+    derivative is worked out at `charlm.backprop.rules.RMSNorm`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Return x / r, with r = sqrt(mean(x^2) + eps)."""
+        exact = torch.promote_types(x.dtype, torch.float32)  # also where x is in bfloat16
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact)
+        scale = length.square().div_(x.shape[-1]).add_(torch.finfo(exact).eps).rsqrt_()
+        out = (x * scale).to(x.dtype)
+        ctx.save_for_backward(out, scale)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Remove what lies along the output: its length is fixed."""
+        out, scale = ctx.saved_tensors
+        along = (gradient * out).mean(-1, keepdim=True)
+        return torch.addcmul(gradient, out, along, value=-1).mul(scale).to(out.dtype)
+
+
 def norm(x: Tensor) -> Tensor:
     """Divide by the root of the mean square over the last dimension."""
-    return F.rms_norm(x, (x.shape[-1],))
+    return RMSNorm.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def rotary_table(length: int, head_size: int) -> Float[Tensor, "2 T D_half"]:
@@ -37,12 +62,28 @@ def rotary_table(length: int, head_size: int) -> Float[Tensor, "2 T D_half"]:
 
 
 def rotate(
-    x: Float[Tensor, "B H T D"], table: Float[Tensor, "2 T D_half"]
-) -> Float[Tensor, "B H T D"]:
+    x: Float[Tensor, "*batch T D"], table: Float[Tensor, "2 T D_half"]
+) -> Float[Tensor, "*batch T D"]:
     """Turn each pair (x[i], x[i + D/2]) of each position by its angle."""
-    cos, sin = table
+    cos, sin = table.to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+class Rotary(torch.autograd.Function):
+    """`rotate`, with its derivative by hand: the gradient is turned back by the same angles."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, table: Tensor) -> Tensor:
+        """Turn."""
+        ctx.save_for_backward(table)
+        return rotate(x, table)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Turn back: the inverse of a rotation is its transpose."""
+        cos, sin = ctx.saved_tensors[0]
+        return rotate(gradient, torch.stack([cos, -sin])), None
 
 
 class RotaryAttention(MultiHeadAttention):
@@ -62,12 +103,10 @@ class RotaryAttention(MultiHeadAttention):
         table = rotary_table(block_size, n_embd // n_head)
         self.register_buffer("rotary", table, persistent=False)
 
-    def prepare(
-        self, query: Float[Tensor, "B H T D"], key: Float[Tensor, "B H T D"]
-    ) -> tuple[Tensor, Tensor]:
+    def prepare(self, query_key: Float[Tensor, "2 B H T D"]) -> Float[Tensor, "2 B H T D"]:
         """Normalise, then turn."""
-        table = self.rotary[:, : query.shape[-2]]
-        return rotate(norm(query), table), rotate(norm(key), table)
+        table = self.rotary[:, : query_key.shape[-2]]
+        return Rotary.apply(norm(query_key), table)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class SquaredReLU(torch.autograd.Function):

@@ -253,7 +253,6 @@ class Trainer:
             self.val,
             self.config.model.block_size,
             max_chars=self.config.eval.max_chars,
-            dtype=self.dtype,
             should_stop=self.should_stop,
         )
         self.eval_seconds = time.perf_counter() - started

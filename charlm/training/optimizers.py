@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from charlm.config import TrainConfig
 from charlm.models import LanguageModel
+from charlm.training.muon import Muon
 
 
 def hidden_matrices(model: LanguageModel) -> dict[str, nn.Parameter]:
@@ -19,23 +20,27 @@ def hidden_matrices(model: LanguageModel) -> dict[str, nn.Parameter]:
     }
 
 
-def build_optimizers(model: LanguageModel, train: TrainConfig) -> dict[str, Optimizer]:
+def build_optimizers(
+    model: LanguageModel, train: TrainConfig, dtype: torch.dtype = torch.float32
+) -> dict[str, Optimizer]:
     """Build the optimizers by name; every parameter belongs to exactly one.
 
-    Matrices and embeddings are decayed, vectors are not, as in nanoGPT. Muon (Jordan et al. 2024,
-    "Muon: an optimizer for hidden layers in neural networks") moves a matrix by an orthogonal
-    update; `match_rms_adamw` scales it to the size of AdamW's (Liu et al. 2025, "Muon is scalable
-    for LLM training", section 2.2), so one learning rate serves both.
+    Matrices and embeddings are decayed, vectors are not, as in nanoGPT.
+
+    Args:
+        model: What they update.
+        train: Which of them, and how.
+        dtype: Precision of matrix products, of which Muon has many.
     """
     parameters = dict(model.named_parameters())
     optimizers: dict[str, Optimizer] = {}
     if train.optimizer == "muon":
         matrices = hidden_matrices(model)
         optimizers["muon"] = Muon(
-            list(matrices.values()),
+            matrices.values(),
             lr=train.learning_rate,
             weight_decay=train.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
+            dtype=dtype,
         )
         parameters = {name: p for name, p in parameters.items() if name not in matrices}
     decayed = [p for p in parameters.values() if p.ndim >= 2]

@@ -13,11 +13,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from charlm.config import Config, MixtureConfig, NGramConfig, dump_yaml, load_config
 from charlm.config.schema import SingleModelConfig
-from charlm.config.size import check_memory, checkpoint_bytes, human_bytes
+from charlm.config.size import check_memory, checkpoint_bytes, human_bytes, trained
 from charlm.errors import CheckpointError, DataError, MachineError, UsageError
-from charlm.models.device import choose_device
+from charlm.models.device import choose_device, choose_dtype
 from charlm.sampling import encode_prompt
 from charlm.storage import (
     RunFolder,
@@ -184,6 +186,23 @@ def resolve_experts(config: Config, tokenizer: Tokenizer) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update={"experts": experts})})
 
 
+def resolve_dtype(config: Config) -> Config:
+    """Settle the precision of a new run, so that it goes on with the same wherever it is resumed.
+
+    Small lessons multiply too little to gain by bfloat16, and gradients by hand are there to be
+    compared: both stay in float32.
+    """
+    if config.run.dtype != "auto":
+        return config
+    gains = any(
+        one.model.type == "gpt" and one.train.gradients == "autograd"
+        for one in trained(config).values()
+    )
+    dtype = choose_dtype("auto", choose_device(config.run.device)) if gains else torch.float32
+    run = config.run.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
+    return config.model_copy(update={"run": run})
+
+
 def _model_of_run(name: str, tokenizer: Tokenizer) -> SingleModelConfig:
     """Return the model of a run that can be an expert, its checkpoint verified."""
     run = find_run(Path(name))
@@ -306,7 +325,7 @@ def create_run(config: Config, out: Path, text: PreparedText, progress: Progress
     Raises:
         MachineError: The disk is too small or refuses.
     """
-    config = resolve_experts(config, text.tokenizer)
+    config = resolve_dtype(resolve_experts(config, text.tokenizer))
     check_disk(config, out, text)
     run = RunFolder(out)
     remove_leftovers(out)
@@ -343,6 +362,9 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
         config = run.read_config(overrides)
     else:
         config = _with_models_of_runs(load_config(given, overrides), own)
+        if config.run.dtype == "auto":
+            run_section = config.run.model_copy(update={"dtype": own.run.dtype})
+            config = config.model_copy(update={"run": run_section})
     for section in ("model", "data"):
         theirs, ours = (dict(_leaves(getattr(c, section).model_dump())) for c in (own, config))
         for key in {**theirs, **ours}:
