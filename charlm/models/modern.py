@@ -34,16 +34,20 @@ class RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         """Return x / r, with r = sqrt(mean(x^2) + eps)."""
-        exact = torch.promote_types(x.dtype, torch.float32)  # also where x is in bfloat16
+        exact: torch.dtype = torch.promote_types(
+            x.dtype, torch.float32
+        )  # also where x is in bfloat16
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact)
         scale = length.square().div_(x.shape[-1]).add_(torch.finfo(exact).eps).rsqrt_()
-        out = (x * scale).to(x.dtype)
+        out: Tensor = (x * scale).to(x.dtype)
         ctx.save_for_backward(out, scale)
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """Remove what lies along the output: its length is fixed."""
+        out: Tensor
+        scale: Tensor
         out, scale = ctx.saved_tensors
         along = (gradient * out).mean(-1, keepdim=True)
         return torch.addcmul(gradient, out, along, value=-1).mul(scale).to(out.dtype)

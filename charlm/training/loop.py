@@ -92,7 +92,7 @@ class Trainer:
         return self.config.train.max_steps
 
     def _optimizers(self) -> dict[str, Optimizer]:
-        return build_optimizers(self.model, self.config.train)
+        return build_optimizers(self.model, self.config.train, self.dtype)
 
     def _prepare(self) -> None:
         """Make what a step needs."""

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from charlm.models import attend, attend_plainly
+from charlm.models import attend, attend_plainly, attention
 from charlm.models.attention import Head, MultiHeadAttention
 
 B, H, T, S, D = 2, 3, 5, 7, 4
@@ -54,7 +54,8 @@ def test_a_mask_says_who_sees_whom(function, qkv):
     torch.testing.assert_close(found, slowly(*qkv, lambda t, s: bool(mask[t, s])))
 
 
-def test_the_fused_kernel_equals_the_plain_form_with_gradients(generator):
+def test_the_fused_kernel_equals_the_plain_form_with_gradients(generator, monkeypatch):
+    monkeypatch.setattr(attention, "_longest_plain", lambda value: 0)
     results = []
     inputs = [torch.randn(B, H, T, D, generator=generator) for _ in range(3)]
     for function in (attend, attend_plainly):
@@ -65,6 +66,40 @@ def test_the_fused_kernel_equals_the_plain_form_with_gradients(generator):
 
     for fused, plain in zip(*results, strict=True):
         torch.testing.assert_close(fused, plain, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "length", "plain"),
+    [
+        (torch.float32, 128, True),
+        (torch.float32, 129, False),
+        (torch.bfloat16, 512, True),
+        (torch.bfloat16, 513, False),
+    ],
+)
+def test_short_contexts_are_trained_by_plain_products_on_a_cpu(dtype, length, plain, monkeypatch):
+    called = []
+    monkeypatch.setattr(attention, "attend_plainly", lambda *a: called.append(a) or a[2])
+    q = torch.zeros(1, 1, length, D, dtype=dtype)
+
+    attend(q, q, q, "causal")
+    assert bool(called) == plain
+
+    called.clear()
+    with torch.no_grad():
+        attend(q, q, q, "causal")
+    assert not called
+
+
+def test_dropped_weights_of_the_plain_form_leave_the_mean_as_it_is(generator):
+    q, k, v = (torch.randn(1, 1, 4, D, generator=generator).expand(20_000, 1, 4, D) for _ in "qkv")
+    torch.manual_seed(1)
+
+    found = attend_plainly(q, k, v, "causal", 0.5)
+
+    exact = attend_plainly(q[:1], k[:1], v[:1], "causal")
+    assert not torch.equal(found[0], found[1])
+    torch.testing.assert_close(found.mean(0, keepdim=True), exact, atol=0.05, rtol=0)
 
 
 def test_equal_keys_make_attention_the_average_of_the_past(generator):

@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from charlm.config import load_config
 from charlm.models import GPT2, ModernGPT, build_model
-from charlm.models.modern import SquaredReLU, rotary_table, rotate
+from charlm.models.modern import RMSNorm, Rotary, SquaredReLU, norm, rotary_table, rotate
 from tests.models.conftest import CONFIGS, VOCAB
 
 NANOGPT_PARAMETERS = {"nanogpt-cpu": 804_096, "nanogpt-gpu": 10_745_088}
@@ -68,6 +69,43 @@ def test_the_squared_relu_and_its_gradient_equal_autograds(generator):
     assert torch.equal(y, x.relu().square())
     torch.testing.assert_close(found, expected)
     assert torch.autograd.gradcheck(SquaredReLU.apply, x)
+
+
+def test_the_norm_and_its_gradient_equal_autograds(generator):
+    x = torch.randn(4, 9, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 9, generator=generator, dtype=torch.float64)
+    (expected,) = torch.autograd.grad((F.rms_norm(x, (9,)) * weight).sum(), x)
+
+    (found,) = torch.autograd.grad((norm(x) * weight).sum(), x)
+
+    torch.testing.assert_close(norm(x), F.rms_norm(x, (9,)))
+    torch.testing.assert_close(found, expected)
+    assert torch.autograd.gradcheck(RMSNorm.apply, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_of_nothing_is_nothing_and_keeps_its_type(dtype):
+    x = torch.zeros(2, 4, dtype=dtype, requires_grad=True)
+
+    norm(x).sum().backward()
+
+    assert torch.equal(norm(x), x)
+    assert norm(x).dtype == x.grad.dtype == dtype
+    assert x.grad.isfinite().all()
+
+
+def test_the_norm_of_bfloat16_is_worked_out_in_single_precision(generator):
+    x = torch.randn(4, 512, generator=generator).bfloat16()
+
+    assert torch.equal(norm(x), norm(x.float()).bfloat16())
+
+
+def test_turning_back_is_the_gradient_of_turning(generator):
+    x = torch.randn(2, 5, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    table = rotary_table(5, 8).double()
+
+    assert torch.equal(Rotary.apply(x, table), rotate(x, table))
+    assert torch.autograd.gradcheck(lambda x: Rotary.apply(x, table), x)
 
 
 def test_a_rotary_product_depends_on_the_distance_only(generator):

@@ -34,6 +34,7 @@ def make_trainer(tiny):
             text = prepare_text(config, ignore, ignore)
             folder.mkdir()
             prepared = create_run(config, folder, text, ignore)
+            config = prepared.config
         model = build_model(config.model, prepared.tokenizer.vocab_size, config.run.seed)
         return Trainer(
             config,
