@@ -179,7 +179,9 @@ def _train(
         )
     with nullcontext() if quiet else _Bar(config, trainer) as bar:
         for record in trainer.records():
-            if bar:
+            if record["kind"] == "note":
+                output.note(record["text"])
+            elif bar:
                 bar.show(record)
     run = shlex.quote(str(prepared.run.path))
     if trainer.stopped:
@@ -210,10 +212,6 @@ def _introduce(prepared: "PreparedRun", trainer: "Trainer") -> None:
     output.say(f"model  {_described(config.model, vocab)}")
     by_hand = ", gradients by hand" if config.train.gradients == "by_hand" else ""
     output.say(f"device {describe_device(config.run)}{by_hand}")
-    if (trainer.compile_note and config.run.compile != "auto") or "fell back" in (
-        trainer.compile_note or ""
-    ):
-        output.note(str(trainer.compile_note))
     output.say(f"run    {prepared.run.path}")
     if trainer.state.step:
         output.say(f"going on from step {trainer.state.step}")
@@ -291,6 +289,8 @@ class _Bar:
                 f"joined {record['loss_nats']:.4f} nats, temperature {record['temperature']:.3f}, "
                 f"on the last {record['chars']:,} of the training part"
             )
+        elif record["kind"] == "compile":
+            output.say("compiling the model for this machine (some 45 s, less the next time)")
         elif record["kind"] == "sample":
             output.say(f"{'':{self.width + 7}}{record['text'].strip()[:72]!r}")
 

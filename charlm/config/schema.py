@@ -390,7 +390,8 @@ class RunConfig(_Section):
     """Precision of matrix products in training. `auto`: bfloat16 for a GPT where the machine is faster
     at it, else float32. Losses are measured, and text is drawn, in float32."""
     compile: Literal["auto"] | bool = "auto"
-    """torch.compile. `auto` tries it on CUDA and falls back with a reason; `true` insists on it."""
+    """torch.compile. `auto` tries it for a GPT on CUDA, and on a CPU if the run is to take more than
+    some four minutes, and falls back with a reason; `true` insists on it."""
 
 
 class Config(_Section):

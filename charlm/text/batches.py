@@ -16,6 +16,8 @@ from charlm.text.tokens import Split
 # Independent streams of random words under one seed: the second word of the Philox key.
 DATA_STREAM, DROPOUT_STREAM, INIT_STREAM = 0, 1, 2
 
+HELD = 64 << 20  # bytes of ids to hold in memory: many reads of a few ids cost more than one of all
+
 _WORDS_A_BLOCK = 4  # Philox4x64 makes four 64-bit words for each value of its counter
 
 
@@ -78,6 +80,8 @@ class Batches:
                 f"a window of {block_size} needs a text of {block_size + 1} and this one has "
                 f"{len(split)}; lower model.block_size or use a longer text"
             )
+        small = len(split) * split.tokens.dtype.itemsize <= HELD
+        self.held = split.read(0, len(split)) if small else None
 
     def get(
         self, step: int, first: int = 0, count: int | None = None
@@ -93,7 +97,11 @@ class Batches:
             x and y, each (count, T) int64; y[b, t] is the character that follows x[b, t].
         """
         starts = window_starts(self.seed, step, self.batch_size, self.windows, first, count)
-        ids = np.empty((len(starts), self.block_size + 1), np.int64)
-        for row, start in zip(ids, starts, strict=True):
-            row[:] = self.split.read(int(start), self.block_size + 1)
+        length = self.block_size + 1
+        if self.held is not None:
+            ids = self.held[starts[:, None] + np.arange(length)].astype(np.int64)
+        else:
+            ids = np.empty((len(starts), length), np.int64)
+            for row, start in zip(ids, starts, strict=True):
+                row[:] = self.split.read(int(start), length)
         return ids[:, :-1], ids[:, 1:]

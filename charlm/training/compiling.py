@@ -1,6 +1,7 @@
 """torch.compile where it pays, with a trial first and a reason when it is left out."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from charlm.config import Config
+from charlm.config.size import flops_per_step
 from charlm.errors import MachineError
 from charlm.models import LanguageModel, next_token_loss
+
+# Compiling for a CPU takes 45 s at first, and then saves a fifth of each step (docs/experiments.md):
+# some four minutes must follow. By operations where steps are counted, so that one configuration
+# is always trained alike: two laptop cores do 1.5e11 a second.
+WORTH_MINUTES = 4.0
+WORTH_FLOPS = 60 * WORTH_MINUTES * 1.5e11
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -17,13 +26,13 @@ Forward = Callable[[Tensor], Tensor]
 def compile_model(
     model: LanguageModel, choice: str | bool, windows: int
 ) -> tuple[Forward, str | None]:
-    """Return what to call in the model's place, and why it is not compiled if it is not.
+    """Return what to call in the model's place, and why it is not compiled if that failed.
 
     The trial is one forward and backward pass on zeros; gradients are cleared after it.
 
     Args:
         model: The model, on its device.
-        choice: True insists; False declines; `auto` tries it on CUDA.
+        choice: True insists; False declines; `auto` tries.
         windows: Of a micro-batch: compiled code is made for its shape.
 
     Raises:
@@ -32,8 +41,6 @@ def compile_model(
     device = model.device
     if choice is False:
         return model, None
-    if choice == "auto" and not worth_trying(device):
-        return model, f"compile: off on {device.type}, where it rarely pays for its wait"
     trial = torch.zeros(windows, model.block_size, dtype=torch.int64, device=device)
     try:
         _use_private_cache()
@@ -52,9 +59,18 @@ def compile_model(
     return compiled, None
 
 
-def worth_trying(device: torch.device) -> bool:
-    """Tell whether compiling usually pays on a device: a minute's wait is long for a laptop's run."""
-    return device.type == "cuda"
+def worth_trying(config: Config, model: LanguageModel) -> bool:
+    """Tell whether compiling pays for its wait: for a GPT on CUDA, and on a CPU in a long run."""
+    if config.model.type != "gpt" or config.train.gradients == "by_hand":
+        return False
+    device, train = model.device.type, config.train
+    if device != "cpu":
+        return device == "cuda"
+    if train.minutes is not None:
+        long = train.minutes >= WORTH_MINUTES
+    else:
+        long = train.max_steps * flops_per_step(config, model.vocab_size) >= WORTH_FLOPS
+    return long and any(map(shutil.which, ("c++", "g++", "clang++")))
 
 
 def _use_private_cache() -> None:

@@ -7,7 +7,7 @@ run that was stopped and resumed ends with the same bits as one that was not.
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from charlm.storage.run_folder import Checkpoint, MetricsLog
 from charlm.text import Batches, Corpus, Tokenizer
 from charlm.text.batches import DROPOUT_STREAM, random_words
 from charlm.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
-from charlm.training.compiling import compile_model
+from charlm.training.compiling import Forward, compile_model, worth_trying
 from charlm.training.optimizers import build_optimizers, set_learning_rate
 from charlm.training.schedule import learning_rate
 
@@ -50,7 +50,6 @@ class Trainer:
     Attributes:
         state: Where training is.
         stopped: Whether it ended because `should_stop` said so.
-        compile_note: Why the model is not compiled, if it is not.
     """
 
     def __init__(
@@ -80,10 +79,10 @@ class Trainer:
             self.state = load_checkpoint(checkpoint, self.model, self.optimizers)
             self.saved_step = self.state.step
         self.began = (time.perf_counter() if began is None else began) - self.state.seconds
+        self.compile_due = False
         self.eval_seconds = 0.0  # what the last evaluation took
         self.train, self.val = corpus.splits["train"], corpus.splits["val"]
         self.prompt = encode_prompt(tokenizer, config.sample.prompt)
-        self.compile_note: str | None = None
         self._prepare()
 
     @property
@@ -103,10 +102,20 @@ class Trainer:
         self.micro_batch_size = config.train.micro_batch_size or config.train.batch_size
         self.dropout = getattr(config.model, "dropout", 0.0) > 0
         self.by_hand = ByHand(self.model) if config.train.gradients == "by_hand" else None
-        compiling = False if self.by_hand else config.run.compile
-        self.forward, self.compile_note = compile_model(
-            self.model, compiling, self.micro_batch_size
-        )
+        self.forward: Forward = self.model
+        self.compile_due = True  # before the first step, if there is one
+
+    def _compile(self) -> Iterator[Record]:
+        """Compile the model if that is asked for, or pays; it can take a minute."""
+        choice = self.config.run.compile
+        if choice == "auto" and not worth_trying(self.config, self.model):
+            choice = False
+        if choice:
+            yield {"kind": "compile"}
+        self.forward, reason = compile_model(self.model, choice, self.micro_batch_size)
+        if reason:
+            yield {"kind": "note", "text": reason}
+        self.compile_due = False
 
     def records(self) -> Generator[Record, None, None]:
         """Train to the end, yielding a record of each step, evaluation, sample and save.
@@ -138,6 +147,8 @@ class Trainer:
                     yield self._save()
                 if ended or self.stopped:
                     return
+                if self.compile_due:
+                    yield from self._compile()
                 try:
                     yield self._logged(self._step())
                 except Interrupted:  # within a step that is a whole fit; it is done again on resume

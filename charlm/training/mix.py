@@ -249,6 +249,10 @@ class Mixer(Trainer):
         checkpoint = newest_sound(run, [])
         remove_checkpoints_after(run, checkpoint)
         nothing = self.first.part(0, 0)
+        if self.config.train.minutes is not None:  # shared out, once it is known what is left
+            minutes = self.config.train.minutes / len(trained(self.config))
+            train = config.train.model_copy(update={"minutes": minutes})
+            config = config.model_copy(update={"train": train})
         trainer = _ExpertTrainer(
             config,
             run,

@@ -55,6 +55,19 @@ def test_a_text_too_short_for_one_window_is_refused(split, block_size):
         Batches(split, block_size, BATCH, seed=0)
 
 
+def test_a_text_too_large_to_hold_gives_the_same_batches(split, monkeypatch):
+    held = Batches(split, BLOCK, BATCH, seed=5)
+    monkeypatch.setattr("charlm.text.batches.HELD", LENGTH - 1)
+    read = Batches(split, BLOCK, BATCH, seed=5)
+
+    assert held.held is not None
+    assert read.held is None
+    for step in range(20):
+        for a, b in zip(held.get(step), read.get(step), strict=True):
+            assert a.dtype == b.dtype
+            assert np.array_equal(a, b)
+
+
 @given(seeds, steps, st.lists(st.integers(0, BATCH), max_size=4).map(sorted))
 def test_slices_of_a_batch_join_to_the_whole(split, seed, step, cuts):
     batches = Batches(split, BLOCK, BATCH, seed)

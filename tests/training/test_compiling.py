@@ -8,11 +8,11 @@ import tempfile
 import pytest
 import torch
 
-from charlm.config import GPTConfig
+from charlm.config import GPTConfig, load_config
 from charlm.errors import MachineError
 from charlm.models import build_model
-from charlm.training import compiling
-from charlm.training.compiling import compile_model
+from charlm.training import loop
+from charlm.training.compiling import compile_model, worth_trying
 
 
 @pytest.fixture(autouse=True)
@@ -39,20 +39,49 @@ def broken(monkeypatch):
     monkeypatch.setattr(torch, "compile", compile)
 
 
-def test_auto_leaves_the_cpu_alone(model):
-    forward, reason = compile_model(model, "auto", 2)
+@pytest.mark.parametrize(
+    ("preset", "changes", "worth"),
+    [
+        ("gpt", "train.max_steps=3000", False),  # a minute and a half
+        ("gpt", "train.max_steps=30_000", True),
+        ("gpt", "train.minutes=3.9", False),
+        ("gpt", "train.minutes=4", True),
+        ("nanogpt-gpu", "train.max_steps=5000", True),
+        ("multihead", "train.minutes=60", False),
+    ],
+)
+def test_on_a_cpu_a_long_run_of_a_gpt_is_worth_compiling(preset, changes, worth, model):
+    config = load_config(preset, ["run.device=cpu", changes])
 
-    assert forward is model
-    assert reason.startswith("compile: off on cpu")
+    assert worth_trying(config, model) == worth
+
+
+def test_without_a_compiler_nothing_is_tried(model, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+
+    assert not worth_trying(load_config("gpt", ["train.minutes=60"]), model)
+
+
+def test_nothing_is_compiled_before_there_is_a_step_to_do(make_trainer, monkeypatch):
+    tried = []
+    monkeypatch.setattr(loop, "worth_trying", lambda config, model: True)
+    monkeypatch.setattr(loop, "compile_model", lambda model, *a: tried.append(a) or (model, "why"))
+
+    records = list(make_trainer("train.max_steps=2").records())
+    kinds = [record["kind"] for record in records]
+    assert tried == [("auto", 4)]
+    assert kinds.index("eval") < kinds.index("compile") < kinds.index("note") < kinds.index("train")
+    assert {"kind": "note", "text": "why"} in records
+
+    assert list(make_trainer(resume=True).records()) == []
+    assert len(tried) == 1
 
 
 def test_false_needs_no_reason(model):
     assert compile_model(model, False, 2) == (model, None)
 
 
-def test_auto_falls_back_with_a_reason_of_one_line(model, broken, monkeypatch):
-    monkeypatch.setattr(compiling, "worth_trying", lambda device: True)
-
+def test_auto_falls_back_with_a_reason_of_one_line(model, broken):
     forward, reason = compile_model(model, "auto", 2)
 
     assert forward is model

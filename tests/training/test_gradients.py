@@ -5,6 +5,7 @@ import torch
 
 from charlm.models.saved import load_tensors
 from charlm.training import loop
+from charlm.training.compiling import worth_trying
 from tests.training.conftest import state_hash, timeless
 
 BY_HAND = "train.gradients=by_hand"
@@ -160,22 +161,13 @@ def test_it_trains_in_bfloat16(of_kind, make_trainer, kind):
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
 
 
-def test_a_model_by_hand_is_not_compiled(make_trainer, monkeypatch):
-    asked = []
-    compile_model = loop.compile_model
+def test_a_model_by_hand_is_not_compiled(make_trainer):
+    config, model = (make_trainer(out="run").config, make_trainer(out="other").model)
+    train = config.train.model_copy(update={"minutes": 60.0})
 
-    def note(model, compiling, micro_batch_size):
-        asked.append(compiling)
-        return compile_model(model, compiling, micro_batch_size)
-
-    monkeypatch.setattr(loop, "compile_model", note)
-
-    make_trainer(out="autograd")
-    trainer = make_trainer(BY_HAND)
-
-    assert asked == ["auto", False]
-    assert trainer.compile_note is None
-    assert trainer.forward is trainer.model
+    assert worth_trying(config.model_copy(update={"train": train}), model)
+    train = train.model_copy(update={"gradients": "by_hand"})
+    assert not worth_trying(config.model_copy(update={"train": train}), model)
 
 
 def test_a_weight_that_is_not_finite_ends_a_run_by_hand_too(make_trainer):
