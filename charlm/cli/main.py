@@ -21,6 +21,7 @@ from charlm.cli import (
     explain,
     gradcheck,
     graph,
+    lr_find,
     output,
     sample,
     train,
@@ -41,6 +42,7 @@ app.command("sample")(sample.sample)
 app.command("eval")(evaluate.evaluate)
 app.command("baselines")(baselines.baselines)
 app.command("compare")(compare.compare)
+app.command("lr-find")(lr_find.lr_find)
 app.command("explain")(explain.explain)
 app.command("gradcheck")(gradcheck.gradcheck)
 app.command("graph", cls=graph.GraphCommand)(graph.graph)

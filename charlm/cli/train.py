@@ -77,7 +77,7 @@ def train(
             from charlm.training.setup import resumed_config
 
             run = find_run(out) if resume else None
-            checked = resumed_config(run, config, changes) if run else _load(config, changes)
+            checked = resumed_config(run, config, changes) if run else load_named(config, changes)
             if print_config:
                 output.result(dump_yaml(checked.model_dump()).rstrip())
                 return 0
@@ -91,7 +91,8 @@ def train(
             return stop.exit_code
 
 
-def _load(name: str | None, changes: list[str]) -> "Config":
+def load_named(name: str | None, changes: list[str]) -> "Config":
+    """Read the configuration that --config names, with overrides."""
     from charlm.config import load_config, preset_names
 
     if name is None:

@@ -184,8 +184,7 @@ class Trainer:
         """Do one optimizer update; the loss is the mean over its batch before the update."""
         started = time.perf_counter()
         state, train = self.state, self.config.train
-        spent = None if train.minutes is None else self._spent()
-        rate = learning_rate(train, state.step, spent)
+        rate = self._learning_rate()
         set_learning_rate(self.optimizers.values(), rate)
         self.model.train()
         loss = torch.zeros((), device=self.device)
@@ -209,6 +208,11 @@ class Trainer:
             "chars_per_second": chars / max(time.perf_counter() - started, 1e-9),
             "seconds": state.seconds,
         }
+
+    def _learning_rate(self) -> float:
+        """Return the learning rate of the next update."""
+        spent = None if self.config.train.minutes is None else self._spent()
+        return learning_rate(self.config.train, self.state.step, spent)
 
     def _accumulate(self, first: int) -> Tensor:
         """Add the gradient of one micro-batch; return its share of the batch's mean loss."""

@@ -1,0 +1,125 @@
+"""charlm lr-find: which learning rates learn, in one short run."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from charlm.cli import output
+from charlm.cli.signals import Stopped, StopSignals
+from charlm.errors import UsageError
+
+if TYPE_CHECKING:
+    from charlm.config import Config
+    from charlm.training.range_test import RangeTest, Tried
+
+WIDTH, HEIGHT = 70, 15  # of the picture, in characters
+
+
+def lr_find(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Override keys of the configuration."),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config", "-c", metavar="FILE|PRESET", help="A YAML file or a preset's name."
+        ),
+    ] = None,
+    low: Annotated[float, typer.Option("--from", help="The first rate.")] = 1e-5,
+    high: Annotated[float, typer.Option("--to", help="The last rate.")] = 1.0,
+    steps: Annotated[int, typer.Option(min=10, max=100_000, help="Updates in between.")] = 100,
+    seed: Annotated[int | None, typer.Option(help="Override run.seed.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Override run.device: auto, cpu, cuda, mps.")
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON object.")
+    ] = False,
+) -> int:
+    """Draw the loss over a learning rate that grows with every update, and suggest one.
+
+    Nothing is kept. For example: charlm lr-find --config gpt data.source=my.txt
+    """
+    if not 0 < low < high < float("inf"):
+        raise UsageError(f"--from {low:g} --to {high:g}: expected 0 < from < to")
+    options = {"run.seed": seed, "run.device": device}
+    changes = [*(overrides or [])]
+    changes += [f"{key}={value}" for key, value in options.items() if value is not None]
+    with StopSignals() as stop:
+        try:
+            resolved = _load(config, changes)
+            with tempfile.TemporaryDirectory(prefix="charlm-") as scratch:
+                with stop.at_once():
+                    test = _prepared(resolved, Path(scratch), stop)
+                tried = _climb(test, low, high, steps)
+        except Stopped:
+            return stop.exit_code
+    if len(tried) < 2:
+        raise UsageError(
+            f"--from {low:g}: the loss is not finite after {len(tried)} updates; begin lower"
+        )
+    _show(tried, json)
+    return stop.exit_code if stop.requested() else 0
+
+
+def _load(name: str | None, changes: list[str]) -> "Config":
+    from charlm.cli.train import load_named
+
+    config = load_named(name, changes)
+    if config.model.type in ("ngram", "mixture"):
+        raise UsageError(
+            f"model.type: {config.model.type} has no learning rate of its own; lr-find is for "
+            "models that are trained by gradients"
+        )
+    return config
+
+
+def _prepared(config: "Config", scratch: Path, stop: StopSignals) -> "RangeTest":
+    """Build the model, with its text in a folder that goes away."""
+    from charlm.models import build_model
+    from charlm.training.range_test import RangeTest
+    from charlm.training.setup import create_run, prepare_text
+
+    progress = output.bytes_bar(False, stop.check)
+    text = prepare_text(config, progress, output.download_bar(False, stop.check))
+    run = create_run(config, scratch, text, progress)
+    model = build_model(config.model, run.tokenizer.vocab_size, config.run.seed)
+    return RangeTest(
+        run.config, run.run, run.corpus, run.tokenizer, model, should_stop=stop.requested
+    )
+
+
+def _climb(test: "RangeTest", low: float, high: float, steps: int) -> "list[Tried]":
+    from tqdm import tqdm
+
+    updates = test.climb(low, high, steps)
+    return list(tqdm(updates, total=steps, unit="step", disable=None, leave=False))
+
+
+def _show(tried: "list[Tried]", json: bool) -> None:
+    from charlm.training.range_test import as_dict, lowest, suggestion
+
+    if json:
+        output.result_json(as_dict(tried))
+        return
+    from uniplot import plot_to_string
+
+    output.result(
+        plot_to_string(
+            xs=[one.rate for one in tried],
+            ys=[one.smooth_nats for one in tried],
+            x_as_log=True,
+            lines=True,
+            width=WIDTH,
+            height=HEIGHT,
+            title="loss (nats, smoothed) by learning rate",
+        )
+    )
+    best = lowest(tried)
+    output.result(f"lowest {best.smooth_nats:.4f} nats at {best.rate:.1e}; begin at a tenth of it")
+    if best is tried[-1]:
+        output.note("the loss was still falling; raise --to, or --steps")
+    output.result(f"try    train.learning_rate={suggestion(tried):.0e}")

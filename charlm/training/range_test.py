@@ -1,0 +1,90 @@
+"""The learning-rate range test: raise the rate with every update and watch the loss.
+
+Smith 2017, "Cyclical learning rates for training neural networks", section 3.3. Too low a rate
+learns nothing, a good one learns fastest, too high a one throws the weights out of the valley: the
+curve is flat, falls, and climbs. Here the rate grows by the same factor each time, as Howard and
+Gugger do in fastai, so that all magnitudes get their turn.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from charlm.errors import NonFiniteError
+from charlm.training.loop import Trainer
+
+SMOOTHING = 0.9  # of the running mean: single batches jump
+DIVERGED = 1.3  # times the lowest loss: it will not come back
+# The rate of the lowest loss is already on the edge; a tenth of it is safe (Howard and Gugger), and
+# of our presets' own rates, found by whole runs, it is within a factor of 3 (docs/experiments.md).
+BELOW_LOWEST = 10
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One update of the test.
+
+    Args:
+        rate: Its learning rate.
+        loss_nats: Of its batch, before the update.
+        smooth_nats: Mean of the losses so far, older ones counting less.
+    """
+
+    rate: float
+    loss_nats: float
+    smooth_nats: float
+
+
+class RangeTest(Trainer):
+    """A trainer whose learning rate climbs from `low` to `high` in `steps` updates.
+
+    Takes what a `Trainer` takes; its run folder is not kept.
+    """
+
+    def climb(self, low: float, high: float, steps: int) -> Iterator[Tried]:
+        """Train, one update after the other, until the loss has diverged or the rates are through.
+
+        Args:
+            low: First rate.
+            high: Last rate.
+            steps: Updates, at least 2.
+        """
+        growth: float = (high / low) ** (1 / (steps - 1))
+        mean, lowest = 0.0, math.inf
+        for i in range(steps):
+            self.rate = low * growth**i
+            try:
+                loss: float = self._step()["loss_nats"]
+            except NonFiniteError:
+                return
+            mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+            smooth = mean / (1 - SMOOTHING ** (i + 1))  # unbiased: the mean began at zero
+            yield Tried(self.rate, loss, smooth)
+            lowest = min(lowest, smooth)
+            if smooth > DIVERGED * lowest or self.should_stop():
+                return
+
+    def _learning_rate(self) -> float:
+        return self.rate
+
+
+def lowest(tried: list[Tried]) -> Tried:
+    """Return the update at which the smoothed loss was lowest."""
+    return min(tried, key=lambda one: one.smooth_nats)
+
+
+def suggestion(tried: list[Tried]) -> float:
+    """Return a learning rate to begin with, to one digit: a tenth of the rate of the lowest loss."""
+    return float(f"{lowest(tried).rate / BELOW_LOWEST:.0e}")
+
+
+def as_dict(tried: list[Tried]) -> dict[str, Any]:
+    """Return the curve and what it says for machines."""
+    return {
+        "learning_rates": [one.rate for one in tried],
+        "loss_nats": [one.loss_nats for one in tried],
+        "smooth_nats": [one.smooth_nats for one in tried],
+        "lowest_at": lowest(tried).rate,
+        "suggestion": suggestion(tried),
+    }
