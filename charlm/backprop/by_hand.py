@@ -29,6 +29,7 @@ from charlm.backprop.rules import (
     SplitHeads,
     SquaredReLU,
     TableCrossEntropy,
+    TokenShift,
 )
 from charlm.models import (
     GPT2,
@@ -113,6 +114,7 @@ def modern_steps(model: ModernGPT) -> Steps:
     for i in range(len(model.blocks)):
         b = f"blocks.{i}"
         yield Step("n", RMSNorm(), "x")
+        yield Step("n", TokenShift(), "n")
         yield Step("qkv", Linear(), f"n {b}.attention.qkv.weight")
         yield Step("query key value", SplitHeads(n_head), "qkv")
         for name in ("query", "key"):
@@ -124,6 +126,7 @@ def modern_steps(model: ModernGPT) -> Steps:
         yield from _dropped("gathered", p)
         yield Step("x", Add(), "x gathered")
         yield Step("n", RMSNorm(), "x")
+        yield Step("n", TokenShift(), "n")
         yield Step("hidden", Linear(), f"n {b}.mlp.expand.weight")
         yield Step("hidden", SquaredReLU(), "hidden")
         yield Step("thought", Linear(), f"hidden {b}.mlp.contract.weight")

@@ -265,6 +265,18 @@ def _rotary(s: Sizes, draw: Draw) -> Cases:
     yield Case(rules.Rotary(), reference, (x,), (table,))
 
 
+def _token_shift(s: Sizes, draw: Draw) -> Cases:
+    def reference(x: Tensor) -> Tensor:
+        half = x.shape[-1] // 2
+        rows = [
+            torch.cat([x[:, t, :half], x[:, t - 1, half:] * (t > 0)], -1) for t in range(s.time)
+        ]
+        return torch.stack(rows, dim=1)
+
+    x = draw.normal(s.batch, s.time, 2 * s.channels)
+    yield Case(rules.TokenShift(), reference, (x,))
+
+
 def _residual_sum(s: Sizes, draw: Draw) -> Cases:
     steps = [Step("y", rules.Multiply(), "x w"), Step("x", rules.Add(), "x y")]
     shape = (s.batch, s.time, s.channels)
@@ -316,6 +328,7 @@ CASES: dict[str, Callable[[Sizes, Draw], Cases]] = {
     "LayerNorm": _layer_norm,
     "RMSNorm": _rms_norm,
     "Rotary": _rotary,
+    "TokenShift": _token_shift,
     "residual sum": _residual_sum,
     "weight tying": _weight_tying,
 }

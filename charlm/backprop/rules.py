@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from charlm.models.modern import rotate
+from charlm.models.modern import rotate, token_shift
 
 Saved = tuple[Any, ...]
 Gradients = tuple[Any, ...]  # of tensors, and None
@@ -671,3 +671,20 @@ class Rotary:
         """Turn back."""
         cos, sin = table
         return rotate(dout, torch.stack([cos, -sin])), None
+
+
+class TokenShift:
+    """out_t = (u_t, v_(t-1)) where x_t = (u_t, v_t): half of the channels come one position later.
+
+    What v_t became stands at position t + 1, so its gradient is fetched from there; the last v has
+    gone nowhere, and its gradient is zero. Peng et al. 2023, RWKV, 3.1.
+    """
+
+    def forward(self, x: Float[Tensor, "*batch T C"]) -> tuple[Float[Tensor, "*batch T C"], Saved]:
+        """Move half of the channels to the next position."""
+        return token_shift(x), ()
+
+    def backward(self, dout: Tensor) -> Gradients:
+        """Move the gradient of that half back."""
+        du, dv = dout.chunk(2, dim=-1)
+        return (torch.cat([du, F.pad(dv, (0, 0, -1, 1))], dim=-1),)

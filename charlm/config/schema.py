@@ -187,7 +187,8 @@ class GPTConfig(_WithHeads):
     """Which model this is."""
     style: Literal["gpt2", "modern"] = "modern"
     """`gpt2`: learned positions, LayerNorm, GELU, tied embeddings, as nanoGPT. `modern`: rotary
-    positions, RMSNorm, normalised queries and keys, squared ReLU, zero-initialised projections."""
+    positions, RMSNorm, normalised queries and keys, token shift, squared ReLU, zero-initialised
+    projections."""
     n_layer: Size = 4
     """Blocks in the stack."""
     dropout: Annotated[float, Field(ge=0, lt=1), Number] = 0.0

@@ -5,6 +5,8 @@ rotary positions           a query and a key are turned by an angle that grows w
 RMSNorm without weights    Zhang and Sennrich 2019; what its gains would learn, the next
                            matrix can learn as well
 normalised queries, keys   keep attention from saturating: Dehghani et al. 2023, ViT-22B, 2.1
+token shift                half of what attention and MLP read comes from the character before:
+                           Peng et al. 2023, RWKV, 3.1
 squared ReLU               So et al. 2021, Primer, 3.1
 zero-initialised           each block starts as the identity, and the first loss is exactly
 projections and head       ln V: Yang et al. 2022, Tensor Programs V, D.2, for the head
@@ -56,6 +58,15 @@ class RMSNorm(torch.autograd.Function):
 def norm(x: Tensor) -> Tensor:
     """Divide by the root of the mean square over the last dimension."""
     return RMSNorm.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def token_shift(x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+    """Take the second half of the channels from the position before: pairs of characters, for free.
+
+    Before the first position there is nothing: zeros.
+    """
+    own, before = x.chunk(2, dim=-1)
+    return torch.cat([own, F.pad(before, (0, 0, 1, -1))], dim=-1)
 
 
 def rotary_table(length: int, head_size: int) -> Float[Tensor, "2 T D_half"]:
@@ -170,8 +181,8 @@ class ModernBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
         """Communicate, then compute."""
-        x = x + self.dropout(self.attention(norm(x)))
-        return x + self.dropout(self.mlp(norm(x)))  # type: ignore[no-any-return]
+        x = x + self.dropout(self.attention(token_shift(norm(x))))
+        return x + self.dropout(self.mlp(token_shift(norm(x))))  # type: ignore[no-any-return]
 
 
 class ModernGPT(LanguageModel):

@@ -178,6 +178,15 @@ def rotary_not_turned(self, dout, table):
     return dout, None
 
 
+def token_shift_further_on(self, dout):
+    return (token_shift(dout),)
+
+
+def token_shift_back_in_a_ring(self, dout):
+    own, before = dout.chunk(2, dim=-1)
+    return (torch.cat([own, before.roll(-1, dims=-2)], dim=-1),)
+
+
 def plan_that(add):
     """Plan's backward, but for what happens to a name that waits already."""
 
@@ -506,6 +515,13 @@ MISTAKES = {
     ),
     "rotary: turned the same way": ("Rotary", R.Rotary, rotary_turned_the_same_way),
     "rotary: not turned": ("Rotary", R.Rotary, rotary_not_turned),
+    "token shift: on instead of back": ("TokenShift", R.TokenShift, token_shift_further_on),
+    "token shift: the last gets the first's": (
+        "TokenShift",
+        R.TokenShift,
+        token_shift_back_in_a_ring,
+    ),
+    "token shift: not moved": ("TokenShift", R.TokenShift, lambda s, dout: (dout,)),
     "residual: the branch overwrites the path": ("residual sum", Plan, latest),
     "residual: the path overwrites the branch": ("residual sum", Plan, earliest),
     "residual: a name's older value gets what was the newer's": (

@@ -6,7 +6,15 @@ from torch.nn import functional as F
 
 from charlm.config import load_config
 from charlm.models import GPT2, ModernGPT, build_model
-from charlm.models.modern import RMSNorm, Rotary, SquaredReLU, norm, rotary_table, rotate
+from charlm.models.modern import (
+    RMSNorm,
+    Rotary,
+    SquaredReLU,
+    norm,
+    rotary_table,
+    rotate,
+    token_shift,
+)
 from tests.models.conftest import CONFIGS, VOCAB
 
 NANOGPT_PARAMETERS = {"nanogpt-cpu": 804_096, "nanogpt-gpu": 10_745_088}
@@ -143,3 +151,11 @@ def test_dropout_is_drawn_in_training_only(style):
 
     assert not torch.allclose(first, second)
     assert torch.equal(model(idx), model(idx))
+
+
+def test_half_of_the_channels_come_from_the_character_before():
+    x = torch.arange(1.0, 13.0).view(1, 3, 4)
+
+    expected = [[1, 2, 0, 0], [5, 6, 3, 4], [9, 10, 7, 8]]
+    assert token_shift(x)[0].tolist() == expected
+    assert token_shift(x[:, :1])[0].tolist() == expected[:1]

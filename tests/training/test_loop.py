@@ -303,7 +303,7 @@ def test_a_seeded_run_gives_the_recorded_losses(make_trainer):
     losses = [r["loss_nats"] for r in records if r["kind"] == "train"]
 
     assert losses[0] == pytest.approx(3.4339872, abs=1e-6)
-    assert losses[19] == pytest.approx(3.3572471, abs=2e-4)
+    assert losses[19] == pytest.approx(3.3576038, abs=2e-4)
 
 
 @pytest.mark.parametrize("steps", [0, 6])
