@@ -16,7 +16,7 @@ from charlm.text.tokens import Split
 # Independent streams of random words under one seed: the second word of the Philox key.
 DATA_STREAM, DROPOUT_STREAM, INIT_STREAM = 0, 1, 2
 
-HELD = 64 << 20  # bytes of ids to hold in memory: many reads of a few ids cost more than one of all
+HELD = 8 << 20  # bytes of ids to hold in memory: many reads of a few ids cost more than one of all
 
 _WORDS_A_BLOCK = 4  # Philox4x64 makes four 64-bit words for each value of its counter
 
