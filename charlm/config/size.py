@@ -167,9 +167,10 @@ def training_bytes(config: Config, vocab_size: int) -> dict[str, int]:
     """Estimate the memory of training in float32, by what holds it, in bytes.
 
     Activations are a rough count of what a block keeps for its backward pass (16 C floats a
-    character) and of logits, their log-softmax and its gradient (3 V floats a character). The fused
-    kernel of attention keeps no (T, T) weights; by hand they are kept, and with dropout, either
-    way, the weights, the mask and their product (H T floats a character each).
+    character) and of logits, their log-softmax and its gradient (3 V floats a character). Of
+    attention's (T, T) weights (H T floats a character) the fused kernel keeps none, plain products,
+    which a CPU uses up to 512 characters, one copy, and gradients by hand too; with dropout it is
+    the weights, the mask and their product.
 
     Of a mixture, whose experts are trained one after another: those of the largest. A counted model
     counts within a budget of its own: nothing here.
@@ -183,7 +184,8 @@ def training_bytes(config: Config, vocab_size: int) -> dict[str, int]:
     a_block = 16 * getattr(model, "n_embd", 0)
     if model.type in ("attention", "multihead", "gpt"):
         by_hand = config.train.gradients == "by_hand"
-        copies = 3 if getattr(model, "dropout", 0) else int(by_hand)
+        plain = by_hand or model.block_size <= 512
+        copies = 3 if getattr(model, "dropout", 0) else int(plain)
         a_block += copies * getattr(model, "n_head", 1) * model.block_size
     return {
         "weights": 4 * n,

@@ -178,16 +178,22 @@ def test_micro_batches_lower_the_memory_of_activations_alone():
 
 
 @pytest.mark.parametrize(
-    ("change", "copies"), [("train.gradients=by_hand", 1), ("model.dropout=0.1", 3)]
+    ("changes", "copies"),
+    [
+        ([], 1),
+        (["model.block_size=512"], 1),
+        (["model.block_size=513"], 0),
+        (["model.block_size=513", "train.gradients=by_hand"], 1),
+        (["model.dropout=0.1"], 3),
+    ],
 )
-def test_attention_weights_are_counted_where_they_are_kept(change, copies):
-    def activations(*changes):
-        return size.training_bytes(config("modern", *changes), V)["activations"]
+def test_attention_weights_are_counted_where_they_are_kept(changes, copies):
+    asked = config("modern", *changes)
+    model, chars = asked.model, asked.train.batch_size * asked.model.block_size
 
-    model, train = config("modern").model, config("modern").train
-    weights = train.batch_size * model.n_layer * model.n_head * model.block_size**2
-
-    assert activations(change) - activations() == 4 * copies * weights
+    a_block = 16 * model.n_embd + copies * model.n_head * model.block_size
+    expected = 4 * chars * (model.n_layer * a_block + 3 * V)
+    assert size.training_bytes(asked, V)["activations"] == expected
 
 
 def test_memory_is_refused_with_what_is_needed_and_what_is_there(monkeypatch):
