@@ -24,6 +24,7 @@ from charlm.backprop.rules import (
     Linear,
     MergeHeads,
     MultiHeadAttention,
+    NGramEmbedding,
     RMSNorm,
     Rotary,
     SplitHeads,
@@ -109,6 +110,10 @@ def modern_steps(model: ModernGPT) -> Steps:
     """Lesson 6: the modern style."""
     p, n_head = model.dropout.p, _n_head(model)
     yield Step("x", Embedding(), "token_embedding.weight idx")
+    if grams := model.ngram_embedding:
+        rule = NGramEmbedding(grams.longest, grams.vocab_size)
+        yield Step("grams", rule, "ngram_embedding.table.weight idx")
+        yield Step("x", Add(), "x grams")
     yield Step("x", RMSNorm(), "x")
     yield from _dropped("x", p)
     for i in range(len(model.blocks)):

@@ -14,6 +14,7 @@ from charlm.backprop.plan import Plan, Step
 from charlm.models import next_token_loss
 from charlm.models.attention import MultiHeadAttention
 from charlm.models.modern import rotary_table
+from charlm.models.ngram_embedding import ROWS, ngram_rows
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,20 @@ def _rotary(s: Sizes, draw: Draw) -> Cases:
     yield Case(rules.Rotary(), reference, (x,), (table,))
 
 
+def _ngram_embedding(s: Sizes, draw: Draw) -> Cases:
+    def reference(table: Tensor, idx: Tensor) -> Tensor:
+        rows = ngram_rows(idx, 3, s.vocab)
+        return F.embedding(rows[..., 0], table) + F.embedding(rows[..., 1], table)
+
+    table = draw.normal(2 * ROWS, 2)
+    yield Case(
+        rules.NGramEmbedding(3, s.vocab, dropout=False),
+        reference,
+        (table,),
+        (draw.ids(s.vocab, s.batch, s.time),),
+    )
+
+
 def _token_shift(s: Sizes, draw: Draw) -> Cases:
     def reference(x: Tensor) -> Tensor:
         half = x.shape[-1] // 2
@@ -329,6 +344,7 @@ CASES: dict[str, Callable[[Sizes, Draw], Cases]] = {
     "RMSNorm": _rms_norm,
     "Rotary": _rotary,
     "TokenShift": _token_shift,
+    "NGramEmbedding": _ngram_embedding,
     "residual sum": _residual_sum,
     "weight tying": _weight_tying,
 }

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from charlm.models.modern import rotate, token_shift
+from charlm.models.ngram_embedding import dropped, ngram_rows
 
 Saved = tuple[Any, ...]
 Gradients = tuple[Any, ...]  # of tensors, and None
@@ -315,6 +316,35 @@ class Embedding:
         drows = dout.reshape(-1, dout.shape[-1]).to(_at_least_single(dout))
         dtable = drows.new_zeros(rows, dout.shape[-1])
         return dtable.index_add_(0, idx.flatten(), drows), None
+
+
+@dataclass(frozen=True)
+class NGramEmbedding:
+    """out_t = the sum of the rows that belong to the 2, 3, ... characters that end at t.
+
+    Each of those rows moves the sum one for one, so each gets all of dout; with dropout, as much of
+    it as the row had of a say.
+    """
+
+    longest: int
+    vocab_size: int
+    dropout: bool = True
+
+    def forward(
+        self, table: Float[Tensor, "R C"], idx: Int[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T C"], Saved]:
+        """Look up and add."""
+        rows = ngram_rows(idx, self.longest, self.vocab_size).flatten(0, 1)
+        kept = dropped(rows, table.dtype) if self.dropout else torch.ones_like(rows)
+        out = (F.embedding(rows, table) * kept[..., None]).sum(-2)
+        return out.view(*idx.shape, -1), (rows, kept, len(table))
+
+    def backward(self, dout: Tensor, rows: Tensor, kept: Tensor, count: int) -> Gradients:
+        """Add each gradient to all rows that it came from."""
+        flat = dout.to(_at_least_single(dout)).reshape(-1, 1, dout.shape[-1])
+        drows = flat * kept[..., None]  # (B*T, n, C)
+        dtable = drows.new_zeros(count, dout.shape[-1])
+        return dtable.index_add_(0, rows.flatten(), drows.flatten(0, 1)), None
 
 
 # --- From logits to a loss ------------------------------------------------------------------------

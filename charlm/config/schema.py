@@ -193,9 +193,14 @@ class GPTConfig(_WithHeads):
     """Blocks in the stack."""
     dropout: Annotated[float, Field(ge=0, lt=1), Number] = 0.0
     """Probability of dropping an activation in training."""
+    n_gram: Annotated[int, Field(ge=1, le=16), Integer] = 1
+    """Of `modern`: characters of the longest n-gram that has an embedding beside the character's own,
+    in 8,192 rows for each length, half of them dropped in training. 1: none. 5 learns faster."""
 
     def conflicts(self) -> Iterator[str]:  # noqa: D102
         yield from super().conflicts()
+        if self.style == "gpt2" and self.n_gram > 1:
+            yield f"n_gram: {self.n_gram} needs style: modern; leave it 1"
         if self.style == "modern" and self.n_embd % self.n_head == 0:
             head_size = self.n_embd // self.n_head
             if head_size % 2:

@@ -10,6 +10,8 @@ from decimal import Decimal
 from charlm.config.schema import Config, GPTConfig, MixtureConfig, ModelConfig, NGramConfig
 from charlm.errors import UsageError
 
+NGRAM_ROWS = 8192  # for each n, of `charlm.models.ngram_embedding`, which imports torch
+
 
 @dataclass(frozen=True)
 class Part:
@@ -79,8 +81,11 @@ def parts(model: ModelConfig, vocab_size: int) -> list[Part]:
                 Part("blocks.mlp.contract", (c, 4 * c), model.n_layer),
             ]
             if model.style == "modern":
-                embedding = Part("token_embedding", (v, c), multiplies=False)
-                return [embedding, *blocks, Part("head", (v, c))]
+                tables = [Part("token_embedding", (v, c), multiplies=False)]
+                if model.n_gram > 1:
+                    rows = (model.n_gram - 1) * NGRAM_ROWS
+                    tables.append(Part("ngram_embedding", (rows, c), multiplies=False))
+                return [*tables, *blocks, Part("head", (v, c))]
             return [
                 Part("token_embedding = head", (v, c)),
                 Part("position_embedding", (t, c), multiplies=False),

@@ -1,5 +1,7 @@
 """From a checked configuration to a model with its first weights."""
 
+from typing import Any
+
 import torch
 
 from charlm.config import ModelConfig
@@ -32,15 +34,15 @@ def _construct(config: ModelConfig, vocab_size: int) -> LanguageModel:
         case "multihead":
             return MultiHeadModel(vocab_size, config.block_size, config.n_embd, config.n_head)
         case "gpt":
-            style = {"gpt2": GPT2, "modern": ModernGPT}[config.style]
-            return style(
-                vocab_size,
-                config.block_size,
-                n_layer=config.n_layer,
-                n_head=config.n_head,
-                n_embd=config.n_embd,
-                dropout=config.dropout,
-            )
+            sizes: dict[str, Any] = {
+                "n_layer": config.n_layer,
+                "n_head": config.n_head,
+                "n_embd": config.n_embd,
+                "dropout": config.dropout,
+            }
+            if config.style == "gpt2":
+                return GPT2(vocab_size, config.block_size, **sizes)
+            return ModernGPT(vocab_size, config.block_size, **sizes, n_gram=config.n_gram)
         case "mixture":
             experts = {
                 name: _construct(expert.model, vocab_size)

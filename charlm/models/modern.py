@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from charlm.models.attention import MultiHeadAttention
 from charlm.models.base import LanguageModel
+from charlm.models.ngram_embedding import NGramEmbedding
 
 ROTARY_BASE = 10_000.0  # RoFormer, section 3.3
 
@@ -195,6 +196,7 @@ class ModernGPT(LanguageModel):
         n_head: Heads (H), a divisor of C.
         n_embd: Channels (C).
         dropout: Probability of dropping an activation in training.
+        n_gram: Characters of the longest n-gram with an embedding of its own; 1: none has.
     """
 
     def __init__(
@@ -206,9 +208,13 @@ class ModernGPT(LanguageModel):
         n_head: int,
         n_embd: int,
         dropout: float = 0.0,
+        n_gram: int = 1,
     ) -> None:
         super().__init__(vocab_size, block_size)
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
+        self.ngram_embedding: NGramEmbedding | None = None
+        if n_gram > 1:
+            self.ngram_embedding = NGramEmbedding(vocab_size, n_gram, n_embd)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
             ModernBlock(n_embd, n_head, dropout, block_size) for _ in range(n_layer)
@@ -217,15 +223,27 @@ class ModernGPT(LanguageModel):
 
     def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return the logits of the next character at every position."""
-        x = self.dropout(norm(self.token_embedding(idx)))  # (B, T, C)
+        x = self.token_embedding(idx)  # (B, T, C)
+        if self.ngram_embedding is not None:
+            x = x + self.ngram_embedding(idx)
+        x = self.dropout(norm(x))
         for block in self.blocks:
             x = block(x)
         return self.head(norm(x))  # type: ignore[no-any-return]
 
     def init_weights(self, generator: torch.Generator) -> None:
-        """Zero what writes to the residual path or the logits; draw the rest from N(0, 1/C)."""
+        """Zero what writes to the residual path or the logits; draw the rest from N(0, 1/C).
+
+        n-grams begin at zero too: those never seen in training then say nothing.
+        """
+        zeroed = (
+            "projection.weight",
+            "contract.weight",
+            "head.weight",
+            "ngram_embedding.table.weight",
+        )
         for name, parameter in self.named_parameters():
-            if name.endswith(("projection.weight", "contract.weight", "head.weight")):
+            if name.endswith(zeroed):
                 nn.init.zeros_(parameter)
             else:
                 std = 1 / math.sqrt(parameter.shape[-1])

@@ -515,6 +515,16 @@ MISTAKES = {
     ),
     "rotary: turned the same way": ("Rotary", R.Rotary, rotary_turned_the_same_way),
     "rotary: not turned": ("Rotary", R.Rotary, rotary_not_turned),
+    "n-gram embedding: the longest alone": (
+        "NGramEmbedding",
+        R.NGramEmbedding,
+        lambda s, dout, rows, kept, count: (
+            torch.zeros(count, dout.shape[-1], dtype=dout.dtype).index_add_(
+                0, rows[..., -1], dout.flatten(0, 1)
+            ),
+            None,
+        ),
+    ),
     "token shift: on instead of back": ("TokenShift", R.TokenShift, token_shift_further_on),
     "token shift: the last gets the first's": (
         "TokenShift",

@@ -332,3 +332,8 @@ def test_every_key_and_section_has_a_description():
 def test_every_default_is_within_its_own_range():
     assert DataConfig.model_validate(DataConfig().model_dump()) == DataConfig()
     assert Config.model_validate(load().model_dump()) == load()
+
+
+def test_embeddings_of_n_grams_belong_to_the_modern_style():
+    with pytest.raises(UsageError, match="n_gram: 5 needs style: modern; leave it 1"):
+        read_config(b"model: {type: gpt, style: gpt2, n_gram: 5}", "a.yaml")

@@ -25,6 +25,9 @@ CONFIGS = {
     "modern": GPTConfig(
         type="gpt", style="modern", block_size=BLOCK, n_layer=2, n_head=3, n_embd=12
     ),
+    "modern, n-grams": GPTConfig(
+        type="gpt", style="modern", block_size=BLOCK, n_layer=1, n_head=3, n_embd=12, n_gram=4
+    ),
     "ngram": NGramConfig(type="ngram", block_size=BLOCK, order=3),
 }
 CONFIGS["mixture"] = MixtureConfig(

@@ -20,6 +20,7 @@ MODELS = {
 }
 VARIANTS = {
     **{name: [] for name in MODELS},
+    "modern, n-grams": ["model.n_gram=4"],
     "gpt2, dropout": ["model.dropout=0.2"],
     "modern, accumulated": ["train.micro_batch_size=2", "model.dropout=0.1"],
     "modern, muon": ["train.optimizer=muon"],
