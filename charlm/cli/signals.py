@@ -11,8 +11,11 @@ _SIGNALS = [
 ]
 
 
-class Stopped(Exception):
-    """Work was left undone because a signal asked for it."""
+class Stopped(BaseException):
+    """Work was left undone because a signal asked for it.
+
+    Like KeyboardInterrupt no `Exception`: nothing that answers failures is to answer this.
+    """
 
 
 class StopSignals:

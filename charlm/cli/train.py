@@ -179,7 +179,7 @@ def _train(
             "with less context at the beginning of each"
         )
     with nullcontext() if quiet else _Bar(config, trainer) as bar:
-        for record in trainer.records():
+        for record in _records(trainer, stop):
             if record["kind"] == "note":
                 output.note(record["text"])
             elif bar:
@@ -201,6 +201,23 @@ def _train(
     if not quiet:
         output.say(f"{trainer.state.seconds:.0f} s; sample from it: charlm sample --run {run}")
     return 0
+
+
+def _records(trainer: "Trainer", stop: StopSignals) -> Iterator[dict[str, Any]]:
+    """Yield what training yields; a signal does not wait until the model is compiled."""
+    records = trainer.records()
+    for record in records:
+        yield record
+        if record["kind"] != "compile":
+            continue
+        try:
+            with stop.at_once():
+                following = next(records, None)
+        except Stopped:  # every step so far was saved before the compiling
+            trainer.stopped = True
+            return
+        if following:
+            yield following
 
 
 def _introduce(prepared: "PreparedRun", trainer: "Trainer") -> None:

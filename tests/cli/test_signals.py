@@ -107,3 +107,22 @@ def test_a_closed_standard_input_is_an_empty_text(tiny):
     assert done.returncode == 3
     assert "standard input: empty (0 bytes)" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_stop_while_the_model_is_compiled_does_not_wait(charlm, tiny, monkeypatch):
+    def compile_model(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    began = time.monotonic()
+    with monkeypatch.context() as patch:
+        patch.setattr("charlm.training.loop.worth_trying", lambda *_: True)
+        patch.setattr("charlm.training.loop.compile_model", compile_model)
+        result = charlm("train", "-c", "tiny.yaml", "--out", "run")
+
+    assert time.monotonic() - began < 30
+    assert result.code == 130
+    lines = result.stderr.splitlines()
+    assert lines[-1] == "stopped at step 0, saved; go on with: charlm train --resume --out run"
+    assert lines[-2].startswith("compiling the model")
+    assert charlm("train", "--resume", "--out", "run").code == 0
