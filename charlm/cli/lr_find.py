@@ -57,12 +57,14 @@ def lr_find(
                 tried = _climb(test, low, high, steps)
         except Stopped:
             return stop.exit_code
+    if stop.requested():  # half a curve suggests nothing
+        return stop.exit_code
     if len(tried) < 2:
         raise UsageError(
             f"--from {low:g}: the loss is not finite after {len(tried)} updates; begin lower"
         )
     _show(tried, json)
-    return stop.exit_code if stop.requested() else 0
+    return 0
 
 
 def _load(name: str | None, changes: list[str]) -> "Config":

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 
 import pytest
 
@@ -51,3 +52,20 @@ def test_a_mistake_is_answered_in_one_line(charlm, tiny, arguments, message):
 
     assert result.code == 2
     assert message in result.error
+
+
+def test_a_signal_ends_it_without_a_suggestion(charlm, tiny, monkeypatch):
+    from charlm.training.range_test import RangeTest
+
+    step = RangeTest._step
+
+    def interrupted(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(self)
+
+    monkeypatch.setattr(RangeTest, "_step", interrupted)
+
+    result = charlm("lr-find", "-c", "tiny.yaml")
+
+    assert (result.code, result.stdout) == (130, "")
+    assert "error" not in result.stderr
