@@ -84,7 +84,7 @@ def train(
             if run:
                 ready = _resumed(checked, run, allow_new_data, quiet, stop)
             else:
-                ready = _begun(checked, _new_folder(checked, out, config), quiet, stop)
+                ready = _begun(checked, _new_folder(checked, out, config), changes, quiet, stop)
             with ready as prepared:
                 return _train(prepared, json, quiet, stop, began)
         except Stopped:
@@ -126,13 +126,14 @@ def _resumed(
 
 @contextmanager
 def _begun(
-    config: "Config", folder: Path, quiet: bool, stop: StopSignals
+    config: "Config", folder: Path, overrides: list[str], quiet: bool, stop: StopSignals
 ) -> Iterator["PreparedRun"]:
-    """Read the text, then make, lock and fill the folder of a new run."""
+    """Read the text and plan, then make, lock and fill the folder of a new run."""
     from charlm.training.setup import (
         check_new_folder,
         create_run,
         new_folder_for_run,
+        plan_run,
         prepare_text,
     )
 
@@ -140,8 +141,11 @@ def _begun(
     check_new_folder(folder)
     with stop.at_once():
         text = prepare_text(config, progress, output.download_bar(quiet, stop.check))
+        config, plans = plan_run(config, text, overrides)
     with new_folder_for_run(folder):
-        yield create_run(config, folder, text, progress)
+        prepared = create_run(config, folder, text, progress)
+        prepared.plans = plans
+        yield prepared
 
 
 def _train(
@@ -228,6 +232,8 @@ def _introduce(prepared: "PreparedRun", trainer: "Trainer") -> None:
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in splits.items() if len(part))
     output.say(f"text   {config.data.source}: {sizes} {config.data.unit}; {vocab} symbols")
     output.say(f"model  {_described(config.model, vocab)}")
+    for name, plan in prepared.plans.items():
+        output.say(f"plan   {f'{name}: ' if name else ''}{plan}")
     by_hand = ", gradients by hand" if config.train.gradients == "by_hand" else ""
     output.say(f"device {describe_device(config.run)}{by_hand}")
     output.say(f"run    {prepared.run.path}")

@@ -246,6 +246,9 @@ class TrainConfig(_Section):
     """Optimizer updates, exactly."""
     minutes: Annotated[float, Field(gt=0), Number] | None = None
     """Wall-clock budget. When set it takes the place of `max_steps`, and the schedule ends on time."""
+    plan: bool = False
+    """With `minutes`, and for `style: modern` with `muon`: choose the size, batch, rate and dropout for
+    the time, the text and this machine, in place of what stands here. KEY=VALUE stays as given."""
     batch_size: Size = 32
     """Windows in one update, however many processes or micro-batches share them."""
     micro_batch_size: Size | None = None

@@ -46,6 +46,7 @@ from charlm.text import (
 )
 from charlm.text.corpus import check_lengths, split_bounds
 from charlm.training.checkpoint import drift
+from charlm.training.plan import Plan, given_keys, keep_plan, make_plan
 
 # A save needs room for itself beside the one it replaces; the rest is for records and samples.
 DISK_FACTOR = 2.2
@@ -73,6 +74,7 @@ class PreparedRun:
         tokenizer: Its alphabet.
         checkpoint: Where to continue from; None at the beginning.
         notes: Remarks for the user that are no errors.
+        plans: What was chosen for the time that is given, by the name of an expert.
     """
 
     config: Config
@@ -81,6 +83,7 @@ class PreparedRun:
     tokenizer: Tokenizer
     checkpoint: Checkpoint | None = None
     notes: list[str] = field(default_factory=list)
+    plans: dict[str, Plan] = field(default_factory=dict)
 
 
 def check_new_folder(out: Path) -> None:
@@ -319,6 +322,21 @@ def held_back(length: int, tune_fraction: float) -> int:
     return int(length * Fraction(str(tune_fraction)))
 
 
+def plan_run(
+    config: Config, text: PreparedText, overrides: Sequence[str]
+) -> tuple[Config, dict[str, Plan]]:
+    """Choose what `train.plan` leaves to the time, the text and the machine; see `make_plan`.
+
+    Args:
+        config: What is asked for.
+        text: What will be read.
+        overrides: KEY=VALUE; these keys stay as they are given.
+    """
+    first, last = split_bounds(text.scan.size, config.data)["train"]
+    keys = given_keys(overrides)
+    return make_plan(resolve_dtype(config), text.tokenizer.vocab_size, last - first, keys)
+
+
 def create_run(config: Config, out: Path, text: PreparedText, progress: Progress) -> PreparedRun:
     """Fill a locked, empty folder: the text as ids, the alphabet, and last the configuration.
 
@@ -362,6 +380,7 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
         config = run.read_config(overrides)
     else:
         config = _with_models_of_runs(load_config(given, overrides), own)
+        config = keep_plan(config, own, given_keys(overrides))
         if config.run.dtype == "auto":
             run_section = config.run.model_copy(update={"dtype": own.run.dtype})
             config = config.model_copy(update={"run": run_section})

@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 
 from charlm.config import load_config
+from charlm.training import plan
+from charlm.training.plan import Size
 
 TRAIN = ("train", "--config", "tiny.yaml")
 
@@ -33,6 +35,37 @@ def test_it_says_when_gradients_are_worked_out_by_hand(charlm, tiny):
     assert result.code == 0
     (device,) = [line for line in result.stderr.splitlines() if line.startswith("device")]
     assert device.endswith("float32, gradients by hand")
+
+
+PLANNED = ("train.optimizer=muon", "train.plan=true")
+
+
+@pytest.fixture
+def two_sizes(monkeypatch):
+    """Sizes as tiny as the text, the second of which any machine has time for."""
+    sizes = (Size(0, 1, 1, 8, 4, 2, 1e-2), Size(1, 2, 2, 16, 4, 3, 2e-2))
+    monkeypatch.setattr(plan, "SIZES", sizes)
+
+
+@pytest.mark.usefixtures("two_sizes", "tiny")
+def test_minutes_are_planned_and_the_run_keeps_its_plan(charlm):
+    result = charlm(*TRAIN, *PLANNED, "train.learning_rate=5e-3", "--minutes", "0.02")
+
+    assert result.code == 0
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("plan")]
+    assert line.startswith("plan   2 layers of 16 channels, dropout ")
+    config = load_config("runs/tiny/config.yaml")
+    assert (config.model.n_layer, config.model.n_embd, config.model.n_head) == (2, 16, 2)
+    assert (config.train.batch_size, config.train.learning_rate) == (3, 5e-3)
+
+    again = charlm(*TRAIN, *PLANNED, "train.learning_rate=5e-3", "--minutes", "0.03", "--resume")
+    assert again.code == 0, again.stderr
+    assert "plan   " not in again.stderr
+    assert load_config("runs/tiny/config.yaml").model == config.model
+
+    other = charlm(*TRAIN, *PLANNED, "model.n_layer=1", "--minutes", "0.04", "--resume")
+    assert other.code != 0
+    assert "model.n_layer: the configuration says 1" in other.stderr
 
 
 def test_the_run_folder_is_complete(charlm, tiny):

@@ -1,0 +1,250 @@
+"""What a wall-clock budget buys: size, batch, rate and dropout, by the time, the text and the machine.
+
+A model that is too large has not learnt enough when the time is over; one that is too small has
+learnt all it can long before. So steps of ever larger sizes are timed on this machine, and the
+largest wins of which `Size.updates` fit into the time. A text that will be read many times over is
+learnt by heart unless activations are dropped. Sizes and limits: docs/experiments.md.
+"""
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+
+from charlm.config import Config, GPTConfig, MixtureConfig
+from charlm.config.size import machine_bytes, trained, training_bytes
+from charlm.models import build_model, next_token_loss
+from charlm.models.device import choose_device, choose_dtype, precision
+from charlm.training.optimizers import build_optimizers
+
+TRIALS = 3  # timed steps of each size, after one that fills caches
+TRAINING = 0.85  # share of the minutes for updates; the rest: start-up, baselines, evaluations
+
+
+@dataclass(frozen=True)
+class Size:
+    """A GPT, how it is trained, and for how long that is worth it.
+
+    Args:
+        updates: The fewest that this size is good for.
+        n_layer: Blocks.
+        n_head: Heads.
+        n_embd: Channels.
+        block_size: Characters in a window.
+        batch_size: Windows in an update.
+        learning_rate: Peak.
+    """
+
+    updates: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    block_size: int
+    batch_size: int
+    learning_rate: float
+
+
+SIZES = (
+    Size(0, 2, 4, 128, 128, 8, 1e-2),
+    Size(1000, 4, 4, 128, 128, 12, 1e-2),
+    Size(1500, 4, 4, 192, 128, 16, 1e-2),
+    Size(1500, 4, 4, 256, 128, 16, 7e-3),
+    Size(2000, 6, 6, 384, 256, 16, 5e-3),
+)
+
+PLANNED = {
+    "model": ("n_layer", "n_head", "n_embd", "block_size", "dropout"),
+    "train": ("batch_size", "learning_rate", "warmup_steps", "eval_every", "sample_every"),
+}
+
+# Passes over the training part from which on this much is dropped; the first that holds.
+DROPOUT = ((30, 0.2), (12, 0.1), (0, 0.0))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was chosen for one GPT.
+
+    Args:
+        config: Its configuration, with the choices in it.
+        updates: About how many fit into the time.
+        passes: About how often the training part is read.
+    """
+
+    config: Config
+    updates: int
+    passes: float
+
+    def __str__(self) -> str:
+        model, train = self.config.model, self.config.train
+        assert isinstance(model, GPTConfig)
+        return (
+            f"{model.n_layer} layers of {model.n_embd} channels, dropout {model.dropout:g}; some "
+            f"{self.updates:,} updates of {train.batch_size} windows of {model.block_size}, "
+            f"{self.passes:.2g} passes over the text"
+        )
+
+
+def make_plan(
+    config: Config, vocab_size: int, train_chars: int, given: Collection[str] = ()
+) -> tuple[Config, dict[str, Plan]]:
+    """Choose for each GPT with `train.plan` what fits into its minutes, if minutes are set.
+
+    Args:
+        config: The run.
+        vocab_size: Number of distinct characters (V).
+        train_chars: Characters of the training part.
+        given: Keys that stay as they are, such as `model.n_layer`.
+
+    Returns:
+        The configuration with the choices, and the plans by the name of the expert; "" outside of
+        a mixture.
+    """
+    plans: dict[str, Plan] = {}
+    if config.train.minutes is None:
+        return config, plans
+    every = trained(config)
+    seconds = config.train.minutes * 60 * TRAINING / max(1, len(every))
+    for name, one in every.items():
+        if _plannable(one):
+            kept = _own_keys(given, name)
+            plans[name] = _plan_one(one, vocab_size, train_chars, seconds, kept)
+    return _put_back(config, {name: plan.config for name, plan in plans.items()}), plans
+
+
+def keep_plan(config: Config, own: Config, given: Collection[str] = ()) -> Config:
+    """Return a configuration with what was once planned for a run, to go on with it.
+
+    Args:
+        config: What is asked for now.
+        own: What the run was made with.
+        given: Keys that stay as they are.
+    """
+    theirs = trained(own) if own.train.minutes is not None else {}
+    again = {}
+    for name, one in trained(config).items():
+        if name in theirs and _plannable(one) and _plannable(theirs[name]):
+            was = theirs[name].model_dump()
+            kept = _own_keys(given, name)
+            again[name] = _choose(
+                one,
+                {f"{part}.{key}": was[part][key] for part, keys in PLANNED.items() for key in keys},
+                kept,
+            )
+    return _put_back(config, again)
+
+
+def given_keys(overrides: Sequence[str]) -> set[str]:
+    """Return the keys of KEY=VALUE overrides."""
+    return {override.partition("=")[0].strip() for override in overrides}
+
+
+def _plannable(config: Config) -> bool:
+    """Tell whether a plan is wanted, and for a model that the sizes were tried with."""
+    model, train = config.model, config.train
+    fits = isinstance(model, GPTConfig) and model.style == "modern" and train.optimizer == "muon"
+    return train.plan and fits
+
+
+def _plan_one(
+    config: Config, vocab_size: int, train_chars: int, seconds: float, kept: Collection[str]
+) -> Plan:
+    """Walk up the sizes as long as the time suffices for them."""
+    best: Plan | None = None
+    for size in SIZES:
+        candidate = _sized(config, size, train_chars, kept)
+        if best and sum(training_bytes(candidate, vocab_size).values()) > machine_bytes() / 2:
+            break
+        updates = int(seconds / seconds_a_step(candidate, vocab_size))
+        if best and updates < size.updates:
+            break
+        chars = updates * candidate.train.batch_size * candidate.model.block_size
+        passes = chars / train_chars
+        every = max(50, updates // 5)
+        schedule = {
+            "model.dropout": next(share for least, share in DROPOUT if passes >= least),
+            "train.warmup_steps": min(candidate.train.warmup_steps, updates // 10),
+            "train.eval_every": every,
+            "train.sample_every": every if candidate.train.sample_every else 0,
+        }
+        best = Plan(_choose(candidate, schedule, kept), updates, passes)
+    assert best is not None
+    return best
+
+
+def seconds_a_step(config: Config, vocab_size: int) -> float:
+    """Return how long an update takes here, the median of a few on made-up text."""
+    device = choose_device(config.run.device)
+    dtype = choose_dtype(config.run.dtype, device)
+    model = build_model(config.model, vocab_size, config.run.seed).to(device).train()
+    optimizers = build_optimizers(model, config.train, dtype).values()
+    windows = config.train.micro_batch_size or config.train.batch_size
+    text = torch.randint(vocab_size, (windows, config.model.block_size + 1), device=device)
+    taken = []
+    for _ in range(TRIALS + 1):
+        started = time.perf_counter()
+        for _ in range(config.train.batch_size // windows):
+            with precision(device, dtype):
+                logits = model(text[:, :-1])
+            loss = next_token_loss(logits.float(), text[:, 1:])
+            loss.backward()  # type: ignore[no-untyped-call]
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        loss.item()  # waits for the device
+        taken.append(time.perf_counter() - started)
+    return median(taken[1:])
+
+
+def _sized(config: Config, size: Size, train_chars: int, kept: Collection[str]) -> Config:
+    """Return a configuration of this size.
+
+    Channels and heads belong together, and so do a batch and the micro-batches that divide it.
+    """
+    kept = {*kept}
+    if kept & {"model.n_embd", "model.n_head"}:
+        kept |= {"model.n_embd", "model.n_head"}
+    if config.train.micro_batch_size is not None:
+        kept.add("train.batch_size")
+    if train_chars < 100 * size.block_size:  # a text so short may not even hold such a window
+        kept.add("model.block_size")
+    keys = {
+        f"{part}.{key}": getattr(size, key)
+        for part, keys in PLANNED.items()
+        for key in keys
+        if hasattr(size, key)
+    }
+    return _choose(config, keys, kept)
+
+
+def _choose(config: Config, values: Mapping[str, Any], kept: Collection[str]) -> Config:
+    """Return a configuration with these values, by their whole keys, but for those that are kept."""
+    changed: dict[str, dict[str, Any]] = {"model": {}, "train": {}}
+    for whole, value in values.items():
+        part, _, key = whole.partition(".")
+        if whole not in kept:
+            changed[part][key] = value
+    return config.model_copy(
+        update={part: getattr(config, part).model_copy(update=new) for part, new in changed.items()}
+    )
+
+
+def _own_keys(given: Collection[str], name: str) -> set[str]:
+    """Return the keys that are an expert's, as if it were a run of its own; "" is all there is."""
+    before = f"model.experts.{name}." if name else ""
+    return {key.removeprefix(before) for key in given if key.startswith(before)}
+
+
+def _put_back(config: Config, changed: Mapping[str, Config]) -> Config:
+    """Return a run's configuration with the changed ones of what it trains: see `trained`."""
+    if "" in changed:
+        return changed[""]
+    if not isinstance(config.model, MixtureConfig):
+        return config
+    experts = dict(config.model.experts)
+    for name, one in changed.items():
+        experts[name] = experts[name].model_copy(update={"model": one.model, "train": one.train})
+    return config.model_copy(update={"model": config.model.model_copy(update={"experts": experts})})
