@@ -45,8 +45,7 @@ def explain(
     elif checked.model.type == "ngram":
         _explain_counted(checked.model, vocab, chars)
     else:
-        minutes = checked.train.minutes
-        _explain_trained(checked, vocab, f"{minutes:g} minutes by the clock" if minutes else "")
+        _explain_trained(checked, vocab, _clock(checked, checked.train.minutes))
     disk = cost.human_bytes(cost.checkpoint_bytes(checked, vocab, chars))
     if checked.model.type == "mixture":
         tables = "" if chars or not _has_counts(checked.model) else f", and tables: {A_TABLE}"
@@ -71,11 +70,19 @@ def _explain_mixture(config: "Config", vocab: int, chars: int) -> None:
     for name, expert in model.experts.items():
         if name in trained:
             output.result(f"\n{name}: {expert.model and expert.model.type}\n")
-            clock = f"its share of {minutes:g} minutes by the clock" if minutes else ""
+            clock = _clock(trained[name], minutes, "its share of ")
             _explain_trained(trained[name], vocab, clock)
         elif expert.model is not None and expert.model.type == "ngram" and not expert.run:
             output.result(f"\n{name}: ngram\n")
             _explain_counted(expert.model, vocab, chars)
+
+
+def _clock(config: "Config", minutes: float | None, share: str = "") -> str:
+    """Say how long it trains by the clock, if it does, and what is not known before it starts."""
+    if minutes is None:
+        return ""
+    planned = "; train.plan: the size is then chosen for the time" if config.train.plan else ""
+    return f"{share}{minutes:g} minutes by the clock{planned}"
 
 
 def _described(expert: "ExpertConfig") -> str:

@@ -311,7 +311,7 @@ class _Bar:
                 output.say(f"{what:<6} {shares}")
             output.say(
                 f"joined {record['loss_nats']:.4f} nats, temperature {record['temperature']:.3f}, "
-                f"on the last {record['chars']:,} of the training part"
+                f"on {record['chars']:,} characters at the end of the training part"
             )
         elif record["kind"] == "compile":
             output.say("compiling the model for this machine (some 45 s, less the next time)")

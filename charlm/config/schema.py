@@ -247,8 +247,8 @@ class TrainConfig(_Section):
     minutes: Annotated[float, Field(gt=0), Number] | None = None
     """Wall-clock budget. When set it takes the place of `max_steps`, and the schedule ends on time."""
     plan: bool = False
-    """With `minutes`, and for `style: modern` with `muon`: choose the size, batch, rate and dropout for
-    the time, the text and this machine, in place of what stands here. KEY=VALUE stays as given."""
+    """With `minutes`, and for `style: modern` with `muon`: choose the size, batch, rate, decay and
+    dropout for the time, the text and this machine, in place of what stands here. KEY=VALUE stays."""
     batch_size: Size = 32
     """Windows in one update, however many processes or micro-batches share them."""
     micro_batch_size: Size | None = None
@@ -343,7 +343,7 @@ class MixtureConfig(_Model):
     least half of its block."""
     combine: Literal["log-linear", "linear"] = "log-linear"
     """`log-linear`: multiply powers of the probabilities, renormalised. `linear`: their mean."""
-    tune_fraction: Annotated[float, Field(gt=0, lt=1), Number] = 0.05
+    tune_fraction: Annotated[float, Field(gt=0, lt=1), Number] = 0.1
     """Share of the training part, at its end, that the weights are fitted on, before any expert
     has seen it."""
     experts: Annotated[

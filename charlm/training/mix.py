@@ -44,9 +44,10 @@ from charlm.training.fit import fit_ngram
 from charlm.training.loop import Record, Trainer
 from charlm.training.setup import held_back, newest_sound, remove_checkpoints_after
 
-LATE = 0.85  # share of an expert's training before it is given the slice
+LATE = 0.7  # share of an expert's training before it is given the slice
 RESERVE = 0.05  # share of a wall-clock budget kept for what was not measured: Newton's steps
-MAX_LOGITS = 1 << 26  # of all experts on the slice: 256 MiB of float32
+MAX_TUNED = 1 << 16  # characters to fit on: a weight for each expert does not need more
+MAX_LOGITS = 1 << 26  # of all experts on them: 256 MiB of float32
 TRIED = 2048  # characters predicted to see how long it takes
 SAVED_A_SECOND = 2e8  # bytes; a guess, for the end of a wall-clock budget
 
@@ -301,7 +302,8 @@ class Mixer(Trainer):
         """
         started = time.perf_counter()
         names = list(self.mixture.experts)
-        logits, targets = self._predict(MAX_LOGITS // (self.model.vocab_size * len(names)))
+        most = MAX_LOGITS // (self.model.vocab_size * len(names))
+        logits, targets = self._predict(min(most, MAX_TUNED))
         predicted = time.perf_counter() - started
         combine = self.mixture.combine
         weights, temperature = fit_weights(logits, targets, combine, self._poll)

@@ -1,9 +1,10 @@
-"""What a wall-clock budget buys: size, batch, rate and dropout, by the time, the text and the machine.
+"""What a wall-clock budget buys: a size, a batch, a rate, by the time, the text and the machine.
 
 A model that is too large has not learnt enough when the time is over; one that is too small has
 learnt all it can long before. So steps of ever larger sizes are timed on this machine, and the
 largest wins of which `Size.updates` fit into the time. A text that will be read many times over is
-learnt by heart unless activations are dropped. Sizes and limits: docs/experiments.md.
+learnt by heart unless weights are decayed, and activations dropped. Sizes and limits, by trial:
+docs/experiments.md.
 """
 
 import time
@@ -48,20 +49,27 @@ class Size:
 
 
 SIZES = (
-    Size(0, 2, 4, 128, 128, 8, 1e-2),
-    Size(1000, 4, 4, 128, 128, 12, 1e-2),
-    Size(1500, 4, 4, 192, 128, 16, 1e-2),
-    Size(1500, 4, 4, 256, 128, 16, 7e-3),
+    Size(0, 2, 4, 128, 128, 12, 1e-2),
+    Size(1500, 4, 4, 128, 256, 8, 1e-2),
+    Size(1000, 4, 4, 192, 256, 12, 1e-2),
+    Size(1500, 4, 4, 256, 256, 12, 1e-2),
     Size(2000, 6, 6, 384, 256, 16, 5e-3),
 )
 
 PLANNED = {
     "model": ("n_layer", "n_head", "n_embd", "block_size", "dropout"),
-    "train": ("batch_size", "learning_rate", "warmup_steps", "eval_every", "sample_every"),
+    "train": (
+        "batch_size",
+        "learning_rate",
+        "weight_decay",
+        "warmup_steps",
+        "eval_every",
+        "sample_every",
+    ),
 }
 
-# Passes over the training part from which on this much is dropped; the first that holds.
-DROPOUT = ((30, 0.2), (12, 0.1), (0, 0.0))
+# Passes over the training part from which on so much is decayed and dropped; the first that holds.
+REGULARISERS = ((20, 1.0, 0.1), (6, 1.0, 0.0), (2.5, 0.5, 0.0), (0, 0.2, 0.0))
 
 
 @dataclass(frozen=True)
@@ -164,8 +172,10 @@ def _plan_one(
         chars = updates * candidate.train.batch_size * candidate.model.block_size
         passes = chars / train_chars
         every = max(50, updates // 5)
+        decay, dropout = next(found for least, *found in REGULARISERS if passes >= least)
         schedule = {
-            "model.dropout": next(share for least, share in DROPOUT if passes >= least),
+            "model.dropout": dropout,
+            "train.weight_decay": decay,
             "train.warmup_steps": min(candidate.train.warmup_steps, updates // 10),
             "train.eval_every": every,
             "train.sample_every": every if candidate.train.sample_every else 0,
