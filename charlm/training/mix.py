@@ -3,7 +3,7 @@
     1  experts are trained on the training part without its last slice (`model.tune_fraction`)
     2  the weights are fitted on that slice, which no expert has seen, never on validation
     3  the slice is given back: counts are taken anew, trained experts spend their last updates
-       on the whole part, every second one on the slice alone
+       on the whole part, some of them on the slice alone: `SLICE_PASSES`
     4  the joined model is scored and saved, as one step
 
 A text's end is the best guide to how it goes on (the same play, the same names), so step 3 matters:
@@ -46,6 +46,7 @@ from charlm.training.setup import held_back, newest_sound, remove_checkpoints_af
 
 LATE = 0.7  # share of an expert's training before it is given the slice
 RESERVE = 0.05  # share of a wall-clock budget kept for what was not measured: Newton's steps
+SLICE_PASSES = 3.0  # over the slice alone, after that: more is learnt by heart, not from
 MAX_TUNED = 1 << 16  # characters to fit on: a weight for each expert does not need more
 MAX_LOGITS = 1 << 26  # of all experts on them: 256 MiB of float32
 TRIED = 2048  # characters predicted to see how long it takes
@@ -83,35 +84,47 @@ class _Phases:
 
     Args:
         early: From the training part without the slice.
-        late: From the whole part and from the slice, in turn.
+        whole: From all of it.
+        slice: From the slice alone; None where it is too short for a window.
         late_from: The first step that reads the slice; None: not yet.
     """
 
     early: Batches
-    late: list[Batches]
+    whole: Batches
+    slice: Batches | None
     late_from: int | None = None
 
     def get(
         self, step: int, first: int = 0, count: int | None = None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
         """Return inputs and targets of a batch, as `Batches` does."""
-        late = self.late_from is not None and step >= self.late_from
-        batches = self.late[step % len(self.late)] if late else self.early
+        batches = self.early
+        if self.late_from is not None and step >= self.late_from:
+            batches = self.whole
+            if self.slice and step % self._turn(self.late_from, self.slice) == 0:
+                batches = self.slice
         return batches.get(step, first, count)
+
+    @staticmethod
+    def _turn(late_from: int, part: Batches) -> int:
+        """Return n: every n-th of the late steps reads the slice, the second at most."""
+        steps = late_from * (1 - LATE) / LATE  # to come, if the rest is as fast
+        chars = steps * part.batch_size * part.block_size
+        return max(2, round(chars / (SLICE_PASSES * len(part.split))))
 
 
 class _ExpertTrainer(Trainer):
     """The run of one expert, inside the mixture's folder; it can wait while others train."""
 
-    def with_late(self, *parts: Split) -> "_ExpertTrainer":
-        """Say what it reads in turn once the weights are fitted; a part may be too short for it."""
+    def with_late(self, whole: Split, part: Split) -> "_ExpertTrainer":
+        """Say what it reads once the weights are fitted: the whole training part, and its slice."""
         model, train, seed = self.config.model, self.config.train, self.config.run.seed
         late = [
-            Batches(part, model.block_size, train.batch_size, seed)
-            for part in parts
-            if len(part) > model.block_size
+            Batches(split, model.block_size, train.batch_size, seed)
+            for split in (whole, part)
+            if len(split) > model.block_size
         ]
-        self.phases = _Phases(self.batches, late)
+        self.phases = _Phases(self.batches, late[0], late[1] if late[1:] else None)
         self.batches = self.phases  # type: ignore[assignment]
         self.going = self.records()
         return self

@@ -16,7 +16,7 @@ from charlm.models import build_model
 from charlm.models.saved import load_model
 from charlm.storage import RunFolder, verify_folder
 from charlm.training import mix
-from charlm.training.mix import Mixer
+from charlm.training.mix import LATE, SLICE_PASSES, Mixer
 from charlm.training.setup import create_run, open_run, prepare_text, resumed_config
 from tests.conftest import TEXT
 from tests.training.conftest import ignore, timeless
@@ -190,13 +190,26 @@ def test_late_steps_read_the_whole_part_and_the_slice_in_turn(make_mixer):
     mixer = make_mixer()
     phases = mixer._trainer("gpt", trained(mixer.config)["gpt"]).phases
     phases.late_from = 6
-    parts = [phases.early.split, *(late.split for late in phases.late)]
+    parts = [phases.early.split, phases.whole.split, phases.slice.split]
 
     assert [(part.start, part.stop) for part in parts] == [
         (0, SLICE), (0, TRAIN), (SLICE, TRAIN)
     ]  # fmt: skip
-    for step, expected in ((5, phases.early), (6, phases.late[0]), (7, phases.late[1])):
+    for step, expected in ((5, phases.early), (6, phases.slice), (7, phases.whole)):
         assert (phases.get(step)[0] == expected.get(step)[0]).all()
+
+
+def test_in_a_long_run_the_slice_is_not_read_over_and_over(make_mixer):
+    """However long the late phase is, some three passes over the slice alone, and not one less."""
+    mixer = make_mixer()
+    phases = mixer._trainer("gpt", trained(mixer.config)["gpt"]).phases
+    phases.late_from = 20_000
+    late = range(20_000, round(20_000 / LATE))
+
+    turns = sum((phases.get(step)[0] == phases.slice.get(step)[0]).all() for step in late)
+
+    chars = turns * phases.slice.batch_size * phases.slice.block_size
+    assert chars == pytest.approx(SLICE_PASSES * (TRAIN - SLICE), rel=0.05)
 
 
 @pytest.fixture
@@ -226,7 +239,7 @@ def test_stopped_anywhere_and_resumed_equals_uninterrupted(make_mixer, straight)
         finish(stopped)
         assert stopped.stopped
         steps, fitted, joined = where(stopped.run.path)
-        places.add((steps[0] is None or steps[0] < 12, fitted, joined))
+        places.add((steps[0] is None or steps[0] < 10, fitted, joined))
 
         resumed = make_mixer(resume=True)
         finish(resumed)
@@ -307,10 +320,10 @@ def test_a_finished_mixture_that_is_resumed_has_nothing_left_to_do(make_mixer):
 
 def test_a_damaged_checkpoint_of_an_expert_is_passed_over_for_the_one_before(make_mixer, straight):
     whole, *_ = straight
-    records = make_mixer("model.experts.gpt.train.save_every=5").records()
+    records = make_mixer("model.experts.gpt.train.save_every=4").records()
     next(r for r in records if r["kind"] == "tune")
     records.close()
-    (newest,) = Path("run/experts/gpt/checkpoints").glob("step-12")
+    (newest,) = Path("run/experts/gpt/checkpoints").glob("step-10")
     (newest / "model.safetensors").write_bytes(b"broken")
 
     resumed = make_mixer(resume=True)
@@ -461,7 +474,7 @@ def test_experts_keep_to_their_own_settings_and_are_never_scored(make_mixer):
 
     records = [r for r in finish(mixer) if r.get("expert") == "gpt"]
 
-    assert Counter(r["kind"] for r in records) == {"train": 14, "sample": 4, "save": 5}
+    assert Counter(r["kind"] for r in records) == {"train": 14, "sample": 4, "save": 6}
     assert len(list(Path("run/experts/gpt/samples").iterdir())) == 4
 
 
@@ -513,7 +526,7 @@ def test_minutes_end_on_time_with_scoring_and_are_shared_alike(make_mixer, clock
     assert records[-1]["seconds"] == pytest.approx(clock.now - 1000, abs=0.5)
 
 
-@pytest.mark.parametrize(("after", "fitted"), [(0, False), (20, False), (70, False), (95, True)])
+@pytest.mark.parametrize(("after", "fitted"), [(0, False), (20, False), (60, False), (95, True)])
 def test_minutes_go_on_where_they_were_when_resumed(make_mixer, clock, after, fitted):
     done = []
     mixer = make_mixer("train.minutes=1", began=1000.0, should_stop=lambda: len(done) > after)

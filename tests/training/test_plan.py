@@ -147,7 +147,9 @@ def test_an_expert_is_planned_for_its_share_of_the_minutes():
     given = ["model.experts.gpt.model.n_layer", "model.n_embd"]
     alone = planned(f"train.minutes={minutes}", preset="mixture", given=given)[0]
     assert alone.model.experts["gpt"].model.n_layer == 3
-    assert alone.model.experts["gpt"].model.n_embd > 128  # the mixture's own key is not the expert's
+    assert (
+        alone.model.experts["gpt"].model.n_embd > 128
+    )  # the mixture's own key is not the expert's
 
 
 @pytest.mark.usefixtures("clock")
