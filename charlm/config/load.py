@@ -91,7 +91,7 @@ def read_config(data: bytes, where: str, overrides: Sequence[str] = ()) -> Confi
     if document.value is None:
         raise UsageError(
             f"{where}: empty; the least is 'model: {{type: bigram}}', or start from a preset: "
-            f"{', '.join(preset_names())}"
+            "charlm config show gpt"
         )
     if not isinstance(document.value, dict):
         kind = "list" if isinstance(document.value, list) else "single value"

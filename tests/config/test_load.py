@@ -327,7 +327,7 @@ def test_a_mixture_may_come_from_overrides_alone():
         ("gpt.lr=3", "gpt.lr: unknown key; did you mean model.experts.gpt.train.learning_rate?"),
         ("gpt.model.max_steps=3", "did you mean model.experts.gpt.train.max_steps?"),
         ("gpt.train.seed=3", "gpt.train.seed: unknown key; did you mean run.seed?"),
-        ("gpt.train.zzz=3", "model.experts.gpt.train has max_steps, minutes, batch_size"),
+        ("gpt.train.zzz=3", "model.experts.gpt.train has max_steps, minutes, plan, batch_size"),
         ("gpt.zzz=3", "gpt.zzz: unknown key; model.experts.gpt has run, model, train"),
         ("old.run.x=3", "old.run.x: unknown key; did you mean 'run'?"),
         ("gpt.model=gpt", "gpt.model: expected a mapping of keys, got 'gpt'"),

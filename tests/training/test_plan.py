@@ -167,8 +167,8 @@ def test_a_step_is_timed_as_it_is_trained():
     def seconds(batch):
         config = load_config(
             "gpt",
-            ["train.micro_batch_size=4", f"train.batch_size={batch}", "model.n_embd=32"],
+            ["train.micro_batch_size=2", f"train.batch_size={batch}", "model.n_embd=16"],
         )
         return min(plan.seconds_a_step(config, 65) for _ in range(3))
 
-    assert seconds(32) > 2 * seconds(4)
+    assert seconds(16) > 2 * seconds(2)
