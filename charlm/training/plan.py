@@ -219,6 +219,8 @@ def _sized(config: Config, size: Size, train_chars: int, kept: Collection[str]) 
         kept |= {"model.n_embd", "model.n_head"}
     if config.train.micro_batch_size is not None:
         kept.add("train.batch_size")
+    if config.train.min_lr > size.learning_rate:  # the rate falls to it, and so must be above it
+        kept.add("train.learning_rate")
     if train_chars < 100 * size.block_size:  # a text so short may not even hold such a window
         kept.add("model.block_size")
     keys = {

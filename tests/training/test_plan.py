@@ -2,7 +2,7 @@
 
 import pytest
 
-from charlm.config import load_config
+from charlm.config import Config, load_config
 from charlm.config.size import flops_per_step, training_bytes
 from charlm.training import plan
 from charlm.training.plan import REGULARISERS, SIZES, TRAINING, keep_plan, make_plan
@@ -111,6 +111,14 @@ def test_the_more_often_a_text_is_read_the_more_is_decayed_and_dropped():
         found.append(tuple(wanted))
     assert found == sorted(found)
     assert found[0][1] == 0 < found[-1][1]
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_plan_is_a_configuration_that_can_be_read_again():
+    rates = ("train.learning_rate=5e-2", "train.min_lr=2e-2")
+    config, _ = planned("train.minutes=60", *rates)
+    assert config.train.learning_rate == 5e-2
+    assert Config.model_validate(config.model_dump()) == config
 
 
 @pytest.mark.usefixtures("clock")
