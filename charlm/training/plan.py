@@ -69,7 +69,7 @@ PLANNED = {
 }
 
 # Passes over the training part from which on so much is decayed and dropped; the first that holds.
-REGULARISERS = ((9, 1.0, 0.2), (6, 1.0, 0.1), (2.5, 0.5, 0.0), (0, 0.2, 0.0))
+REGULARISERS = ((9, 1.0, 0.2), (4, 1.0, 0.0), (2.5, 0.5, 0.0), (0, 0.2, 0.0))
 
 
 @dataclass(frozen=True)

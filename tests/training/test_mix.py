@@ -199,6 +199,18 @@ def test_late_steps_read_the_whole_part_and_the_slice_in_turn(make_mixer):
         assert (phases.get(step)[0] == expected.get(step)[0]).all()
 
 
+def test_each_expert_reads_windows_of_its_own(make_mixer):
+    mixer = make_mixer()
+
+    read = [
+        mixer._trainer(name, one).phases.get(0)[0].tolist()
+        for name, one in trained(mixer.config).items()
+    ]
+
+    assert len(read) == 2
+    assert read[0] != read[1]
+
+
 def test_in_a_long_run_the_slice_is_not_read_over_and_over(make_mixer):
     """However long the late phase is, some three passes over the slice alone, and not one less."""
     mixer = make_mixer()
