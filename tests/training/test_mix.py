@@ -199,8 +199,8 @@ def test_late_steps_read_the_whole_part_and_the_slice_in_turn(make_mixer):
         assert (phases.get(step)[0] == expected.get(step)[0]).all()
 
 
-def test_each_expert_reads_windows_of_its_own(make_mixer):
-    mixer = make_mixer()
+def test_experts_that_are_cut_alike_read_windows_of_their_own(make_mixer):
+    mixer = make_mixer("model.experts.mean.model.block_size=8")
 
     read = [
         mixer._trainer(name, one).phases.get(0)[0].tolist()
