@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_SYMBOLS = 2**21  # Unicode ends at 0x10FFFF, just below 2^21
+SEEDS = 2**63  # how many there are: what a signed 64-bit number, and so any library, can hold
 MAX_COUNTED_WINDOW = 16_384  # training them does not bound it by memory, as it does of the others
 
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
@@ -389,7 +390,7 @@ class RunConfig(_Section):
 
     out: Place | None = None
     """The run folder. Null: the next free name under `runs/`."""
-    seed: Annotated[int, Field(ge=0, lt=2**63), Integer] = 1337
+    seed: Annotated[int, Field(ge=0, lt=SEEDS), Integer] = 1337
     """Decides the first weights, the order of the data and the dropout."""
     device: Annotated[
         str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,4})?)$"), BeforeValidator(_text)

@@ -7,7 +7,14 @@ import os
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from charlm.config.schema import Config, GPTConfig, MixtureConfig, ModelConfig, NGramConfig
+from charlm.config.schema import (
+    SEEDS,
+    Config,
+    GPTConfig,
+    MixtureConfig,
+    ModelConfig,
+    NGramConfig,
+)
 from charlm.errors import UsageError
 
 NGRAM_ROWS = 8192  # for each n, of `charlm.models.ngram_embedding`, which imports torch
@@ -45,16 +52,13 @@ def trained(config: Config) -> dict[str, Config]:
         for name, expert in config.model.experts.items()
         if expert.run is None and not isinstance(expert.model, NGramConfig)
     }
-    return {
-        name: config.model_copy(
-            update={
-                "model": expert.model,
-                "train": expert.train,
-                "run": config.run.model_copy(update={"seed": config.run.seed + i}),
-            }
+    found = {}
+    for i, (name, expert) in enumerate(experts.items()):
+        run = config.run.model_copy(update={"seed": (config.run.seed + i) % SEEDS})
+        found[name] = config.model_copy(
+            update={"model": expert.model, "train": expert.train, "run": run}
         )
-        for i, (name, expert) in enumerate(experts.items())
-    }
+    return found
 
 
 def parts(model: ModelConfig, vocab_size: int) -> list[Part]:

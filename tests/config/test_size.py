@@ -119,6 +119,8 @@ def test_a_mixture_trains_the_experts_that_are_given_as_models_with_weights():
     assert trained["large"].train.max_steps == 500
     # The first has the run's seed, each other one of its own: windows that the others do not read.
     assert [one.run.seed for one in trained.values()] == [7, 8]
+    highest = size.trained(config("mixture", f"run.seed={2**63 - 1}"))
+    assert [one.run.seed for one in highest.values()] == [2**63 - 1, 0]
     assert size.trained(config("ngram")) == {}
     assert size.trained(config("gpt2")) == {"": config("gpt2")}
 
