@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from charlm.training.range_test import RangeTest, Tried
 
 WIDTH, HEIGHT = 70, 15  # of the picture, in characters
+LEAST, MOST = 1e-12, 1e6  # rates: none beyond these has ever been of use
 
 
 def lr_find(
@@ -43,8 +44,10 @@ def lr_find(
 
     Nothing is kept. For example: charlm lr-find --config gpt data.source=my.txt
     """
-    if not 0 < low < high < float("inf"):
-        raise UsageError(f"--from {low:g} --to {high:g}: expected 0 < from < to")
+    if not LEAST <= low < high <= MOST:
+        raise UsageError(
+            f"--from {low:g} --to {high:g}: expected from < to, between {LEAST:g} and {MOST:g}"
+        )
     options = {"run.seed": seed, "run.device": device}
     changes = [*(overrides or [])]
     changes += [f"{key}={value}" for key, value in options.items() if value is not None]
@@ -120,8 +123,12 @@ def _show(tried: "list[Tried]", json: bool) -> None:
             title="loss (nats, smoothed) by learning rate",
         )
     )
-    best = lowest(tried)
-    output.result(f"lowest {best.smooth_nats:.4f} nats at {best.rate:.1e}; begin at a tenth of it")
+    best, rate = lowest(tried), suggestion(tried)
     if best is tried[-1]:
         output.note("the loss was still falling; raise --to, or --steps")
-    output.result(f"try    train.learning_rate={suggestion(tried):.0e}")
+    elif rate is None:
+        output.note(f"the loss never fell from {tried[0].smooth_nats:.4f} nats; lower --from")
+    if rate is None:
+        return
+    output.result(f"lowest {best.smooth_nats:.4f} nats at {best.rate:.1e}; begin at a tenth of it")
+    output.result(f"try    train.learning_rate={rate:.0e}")

@@ -84,7 +84,9 @@ def train(
             if run:
                 ready = _resumed(checked, run, allow_new_data, quiet, stop)
             else:
-                ready = _begun(checked, _new_folder(checked, out, config), changes, quiet, stop)
+                ready = _begun(
+                    checked, _new_folder(checked, out, config), changes, quiet, stop, began
+                )
             with ready as prepared:
                 return _train(prepared, json, quiet, stop, began)
         except Stopped:
@@ -126,9 +128,15 @@ def _resumed(
 
 @contextmanager
 def _begun(
-    config: "Config", folder: Path, overrides: list[str], quiet: bool, stop: StopSignals
+    config: "Config",
+    folder: Path,
+    overrides: list[str],
+    quiet: bool,
+    stop: StopSignals,
+    began: float,
 ) -> Iterator["PreparedRun"]:
     """Read the text and plan, then make, lock and fill the folder of a new run."""
+    from charlm.config.size import trained
     from charlm.training.setup import (
         check_new_folder,
         create_run,
@@ -141,7 +149,13 @@ def _begun(
     check_new_folder(folder)
     with stop.at_once():
         text = prepare_text(config, progress, output.download_bar(quiet, stop.check))
-        config, plans = plan_run(config, text, overrides)
+        if (
+            not quiet
+            and config.train.minutes
+            and any(o.train.plan for o in trained(config).values())
+        ):
+            output.say("timing a few steps of each size that the minutes may do for")
+        config, plans = plan_run(config, text, overrides, time.perf_counter() - began)
     with new_folder_for_run(folder):
         prepared = create_run(config, folder, text, progress)
         prepared.plans = plans
@@ -314,7 +328,7 @@ class _Bar:
                 f"on {record['chars']:,} characters at the end of the training part"
             )
         elif record["kind"] == "compile":
-            output.say("compiling the model for this machine (some 45 s, less the next time)")
+            output.say("compiling the model for this machine (half a minute, less the next time)")
         elif record["kind"] == "sample":
             output.say(f"{'':{self.width + 7}}{record['text'].strip()[:72]!r}")
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_SYMBOLS = 2**21  # Unicode ends at 0x10FFFF, just below 2^21
+MINUTES = 1_000_000  # two years: the longest budget
 SEEDS = 2**63  # how many there are: what a signed 64-bit number, and so any library, can hold
 MAX_COUNTED_WINDOW = 16_384  # training them does not bound it by memory, as it does of the others
 
@@ -245,7 +246,7 @@ class TrainConfig(_Section):
 
     max_steps: Count = 2000
     """Optimizer updates, exactly."""
-    minutes: Annotated[float, Field(gt=0), Number] | None = None
+    minutes: Annotated[float, Field(gt=0, le=MINUTES), Number] | None = None
     """Wall-clock budget. When set it takes the place of `max_steps`, and the schedule ends on time."""
     plan: bool = False
     """With `minutes`, and for `style: modern` with `muon`: choose the size, batch, rate, decay and

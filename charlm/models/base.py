@@ -28,9 +28,12 @@ class LanguageModel(nn.Module):
             block; a bigram, whose block is only how its training text is cut, remembers one.
         any_length: Whether T may exceed `block_size`: so for models whose memory is bounded by
             what they are, not by how much they are shown.
+        version: Raised when the same weights come to mean something else: saved ones of another
+            version are refused.
     """
 
     any_length = False
+    version = 1
 
     def __init__(self, vocab_size: int, block_size: int) -> None:
         super().__init__()

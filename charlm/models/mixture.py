@@ -51,6 +51,7 @@ class MixtureModel(LanguageModel):
         self.combine = combine
         self.any_length = all(expert.any_length for expert in experts.values())
         self.memory = max(expert.memory for expert in experts.values())
+        self.version = max(expert.version for expert in experts.values())
         # Weights add up to 1; together with the temperature they say all there is to say.
         self.register_buffer("weights", torch.full((len(experts),), 1 / len(experts)))
         self.register_buffer("temperature", torch.ones(()))

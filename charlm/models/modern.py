@@ -199,6 +199,8 @@ class ModernGPT(LanguageModel):
         n_gram: Characters of the longest n-gram with an embedding of its own; 1: none has.
     """
 
+    version = 2  # 1 had no token shift
+
     def __init__(
         self,
         vocab_size: int,

@@ -1,9 +1,10 @@
 """Weights on disk: written as safetensors, read back only into a model that they fit."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from charlm.storage import RunFolder, machine_errors, verify_folder
 from charlm.text.tokenizer import Tokenizer, load_tokenizer
 
 WEIGHTS = "model.safetensors"
+VERSION = "version"  # of the model, among the facts of its weights
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> Sav
 
 def save_weights(model: LanguageModel, path: Path) -> None:
     """Write what a model consists of to `path`."""
-    save_tensors(model.tensors(), path)
+    save_tensors(model.tensors(), path, {VERSION: str(model.version)})
 
 
 def load_weights(model: LanguageModel, path: Path) -> None:
@@ -71,16 +73,28 @@ def load_weights(model: LanguageModel, path: Path) -> None:
         CheckpointError: Something is missing, left over, of another shape or type, or impossible;
             the message names it with what was expected and found.
     """
+    tensors = load_tensors(path)
     try:
-        model.adopt(load_tensors(path))
+        model.adopt(tensors)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    with safe_open(path, "pt") as file:
+        found = (file.metadata() or {}).get(VERSION, "1")
+    if found != str(model.version):
+        raise CheckpointError(
+            f"{path}: weights of version {found} of its model, this charlm has version "
+            f"{model.version}, which computes something else; use the charlm that saved them, or "
+            "train again"
+        )
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors by name; bit for bit what `load_tensors` reads."""
+def save_tensors(
+    tensors: dict[str, Tensor], path: Path, facts: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors by name, and facts about them; bit for bit what `load_tensors` reads."""
     with machine_errors(path):
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, path)
+        whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        save_file(whole, path, dict(facts) if facts else None)
         path.chmod(0o644)  # safetensors writes for its user alone; the other files are readable
 
 

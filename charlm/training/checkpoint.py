@@ -51,8 +51,16 @@ def save_checkpoint(
     state: TrainingState,
     model: LanguageModel,
     optimizers: Mapping[str, Optimizer],
+    compiled: bool | None = None,
 ) -> None:
     """Write the checkpoint of `state.step`, whole or not at all, and prune older ones.
+
+    Args:
+        run: Where to.
+        state: Where training is.
+        model: Its weights.
+        optimizers: Their state.
+        compiled: Whether steps were compiled, if there were any: equal bits depend on it too.
 
     Raises:
         MachineError: The disk or its permissions refuse; older checkpoints are unharmed.
@@ -63,6 +71,7 @@ def save_checkpoint(
         "step": state.step,
         "val_loss_nats": state.val_loss_nats if state.evaluated_step == state.step else None,
         "environment": environment(),
+        "compiled": compiled,
     }
     with new_folder(path, facts) as folder:
         save_weights(model, folder / WEIGHTS)

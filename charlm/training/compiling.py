@@ -13,27 +13,30 @@ from charlm.config import Config
 from charlm.config.size import flops_per_step
 from charlm.errors import MachineError
 from charlm.models import LanguageModel, next_token_loss
+from charlm.models.device import precision
 
-# Compiling for a CPU takes 45 s at first, and then saves a fifth of each step (docs/experiments.md):
-# some four minutes must follow. By operations where steps are counted, so that one configuration
-# is always trained alike: two laptop cores do 1.5e11 a second.
+# Compiling for a CPU takes half a minute at first, and then saves a quarter of each step of `gpt`
+# (docs/experiments.md): some minutes must follow. By operations where steps are counted, so that one
+# configuration is always trained alike: of `gpt`, two laptop cores do 9e10 a second.
 WORTH_MINUTES = 4.0
-WORTH_FLOPS = 60 * WORTH_MINUTES * 1.5e11
+WORTH_FLOPS = 60 * WORTH_MINUTES * 9e10
 
 Forward = Callable[[Tensor], Tensor]
 
 
 def compile_model(
-    model: LanguageModel, choice: str | bool, windows: int
+    model: LanguageModel, choice: str | bool, windows: int, dtype: torch.dtype
 ) -> tuple[Forward, str | None]:
     """Return what to call in the model's place, and why it is not compiled if that failed.
 
-    The trial is one forward and backward pass on zeros; gradients are cleared after it.
+    The trial is one forward and backward pass on zeros, just as a step does them: else the first step
+    would compile again, outside of the trial. Gradients are cleared after it.
 
     Args:
         model: The model, on its device.
         choice: True insists; False declines; `auto` tries.
         windows: Of a micro-batch: compiled code is made for its shape.
+        dtype: Precision of the step.
 
     Raises:
         MachineError: `choice` is True and compiling fails.
@@ -41,11 +44,16 @@ def compile_model(
     device = model.device
     if choice is False:
         return model, None
-    trial = torch.zeros(windows, model.block_size, dtype=torch.int64, device=device)
+    # Inputs and targets are views of one array in a step too, and strides are compiled in.
+    text = torch.zeros(windows, model.block_size + 1, dtype=torch.int64)
+    x, y = text[:, :-1].to(device), text[:, 1:].to(device)
     try:
         _use_private_cache()
         compiled: Forward = torch.compile(model)
-        next_token_loss(compiled(trial), trial).backward()  # type: ignore[no-untyped-call]
+        model.train()
+        with precision(device, dtype):
+            logits = compiled(x)
+        next_token_loss(logits.float(), y).backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # whatever a compiler's many parts may raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         if choice is True:

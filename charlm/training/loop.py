@@ -80,6 +80,7 @@ class Trainer:
             self.saved_step = self.state.step
         self.began = (time.perf_counter() if began is None else began) - self.state.seconds
         self.compile_due = False
+        self.compiled = checkpoint.facts.get("compiled") if checkpoint else None
         self.eval_seconds = 0.0  # what the last evaluation took
         self.train, self.val = corpus.splits["train"], corpus.splits["val"]
         self.prompt = encode_prompt(tokenizer, config.sample.prompt)
@@ -113,9 +114,13 @@ class Trainer:
             choice = False
         if choice:
             yield {"kind": "compile"}
-        self.forward, reason = compile_model(self.model, choice, self.micro_batch_size)
+        self.forward, reason = compile_model(self.model, choice, self.micro_batch_size, self.dtype)
         if reason:
             yield {"kind": "note", "text": reason}
+        before, self.compiled = self.compiled, self.forward is not self.model
+        if before not in (None, self.compiled):
+            was = "compiled, now they are not" if before else "not compiled, now they are"
+            yield {"kind": "note", "text": f"not bit-exact: steps were {was}"}
         self.compile_due = False
 
     def records(self) -> Generator[Record, None, None]:
@@ -313,7 +318,7 @@ class Trainer:
         state.seconds = time.perf_counter() - self.began
         record = self._logged({"kind": "save", "step": state.step, "seconds": state.seconds})
         state.metrics_bytes = self.metrics.flush()
-        save_checkpoint(self.run, state, self.model, self.optimizers)
+        save_checkpoint(self.run, state, self.model, self.optimizers, self.compiled)
         self.saved_step = state.step
         return record
 

@@ -7,6 +7,7 @@ learnt by heart unless weights are decayed, and activations dropped. Sizes and l
 docs/experiments.md.
 """
 
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from charlm.models.device import choose_device, choose_dtype, precision
 from charlm.training.optimizers import build_optimizers
 
 TRIALS = 3  # timed steps of each size, after one that fills caches
+TIMING = 0.02  # share of that time which may be spent on timing a size
 TRAINING = 0.85  # share of the minutes for updates; the rest: start-up, baselines, evaluations
 
 
@@ -97,7 +99,11 @@ class Plan:
 
 
 def make_plan(
-    config: Config, vocab_size: int, train_chars: int, given: Collection[str] = ()
+    config: Config,
+    vocab_size: int,
+    train_chars: int,
+    given: Collection[str] = (),
+    spent: float = 0.0,
 ) -> tuple[Config, dict[str, Plan]]:
     """Choose for each GPT with `train.plan` what fits into its minutes, if minutes are set.
 
@@ -106,6 +112,7 @@ def make_plan(
         vocab_size: Number of distinct characters (V).
         train_chars: Characters of the training part.
         given: Keys that stay as they are, such as `model.n_layer`.
+        spent: Seconds of the minutes that are over.
 
     Returns:
         The configuration with the choices, and the plans by the name of the expert; "" outside of
@@ -115,7 +122,7 @@ def make_plan(
     if config.train.minutes is None:
         return config, plans
     every = trained(config)
-    seconds = config.train.minutes * 60 * TRAINING / max(1, len(every))
+    seconds = max(0.0, config.train.minutes * 60 - spent) * TRAINING / max(1, len(every))
     for name, one in every.items():
         if _plannable(one):
             kept = _own_keys(given, name)
@@ -154,7 +161,7 @@ def _plannable(config: Config) -> bool:
     """Tell whether a plan is wanted, and for a model that the sizes were tried with."""
     model, train = config.model, config.train
     fits = isinstance(model, GPTConfig) and model.style == "modern" and train.optimizer == "muon"
-    return train.plan and fits
+    return train.plan and fits and train.gradients == "autograd"
 
 
 def _plan_one(
@@ -166,7 +173,7 @@ def _plan_one(
         candidate = _sized(config, size, train_chars, kept)
         if best and sum(training_bytes(candidate, vocab_size).values()) > machine_bytes() / 2:
             break
-        updates = int(seconds / seconds_a_step(candidate, vocab_size))
+        updates = int(seconds / seconds_a_step(candidate, vocab_size, TIMING * seconds))
         if best and updates < size.updates:
             break
         chars = updates * candidate.train.batch_size * candidate.model.block_size
@@ -185,8 +192,14 @@ def _plan_one(
     return best
 
 
-def seconds_a_step(config: Config, vocab_size: int) -> float:
-    """Return how long an update takes here, the median of a few on made-up text."""
+def seconds_a_step(config: Config, vocab_size: int, limit: float = math.inf) -> float:
+    """Return how long an update takes here, the median of a few on made-up text.
+
+    Args:
+        config: Of what is to be trained.
+        vocab_size: Number of distinct characters (V).
+        limit: Seconds after which one is enough.
+    """
     device = choose_device(config.run.device)
     dtype = choose_dtype(config.run.dtype, device)
     model = build_model(config.model, vocab_size, config.run.seed).to(device).train()
@@ -206,7 +219,9 @@ def seconds_a_step(config: Config, vocab_size: int) -> float:
             optimizer.zero_grad()
         loss.item()  # waits for the device
         taken.append(time.perf_counter() - started)
-    return median(taken[1:])
+        if sum(taken) > limit:
+            break
+    return median(taken[1:] or taken)
 
 
 def _sized(config: Config, size: Size, train_chars: int, kept: Collection[str]) -> Config:

@@ -19,6 +19,7 @@ DIVERGED = 1.3  # times the lowest loss: it will not come back
 # The rate of the lowest loss is already on the edge; a tenth of it is safe (Howard and Gugger), and
 # of our presets' own rates, found by whole runs, it is within a factor of 3 (docs/experiments.md).
 BELOW_LOWEST = 10
+LEARNT = 0.99  # times the first loss: what is not below it has learnt nothing worth naming
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,13 @@ def lowest(tried: list[Tried]) -> Tried:
     return min(tried, key=lambda one: one.smooth_nats)
 
 
-def suggestion(tried: list[Tried]) -> float:
-    """Return a learning rate to begin with, to one digit: a tenth of the rate of the lowest loss."""
+def suggestion(tried: list[Tried]) -> float | None:
+    """Return a learning rate to begin with, to one digit: a tenth of the rate of the lowest loss.
+
+    None if the loss never fell.
+    """
+    if lowest(tried).smooth_nats > LEARNT * tried[0].smooth_nats:
+        return None
     return float(f"{lowest(tried).rate / BELOW_LOWEST:.0e}")
 
 

@@ -15,7 +15,14 @@ from typing import Any
 
 import torch
 
-from charlm.config import Config, MixtureConfig, NGramConfig, dump_yaml, load_config
+from charlm.config import (
+    Config,
+    MixtureConfig,
+    NGramConfig,
+    dump_yaml,
+    load_config,
+    read_config,
+)
 from charlm.config.schema import SingleModelConfig
 from charlm.config.size import check_memory, checkpoint_bytes, human_bytes, trained
 from charlm.errors import CheckpointError, DataError, MachineError, UsageError
@@ -323,7 +330,7 @@ def held_back(length: int, tune_fraction: float) -> int:
 
 
 def plan_run(
-    config: Config, text: PreparedText, overrides: Sequence[str]
+    config: Config, text: PreparedText, overrides: Sequence[str], spent: float = 0.0
 ) -> tuple[Config, dict[str, Plan]]:
     """Choose what `train.plan` leaves to the time, the text and the machine; see `make_plan`.
 
@@ -331,10 +338,29 @@ def plan_run(
         config: What is asked for.
         text: What will be read.
         overrides: KEY=VALUE; these keys stay as they are given.
+        spent: Seconds of the budget that are over.
+
+    Raises:
+        UsageError: What is kept does not go with the plan, or takes more memory than there is.
+        DataError: The text is too short for it.
     """
     first, last = split_bounds(text.scan.size, config.data)["train"]
-    keys = given_keys(overrides)
-    return make_plan(resolve_dtype(config), text.tokenizer.vocab_size, last - first, keys)
+    vocab_size, keys = text.tokenizer.vocab_size, given_keys(overrides)
+    planned, plans = make_plan(resolve_dtype(config), vocab_size, last - first, keys, spent)
+    if plans:
+        planned = _checked(planned, "the plan")
+        check_memory(planned, vocab_size)
+        _check_lengths(text.scan.size, planned)
+    return planned, plans
+
+
+def _checked(config: Config, where: str) -> Config:
+    """Return a configuration that was put together, once it is known that it can be read again.
+
+    Raises:
+        UsageError: It cannot: two of its values contradict each other.
+    """
+    return read_config(dump_yaml(config.model_dump()).encode(), where)
 
 
 def create_run(config: Config, out: Path, text: PreparedText, progress: Progress) -> PreparedRun:
@@ -379,8 +405,8 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
     if given is None:
         config = run.read_config(overrides)
     else:
-        config = _with_models_of_runs(load_config(given, overrides), own)
-        config = keep_plan(config, own, given_keys(overrides))
+        config = _with_experts_of(own, load_config(given, overrides))
+        config = _checked(keep_plan(config, own, given_keys(overrides)), f"{given}, as planned")
         if config.run.dtype == "auto":
             run_section = config.run.model_copy(update={"dtype": own.run.dtype})
             config = config.model_copy(update={"run": run_section})
@@ -402,11 +428,15 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
     return config
 
 
-def _with_models_of_runs(config: Config, own: Config) -> Config:
-    """Fill in the models of experts from runs as a mixture's own configuration has them."""
+def _with_experts_of(own: Config, config: Config) -> Config:
+    """Put a mixture's experts in the order of its run, and fill in the models of those from runs.
+
+    Weights and seeds belong to an expert by its place.
+    """
     if not (isinstance(config.model, MixtureConfig) and isinstance(own.model, MixtureConfig)):
         return config
-    experts, known = dict(config.model.experts), own.model.experts
+    known, asked = own.model.experts, config.model.experts
+    experts = {name: asked[name] for name in (*known, *asked) if name in asked}
     for name, expert in experts.items():
         if expert.run and not expert.model and name in known:
             experts[name] = expert.model_copy(update={"model": known[name].model})
@@ -467,6 +497,9 @@ def open_run(
         )
     if prepared.checkpoint:
         changes = drift(prepared.checkpoint)
+        before = run.read_config().run.dtype
+        if before != config.run.dtype:
+            changes.append(f"dtype was {before}, now {config.run.dtype}")
         if changes:
             prepared.notes.append(f"not bit-exact: {'; '.join(changes)}")
     changed = _changes(run.read_config(), config)

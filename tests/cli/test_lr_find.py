@@ -31,18 +31,34 @@ def test_a_loss_that_still_falls_at_the_end_is_said_to(charlm, tiny):
     assert "still falling; raise --to" in result.stderr
 
 
+def test_rates_that_never_learn_suggest_nothing(charlm, tiny):
+    arguments = ("lr-find", "-c", "tiny.yaml", "--steps", "10", "--from", "100", "--to", "1e6")
+    result = charlm(*arguments)
+    found = json.loads(charlm(*arguments, "--json").stdout)
+
+    assert (result.code, found["suggestion"]) == (0, None)
+    assert "the loss never fell from" in result.stderr
+    assert "try " not in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-c", "tiny.yaml", "--from", "1", "--to", "0.1"], "--from 1 --to 0.1: expected 0 < from"),
-        (["-c", "tiny.yaml", "--from", "0"], "--from 0 --to 1: expected 0 < from < to"),
-        (["-c", "tiny.yaml", "--to", "inf"], "expected 0 < from < to"),
-        (["-c", "tiny.yaml", "--from", "nan"], "expected 0 < from < to"),
+        (
+            ["-c", "tiny.yaml", "--from", "1", "--to", "0.1"],
+            "--from 1 --to 0.1: expected from < to",
+        ),
+        (
+            ["-c", "tiny.yaml", "--from", "0"],
+            "--from 0 --to 1: expected from < to, between 1e-12 and 1e+06",
+        ),
+        (["-c", "tiny.yaml", "--to", "inf"], "expected from < to"),
+        (["-c", "tiny.yaml", "--from", "nan"], "expected from < to"),
         (["-c", "ngram"], "model.type: ngram has no learning rate of its own"),
         (["-c", "mixture"], "model.type: mixture has no learning rate of its own"),
         ([], "--config: missing; name a YAML file or a preset"),
         (
-            ["-c", "tiny.yaml", "--from", "1e38", "--to", "3e38"],
+            ["-c", "tiny.yaml", "--from", "1e5", "--to", "1e6", "train.weight_decay=1e38"],
             "not finite after 1 updates; begin",
         ),
     ],

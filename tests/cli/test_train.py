@@ -67,6 +67,33 @@ def test_minutes_are_planned_and_the_run_keeps_its_plan(charlm):
     assert other.code != 0
     assert "model.n_layer: the configuration says 1" in other.stderr
 
+    kept = Path("runs/tiny/config.yaml").read_text()
+    conflict = charlm(*TRAIN, *PLANNED, "train.micro_batch_size=2", "--minutes", "0.04", "--resume")
+    assert conflict.code == 2
+    assert "as planned" in conflict.error
+    assert "micro_batch_size 2 does not divide batch_size 3" in conflict.error
+    assert Path("runs/tiny/config.yaml").read_text() == kept
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("size", "code", "message"),
+    [
+        (Size(0, 1, 1, 8, 99, 2, 1e-2), 3, "needs 100"),
+        (Size(0, 10**6, 1, 512, 4, 2, 1e-2), 2, "training needs about"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused_before_it_begins(
+    charlm, monkeypatch, size, code, message
+):
+    monkeypatch.setattr(plan, "SIZES", (size,))
+    monkeypatch.setattr(plan, "seconds_a_step", lambda *_: 1.0)
+    Path("text.txt").write_text(Path("text.txt").read_text() * 30)
+    result = charlm(*TRAIN, *PLANNED, "--minutes", "0.02", "data.val_fraction=0.001")
+    assert result.code == code, result.stderr
+    assert message in result.error
+    assert not Path("runs").exists()
+
 
 def test_the_run_folder_is_complete(charlm, tiny):
     charlm(*TRAIN, "--out", "here")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from charlm.config import Config, dump_yaml, load_config, preset_names, preset_text, read_config
 from charlm.config.load import ALIASES
-from charlm.config.schema import MAX_SYMBOLS
+from charlm.config.schema import MAX_SYMBOLS, MINUTES
 from charlm.errors import UsageError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -102,7 +102,7 @@ def test_a_resolved_configuration_is_read_back_equal(path):
     source=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
     rate=st.floats(min_value=1e-300, max_value=1e300),
     seed=st.integers(0, 2**63 - 1),
-    minutes=st.none() | st.floats(min_value=1e-9, max_value=1e9),
+    minutes=st.none() | st.floats(min_value=1e-9, max_value=MINUTES),
     compiled=st.sampled_from(["auto", True, False]),
 )
 def test_any_resolved_configuration_is_read_back_equal(

@@ -102,3 +102,16 @@ def test_the_manifest_vouches_for_every_file(trained):
     assert set(files) == {"model.safetensors", "optimizer.safetensors", "state.json"}
     for name, facts in files.items():
         assert facts["sha256"] == sha256_of(folder / name)
+
+
+def test_weights_of_another_version_of_their_model_are_refused(tmp_path):
+    """What was saved before `modern` shifted tokens has the same names and shapes."""
+    for name in ("modern", "mixture"):
+        model = build_model(CONFIGS[name], VOCAB)
+        save_tensors(model.tensors(), tmp_path / "w")
+        with pytest.raises(CheckpointError, match=r"weights of version 1 .* has version 2.*again"):
+            load_weights(model, tmp_path / "w")
+        save_weights(model, tmp_path / "w")
+        load_weights(model, tmp_path / "w")
+    save_tensors(build_model(CONFIGS["gpt2"], VOCAB).tensors(), tmp_path / "w")
+    load_weights(build_model(CONFIGS["gpt2"], VOCAB), tmp_path / "w")

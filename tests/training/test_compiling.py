@@ -42,8 +42,8 @@ def broken(monkeypatch):
 @pytest.mark.parametrize(
     ("preset", "changes", "worth"),
     [
-        ("gpt", "train.max_steps=3000", False),  # a minute and a half
-        ("gpt", "train.max_steps=30_000", True),
+        ("gpt", "train.max_steps=2000", False),  # three minutes
+        ("gpt", "train.max_steps=3000", True),
         ("gpt", "train.minutes=3.9", False),
         ("gpt", "train.minutes=4", True),
         ("nanogpt-gpu", "train.max_steps=5000", True),
@@ -69,7 +69,7 @@ def test_nothing_is_compiled_before_there_is_a_step_to_do(make_trainer, monkeypa
 
     records = list(make_trainer("train.max_steps=2").records())
     kinds = [record["kind"] for record in records]
-    assert tried == [("auto", 4)]
+    assert tried == [("auto", 4, torch.float32)]
     assert kinds.index("eval") < kinds.index("compile") < kinds.index("note") < kinds.index("train")
     assert {"kind": "note", "text": "why"} in records
 
@@ -78,11 +78,11 @@ def test_nothing_is_compiled_before_there_is_a_step_to_do(make_trainer, monkeypa
 
 
 def test_false_needs_no_reason(model):
-    assert compile_model(model, False, 2) == (model, None)
+    assert compile_model(model, False, 2, torch.float32) == (model, None)
 
 
 def test_auto_falls_back_with_a_reason_of_one_line(model, broken):
-    forward, reason = compile_model(model, "auto", 2)
+    forward, reason = compile_model(model, "auto", 2, torch.float32)
 
     assert forward is model
     assert reason == "compile: fell back to eager (no working C++ compiler)"
@@ -90,7 +90,7 @@ def test_auto_falls_back_with_a_reason_of_one_line(model, broken):
 
 def test_insisting_fails_with_the_ways_out(model, broken):
     with pytest.raises(MachineError, match=r"no working C\+\+ compiler.*run\.compile=false"):
-        compile_model(model, True, 2)
+        compile_model(model, True, 2, torch.float32)
 
 
 def test_the_trial_is_one_micro_step_and_leaves_no_gradient(model, monkeypatch):
@@ -105,11 +105,45 @@ def test_the_trial_is_one_micro_step_and_leaves_no_gradient(model, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compile)
 
-    forward, reason = compile_model(model, True, 3)
+    forward, reason = compile_model(model, True, 3, torch.float32)
 
     assert (shapes, reason) == ([(3, 4)], None)
     assert forward is not model
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_trial_is_just_what_a_step_does(make_trainer, monkeypatch, dtype):
+    """What compiled code depends on must not change after it, or the first step compiles again."""
+    calls = []
+
+    def compile(module):
+        def forward(idx):
+            autocast = torch.is_autocast_enabled("cpu")
+            calls.append((idx.shape, idx.stride(), module.training, autocast))
+            return module(idx)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compile)
+
+    trainer = make_trainer("train.max_steps=2", "run.compile=true", f"run.dtype={dtype}")
+    list(trainer.records())
+
+    assert len(calls) == 3
+    assert len(set(calls)) == 1
+    assert calls[0][3] == (dtype == "bfloat16")
+
+
+def test_going_on_in_another_way_is_said(make_trainer, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda module: lambda idx: module(idx))
+    list(make_trainer("train.max_steps=2", "run.compile=true").records())
+
+    again = make_trainer("train.max_steps=3", "run.compile=true", resume=True)
+    assert not [r for r in again.records() if r["kind"] == "note"]
+    eager = make_trainer("train.max_steps=4", "run.compile=false", resume=True)
+    notes = [r["text"] for r in eager.records() if r["kind"] == "note"]
+    assert notes == ["not bit-exact: steps were compiled, now they are not"]
 
 
 @pytest.mark.parametrize("default", ["", f"{tempfile.gettempdir()}/torchinductor_someone"])
@@ -118,7 +152,7 @@ def test_compiled_code_is_kept_where_only_the_user_can_write(
 ):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default)
     with pytest.raises(MachineError):
-        compile_model(model, True, 2)
+        compile_model(model, True, 2, torch.float32)
 
     mode = (tmp_path / "charlm" / "inductor").stat().st_mode
     assert stat.S_IMODE(mode) == 0o700

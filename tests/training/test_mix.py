@@ -318,6 +318,20 @@ def test_a_slice_shorter_than_an_experts_block_is_read_as_a_part_of_the_whole(ma
     assert finish(mixer)[-1]["kind"] == "save"
 
 
+def test_experts_that_are_given_in_another_order_keep_their_places(make_mixer):
+    """Weights and seeds go by place: the same file in another order goes on with the same run."""
+    make_mixer()
+    before, counts, after = MIXTURE.partition("    counts: {model: {type: ngram, order: 3}}\n")
+    experts, run, end = after.partition("run:")
+    Path("mixture.yaml").write_text(before + experts + counts + run + end)
+    assert list(load_config("mixture.yaml").model.experts) == ["gpt", "mean", "counts"]
+
+    config = resumed_config(RunFolder(Path("run")), "mixture.yaml", [])
+
+    assert list(config.model.experts) == ["counts", "gpt", "mean"]
+    assert config == RunFolder(Path("run")).read_config()
+
+
 def test_a_finished_mixture_that_is_resumed_has_nothing_left_to_do(make_mixer):
     mixer = make_mixer()
     finish(mixer)

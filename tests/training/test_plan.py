@@ -1,9 +1,11 @@
 """What a number of minutes buys. The clock is a fake here, but for one test."""
 
 import pytest
+import torch
 
 from charlm.config import Config, load_config
 from charlm.config.size import flops_per_step, training_bytes
+from charlm.models import next_token_loss
 from charlm.training import plan
 from charlm.training.plan import REGULARISERS, SIZES, TRAINING, keep_plan, make_plan
 
@@ -16,7 +18,7 @@ def clock(monkeypatch):
     """A machine that does `SPEED` operations a second, and the configurations it was timed with."""
     timed = []
 
-    def seconds(config, vocab_size):
+    def seconds(config, vocab_size, limit):
         timed.append(config)
         return flops_per_step(config, vocab_size) / SPEED
 
@@ -167,6 +169,57 @@ def test_the_plan_is_kept_to_go_on_with():
     assert again == own.model_copy(update={"train": own.train.model_copy(update={"minutes": 90.0})})
     changed = keep_plan(load_config("gpt", ["model.n_layer=1"]), own, ["model.n_layer"])
     assert changed.model.n_layer == 1
+
+
+@pytest.mark.usefixtures("clock")
+def test_experts_share_the_minutes():
+    """Two GPTs, each in half of the time: each gets what it would get alone."""
+    one = {"model.type": "gpt", "model.style": "modern"}
+    one |= {"train.plan": "true", "train.optimizer": "muon"}
+    overrides = [f"model.experts.other.{key}={value}" for key, value in one.items()]
+    minutes = minutes_for(SIZES[2])
+    alone = planned(f"train.minutes={minutes}", preset="mixture")[1]["gpt"]
+    both = planned(f"train.minutes={2 * minutes}", *overrides, preset="mixture")[1]
+    assert list(both) == ["gpt", "other"]
+    assert both["gpt"].config.model == alone.config.model
+    assert both["gpt"].updates == pytest.approx(alone.updates, rel=0.01)
+
+
+@pytest.mark.usefixtures("clock")
+def test_what_is_over_is_not_planned_for():
+    minutes = minutes_for(SIZES[2])
+    spent = make_plan(load_config("gpt", [f"train.minutes={minutes + 2}"]), 65, LONG, (), 120.0)
+    assert spent[1][""].updates == planned(f"train.minutes={minutes}")[1][""].updates
+
+
+@pytest.mark.usefixtures("clock")
+def test_gradients_by_hand_are_not_planned():
+    assert planned("train.minutes=5", "train.gradients=by_hand")[1] == {}
+
+
+def test_timing_ends_when_it_has_taken_too_long(monkeypatch):
+    steps = []
+    monkeypatch.setattr(plan, "next_token_loss", lambda *a: steps.append(a) or next_token_loss(*a))
+    config = load_config("gpt", ["model.n_embd=16"])
+    assert plan.seconds_a_step(config, 65, limit=0.0) > 0
+    assert len(steps) == 1
+    plan.seconds_a_step(config, 65)
+    assert len(steps) == 1 + 1 + plan.TRIALS
+
+
+def test_a_step_is_timed_in_the_precision_of_the_run(monkeypatch):
+    found = []
+    build = plan.build_model
+
+    def watched(*arguments):
+        model = build(*arguments)
+        model.register_forward_hook(lambda *_: found.append(torch.is_autocast_enabled("cpu")))
+        return model
+
+    monkeypatch.setattr(plan, "build_model", watched)
+    for dtype in ("float32", "bfloat16"):
+        plan.seconds_a_step(load_config("gpt", ["model.n_embd=16", f"run.dtype={dtype}"]), 65, 0.0)
+    assert found == [False, True]
 
 
 def test_a_step_is_timed_as_it_is_trained():
