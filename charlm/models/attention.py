@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from charlm.models.base import LanguageModel
+from charlm.models.base import AttentiveModel
+from charlm.models.past import KeysValues
 
 Mask = Bool[Tensor, "T S"] | Literal["causal"] | None
 
@@ -99,10 +100,15 @@ class Head(nn.Module):
         self.key = nn.Linear(n_embd, head_size, bias=False)
         self.value = nn.Linear(n_embd, head_size, bias=False)
 
-    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T D"]:
-        """Let each position gather from those up to it."""
+    def forward(
+        self, x: Float[Tensor, "B T C"], past: KeysValues | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Let each position gather from those up to it, those that were read before included."""
         query, key, value = (f(x).unsqueeze(1) for f in (self.query, self.key, self.value))
-        return attend(query, key, value, "causal").squeeze(1)
+        mask: Mask = "causal"
+        if past is not None:
+            key, value, mask = past.add(key, value)
+        return attend(query, key, value, mask).squeeze(1)
 
 
 class MultiHeadAttention(nn.Module):
@@ -124,21 +130,28 @@ class MultiHeadAttention(nn.Module):
         self.qkv = nn.Linear(n_embd, 3 * n_embd, bias=False)
         self.projection = nn.Linear(n_embd, n_embd, bias=False)
 
-    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
-        """Let each position gather, in every head, from those up to it."""
+    def forward(
+        self, x: Float[Tensor, "B T C"], past: KeysValues | None = None
+    ) -> Float[Tensor, "B T C"]:
+        """Let each position gather, in every head, from those up to it, read before or now."""
         qkv = self.qkv(x).unflatten(-1, (3, self.n_head, -1))  # (B, T, 3, H, D)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
-        (query, key), value = self.prepare(qkv[:2]), qkv[2]
+        (query, key), value = self.prepare(qkv[:2], past), qkv[2]
+        mask: Mask = "causal"
+        if past is not None:
+            key, value, mask = past.add(key, value)
         dropout = self.dropout if self.training else 0.0
-        gathered = attend(query, key, value, "causal", dropout)
+        gathered = attend(query, key, value, mask, dropout)
         return self.projection(gathered.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
 
-    def prepare(self, query_key: Float[Tensor, "2 B H T D"]) -> Float[Tensor, "2 B H T D"]:
+    def prepare(
+        self, query_key: Float[Tensor, "2 B H T D"], past: KeysValues | None
+    ) -> Float[Tensor, "2 B H T D"]:
         """Return queries and keys as they are; the modern style normalises and turns them."""
         return query_key
 
 
-class AttentionModel(LanguageModel):
+class AttentionModel(AttentiveModel):
     """Lesson 3: what one head finds joins the character's own embedding.
 
     Args:
@@ -149,17 +162,21 @@ class AttentionModel(LanguageModel):
 
     def __init__(self, vocab_size: int, block_size: int, n_embd: int) -> None:
         super().__init__(vocab_size, block_size)
+        self.depth = 1
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.position_embedding = nn.Embedding(block_size, n_embd)
         self.attention: nn.Module = Head(n_embd, n_embd)
         self.head = nn.Linear(n_embd, vocab_size)
 
-    def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+    def forward(
+        self, idx: Int[Tensor, "B T"], past: list[KeysValues] | None = None
+    ) -> Float[Tensor, "B T V"]:
         """Return logits from each character and what attention gathered for it."""
-        positions = torch.arange(idx.shape[1], device=idx.device)
+        first = past[0].used if past else 0
+        positions = torch.arange(first, first + idx.shape[1], device=idx.device)
         # Attention alone sees a bag of characters; the position's embedding gives them an order.
         x = self.token_embedding(idx) + self.position_embedding(positions)  # (B, T, C)
-        x = x + self.attention(x)
+        x = x + self.attention(x, past[0] if past else None)
         return self.head(x)  # type: ignore[no-any-return]
 
     def init_weights(self, generator: torch.Generator) -> None:

@@ -9,11 +9,14 @@ later. The loss is never computed inside a model (see `loss`).
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from charlm.models.past import KeysValues, halved
 
 
 class LanguageModel(nn.Module):
@@ -88,11 +91,25 @@ class LanguageModel(nn.Module):
                     )
                 parameter.copy_(tensor)
 
+    def read(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Return the logits at every position of a text of any length: those that stepping gives.
+
+        Past the block, the view moves on by half a block at a time: see `charlm.models.past`.
+        """
+        block, length = self.block_size, idx.shape[1]
+        if self.any_length or length <= block:
+            return self(idx)  # type: ignore[no-any-return]
+        half = max(1, block // 2)
+        parts = [self(idx[:, :block])]
+        for start in range(block, length, half):
+            parts.append(self(idx[:, start + half - block : start + half])[:, block - half :])
+        return torch.cat(parts, dim=1)
+
     def start(self, batch_size: int) -> Any:
         """Return the state of `batch_size` texts of which nothing has been read.
 
-        This default remembers what the model looks back on and runs it again at each step. Models that can do
-        better override both methods; the logits must stay the same.
+        This default remembers what the model looks back on and runs it again at each step. Models
+        that can do better override both methods; the logits must stay the same.
         """
         return torch.empty(batch_size, 0, dtype=torch.int64, device=self.device)
 
@@ -100,7 +117,56 @@ class LanguageModel(nn.Module):
         """Read n more characters of each text, n at least 1.
 
         Returns:
-            The logits of the character after them, and the state that remembers them.
+            The logits of the character after them, and the state that remembers them. The state
+            that was passed in is used up.
         """
-        window = torch.cat([state, idx], dim=1)[:, -max(self.memory, 1) :]
-        return self(window)[:, -1], window
+        ids = torch.cat([state, idx], dim=1)
+        seen = max(self.memory, 1) if self.any_length else halved(ids.shape[1], self.block_size)
+        ids = ids[:, -seen:]
+        return self(ids)[:, -1], ids
+
+
+class AttentiveModel(LanguageModel):
+    """A model whose attention keeps what it has read, and whose positions are learned.
+
+    Attributes:
+        depth: How many layers of attention it has.
+    """
+
+    depth: int
+
+    def forward(
+        self, idx: Int[Tensor, "B T"], past: list[KeysValues] | None = None
+    ) -> Float[Tensor, "B T V"]:
+        """Return the logits at each position of `idx`, which goes on after the past."""
+        raise NotImplementedError
+
+    def start(self, batch_size: int) -> "InView":
+        """Return the state of `batch_size` texts of which nothing has been read."""
+        nothing = torch.empty(batch_size, 0, dtype=torch.int64, device=self.device)
+        return InView(nothing, self._nothing_kept())
+
+    def step(self, idx: Int[Tensor, "B n"], state: "InView") -> tuple[Float[Tensor, "B V"], Any]:
+        """Read n more characters of each text; when the view is full, half of it anew."""
+        ids = torch.cat([state.ids, idx], dim=1)
+        seen = halved(ids.shape[1], self.block_size)
+        if seen < ids.shape[1]:
+            ids = idx = ids[:, -seen:]
+            state.past = self._nothing_kept()
+        return self(idx, state.past)[:, -1], InView(ids, state.past)
+
+    def _nothing_kept(self) -> list[KeysValues]:
+        return [KeysValues(self.block_size, self.block_size) for _ in range(self.depth)]
+
+
+@dataclass
+class InView:
+    """What an `AttentiveModel` remembers.
+
+    Args:
+        ids: The characters in view.
+        past: Their keys and values in each layer.
+    """
+
+    ids: Int[Tensor, "B T"]
+    past: list[KeysValues]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlm.models.attention import MultiHeadAttention
-from charlm.models.base import LanguageModel
+from charlm.models.base import AttentiveModel
+from charlm.models.past import KeysValues
 
 
 class MLP(nn.Module):
@@ -51,13 +52,15 @@ class Block(nn.Module):
         self.mlp = MLP(n_embd)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+    def forward(
+        self, x: Float[Tensor, "B T C"], past: KeysValues | None = None
+    ) -> Float[Tensor, "B T C"]:
         """Communicate, then compute."""
-        x = x + self.dropout(self.attention(self.attention_norm(x)))
+        x = x + self.dropout(self.attention(self.attention_norm(x), past))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]
 
 
-class GPT2(LanguageModel):
+class GPT2(AttentiveModel):
     """A stack of blocks between an embedding and the same matrix as a head.
 
     Args:
@@ -83,16 +86,20 @@ class GPT2(LanguageModel):
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.position_embedding = nn.Embedding(block_size, n_embd)
         self.dropout = nn.Dropout(dropout)
+        self.depth = n_layer
         self.blocks = nn.ModuleList(Block(n_embd, n_head, dropout) for _ in range(n_layer))
         self.final_norm = nn.LayerNorm(n_embd, bias=False)
 
-    def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+    def forward(
+        self, idx: Int[Tensor, "B T"], past: list[KeysValues] | None = None
+    ) -> Float[Tensor, "B T V"]:
         """Return the logits of the next character at every position."""
-        positions = torch.arange(idx.shape[1], device=idx.device)
+        first = past[0].used if past else 0
+        positions = torch.arange(first, first + idx.shape[1], device=idx.device)
         x = self.token_embedding(idx) + self.position_embedding(positions)  # (B, T, C)
         x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x)
+        for i, block in enumerate(self.blocks):
+            x = block(x, past[i] if past else None)
         # Tied weights (Press and Wolf 2017): a character's logit is how much x resembles it.
         return F.linear(self.final_norm(x), self.token_embedding.weight)  # (B, T, V)
 

@@ -68,18 +68,18 @@ class MixtureModel(LanguageModel):
 
     def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return the logits of the next character at every position."""
-        return self.join(logits_within(expert, idx) for expert in self.experts.values())
+        return self.join(expert.read(idx) for expert in self.experts.values())
+
+    def read(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Return the logits at every position of a text of any length, as stepping gives them."""
+        return self(idx)  # type: ignore[no-any-return]
 
     def start(self, batch_size: int) -> list[Any]:
         """Return the states of the experts."""
         return [expert.start(batch_size) for expert in self.experts.values()]
 
     def step(self, idx: Int[Tensor, "B n"], state: list[Any]) -> tuple[Float[Tensor, "B V"], Any]:
-        """Let every expert read on.
-
-        Past the block of an expert this differs a little from `forward`, which gives that expert
-        half a block of context where here it has the whole.
-        """
+        """Let every expert read on."""
         experts = self.experts.values()
         read = [expert.step(idx, own) for expert, own in zip(experts, state, strict=True)]
         return self.join(logits for logits, _ in read), [own for _, own in read]
@@ -118,22 +118,6 @@ class MixtureModel(LanguageModel):
                 raise ValueError(f"{start}{error}") from None
         if left:
             raise ValueError(f"{min(left)} belongs to another model; was config.yaml changed?")
-
-
-def logits_within(model: LanguageModel, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-    """Return a model's logits for a text that may be longer than its block.
-
-    The block moves on by half of itself, so that every position but the first ones has at least
-    half a block behind it.
-    """
-    block, length = model.block_size, idx.shape[1]
-    if model.any_length or length <= block:
-        return model(idx)  # type: ignore[no-any-return]
-    half = max(1, block // 2)
-    parts = [model(idx[:, :block])]
-    for start in range(block, length, half):
-        parts.append(model(idx[:, start + half - block : start + half])[:, block - half :])
-    return torch.cat(parts, dim=1)
 
 
 def join(

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from charlm.models.attention import MultiHeadAttention
 from charlm.models.base import LanguageModel
 from charlm.models.ngram_embedding import NGramEmbedding
+from charlm.models.past import KeysValues
 
 ROTARY_BASE = 10_000.0  # RoFormer, section 3.3
 
@@ -61,20 +62,37 @@ def norm(x: Tensor) -> Tensor:
     return RMSNorm.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def token_shift(x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+def token_shift(
+    x: Float[Tensor, "B T C"], last: Float[Tensor, "B 1 C"] | None = None
+) -> Float[Tensor, "B T C"]:
     """Take the second half of the channels from the position before: pairs of characters, for free.
 
-    Before the first position there is nothing: zeros.
+    Args:
+        x: At positions one after the other.
+        last: At the position before the first of them; None: there is nothing, zeros.
     """
     own, before = x.chunk(2, dim=-1)
-    return torch.cat([own, F.pad(before, (0, 0, 1, -1))], dim=-1)
+    if last is None:
+        return torch.cat([own, F.pad(before, (0, 0, 1, -1))], dim=-1)
+    before = torch.cat([last.chunk(2, dim=-1)[1], before[:, :-1]], dim=1)
+    return torch.cat([own, before], dim=-1)
 
 
-def rotary_table(length: int, head_size: int) -> Float[Tensor, "2 T D_half"]:
-    """Return the cosines and sines of the angles position x base^(-2i / D), i < D / 2."""
+def rotary_table(
+    length: int, head_size: int, first: int = 0, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "2 T D_half"]:
+    """Return the cosines and sines of the angles position x base^(-2i / D), i < D / 2, in float32.
+
+    Args:
+        length: How many positions (T).
+        head_size: Channels that are turned in pairs (D).
+        first: The first of the positions.
+        dtype: To work angles out in: float32 is exact to 1e-4 up to some thousand positions.
+    """
     frequencies = ROTARY_BASE ** (-torch.arange(0, head_size, 2) / head_size)
-    angles = torch.outer(torch.arange(length), frequencies)
-    return torch.stack([angles.cos(), angles.sin()])
+    positions = torch.arange(first, first + length, dtype=dtype)
+    angles = torch.outer(positions, frequencies.to(dtype))
+    return torch.stack([angles.cos(), angles.sin()]).float()
 
 
 def rotate(
@@ -102,6 +120,20 @@ class Rotary(torch.autograd.Function):
         return rotate(gradient, torch.stack([cos, -sin])), None
 
 
+class BlockPast(KeysValues):
+    """What a block remembers: keys and values, and what its token shifts take from before.
+
+    Attributes:
+        table: The angles of the positions that are read next, the first one's first.
+        attention_input: What attention read at the last position, before the shift.
+        mlp_input: What the MLP read there.
+    """
+
+    table: Float[Tensor, "2 T D_half"]
+    attention_input: Float[Tensor, "B 1 C"] | None = None
+    mlp_input: Float[Tensor, "B 1 C"] | None = None
+
+
 class RotaryAttention(MultiHeadAttention):
     """Multi-head attention whose queries and keys are normalised, then turned by position.
 
@@ -119,9 +151,12 @@ class RotaryAttention(MultiHeadAttention):
         table = rotary_table(block_size, n_embd // n_head)
         self.register_buffer("rotary", table, persistent=False)
 
-    def prepare(self, query_key: Float[Tensor, "2 B H T D"]) -> Float[Tensor, "2 B H T D"]:
+    def prepare(
+        self, query_key: Float[Tensor, "2 B H T D"], past: KeysValues | None
+    ) -> Float[Tensor, "2 B H T D"]:
         """Normalise, then turn."""
-        table = self.rotary[:, : query_key.shape[-2]]
+        table = past.table if isinstance(past, BlockPast) else self.rotary
+        table = table[:, : query_key.shape[-2]]
         return Rotary.apply(norm(query_key), table)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -180,10 +215,20 @@ class ModernBlock(nn.Module):
         self.mlp = SquaredReLUMLP(n_embd)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+    def forward(
+        self, x: Float[Tensor, "B T C"], past: BlockPast | None = None
+    ) -> Float[Tensor, "B T C"]:
         """Communicate, then compute."""
-        x = x + self.dropout(self.attention(token_shift(norm(x))))
-        return x + self.dropout(self.mlp(token_shift(norm(x))))  # type: ignore[no-any-return]
+        own = norm(x)
+        shifted = token_shift(own, past.attention_input if past else None)
+        x = x + self.dropout(self.attention(shifted, past))
+        if past:
+            past.attention_input = own[:, -1:]
+        own = norm(x)
+        shifted = token_shift(own, past.mlp_input if past else None)
+        if past:
+            past.mlp_input = own[:, -1:]
+        return x + self.dropout(self.mlp(shifted))  # type: ignore[no-any-return]
 
 
 class ModernGPT(LanguageModel):
@@ -213,6 +258,7 @@ class ModernGPT(LanguageModel):
         n_gram: int = 1,
     ) -> None:
         super().__init__(vocab_size, block_size)
+        self.head_size = n_embd // n_head
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.ngram_embedding: NGramEmbedding | None = None
         if n_gram > 1:
@@ -223,15 +269,53 @@ class ModernGPT(LanguageModel):
         )
         self.head = nn.Linear(n_embd, vocab_size, bias=False)
 
-    def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+    def forward(
+        self, idx: Int[Tensor, "B T"], past: "Past | None" = None
+    ) -> Float[Tensor, "B T V"]:
         """Return the logits of the next character at every position."""
         x = self.token_embedding(idx)  # (B, T, C)
         if self.ngram_embedding is not None:
-            x = x + self.ngram_embedding(idx)
+            x = x + self.ngram_embedding(idx, past.ids if past else None)
         x = self.dropout(norm(x))
-        for block in self.blocks:
-            x = block(x)
+        for i, block in enumerate(self.blocks):
+            x = block(x, past.blocks[i] if past else None)
         return self.head(norm(x))  # type: ignore[no-any-return]
+
+    def read(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Return the logits at every position of a text of any length.
+
+        Past the block the view slides: each character sees the last `block_size` at every layer.
+        """
+        if idx.shape[1] <= self.block_size:
+            return self(idx)  # type: ignore[no-any-return]
+        past = self.start(idx.shape[0])
+        return torch.cat(
+            [self._go_on(part, past) for part in torch.split(idx, self.block_size, 1)], 1
+        )
+
+    def start(self, batch_size: int) -> "Past":
+        """Return the state of `batch_size` texts of which nothing has been read."""
+        nothing = torch.empty(batch_size, 0, dtype=torch.int64, device=self.device)
+        length = self.block_size
+        blocks = [BlockPast(2 * length, length) for _ in self.blocks]
+        return Past(blocks, nothing, self.head_size)
+
+    def step(self, idx: Int[Tensor, "B n"], state: "Past") -> tuple[Float[Tensor, "B V"], "Past"]:
+        """Read n more characters of each text; the view slides on with them."""
+        for part in torch.split(idx, self.block_size, dim=1):
+            logits = self._go_on(part, state)
+        return logits[:, -1], state
+
+    def _go_on(self, idx: Int[Tensor, "B n"], past: "Past") -> Float[Tensor, "B n V"]:
+        """Read up to a block more."""
+        table = past.angles(idx.shape[1])
+        for own in past.blocks:
+            own.table = table
+        logits = self(idx, past)
+        past.read += idx.shape[1]
+        if self.ngram_embedding is not None:
+            past.ids = torch.cat([past.ids, idx], dim=1)[:, 1 - self.ngram_embedding.longest :]
+        return logits  # type: ignore[no-any-return]
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Zero what writes to the residual path or the logits; draw the rest from N(0, 1/C).
@@ -250,3 +334,30 @@ class ModernGPT(LanguageModel):
             else:
                 std = 1 / math.sqrt(parameter.shape[-1])
                 nn.init.normal_(parameter, std=std, generator=generator)
+
+
+class Past:
+    """What a `ModernGPT` remembers.
+
+    Args:
+        blocks: What each block does.
+        ids: The last characters that were read, as many as n-grams look back.
+        head_size: Channels that are turned in pairs (D).
+    """
+
+    def __init__(self, blocks: list[BlockPast], ids: Int[Tensor, "B n"], head_size: int) -> None:
+        self.blocks = blocks
+        self.ids = ids
+        self.head_size = head_size
+        self.read = 0
+        self.first = 0  # position that the table begins with
+        self.table: Float[Tensor, "2 T D_half"] = torch.empty(2, 0, head_size // 2)
+
+    def angles(self, count: int) -> Float[Tensor, "2 T D_half"]:
+        """Return the table of the next `count` positions or more, the next one first."""
+        if self.read + count > self.first + self.table.shape[1]:
+            self.first = self.read
+            length = self.blocks[0].slots
+            table = rotary_table(length, self.head_size, self.first, torch.float64)
+            self.table = table.to(self.ids.device)
+        return self.table[:, self.read - self.first :]

@@ -133,7 +133,7 @@ class NGramModel(LanguageModel):
             of_row = torch.repeat_interleave(row, many)
             p.view(-1)[of_row * self.vocab_size + symbol] += weight[of_row] * share[follower]
             weight[row] *= left_over[context]
-        p += weight[:, None] * self._shortest()
+        p += weight[:, None] * self.shortest()
         return p.log_().float().view(*idx.shape, self.vocab_size)
 
     def log_probability(
@@ -148,7 +148,7 @@ class NGramModel(LanguageModel):
             if len(share):  # no table before the fit, nor for a text too short for this order
                 p[row] += weight[row] * torch.where(node >= 0, share[node], 0.0)
             weight[row] *= left_over[context]
-        p += weight * self._shortest()[target]
+        p += weight * self.shortest()[target]
         return p.log_().clamp_(max=0).float().view(idx.shape)  # rounding may pass 1 by 1e-8
 
     def _known(
@@ -176,8 +176,8 @@ class NGramModel(LanguageModel):
         dtype = torch.float32 if idx.device.type == "mps" else torch.float64  # MPS has no float64
         return torch.ones(idx.numel(), dtype=dtype, device=idx.device)
 
-    def _shortest(self) -> Float[Tensor, "V"]:
-        """Return the distribution that stands below order 2."""
+    def shortest(self) -> Float[Tensor, "V"]:
+        """Return the distribution that stands below order 2: what an unknown context predicts."""
         _, share, left_over = self._table(1)
         uniform = torch.full_like(share, 1 / self.vocab_size)
         return share + left_over * uniform if self.backs_off or self.order == 1 else uniform

@@ -65,9 +65,18 @@ class NGramEmbedding(nn.Module):
         self.longest = longest
         self.table = nn.Embedding((longest - 1) * ROWS, n_embd)
 
-    def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
-        """Look up and add."""
-        rows = ngram_rows(idx, self.longest, self.vocab_size).flatten(0, 1)  # (B*T, n)
+    def forward(
+        self, idx: Int[Tensor, "B T"], before: Int[Tensor, "B S"] | None = None
+    ) -> Float[Tensor, "B T C"]:
+        """Look up and add.
+
+        Args:
+            idx: Characters.
+            before: What stands before them: all of it, or as much as n-grams look back.
+        """
+        text = idx if before is None else torch.cat([before, idx], dim=1)
+        rows = ngram_rows(text, self.longest, self.vocab_size)[:, -idx.shape[1] :]
+        rows = rows.flatten(0, 1)  # (B*T, n)
         table = self.table.weight
         kept = dropped(rows, table.dtype) if self.training else None
         bags = F.embedding_bag(rows, table, mode="sum", per_sample_weights=kept)

@@ -35,7 +35,7 @@ from charlm.errors import CheckpointError, NonFiniteError
 from charlm.evaluation import Interrupted
 from charlm.evaluation.protocols import chars_a_pass, spread_windows
 from charlm.models import LanguageModel, MixtureModel, NGramModel, next_token_loss
-from charlm.models.mixture import fit_weights, join, logits_within
+from charlm.models.mixture import fit_weights, join
 from charlm.models.saved import WEIGHTS, load_weights
 from charlm.storage import RunFolder, machine_errors, verify_folder, write_file
 from charlm.text import Batches, Corpus
@@ -373,7 +373,7 @@ class Mixer(Trainer):
             targets[here] = batch[:, 1:].flatten()
             for own, expert in zip(logits, experts, strict=True):
                 self._poll()
-                own[here] = logits_within(expert, batch[:, :-1]).flatten(0, 1)
+                own[here] = expert.read(batch[:, :-1]).flatten(0, 1)
         return logits, targets
 
     def _take(self, fitted: Fitted) -> None:

@@ -1,15 +1,17 @@
 """What `charlm.models.base` promises, held by every model."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
-from charlm.models import NGramModel, build_model, next_token_loss
+from charlm.models import NGramModel, attend_plainly, attention, build_model, next_token_loss
 from charlm.models.counts import count_ngrams
+from charlm.models.past import band
 from charlm.models.smoothing import smooth
 from charlm.text.tokens import IdArray
-from tests.models.conftest import BLOCK, VOCAB
+from tests.models.conftest import BLOCK, CONFIGS, VOCAB
 
 
 def knowing(config):
@@ -84,21 +86,22 @@ def test_the_first_loss_is_near_that_of_guessing(each_config, idx, generator):
     assert loss.item() == pytest.approx(math.log(VOCAB), abs=0.05)
 
 
-def test_stepping_gives_the_logits_of_the_whole_window(model, idx):
-    state = model.start(3)
-    for time in range(BLOCK):
-        logits, state = model.step(idx[:, time : time + 1], state)
-        torch.testing.assert_close(logits, model(idx[:, : time + 1])[:, -1])
+@pytest.mark.parametrize("sizes", [[1], [1, 2], [3], [5, 1, 1], [BLOCK, 1], [BLOCK + 3, 2]])
+def test_stepping_gives_the_logits_of_reading_at_once(model, generator, sizes):
+    """One by one or many at once, within the block and far beyond it: the same."""
+    text = torch.randint(VOCAB, (2, 5 * BLOCK), generator=generator)
+    expected = model.read(text)
+    state, at, turn = model.start(2), 0, itertools.cycle(sizes)
+
+    while at < text.shape[1]:
+        n = next(turn)
+        logits, state = model.step(text[:, at : at + n], state)
+        at = min(at + n, text.shape[1])
+        torch.testing.assert_close(logits, expected[:, at - 1], atol=1e-5, rtol=1e-5)
 
 
-def test_stepping_goes_on_past_the_block_with_the_last_window(model, generator):
-    text = torch.randint(VOCAB, (2, 3 * BLOCK), generator=generator)
-    logits, state = model.step(text[:, : 2 * BLOCK], model.start(2))
-    torch.testing.assert_close(logits, model(text[:, BLOCK : 2 * BLOCK])[:, -1])
-
-    logits, _ = model.step(text[:, 2 * BLOCK :], state)
-
-    torch.testing.assert_close(logits, model(text[:, -BLOCK:])[:, -1])
+def test_reading_within_the_block_is_what_the_model_says(model, idx):
+    torch.testing.assert_close(model.read(idx), model(idx))
 
 
 def test_weights_are_a_function_of_the_seed(trained_config):
@@ -132,3 +135,30 @@ def test_a_model_can_learn_one_batch_by_heart(trained_config):
         optimizer.step()
 
     assert loss.item() < 0.1
+
+
+def test_past_the_block_learned_positions_see_at_least_half_of_it(generator):
+    """The view moves on by half a block: what is in it is what the model is shown."""
+    for name in ("averaging", "attention", "multihead", "gpt2"):
+        model = knowing(CONFIGS[name])
+        text = torch.randint(VOCAB, (2, 3 * BLOCK), generator=generator)
+        found = model.read(text)
+        for at, first in {8: 4, 11: 4, 12: 8, 23: 16}.items():
+            torch.testing.assert_close(found[:, at], model(text[:, first : at + 1])[:, -1])
+
+
+def test_past_the_block_the_modern_view_slides_at_every_layer(generator):
+    """Compared with the whole text at once, where each sees the last BLOCK at every layer."""
+    model = knowing(CONFIGS["modern"])
+    text = torch.randint(VOCAB, (2, 3 * BLOCK), generator=generator)
+    long = knowing(CONFIGS["modern"].model_copy(update={"block_size": 3 * BLOCK}))
+    seen = band(3 * BLOCK, 0, BLOCK, torch.device("cpu"))
+
+    def attend_within(query, key, value, mask, dropout):
+        return attend_plainly(query, key, value, seen)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "attend", attend_within)
+        expected = long(text)
+
+    torch.testing.assert_close(model.read(text), expected, atol=1e-5, rtol=1e-5)

@@ -7,7 +7,7 @@ from charlm.models import MixtureModel, NGramModel, build_model, next_token_loss
 from charlm.models import mixture as mixing
 from charlm.models.bigram import BigramModel
 from charlm.models.counts import count_ngrams
-from charlm.models.mixture import fit_weights, logits_within
+from charlm.models.mixture import fit_weights
 from charlm.models.smoothing import smooth
 from charlm.text.tokens import IdArray
 from tests.models.conftest import BLOCK, CONFIGS, VOCAB
@@ -263,7 +263,7 @@ def test_each_position_past_the_block_has_half_a_block_behind_it(block, generato
     for length in (1, block, block + 1, 3 * block + 2):
         idx = torch.randint(VOCAB, (2, length), generator=generator)
 
-        logits = logits_within(model, idx)
+        logits = model.read(idx)
 
         for at in range(length):
             first = 0 if at < block else (at - block) // half * half + half
@@ -279,7 +279,7 @@ def test_no_prediction_past_the_block_sees_what_comes_later(at, generator):
     changed = idx.clone()
     changed[:, at:] = (changed[:, at:] + 1) % VOCAB
 
-    assert torch.equal(logits_within(model, idx)[:, :at], logits_within(model, changed)[:, :at])
+    assert torch.equal(model.read(idx)[:, :at], model.read(changed)[:, :at])
 
 
 @pytest.fixture
@@ -307,12 +307,12 @@ def test_stepping_gives_the_same_logits_within_the_block_of_every_expert(joined,
         torch.testing.assert_close(logits, joined(idx[:, : at + 1])[:, -1])
 
 
-def test_stepping_gives_every_expert_its_whole_block(joined, generator):
+def test_stepping_goes_on_past_the_block_of_every_expert(joined, generator):
     idx = torch.randint(VOCAB, (2, 30), generator=generator)
 
     logits, _ = joined.step(idx[:, 20:], joined.step(idx[:, :20], joined.start(2))[1])
 
-    ends = [expert(idx[:, -expert.block_size :])[:, -1] for expert in joined.experts.values()]
+    ends = [expert.read(idx)[:, -1] for expert in joined.experts.values()]
     torch.testing.assert_close(logits, joined.join(ends))
     assert joined.memory == 12
 

@@ -125,7 +125,7 @@ def test_what_was_found_is_what_the_experts_were_worth_when_they_had_not_read_it
         assert targets.tolist() == rows[1:].tolist()
         with torch.no_grad():
             for own, expert in zip(logits, mixer.model.experts.values(), strict=True):
-                expected = mix.logits_within(expert.eval(), rows[:-1].view(-1, 16))
+                expected = expert.eval().read(rows[:-1].view(-1, 16))
                 torch.testing.assert_close(own, expected.flatten(0, 1))
         seen.append(len(targets))
         return fit(logits, targets, *rest)
