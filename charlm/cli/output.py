@@ -31,6 +31,48 @@ def result(text: str) -> None:
     print(printable(text) if sys.stdout.isatty() else text, flush=True)
 
 
+def stream(text: str, nats: float | None = None) -> None:
+    """Write a part of a result to stdout at once, in the colour of its surprise if that is given.
+
+    Args:
+        text: What to write.
+        nats: Its log-probability.
+    """
+    if not text:
+        return
+    if sys.stdout.isatty():
+        text = printable(text)
+    if nats is not None and not text.isspace():
+        colour = next(code for least, code in SURPRISE if nats >= least)
+        text = f"\x1b[{colour}m{text}\x1b[0m" if colour else text
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+# Colours of the terminal by log-probability, in nats: likelier than one in 2, 5, 20, and rarer.
+SURPRISE = (
+    (math.log(1 / 2), ""),
+    (math.log(1 / 5), "36"),
+    (math.log(1 / 20), "33"),
+    (-math.inf, "31"),
+)
+
+
+def colours() -> bool:
+    """Tell whether stdout takes colours: https://no-color.org."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stdout.isatty() and not plain
+
+
+def legend() -> None:
+    """Explain the colours on stderr, in them."""
+    text = (
+        "more likely than 1 in 2, \x1b[36m1 in 5\x1b[0m, \x1b[33m1 in 20\x1b[0m, "
+        "\x1b[31mrarer\x1b[0m"
+    )
+    tqdm.write(text, file=sys.stderr)
+
+
 def result_json(value: Any) -> None:
     """Print one JSON object to stdout, on one line."""
     print(json.dumps(_finite(value), allow_nan=False), flush=True)

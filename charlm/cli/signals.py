@@ -59,6 +59,10 @@ class StopSignals:
         """Tell whether to stop."""
         return self.received is not None
 
+    def forget(self) -> None:
+        """Take what was asked for as done: it is not to end the program."""
+        self.received = None
+
     def check(self) -> None:
         """Raise if asked to stop.
 

@@ -384,6 +384,12 @@ class SampleConfig(_Section):
     """Draw only from this many likeliest characters."""
     top_p: Annotated[float, Field(gt=0, le=1), Number] | None = None
     """Draw only from the likeliest characters that together have this probability."""
+    min_p: Annotated[float, Field(gt=0, le=1), Number] | None = None
+    """Draw only from characters at least so many times as likely as the likeliest."""
+    typical_p: Annotated[float, Field(gt=0, le=1), Number] | None = None
+    """Draw only from the characters nearest to the expected surprise that together have this probability."""
+    repetition_penalty: Annotated[float, Field(gt=0), Number] = 1.0
+    """Multiplies the log-probability of each character among the last 64; above 1: less repetition."""
 
 
 class RunConfig(_Section):

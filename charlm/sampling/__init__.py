@@ -1,16 +1,29 @@
-"""Choose the next character: `choose` has the pure steps, `generate` strings them into text."""
+"""Choose the next character, and string characters into text.
 
-from charlm.sampling.choose import draw, keep_top_k, keep_top_p, next_probabilities
-from charlm.sampling.generate import Drawn, Settings, generate
+Read `choose` first (the pure steps from logits to a character), then `reader`, `gpt_reader`,
+`ngram_reader` and `readers` (a character in, the next logits out, fast), `generate` (ids as they come),
+`stream` and `write` (text as it comes), `load` (the same for Python programs).
+"""
+
+from charlm.sampling.choose import Settings
+from charlm.sampling.generate import Drawn, generate
+from charlm.sampling.load import Writer, load
 from charlm.sampling.prompt import encode_prompt
+from charlm.sampling.readers import reader_of
+from charlm.sampling.stream import Piece
+from charlm.sampling.write import Task, allowed_ids, settings_of, write
 
 __all__ = [
     "Drawn",
+    "Piece",
     "Settings",
-    "draw",
+    "Task",
+    "Writer",
+    "allowed_ids",
     "encode_prompt",
     "generate",
-    "keep_top_k",
-    "keep_top_p",
-    "next_probabilities",
+    "load",
+    "reader_of",
+    "settings_of",
+    "write",
 ]

@@ -1,61 +1,177 @@
-"""From logits to one character, in small pure steps. Each works on rows: (B, V)."""
+"""From logits to one character, in small pure steps. Each works on rows: (B, V), in NumPy.
+
+    logits -> repetition penalty -> allowed characters -> temperature
+           -> top-k -> top-p -> min-p -> typical -> probabilities -> draw
+
+A row of some hundred numbers is quicker in NumPy than in torch, whose calls cost more each.
+"""
 
 import math
+from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-
-
-def keep_top_k(logits: Float[Tensor, "B V"], k: int) -> Float[Tensor, "B V"]:
-    """Rule out all but the k likeliest characters of each row; exactly k, ties or not."""
-    if k >= logits.shape[-1]:
-        return logits
-    values, indices = logits.topk(k)
-    return torch.full_like(logits, -math.inf).scatter(-1, indices, values)
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
 
 
-def keep_top_p(logits: Float[Tensor, "B V"], p: float) -> Float[Tensor, "B V"]:
-    """Rule out all but the fewest likeliest characters that together have probability p.
+@dataclass(frozen=True)
+class Settings:
+    """How characters are chosen.
 
-    Nucleus sampling: Holtzman et al. 2020, "The curious case of neural text degeneration", 3.1.
+    Args:
+        temperature: Divides the logits; below 1 sharpens, 0 puts all on the likeliest character.
+        top_k: Draw only from this many likeliest characters, at least 1.
+        top_p: Draw only from the likeliest that together have this probability, in (0, 1].
+        min_p: Draw only from those at least so many times as likely as the likeliest, in (0, 1].
+        typical_p: Draw only from those nearest to the expected surprise that together have this
+            probability, in (0, 1].
+        repetition_penalty: Multiplies the log-probability of characters that came lately; 1: none.
+        allowed: Which characters may be drawn, (V,); None: all. At least one.
     """
-    values, indices = logits.sort(descending=True, stable=True)
-    probabilities = values.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities  # of everything likelier than this one
-    values = values.masked_fill(before >= p, -math.inf)
-    values[:, 0] = logits.amax(dim=-1)  # the likeliest stays, however small p is
-    return torch.full_like(logits, -math.inf).scatter(-1, indices, values)
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float = 1.0
+    allowed: Bool[ndarray, "V"] | None = None
 
 
 def next_probabilities(
-    logits: Float[Tensor, "B V"],
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-) -> Float[Tensor, "B V"]:
+    logits: Float[ndarray, "B V"],
+    settings: Settings,
+    repeated: Bool[ndarray, "B V"] | None = None,
+) -> Float[ndarray, "B V"]:
     """Return the distribution that the next character is drawn from, in float64.
 
     Args:
         logits: The model's, of any float type.
-        temperature: Divides the logits; below 1 sharpens, 0 puts all on the likeliest character.
-        top_k: Keep this many likeliest characters, at least 1.
-        top_p: Of these, keep the likeliest that together have this probability, in (0, 1].
+        settings: Which steps to take.
+        repeated: Which characters came lately, for the repetition penalty.
     """
-    logits = logits.double()
-    if temperature == 0:
-        top_k, temperature = 1, 1.0
-    # The largest becomes 0 first: a small temperature would otherwise overflow to infinity.
-    logits = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
-    if top_k is not None:
-        logits = keep_top_k(logits, top_k)
-    if top_p is not None:
-        logits = keep_top_p(logits, top_p)
-    return logits.softmax(dim=-1)
+    logits = logits.astype(np.float64)
+    if settings.repetition_penalty != 1 and repeated is not None:
+        logits = penalize_repetition(logits, repeated, settings.repetition_penalty)
+    if settings.allowed is not None:
+        logits = keep_allowed(logits, settings.allowed)
+    if settings.temperature == 0:
+        return softmax(keep_top_k(logits, 1))
+    if settings.temperature != 1:
+        # The largest becomes 0 first: a small temperature would otherwise overflow to infinity.
+        logits = below_largest(logits) / settings.temperature
+    if settings.top_k is not None:
+        logits = keep_top_k(logits, settings.top_k)
+    if settings.top_p is not None:
+        logits = keep_top_p(logits, settings.top_p)
+    if settings.min_p is not None:
+        logits = keep_min_p(logits, settings.min_p)
+    if settings.typical_p is not None:
+        logits = keep_typical(logits, settings.typical_p)
+    return softmax(logits)
 
 
-def draw(probabilities: Float[Tensor, "B V"], uniform: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
+def below_largest(logits: Float[ndarray, "B V"]) -> Float[ndarray, "B V"]:
+    """Return the same distribution with a largest logit of 0: its exponentials cannot overflow."""
+    return logits - np.maximum.reduce(logits, axis=-1, keepdims=True)
+
+
+def log_softmax(logits: Float[ndarray, "B V"]) -> Float[ndarray, "B V"]:
+    """Return log-probabilities, in nats."""
+    logits = below_largest(logits)
+    return logits - np.log(np.add.reduce(np.exp(logits), axis=-1, keepdims=True))
+
+
+def softmax(logits: Float[ndarray, "B V"]) -> Float[ndarray, "B V"]:
+    """Return probabilities."""
+    p = np.exp(below_largest(logits))
+    return p / np.add.reduce(p, axis=-1, keepdims=True)  # type: ignore[no-any-return]
+
+
+def penalize_repetition(
+    logits: Float[ndarray, "B V"], repeated: Bool[ndarray, "B V"], penalty: float
+) -> Float[ndarray, "B V"]:
+    """Multiply the log-probability of each repeated character by `penalty`.
+
+    Keskar et al. 2019, "CTRL", section 4.1, which divides logits; a logit's sign means nothing, a
+    log-probability is never above 0, so a penalty above 1 always makes a character less likely.
+    """
+    log_p = log_softmax(logits)
+    return np.where(repeated, log_p * penalty, log_p)
+
+
+def keep_allowed(
+    logits: Float[ndarray, "B V"], allowed: Bool[ndarray, "V"]
+) -> Float[ndarray, "B V"]:
+    """Rule out every character that is not allowed."""
+    return np.where(allowed, logits, -math.inf)
+
+
+def keep_top_k(logits: Float[ndarray, "B V"], k: int) -> Float[ndarray, "B V"]:
+    """Rule out all but the k likeliest characters of each row; exactly k, ties or not."""
+    if k >= logits.shape[-1]:
+        return logits
+    return _keep_first(logits, _likeliest_first(logits), np.full(len(logits), k))
+
+
+def keep_top_p(logits: Float[ndarray, "B V"], p: float) -> Float[ndarray, "B V"]:
+    """Rule out all but the fewest likeliest characters that together have probability p.
+
+    Nucleus sampling: Holtzman et al. 2020, "The curious case of neural text degeneration", 3.1.
+    """
+    order = _likeliest_first(logits)
+    return _keep_first(logits, order, _fewest(softmax(logits), order, p))
+
+
+def keep_min_p(logits: Float[ndarray, "B V"], p: float) -> Float[ndarray, "B V"]:
+    """Rule out every character less than p times as likely as the likeliest.
+
+    Nguyen et al. 2024, "Turning up the heat: min-p sampling", section 3.
+    """
+    return np.where(logits >= logits.max(axis=-1, keepdims=True) + math.log(p), logits, -math.inf)
+
+
+def keep_typical(logits: Float[ndarray, "B V"], p: float) -> Float[ndarray, "B V"]:
+    """Rule out all but the characters about as surprising as is to be expected.
+
+    Those whose surprise is closest to the entropy, the fewest of them that together have
+    probability p: Meister et al. 2023, "Locally typical sampling", section 4.
+    """
+    log_p = log_softmax(logits)
+    probabilities = np.exp(log_p)
+    possible = probabilities > 0
+    surprise = np.where(possible, -log_p, 0.0)
+    entropy = (probabilities * surprise).sum(axis=-1, keepdims=True)
+    off = np.where(possible, np.abs(surprise - entropy), math.inf)
+    order = np.argsort(off, axis=-1, kind="stable")
+    return _keep_first(logits, order, _fewest(probabilities, order, p))
+
+
+def _likeliest_first(logits: Float[ndarray, "B V"]) -> Int[ndarray, "B V"]:
+    return np.argsort(-logits, axis=-1, kind="stable")
+
+
+def _fewest(
+    probabilities: Float[ndarray, "B V"], order: Int[ndarray, "B V"], p: float
+) -> Int[ndarray, "B"]:
+    """Return how many characters of each row, in this order, it takes to reach p; at least 1."""
+    ordered = np.take_along_axis(probabilities, order, axis=-1)
+    before = ordered.cumsum(axis=-1) - ordered  # of everything that comes earlier
+    return np.maximum((before < p).sum(axis=-1), 1)  # type: ignore[no-any-return]
+
+
+def _keep_first(
+    logits: Float[ndarray, "B V"], order: Int[ndarray, "B V"], counts: Int[ndarray, "B"]
+) -> Float[ndarray, "B V"]:
+    """Rule out all but the first characters of each row, in this order."""
+    ordered = np.take_along_axis(logits, order, axis=-1)
+    ordered[np.arange(logits.shape[-1]) >= counts[:, None]] = -math.inf
+    kept = np.empty_like(ordered)
+    np.put_along_axis(kept, order, ordered, axis=-1)
+    return kept
+
+
+def draw(probabilities: Float[ndarray, "B V"], uniform: Float[ndarray, "B"]) -> Int[ndarray, "B"]:
     """Return, for each row, the character in whose share of [0, 1) its number falls.
 
     Inverting the distribution function takes one random number a row, so what a row draws does
@@ -65,8 +181,7 @@ def draw(probabilities: Float[Tensor, "B V"], uniform: Float[Tensor, "B"]) -> In
         probabilities: Rows that sum to 1 up to rounding.
         uniform: One number in [0, 1) for each row.
     """
-    ends = probabilities.cumsum(dim=-1)
-    total = ends[:, -1]
-    # Rounding must not carry a number to the very end, behind the last possible character.
-    point = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(ends, point[:, None], right=True)[:, 0]
+    ends = np.add.accumulate(probabilities, axis=-1)
+    # Below 1 by a rounding at least, so never behind the last possible character.
+    point = uniform[:, None] * ends[:, -1:]
+    return (ends > point).argmax(axis=-1)  # type: ignore[no-any-return]

@@ -1,89 +1,103 @@
 """Text as it comes: one character of each row at a time."""
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
 
 from charlm.errors import NonFiniteError
 from charlm.models.base import LanguageModel
-from charlm.sampling.choose import draw, next_probabilities
+from charlm.sampling.choose import Settings, draw, log_softmax, next_probabilities
+from charlm.sampling.reader import Weights
+from charlm.sampling.readers import reader_of
+from charlm.text.batches import SAMPLE_STREAM, random_words
+
+LATELY = 64  # characters that the repetition penalty looks back on: a line of text
+AHEAD = 256  # random numbers of a row that are made at once
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How characters are chosen.
-
-    Args:
-        temperature: Divides the logits; 0 takes the likeliest.
-        top_k: Draw only from this many likeliest characters.
-        top_p: Draw only from the likeliest that together have this probability.
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-
-
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """One more character of each row.
 
     Args:
         idx: Its id, (B,).
         logprob: Its log-probability under the model itself, before temperature and filters, in
             nats, (B,).
+        log_p: Of every character in its place, (B, V).
     """
 
-    idx: Int[Tensor, "B"]
-    logprob: Float[Tensor, "B"]
+    idx: Int[ndarray, "B"]
+    logprob: Float[ndarray, "B"]
+    log_p: Float[ndarray, "B V"]
 
 
 def generate(
     model: LanguageModel,
-    prompt: Int[Tensor, "B T"],
+    prompt: Int[ndarray, "B T"],
     count: int,
     settings: Settings,
     seeds: Sequence[int],
+    weights: Weights = "float32",
 ) -> Iterator[Drawn]:
     """Draw `count` characters after each row of `prompt`, one of each row at a time.
 
     Args:
-        model: In whichever mode; it is run in evaluation mode and put back after each character.
+        model: In evaluation mode.
         prompt: At least one character; of a prompt longer than the model's block the last counts.
         count: Characters to draw.
         settings: How they are chosen.
         seeds: One for each row; a row's text depends on its own seed only.
+        weights: See `reader_of`.
 
     Raises:
         NonFiniteError: The model's logits are NaN or infinite.
     """
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    state, idx = model.start(prompt.shape[0]), prompt
-    for _ in range(count):
-        with torch.no_grad():
-            was_training = model.training
-            model.eval()
-            logits, state = model.step(idx, state)
-            model.train(was_training)
-            logits = logits.float().cpu()
-            if not logits.isfinite().all():
-                raise NonFiniteError(
-                    "the model's logits are NaN or infinite: its training diverged; use an earlier "
-                    "checkpoint"
-                )
-            probabilities = next_probabilities(
-                logits,
-                temperature=settings.temperature,
-                top_k=settings.top_k,
-                top_p=settings.top_p,
+    idx = prompt if model.any_length else prompt[:, -model.block_size :]
+    recent = _Recent(idx, model.vocab_size) if settings.repetition_penalty != 1 else None
+    reader = reader_of(model, len(idx), weights)
+    rows = np.arange(len(idx))
+    for i in range(count):
+        if i % AHEAD == 0:
+            uniform = np.stack([uniform_numbers(seed, i, AHEAD) for seed in seeds], axis=1)
+        scores = reader.read(idx)
+        if not math.isfinite(np.add.reduce(scores, axis=None)):
+            raise NonFiniteError(
+                "the model's logits are NaN or infinite: its training diverged; use an earlier "
+                "checkpoint"
             )
-            uniform = torch.stack(
-                [torch.rand((), generator=g, dtype=torch.float64) for g in generators]
-            )
-            chosen = draw(probabilities, uniform)
-            logprob = logits.log_softmax(dim=-1).gather(-1, chosen[:, None])[:, 0]
-        yield Drawn(chosen, logprob)
-        idx = chosen[:, None].to(prompt.device)
+        log_p = log_softmax(scores.astype(np.float64))
+        probabilities = next_probabilities(log_p, settings, recent.mask() if recent else None)
+        chosen = draw(probabilities, uniform[i % AHEAD])
+        yield Drawn(chosen, log_p[rows, chosen], log_p)
+        if recent:
+            recent.add(chosen)
+        idx = chosen[:, None]
+
+
+def uniform_numbers(seed: int, first: int, count: int) -> Float[ndarray, "count"]:
+    """Return the numbers in [0, 1) that characters `first` to `first + count` of a seed's text take.
+
+    The 53 highest bits of a random word: all that a float64 below 1 has room for.
+    """
+    return (random_words(seed, SAMPLE_STREAM, first, count) >> np.uint64(11)) * 2.0**-53
+
+
+class _Recent:
+    """Which characters came lately, in each row."""
+
+    def __init__(self, prompt: Int[ndarray, "B T"], vocab_size: int) -> None:
+        ids = prompt[:, -LATELY:]
+        self.ids = np.full((len(ids), LATELY), vocab_size)  # no character's id: nothing yet
+        self.ids[:, LATELY - ids.shape[1] :] = ids
+        self.vocab_size = vocab_size
+
+    def mask(self) -> Bool[ndarray, "B V"]:
+        mask = np.zeros((len(self.ids), self.vocab_size + 1), bool)
+        np.put_along_axis(mask, self.ids, True, axis=1)
+        return mask[:, :-1]
+
+    def add(self, idx: Int[ndarray, "B"]) -> None:
+        self.ids = np.concatenate([self.ids[:, 1:], idx[:, None]], axis=1)

@@ -18,7 +18,8 @@ def encode_prompt(
     Args:
         tokenizer: Of the model.
         prompt: What to continue.
-        unknown: `error` refuses a character outside the alphabet, `skip` leaves it out.
+        unknown: `error` refuses a character outside the alphabet, `skip` leaves it out,
+            `nearest` writes it as the alphabet can.
 
     Raises:
         DataError: A character is not in the alphabet.
@@ -26,7 +27,10 @@ def encode_prompt(
     try:
         ids = tokenizer.encode(prompt, unknown)
     except DataError as error:
-        raise DataError(f"prompt: {error}; use --unknown skip to leave them out") from None
+        raise DataError(
+            f"prompt: {error}; use --unknown nearest to write them as the model can, or --unknown "
+            "skip to leave them out"
+        ) from None
     if not len(ids):
         ids = tokenizer.encode("\n", "skip")
     if not len(ids):

@@ -14,7 +14,7 @@ from charlm.errors import DataError
 from charlm.text.tokens import Split
 
 # Independent streams of random words under one seed: the second word of the Philox key.
-DATA_STREAM, DROPOUT_STREAM, INIT_STREAM = 0, 1, 2
+DATA_STREAM, DROPOUT_STREAM, INIT_STREAM, SAMPLE_STREAM = 0, 1, 2, 3
 
 HELD = 8 << 20  # bytes of ids to hold in memory: many reads of a few ids cost more than one of all
 

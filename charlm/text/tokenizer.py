@@ -7,6 +7,7 @@ tokenizer.decode([2, 1, 3, 3, 4])  # 'hello'
 
 import codecs
 import json
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from charlm.errors import CheckpointError, DataError
 
 Ids = npt.NDArray[np.integer[Any]]
-Unknown = Literal["error", "skip"]
+Unknown = Literal["error", "skip", "nearest"]
 
 FORMAT = 1
 _MAX_BYTES = 16 << 20  # an alphabet of all of Unicode takes under 14 MB as escaped JSON
@@ -83,11 +84,14 @@ class CharTokenizer:
 
         Args:
             text: What to encode.
-            unknown: `error` refuses a character outside the alphabet, `skip` leaves it out.
+            unknown: `error` refuses a character outside the alphabet, `skip` leaves it out,
+                `nearest` writes it as the alphabet can (see `nearest`), or leaves it out.
 
         Raises:
             DataError: A character is not in the alphabet; the message lists them.
         """
+        if unknown == "nearest":
+            text = "".join(nearest(c, self.alphabet) for c in text)
         codes = _code_points(text)
         if not len(self._codes):
             ids, known = np.zeros(len(codes), np.int64), np.zeros(len(codes), bool)
@@ -139,7 +143,7 @@ class ByteTokenizer:
                     f"character U+{code:04X} at position {error.start} is half a surrogate pair: "
                     "it has no bytes"
                 ) from None
-            data = text.encode("utf-8", "ignore")
+            data = text.encode("utf-8", "ignore")  # no other character comes near half a pair
         return np.frombuffer(data, np.uint8)
 
     def decode(self, ids: Iterable[int] | Ids) -> str:
@@ -153,6 +157,44 @@ class ByteTokenizer:
     def to_json(self) -> str:
         """Write that bytes are the unit."""
         return json.dumps({"format": FORMAT, "unit": self.unit}, indent=1) + "\n"
+
+
+# What compatibility decompositions leave as it is, though a plain keyboard writes it otherwise.
+_PLAIN = {
+    **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u2039\u203a`\u00b4", "'"),
+    **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"'),
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-"),
+    **dict.fromkeys("\t\v\f", " "),
+    **dict.fromkeys("\r\u2028\u2029", "\n"),
+    "\u00df": "ss",
+    "\u00e6": "ae",
+    "\u00c6": "AE",
+    "\u00f8": "o",
+    "\u00d8": "O",
+    "\u0153": "oe",
+    "\u0152": "OE",
+    "\u00f0": "d",
+    "\u00fe": "th",
+    "\u0142": "l",
+    "\u0141": "L",
+}
+
+
+def nearest(character: str, alphabet: str) -> str:
+    """Return the characters of an alphabet that stand best for one that it may lack.
+
+    Itself; without its accents, or in plain letters; in the other case; of these the first that the
+    alphabet has. Nothing, where it has none.
+    """
+    plain = _PLAIN.get(character, "")
+    bare = "".join(
+        c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c)
+    )
+    forms = [character, plain, bare]
+    for form in [*forms, *(f.swapcase() for f in forms)]:
+        if form and all(c in alphabet for c in form):
+            return form
+    return ""
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

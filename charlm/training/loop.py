@@ -21,7 +21,7 @@ from charlm.errors import NonFiniteError
 from charlm.evaluation import Interrupted, score_windows
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, choose_dtype, precision
-from charlm.sampling import Settings, encode_prompt, generate
+from charlm.sampling import encode_prompt, generate, settings_of
 from charlm.storage import RunFolder
 from charlm.storage.run_folder import Checkpoint, MetricsLog
 from charlm.text import Batches, Corpus, Tokenizer
@@ -302,11 +302,10 @@ class Trainer:
     def _sample(self) -> Record:
         """Write a sample from the fixed prompt and seed, so that one step compares to another."""
         settings, state = self.config.sample, self.state
-        prompt = torch.from_numpy(self.prompt)[None].to(self.device)
-        chosen = Settings(settings.temperature, settings.top_k, settings.top_p)
-        count = self.config.train.sample_chars
-        drawn = generate(self.model, prompt, count, chosen, [self.config.run.seed])
-        text = self.tokenizer.decode([*self.prompt.tolist(), *(int(d.idx) for d in drawn)])
+        count, seed = self.config.train.sample_chars, self.config.run.seed
+        self.model.eval()
+        drawn = generate(self.model, self.prompt[None], count, settings_of(settings), [seed])
+        text = self.tokenizer.decode([*self.prompt.tolist(), *(int(d.idx[0]) for d in drawn)])
         self.run.write_sample(state.step, text)
         state.sampled_step = state.step
         state.seconds = time.perf_counter() - self.began

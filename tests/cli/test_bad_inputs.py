@@ -592,7 +592,7 @@ def test_row_40_unknown_characters_are_listed_with_code_and_position(charlm, tra
     (line,) = refused(3, *sample(trained, "--prompt", "the é ☃"))
 
     assert "'é' (U+00E9) at position 4, '☃' (U+2603) at position 6" in line
-    assert line.endswith("use --unknown skip to leave them out")
+    assert line.endswith("or --unknown skip to leave them out")
 
 
 def test_row_40_unknown_characters_can_be_skipped(charlm, trained):

@@ -1,9 +1,16 @@
 import io
 import json
+import math
+import os
+import re
+import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+from charlm.cli import output
 
 SAMPLE = ("sample", "--max-new-chars", 12, "--seed", 7)
 
@@ -44,11 +51,15 @@ def test_json_is_one_object_a_sample(charlm, trained):
         "chars_per_second",
         "seed",
         "mean_logprob_nats",
+        "logprobs_nats",
     ]
     assert [s["seed"] for s in samples] == [7, 8]
     assert all(s["text"].startswith("fox") and len(s["text"]) == 15 for s in samples)
     assert all((s["prompt"], s["chars"]) == ("fox", 12) for s in samples)
     assert all(s["mean_logprob_nats"] < 0 for s in samples)
+    for one in samples:
+        assert len(one["logprobs_nats"]) == 12
+        assert sum(one["logprobs_nats"]) / 12 == pytest.approx(one["mean_logprob_nats"], abs=1e-4)
 
 
 def test_sample_i_of_n_is_what_its_own_seed_writes(charlm, trained):
@@ -57,6 +68,172 @@ def test_sample_i_of_n_is_what_its_own_seed_writes(charlm, trained):
 
     assert many.stdout == single
     assert many.stderr.splitlines() == [f"--- sample {i} of 3, seed {i + 6}" for i in (1, 2, 3)]
+
+
+def test_many_side_by_side_are_what_each_is_alone(charlm, trained):
+    many = charlm(*SAMPLE, "-n", 70, "--json")
+    texts = [json.loads(line) for line in many.stdout.splitlines()]
+
+    assert [text["seed"] for text in texts] == [*range(7, 77)]
+    for text in texts[::10]:
+        alone = charlm(*SAMPLE, "--seed", text["seed"], "--json").stdout
+        assert json.loads(alone)["text"] == text["text"]
+        assert json.loads(alone)["logprobs_nats"] == pytest.approx(text["logprobs_nats"], abs=1e-3)
+
+
+def test_the_best_of_some_has_the_highest_mean(charlm, trained):
+    every = charlm(*SAMPLE, "-n", 6, "--json").stdout.splitlines()
+    means = {json.loads(one)["seed"]: json.loads(one)["mean_logprob_nats"] for one in every}
+
+    best = json.loads(charlm(*SAMPLE, "--best-of", 6, "--json").stdout)
+    two = charlm(*SAMPLE, "--best-of", 3, "-n", 2, "--json").stdout.splitlines()
+
+    assert best["seed"] == max(means, key=means.get)
+    assert best["mean_logprob_nats"] == pytest.approx(max(means.values()))
+    halves = [max((7, 8, 9), key=means.get), max((10, 11, 12), key=means.get)]
+    assert [json.loads(one)["seed"] for one in two] == halves
+
+
+def test_a_stop_ends_the_text_and_is_left_out(charlm, trained):
+    whole = json.loads(charlm(*SAMPLE, "--max-new-chars", 60, "--json").stdout)
+    letter = whole["text"][9]
+
+    found = json.loads(charlm(*SAMPLE, "--max-new-chars", 60, "--json", "--stop", letter).stdout)
+    both = charlm(*SAMPLE, "--max-new-chars", 60, "--stop", "@@", "--stop", letter, "--json")
+
+    assert found["text"] == whole["text"].partition(letter)[0]
+    assert found["chars"] == len(found["text"]) == len(found["logprobs_nats"])
+    assert json.loads(both.stdout)["text"] == found["text"]
+
+
+def test_only_what_is_allowed_is_drawn(charlm, trained):
+    by_class = charlm(*SAMPLE, "--allow", "[a-e]", "--no-echo").stdout.strip()
+    by_name = charlm(*SAMPLE, "--allow", "edcba", "--no-echo").stdout.strip()
+    none = charlm(*SAMPLE, "--allow", "[0-9]")
+    broken = charlm(*SAMPLE, "--allow", "[z-a]")
+
+    assert by_class == by_name
+    assert len(by_class) == 12
+    assert set(by_class) <= set("abcde")
+    assert (none.code, none.error) == (
+        2,
+        "--allow '[0-9]': this model's alphabet has no such character",
+    )
+    assert broken.code == 2
+    assert "write a class as [a-z]" in broken.error
+
+
+def test_settings_change_the_text_or_are_refused(charlm, trained):
+    plain = charlm(*SAMPLE, "--max-new-chars", 80).stdout
+    for option, value, wrong in (
+        ("--min-p", 1, 0),
+        ("--typical-p", 0.1, 2),
+        ("--repetition-penalty", 5, 0),
+    ):
+        assert charlm(*SAMPLE, "--max-new-chars", 80, option, value).stdout != plain
+        refused = charlm(*SAMPLE, option, wrong)
+        assert refused.code == 2
+        assert f"sample.{option[2:].replace('-', '_')}" in refused.error
+
+
+def test_unknown_characters_can_be_written_as_the_model_can(charlm, trained):
+    found = charlm(*SAMPLE, "-p", "thé ☃", "--unknown", "nearest", "--no-echo")
+
+    assert found.stdout == charlm(*SAMPLE, "-p", "the ", "--no-echo").stdout
+
+
+def test_alternatives_are_listed_for_machines(charlm, trained):
+    result = json.loads(charlm(*SAMPLE, "--json", "--show-alternatives").stdout)
+
+    assert len(result["alternatives"]) == result["chars"]
+    for likely, letter, nats in zip(
+        result["alternatives"], result["text"][-12:], result["logprobs_nats"], strict=True
+    ):
+        assert [p for _, p in likely] == sorted((p for _, p in likely), reverse=True)
+        assert len(likely) == 5
+        if letter in dict(likely):
+            assert math.log(dict(likely)[letter]) == pytest.approx(nats, abs=0.05)
+
+
+def test_colours_are_for_a_terminal(charlm, trained, monkeypatch):
+    plain = charlm(*SAMPLE)
+    piped = charlm(*SAMPLE, "--show-alternatives")
+    monkeypatch.setattr("charlm.cli.output.colours", lambda: True)
+    coloured = charlm(*SAMPLE, "--show-alternatives")
+
+    assert piped.stdout == plain.stdout
+    assert "colours are for a terminal" in piped.stderr
+    assert "\x1b[3" in coloured.stdout
+    assert re.sub(r"\x1b\[\d*m", "", coloured.stdout) == plain.stdout
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environment", "expected"),
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"NO_COLOR": ""}, True),
+        (True, {"TERM": "dumb"}, False),
+    ],
+)
+def test_who_wants_no_colours_gets_none(monkeypatch, terminal, environment, expected):
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: terminal))
+
+    assert output.colours() is expected
+
+
+def test_int8_weights_write_too(charlm, trained):
+    result = charlm(*SAMPLE, "--weights", "int8", "--json", "-n", 6)
+
+    texts = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [text["seed"] for text in texts] == [*range(7, 13)]
+    assert all(text["chars"] == 12 for text in texts)
+
+
+def converse(charlm, monkeypatch, lines, *arguments):
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    return charlm(*SAMPLE, "--interactive", *arguments)
+
+
+def test_a_conversation_continues_one_prompt_after_the_other(charlm, trained, monkeypatch):
+    result = converse(charlm, monkeypatch, ["the ", "☃", "fox"])
+
+    first = charlm(*SAMPLE, "-p", "the ").stdout
+    second = charlm(*SAMPLE, "-p", "fox", "--seed", 8).stdout
+    assert (result.code, result.stdout) == (0, first + second)
+    assert "'☃' (U+2603)" in result.stderr
+
+
+def test_an_interrupt_stops_the_text_and_not_the_conversation(charlm, trained, monkeypatch):
+    writing = sys.modules["charlm.sampling.write"]  # the package has a function of this name
+    generate, texts = writing.generate, []
+
+    def interrupted(*arguments):
+        texts.append(0)
+        for i, drawn in enumerate(generate(*arguments)):
+            if len(texts) == 1 and i == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield drawn
+
+    monkeypatch.setattr(writing, "generate", interrupted)
+    result = converse(charlm, monkeypatch, ["the ", "fox"], "--no-echo")
+
+    lines = result.stdout.splitlines()
+    assert result.code == 0
+    assert len(lines[0]) == 4
+    assert result.stdout.endswith(charlm(*SAMPLE, "-p", "fox", "--seed", 8, "--no-echo").stdout)
+
+
+def test_a_conversation_asks_for_its_own_prompts(charlm, trained):
+    result = charlm("sample", "-i", "--json")
+
+    assert result.code == 2
+    assert "leave out --prompt, --prompt-file, --json" in result.error
 
 
 def test_no_echo_leaves_the_prompt_out(charlm, trained):

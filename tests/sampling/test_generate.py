@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,6 +8,7 @@ from charlm.config import GPTConfig
 from charlm.errors import NonFiniteError
 from charlm.models import build_model
 from charlm.sampling import Settings, generate
+from charlm.sampling.generate import LATELY, _Recent, uniform_numbers
 
 V, BLOCK = 9, 6
 
@@ -23,19 +25,20 @@ def model():
 
 def run(model, prompt, count, settings=Settings(), seeds=None):  # noqa: B008
     seeds = seeds or list(range(prompt.shape[0]))
-    drawn = list(generate(model, prompt, count, settings, seeds))
-    return torch.stack([d.idx for d in drawn], 1), torch.stack([d.logprob for d in drawn], 1)
+    drawn = list(generate(model.eval(), prompt.numpy(), count, settings, seeds))
+    ids = np.stack([d.idx for d in drawn], 1)
+    return torch.from_numpy(ids), torch.from_numpy(np.stack([d.logprob for d in drawn], 1))
 
 
 def test_temperature_zero_follows_the_argmax_past_the_block(model):
     text = [1, 2]
-    for _ in range(3 * BLOCK):
-        logits = model(torch.tensor([text[-BLOCK:]]))[0, -1]
-        text.append(int(logits.argmax()))
+    for _ in range(5 * BLOCK):
+        text.append(int(model.read(torch.tensor([text]))[0, -1].argmax()))
 
-    found, _ = run(model, torch.tensor([[1, 2]]), 3 * BLOCK, Settings(temperature=0.0))
+    found, _ = run(model, torch.tensor([[1, 2]]), 5 * BLOCK, Settings(temperature=0.0))
 
     assert found[0].tolist() == text[2:]
+    assert len(set(text)) > 2
 
 
 def test_a_prompt_longer_than_the_block_counts_by_its_end(model):
@@ -65,14 +68,7 @@ def test_the_log_probability_is_the_models_own_before_temperature(model):
 
     text = torch.cat([prompt, idx], dim=1)
     expected = model(text[:, :-1]).log_softmax(-1)[0, 1:].gather(-1, idx[0, :, None])[:, 0]
-    torch.testing.assert_close(logprob[0], expected)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_the_mode_of_the_model_is_restored(model, training):
-    model.train(training)
-    for _ in generate(model, torch.tensor([[1]]), 2, Settings(), [0]):
-        assert model.training is training
+    torch.testing.assert_close(logprob[0].float(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_it_does_not_touch_the_global_generator(model):
@@ -85,7 +81,7 @@ def test_it_does_not_touch_the_global_generator(model):
 
 
 def test_nothing_asked_for_is_nothing_drawn(model):
-    assert list(generate(model, torch.tensor([[1]]), 0, Settings(), [0])) == []
+    assert list(generate(model, np.array([[1]]), 0, Settings(), [0])) == []
 
 
 def test_a_diverged_model_is_refused_in_one_line(model):
@@ -94,3 +90,28 @@ def test_a_diverged_model_is_refused_in_one_line(model):
 
     with pytest.raises(NonFiniteError, match="training diverged"):
         run(model, torch.tensor([[1]]), 1)
+
+
+def test_a_penalty_looks_back_on_the_prompt_and_on_what_was_drawn(model):
+    """Without a way to repeat, every character comes once before any comes again."""
+    settings = Settings(repetition_penalty=1e6)
+    with torch.no_grad():
+        model.final_norm.weight.zero_()  # all are as likely
+
+    found, _ = run(model, torch.tensor([[4]]), V - 1, settings, seeds=[3])
+
+    assert sorted([4, *found[0].tolist()]) == list(range(V))
+    lately = _Recent(np.array([[1, 2], [3, 3]]), 5)
+    assert np.flatnonzero(lately.mask()[0]).tolist() == [1, 2]
+    for _ in range(LATELY - 1):
+        lately.add(np.array([0, 4]))
+    assert np.flatnonzero(lately.mask()[0]).tolist() == [0, 2]
+    assert np.flatnonzero(lately.mask()[1]).tolist() == [3, 4]
+
+
+def test_numbers_of_a_seed_do_not_depend_on_how_many_are_made_at_once():
+    whole = uniform_numbers(7, 0, 600)
+    assert np.array_equal(whole[250:], uniform_numbers(7, 250, 350))
+    assert whole.min() >= 0
+    assert whole.max() < 1
+    assert abs(whole.mean() - 0.5) < 0.05

@@ -1,0 +1,257 @@
+"""A GPT that reads one character of one text after the other, as fast as a CPU can.
+
+A model's own `step` reads any number of characters of any number of texts, on any device. For one
+character of one text most of its time goes into calling torch, whose operations take microseconds
+to begin; NumPy's take a fraction, and its product of a matrix with a vector is faster. So what is
+done once a character is written out here, over the memory of the model's own state: torch reads the
+prompt, NumPy goes on. Read `charlm.models.gpt2` and `charlm.models.modern` first: what stands there is
+the model, and a test holds these readers to it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from charlm.models import GPT2, ModernGPT
+from charlm.models.base import InView
+from charlm.models.modern import BlockPast, Past
+from charlm.models.ngram_embedding import GOLDEN, PRIME, ROW_BITS, ROWS
+from charlm.models.past import KeysValues
+from charlm.sampling.reader import StepReader, Weights, array
+
+Vector = Float[ndarray, "_"]
+Linear = Callable[[Vector], Vector]
+
+
+class GPT2Reader(StepReader):
+    """One text. When the view is full, and for a prompt, the model reads; NumPy the rest.
+
+    Args:
+        model: In evaluation mode, on a CPU.
+        weights: What to read its matrices in.
+    """
+
+    state: InView
+    model: GPT2
+
+    def __init__(self, model: GPT2, weights: Weights = "float32") -> None:
+        super().__init__(model, 1)
+        self.tokens = array(model.token_embedding.weight)
+        self.positions = array(model.position_embedding.weight)
+        self.blocks = [GPT2Block(block, weights) for block in model.blocks]
+        self.norm = layer_norm(model.final_norm)
+        self.head = linear(model.token_embedding.weight, weights)
+
+    def read(self, idx: Int[ndarray, "1 n"]) -> Float[ndarray, "1 V"]:
+        """Read n more characters."""
+        at = self.state.ids.shape[1]
+        if idx.shape[1] > 1 or not 0 < at < self.model.block_size:
+            return super().read(idx)
+        self.state.ids = torch.cat([self.state.ids, torch.from_numpy(idx)], dim=1)
+        x = self.tokens[idx[0, 0]] + self.positions[at]
+        for block, past in zip(self.blocks, self.state.past, strict=True):
+            x = block(x, past)
+        return self.head(self.norm(x))[None]
+
+
+class GPT2Block:
+    """A block of `gpt2`, for one character: `charlm.models.gpt2.Block`."""
+
+    def __init__(self, block: Any, weights: Weights) -> None:
+        attention = block.attention
+        self.shape = (3, attention.n_head, -1)
+        self.attention_norm = layer_norm(block.attention_norm)
+        self.qkv = linear(attention.qkv.weight, weights)
+        self.projection = linear(attention.projection.weight, weights)
+        self.mlp_norm = layer_norm(block.mlp_norm)
+        self.expand = linear(block.mlp.expand.weight, weights)
+        self.contract = linear(block.mlp.contract.weight, weights)
+
+    def __call__(self, x: Vector, past: KeysValues) -> Vector:
+        """Communicate, then compute."""
+        query, key, value = self.qkv(self.attention_norm(x)).reshape(self.shape)
+        x = x + self.projection(attend(query, key, value, past))
+        return x + self.contract(gelu(self.expand(self.mlp_norm(x))))
+
+
+class ModernReader(StepReader):
+    """One text. The model reads the prompt, NumPy the rest.
+
+    Args:
+        model: In evaluation mode, on a CPU.
+        weights: What to read its matrices in.
+    """
+
+    state: Past
+    model: ModernGPT
+
+    def __init__(self, model: ModernGPT, weights: Weights = "float32") -> None:
+        super().__init__(model, 1)
+        self.tokens = array(model.token_embedding.weight)
+        self.blocks = [ModernBlock(block, weights) for block in model.blocks]
+        self.head = linear(model.head.weight, weights)
+        self.ngrams: Float[ndarray, "N C"] | None = None
+        self.longest = 1
+        if model.ngram_embedding is not None:
+            self.ngrams = array(model.ngram_embedding.table.weight)
+            self.longest = model.ngram_embedding.longest
+        self.recent: list[int] = []  # as many as n-grams have characters
+
+    def read(self, idx: Int[ndarray, "1 n"]) -> Float[ndarray, "1 V"]:
+        """Read n more characters."""
+        self.recent = [*self.recent, *idx[0, -self.longest :].tolist()][-self.longest :]
+        state = self.state
+        if idx.shape[1] > 1 or not state.read:
+            return super().read(idx)
+        x = self.tokens[idx[0, 0]]
+        if self.ngrams is not None:
+            rows = ngram_rows(self.recent, self.longest, self.model.vocab_size)
+            x = x + self.ngrams[rows].sum(axis=0)
+            state.ids = torch.tensor([self.recent[1:]])
+        x = rms_norm(x)
+        cos, sin = state.angles(1)[:, 0].numpy()
+        state.read += 1
+        for block, past in zip(self.blocks, state.blocks, strict=True):
+            x = block(x, past, cos, sin)
+        return self.head(rms_norm(x))[None]
+
+
+class ModernBlock:
+    """A block of `modern`, for one character: `charlm.models.modern.ModernBlock`."""
+
+    def __init__(self, block: Any, weights: Weights) -> None:
+        attention = block.attention
+        self.shape = (3, attention.n_head, -1)
+        self.qkv = linear(attention.qkv.weight, weights)
+        self.projection = linear(attention.projection.weight, weights)
+        self.expand = linear(block.mlp.expand.weight, weights)
+        self.contract = linear(block.mlp.contract.weight, weights)
+
+    def __call__(self, x: Vector, past: BlockPast, cos: Vector, sin: Vector) -> Vector:
+        """Communicate, then compute; `cos` and `sin` are of the position's angles."""
+        shifted = token_shift(rms_norm(x), past.attention_input)
+        qkv = self.qkv(shifted).reshape(self.shape)
+        query, key = rotate(rms_norm(qkv[:2]), cos, sin)
+        x = x + self.projection(attend(query, key, qkv[2], past))
+        hidden = self.expand(token_shift(rms_norm(x), past.mlp_input))
+        np.maximum(hidden, 0, out=hidden)
+        hidden *= hidden
+        return x + self.contract(hidden)
+
+
+def linear(weight: Float[Tensor, "out in"], weights: Weights) -> Linear:
+    """Return the function x -> weight x, for vectors."""
+    weight = weight.detach()
+    if weights == "int8":
+        return int8_linear(weight)
+    if weight.shape[0] < weight.shape[1]:
+        rows = weight.numpy()
+        return lambda x: rows @ x
+    # BLAS is up to twice as fast along rows that are long: where the output is longer, turned.
+    columns = weight.t().contiguous().numpy()
+    return lambda x: x @ columns
+
+
+def int8_linear(weight: Float[Tensor, "out in"]) -> Linear:
+    """Return x -> weight x with the weights rounded to 8 bits and x to bfloat16.
+
+    Each row times a scale of its own, its largest weight over 127; no zero point. A quarter of the
+    memory is read for each character.
+    """
+    scale = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12).bfloat16()
+    packed = (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+    lacking = (
+        -packed.shape[1] % 32
+    )  # its kernels read 16 or 32 at a time, beyond the end if need be
+    packed = F.pad(packed, (0, lacking))
+
+    def product(x: Vector) -> Vector:
+        # What torch's own weight-only quantisation calls; it has no public name.
+        row = F.pad(torch.from_numpy(x), (0, lacking))[None].bfloat16()
+        return torch._weight_int8pack_mm(row, packed, scale)[0].float().numpy()
+
+    return product
+
+
+def layer_norm(norm: nn.LayerNorm) -> Callable[[Vector], Vector]:
+    """Return LayerNorm without bias, for vectors."""
+    gain, epsilon = array(norm.weight), norm.eps
+    mean = np.full(len(gain), 1 / len(gain), gain.dtype)
+
+    def normalized(x: Vector) -> Vector:
+        centred = x - mean @ x
+        return centred * (gain / math.sqrt(mean @ (centred * centred) + epsilon))  # type: ignore[no-any-return]
+
+    return normalized
+
+
+def gelu(x: Vector) -> Vector:
+    """Return x times the share of a normal distribution below x."""
+    # NumPy has no erf. `F.gelu` itself starts threads, which then stand in the way of BLAS's own.
+    return x * (0.5 + 0.5 * torch.erf(torch.from_numpy(x * math.sqrt(0.5))).numpy())
+
+
+def rms_norm(x: Float[ndarray, "*batch C"]) -> Float[ndarray, "*batch C"]:
+    """Divide by the root of the mean square over the last dimension."""
+    if x.ndim == 1:
+        return x * (1 / math.sqrt(x @ x / len(x) + EPSILON))
+    squares = np.einsum("...c,...c->...", x, x)[..., None]
+    return x / np.sqrt(squares / x.shape[-1] + EPSILON)  # type: ignore[no-any-return]
+
+
+EPSILON = np.float32(torch.finfo(torch.float32).eps)
+
+
+def token_shift(own: Vector, before: Float[Tensor, "1 1 C"] | None) -> Vector:
+    """Return own with the second half of the channels from before; `before` becomes own."""
+    assert before is not None, "the model itself reads the first character"
+    half = len(own) - len(own) // 2
+    held = before.numpy()[0, 0]
+    shifted = np.concatenate([own[:half], held[half:]])
+    held[:] = own
+    return shifted
+
+
+def rotate(
+    x: Float[ndarray, "*batch D"], cos: Float[ndarray, "D_half"], sin: Float[ndarray, "D_half"]
+) -> Float[ndarray, "*batch D"]:
+    """Turn each pair (x[i], x[i + D/2]) by its angle."""
+    half = len(cos)
+    first, second = x[..., :half], x[..., half:]
+    return np.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+
+
+def attend(
+    query: Float[ndarray, "H D"],
+    key: Float[ndarray, "H D"],
+    value: Float[ndarray, "H D"],
+    past: KeysValues,
+) -> Vector:
+    """Average the values in view and the new one, by how well the query fits their keys."""
+    first, at, end = past.make_room(1)
+    assert past.held is not None, "the model itself reads the first character"
+    keys, values = past.held[:, 0].numpy()
+    keys[:, at], values[:, at] = key, value
+    scores = keys[:, first:end] @ (query / math.sqrt(query.shape[-1]))[:, :, None]  # (H, S, 1)
+    scores -= scores.max(axis=1, keepdims=True)  # else exp overflows
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=1, keepdims=True)
+    return (scores.transpose(0, 2, 1) @ values[:, first:end]).reshape(-1)  # type: ignore[no-any-return]
+
+
+def ngram_rows(recent: Sequence[int], longest: int, vocab_size: int) -> list[int]:
+    """Return the rows of the n-grams that end a text: `charlm.models.ngram_embedding.ngram_rows`."""
+    numbers = [i + 1 for i in recent]
+    numbers = [0] * (longest - len(numbers)) + numbers
+    key, rows = numbers[-1], []
+    for n in range(2, longest + 1):
+        key = (key * (vocab_size + 1) + numbers[-n]) % PRIME
+        rows.append((n - 2) * ROWS + ((key * GOLDEN) % 2**32 >> 32 - ROW_BITS))
+    return rows

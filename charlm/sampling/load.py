@@ -1,0 +1,92 @@
+"""A trained model in three lines of Python.
+
+import charlm
+
+model = charlm.load("runs/gpt")
+for piece in model.generate("ROMEO:", temperature=0.7):
+    print(piece, end="", flush=True)
+"""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from charlm.models.saved import SavedModel, load_model
+from charlm.sampling.prompt import encode_prompt
+from charlm.sampling.reader import Weights
+from charlm.sampling.write import Task, allowed_ids, settings_of, write
+from charlm.storage import find_run
+from charlm.text.tokenizer import Unknown
+
+SEEDS = 2**31  # drawn where none is given: short enough to read aloud
+
+
+class Writer:
+    """A model that was trained, and what it takes to write with it.
+
+    Args:
+        saved: The model, its alphabet, its run's configuration.
+    """
+
+    def __init__(self, saved: SavedModel) -> None:
+        self.saved = saved
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        allow: str | None = None,
+        unknown: Unknown = "error",
+        weights: Weights = "float32",
+        **settings: Any,
+    ) -> Iterator[str]:
+        """Yield a text as it is written; the prompt is not part of it.
+
+        Args:
+            prompt: What to continue; None: the run's own prompt.
+            seed: The same seed gives the same text; None: a new one each time.
+            stop: Text, or texts, to end before.
+            allow: Draw only these characters, or this class of a regular expression: `[a-z ]`.
+            unknown: What to do with characters of the prompt that the model lacks: `error`, `skip`,
+                or `nearest`.
+            weights: `int8` reads a GPT's matrices in 8 bits: faster for large models, and on a CPU.
+            settings: Any key of the section `sample` of a configuration: `max_new_chars`,
+                `temperature`, `top_k`, `top_p`, `min_p`, `typical_p`, `repetition_penalty`. What is
+                not given is as the run has it.
+
+        Raises:
+            UsageError: A setting is unknown or out of range.
+            DataError: A character of the prompt is not in the alphabet.
+            NonFiniteError: The model's logits are NaN or infinite.
+        """
+        saved = self.saved
+        overrides = [
+            f"sample.{key}={value}" for key, value in settings.items() if value is not None
+        ]
+        config = saved.run.read_config(overrides).sample
+        allowed = None if allow is None else allowed_ids(saved.tokenizer, allow)
+        ids = encode_prompt(saved.tokenizer, config.prompt if prompt is None else prompt, unknown)
+        stops = [stop] if isinstance(stop, str) else stop
+        task = Task(settings_of(config, allowed), config.max_new_chars, stops, weights)
+        seed = secrets.randbelow(SEEDS) if seed is None else seed
+        written = write(saved.model, saved.tokenizer, ids, task, [seed])
+        return (piece.text for pieces in written for piece in pieces[0])
+
+
+def load(run: str | Path | None = None, checkpoint: str = "best", device: str = "auto") -> Writer:
+    """Load the model of a run folder; nothing else is needed.
+
+    Args:
+        run: The run folder; None: the newest in `runs/`.
+        checkpoint: `best`, `last`, or a step.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises:
+        UsageError: There is no such run.
+        CheckpointError: The checkpoint is missing, damaged, or does not fit the configuration.
+        MachineError: The device is not there.
+    """
+    return Writer(load_model(find_run(None if run is None else Path(run)), checkpoint, device))

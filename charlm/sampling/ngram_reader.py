@@ -1,0 +1,89 @@
+"""An n-gram model that reads one text: each distribution is put together once."""
+
+from bisect import bisect_left
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from charlm.models import NGramModel
+from charlm.sampling.reader import array
+
+KEPT_ROWS = 1 << 14  # distributions that are kept: 8 MiB at 65 characters
+
+
+class NGramReader:
+    """One text, by the tables of an n-gram model.
+
+    What follows a context is the shares of its followers and its left-over of what follows the
+    context without its oldest character; so a distribution is put together from the next shorter
+    one's. Those of contexts that come again are kept, up to a bound.
+
+    Args:
+        model: On a CPU.
+    """
+
+    def __init__(self, model: NGramModel) -> None:
+        self.vocab_size, self.order, self.backs_off = model.vocab_size, model.order, model.backs_off
+        self.tables = [_NGramTable(model, k) for k in range(1, model.order + 1)]
+        self.shortest = model.shortest().numpy().astype(np.float64)
+        self.kept: dict[tuple[int, int], Float[ndarray, "V"]] = {}
+        # Of the contexts of 0, 1, ... characters that end the text: their nodes, -1 if not known.
+        self.nodes = [0]
+
+    def read(self, idx: Int[ndarray, "1 n"]) -> Float[ndarray, "1 V"]:
+        """Read n more characters."""
+        for symbol in idx[0, -self.order :].tolist():
+            ending = [
+                table.find(node * self.vocab_size + symbol, node) if node >= 0 else -1
+                for table, node in zip(self.tables, self.nodes, strict=False)
+            ]
+            self.nodes = [0, *ending][: self.order]
+        return np.log(self._distribution())[None]  # type: ignore[no-any-return]
+
+    def _distribution(self) -> Float[ndarray, "V"]:
+        """Return what follows the longest context."""
+        if len(self.kept) > KEPT_ROWS:
+            self.kept.clear()
+        longest, p = len(self.nodes) - 1, self.shortest
+        missing: list[tuple[int, int]] = []
+        for k in range(longest, 0 if self.backs_off else max(0, longest - 1), -1):
+            context = (k, self.nodes[k])
+            kept = self.kept.get(context)
+            if kept is not None:
+                p = kept
+                break
+            if context[1] >= 0:
+                missing.append(context)
+        for context in reversed(missing):
+            p = self.tables[context[0]].after(context[1], p, self.vocab_size)
+            self.kept[context] = p
+        return p
+
+
+class _NGramTable:
+    """One order of an n-gram model, as `NGramModel` has it; views, which Python reads faster."""
+
+    def __init__(self, model: NGramModel, k: int) -> None:
+        self.keys, self.share = (array(model.get_buffer(f"{p}_{k}")) for p in ("keys", "share"))
+        self.keys_seen, self.share_seen = memoryview(self.keys), memoryview(self.share)
+        self.left_over = memoryview(array(model.get_buffer(f"left_over_{k}")))
+        self.first = memoryview(array(model.get_buffer(f"first_{k}")))
+
+    def find(self, key: int, context: int) -> int:
+        """Return the node with this key, one of the followers of a context, or -1."""
+        end = self.first[context + 1]
+        place = bisect_left(self.keys_seen, key, self.first[context], end)
+        return place if place < end and self.keys_seen[place] == key else -1
+
+    def after(
+        self, context: int, shorter: Float[ndarray, "V"], vocab_size: int
+    ) -> Float[ndarray, "V"]:
+        """Return what follows a context, from what follows the next shorter one."""
+        begin, end, base = self.first[context], self.first[context + 1], context * vocab_size
+        p = shorter * self.left_over[context]
+        if end - begin == 1:  # as after most long contexts
+            p[self.keys_seen[begin] - base] += self.share_seen[begin]
+        else:
+            p[self.keys[begin:end] - base] += self.share[begin:end]
+        return p

@@ -1,0 +1,67 @@
+"""Which reader is the fastest for a model.
+
+StepReader      any model, any number of texts: its `step`
+GPT2Reader      one text, on a CPU
+ModernReader    one text, on a CPU
+NGramReader     one text, on a CPU
+MixtureReader   one text, on a CPU: the readers of its experts, joined
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from charlm.models import GPT2, LanguageModel, MixtureModel, ModernGPT, NGramModel
+from charlm.models.mixture import FLOOR
+from charlm.sampling.choose import log_softmax
+from charlm.sampling.gpt_reader import GPT2Reader, ModernReader
+from charlm.sampling.ngram_reader import NGramReader
+from charlm.sampling.reader import Reader, StepReader, Weights, array
+
+
+def reader_of(model: LanguageModel, batch_size: int = 1, weights: Weights = "float32") -> Reader:
+    """Return the fastest reader of `batch_size` texts of which nothing has been read.
+
+    Args:
+        model: In evaluation mode. A reader may hold copies of its weights: it is for one text, or
+            one batch of them, and not for later, when the model has learned more.
+        batch_size: Texts side by side (B).
+        weights: What to read a GPT's matrices in. `int8` is for one text on a CPU; each row of a
+            matrix has a scale of its own.
+    """
+    if batch_size == 1 and model.device.type == "cpu":
+        if isinstance(model, MixtureModel):
+            return MixtureReader(model, weights)
+        if isinstance(model, NGramModel):
+            return NGramReader(model)
+        if isinstance(model, GPT2):
+            return GPT2Reader(model, weights)
+        if isinstance(model, ModernGPT):
+            return ModernReader(model, weights)
+    return StepReader(model, batch_size)
+
+
+class MixtureReader:
+    """One text, by the readers of a mixture's experts: `charlm.models.mixture.join`.
+
+    Args:
+        model: In evaluation mode, on a CPU.
+        weights: What to read the matrices of its GPTs in.
+    """
+
+    def __init__(self, model: MixtureModel, weights: Weights = "float32") -> None:
+        self.readers = [reader_of(expert, 1, weights) for expert in model.experts.values()]
+        self.shares = array(model.weights)[:, None].astype(np.float64)
+        self.temperature = float(model.temperature)
+        self.linear = model.combine == "linear"
+
+    def read(self, idx: Int[ndarray, "1 n"]) -> Float[ndarray, "1 V"]:
+        """Read n more characters."""
+        log_p = log_softmax(np.concatenate([reader.read(idx) for reader in self.readers]))
+        log_p = np.maximum(log_p, FLOOR)
+        if self.linear:
+            with np.errstate(divide="ignore"):  # the logarithm of a weight of 0
+                joined = np.logaddexp.reduce(np.log(self.shares) + log_p, axis=0)
+        else:
+            joined = (self.shares * log_p).sum(axis=0)
+        return joined[None] / self.temperature  # type: ignore[no-any-return]

@@ -1,0 +1,67 @@
+"""`charlm.load(run).generate(prompt)`."""
+
+import subprocess
+import sys
+
+import pytest
+
+import charlm as package
+from charlm.errors import CheckpointError, DataError, UsageError
+
+
+def test_it_yields_what_the_command_prints(charlm, trained):
+    model = package.load(trained)
+
+    pieces = list(model.generate("the ", seed=7, max_new_chars=12))
+
+    printed = charlm("sample", "-p", "the ", "--seed", 7, "--max-new-chars", 12).stdout
+    assert len(pieces) == 12
+    assert "the " + "".join(pieces) + "\n" == printed
+
+
+def test_it_takes_what_the_command_takes(charlm, trained):
+    model, options = package.load(str(trained), "last", "cpu"), {"temperature": 0.5, "top_k": 4}
+
+    found = "".join(
+        model.generate("thé", seed=1, unknown="nearest", allow="[a-z ]", stop="q", **options)
+    )
+
+    command = ("sample", "-p", "thé", "--seed", 1, "--unknown", "nearest", "--allow", "[a-z ]")
+    command += ("--stop", "q", "--temperature", 0.5, "--top-k", 4, "--checkpoint", "last")
+    assert found + "\n" == charlm(*command, "--no-echo").stdout
+    assert found == "".join(
+        model.generate("the", seed=1, allow="[a-z ]", stop=["q", "@"], **options)
+    )
+
+
+def test_each_text_is_another_without_a_seed(trained):
+    model = package.load(trained)
+
+    assert len({"".join(model.generate(max_new_chars=40)) for _ in range(3)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"prompt": "☃"}, DataError, "U\\+2603"),
+        ({"temperature": -1}, UsageError, "sample.temperature"),
+        ({"tempereture": 1}, UsageError, "did you mean"),
+        ({"allow": "☃"}, UsageError, "no such character"),
+    ],
+)
+def test_mistakes_are_answered_before_the_first_character(trained, arguments, error, message):
+    with pytest.raises(error, match=message):
+        package.load(trained).generate(**arguments)
+
+
+def test_a_run_that_is_not_there_is_named(trained):
+    with pytest.raises((UsageError, CheckpointError), match="nope"):
+        package.load("nope")
+
+
+def test_who_only_imports_charlm_does_not_wait_for_torch():
+    program = "import charlm, sys; print('torch' in sys.modules, 'load' in charlm.__all__)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True"]
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        package.nothing  # noqa: B018

@@ -1,0 +1,160 @@
+"""Readers against the models they read for."""
+
+import itertools
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from charlm.config import GPTConfig
+from charlm.models import build_model
+from charlm.models.counts import count_ngrams
+from charlm.models.smoothing import smooth
+from charlm.sampling import Settings, generate, gpt_reader, ngram_reader, readers
+from charlm.sampling.choose import log_softmax
+from charlm.sampling.reader import StepReader
+from charlm.sampling.readers import reader_of
+from charlm.text.tokens import IdArray
+from tests.models.conftest import BLOCK, CONFIGS, VOCAB
+from tests.models.test_contract import knowing
+
+LENGTH = 6 * BLOCK
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request):
+    return knowing(CONFIGS[request.param]).eval()
+
+
+@pytest.mark.parametrize("sizes", [[1], [3, 1], [BLOCK + 2, 1, 1], [1, 2 * BLOCK]])
+def test_a_reader_says_what_its_model_says_at_every_position(model, generator, sizes):
+    text = torch.randint(VOCAB, (1, LENGTH), generator=generator)
+    with torch.inference_mode():
+        expected = model.read(text).log_softmax(-1)
+    reader, at, turn = reader_of(model), 0, itertools.cycle(sizes)
+
+    while at < LENGTH:
+        n = next(turn)
+        found = torch.from_numpy(reader.read(text[:, at : at + n].numpy())).float().log_softmax(-1)
+        at = min(at + n, LENGTH)
+        torch.testing.assert_close(found, expected[:, at - 1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "order"), [("add-k", 3), ("add-k", 1), ("witten-bell", 4), ("kneser-ney", 1)]
+)
+def test_a_reader_of_counts_smooths_as_its_model_does(generator, smoothing, order):
+    config = CONFIGS["ngram"].model_copy(update={"smoothing": smoothing, "order": order})
+    model = build_model(config, VOCAB)  # of add-k, one that does not back off
+    counted = torch.randint(VOCAB, (500,), generator=generator).numpy()
+    model.set_tables(smooth(count_ngrams(IdArray(counted), VOCAB, order), smoothing))
+    text = torch.randint(VOCAB, (1, 200), generator=generator)
+    expected, reader = model.read(text), reader_of(model)
+
+    for at in range(200):
+        found = torch.from_numpy(reader.read(text[:, at : at + 1].numpy()))
+        torch.testing.assert_close(found.float(), expected[:, at], atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_has_counted_nothing_guesses():
+    reader = reader_of(build_model(CONFIGS["ngram"], VOCAB))
+
+    np.testing.assert_allclose(reader.read(np.array([[3, 4, 5]])), np.log(1 / VOCAB), rtol=1e-6)
+
+
+def test_distributions_that_are_kept_are_bounded_and_change_nothing(generator, monkeypatch):
+    model = knowing(CONFIGS["ngram"])
+    text = torch.randint(VOCAB, (1, 300), generator=generator).numpy()
+    whole = reader_of(model)
+    expected = [whole.read(text[:, at : at + 1]) for at in range(300)]
+    monkeypatch.setattr(ngram_reader, "KEPT_ROWS", 5)
+    reader = reader_of(model)
+
+    for at in range(300):
+        assert np.array_equal(reader.read(text[:, at : at + 1]), expected[at])
+        assert len(reader.kept) <= 5 + model.order
+
+
+@pytest.mark.parametrize("combine", ["log-linear", "linear"])
+def test_a_reader_of_a_mixture_joins_as_it_does(generator, combine):
+    model = knowing(CONFIGS["mixture"].model_copy(update={"combine": combine})).eval()
+    model.weights.copy_(torch.tensor([0.0, 0.7, 0.3]))
+    model.temperature.fill_(0.8)
+    text = torch.randint(VOCAB, (1, LENGTH), generator=generator)
+    with torch.no_grad():
+        expected = model.read(text).log_softmax(-1)
+    reader = reader_of(model)
+
+    for at in range(LENGTH):
+        found = torch.from_numpy(reader.read(text[:, at : at + 1].numpy())).float().log_softmax(-1)
+        torch.testing.assert_close(found, expected[:, at], atol=1e-5, rtol=1e-5)
+
+
+def test_which_reader_a_model_gets():
+    for name, kind in {
+        "bigram": StepReader,
+        "multihead": StepReader,
+        "gpt2": readers.GPT2Reader,
+        "modern": readers.ModernReader,
+        "ngram": readers.NGramReader,
+        "mixture": readers.MixtureReader,
+    }.items():
+        model = build_model(CONFIGS[name], VOCAB).eval()
+        assert type(reader_of(model)) is kind
+        assert type(reader_of(model, 2)) is StepReader
+
+
+@pytest.mark.parametrize("style", ["gpt2", "modern"])
+def test_int8_weights_say_nearly_the_same(style):
+    """Each weight is off by half a step of 127 at most."""
+    config = GPTConfig(type="gpt", style=style, block_size=16, n_layer=2, n_head=4, n_embd=64)
+    model = knowing(config).eval()
+    text = torch.randint(VOCAB, (1, 40), generator=torch.Generator().manual_seed(2)).numpy()
+    exact, rounded = reader_of(model), reader_of(model, 1, "int8")
+
+    differences = [
+        np.abs(log_softmax(exact.read(one)) - log_softmax(rounded.read(one))).max()
+        for one in np.split(text, 40, axis=1)
+    ]
+
+    assert 0 < np.mean(differences) < 0.15
+
+
+def test_a_product_with_int8_weights_is_that_of_the_rounded_matrix():
+    weight = torch.randn(7, 12, generator=torch.Generator().manual_seed(3))
+    weight[2] = 0
+    scale = (weight.abs().amax(1, keepdim=True) / 127).bfloat16().float()
+    rounded = (weight / scale.clamp(min=1e-12)).round() * scale
+    x = torch.randn(12, generator=torch.Generator().manual_seed(4)).bfloat16().float()
+
+    found = gpt_reader.int8_linear(weight)(x.numpy())
+
+    np.testing.assert_allclose(found, (rounded @ x).numpy(), rtol=0.01, atol=0.03)
+
+
+def test_gelu_is_torchs():
+    x = np.linspace(-6, 6, 1001, dtype=np.float32)
+
+    np.testing.assert_allclose(
+        gpt_reader.gelu(x), torch.nn.functional.gelu(torch.from_numpy(x)).numpy(), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ["gpt2", "modern, n-grams", "ngram"])
+def test_memory_does_not_grow_with_the_text(name):
+    text = generate(
+        knowing(CONFIGS[name]).eval(), np.array([[1]]), 1000, Settings(repetition_penalty=1.1), [1]
+    )
+    for _ in range(300):
+        next(text)
+    tracemalloc.start()
+    for _ in range(200):
+        next(text)
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(450):
+        next(text)
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+
+    assert after - before < 20_000
