@@ -140,8 +140,8 @@ def sample(
     with StopSignals() as signals:
         writing = _Writing(saved, task, show, best_of, signals)
         if interactive:
-            return _converse(writing, unknown, first_seed)
-        writing.write(text, ids, [first_seed + i * best_of for i in range(number)])
+            return _converse(writing, text, unknown, first_seed, number)
+        writing.write(text, ids, range(first_seed, first_seed + number * best_of, best_of))
         return signals.exit_code if signals.requested() else 0
 
 
@@ -293,7 +293,13 @@ class _Writing:
         return texts
 
 
-def _converse(writing: _Writing, unknown: 'Literal["error", "skip", "nearest"]', seed: int) -> int:
+def _converse(
+    writing: _Writing,
+    default: str,
+    unknown: Literal["error", "skip", "nearest"],
+    seed: int,
+    number: int,
+) -> int:
     """Ask for prompts and continue each; Ctrl-C stops a text, the end of input all."""
     from charlm.sampling import encode_prompt
 
@@ -304,7 +310,7 @@ def _converse(writing: _Writing, unknown: 'Literal["error", "skip", "nearest"]',
     while True:
         try:
             with signals.at_once():
-                prompt = input("> " if sys.stdin.isatty() else "")
+                prompt = input("> " if sys.stdin.isatty() else "") or default
         except EOFError:
             return 0
         except Stopped:
@@ -318,8 +324,9 @@ def _converse(writing: _Writing, unknown: 'Literal["error", "skip", "nearest"]',
         except DataError as error:
             output.note(str(error))
             continue
-        writing.write(prompt, ids, [seed])
-        seed += writing.best_of
+        seeds = range(seed, seed + number * writing.best_of, writing.best_of)
+        writing.write(prompt, ids, seeds)
+        seed = seeds.stop
         if signals.requested() and signals.received != signal.SIGINT:
             return signals.exit_code
         signals.forget()
