@@ -71,7 +71,8 @@ def sample(
         typer.Option(min=1, help="Draw so many, show the one with the best mean log-probability."),
     ] = 1,
     seed: Annotated[
-        int | None, typer.Option(help="Same seed, same text. Sample i of -n uses seed + i.")
+        int | None,
+        typer.Option(help="Same seed, same text. Samples of -n and --best-of count up from it."),
     ] = None,
     unknown: Annotated[
         Literal["error", "skip", "nearest"],
@@ -117,7 +118,7 @@ def sample(
     text = config.prompt if interactive else _read_prompt(prompt, prompt_file, config.prompt)
     first_seed = secrets.randbelow(2**31) if seed is None else seed
     if not 0 <= first_seed < 2**62:
-        raise UsageError(f"--seed {first_seed}: use a number from 0 to 2^62")
+        raise UsageError(f"--seed {first_seed}: use a number from 0 to 2^62 - 1")
 
     from charlm.models.saved import load_model
     from charlm.sampling import Task, allowed_ids, encode_prompt, settings_of
@@ -130,6 +131,8 @@ def sample(
     likely = json and show_alternatives
     task = Task(settings_of(config, allowed), config.max_new_chars, stop or [], weights, likely)
     saved = load_model(found, checkpoint, device)
+    if weights == "int8" and saved.model.any_length:
+        output.note("--weights int8: this model has no matrices, so nothing changes")
     if weights == "int8" and saved.model.device.type != "cpu":
         raise UsageError("--weights int8: is for a CPU; leave it out, or pass --device cpu")
     show = _Show(json, echo, show_alternatives and not json and output.colours())
@@ -201,7 +204,7 @@ class _Show:
             "prompt": prompt,
             "chars": len(text.pieces),
             "seconds": round(text.seconds, 4),
-            "chars_per_second": round(len(text.pieces) / text.seconds, 1),
+            "chars_per_second": round(len(text.pieces) / max(text.seconds, 1e-9), 1),
             "seed": text.seed,
             "mean_logprob_nats": text.mean_logprob(),
             "logprobs_nats": [round(piece.nats, 4) for piece in text.pieces],
@@ -237,8 +240,11 @@ class _Writing:
                 f"the prompt has {len(ids)} characters; the model looks at the last "
                 f"{model.block_size}"
             )
-        titles = [f"--- sample {i + 1} of {len(seeds)}, seed {s}" for i, s in enumerate(seeds)]
-        coming = iter(titles if len(seeds) > 1 else [""])
+        many = len(seeds)
+        coming = (
+            f"--- sample {i} of {many}, seed {s}" if many > 1 else ""
+            for i, s in enumerate(seeds, 1)
+        )
         for group in self._groups(seeds) if self.best_of == 1 else ([s] for s in seeds):
             self.show.begin(prompt, next(coming))
             if self.best_of > 1:
@@ -247,7 +253,7 @@ class _Writing:
             else:
                 texts = self._draw(ids, group, None if self.show.json else self.show.pieces)
             self.show.end(prompt, texts[0])
-            for text in texts[1:]:
+            for text in [] if self.signals.requested() else texts[1:]:
                 self.show.begin(prompt, next(coming))
                 self.show.pieces(text.pieces)
                 self.show.end(prompt, text)
@@ -293,6 +299,15 @@ class _Writing:
         return texts
 
 
+def _ask() -> str:
+    """Read a line; what asks for it goes to the terminal, never into a file of results."""
+    mark = "> " if sys.stdin.isatty() else ""
+    if not sys.stdout.isatty():
+        print(mark, end="", file=sys.stderr, flush=True)
+        mark = ""
+    return input(mark)
+
+
 def _converse(
     writing: _Writing,
     default: str,
@@ -307,16 +322,17 @@ def _converse(
         import readline  # noqa: F401
     output.say("type a prompt, or nothing for the run's own; Ctrl-C stops a text, Ctrl-D leaves")
     signals = writing.signals
+    signals.patient = True
     while True:
         try:
             with signals.at_once():
-                prompt = input("> " if sys.stdin.isatty() else "") or default
+                prompt = _ask() or default
         except EOFError:
             return 0
         except Stopped:
             if signals.received != signal.SIGINT:
                 return signals.exit_code
-            signals.forget()
+            signals.forget(signal.SIGINT)
             output.say("")
             continue
         try:
@@ -327,9 +343,9 @@ def _converse(
         seeds = range(seed, seed + number * writing.best_of, writing.best_of)
         writing.write(prompt, ids, seeds)
         seed = seeds.stop
-        if signals.requested() and signals.received != signal.SIGINT:
+        signals.forget(signal.SIGINT)
+        if signals.requested():
             return signals.exit_code
-        signals.forget()
 
 
 def _read_prompt(prompt: str | None, file: Path | None, default: str) -> str:

@@ -23,10 +23,12 @@ class StopSignals:
 
     Attributes:
         received: The signal's number, or None.
+        patient: Whether SIGINT again is no more than SIGINT: so where it ends less than the program.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.patient = False
         self._urgent = False
 
     @contextmanager
@@ -59,9 +61,10 @@ class StopSignals:
         """Tell whether to stop."""
         return self.received is not None
 
-    def forget(self) -> None:
-        """Take what was asked for as done: it is not to end the program."""
-        self.received = None
+    def forget(self, number: int) -> None:
+        """Take this signal, if it came, as done: it is not to end the program."""
+        if self.received == number:
+            self.received = None
 
     def check(self) -> None:
         """Raise if asked to stop.
@@ -78,9 +81,11 @@ class StopSignals:
         return 128 + (self.received or signal.SIGINT)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        patient = self.patient and signal.SIGINT in (number, self.received)
+        if self.received is not None and not patient:
             os._exit(128 + number)  # the user insists: nothing half-written is ever read
-        self.received = number
+        if self.received is None or number != signal.SIGINT:
+            self.received = number
         if self._urgent:
             self._urgent = False
             raise Stopped

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+LEAST = -1e300  # log-probability of what a penalty all but rules out: finite, so that one is left
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -59,7 +61,8 @@ def next_probabilities(
         return softmax(keep_top_k(logits, 1))
     if settings.temperature != 1:
         # The largest becomes 0 first: a small temperature would otherwise overflow to infinity.
-        logits = below_largest(logits) / settings.temperature
+        with np.errstate(over="ignore"):  # minus infinity: never drawn
+            logits = below_largest(logits) / settings.temperature
     if settings.top_k is not None:
         logits = keep_top_k(logits, settings.top_k)
     if settings.top_p is not None:
@@ -97,7 +100,8 @@ def penalize_repetition(
     log-probability is never above 0, so a penalty above 1 always makes a character less likely.
     """
     log_p = log_softmax(logits)
-    return np.where(repeated, log_p * penalty, log_p)
+    with np.errstate(over="ignore"):  # bounded in the next line
+        return np.where(repeated, np.maximum(log_p * penalty, LEAST), log_p)
 
 
 def keep_allowed(
@@ -154,10 +158,10 @@ def _likeliest_first(logits: Float[ndarray, "B V"]) -> Int[ndarray, "B V"]:
 def _fewest(
     probabilities: Float[ndarray, "B V"], order: Int[ndarray, "B V"], p: float
 ) -> Int[ndarray, "B"]:
-    """Return how many characters of each row, in this order, it takes to reach p; at least 1."""
+    """Return how many characters of each row, in this order, it takes to reach p, above 0."""
     ordered = np.take_along_axis(probabilities, order, axis=-1)
     before = ordered.cumsum(axis=-1) - ordered  # of everything that comes earlier
-    return np.maximum((before < p).sum(axis=-1), 1)  # type: ignore[no-any-return]
+    return (before < p).sum(axis=-1)  # type: ignore[no-any-return]
 
 
 def _keep_first(

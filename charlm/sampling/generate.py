@@ -55,7 +55,8 @@ def generate(
     Raises:
         NonFiniteError: The model's logits are NaN or infinite.
     """
-    idx = prompt if model.any_length else prompt[:, -model.block_size :]
+    seen = max(model.memory, LATELY) if model.any_length else model.block_size
+    idx = prompt[:, -seen:].copy()
     recent = _Recent(idx, model.vocab_size) if settings.repetition_penalty != 1 else None
     reader = reader_of(model, len(idx), weights)
     rows = np.arange(len(idx))

@@ -114,7 +114,7 @@ class ModernReader(StepReader):
         if self.ngrams is not None:
             rows = ngram_rows(self.recent, self.longest, self.model.vocab_size)
             x = x + self.ngrams[rows].sum(axis=0)
-            state.ids = torch.tensor([self.recent[1:]])
+            state.ids = torch.tensor([self.recent[1 - self.longest :]])
         x = rms_norm(x)
         cos, sin = state.angles(1)[:, 0].numpy()
         state.read += 1

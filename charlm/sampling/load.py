@@ -10,8 +10,9 @@ for piece in model.generate("ROMEO:", temperature=0.7):
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from charlm.errors import UsageError
 from charlm.models.saved import SavedModel, load_model
 from charlm.sampling.prompt import encode_prompt
 from charlm.sampling.reader import Weights
@@ -37,7 +38,7 @@ class Writer:
         prompt: str | None = None,
         *,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         allow: str | None = None,
         unknown: Unknown = "error",
         weights: Weights = "float32",
@@ -69,14 +70,27 @@ class Writer:
         config = saved.run.read_config(overrides).sample
         allowed = None if allow is None else allowed_ids(saved.tokenizer, allow)
         ids = encode_prompt(saved.tokenizer, config.prompt if prompt is None else prompt, unknown)
-        stops = [stop] if isinstance(stop, str) else stop
+        stops = [stop] if isinstance(stop, str) else stop or ()
         task = Task(settings_of(config, allowed), config.max_new_chars, stops, weights)
+        if unknown not in get_args(Unknown) or weights not in get_args(Weights):
+            raise UsageError(
+                f"unknown={unknown!r}, weights={weights!r}: expected one of {get_args(Unknown)} and of "
+                f"{get_args(Weights)}"
+            )
+        if weights == "int8" and saved.model.device.type != "cpu":
+            raise UsageError(
+                "weights='int8': is for a CPU; leave it out, or load with device='cpu'"
+            )
         seed = secrets.randbelow(SEEDS) if seed is None else seed
+        if not 0 <= seed < 2**62:
+            raise UsageError(f"seed={seed}: use a number from 0 to 2^62 - 1")
         written = write(saved.model, saved.tokenizer, ids, task, [seed])
         return (piece.text for pieces in written for piece in pieces[0])
 
 
-def load(run: str | Path | None = None, checkpoint: str = "best", device: str = "auto") -> Writer:
+def load(
+    run: str | Path | None = None, checkpoint: str | int = "best", device: str = "auto"
+) -> Writer:
     """Load the model of a run folder; nothing else is needed.
 
     Args:
@@ -85,8 +99,8 @@ def load(run: str | Path | None = None, checkpoint: str = "best", device: str = 
         device: `auto`, `cpu`, `cuda` or `mps`.
 
     Raises:
-        UsageError: There is no such run.
-        CheckpointError: The checkpoint is missing, damaged, or does not fit the configuration.
+        UsageError: `checkpoint` is none of these.
+        CheckpointError: The run or the checkpoint is missing, damaged, or does not fit the configuration.
         MachineError: The device is not there.
     """
-    return Writer(load_model(find_run(None if run is None else Path(run)), checkpoint, device))
+    return Writer(load_model(find_run(None if run is None else Path(run)), str(checkpoint), device))

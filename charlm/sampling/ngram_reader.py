@@ -9,7 +9,7 @@ from numpy import ndarray
 from charlm.models import NGramModel
 from charlm.sampling.reader import array
 
-KEPT_ROWS = 1 << 14  # distributions that are kept: 8 MiB at 65 characters
+KEPT_BYTES = 8 << 20  # of distributions: some 16,000 at 65 characters
 
 
 class NGramReader:
@@ -43,7 +43,7 @@ class NGramReader:
 
     def _distribution(self) -> Float[ndarray, "V"]:
         """Return what follows the longest context."""
-        if len(self.kept) > KEPT_ROWS:
+        if len(self.kept) * self.shortest.nbytes > KEPT_BYTES:
             self.kept.clear()
         longest, p = len(self.nodes) - 1, self.shortest
         missing: list[tuple[int, int]] = []

@@ -47,38 +47,31 @@ class TextStream:
         """Take one more id; return what is certain now and was not before."""
         if self.ended:
             return []
-        text, self._nats = self._decoder.push(idx), self._nats + nats
+        text = self._decoder.push(idx)
         if not text:
+            self._nats += nats
             return []
-        piece, self._nats = Piece(text, self._nats, likely), 0.0
+        # Bytes that turn out to be no character come together with what shows it: theirs are the
+        # first characters of the text, and the last is this id's.
+        pieces = [Piece(c, 0.0) for c in text[:-1]] + [Piece(text[-1], nats, likely)]
+        pieces[0] = pieces[0]._replace(nats=pieces[0].nats + self._nats)
+        self._nats = 0.0
         if not self._stops:
-            return [piece]
-        self._held.append(piece)
+            return pieces
+        self._held += pieces
         held = "".join(piece.text for piece in self._held)
         found = [at for at in (held.find(stop) for stop in self._stops) if at >= 0]
         self.ended = bool(found)
-        given = self._give(min(found) if found else len(held) - self._beginning_of_a_stop(held))
-        if self.ended:
-            self._held = []
+        end = min(found) if found else len(held) - self._beginning_of_a_stop(held)
+        given, self._held = self._held[:end], [] if self.ended else self._held[end:]
         return given
 
     def finish(self) -> list[Piece]:
         """Return what was held back: nothing more will come."""
-        rest = self._decoder.finish()
-        if rest and not self.ended:
-            self._held.append(Piece(rest, self._nats))
-        given, self._held = self._held, []
-        return given
-
-    def _give(self, length: int) -> list[Piece]:
-        """Take so many characters from what is held; a piece that they end within is cut."""
-        given: list[Piece] = []
-        while self._held and length > 0:
-            piece = self._held.pop(0)
-            given.append(Piece(piece.text[:length], piece.nats, piece.likely))
-            if len(piece.text) > length:
-                self._held.insert(0, Piece(piece.text[length:], 0.0))
-            length -= len(piece.text)
+        rest = "" if self.ended else self._decoder.finish()
+        given, self._held = self._held + [Piece(c, 0.0) for c in rest], []
+        if rest:
+            given[-len(rest)] = Piece(rest[0], self._nats)
         return given
 
     def _beginning_of_a_stop(self, held: str) -> int:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from charlm.sampling.stream import Alternatives, Piece, TextStream
 from charlm.text.tokenizer import Tokenizer
 
 SHOWN = 5  # alternatives to a character
+A_CLASS = re.compile(r"\[\^?\]?(\\.|[^\]\\])*\]|\\[wWdDsS]", re.DOTALL)  # as [^a-z\]] or \d
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def write(
         NonFiniteError: The model's logits are NaN or infinite.
     """
     streams = [TextStream(tokenizer, task.stops) for _ in seeds]
-    start = np.tile(prompt, (len(seeds), 1))
+    start = np.broadcast_to(prompt, (len(seeds), len(prompt)))
     for drawn in generate(model, start, task.count, task.settings, seeds, task.weights):
         pieces: list[list[Piece]] = []
         for i, stream in enumerate(streams):
@@ -110,9 +112,10 @@ def allowed_ids(tokenizer: Tokenizer, allow: str) -> Bool[ndarray, "V"]:
         UsageError: The class cannot be read, or the alphabet has nothing of what is allowed.
     """
     found = np.zeros(tokenizer.vocab_size, bool)
-    if re.fullmatch(r"\[.+\]|\\[wWdDsS]", allow, re.DOTALL):
+    if A_CLASS.fullmatch(allow):
         try:
-            pattern = re.compile(allow)
+            with warnings.catch_warnings(action="ignore"):  # of what a class may mean one day
+                pattern = re.compile(allow)
         except re.error as error:
             raise UsageError(f"--allow {allow!r}: {error}; write a class as [a-z]") from None
         known = range(128 if tokenizer.unit == "bytes" else tokenizer.vocab_size)
@@ -121,5 +124,6 @@ def allowed_ids(tokenizer: Tokenizer, allow: str) -> Bool[ndarray, "V"]:
     else:
         found[tokenizer.encode(allow, "skip")] = True
     if not found.any():
-        raise UsageError(f"--allow {allow!r}: this model's alphabet has no such character")
+        only = "; a class is of ASCII for a model of bytes" if tokenizer.unit == "bytes" else ""
+        raise UsageError(f"--allow {allow!r}: this model's alphabet has no such character{only}")
     return found

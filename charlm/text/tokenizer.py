@@ -91,7 +91,8 @@ class CharTokenizer:
             DataError: A character is not in the alphabet; the message lists them.
         """
         if unknown == "nearest":
-            text = "".join(nearest(c, self.alphabet) for c in text)
+            text = text.replace("\r\n", "\n") if "\r" not in self.alphabet else text
+            text = text.translate({ord(c): nearest(c, self.alphabet) for c in set(text)})
         codes = _code_points(text)
         if not len(self._codes):
             ids, known = np.zeros(len(codes), np.int64), np.zeros(len(codes), bool)
@@ -177,18 +178,28 @@ _PLAIN = {
     "\u00fe": "th",
     "\u0142": "l",
     "\u0141": "L",
+    "\u00d0": "D",
+    "\u00de": "TH",
+    "\u0111": "d",
+    "\u0110": "D",
+    "\u0127": "h",
+    "\u1e9e": "SS",
+    "\u2022": "*",
+    "\u2044": "/",
 }
 
 
 def nearest(character: str, alphabet: str) -> str:
     """Return the characters of an alphabet that stand best for one that it may lack.
 
-    Itself; without its accents, or in plain letters; in the other case; of these the first that the
+    Itself; in plain letters, or without its accents; in the other case; of these the first that the
     alphabet has. Nothing, where it has none.
     """
     plain = _PLAIN.get(character, "")
     bare = "".join(
-        c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c)
+        _PLAIN.get(c, c)
+        for c in unicodedata.normalize("NFKD", character)
+        if not unicodedata.combining(c)
     )
     forms = [character, plain, bare]
     for form in [*forms, *(f.swapcase() for f in forms)]:

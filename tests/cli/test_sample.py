@@ -123,6 +123,63 @@ def test_only_what_is_allowed_is_drawn(charlm, trained):
     assert "write a class as [a-z]" in broken.error
 
 
+@pytest.mark.parametrize(
+    ("allow", "expected"),
+    [("[[a]", "a"), ("[]a]", "a"), ("[a-c]|[d-f]", "acdf"), ("[a]{9}", "a"), ("[^b-z\n ]", "!.J")],
+)
+def test_what_looks_like_a_class_and_is_none_are_characters(charlm, trained, allow, expected):
+    result = charlm(*SAMPLE, "--allow", allow, "--no-echo", "--max-new-chars", 100)
+
+    assert (result.code, result.stderr) == (0, "")
+    if not allow.startswith("[^"):
+        assert set(result.stdout.strip()) == set(expected)
+    else:
+        assert not set(result.stdout.strip()) & set("bcdefghijklmnopqrstuvwxyz")
+
+
+def test_int8_texts_are_drawn_one_by_one(charlm, trained, monkeypatch):
+    module, kinds = sys.modules["charlm.sampling.generate"], []
+    plain = module.reader_of
+    monkeypatch.setattr(module, "reader_of", lambda *a: kinds.append(a[1:]) or plain(*a))
+
+    assert charlm(*SAMPLE, "--weights", "int8", "-n", 6).code == 0
+    assert charlm(*SAMPLE, "-n", 6).code == 0
+
+    assert kinds == [(1, "int8")] * 6 + [(6, "float32")]
+
+
+def test_a_long_text_is_not_kept(charlm, trained, monkeypatch):
+
+    module, longest = sys.modules["charlm.cli.sample"], []
+    end = module._Show.end
+    monkeypatch.setattr(
+        module._Show,
+        "end",
+        lambda self, p, text: longest.append(len(text.pieces)) or end(self, p, text),
+    )
+    charlm(*SAMPLE, "--max-new-chars", 50)
+    charlm(*SAMPLE, "--max-new-chars", 50, "--json")
+
+    assert longest == [1, 50]
+
+
+def test_a_stopped_batch_shows_only_the_text_that_was_shown(charlm, trained, monkeypatch):
+    writing = sys.modules["charlm.sampling.write"]
+    generate = writing.generate
+
+    def interrupted(*arguments):
+        for i, drawn in enumerate(generate(*arguments)):
+            if i == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield drawn
+
+    monkeypatch.setattr(writing, "generate", interrupted)
+    result = charlm(*SAMPLE, "-n", 10, "--no-echo")
+
+    assert result.code == 130
+    assert len(result.stdout.rstrip("\n")) == 4
+
+
 def test_settings_change_the_text_or_are_refused(charlm, trained):
     plain = charlm(*SAMPLE, "--max-new-chars", 80).stdout
     for option, value, wrong in (
@@ -217,7 +274,8 @@ def test_an_interrupt_stops_the_text_and_not_the_conversation(charlm, trained, m
         texts.append(0)
         for i, drawn in enumerate(generate(*arguments)):
             if len(texts) == 1 and i == 3:
-                os.kill(os.getpid(), signal.SIGINT)
+                for _ in range(3):  # once is enough, and more is no more
+                    os.kill(os.getpid(), signal.SIGINT)
             yield drawn
 
     monkeypatch.setattr(writing, "generate", interrupted)

@@ -101,6 +101,16 @@ def test_a_penalty_makes_what_came_lately_less_likely_whatever_the_sign_of_its_l
         assert (softmax(found)[0, 1] > softmax(logits)[0, 1]).all()
 
 
+def test_what_is_allowed_is_drawn_however_large_the_penalty():
+    allowed = np.array([False, True, True])
+    repeated = np.array([[True, True, True]])
+    for penalty in (1e308, 1e9):
+        settings = Settings(repetition_penalty=penalty, allowed=allowed, temperature=1e-310)
+        found = next_probabilities(np.log(row(0.5, 0.3, 0.2)), settings, repeated)
+        assert found[0, 0] == 0
+        assert found.sum() == 1
+
+
 def test_what_is_not_allowed_is_ruled_out():
     assert keep_allowed(row(1, 2, 3), np.array([True, False, True])).tolist() == [[1, -INF, 3]]
 

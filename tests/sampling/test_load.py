@@ -47,6 +47,8 @@ def test_each_text_is_another_without_a_seed(trained):
         ({"temperature": -1}, UsageError, "sample.temperature"),
         ({"tempereture": 1}, UsageError, "did you mean"),
         ({"allow": "☃"}, UsageError, "no such character"),
+        ({"seed": -1}, UsageError, "seed=-1: use a number"),
+        ({"seed": 2**62}, UsageError, "use a number from 0"),
     ],
 )
 def test_mistakes_are_answered_before_the_first_character(trained, arguments, error, message):

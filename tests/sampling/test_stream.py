@@ -92,3 +92,20 @@ def test_a_stop_that_begins_within_a_piece_cuts_it():
     tokenizer = ByteTokenizer()
 
     assert everything(TextStream(tokenizer, ["x"]), b"\xe2\x82xyz") == "\ufffd"
+
+
+def test_bytes_that_are_no_character_have_their_own_probability():
+    stream = TextStream(ByteTokenizer())
+    given = [stream.push(byte, nats) for byte, nats in ((0xE2, -1.0), (0x82, -2.0), (0x78, -4.0))]
+
+    assert given[:2] == [[], []]
+    assert [(piece.text, piece.nats) for piece in given[2]] == [("\ufffd", -3.0), ("x", -4.0)]
+
+
+def test_an_ended_text_gains_nothing_at_its_end():
+    stream = TextStream(ByteTokenizer(), ["\ufffd"])
+    for byte in (0xE2, 0x78, 0xE2):
+        stream.push(byte, -1.0)
+
+    assert stream.ended
+    assert stream.finish() == []

@@ -200,3 +200,21 @@ def test_a_hostile_tokenizer_is_refused_by_name(tmp_path, content):
 
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: not a tokenizer"):
         load_tokenizer(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("caf\u00e9", "cafe"),
+        ("\u201cOh\u201d\u2014no\u2026", '"oh"-no...'),
+        ("stra\u00dfe \u1e9e", "strasse ss"),
+        ("\u00de \u00f0 \u0141 \u0127", "th d l h"),
+        ("a\r\nb\rc", "a\nb\nc"),
+        ("\u00bd", "1/2"),
+        ("\u2603x", "x"),
+    ],
+)
+def test_the_nearest_characters_stand_for_what_an_alphabet_lacks(text, expected):
+    tokenizer = CharTokenizer('abcdefghijklmnopqrstuvwxyz \n-".,/12')
+
+    assert tokenizer.decode(tokenizer.encode(text, "nearest")) == expected
