@@ -3,8 +3,7 @@
 A model's own `step` reads any number of characters of any number of texts, on any device. For one
 character of one text most of its time goes into calling torch, whose operations take microseconds
 to begin; NumPy's take a fraction, and its product of a matrix with a vector is faster. So what is
-done once a character is written out here, over the memory of the model's own state: torch reads the
-prompt, NumPy goes on. Read `charlm.models.gpt2` and `charlm.models.modern` first: what stands there is
+done once a character is written out here. Read `charlm.models.gpt2` and `charlm.models.modern` first: what stands there is
 the model, and a test holds these readers to it.
 """
 
@@ -20,53 +19,61 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlm.models import GPT2, ModernGPT
-from charlm.models.base import InView
 from charlm.models.modern import BlockPast, Past
 from charlm.models.ngram_embedding import GOLDEN, PRIME, ROW_BITS, ROWS
-from charlm.models.past import KeysValues
+from charlm.models.past import KeysValues, band, halved
 from charlm.sampling.reader import StepReader, Weights, array
 
 Vector = Float[ndarray, "_"]
-Linear = Callable[[Vector], Vector]
+Rows = Float[ndarray, "n _"]
+Linear = Callable[[Float[ndarray, "*n in"]], Float[ndarray, "*n out"]]  # of one vector, or of rows
+
+SERIAL = 2048  # elements up to which neither torch nor MKL starts threads
 
 
-class GPT2Reader(StepReader):
-    """One text. When the view is full, and for a prompt, the model reads; NumPy the rest.
+class GPT2Reader:
+    """One text. Half a view that is read again goes through NumPy, too.
+
+    Torch's threads would stand in the way of BLAS's own for milliseconds after each time.
 
     Args:
         model: In evaluation mode, on a CPU.
         weights: What to read its matrices in.
     """
 
-    state: InView
-    model: GPT2
-
     def __init__(self, model: GPT2, weights: Weights = "float32") -> None:
-        super().__init__(model, 1)
+        self.block_size = model.block_size
         self.tokens = array(model.token_embedding.weight)
         self.positions = array(model.position_embedding.weight)
-        self.blocks = [GPT2Block(block, weights) for block in model.blocks]
+        self.blocks = [GPT2Block(block, model.block_size, weights) for block in model.blocks]
         self.norm = layer_norm(model.final_norm)
         self.head = linear(model.token_embedding.weight, weights)
+        self.ids: list[int] = []  # in view
 
     def read(self, idx: Int[ndarray, "1 n"]) -> Float[ndarray, "1 V"]:
-        """Read n more characters."""
-        at = self.state.ids.shape[1]
-        if idx.shape[1] > 1 or not 0 < at < self.model.block_size:
-            return super().read(idx)
-        self.state.ids = torch.cat([self.state.ids, torch.from_numpy(idx)], dim=1)
-        x = self.tokens[idx[0, 0]] + self.positions[at]
-        for block, past in zip(self.blocks, self.state.past, strict=True):
-            x = block(x, past)
-        return self.head(self.norm(x))[None]
+        """Read n more characters; when the view is full, half of it anew."""
+        new = idx[0].tolist()
+        self.ids += new
+        seen = halved(len(self.ids), self.block_size)
+        if seen < len(self.ids):
+            self.ids = new = self.ids[-seen:]
+            for block in self.blocks:
+                block.past.used = 0
+        x = self.tokens[new] + self.positions[len(self.ids) - len(new) : len(self.ids)]
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x[-1:]))
 
 
 class GPT2Block:
-    """A block of `gpt2`, for one character: `charlm.models.gpt2.Block`."""
+    """A block of `gpt2` with what it has read: `charlm.models.gpt2.Block`."""
 
-    def __init__(self, block: Any, weights: Weights) -> None:
+    def __init__(self, block: Any, block_size: int, weights: Weights) -> None:
         attention = block.attention
-        self.shape = (3, attention.n_head, -1)
+        self.n_head = attention.n_head
+        self.past = KeysValues(block_size, block_size)
+        head_size = attention.projection.weight.shape[0] // self.n_head
+        self.past.held = torch.empty(2, 1, self.n_head, block_size, head_size)
         self.attention_norm = layer_norm(block.attention_norm)
         self.qkv = linear(attention.qkv.weight, weights)
         self.projection = linear(attention.projection.weight, weights)
@@ -74,10 +81,11 @@ class GPT2Block:
         self.expand = linear(block.mlp.expand.weight, weights)
         self.contract = linear(block.mlp.contract.weight, weights)
 
-    def __call__(self, x: Vector, past: KeysValues) -> Vector:
+    def __call__(self, x: Rows) -> Rows:
         """Communicate, then compute."""
-        query, key, value = self.qkv(self.attention_norm(x)).reshape(self.shape)
-        x = x + self.projection(attend(query, key, value, past))
+        qkv = self.qkv(self.attention_norm(x)).reshape(len(x), 3, self.n_head, -1)
+        query, key, value = qkv.transpose(1, 2, 0, 3)  # (H, n, D) each
+        x = x + self.projection(attend(query, key, value, self.past))
         return x + self.contract(gelu(self.expand(self.mlp_norm(x))))
 
 
@@ -138,8 +146,8 @@ class ModernBlock:
         """Communicate, then compute; `cos` and `sin` are of the position's angles."""
         shifted = token_shift(rms_norm(x), past.attention_input)
         qkv = self.qkv(shifted).reshape(self.shape)
-        query, key = rotate(rms_norm(qkv[:2]), cos, sin)
-        x = x + self.projection(attend(query, key, qkv[2], past))
+        query, key = rotate(rms_norm(qkv[:2]), cos, sin)[:, :, None]  # (H, 1, D) each
+        x = x + self.projection(attend(query, key, qkv[2, :, None], past)[0])
         hidden = self.expand(token_shift(rms_norm(x), past.mlp_input))
         np.maximum(hidden, 0, out=hidden)
         hidden *= hidden
@@ -147,55 +155,61 @@ class ModernBlock:
 
 
 def linear(weight: Float[Tensor, "out in"], weights: Weights) -> Linear:
-    """Return the function x -> weight x, for vectors."""
+    """Return the function x -> weight x, for vectors or rows of them."""
     weight = weight.detach()
     if weights == "int8":
         return int8_linear(weight)
     if weight.shape[0] < weight.shape[1]:
-        rows = weight.numpy()
-        return lambda x: rows @ x
-    # BLAS is up to twice as fast along rows that are long: where the output is longer, turned.
-    columns = weight.t().contiguous().numpy()
+        columns = weight.numpy().T
+    else:  # BLAS is up to twice as fast along rows that are long: where the output is longer, turned
+        columns = weight.t().contiguous().numpy()
     return lambda x: x @ columns
 
 
 def int8_linear(weight: Float[Tensor, "out in"]) -> Linear:
-    """Return x -> weight x with the weights rounded to 8 bits and x to bfloat16.
+    """Return x -> weight x with the weights rounded to 8 bits, and a single x to bfloat16.
 
     Each row times a scale of its own, its largest weight over 127; no zero point. A quarter of the
     memory is read for each character.
     """
     scale = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12).bfloat16()
-    packed = (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
-    lacking = (
-        -packed.shape[1] % 32
-    )  # its kernels read 16 or 32 at a time, beyond the end if need be
-    packed = F.pad(packed, (0, lacking))
+    rounded = (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+    # Its kernels read 16 or 32 at a time, beyond the end if need be.
+    lacking = -rounded.shape[1] % 32
+    packed = F.pad(rounded, (0, lacking))
+    weights, scales = rounded.numpy(), scale.float().numpy()[:, None]
 
-    def product(x: Vector) -> Vector:
+    def product(x: Float[ndarray, "*n in"]) -> Float[ndarray, "*n out"]:
+        if x.ndim > 1 and len(x) > 1:  # many rows are quicker with the matrix as it was
+            return x @ (weights * scales).T  # type: ignore[no-any-return]
         # What torch's own weight-only quantisation calls; it has no public name.
-        row = F.pad(torch.from_numpy(x), (0, lacking))[None].bfloat16()
-        return torch._weight_int8pack_mm(row, packed, scale)[0].float().numpy()
+        row = F.pad(torch.from_numpy(x.reshape(1, -1)), (0, lacking)).bfloat16()
+        found = torch._weight_int8pack_mm(row, packed, scale).float().numpy()
+        return found.reshape(*x.shape[:-1], -1)
 
     return product
 
 
-def layer_norm(norm: nn.LayerNorm) -> Callable[[Vector], Vector]:
-    """Return LayerNorm without bias, for vectors."""
+def layer_norm(norm: nn.LayerNorm) -> Callable[[Rows], Rows]:
+    """Return LayerNorm without bias."""
     gain, epsilon = array(norm.weight), norm.eps
     mean = np.full(len(gain), 1 / len(gain), gain.dtype)
 
-    def normalized(x: Vector) -> Vector:
-        centred = x - mean @ x
-        return centred * (gain / math.sqrt(mean @ (centred * centred) + epsilon))  # type: ignore[no-any-return]
+    def normalized(x: Rows) -> Rows:
+        centred = x - (x @ mean)[:, None]
+        variance = (centred * centred) @ mean
+        return centred / np.sqrt(variance + epsilon)[:, None] * gain  # type: ignore[no-any-return]
 
     return normalized
 
 
-def gelu(x: Vector) -> Vector:
+def gelu(x: Rows) -> Rows:
     """Return x times the share of a normal distribution below x."""
     # NumPy has no erf. `F.gelu` itself starts threads, which then stand in the way of BLAS's own.
-    return x * (0.5 + 0.5 * torch.erf(torch.from_numpy(x * math.sqrt(0.5))).numpy())
+    share = torch.from_numpy(x * math.sqrt(0.5))
+    for part in torch.split(share.view(-1), SERIAL):
+        part.erf_()
+    return x * (0.5 + 0.5 * share.numpy())
 
 
 def rms_norm(x: Float[ndarray, "*batch C"]) -> Float[ndarray, "*batch C"]:
@@ -229,21 +243,26 @@ def rotate(
 
 
 def attend(
-    query: Float[ndarray, "H D"],
-    key: Float[ndarray, "H D"],
-    value: Float[ndarray, "H D"],
+    query: Float[ndarray, "H n D"],
+    key: Float[ndarray, "H n D"],
+    value: Float[ndarray, "H n D"],
     past: KeysValues,
-) -> Vector:
-    """Average the values in view and the new one, by how well the query fits their keys."""
-    first, at, end = past.make_room(1)
-    assert past.held is not None, "the model itself reads the first character"
+) -> Float[ndarray, "n C"]:
+    """Average the values in view and the n new ones, by how well the queries fit their keys."""
+    n = query.shape[1]
+    first, at, end = past.make_room(n)
+    assert past.held is not None, "there is room from the start, or the model reads the first"
     keys, values = past.held[:, 0].numpy()
-    keys[:, at], values[:, at] = key, value
-    scores = keys[:, first:end] @ (query / math.sqrt(query.shape[-1]))[:, :, None]  # (H, S, 1)
-    scores -= scores.max(axis=1, keepdims=True)  # else exp overflows
+    keys[:, at:end], values[:, at:end] = key, value
+    query = query / math.sqrt(query.shape[-1])
+    scores = query @ keys[:, first:end].transpose(0, 2, 1)  # (H, n, S)
+    if n > 1:
+        unseen = ~band(n, at - first, past.window, past.held.device).numpy()
+        scores[:, unseen] = -math.inf
+    scores -= scores.max(axis=-1, keepdims=True)  # else exp overflows
     np.exp(scores, out=scores)
-    scores /= scores.sum(axis=1, keepdims=True)
-    return (scores.transpose(0, 2, 1) @ values[:, first:end]).reshape(-1)  # type: ignore[no-any-return]
+    scores /= scores.sum(axis=-1, keepdims=True)
+    return (scores @ values[:, first:end]).transpose(1, 0, 2).reshape(n, -1)  # type: ignore[no-any-return]
 
 
 def ngram_rows(recent: Sequence[int], longest: int, vocab_size: int) -> list[int]:

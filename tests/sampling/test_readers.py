@@ -130,13 +130,16 @@ def test_a_product_with_int8_weights_is_that_of_the_rounded_matrix():
     rounded = (weight / scale.clamp(min=1e-12)).round() * scale
     x = torch.randn(12, generator=torch.Generator().manual_seed(4)).bfloat16().float()
 
-    found = gpt_reader.int8_linear(weight)(x.numpy())
+    product = gpt_reader.int8_linear(weight)
 
-    np.testing.assert_allclose(found, (rounded @ x).numpy(), rtol=0.01, atol=0.03)
+    expected = (rounded @ x).numpy()
+    np.testing.assert_allclose(product(x.numpy()), expected, rtol=0.01, atol=0.03)
+    np.testing.assert_allclose(product(x.numpy()[None]), expected[None], rtol=0.01, atol=0.03)
+    np.testing.assert_allclose(product(np.stack([x.numpy()] * 3))[1], expected, rtol=1e-5)
 
 
 def test_gelu_is_torchs():
-    x = np.linspace(-6, 6, 1001, dtype=np.float32)
+    x = np.linspace(-6, 6, 3 * gpt_reader.SERIAL + 5, dtype=np.float32)[None]
 
     np.testing.assert_allclose(
         gpt_reader.gelu(x), torch.nn.functional.gelu(torch.from_numpy(x)).numpy(), atol=1e-6
