@@ -1,4 +1,7 @@
-"""A request to stop is a flag that every long loop polls; a second one is obeyed at once."""
+"""A request to stop is a flag that every long loop polls; a second one is obeyed at once.
+
+SIGUSR1 is another flag: save, and go on.
+"""
 
 import os
 import signal
@@ -9,6 +12,9 @@ from types import FrameType, TracebackType
 _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
+
+
+_SAVE = getattr(signal, "SIGUSR1", None)
 
 
 class Stopped(BaseException):
@@ -29,6 +35,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: int | None = None
         self.patient = False
+        self._save = False
         self._urgent = False
 
     @contextmanager
@@ -46,6 +53,8 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        if _SAVE:
+            self._previous[_SAVE] = signal.signal(_SAVE, self._handle_save)
         return self
 
     def __exit__(
@@ -60,6 +69,11 @@ class StopSignals:
     def requested(self) -> bool:
         """Tell whether to stop."""
         return self.received is not None
+
+    def save_requested(self) -> bool:
+        """Tell whether to save now; once for each time that it is asked for."""
+        asked, self._save = self._save, False
+        return asked
 
     def forget(self, number: int) -> None:
         """Take this signal, if it came, as done: it is not to end the program."""
@@ -79,6 +93,9 @@ class StopSignals:
     def exit_code(self) -> int:
         """What a shell expects of a process that a signal ended: 130 for SIGINT."""
         return 128 + (self.received or signal.SIGINT)
+
+    def _handle_save(self, number: int, frame: FrameType | None) -> None:
+        self._save = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         patient = self.patient and signal.SIGINT in (number, self.received)

@@ -181,6 +181,7 @@ def _train(
         model,
         checkpoint=prepared.checkpoint,
         should_stop=stop.requested,
+        should_save=stop.save_requested,
         began=began,
     )
     commit_resume(prepared)
@@ -198,8 +199,9 @@ def _train(
         )
     with nullcontext() if quiet else _Bar(config, trainer) as bar:
         for record in _records(trainer, stop):
-            if record["kind"] == "note":
-                output.note(record["text"])
+            said = _remark(record)
+            if said:
+                output.note(said)
             elif bar:
                 bar.show(record)
     run = shlex.quote(str(prepared.run.path))
@@ -236,6 +238,22 @@ def _records(trainer: "Trainer", stop: StopSignals) -> Iterator[dict[str, Any]]:
             return
         if following:
             yield following
+
+
+def _remark(record: dict[str, Any]) -> str | None:
+    """Return what a record says to people, however quiet it is to be; None: nothing."""
+    expert = f"{record['expert']}: " if "expert" in record else ""
+    match record["kind"]:
+        case "note":
+            return f"{expert}{record['text']}"
+        case "skip":
+            return f"{expert}left out: {record['reason']}"
+        case "rollback":
+            return (
+                f"{expert}back at step {record['step']}, {record['rate_factor']:g} of the learning "
+                f"rate: {record['reason']}"
+            )
+    return None
 
 
 def _introduce(prepared: "PreparedRun", trainer: "Trainer") -> None:

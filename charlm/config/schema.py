@@ -286,6 +286,9 @@ class TrainConfig(_Section):
     """Updates between checkpoints; 0 saves only each new best and the last."""
     patience: Size | None = None
     """Stop after this many evaluations without a new best."""
+    non_finite: Literal["stop", "skip", "rollback"] = "stop"
+    """When a loss or gradient is NaN or infinite: stop; `skip` the step, three in a row at most; or
+    `rollback` to the best checkpoint and go on at half the rate, three times at most."""
 
     DECAY_SHARE: ClassVar[float] = 0.2  # of a `wsd` schedule; the literature uses 0.1 to 0.3
 

@@ -1,5 +1,7 @@
 """Weights on disk: written as safetensors, read back only into a model that they fit."""
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,10 +93,21 @@ def load_weights(model: LanguageModel, path: Path) -> None:
 def save_tensors(
     tensors: dict[str, Tensor], path: Path, facts: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors by name, and facts about them; bit for bit what `load_tensors` reads."""
+    """Write tensors by name, and facts about them; bit for bit what `load_tensors` reads.
+
+    Raises:
+        MachineError: The disk or its permissions refuse.
+    """
     with machine_errors(path):
         whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-        save_file(whole, path, dict(facts) if facts else None)
+        try:
+            save_file(whole, path, dict(facts) if facts else None)
+        except SafetensorError as error:  # it tells what the system said in words alone
+            number = re.search(r"os error (\d+)", str(error))
+            if not number:
+                raise
+            code = int(number.group(1))
+            raise OSError(code, os.strerror(code), str(path)) from None
         path.chmod(0o644)  # safetensors writes for its user alone; the other files are readable
 
 

@@ -83,8 +83,8 @@ def new_folder(path: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
     """Fill a new folder that appears at `path`, with its manifest, only when the block succeeds.
 
     Args:
-        path: Where the folder will be. One that is there already is replaced at the end, and
-            comes back if that fails.
+        path: Where the folder will be, in one that is there. One that is at `path` already is
+            replaced at the end, and comes back if that fails.
         facts: What to record in the manifest beside the files' sizes and SHA-256. Read when the
             block ends, so the block may still add to it.
 
@@ -96,7 +96,8 @@ def new_folder(path: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
     """
     temporary = _beside(path, "new")
     with machine_errors(path):
-        temporary.mkdir(parents=True)
+        # Not its parents: a run that was removed while it trains must not come back in part.
+        temporary.mkdir()
         try:
             yield temporary
             for file in sorted(temporary.iterdir()):

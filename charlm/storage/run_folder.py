@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from charlm.config import Config, read_config
-from charlm.errors import CheckpointError, UsageError
+from charlm.errors import CheckpointError, MachineError, UsageError
 from charlm.storage.atomic import machine_errors, remove_folder, write_file
 from charlm.storage.manifest import read_manifest
 
+BUFFERED = 1 << 13  # bytes of records that are written at once
+MAX_WAITING = 1 << 20  # bytes of records in memory before they are flushed
 KEEP = 2  # newest checkpoints that stay beside the best: one may prove damaged
 
 
@@ -147,6 +149,12 @@ class RunFolder:
             if best is None or checkpoint.step != best.step:
                 remove_folder(checkpoint.path)
 
+    def remove_after(self, step: int) -> None:
+        """Delete the checkpoints after `step`: they would be taken for newer than what comes now."""
+        for checkpoint in self.checkpoints():
+            if checkpoint.step > step:
+                remove_folder(checkpoint.path)
+
     def write_sample(self, step: int, text: str) -> None:
         """Keep what the model wrote at `step`.
 
@@ -161,6 +169,9 @@ class RunFolder:
 class MetricsLog:
     """Append records to metrics.jsonl; a resumed run first cuts off what it will do again.
 
+    Records wait in memory until they are known to be on the disk, so a disk that is full for a while
+    costs none of them.
+
     Args:
         path: The file.
         keep: Bytes of it that the checkpoint resumed from vouches for.
@@ -173,31 +184,75 @@ class MetricsLog:
     def __init__(self, path: Path, keep: int = 0) -> None:
         self.path = path
         with machine_errors(path):
-            self.file = path.open("ab")
+            self.file = path.open("ab", buffering=0)
             if self.file.tell() < keep:
                 self.file.close()
                 raise CheckpointError(
                     f"{path}: shorter than its checkpoint says; the folder was changed by hand"
                 )
             self.file.truncate(keep)
-            self.file.seek(keep)
+        self.durable = keep  # bytes that are on the disk for certain
+        self.waiting = bytearray()  # what comes after them
+        self.written = 0  # bytes of it that were handed to the system
+
+    @property
+    def length(self) -> int:
+        """Bytes of all records."""
+        return self.durable + len(self.waiting)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record as one line."""
-        with machine_errors(self.path):
-            self.file.write(json.dumps(record).encode() + b"\n")
+        """Write one record as one line; what the disk refuses now is written by a later call."""
+        self.waiting += json.dumps(record).encode() + b"\n"
+        if len(self.waiting) - self.written >= BUFFERED:
+            with contextlib.suppress(OSError):
+                self._write()
+        if len(self.waiting) > MAX_WAITING:
+            with contextlib.suppress(MachineError):
+                self.flush()
 
     def flush(self) -> int:
-        """Put all records on the disk; return the length of the file in bytes."""
+        """Put all records on the disk; return the length of the file in bytes.
+
+        Raises:
+            MachineError: The disk or its permissions refuse; the next call tries again.
+        """
         with machine_errors(self.path):
-            self.file.flush()
-            os.fsync(self.file.fileno())
-            return self.file.tell()
+            self._write()
+            try:
+                os.fsync(self.file.fileno())
+            except OSError:
+                self.written = (
+                    0  # what was not flushed may be lost, a second fsync would not say so
+                )
+                raise
+        self.durable += len(self.waiting)
+        self.waiting.clear()
+        self.written = 0
+        return self.durable
+
+    def cut(self, length: int) -> None:
+        """Forget the records after `length` bytes.
+
+        Raises:
+            MachineError: The disk or its permissions refuse.
+        """
+        del self.waiting[max(0, length - self.durable) :]
+        self.durable = min(self.durable, length)
+        self.written = min(self.written, len(self.waiting))
+        with machine_errors(self.path):
+            self.file.truncate(self.durable + self.written)
 
     def close(self) -> None:
-        """Flush and close the file."""
-        with machine_errors(self.path):
-            self.file.close()
+        """Write what is left, if the disk takes it: no checkpoint vouches for it; close the file."""
+        if not self.file.closed:
+            with contextlib.suppress(OSError), self.file:
+                self._write()
+
+    def _write(self) -> None:
+        """Hand what waits to the system."""
+        self.file.truncate(self.durable + self.written)  # a write may have stopped midway
+        while self.written < len(self.waiting):
+            self.written += self.file.write(self.waiting[self.written :])
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ from charlm.training.optimizers import optimizer_tensors, restore_optimizers
 
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+ADDED_LATER = {"skipped": 0, "rate_factor": 1.0}  # what older checkpoints lack, as it was then
 
 
 @dataclass
@@ -33,6 +34,10 @@ class TrainingState:
         bad_evals: Evaluations since then.
         sampled_step: The last step that wrote a sample; -1 for none.
         metrics_bytes: Length of metrics.jsonl when this was saved.
+        skipped: Steps in a row, up to here, that were left out for a loss or gradient that was not
+            finite.
+        rate_factor: What the learning rate is multiplied by: halved at each return to an earlier
+            checkpoint.
     """
 
     step: int = 0
@@ -44,6 +49,8 @@ class TrainingState:
     bad_evals: int = 0
     sampled_step: int = -1
     metrics_bytes: int = 0
+    skipped: int = 0
+    rate_factor: float = 1.0
 
 
 def save_checkpoint(
@@ -99,7 +106,7 @@ def load_checkpoint(
         )
     try:
         restore_optimizers(optimizers, model, tensors)
-        content = json.loads((checkpoint.path / STATE).read_bytes())
+        content = ADDED_LATER | json.loads((checkpoint.path / STATE).read_bytes())
         return TrainingState(**{field.name: content[field.name] for field in fields(TrainingState)})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{checkpoint.path}: incomplete ({error!r})") from None

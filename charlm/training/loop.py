@@ -5,6 +5,7 @@ which windows it draws and what dropout drops are computed from (seed, step, mic
 run that was stopped and resumed ends with the same bits as one that was not.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -17,7 +18,7 @@ from torch.optim import Optimizer
 
 from charlm.backprop.by_hand import ByHand
 from charlm.config import Config
-from charlm.errors import NonFiniteError
+from charlm.errors import MachineError, NonFiniteError
 from charlm.evaluation import Interrupted, score_windows
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, choose_dtype, precision
@@ -28,10 +29,14 @@ from charlm.text import Batches, Corpus, Tokenizer
 from charlm.text.batches import DROPOUT_STREAM, random_words
 from charlm.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from charlm.training.compiling import Forward, compile_model, worth_trying
+from charlm.training.non_finite import worst_gradients
 from charlm.training.optimizers import build_optimizers, set_learning_rate
 from charlm.training.schedule import learning_rate
 
 Record = dict[str, Any]
+
+MOST_SKIPPED = 3  # steps in a row that are left out for a loss or gradient that is not finite
+LOWEST_FACTOR = 0.5**3  # of the learning rate, after as many returns to an earlier checkpoint
 
 
 class Trainer:
@@ -45,6 +50,7 @@ class Trainer:
         model: With its first weights.
         checkpoint: Where to continue from; None starts at the beginning.
         should_stop: Polled at every step: finish it, save, and end.
+        should_save: Polled at every step: finish it, save, and go on; its answer is used up.
         began: When the run began by `time.perf_counter`, for the seconds in records.
 
     Attributes:
@@ -62,12 +68,14 @@ class Trainer:
         *,
         checkpoint: Checkpoint | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        should_save: Callable[[], bool] = lambda: False,
         began: float | None = None,
     ) -> None:
         self.config = config
         self.run = run
         self.tokenizer = tokenizer
         self.should_stop = should_stop
+        self.should_save = should_save
         self.stopped = False
         self.device = choose_device(config.run.device)
         self.dtype = choose_dtype(config.run.dtype, self.device)
@@ -134,34 +142,43 @@ class Trainer:
         # What the checkpoint does not vouch for is done, and recorded, again.
         self.metrics = MetricsLog(self.run.metrics, keep=self.state.metrics_bytes)
         try:
-            while True:
-                last = self._spent() >= 1
-                new_best = interrupted = False
-                if self._evaluation_due(last):
-                    try:
-                        yield self._logged(self._evaluate())
-                    except Interrupted:
-                        interrupted = True  # the evaluation is done again on resume
-                    new_best = self.state.best_step == self.state.step
-                if self._sample_due() and not interrupted:
-                    yield self._logged(self._sample())
-                patience = self.config.train.patience
-                impatient = patience is not None and self.state.bad_evals >= patience
-                ended = (last or impatient) and not interrupted
-                self.stopped = interrupted or (not ended and self.should_stop())
-                if new_best or self._save_due(ended or self.stopped):
-                    yield self._save()
-                if ended or self.stopped:
-                    return
-                if self.compile_due:
-                    yield from self._compile()
+            ended = False
+            while not (ended or self.stopped):
                 try:
-                    yield self._logged(self._step())
-                except Interrupted:  # within a step that is a whole fit; it is done again on resume
-                    self.stopped = True
-                    return
+                    ended = yield from self._turn()
+                except NonFiniteError as error:
+                    yield self._logged(self._roll_back(error))
         finally:
             self.metrics.close()
+
+    def _turn(self) -> Generator[Record, None, bool]:
+        """Evaluate, sample and save where that is due, then do a step; return whether it ended."""
+        last = self._spent() >= 1
+        new_best = interrupted = False
+        if self._evaluation_due(last):
+            try:
+                yield self._logged(self._evaluate())
+            except Interrupted:
+                interrupted = True  # the evaluation is done again on resume
+            new_best = self.state.best_step == self.state.step
+        if self._sample_due() and not interrupted:
+            yield self._logged(self._sample())
+        patience = self.config.train.patience
+        impatient = patience is not None and self.state.bad_evals >= patience
+        ended = (last or impatient) and not interrupted
+        self.stopped = interrupted or (not ended and self.should_stop())
+        ending = ended or self.stopped
+        if self._save_due(ending) or new_best:
+            yield from self._save(ending)
+        if ending:
+            return ended
+        if self.compile_due:
+            yield from self._compile()
+        try:
+            yield self._logged(self._step())
+        except Interrupted:  # within a step that is a whole fit; it is done again on resume
+            self.stopped = True
+        return False
 
     def _spent(self) -> float:
         """Return the share of the run that is done: of its steps, or of its minutes."""
@@ -184,7 +201,8 @@ class Trainer:
     def _save_due(self, ending: bool) -> bool:
         every, step = self.config.train.save_every, self.state.step
         regular = bool(every and step and step % every == 0)
-        return self.saved_step != step and (regular or ending)
+        asked = self.should_save()
+        return self.saved_step != step and (regular or asked or ending)
 
     def _step(self) -> Record:
         """Do one optimizer update; the loss is the mean over its batch before the update."""
@@ -192,33 +210,101 @@ class Trainer:
         state, train = self.state, self.config.train
         rate = self._learning_rate()
         set_learning_rate(self.optimizers.values(), rate)
-        self.model.train()
-        loss = torch.zeros((), device=self.device)
-        for first in range(0, train.batch_size, self.micro_batch_size):
-            loss += self._accumulate(first)
-        parameters = self.model.parameters()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, train.grad_clip or math.inf)
-        self._refuse_non_finite(loss.item(), norm.item(), rate)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        loss, norm = self._gradients()
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite:
+            for optimizer in self.optimizers.values():
+                optimizer.step()
+            state.skipped = 0
+        else:
+            reason = self._non_finite(loss, norm, rate)
+            state.skipped += 1
         state.step += 1
         state.seconds = time.perf_counter() - self.began
+        if not finite:
+            return {"kind": "skip", "step": state.step, "reason": reason, "seconds": state.seconds}
         chars = train.batch_size * self.config.model.block_size
         return {
             "kind": "train",
             "step": state.step,
-            "loss_nats": loss.item(),
+            "loss_nats": loss,
             "learning_rate": rate,
-            "grad_norm": norm.item(),
+            "grad_norm": norm,
             "chars_per_second": chars / max(time.perf_counter() - started, 1e-9),
             "seconds": state.seconds,
+        }
+
+    def _gradients(self) -> tuple[float, float]:
+        """Work out the gradient of the step's batch; return the mean loss and the gradient's norm.
+
+        A pure function of the weights, the seed and the step's number.
+        """
+        train = self.config.train
+        self.model.train()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.device)
+        for first in range(0, train.batch_size, self.micro_batch_size):
+            loss += self._accumulate(first)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.grad_clip or math.inf)
+        return loss.item(), norm.item()
+
+    def _non_finite(self, loss: float, norm: float, rate: float) -> str:
+        """Say why a step is left out; the weights are as they were.
+
+        The step is run again: what does not happen twice is the machine's fault, not the recipe's.
+
+        Raises:
+            NonFiniteError: It is not to be left out.
+        """
+        what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
+        worst = worst_gradients(self.model)
+        again = all(map(math.isfinite, self._gradients()))
+        reason = f"{what} at step {self.state.step + 1} (learning rate {rate:.3g})"
+        reason += ", but not when the step was run again" if again else ", twice"
+        reason += f"; worst gradients: {worst}" if worst else ""
+        if self.config.train.non_finite == "skip" and self.state.skipped < MOST_SKIPPED:
+            return reason
+        mend = (
+            "suspect the machine (memory, heat, overclocking) and go on with --resume"
+            if again
+            else "lower train.learning_rate or train.grad_clip"
+        )
+        raise NonFiniteError(
+            f"{reason}; the weights were not updated and {self._what_is_saved()}; {mend}"
+        )
+
+    def _roll_back(self, error: NonFiniteError) -> Record:
+        """Return to the best checkpoint, to go on from there at half the learning rate.
+
+        How often that was done is in the rate's factor, which checkpoints keep: a run that is killed
+        on the way and resumed comes to the same point and does the same.
+
+        Raises:
+            NonFiniteError: That is not asked for, there is none, or it was done often enough.
+        """
+        checkpoint = self.run.choose("best") if self.saved_step >= 0 else None
+        factor = self.state.rate_factor / 2
+        if self.config.train.non_finite != "rollback" or not checkpoint or factor < LOWEST_FACTOR:
+            raise error
+        self.run.remove_after(checkpoint.step)
+        self.state = load_checkpoint(checkpoint, self.model, self.optimizers)
+        self.state.rate_factor = factor
+        self.saved_step = self.state.step
+        self.metrics.cut(self.state.metrics_bytes)
+        return {
+            "kind": "rollback",
+            "step": self.state.step,
+            "reason": str(error).split("; the weights", 1)[0],
+            "rate_factor": factor,
+            "seconds": time.perf_counter() - self.began,
         }
 
     def _learning_rate(self) -> float:
         """Return the learning rate of the next update."""
         spent = None if self.config.train.minutes is None else self._spent()
-        return learning_rate(self.config.train, self.state.step, spent)
+        rate = learning_rate(self.config.train, self.state.step, spent)
+        return rate * self.state.rate_factor
 
     def _accumulate(self, first: int) -> Tensor:
         """Add the gradient of one micro-batch; return its share of the batch's mean loss."""
@@ -255,15 +341,6 @@ class Trainer:
 
     def _what_is_saved(self) -> str:
         return f"step {self.saved_step} is saved" if self.saved_step >= 0 else "nothing is saved"
-
-    def _refuse_non_finite(self, loss: float, norm: float, rate: float) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
-        raise NonFiniteError(
-            f"{what} at step {self.state.step + 1} (learning rate {rate:.3g}); the weights were "
-            f"not updated and {self._what_is_saved()}; lower train.learning_rate or train.grad_clip"
-        )
 
     def _evaluate(self) -> Record:
         started = time.perf_counter()
@@ -311,15 +388,29 @@ class Trainer:
         state.seconds = time.perf_counter() - self.began
         return {"kind": "sample", "step": state.step, "text": text, "seconds": state.seconds}
 
-    def _save(self) -> Record:
+    def _save(self, ending: bool = False) -> Iterator[Record]:
+        """Save; where that fails and training goes on, say so: the next save may succeed.
+
+        Raises:
+            MachineError: It failed, and nothing was saved before or nothing comes after.
+        """
         state = self.state
         self._refuse_broken_weights()
         state.seconds = time.perf_counter() - self.began
+        before = self.metrics.length
         record = self._logged({"kind": "save", "step": state.step, "seconds": state.seconds})
-        state.metrics_bytes = self.metrics.flush()
-        save_checkpoint(self.run, state, self.model, self.optimizers, self.compiled)
+        try:
+            state.metrics_bytes = self.metrics.flush()
+            save_checkpoint(self.run, state, self.model, self.optimizers, self.compiled)
+        except MachineError as error:
+            with contextlib.suppress(MachineError):
+                self.metrics.cut(before)
+            if ending or self.saved_step < 0:
+                raise
+            yield {"kind": "note", "text": f"not saved, going on; {self._what_is_saved()}: {error}"}
+            return
         self.saved_step = state.step
-        return record
+        yield record
 
     def _logged(self, record: Record) -> Record:
         self.metrics.append(record)

@@ -42,7 +42,7 @@ from charlm.text import Batches, Corpus
 from charlm.text.tokens import Split
 from charlm.training.fit import fit_ngram
 from charlm.training.loop import Record, Trainer
-from charlm.training.setup import held_back, newest_sound, remove_checkpoints_after
+from charlm.training.setup import held_back, newest_sound
 
 LATE = 0.7  # share of an expert's training before it is given the slice
 RESERVE = 0.05  # share of a wall-clock budget kept for what was not measured: Newton's steps
@@ -144,7 +144,7 @@ class _ExpertTrainer(Trainer):
                 break
             yield record
         if self.saved_step != self.state.step:
-            yield self._save()
+            yield from self._save()
 
 
 class Mixer(Trainer):
@@ -261,7 +261,7 @@ class Mixer(Trainer):
         with contextlib.suppress(OSError):  # so that an expert can be scored alone, as any run
             run.tokens.symlink_to(Path("..", "..", self.run.tokens.name))
         checkpoint = newest_sound(run, [])
-        remove_checkpoints_after(run, checkpoint)
+        run.remove_after(checkpoint.step if checkpoint else -1)
         nothing = self.first.part(0, 0)
         if self.config.train.minutes is not None:  # shared out, once it is known what is left
             minutes = self.config.train.minutes / len(trained(self.config))
@@ -275,6 +275,7 @@ class Mixer(Trainer):
             self._expert(name),
             checkpoint=checkpoint,
             should_stop=self.should_stop,
+            should_save=self.should_save,
         )
         return trainer.with_late(self.whole, self.slice)
 

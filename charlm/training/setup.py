@@ -37,7 +37,7 @@ from charlm.storage import (
     verify_folder,
     write_file,
 )
-from charlm.storage.atomic import is_leftover, remove_folder, remove_leftovers
+from charlm.storage.atomic import is_leftover, remove_leftovers
 from charlm.storage.run_folder import Checkpoint
 from charlm.text import (
     CharTokenizer,
@@ -518,16 +518,9 @@ def commit_resume(prepared: PreparedRun) -> None:
         MachineError: The disk or its permissions refuse.
     """
     run, config = prepared.run, prepared.config
-    remove_checkpoints_after(run, prepared.checkpoint)
+    run.remove_after(prepared.checkpoint.step if prepared.checkpoint else -1)
     if config != run.read_config():
         write_file(run.config, dump_yaml(config.model_dump()).encode())
-
-
-def remove_checkpoints_after(run: RunFolder, last: Checkpoint | None) -> None:
-    """Remove the checkpoints that come after the one to go on from; None: all of them."""
-    for checkpoint in run.checkpoints():
-        if last is None or checkpoint.step > last.step:
-            remove_folder(checkpoint.path)
 
 
 def _changes(before: Config, after: Config) -> list[str]:

@@ -4,7 +4,7 @@ import shutil
 import pytest
 import torch
 
-from charlm.errors import CheckpointError
+from charlm.errors import CheckpointError, MachineError
 from charlm.models import build_model
 from charlm.models.saved import load_model, load_weights, save_tensors, save_weights
 from charlm.storage import RunFolder
@@ -115,3 +115,22 @@ def test_weights_of_another_version_of_their_model_are_refused(tmp_path):
         load_weights(model, tmp_path / "w")
     save_tensors(build_model(CONFIGS["gpt2"], VOCAB).tensors(), tmp_path / "w")
     load_weights(build_model(CONFIGS["gpt2"], VOCAB), tmp_path / "w")
+
+
+def test_a_folder_that_is_gone_while_weights_are_written_is_a_machine_error(tmp_path):
+    """The writer of safetensors has an error of its own for it, with the number in its text."""
+    with pytest.raises(MachineError, match=r"w: No such file or directory; check the path"):
+        save_tensors({"a": torch.zeros(3)}, tmp_path / "gone" / "w")
+
+
+def test_a_write_that_stops_midway_is_a_machine_error_and_leaves_nothing(tmp_path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(MachineError, match=r"w: File too large; "):
+            save_tensors({"a": torch.zeros(30_000)}, tmp_path / "w")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert list(tmp_path.iterdir()) == []

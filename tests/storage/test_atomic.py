@@ -95,6 +95,7 @@ def test_whichever_operation_fails_a_folder_is_wholly_old_or_wholly_new(tmp_path
 
 def test_wherever_power_is_lost_the_next_start_finds_a_whole_folder(tmp_path, disk):
     path = tmp_path / "run" / "tokens"
+    path.parent.mkdir()
     fill(path, "old")
     disk.log.clear()
     fill(path, "old")

@@ -14,7 +14,7 @@ def run(tmp_path):
 
 
 def make_run(path, age=0):
-    path.mkdir(parents=True)
+    (path / "checkpoints").mkdir(parents=True)
     (path / "config.yaml").write_text("model: {type: bigram}\n")
     os.utime(path / "config.yaml", (1e9 - age, 1e9 - age))
     return RunFolder(path)

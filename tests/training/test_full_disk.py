@@ -1,0 +1,155 @@
+"""The disk refuses for a while, or for good."""
+
+import errno
+import shutil
+from collections import Counter
+
+import pytest
+
+from charlm.errors import MachineError
+from charlm.storage import verify_folder
+from charlm.storage.run_folder import read_metrics
+from charlm.training import checkpoint as checkpoints
+from tests.training.conftest import state_hash, timeless
+
+EVERY_STEP = ["train.save_every=1", "train.eval_every=100", "train.max_steps=8"]
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A disk that has no room for weights at the steps in this set."""
+    steps = set()
+    save_weights = checkpoints.save_weights
+
+    def save(model, path):
+        save_weights(model, path)
+        if int(path.parent.name.rpartition("-")[2]) in steps:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoints, "save_weights", save)
+    return steps
+
+
+def test_a_save_that_fails_is_said_and_tried_again(make_trainer, full):
+    straight = make_trainer(*EVERY_STEP, out="straight")
+    list(straight.records())
+    full |= {3, 4, 5}
+    trainer = make_trainer(*EVERY_STEP)
+
+    records = list(trainer.records())
+
+    notes = [r["text"] for r in records if r["kind"] == "note"]
+    assert len(notes) == 3
+    assert all(n.startswith("not saved, going on; step 2 is saved: ") for n in notes)
+    assert all("free some space" in n for n in notes)
+    assert state_hash(trainer) == state_hash(straight)
+    assert timeless(trainer.run.metrics) == timeless(straight.run.metrics)
+    saves = [r["step"] for r in read_metrics(trainer.run.metrics) if r["kind"] == "save"]
+    assert saves == [0, 1, 2, 6, 7, 8]
+    assert not list(trainer.run.path.rglob(".tmp-*"))
+
+
+def test_while_it_fails_the_older_checkpoints_stay(make_trainer, full):
+    full |= set(range(4, 9))
+    trainer = make_trainer(*EVERY_STEP)
+
+    with pytest.raises(MachineError, match="No space left"):  # the last one must not fail
+        list(trainer.records())
+
+    assert [c.step for c in trainer.run.checkpoints()] == [0, 2, 3]
+    for checkpoint in trainer.run.checkpoints():
+        verify_folder(checkpoint.path)
+    full.clear()
+    resumed = make_trainer(resume=True)
+    assert resumed.state.step == 3
+    list(resumed.records())
+    straight = make_trainer(*EVERY_STEP, out="straight")
+    list(straight.records())
+    assert state_hash(resumed) == state_hash(straight)
+
+
+def test_the_first_save_must_not_fail(make_trainer, full):
+    full |= {0}
+    trainer = make_trainer(*EVERY_STEP)
+
+    with pytest.raises(MachineError, match="No space left"):
+        list(trainer.records())
+
+    assert trainer.state.step == 0
+
+
+def test_a_full_disk_costs_no_records(make_trainer, monkeypatch):
+    trainer = make_trainer(*EVERY_STEP)
+    refused = Counter()
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def __enter__(self):
+            return self.file.__enter__()
+
+        def __exit__(self, *error):
+            return self.file.__exit__(*error)
+
+        def write(self, data):
+            refused[trainer.state.step] += 1
+            if 2 <= trainer.state.step <= 4:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(data[: max(1, len(data) // 2)])  # a short write is none either
+
+    for record in trainer.records():
+        if record["kind"] == "eval":
+            trainer.metrics.file = Full(trainer.metrics.file)
+
+    assert refused[3]
+    steps = [r["step"] for r in read_metrics(trainer.run.metrics) if r["kind"] == "train"]
+    assert steps == list(range(1, 9))
+    saves = [r["step"] for r in read_metrics(trainer.run.metrics) if r["kind"] == "save"]
+    assert saves == [0, 1, 5, 6, 7, 8]
+
+
+def test_a_run_folder_that_vanishes_is_said_and_does_not_come_back_in_part(make_trainer):
+    trainer = make_trainer(*EVERY_STEP)
+    notes = []
+
+    with pytest.raises(MachineError, match="No such file"):
+        for record in trainer.records():
+            if record["kind"] == "train" and record["step"] == 5:
+                shutil.rmtree(trainer.run.path)
+            if record["kind"] == "note":
+                notes.append(record["text"])
+
+    assert len(notes) == 3  # steps 5 to 7
+    assert not trainer.run.path.exists()
+
+
+def test_a_run_folder_that_comes_back_is_used_again(make_trainer):
+    trainer = make_trainer(*EVERY_STEP)
+    away = trainer.run.path.with_name("away")
+
+    for record in trainer.records():
+        if record["kind"] == "train" and record["step"] == 4:
+            trainer.run.path.rename(away)
+        if record["kind"] == "train" and record["step"] == 7:
+            away.rename(trainer.run.path)
+
+    assert [c.step for c in trainer.run.checkpoints()] == [7, 8]
+    steps = [r["step"] for r in read_metrics(trainer.run.metrics) if r["kind"] == "train"]
+    assert steps == list(range(1, 9))
+
+
+def test_saving_when_asked_changes_nothing_else(make_trainer):
+    options = ["train.max_steps=8", "train.eval_every=100"]
+    straight = make_trainer(*options, out="straight")
+    list(straight.records())
+    asked = [False, False, False, True, False, False]
+    trainer = make_trainer(*options, should_save=lambda: bool(asked) and asked.pop(0))
+
+    saves = [r["step"] for r in trainer.records() if r["kind"] == "save"]
+
+    assert saves == [0, 3, 8]
+    assert state_hash(trainer) == state_hash(straight)
