@@ -78,6 +78,18 @@ def put_in_place(temporary: Path, path: Path) -> None:
     flush_folder(path.parent)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those it is to be in, so that it is still there after a power cut.
+
+    Raises:
+        OSError: The disk or its permissions refuse.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        flush_folder(folder.parent)
+
+
 @contextlib.contextmanager
 def new_folder(path: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
     """Fill a new folder that appears at `path`, with its manifest, only when the block succeeds.

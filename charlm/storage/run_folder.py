@@ -23,7 +23,12 @@ from typing import Any
 
 from charlm.config import Config, read_config
 from charlm.errors import CheckpointError, MachineError, UsageError
-from charlm.storage.atomic import machine_errors, remove_folder, write_file
+from charlm.storage.atomic import (
+    flush_folder,
+    machine_errors,
+    remove_folder,
+    write_file,
+)
 from charlm.storage.manifest import read_manifest
 
 BUFFERED = 1 << 13  # bytes of records that are written at once
@@ -162,7 +167,8 @@ class RunFolder:
             MachineError: The disk or its permissions refuse.
         """
         with machine_errors(self.samples):
-            self.samples.mkdir(exist_ok=True)
+            self.samples.mkdir(exist_ok=True)  # not its parents: see `new_folder`
+            flush_folder(self.path)
         write_file(self.samples / f"step-{step}.txt", text.encode("utf-8", "replace"))
 
 
@@ -191,6 +197,7 @@ class MetricsLog:
                     f"{path}: shorter than its checkpoint says; the folder was changed by hand"
                 )
             self.file.truncate(keep)
+            flush_folder(path.parent)  # it may be new there
         self.durable = keep  # bytes that are on the disk for certain
         self.waiting = bytearray()  # what comes after them
         self.written = 0  # bytes of it that were handed to the system

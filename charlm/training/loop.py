@@ -162,7 +162,10 @@ class Trainer:
                 interrupted = True  # the evaluation is done again on resume
             new_best = self.state.best_step == self.state.step
         if self._sample_due() and not interrupted:
-            yield self._logged(self._sample())
+            try:
+                yield self._logged(self._sample())
+            except MachineError as error:
+                yield {"kind": "note", "text": f"a sample is not kept, going on: {error}"}
         patience = self.config.train.patience
         impatient = patience is not None and self.state.bad_evals >= patience
         ended = (last or impatient) and not interrupted
@@ -383,8 +386,8 @@ class Trainer:
         self.model.eval()
         drawn = generate(self.model, self.prompt[None], count, settings_of(settings), [seed])
         text = self.tokenizer.decode([*self.prompt.tolist(), *(int(d.idx[0]) for d in drawn)])
-        self.run.write_sample(state.step, text)
         state.sampled_step = state.step
+        self.run.write_sample(state.step, text)
         state.seconds = time.perf_counter() - self.began
         return {"kind": "sample", "step": state.step, "text": text, "seconds": state.seconds}
 

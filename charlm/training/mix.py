@@ -38,6 +38,7 @@ from charlm.models import LanguageModel, MixtureModel, NGramModel, next_token_lo
 from charlm.models.mixture import fit_weights, join
 from charlm.models.saved import WEIGHTS, load_weights
 from charlm.storage import RunFolder, machine_errors, verify_folder, write_file
+from charlm.storage.atomic import make_folder
 from charlm.text import Batches, Corpus
 from charlm.text.tokens import Split
 from charlm.training.fit import fit_ngram
@@ -255,7 +256,7 @@ class Mixer(Trainer):
         """Open the run of an expert, or begin it."""
         run = RunFolder(self.run.path / "experts" / name)
         with machine_errors(run.path):
-            (run.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            make_folder(run.path / "checkpoints")
         write_file(run.tokenizer, self.tokenizer.to_json().encode())
         write_file(run.config, dump_yaml(config.model_dump()).encode())
         with contextlib.suppress(OSError):  # so that an expert can be scored alone, as any run

@@ -37,7 +37,7 @@ from charlm.storage import (
     verify_folder,
     write_file,
 )
-from charlm.storage.atomic import is_leftover, remove_leftovers
+from charlm.storage.atomic import is_leftover, make_folder, remove_leftovers
 from charlm.storage.run_folder import Checkpoint
 from charlm.text import (
     CharTokenizer,
@@ -131,7 +131,7 @@ def new_folder_for_run(out: Path) -> Iterator[None]:
     """
     with machine_errors(out):
         made = [path for path in (out, *out.parents) if not path.exists()]
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
     try:
         with folder_lock(out):
             check_new_folder(out)
@@ -382,7 +382,7 @@ def create_run(config: Config, out: Path, text: PreparedText, progress: Progress
         lambda read: progress("encoding", read),
     )
     with machine_errors(out):
-        (out / "checkpoints").mkdir(exist_ok=True)
+        make_folder(out / "checkpoints")
     write_file(run.tokenizer, text.tokenizer.to_json().encode())
     write_file(run.config, dump_yaml(config.model_dump()).encode())
     notes = [*text.scan.notes, *_seen_notes(config, corpus)]

@@ -116,12 +116,15 @@ def test_a_run_folder_that_vanishes_is_said_and_does_not_come_back_in_part(make_
     trainer = make_trainer(*EVERY_STEP)
     notes = []
 
-    with pytest.raises(MachineError, match="No such file"):
+    def watch():
         for record in trainer.records():
             if record["kind"] == "train" and record["step"] == 5:
                 shutil.rmtree(trainer.run.path)
             if record["kind"] == "note":
                 notes.append(record["text"])
+
+    with pytest.raises(MachineError, match="No such file"):
+        watch()
 
     assert len(notes) == 3  # steps 5 to 7
     assert not trainer.run.path.exists()

@@ -50,7 +50,7 @@ def test_what_does_not_happen_again_is_the_machines_fault(make_trainer):
     passes = []
     trainer = poison(trainer, lambda step: step == 6 and (passes.append(step), len(passes) == 1)[1])
 
-    with pytest.raises(NonFiniteError, match="but not when the step was run again; .*suspect the"):
+    with pytest.raises(NonFiniteError, match=r"but not when the step was run again; .*suspect the"):
         list(trainer.records())
 
     assert len(passes) == 2

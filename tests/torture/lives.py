@@ -1,0 +1,233 @@
+"""Commands in processes of their own that can be killed, without waiting for torch each time.
+
+`python -m tests.torture.lives` imports what training needs once, then forks a process for each
+command that it reads from standard input. `Lives` is the other end.
+"""
+
+import json
+import mmap
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+SLOWEST = 60.0  # seconds that a life of a few dozen tiny steps may take
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a life is disturbed.
+
+    Args:
+        after: Seconds from its start to the signal; None: none is sent from outside.
+        number: Which signal.
+        operation: Count of durable operations at which it kills itself; None: it does not.
+        broken: What is wrong with its program: a name of `BREAKS`; None: nothing.
+    """
+
+    after: float | None = None
+    number: int = signal.SIGKILL
+    operation: int | None = None
+    broken: str | None = None
+
+
+@dataclass(frozen=True)
+class Life:
+    """How it went.
+
+    Args:
+        code: Exit code; negative: the signal that ended it.
+        seconds: From start to end.
+        waited: Seconds from the signal to the end; None without one.
+        steps: The last step that it finished; 0: none.
+        operations: Durable operations below its run folder's parent.
+        stderr: What it said.
+    """
+
+    code: int
+    seconds: float
+    waited: float | None
+    steps: int
+    operations: int
+    stderr: str
+
+
+class Lives:
+    """Start commands and see how they end, one at a time."""
+
+    def __enter__(self) -> "Lives":
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.torture.lives"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait(SLOWEST)
+        assert self.process.stdout
+        self.process.stdout.close()
+
+    def live(self, folder: Path, *arguments: str, plan: Plan | None = None) -> Life:
+        """Run a charlm command in a folder."""
+        job = {"folder": str(folder), "arguments": arguments, "plan": asdict(plan or Plan())}
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        return Life(**json.loads(self.process.stdout.readline()))
+
+
+# --- the other end -----------------------------------------------------------------------------
+
+
+def _serve() -> None:
+    import torch
+
+    from charlm.cli import main  # noqa: F401 -- imported here, once for all
+
+    torch.set_num_threads(1)
+    shared = mmap.mmap(-1, 16)
+    for line in sys.stdin:
+        job = json.loads(line)
+        print(json.dumps(asdict(_live(job, shared))), flush=True)
+
+
+def _live(job: dict[str, Any], shared: mmap.mmap) -> Life:
+    plan = Plan(**job["plan"])
+    shared[:] = bytes(16)
+    said = Path(job["folder"], "stderr")
+    began = time.perf_counter()
+    process = os.fork()
+    if not process:
+        code = 1
+        try:
+            code = _child(job, plan, shared, said)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    sent = None
+    if plan.after is not None:
+        _wait(process, began + plan.after)
+        sent = time.perf_counter()
+        os.kill(process, plan.number)  # not reaped yet: its number is still its own
+    _wait(process, began + SLOWEST)
+    os.kill(process, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    ended = time.perf_counter()
+    steps, operations = struct.unpack("qq", shared[:])
+    return Life(
+        code=os.waitstatus_to_exitcode(status),
+        seconds=ended - began,
+        waited=None if sent is None else ended - sent,
+        steps=steps,
+        operations=operations,
+        stderr=said.read_text() if said.exists() else "",
+    )
+
+
+def _wait(process: int, until: float) -> None:
+    """Wait until a process has ended, but do not reap it, or until a time."""
+    while time.perf_counter() < until:
+        if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.0005)
+
+
+def _child(job: dict[str, Any], plan: Plan, shared: mmap.mmap, said: Path) -> int:
+    from charlm.cli.main import run
+    from charlm.training.loop import Trainer
+    from tests.torture.disk import watched
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)  # as in a process of its own
+    os.chdir(job["folder"])
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    _break(plan.broken)
+
+    def count(what: str, path: Path | None) -> None:
+        (operations,) = struct.unpack("q", shared[8:])
+        if plan.operation is not None and operations == plan.operation:
+            os.kill(os.getpid(), signal.SIGKILL)
+        shared[8:] = struct.pack("q", operations + 1)
+
+    step = Trainer._step
+
+    def counted(self: Trainer) -> dict[str, Any]:
+        record = step(self)
+        shared[:8] = struct.pack("q", self.state.step)
+        return record
+
+    Trainer._step = counted  # type: ignore[method-assign]
+    with watched(Path(job["folder"]), count):
+        return run(job["arguments"])
+
+
+BREAKS = ("no rename", "no hash", "random batches", "no cut of the log", "no flag")
+
+
+def _break(what: str | None) -> None:
+    """Take something out of the program, to see that it is missed."""
+    if what == "no rename":  # folders are filled under their final names
+        from charlm.storage import atomic
+
+        def in_place(path: Path, kind: str) -> Path:
+            return path if kind == "new" else path.with_name(f".tmp-{kind}-00000000-{path.name}")
+
+        def write(folder: Path, facts: Any) -> None:  # and declared whole before they are
+            (folder / "MANIFEST.json").write_text(json.dumps({"format": 1, **facts, "files": {}}))
+
+        atomic._beside = in_place
+        atomic._replace_folder = lambda temporary, path: None
+    elif what == "random batches":  # the next batch depends on how many were drawn before
+        import numpy as np
+
+        from charlm.text import Batches
+
+        generator, get = np.random.default_rng(0), Batches.get
+
+        def drawn(self: Batches, step: int, *rest: Any) -> Any:
+            return get(self, int(generator.integers(1000)), *rest)
+
+        Batches.get = drawn  # type: ignore[method-assign]
+    elif what == "no cut of the log":
+        from charlm.storage.run_folder import MetricsLog
+
+        begin = MetricsLog.__init__
+
+        def whole(self: MetricsLog, path: Path, keep: int = 0) -> None:
+            begin(self, path, path.stat().st_size if path.exists() else 0)
+
+        MetricsLog.__init__ = whole  # type: ignore[method-assign]
+    elif what == "no flag":  # signals end the process where it is
+        from charlm.cli.signals import StopSignals
+
+        StopSignals.__enter__ = lambda self: self  # type: ignore[method-assign]
+        StopSignals.__exit__ = lambda self, *error: None  # type: ignore[method-assign]
+    elif what:
+        raise ValueError(what)
+
+
+if __name__ == "__main__":
+    _serve()

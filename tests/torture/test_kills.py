@@ -1,0 +1,87 @@
+"""Killed or asked to stop at any instant, a run loses little and ends with the same bits."""
+
+import signal
+
+import pytest
+
+from tests.torture.lives import Lives, Plan
+from tests.torture.trials import (
+    SAVE_EVERY,
+    Tally,
+    begin,
+    command,
+    killed,
+    outcome,
+    saved_step,
+    signalled,
+    straight,
+)
+
+NAMES = ("bigram", "gpt2, dropout, accumulation", "modern, muon", "mixture")
+
+
+@pytest.fixture(scope="module")
+def lives():
+    with Lives() as lives:
+        yield lives
+
+
+@pytest.fixture(scope="module")
+def undisturbed(lives, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return {name: straight(lives, folder / str(i), name) for i, name in enumerate(NAMES)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(
+    lives, undisturbed, tmp_path, name
+):
+    tally, seed = Tally(), 0
+    while tally.kills < 10:
+        killed(lives, tmp_path / str(seed), undisturbed[name], seed, tally)
+        seed += 1
+
+    assert tally.failures == []
+    assert tally.inside
+    assert max(tally.redone) <= SAVE_EVERY
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_is_asked_to_stop_loses_no_step(lives, undisturbed, tmp_path, name):
+    tally = Tally()
+    for seed in range(5):
+        signalled(lives, tmp_path / str(seed), undisturbed[name], seed, tally)
+
+    assert tally.failures == []
+
+
+@pytest.mark.parametrize("broken", ["no rename", "random batches", "no cut of the log"])
+def test_killing_shows_what_is_missing(lives, undisturbed, tmp_path, broken):
+    tally, seed = Tally(), 0
+    while not tally.failures:
+        killed(lives, tmp_path / str(seed), undisturbed["bigram"], seed, tally, broken)
+        seed += 1
+        assert seed < 12
+
+
+def test_asking_shows_what_is_missing(lives, undisturbed, tmp_path):
+    tally, seed = Tally(), 0
+    while not tally.failures:
+        signalled(lives, tmp_path / str(seed), undisturbed["bigram"], seed, tally, "no flag")
+        seed += 1
+        assert seed < 12
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 on this system")
+def test_usr1_saves_and_the_run_goes_on(lives, undisturbed, tmp_path):
+    like = undisturbed["modern, muon"]
+    seconds = like.life.seconds
+    run = begin(tmp_path / "a", like.name)
+
+    life = lives.live(
+        tmp_path / "a", *command(run), plan=Plan(after=0.5 * seconds, number=signal.SIGUSR1)
+    )
+
+    assert life.code == 0
+    assert outcome(run) == like.outcome
+    assert saved_step(run) == 30

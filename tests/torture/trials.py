@@ -1,0 +1,210 @@
+"""What must hold however a command is disturbed; each function returns what did not, in words."""
+
+import hashlib
+import json
+import random
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from charlm.errors import CharlmError
+from charlm.storage import RunFolder, verify_folder
+from charlm.storage.run_folder import read_metrics
+from tests.torture.lives import Life, Lives, Plan
+
+TEXT = (
+    "the quick brown fox jumps over the lazy dog.\nPack my box with five dozen liquor jugs!\n" * 30
+)
+SAVE_EVERY = 5
+STEPS = (
+    f"{{max_steps: 30, batch_size: 4, warmup_steps: 2, eval_every: 10, save_every: {SAVE_EVERY}, "
+    "sample_every: 10, sample_chars: 8, %s}"
+)
+REST = (
+    "\neval: {baselines: false}\nrun: {device: cpu, dtype: float32, compile: false}\n"
+    "data: {source: text.txt}\n"
+)
+GPT = "{type: gpt, style: %s, block_size: 8, n_layer: 2, n_head: 2, n_embd: 16, dropout: %s}"
+
+
+def _run(model: str, train: str = "") -> str:
+    return f"model: {model}\ntrain: {STEPS % train}{REST}"
+
+
+RUNS = {
+    "bigram": _run("{type: bigram, block_size: 8}"),
+    "gpt2, dropout, accumulation": _run(GPT % ("gpt2", 0.1), "micro_batch_size: 1"),
+    "modern, muon": _run(GPT % ("modern", 0), "optimizer: muon"),
+    "by hand": _run(GPT % ("gpt2", 0), "gradients: by_hand"),
+    "mixture": _run(
+        "\n  type: mixture\n  block_size: 8\n  experts:\n"
+        "    counts: {model: {type: ngram, order: 3, block_size: 8}}\n"
+        f"    gpt: {{model: {GPT % ('modern', 0.1)}, train: {STEPS % ''}}}"
+    ),
+}
+
+
+def begin(folder: Path, name: str) -> Path:
+    """Make a folder with a text and a configuration in it; return where the run will be."""
+    folder.mkdir(parents=True)
+    (folder / "text.txt").write_text(TEXT)
+    (folder / "config.yaml").write_text(RUNS[name])
+    return folder / "run"
+
+
+def command(run: Path) -> tuple[str, ...]:
+    """Return what begins a run, or goes on with it."""
+    if (run / "config.yaml").exists():
+        return ("train", "--resume", "--out", "run", "-q")
+    return ("train", "--config", "config.yaml", "--out", "run", "-q")
+
+
+def outcome(run: Path) -> dict[str, object]:
+    """Return all that a finished run left, but for what depends on the clock."""
+    found: dict[str, object] = {}
+    for folder in [run, *sorted(run.glob("experts/*"))]:
+        name = folder.name
+        last = RunFolder(folder).last()
+        if last:
+            verify_folder(last.path)
+            for file in sorted(last.path.iterdir()):
+                if file.suffix == ".safetensors":
+                    found[f"{name}: {file.name}"] = hashlib.sha256(file.read_bytes()).hexdigest()
+            state = json.loads((last.path / "state.json").read_bytes())
+            found[f"{name}: state"] = state | {"seconds": 0, "metrics_bytes": 0}
+        clocks = {"seconds": 0, "chars_per_second": 0}
+        if (folder / "metrics.jsonl").exists():
+            found[f"{name}: records"] = [
+                record | clocks
+                for record in read_metrics(folder / "metrics.jsonl")
+                if record["kind"] != "save"
+            ]
+        found[f"{name}: samples"] = {
+            file.name: file.read_text() for file in sorted(folder.glob("samples/*"))
+        }
+    found["temporary"] = [str(path.relative_to(run)) for path in run.rglob(".tmp-*")]
+    return found
+
+
+def saved_step(run: Path) -> int:
+    """Return the newest step that verifies, of a run and of its experts together; 0: none."""
+    steps = 0
+    for folder in [run, *run.glob("experts/*")]:
+        for checkpoint in reversed(RunFolder(folder).checkpoints()):
+            try:
+                verify_folder(checkpoint.path)
+            except CharlmError:
+                continue
+            steps += checkpoint.step
+            break
+    return steps
+
+
+@dataclass
+class Straight:
+    """A run that nothing disturbed.
+
+    Args:
+        name: Of `RUNS`.
+        outcome: What it left.
+        life: How it went.
+    """
+
+    name: str
+    outcome: dict[str, object]
+    life: Life
+
+
+def straight(lives: Lives, folder: Path, name: str) -> Straight:
+    """Run one undisturbed."""
+    run = begin(folder, name)
+    lives.live(folder, *command(run))  # the first is slower
+    shutil.rmtree(run)
+    life = lives.live(folder, *command(run))
+    assert life.code == 0, life.stderr
+    return Straight(name, outcome(run), life)
+
+
+@dataclass
+class Tally:
+    """What trials came to.
+
+    Args:
+        failures: What did not hold.
+        kills: Lives that were ended by a signal they could not answer.
+        inside: Of these, so many at a durable operation.
+        redone: Steps done again, after each kill.
+        waited: Seconds from each signal to the end.
+    """
+
+    failures: list[str] = field(default_factory=list)
+    kills: int = 0
+    inside: int = 0
+    redone: list[int] = field(default_factory=list)
+    waited: list[float] = field(default_factory=list)
+
+
+def killed(
+    lives: Lives, folder: Path, like: Straight, seed: int, tally: Tally, broken: str | None = None
+) -> None:
+    """Kill a run again and again, one time in three at a durable operation, then let it end."""
+    rng = random.Random(seed)
+    run = begin(folder, like.name)
+    for _ in range(rng.randint(2, 6)):
+        inside = rng.random() < 1 / 3
+        plan = Plan(
+            operation=rng.randrange(like.life.operations) if inside else None,
+            after=None if inside else rng.uniform(0, like.life.seconds),
+            broken=broken,
+        )
+        before = saved_step(run)
+        life = lives.live(folder, *command(run), plan=plan)
+        if life.code != -signal.SIGKILL:
+            if life.code:
+                tally.failures.append(f"{like.name}, seed {seed}: {life.code}: {life.stderr}")
+                return
+            break
+        tally.kills += 1
+        tally.inside += inside
+        tally.redone.append(max(before, life.steps) - saved_step(run))
+    life = lives.live(folder, *command(run), plan=Plan(broken=broken))
+    if life.code:
+        tally.failures.append(f"{like.name}, seed {seed}: {life.code}: {life.stderr}")
+        return
+    found = outcome(run)
+    for key in like.outcome.keys() | found.keys():
+        if found.get(key) != like.outcome.get(key):
+            tally.failures.append(f"{like.name}, seed {seed}: {key} differs")
+
+
+def signalled(
+    lives: Lives, folder: Path, like: Straight, seed: int, tally: Tally, broken: str | None = None
+) -> None:
+    """Ask a run to stop at a random instant; it must lose no step and end as it would have."""
+    rng = random.Random(seed)
+    run = begin(folder, like.name)
+    number = rng.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    plan = Plan(after=rng.uniform(0, like.life.seconds), number=number, broken=broken)
+    life = lives.live(folder, *command(run), plan=plan)
+    where = f"{like.name}, seed {seed}, {number.name} after {plan.after:.3f} s"
+    if life.code not in (0, 128 + number, -number):
+        tally.failures.append(f"{where}: exit {life.code}: {life.stderr}")
+        return
+    if life.code < 0 and life.steps:
+        tally.failures.append(f"{where}: ended by the signal at step {life.steps}")
+    if life.code:
+        assert life.waited is not None
+        tally.waited.append(life.waited)
+        if saved_step(run) < life.steps:
+            tally.failures.append(f"{where}: step {life.steps} done, {saved_step(run)} saved")
+    life = lives.live(folder, *command(run))
+    if life.code or outcome(run) != like.outcome:
+        tally.failures.append(f"{where}: ends otherwise (exit {life.code}): {life.stderr}")
+
+
+def each(seeds: range, runs: list[Straight]) -> Iterator[tuple[int, Straight]]:
+    """Give each seed a run in turn."""
+    for seed in seeds:
+        yield seed, runs[seed % len(runs)]
