@@ -5,7 +5,7 @@ which lays a run out with them. Imports no torch.
 """
 
 from charlm.storage.atomic import machine_errors, new_folder, write_file
-from charlm.storage.lock import folder_lock
+from charlm.storage.lock import folder_lock, refuse_locked
 from charlm.storage.manifest import read_manifest, verify_folder
 from charlm.storage.run_folder import RunFolder, find_run, next_free_name
 
@@ -17,6 +17,7 @@ __all__ = [
     "new_folder",
     "next_free_name",
     "read_manifest",
+    "refuse_locked",
     "verify_folder",
     "write_file",
 ]

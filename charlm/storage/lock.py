@@ -46,6 +46,17 @@ def folder_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def refuse_locked(folder: Path) -> None:
+    """Refuse a folder that another process holds; leave one that nobody does as it is.
+
+    Raises:
+        MachineError: Another process holds it, and the message says which; or it may not be read.
+    """
+    if (folder / ".lock").exists():
+        with folder_lock(folder):
+            pass
+
+
 def _describe(holder: Path) -> str:
     try:
         facts = json.loads(holder.read_text(encoding="utf-8"))

@@ -26,9 +26,8 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
         for path in sorted(folder.iterdir())
     }
     content = {"format": FORMAT, **facts, "files": files}
-    with (folder / NAME).open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
+    with (folder / NAME).open("wb") as file:
+        file.write(json.dumps(content, indent=1).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 

@@ -34,6 +34,7 @@ from charlm.storage import (
     folder_lock,
     machine_errors,
     read_manifest,
+    refuse_locked,
     verify_folder,
     write_file,
 )
@@ -98,7 +99,14 @@ def check_new_folder(out: Path) -> None:
 
     Raises:
         UsageError: It is a file, holds a run, or is not empty.
+        MachineError: It holds a run that is being written, and the message says by whom.
     """
+    if RunFolder(out).exists():
+        refuse_locked(out)
+    _check_new_folder(out)
+
+
+def _check_new_folder(out: Path) -> None:
     with machine_errors(out):
         if RunFolder(out).exists():
             raise UsageError(
@@ -134,7 +142,7 @@ def new_folder_for_run(out: Path) -> Iterator[None]:
         make_folder(out)
     try:
         with folder_lock(out):
-            check_new_folder(out)
+            _check_new_folder(out)
             try:
                 yield
             except BaseException:

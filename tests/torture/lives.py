@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,13 +29,18 @@ class Plan:
     Args:
         after: Seconds from its start to the signal; None: none is sent from outside.
         number: Which signal.
-        operation: Count of durable operations at which it kills itself; None: it does not.
+        operation: Count of durable operations before the one at which it kills itself, or that
+            fails; None: none does.
+        error: What that operation fails with (errno); None: it kills the process.
+        sticky: Whether all after it fail too.
         broken: What is wrong with its program: a name of `BREAKS`; None: nothing.
     """
 
     after: float | None = None
     number: int = signal.SIGKILL
     operation: int | None = None
+    error: int | None = None
+    sticky: bool = False
     broken: str | None = None
 
 
@@ -88,12 +94,19 @@ class Lives:
 
     def live(self, folder: Path, *arguments: str, plan: Plan | None = None) -> Life:
         """Run a charlm command in a folder."""
-        job = {"folder": str(folder), "arguments": arguments, "plan": asdict(plan or Plan())}
+        return self._ask(folder, arguments, plan or Plan(), 1)[0]
+
+    def crowd(self, folder: Path, *arguments: str, count: int) -> list[Life]:
+        """Run a command so many times at once; the one that goes on is asked to stop."""
+        return self._ask(folder, arguments, Plan(), count)
+
+    def _ask(self, folder: Path, arguments: tuple[str, ...], plan: Plan, count: int) -> list[Life]:
+        job = {"folder": str(folder), "arguments": arguments, "plan": asdict(plan), "count": count}
         assert self.process.stdin
         assert self.process.stdout
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
-        return Life(**json.loads(self.process.stdout.readline()))
+        return [Life(**life) for life in json.loads(self.process.stdout.readline())]
 
 
 # --- the other end -----------------------------------------------------------------------------
@@ -101,14 +114,20 @@ class Lives:
 
 def _serve() -> None:
     import torch
+    import torch._dynamo  # optimizers import it when first used, which takes seconds
 
-    from charlm.cli import main  # noqa: F401 -- imported here, once for all
+    import charlm.training.setup
+    from charlm.cli import main
 
+    assert main
+    assert charlm.training.setup
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until a command answers it
     shared = mmap.mmap(-1, 16)
     for line in sys.stdin:
         job = json.loads(line)
-        print(json.dumps(asdict(_live(job, shared))), flush=True)
+        lives = _crowd(job) if job["count"] > 1 else [_live(job, shared)]
+        print(json.dumps([asdict(life) for life in lives]), flush=True)
 
 
 def _live(job: dict[str, Any], shared: mmap.mmap) -> Life:
@@ -116,15 +135,7 @@ def _live(job: dict[str, Any], shared: mmap.mmap) -> Life:
     shared[:] = bytes(16)
     said = Path(job["folder"], "stderr")
     began = time.perf_counter()
-    process = os.fork()
-    if not process:
-        code = 1
-        try:
-            code = _child(job, plan, shared, said)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+    process = _fork(job, plan, shared, said)
     sent = None
     if plan.after is not None:
         _wait(process, began + plan.after)
@@ -145,6 +156,45 @@ def _live(job: dict[str, Any], shared: mmap.mmap) -> Life:
     )
 
 
+def _fork(job: dict[str, Any], plan: Plan, shared: mmap.mmap, said: Path) -> int:
+    process = os.fork()
+    if not process:
+        code = 1
+        try:
+            code = _child(job, plan, shared, said)
+        except BaseException:
+            traceback.print_exc()  # as the interpreter would
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return process
+
+
+def _crowd(job: dict[str, Any]) -> list[Life]:
+    began = time.perf_counter()
+    said = {}
+    for i in range(job["count"]):
+        path = Path(job["folder"], f"stderr-{i}")
+        said[_fork(job, Plan(), mmap.mmap(-1, 16), path)] = path
+    lives = []
+    while said:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        late = time.perf_counter() > began + SLOWEST
+        if len(said) == 1 or late:  # the winner, or what waits for it
+            for process in said:
+                os.kill(process, signal.SIGTERM)
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        if not ended:
+            time.sleep(0.002)
+            continue
+        process, status = os.waitpid(ended.si_pid, 0)
+        code, path = os.waitstatus_to_exitcode(status), said.pop(process)
+        seconds = time.perf_counter() - began
+        lives.append(Life(code, seconds, None, 0, 0, path.read_text()))
+    return lives
+
+
 def _wait(process: int, until: float) -> None:
     """Wait until a process has ended, but do not reap it, or until a time."""
     while time.perf_counter() < until:
@@ -158,8 +208,6 @@ def _child(job: dict[str, Any], plan: Plan, shared: mmap.mmap, said: Path) -> in
     from charlm.training.loop import Trainer
     from tests.torture.disk import watched
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)  # as in a process of its own
     os.chdir(job["folder"])
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
@@ -168,9 +216,12 @@ def _child(job: dict[str, Any], plan: Plan, shared: mmap.mmap, said: Path) -> in
 
     def count(what: str, path: Path | None) -> None:
         (operations,) = struct.unpack("q", shared[8:])
-        if plan.operation is not None and operations == plan.operation:
-            os.kill(os.getpid(), signal.SIGKILL)
         shared[8:] = struct.pack("q", operations + 1)
+        at = plan.operation
+        if at is not None and (operations == at or (plan.sticky and operations > at)):
+            if plan.error is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError(plan.error, os.strerror(plan.error or 0), str(path) if path else None)
 
     step = Trainer._step
 

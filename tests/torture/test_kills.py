@@ -1,5 +1,6 @@
 """Killed or asked to stop at any instant, a run loses little and ends with the same bits."""
 
+import errno
 import signal
 
 import pytest
@@ -10,8 +11,10 @@ from tests.torture.trials import (
     Tally,
     begin,
     command,
+    crowded,
     killed,
     outcome,
+    refused,
     saved_step,
     signalled,
     straight,
@@ -70,6 +73,27 @@ def test_asking_shows_what_is_missing(lives, undisturbed, tmp_path):
         signalled(lives, tmp_path / str(seed), undisturbed["bigram"], seed, tally, "no flag")
         seed += 1
         assert seed < 12
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("sticky", [False, True], ids=["once", "from then on"])
+def test_whatever_the_disk_refuses_no_older_checkpoint_is_harmed(
+    lives, undisturbed, tmp_path, error, sticky
+):
+    tally, like = Tally(), undisturbed["bigram"]
+    for operation in range(error % 23, like.life.operations, 40):
+        refused(lives, tmp_path / str(operation), like, operation, error, sticky, tally)
+
+    assert tally.failures == []
+
+
+def test_of_many_that_start_at_once_one_begins(lives, tmp_path):
+    tally = Tally()
+
+    crowded(lives, tmp_path / "crowd", 12, tally)
+
+    assert tally.failures == []
+    assert len(tally.waited) == 11
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 on this system")

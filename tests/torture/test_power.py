@@ -95,7 +95,7 @@ def failures_of_saving(tmp_path: Path) -> Iterator[str]:
 
     found: list[Moment] = []
     moments(tmp_path / "disk", work, found)
-    assert len(found) > 100
+    assert len(found) > 50
 
     def promise(number: int) -> int:
         return max((step for at, step in promises if at <= number), default=-1)

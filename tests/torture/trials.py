@@ -1,8 +1,10 @@
 """What must hold however a command is disturbed; each function returns what did not, in words."""
 
+import errno
 import hashlib
 import json
 import random
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -173,10 +175,15 @@ def killed(
     if life.code:
         tally.failures.append(f"{like.name}, seed {seed}: {life.code}: {life.stderr}")
         return
+    tally.failures += [f"{like.name}, seed {seed}: {key} differs" for key in differing(run, like)]
+
+
+def differing(run: Path, like: Straight) -> list[str]:
+    """Return what a finished run left otherwise than the undisturbed one."""
     found = outcome(run)
-    for key in like.outcome.keys() | found.keys():
-        if found.get(key) != like.outcome.get(key):
-            tally.failures.append(f"{like.name}, seed {seed}: {key} differs")
+    return sorted(
+        key for key in like.outcome.keys() | found.keys() if found.get(key) != like.outcome.get(key)
+    )
 
 
 def signalled(
@@ -200,8 +207,54 @@ def signalled(
         if saved_step(run) < life.steps:
             tally.failures.append(f"{where}: step {life.steps} done, {saved_step(run)} saved")
     life = lives.live(folder, *command(run))
-    if life.code or outcome(run) != like.outcome:
-        tally.failures.append(f"{where}: ends otherwise (exit {life.code}): {life.stderr}")
+    if life.code or differing(run, like):
+        tally.failures.append(f"{where}: exit {life.code}: {life.stderr}, {differing(run, like)}")
+
+
+def refused(
+    lives: Lives,
+    folder: Path,
+    like: Straight,
+    operation: int,
+    error: int,
+    sticky: bool,
+    tally: Tally,
+) -> None:
+    """Let a durable operation fail in a run that goes on; nothing that was saved may be harmed."""
+    run = begin(folder, like.name)
+    half = like.life.operations // 2
+    lives.live(folder, *command(run), plan=Plan(operation=half))
+    before = saved_step(run)
+    life = lives.live(
+        folder, *command(run), plan=Plan(operation=operation, error=error, sticky=sticky)
+    )
+    kind = f"{errno.errorcode[error]}{' from then on' if sticky else ''}"
+    where = f"{like.name}, operation {operation}, {kind}"
+    if life.code not in (0, 5) or "Traceback" in life.stderr:
+        tally.failures.append(f"{where}: exit {life.code}: {life.stderr}")
+    if saved_step(run) < before:
+        tally.failures.append(f"{where}: {before} saved before, {saved_step(run)} now")
+    life = lives.live(folder, *command(run))
+    # A sample that could not be kept is not written again: it is nothing that anything rests on.
+    differ = {key for key in differing(run, like) if not key.endswith(("samples", "records"))}
+    steps = [r["step"] for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "train"]
+    if life.code or differ or steps != list(range(1, 31)):
+        tally.failures.append(f"{where}: exit {life.code}: {life.stderr}, {differ}, {steps}")
+
+
+def crowded(lives: Lives, folder: Path, count: int, tally: Tally) -> None:
+    """Start one command many times at once; one may begin, and the others must name it."""
+    run = begin(folder, "bigram")
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("max_steps: 30", "max_steps: 1000000"))
+    *losers, winner = lives.crowd(folder, *command(run), count=count)
+    if winner.code != 143:
+        tally.failures.append(f"the winner ended with {winner.code}: {winner.stderr}")
+    for life in losers:
+        tally.waited.append(life.seconds)
+        named = re.search(r"process \d+ on \S+ \(since ", life.stderr)
+        if life.code != 5 or not named or len(life.stderr.splitlines()) != 1:
+            tally.failures.append(f"a loser ended with {life.code}: {life.stderr}")
 
 
 def each(seeds: range, runs: list[Straight]) -> Iterator[tuple[int, Straight]]:
