@@ -101,8 +101,9 @@ def check_new_folder(out: Path) -> None:
         UsageError: It is a file, holds a run, or is not empty.
         MachineError: It holds a run that is being written, and the message says by whom.
     """
-    if RunFolder(out).exists():
-        refuse_locked(out)
+    with machine_errors(out):
+        if RunFolder(out).exists():
+            refuse_locked(out)
     _check_new_folder(out)
 
 
