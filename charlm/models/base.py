@@ -45,6 +45,15 @@ class LanguageModel(nn.Module):
         self.memory = block_size
 
     @property
+    def saved_as(self) -> str:
+        """The version that is saved with its weights."""
+        return str(self.version)
+
+    def knows(self, saved_as: str) -> bool:
+        """Tell whether weights that were saved as this version mean to it what they meant then."""
+        return saved_as == self.saved_as
+
+    @property
     def device(self) -> torch.device:
         """Where its weights are."""
         return next(self.parameters()).device

@@ -35,6 +35,8 @@ class MixtureModel(LanguageModel):
         combine: `log-linear` or `linear`.
     """
 
+    version = 2  # in 1, `modern` experts of a shorter block read half a block at a time
+
     weights: Tensor
     temperature: Tensor
 
@@ -51,10 +53,24 @@ class MixtureModel(LanguageModel):
         self.combine = combine
         self.any_length = all(expert.any_length for expert in experts.values())
         self.memory = max(expert.memory for expert in experts.values())
-        self.version = max(expert.version for expert in experts.values())
         # Weights add up to 1; together with the temperature they say all there is to say.
         self.register_buffer("weights", torch.full((len(experts),), 1 / len(experts)))
         self.register_buffer("temperature", torch.ones(()))
+
+    @property
+    def saved_as(self) -> str:
+        """The version that is saved with its weights: its own and those of its experts."""
+        return f"{self.version} of {', '.join(one.saved_as for one in self.experts.values())}"
+
+    def knows(self, saved_as: str) -> bool:
+        """Tell whether weights that were saved as this version mean to it what they meant then."""
+        # Before 2, the highest version of its experts was all that was saved.
+        before = str(max(expert.version for expert in self.experts.values()))
+        slides = any(
+            expert.version > 1 and expert.block_size < self.block_size
+            for expert in self.experts.values()
+        )
+        return saved_as == self.saved_as or (saved_as == before and not slides)
 
     @property
     def device(self) -> torch.device:

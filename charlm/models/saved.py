@@ -65,7 +65,7 @@ def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> Sav
 
 def save_weights(model: LanguageModel, path: Path) -> None:
     """Write what a model consists of to `path`."""
-    save_tensors(model.tensors(), path, {VERSION: str(model.version)})
+    save_tensors(model.tensors(), path, {VERSION: model.saved_as})
 
 
 def load_weights(model: LanguageModel, path: Path) -> None:
@@ -82,10 +82,10 @@ def load_weights(model: LanguageModel, path: Path) -> None:
         raise CheckpointError(f"{path}: {error}") from None
     with safe_open(path, "pt") as file:
         found = (file.metadata() or {}).get(VERSION, "1")
-    if found != str(model.version):
+    if not model.knows(found):
         raise CheckpointError(
             f"{path}: weights of version {found} of its model, this charlm has version "
-            f"{model.version}, which computes something else; use the charlm that saved them, or "
+            f"{model.saved_as}, which computes something else; use the charlm that saved them, or "
             "train again"
         )
 

@@ -17,6 +17,10 @@ from charlm.training.optimizers import optimizer_tensors, restore_optimizers
 
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+# Raised when a step, or the order of the data, comes to be another one: a run of before goes on,
+# and is told that it does not end with the bits it would have had.
+#   2  Muon of our own, seeds of their own for the experts of a mixture, other late steps of theirs
+RECIPE = 2
 ADDED_LATER = {"skipped": 0, "rate_factor": 1.0}  # what older checkpoints lack, as it was then
 
 
@@ -116,6 +120,7 @@ def drift(checkpoint: Checkpoint) -> list[str]:
     """Say what changed since a checkpoint was saved that equal bits depend on, one phrase each."""
     then = checkpoint.facts.get("environment")
     then = then if isinstance(then, dict) else {}
+    then = {"recipe": 1} | then
     return [
         f"{name} was {then.get(name)}, now {now}"
         for name, now in environment().items()
@@ -126,6 +131,7 @@ def drift(checkpoint: Checkpoint) -> list[str]:
 def environment() -> dict[str, Any]:
     """Return what equal bits depend on beside the configuration."""
     return {
+        "recipe": RECIPE,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),

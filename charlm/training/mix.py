@@ -41,6 +41,7 @@ from charlm.storage import RunFolder, machine_errors, verify_folder, write_file
 from charlm.storage.atomic import make_folder
 from charlm.text import Batches, Corpus
 from charlm.text.tokens import Split
+from charlm.training.checkpoint import drift
 from charlm.training.fit import fit_ngram
 from charlm.training.loop import Record, Trainer
 from charlm.training.setup import held_back, newest_sound
@@ -170,6 +171,7 @@ class Mixer(Trainer):
         self.first, self.slice = self.whole.part(0, cut), self.whole.part(cut, len(self.whole))
         self.fitted_path = self.run.path / "mixture.json"
         self.run_steps: dict[str, int] = {}  # of experts that come from runs
+        self.remarks: list[str] = []  # on going on with the runs of experts
 
     def _spent(self) -> float:
         return float(self.state.step)
@@ -202,6 +204,8 @@ class Mixer(Trainer):
                 which = str(fitted.steps[name]) if fitted else "best"
                 self.run_steps[name] = load_expert(self._expert(name), Path(spec.run), which)
         trainers = {name: self._trainer(name, one) for name, one in trained(self.config).items()}
+        for text in dict.fromkeys(self.remarks):
+            yield {"kind": "note", "text": text}
         # What was spent before a stop belongs to the minutes, and to the seconds of records.
         self.began -= sum(trainer.state.seconds for trainer in trainers.values())
         with contextlib.ExitStack() as closing:
@@ -261,7 +265,9 @@ class Mixer(Trainer):
         write_file(run.config, dump_yaml(config.model_dump()).encode())
         with contextlib.suppress(OSError):  # so that an expert can be scored alone, as any run
             run.tokens.symlink_to(Path("..", "..", self.run.tokens.name))
-        checkpoint = newest_sound(run, [])
+        checkpoint = newest_sound(run, self.remarks)
+        if checkpoint:
+            self.remarks += [f"not bit-exact: {change}" for change in drift(checkpoint)]
         run.remove_after(checkpoint.step if checkpoint else -1)
         nothing = self.first.part(0, 0)
         if self.config.train.minutes is not None:  # shared out, once it is known what is left

@@ -410,9 +410,9 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
         CheckpointError: The model or the data differ from the run's.
         UsageError: An override is wrong.
     """
-    own = run.read_config()
+    own = _as_it_was(run.read_config())
     if given is None:
-        config = run.read_config(overrides)
+        config = _as_it_was(run.read_config(overrides))
     else:
         config = _with_experts_of(own, load_config(given, overrides))
         config = _checked(keep_plan(config, own, given_keys(overrides)), f"{given}, as planned")
@@ -435,6 +435,16 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
                 f"the run was made with {getattr(own.train, key)!r}; start a new run for a change"
             )
     return config
+
+
+def _as_it_was(config: Config) -> Config:
+    """Return the configuration of a run with the precision that it was begun with.
+
+    Runs of today say which; `auto` in one of before meant float32 on a CPU.
+    """
+    if config.run.dtype != "auto" or choose_device(config.run.device).type != "cpu":
+        return config
+    return config.model_copy(update={"run": config.run.model_copy(update={"dtype": "float32"})})
 
 
 def _with_experts_of(own: Config, config: Config) -> Config:
@@ -475,6 +485,7 @@ def open_run(
     """
     choose_device(config.run.device)
     remove_leftovers(run.path)
+    own = _as_it_was(run.read_config())
     tokenizer = load_tokenizer(run.tokenizer)
     encode_prompt(tokenizer, config.sample.prompt)
     check_memory(config, tokenizer.vocab_size)
@@ -506,12 +517,12 @@ def open_run(
         )
     if prepared.checkpoint:
         changes = drift(prepared.checkpoint)
-        before = run.read_config().run.dtype
+        before = own.run.dtype
         if before != config.run.dtype:
             changes.append(f"dtype was {before}, now {config.run.dtype}")
         if changes:
             prepared.notes.append(f"not bit-exact: {'; '.join(changes)}")
-    changed = _changes(run.read_config(), config)
+    changed = _changes(own, config)
     if changed:
         prepared.notes.append(f"changed from here on: {'; '.join(changed)}")
     return prepared

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from charlm.errors import CheckpointError, MachineError
-from charlm.models import build_model
+from charlm.models import MixtureModel, build_model
 from charlm.models.saved import load_model, load_weights, save_tensors, save_weights
 from charlm.storage import RunFolder
 from charlm.storage.manifest import sha256_of
@@ -134,3 +134,33 @@ def test_a_write_that_stops_midway_is_a_machine_error_and_leaves_nothing(tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mixture_of_before_whose_experts_read_otherwise_now_is_refused(tmp_path):
+    """In version 1 a modern expert with a shorter block read half a block at a time."""
+    for block_size, known in [(CONFIGS["modern"].block_size, True), (64, False)]:
+        model = MixtureModel(VOCAB, block_size, {"gpt": build_model(CONFIGS["modern"], VOCAB)})
+        path = tmp_path / f"{block_size}"
+        save_weights(model, path)
+        load_weights(model, path)
+        save_tensors(model.tensors(), path, {"version": "2"})  # that of its expert, as it was then
+
+        if known:
+            load_weights(model, path)
+        else:
+            with pytest.raises(CheckpointError, match="version 2 of its model, this charlm has"):
+                load_weights(model, path)
+
+
+def test_an_experts_new_version_is_a_mixtures_too(tmp_path, monkeypatch):
+    experts = {
+        "gpt": build_model(CONFIGS["modern"], VOCAB),
+        "two": build_model(CONFIGS["gpt2"], VOCAB),
+    }
+    model = MixtureModel(VOCAB, 8, experts)
+    save_weights(model, tmp_path / "w")
+
+    monkeypatch.setattr(type(experts["two"]), "version", 2)
+
+    with pytest.raises(CheckpointError, match="version 2 of 2, 1 of its model"):
+        load_weights(model, tmp_path / "w")

@@ -221,3 +221,34 @@ def test_a_users_own_files_are_no_leftovers(tmp_path):
         (out / name).write_text("mine")
         with pytest.raises(UsageError, match="is not empty and not a run"):
             check_new_folder(out)
+
+
+def as_before(run):
+    """Make a run look like one of before recipes were counted and precision was settled."""
+    run.config.write_text(run.config.read_text().replace("dtype: float32", "dtype: auto"))
+    for checkpoint in run.checkpoints():
+        path = checkpoint.path / "MANIFEST.json"
+        manifest = json.loads(path.read_text())
+        del manifest["environment"]["recipe"]
+        path.write_text(json.dumps(manifest))
+
+
+def test_a_run_of_another_recipe_goes_on_and_is_told(finished):
+    as_before(finished.run)
+    run = finished.run
+
+    prepared = open_run(resumed_config(run, None, []), run, ignore)
+
+    assert prepared.notes == ["not bit-exact: recipe was 1, now 2"]
+
+
+def test_a_run_of_before_keeps_the_precision_that_auto_meant(finished, monkeypatch):
+    as_before(finished.run)
+    monkeypatch.setattr("charlm.models.device.bfloat16_is_faster", lambda: True)
+
+    config = resumed_config(finished.run, None, [])
+
+    assert config.run.dtype == "float32"
+    prepared = open_run(config, finished.run, ignore)
+    commit_resume(prepared)
+    assert finished.run.read_config().run.dtype == "float32"
