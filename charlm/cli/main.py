@@ -25,6 +25,7 @@ from charlm.cli import (
     output,
     sample,
     train,
+    verify,
 )
 from charlm.errors import CharlmError, MachineError
 
@@ -46,6 +47,7 @@ app.command("lr-find")(lr_find.lr_find)
 app.command("explain")(explain.explain)
 app.command("gradcheck")(gradcheck.gradcheck)
 app.command("graph", cls=graph.GraphCommand)(graph.graph)
+app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")

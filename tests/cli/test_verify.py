@@ -1,0 +1,142 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from charlm.cli.signals import StopSignals
+
+
+def test_a_sound_run_is_said_to_be_part_by_part(charlm, trained):
+    result = charlm("verify", "runs/tiny")
+
+    assert (result.code, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert all(line.startswith("sound    runs/tiny/") for line in lines)
+    assert lines[0] == "sound    runs/tiny/config.yaml: a gpt"
+    assert "sound    runs/tiny/metrics.jsonl: 6 steps, each once" in lines
+    assert lines[-1].startswith("sound    runs/tiny/checkpoints/step-6: 3 files, ")
+
+
+def test_the_newest_run_is_checked_without_a_name(charlm, trained):
+    assert charlm("verify").stdout.startswith("sound    runs/tiny/config.yaml")
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "core"),
+    [
+        ("checkpoints/step-6/model.safetensors", "SHA-256 differs"),
+        ("checkpoints/step-3/state.json", "SHA-256 differs"),
+        ("tokens/ids.bin", "SHA-256 differs"),
+    ],
+)
+def test_a_flipped_bit_is_found_and_the_rest_is_checked_too(charlm, trained, name, core):
+    parts = len(charlm("verify").stdout.splitlines())
+    flip(trained / name)
+
+    result = charlm("verify")
+
+    assert result.code == 4
+    assert len(result.stdout.splitlines()) == parts
+    (damaged,) = [line for line in result.stdout.splitlines() if line.startswith("damaged")]
+    assert name in damaged
+    assert core in damaged
+    assert result.error.startswith("runs/tiny: 1 part is damaged; --resume goes on from")
+
+
+def test_one_checkpoint_can_be_checked(charlm, trained):
+    folder = "runs/tiny/checkpoints/step-6"
+    assert charlm("verify", folder).stdout.startswith(f"sound    {folder}: 3 files")
+
+    (trained / "checkpoints" / "step-6" / "MANIFEST.json").unlink()
+
+    assert charlm("verify", folder).code == 4
+    assert "no MANIFEST.json, so it was never finished" in charlm("verify").stdout
+
+
+@pytest.mark.parametrize(
+    ("lines", "core"),
+    [
+        (
+            ['{"kind": "train", "step": 1}', '{"kind": "train", "step": 1}'],
+            "line 2: step 1 follows",
+        ),
+        (['{"kind": "train", "step": 2}'], "line 1: step 2 follows step 0"),
+        (['{"kind": "train"}'], "line 1: 'step'"),
+        (["[]"], "line 1: "),
+        (["{"], "line 1: "),
+    ],
+)
+def test_a_damaged_log_is_found(charlm, trained, lines, core):
+    (trained / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+    result = charlm("verify")
+
+    assert result.code == 4
+    assert f"runs/tiny/metrics.jsonl: {core}" in result.stdout
+
+
+def test_what_a_kill_leaves_is_no_damage(charlm, trained):
+    with (trained / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "tra')
+    (trained / "checkpoints" / ".tmp-new-0123abcd-step-9").mkdir()
+
+    result = charlm("verify")
+
+    assert result.code == 0
+    assert "6 steps; its last record is cut short: --resume does it again" in result.stdout
+    assert ".tmp-new-0123abcd-step-9: what a stopped process left" in result.stdout
+
+
+def test_a_mixture_is_checked_with_its_experts(charlm, tiny):
+    Path("mix.yaml").write_text(
+        "data: {source: text.txt}\neval: {baselines: false}\nmodel:\n  type: mixture\n"
+        "  block_size: 8\n  experts:\n    counts: {model: {type: ngram, order: 2}}\n"
+        "    gpt: {model: {type: gpt, block_size: 8, n_layer: 1, n_head: 2, n_embd: 8},\n"
+        "      train: {max_steps: 4, batch_size: 4, warmup_steps: 1}}\n"
+    )
+    assert charlm("train", "-c", "mix.yaml", "--out", "mix", "-q").code == 0
+
+    found = [line for line in charlm("verify", "mix").stdout.splitlines() if "experts/gpt" in line]
+
+    assert any("metrics.jsonl: 4 steps, each once" in line for line in found)
+    assert any("checkpoints/step-4" in line for line in found)
+
+
+def test_json_is_an_object_for_each_part(charlm, trained):
+    flip(trained / "tokens" / "ids.bin")
+
+    parts = [json.loads(line) for line in charlm("verify", "--json").stdout.splitlines()]
+
+    assert [part["path"] for part in parts if not part["sound"]] == ["runs/tiny/tokens"]
+    assert all((part["problem"] is None) == part["sound"] for part in parts)
+
+
+@pytest.mark.parametrize("what", ["nowhere", "empty"])
+def test_what_is_no_run_is_refused(charlm, tiny, what):
+    Path("empty").mkdir()
+
+    result = charlm("verify", what)
+
+    assert result.code == 4
+    assert result.error.startswith(f"{what}: n")
+    assert result.error.endswith("; name a run folder or a checkpoint")
+
+
+def test_a_run_without_its_text_is_damaged(charlm, trained):
+    shutil.rmtree(trained / "tokens")
+
+    assert charlm("verify").code == 4
+
+
+def test_a_signal_ends_it(charlm, trained, monkeypatch):
+    monkeypatch.setattr(StopSignals, "requested", lambda self: True)
+    monkeypatch.setattr(StopSignals, "exit_code", 143)
+
+    assert charlm("verify").code == 143
