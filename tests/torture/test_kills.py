@@ -2,6 +2,7 @@
 
 import errno
 import signal
+import sys
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.torture.trials import (
     command,
     crowded,
     killed,
+    larger_than_memory,
     outcome,
     refused,
     saved_step,
@@ -94,6 +96,14 @@ def test_of_many_that_start_at_once_one_begins(lives, tmp_path):
 
     assert tally.failures == []
     assert len(tally.waited) == 11
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_text_larger_than_memory_is_trained_on_in_little_of_it(tmp_path):
+    figures, failures = larger_than_memory(tmp_path / "run")
+
+    assert failures == []
+    assert figures["MiB of disk"] < 1
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 on this system")

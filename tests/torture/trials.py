@@ -3,18 +3,21 @@
 import errno
 import hashlib
 import json
+import os
 import random
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from charlm.errors import CharlmError
 from charlm.storage import RunFolder, verify_folder
 from charlm.storage.run_folder import read_metrics
-from tests.torture.lives import Life, Lives, Plan
+from tests.torture import sparse
+from tests.torture.lives import ROOT, Life, Lives, Plan
 
 TEXT = (
     "the quick brown fox jumps over the lazy dog.\nPack my box with five dozen liquor jugs!\n" * 30
@@ -257,7 +260,29 @@ def crowded(lives: Lives, folder: Path, count: int, tally: Tally) -> None:
             tally.failures.append(f"a loser ended with {life.code}: {life.stderr}")
 
 
-def each(seeds: range, runs: list[Straight]) -> Iterator[tuple[int, Straight]]:
-    """Give each seed a run in turn."""
-    for seed in seeds:
-        yield seed, runs[seed % len(runs)]
+def larger_than_memory(folder: Path) -> tuple[dict[str, object], list[str]]:
+    """Train on 100 GiB of ids; return the figures, and what did not hold."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.torture.sparse", str(folder)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    if done.returncode:
+        return {}, [done.stderr]
+    found = json.loads(done.stdout)
+    above = found["above_baseline_bytes"]
+    figures = {
+        "GiB of ids": found["bytes"] >> 30,
+        "MiB of disk": found["disk_bytes"] >> 20,
+        "steps": found["steps"],
+        "MiB of memory above the imports": above >> 20,
+        "of the windows beyond 4 GiB": f"{found['beyond_4_gib']}/{found['windows']}",
+    }
+    failures = []
+    if above > sparse.ALLOWED:
+        failures.append(f"{above:,} bytes above the imports")
+    if found["steps"] != 30 or found["beyond_4_gib"] < 0.9 * found["windows"]:
+        failures.append(str(found))
+    return figures, failures
