@@ -1,6 +1,18 @@
-"""Let `python -m charlm` do what the `charlm` command does."""
+"""Where the `charlm` command and `python -m charlm` begin."""
 
-from charlm.cli.main import main
+import signal
+
+# Ctrl-C while this is still being imported ends it as it ends any program, without a traceback.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from charlm.cli import main as cli  # noqa: E402
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -99,11 +99,10 @@ def check_new_folder(out: Path) -> None:
 
     Raises:
         UsageError: It is a file, holds a run, or is not empty.
-        MachineError: It holds a run that is being written, and the message says by whom.
+        MachineError: A run is being written there, and the message says by whom.
     """
     with machine_errors(out):
-        if RunFolder(out).exists():
-            refuse_locked(out)
+        refuse_locked(out)
     _check_new_folder(out)
 
 

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ from charlm import __version__
 from charlm.cli import output
 from charlm.errors import CharlmError
 
-VERBS = ["train", "sample", "eval", "baselines", "compare"]
+VERBS = ["train", "sample", "eval", "baselines", "compare", "verify"]
 VERBS += ["explain", "gradcheck", "graph", "doctor", "data", "config"]
 
 
@@ -174,3 +175,20 @@ def test_an_answer_is_one_line_whatever_was_given(charlm):
     assert result.stderr.count("\n") == 1
     assert "\x1b" not in result.stderr
     assert len(result.error) <= output.LONGEST
+
+
+def test_an_interrupt_during_the_imports_leaves_no_traceback(tmp_path):
+    """The first module of the command line sends it as it is imported."""
+    program = (
+        "import os, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'charlm.cli.output': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "import runpy; runpy.run_module('charlm', run_name='__main__')\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True)
+
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == b""
