@@ -41,6 +41,10 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, or with the newest.")
     ] = False,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Begin with the best weights of another run."),
+    ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(help="Train for this long by the clock, whatever max_steps says."),
@@ -65,7 +69,16 @@ def train(
     For example: charlm train --config gpt data.source=my.txt --minutes 5
     """
     began = time.perf_counter()
-    options = {"train.minutes": minutes, "run.seed": seed, "run.device": device}
+    options = {
+        "train.minutes": minutes,
+        "train.init_from": init_from,
+        "run.seed": seed,
+        "run.device": device,
+    }
+    if resume and init_from:
+        raise UsageError(
+            "--resume goes on with a run's own weights, --init-from begins with another's; choose one"
+        )
     changes = [*(overrides or [])]
     changes += [f"{key}={value}" for key, value in options.items() if value is not None]
     _refuse_half_set_launch()

@@ -244,6 +244,8 @@ SingleModelConfig = (
 class TrainConfig(_Section):
     """How the weights are fitted."""
 
+    init_from: str | None = None
+    """A run whose best weights to begin with, of the same model and alphabet. Null: random ones."""
     max_steps: Count = 2000
     """Optimizer updates, exactly."""
     minutes: Annotated[float, Field(gt=0, le=MINUTES), Number] | None = None
@@ -293,6 +295,8 @@ class TrainConfig(_Section):
     DECAY_SHARE: ClassVar[float] = 0.2  # of a `wsd` schedule; the literature uses 0.1 to 0.3
 
     def conflicts(self) -> Iterator[str]:  # noqa: D102
+        if self.init_from and self.plan and self.minutes is not None:
+            yield "plan chooses a size and init_from has one; set plan=false"
         if self.warmup_steps > self.max_steps and self.minutes is None:
             yield (
                 f"warmup_steps {self.warmup_steps} is more than max_steps {self.max_steps}; "
@@ -316,6 +320,8 @@ def _unfit(model: SingleModelConfig, train: TrainConfig) -> Iterator[str]:
             f"train.optimizer: muon needs a hidden 2-D matrix and model {model.type!r} "
             "has none; use adamw"
         )
+    if train.init_from and model.type == "ngram":
+        yield "train.init_from: model 'ngram' is counted and has no first weights; leave it out"
     if train.gradients == "by_hand" and model.type == "ngram":
         yield "train.gradients: model 'ngram' is counted and has no gradients; leave it autograd"
 

@@ -9,6 +9,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ from charlm.errors import MachineError, NonFiniteError
 from charlm.evaluation import Interrupted, score_windows
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, choose_dtype, precision
+from charlm.models.saved import WEIGHTS, load_weights
 from charlm.sampling import encode_prompt, generate, settings_of
-from charlm.storage import RunFolder
+from charlm.storage import RunFolder, find_run, verify_folder
 from charlm.storage.run_folder import Checkpoint, MetricsLog
 from charlm.text import Batches, Corpus, Tokenizer
 from charlm.text.batches import DROPOUT_STREAM, random_words
@@ -86,6 +88,10 @@ class Trainer:
         if checkpoint:
             self.state = load_checkpoint(checkpoint, self.model, self.optimizers)
             self.saved_step = self.state.step
+        elif config.train.init_from:
+            best = find_run(Path(config.train.init_from)).choose("best").path
+            verify_folder(best)
+            load_weights(self.model, best / WEIGHTS)
         self.began = (time.perf_counter() if began is None else began) - self.state.seconds
         self.compile_due = False
         self.compiled = checkpoint.facts.get("compiled") if checkpoint else None
@@ -204,8 +210,10 @@ class Trainer:
     def _save_due(self, ending: bool) -> bool:
         every, step = self.config.train.save_every, self.state.step
         regular = bool(every and step and step % every == 0)
+        # What another run began with may change or go: it is kept at once.
+        first = self.config.train.init_from is not None and self.saved_step < 0
         asked = self.should_save()
-        return self.saved_step != step and (regular or asked or ending)
+        return self.saved_step != step and (regular or first or asked or ending)
 
     def _step(self) -> Record:
         """Do one optimizer update; the loss is the mean over its batch before the update."""

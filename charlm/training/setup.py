@@ -221,6 +221,37 @@ def resolve_dtype(config: Config) -> Config:
     return config.model_copy(update={"run": run})
 
 
+def check_first_weights(config: Config, tokenizer: Tokenizer) -> None:
+    """Refuse a run to begin from that has other weights than are needed.
+
+    Raises:
+        CheckpointError: It is missing or damaged, or has another model or alphabet.
+        UsageError: A mixture is to begin from one.
+    """
+    name = config.train.init_from
+    if name is None:
+        return
+    if isinstance(config.model, MixtureConfig):
+        raise UsageError(
+            "train.init_from: a mixture has no first weights; name runs as its experts "
+            "(model.experts.NAME.run)"
+        )
+    try:
+        run = find_run(Path(name))
+        theirs = run.read_config().model
+        if theirs != config.model:
+            ours = dict(_leaves(config.model.model_dump()))
+            for key, value in _leaves(theirs.model_dump()):
+                if ours.get(key) != value:
+                    raise CheckpointError(
+                        f"{name}: its model.{key} is {value!r}, here {ours.get(key)!r}; make them equal"
+                    )
+        _compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
+        verify_folder(run.choose("best").path)
+    except CheckpointError as error:
+        raise CheckpointError(f"train.init_from: {error}") from None
+
+
 def _model_of_run(name: str, tokenizer: Tokenizer) -> SingleModelConfig:
     """Return the model of a run that can be an expert, its checkpoint verified."""
     run = find_run(Path(name))
@@ -375,9 +406,11 @@ def create_run(config: Config, out: Path, text: PreparedText, progress: Progress
     """Fill a locked, empty folder: the text as ids, the alphabet, and last the configuration.
 
     Raises:
+        CheckpointError: What it is to begin from, or a run of an expert, is missing or of another kind.
         MachineError: The disk is too small or refuses.
     """
     config = resolve_dtype(resolve_experts(config, text.tokenizer))
+    check_first_weights(config, text.tokenizer)
     check_disk(config, out, text)
     run = RunFolder(out)
     remove_leftovers(out)
