@@ -244,8 +244,6 @@ SingleModelConfig = (
 class TrainConfig(_Section):
     """How the weights are fitted."""
 
-    init_from: str | None = None
-    """A run whose best weights to begin with, of the same model and alphabet. Null: random ones."""
     max_steps: Count = 2000
     """Optimizer updates, exactly."""
     minutes: Annotated[float, Field(gt=0, le=MINUTES), Number] | None = None
@@ -257,6 +255,8 @@ class TrainConfig(_Section):
     """Windows in one update, however many processes or micro-batches share them."""
     micro_batch_size: Size | None = None
     """Windows in one forward pass; gradients accumulate over them. Null: the whole batch."""
+    init_from: str | None = None
+    """A run whose best weights to begin with, of the same model and alphabet. Null: random ones."""
     gradients: Literal["autograd", "by_hand"] = "autograd"
     """Who works out the gradients: PyTorch, or the rules of `charlm.backprop` (see docs/backprop.md)."""
     optimizer: Literal["adamw", "muon"] = "adamw"
