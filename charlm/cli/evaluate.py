@@ -352,7 +352,7 @@ def _given(saved: "SavedModel", file: str, unknown: str, scratch: Path) -> _Text
     for remark in scan.notes:
         output.note(remark)
     own = saved.tokenizer
-    strange = _strange(scan, own)
+    strange = scan.strange_to(own)
     known = scan.size - sum(int(scan.counts[ord(c)]) for c in strange)
     if strange and unknown == "error":
         shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in strange[:4])
@@ -375,15 +375,6 @@ def _given(saved: "SavedModel", file: str, unknown: str, scratch: Path) -> _Text
     text = _encode(source, data, scan, wide, scratch, progress)
     ids, left_out = leave_out(text, wide, own, scratch / "known.bin")
     return _Text(ids, wide, left_out)
-
-
-def _strange(scan: "Scan", tokenizer: "Tokenizer") -> list[str]:
-    """List the characters of a text that a tokenizer lacks."""
-    from charlm.text import CharTokenizer
-
-    if not isinstance(tokenizer, CharTokenizer):
-        return []
-    return [chr(code) for code in scan.counts.nonzero()[0] if chr(code) not in tokenizer.alphabet]
 
 
 def _encode(

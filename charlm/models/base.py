@@ -8,7 +8,8 @@
 later. The loss is never computed inside a model (see `loss`).
 """
 
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,21 +84,11 @@ class LanguageModel(nn.Module):
         expected = dict(self.named_parameters())
         for name in sorted(expected.keys() ^ tensors.keys()):
             state = "is missing" if name in expected else "belongs to another model"
-            raise ValueError(f"{name} {state}; its config.yaml describes another model")
+            raise ValueError(f"{name[:60]} {state}; its config.yaml describes another model")
         with torch.no_grad():
             for name, parameter in expected.items():
                 tensor = tensors[name]
-                if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
-                    raise ValueError(
-                        f"{name} is {tuple(tensor.shape)} {tensor.dtype}, expected "
-                        f"{tuple(parameter.shape)} {parameter.dtype}; was config.yaml changed?"
-                    )
-                strange = int((~tensor.isfinite()).sum())
-                if strange:
-                    raise ValueError(
-                        f"{name} holds {strange} values that are NaN or infinite; "
-                        "use an earlier checkpoint"
-                    )
+                refuse_unfit(name, tensor, parameter.shape, parameter.dtype)
                 parameter.copy_(tensor)
 
     def read(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
@@ -133,6 +124,28 @@ class LanguageModel(nn.Module):
         seen = max(self.memory, 1) if self.any_length else halved(ids.shape[1], self.block_size)
         ids = ids[:, -seen:]
         return self(ids)[:, -1], ids
+
+
+def refuse_unfit(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
+    """Refuse a tensor of a checkpoint that is not what is expected, or not finite.
+
+    Raises:
+        ValueError: With its name, and what was expected and found, or how many of its values are NaN
+            or infinite.
+    """
+    if tensor.shape != tuple(shape) or tensor.dtype != dtype:
+        found = reprlib.repr(
+            tuple(tensor.shape)
+        )  # a hostile file may give it a thousand dimensions
+        raise ValueError(
+            f"{name} is {found} {tensor.dtype}, expected {tuple(shape)} {dtype}; was config.yaml "
+            "changed?"
+        )
+    strange = int((~tensor.isfinite()).sum())
+    if strange:
+        raise ValueError(
+            f"{name} holds {strange} values that are NaN or infinite; use an earlier checkpoint"
+        )
 
 
 class AttentiveModel(LanguageModel):

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from charlm.models.base import LanguageModel
+from charlm.models.base import LanguageModel, refuse_unfit
 
 RIDGE = 1e-4  # pulls weights to equal ones, where experts are too alike to tell them apart
 CHUNK = 1 << 18  # numbers worked on at a time: 2 MiB of float64, which a CPU's cache holds
@@ -120,8 +120,9 @@ class MixtureModel(LanguageModel):
         left = dict(tensors)
         for name in ("weights", "temperature"):
             own, found = self.get_buffer(name), left.pop(name, None)
-            if found is None or found.shape != own.shape or not bool(found.isfinite().all()):
-                raise ValueError(f"{name} is missing or does not fit {len(self.experts)} experts")
+            if found is None:
+                raise ValueError(f"{name} is missing; its config.yaml describes another model")
+            refuse_unfit(name, found, own.shape, own.dtype)
             own.copy_(found)
         if self.temperature <= 0 or (self.combine == "linear" and bool((self.weights < 0).any())):
             raise ValueError("temperature, and weights of a linear mixture, cannot be negative")
@@ -133,7 +134,7 @@ class MixtureModel(LanguageModel):
             except ValueError as error:
                 raise ValueError(f"{start}{error}") from None
         if left:
-            raise ValueError(f"{min(left)} belongs to another model; was config.yaml changed?")
+            raise ValueError(f"{min(left)[:60]} belongs to another model; was config.yaml changed?")
 
 
 def join(

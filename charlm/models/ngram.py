@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from charlm.models.base import LanguageModel
+from charlm.models.base import LanguageModel, refuse_unfit
 from charlm.models.counts import STRIDE
 from charlm.models.smoothing import Table
 
@@ -70,20 +70,18 @@ class NGramModel(LanguageModel):
         expected = self.tensors()
         for name in sorted(expected.keys() ^ tensors.keys()):
             state = "is missing" if name in expected else "belongs to another model"
-            raise ValueError(f"{name} {state}; its config.yaml describes another model")
+            raise ValueError(f"{name[:60]} {state}; its config.yaml describes another model")
         contexts = 1
         for k in range(1, self.order + 1):
             keys, share, left_over = (tensors[f"{part}_{k}"] for part in PARTS)
-            whole = k > 1 or len(keys) == self.vocab_size
-            sizes = keys.ndim == 1 and share.shape == keys.shape and left_over.shape == (contexts,)
-            types = keys.dtype == torch.int64 and {share.dtype, left_over.dtype} == {torch.float32}
-            if not (whole and sizes and types):
-                raise ValueError(f"keys_{k}, share_{k} and left_over_{k} do not fit together")
+            length = self.vocab_size if k == 1 else keys.numel()
+            refuse_unfit(f"keys_{k}", keys, (length,), torch.int64)
+            refuse_unfit(f"share_{k}", share, (length,), torch.float32)
+            refuse_unfit(f"left_over_{k}", left_over, (contexts,), torch.float32)
             inside = not len(keys) or (keys[0] >= 0 and keys[-1] < contexts * self.vocab_size)
             if not inside or not bool((keys.diff() > 0).all()):
                 raise ValueError(f"keys_{k} are not increasing keys of {self.vocab_size} symbols")
             whole_share = left_over.double().index_add(0, keys // self.vocab_size, share.double())
-            # NaN compares as false: it is refused here too.
             if not bool((share >= 0).all() and ((whole_share - 1).abs() < 1e-5).all()):
                 raise ValueError(f"share_{k} and left_over_{k} are not probabilities that sum to 1")
             contexts = len(keys)

@@ -1,10 +1,12 @@
 """Weights on disk: written as safetensors, read back only into a model that they fit."""
 
+import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -20,6 +22,13 @@ from charlm.text.tokenizer import Tokenizer, load_tokenizer
 
 WEIGHTS = "model.safetensors"
 VERSION = "version"  # of the model, among the facts of its weights
+
+# How files begin that run code when they are read, by what to call them. Safetensors begins with the
+# length of its header, so this is asked only of what is none.
+_RUNS_CODE = {
+    "a pickle": re.compile(rb"\x80[\x00-\x05]|\(*c[\w.]+\n|\(+[dlitS]|[}\])]q"),
+    "a zip archive, as torch.save writes around a pickle": re.compile(rb"PK\x03\x04"),
+}
 
 
 @dataclass(frozen=True)
@@ -84,9 +93,8 @@ def load_weights(model: LanguageModel, path: Path) -> None:
         found = (file.metadata() or {}).get(VERSION, "1")
     if not model.knows(found):
         raise CheckpointError(
-            f"{path}: weights of version {found} of its model, this charlm has version "
-            f"{model.saved_as}, which computes something else; use the charlm that saved them, or "
-            "train again"
+            f"{path}: weights of version {found[:20]} of its model, this charlm has version "
+            f"{model.saved_as} and computes otherwise; use the charlm that saved it, or train again"
         )
 
 
@@ -118,7 +126,41 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: The file is missing or is not safetensors.
     """
     try:
-        return load_file(path)
-    except (OSError, SafetensorError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not readable as safetensors ({reason})") from None
+        tensors = load_file(path)
+        _refuse_repeated_names(path)
+        return tensors
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: {_why_unreadable(path, error)}; name another") from None
+
+
+def _refuse_repeated_names(path: Path) -> None:
+    """Refuse a file, safetensors for the rest, with two tensors of one name: which is meant?
+
+    Raises:
+        ValueError: A name stands twice in its header.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a name stands twice in its header")
+        return found
+
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        json.loads(file.read(length), object_pairs_hook=unique)
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    """Say what a file is instead of safetensors, by its content; it is only looked at."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(256)
+    except OSError:
+        head = b""
+    for kind, begins in _RUNS_CODE.items():
+        if begins.match(head):
+            return f"{kind}, which can run code: refused unread"
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = reason.removeprefix("Error while deserializing header: ")
+    return f"not readable as safetensors ({reason[:60]})"

@@ -6,10 +6,11 @@ which lays a run out with them. Imports no torch.
 
 from charlm.storage.atomic import machine_errors, new_folder, write_file
 from charlm.storage.lock import folder_lock, refuse_locked
-from charlm.storage.manifest import read_manifest, verify_folder
+from charlm.storage.manifest import OtherFormatError, read_manifest, verify_folder
 from charlm.storage.run_folder import RunFolder, find_run, next_free_name
 
 __all__ = [
+    "OtherFormatError",
     "RunFolder",
     "find_run",
     "folder_lock",

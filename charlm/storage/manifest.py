@@ -7,6 +7,7 @@ manifest was never finished.
 import hashlib
 import json
 import os
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ NAME = "MANIFEST.json"
 FORMAT = 1
 _MAX_BYTES = 1 << 20
 _CHUNK = 1 << 20
+_PICKLES = {".metadata", ".distcp", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+
+
+class OtherFormatError(CheckpointError):
+    """A folder is of a format that this version does not read; it need not be damaged."""
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -32,59 +38,97 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path, mend: str = "name another") -> dict[str, Any]:
     """Read a folder's manifest without checking its files.
 
+    Args:
+        folder: Where it is.
+        mend: What to do where it cannot be read, for the message.
+
     Raises:
-        CheckpointError: There is none, or it is not one that this version reads.
+        OtherFormatError: It is of a format that this version does not read.
+        CheckpointError: There is none, it is no manifest, or it is a symbolic link.
     """
     path = folder / NAME
     try:
+        if path.is_symlink():
+            raise CheckpointError(f"{path}: unsafe path, a symbolic link; {mend}")
         if not path.is_file():
-            raise CheckpointError(f"{folder}: no {NAME}, so it was never finished; name another")
+            raise CheckpointError(f"{folder}: no {NAME}, so it was never finished; {mend}")
         with path.open("rb") as file:
             content = json.loads(file.read(_MAX_BYTES))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); name another") from None
-    if not isinstance(content, dict) or not _is_listing(content.get("files")):
-        raise CheckpointError(f"{path}: not a manifest; name another")
-    if content.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: format {content.get('format')!r}, this charlm reads {FORMAT}; upgrade charlm"
+        raise CheckpointError(f"{path}: cannot be read ({_reason(error)}); {mend}") from None
+    if not isinstance(content, dict) or "format" not in content:
+        raise CheckpointError(f"{path}: not a manifest; {mend}")
+    if content["format"] != FORMAT:
+        found = reprlib.repr(content["format"])
+        raise OtherFormatError(
+            f"{path}: format {found}, this charlm reads {FORMAT}; upgrade charlm"
         )
+    if not _is_listing(content.get("files")):
+        raise CheckpointError(f"{path}: not a manifest; {mend}")
     return content
 
 
-def verify_folder(folder: Path) -> dict[str, Any]:
+def verify_folder(folder: Path, mend: str = "name another") -> dict[str, Any]:
     """Check every file of a folder against its manifest, and return the manifest.
 
+    Names are checked before any file is opened.
+
+    Args:
+        folder: Where they are.
+        mend: What to do about a folder that is damaged, for the message.
+
     Raises:
-        CheckpointError: A file is missing, unexpected, changed, or named outside the folder.
+        OtherFormatError: It is of a format that this version does not read.
+        CheckpointError: A file is missing, unexpected, changed, named outside the folder, or named
+            as what runs code when it is read.
     """
-    content = read_manifest(folder)
+    content = read_manifest(folder, mend)
     files = content["files"]
     try:
-        present = {path.name for path in folder.iterdir()} - {NAME}
-        for name in sorted(present | set(files)):
+        names = sorted({path.name for path in folder.iterdir()} - {NAME} | set(files))
+        for name in names:
+            _check_name(folder, name, files, mend)
+        for name in names:
             path = folder / name
-            if Path(name).name != name or path.is_symlink():
-                raise CheckpointError(f"{folder}: unsafe path {name!r}; name another")
-            if name not in files:
-                raise CheckpointError(f"{folder}: {name!r} is not in its manifest; name another")
-            if not path.is_file():
-                raise CheckpointError(
-                    f"{folder}: {name!r} is missing or no regular file; name another"
-                )
             size, expected = path.stat().st_size, files[name].get("size")
             if size != expected:
                 raise CheckpointError(
-                    f"{path}: {size} bytes, its manifest says {expected}; name another"
+                    f"{path}: {size} bytes, its manifest says {reprlib.repr(expected)}; {mend}"
                 )
             if sha256_of(path) != files[name].get("sha256"):
-                raise CheckpointError(f"{path}: SHA-256 differs from its manifest; name another")
+                raise CheckpointError(f"{path}: SHA-256 differs from its manifest; {mend}")
     except OSError as error:  # a disk that fails, a folder that was pruned just now
-        raise CheckpointError(f"{folder}: cannot be read ({error}); name another") from None
+        raise CheckpointError(f"{folder}: cannot be read ({_reason(error)}); {mend}") from None
     return content
+
+
+def _check_name(folder: Path, name: str, files: Mapping[str, Any], mend: str) -> None:
+    """Refuse a file for its name and kind; nothing of it is read.
+
+    Raises:
+        CheckpointError: It leads outside the folder, may run code, is unexpected, or is missing.
+    """
+    path, shown = folder / name, reprlib.repr(name)
+    if Path(name).name != name or name == ".." or path.is_symlink():
+        raise CheckpointError(f"{folder}: unsafe path {shown}; {mend}")
+    if name in _PICKLES or path.suffix in _PICKLES:
+        raise CheckpointError(
+            f"{folder}: {shown} is named as a pickle, which can run code, and was not read; remove "
+            f"it or {mend}"
+        )
+    if name not in files:
+        raise CheckpointError(f"{folder}: {shown} is not in its manifest; {mend}")
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: {shown} is missing or no regular file; {mend}")
+
+
+def _reason(error: Exception) -> str:
+    """Say in a few words why something cannot be read; what is wrong may itself be long."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _is_listing(files: Any) -> bool:

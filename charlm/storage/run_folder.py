@@ -16,7 +16,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Checkpoint:
     def loss(self) -> float | None:
         """Validation loss in nats when it was saved; None if it has none or it is not finite."""
         value = self.facts.get("val_loss_nats")
-        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+        return value if isinstance(value, float) and math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -103,16 +103,22 @@ class RunFolder:
         """Return where the checkpoint of `step` is or will be."""
         return self.path / "checkpoints" / f"step-{step}"
 
-    def checkpoints(self) -> list[Checkpoint]:
-        """List the finished checkpoints, oldest first; unreadable ones are passed over."""
+    def saved(self) -> list[tuple[int, Path]]:
+        """List the folders of checkpoints with their steps, oldest first, sound or not."""
         found = []
         for path in (self.path / "checkpoints").glob("step-*"):
             number = path.name.removeprefix("step-")
-            if not number.isdecimal():
-                continue
+            if number.isdecimal():
+                found.append((int(number), path))
+        return sorted(found)
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """List the finished checkpoints, oldest first; unreadable ones are passed over."""
+        found = []
+        for step, path in self.saved():
             with contextlib.suppress(CheckpointError):
-                found.append(Checkpoint(path, int(number), read_manifest(path)))
-        return sorted(found, key=lambda checkpoint: checkpoint.step)
+                found.append(read_checkpoint(step, path))
+        return found
 
     def last(self) -> Checkpoint | None:
         """Return the newest checkpoint, or None."""
@@ -120,27 +126,37 @@ class RunFolder:
 
     def best(self) -> Checkpoint | None:
         """Return the evaluated checkpoint with the least loss; the earliest of equals; or None."""
-        scored = [c for c in self.checkpoints() if c.loss is not None]
-        return min(scored, key=lambda c: (c.loss, c.step), default=None)
+        return _best(self.checkpoints())
 
     def choose(self, which: str) -> Checkpoint:
         """Return the checkpoint named `best`, `last`, or by its step.
 
-        Without an evaluated checkpoint, `best` means the last.
+        Without an evaluated checkpoint, `best` means the last. One that cannot be read may be the
+        best or the last: another does not take its place unasked.
 
         Raises:
-            CheckpointError: There is no such checkpoint; the message lists those there are.
+            CheckpointError: There is no such checkpoint, and the message lists those there are; or
+                one that may be the one that is named cannot be read.
             UsageError: `which` is none of the three.
         """
-        if which == "best":
-            chosen = self.best() or self.last()
-        elif which == "last":
-            chosen = self.last()
+        saved = self.saved()
+        if which == "last":
+            saved = saved[-1:]
         elif which.isdecimal():
-            step = which.lstrip("0") or "0"  # compared as text: it may have thousands of digits
-            chosen = next((c for c in self.checkpoints() if str(c.step) == step), None)
-        else:
+            digits = which.lstrip("0") or "0"  # compared as text: it may have thousands of digits
+            saved = [(step, path) for step, path in saved if str(step) == digits]
+        elif which != "best":
             raise UsageError(f"--checkpoint {which!r}: use best, last or a step")
+        found = []
+        for step, path in saved:
+            try:
+                found.append(read_checkpoint(step, path))
+            except CheckpointError:
+                if os.path.lexists(path):  # else it was pruned just now
+                    raise
+        chosen = found[-1] if found else None
+        if which == "best":
+            chosen = _best(found) or chosen
         if chosen is None:
             steps = ", ".join(str(c.step) for c in self.checkpoints()) or "none yet"
             raise CheckpointError(f"{self.path}: no checkpoint {which!r}; saved steps: {steps}")
@@ -156,9 +172,9 @@ class RunFolder:
 
     def remove_after(self, step: int) -> None:
         """Delete the checkpoints after `step`: they would be taken for newer than what comes now."""
-        for checkpoint in self.checkpoints():
-            if checkpoint.step > step:
-                remove_folder(checkpoint.path)
+        for saved, path in self.saved():
+            if saved > step:
+                remove_folder(path)
 
     def write_sample(self, step: int, text: str) -> None:
         """Keep what the model wrote at `step`.
@@ -170,6 +186,27 @@ class RunFolder:
             self.samples.mkdir(exist_ok=True)  # not its parents: see `new_folder`
             flush_folder(self.path)
         write_file(self.samples / f"step-{step}.txt", text.encode("utf-8", "replace"))
+
+
+def read_checkpoint(step: int, path: Path, mend: str = "name another") -> Checkpoint:
+    """Read what the manifest of a checkpoint records; its files are not checked.
+
+    Args:
+        step: Of it.
+        path: Its folder.
+        mend: What to do where it cannot be read, for the message.
+
+    Raises:
+        CheckpointError: It has no manifest that this version reads, or a symbolic link leads to it.
+    """
+    if path.is_symlink():  # what is there is not what was saved here, and may change unseen
+        raise CheckpointError(f"{path}: unsafe path, a symbolic link; {mend}")
+    return Checkpoint(path, step, read_manifest(path, mend))
+
+
+def _best(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
+    scored = [c for c in checkpoints if c.loss is not None]
+    return min(scored, key=lambda c: (c.loss, c.step), default=None)
 
 
 class MetricsLog:

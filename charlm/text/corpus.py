@@ -22,6 +22,7 @@ from charlm.text.sources import Part, Source
 from charlm.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from charlm.text.tokens import Split, TokenFile
 
+IDS = "ids.bin"
 CHUNK_BYTES = 1 << 18  # its arrays fit in a CPU's cache
 _CODE_POINTS = 0x110000
 _NUL_SHARE = 0.01  # a text may hold a stray NUL; a file with more is not text
@@ -78,6 +79,13 @@ class Scan:
                 f"is {data.max_vocab:,}: raise it (to {len(codes):,}), or use data.unit=bytes"
             )
         return CharTokenizer(map(chr, codes))
+
+    def strange_to(self, tokenizer: Tokenizer) -> list[str]:
+        """List the characters of the text that a tokenizer lacks, in the order of Unicode."""
+        if not isinstance(tokenizer, CharTokenizer):
+            return []
+        known = set(tokenizer.alphabet)
+        return [c for c in map(chr, np.flatnonzero(self.counts)) if c not in known]
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,7 @@ def encode_corpus(
         table = tokenizer.table(dtype)
     else:
         table = np.arange(256, dtype=dtype)
-    with new_folder(folder, facts) as temporary, (temporary / "ids.bin").open("wb") as file:
+    with new_folder(folder, facts) as temporary, (temporary / IDS).open("wb") as file:
         for symbols in _symbols(source, data, digest.update, [], progress):
             file.write(table.take(symbols).data)
         if digest.hexdigest() != scan.sha256:
@@ -186,20 +194,31 @@ def open_corpus(folder: Path) -> Corpus:
     """Open a corpus that `encode_corpus` wrote.
 
     Raises:
-        CheckpointError: It is missing or damaged.
+        DataError: Its file of ids was cut short.
+        CheckpointError: It is missing or damaged in another way.
     """
-    return _corpus(folder, verify_folder(folder))
+    mend = "restore it or start a new run"
+    path = folder / IDS
+    expected = read_manifest(folder, mend)["files"].get(IDS, {}).get("size")
+    if isinstance(expected, int) and path.is_file() and path.stat().st_size < expected:
+        found = path.stat().st_size
+        raise DataError(f"{path}: truncated, {found:,} of {expected:,} bytes; {mend}")
+    return _corpus(folder, verify_folder(folder, mend))
 
 
 def _corpus(folder: Path, facts: Mapping[str, Any]) -> Corpus:
     try:
-        tokens = TokenFile(folder / "ids.bin", np.dtype(facts["dtype"]), int(facts["size"]))
-        splits = {
-            name: Split(tokens, int(start), int(stop))
-            for name, (start, stop) in facts["splits"].items()
-        }
+        dtype, size = id_dtype(facts["vocab_size"]), facts["size"]
+        bounds = {name: tuple(facts["splits"][name]) for name in ("train", "val", "test")}
+        ends = [end for pair in bounds.values() for end in pair]
+        if facts["dtype"] != dtype.str or ends != sorted([0, *ends[1:-1], size]) or len(ends) != 6:
+            raise ValueError("dtype, size or splits")
+        tokens = TokenFile(folder / IDS, dtype, size)
+        splits = {name: Split(tokens, start, stop) for name, (start, stop) in bounds.items()}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise CheckpointError(f"{folder}: its manifest is incomplete ({error!r})") from None
+        raise CheckpointError(
+            f"{folder}: its manifest is incomplete ({str(error)[:60]}); restore it or start a new run"
+        ) from None
     return Corpus(splits, facts)
 
 
@@ -209,13 +228,11 @@ def id_dtype(vocab_size: int) -> np.dtype[Any]:
 
 
 def _refuse_unknown(source: Source, scan: Scan, tokenizer: CharTokenizer) -> None:
-    known = np.zeros(len(scan.counts), bool)
-    known[[ord(c) for c in tokenizer.alphabet]] = True
-    strange = np.flatnonzero((scan.counts > 0) & ~known)
-    if len(strange):
+    strange = scan.strange_to(tokenizer)
+    if strange:
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
         raise DataError(
-            f"{source.name}: {chr(strange[0])!r} (U+{strange[0]:04X}){more} not in the alphabet "
+            f"{source.name}: {strange[0]!r} (U+{ord(strange[0]):04X}){more} not in the alphabet "
             f"of this run, which has {tokenizer.vocab_size} symbols"
         )
 

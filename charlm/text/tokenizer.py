@@ -7,6 +7,7 @@ tokenizer.decode([2, 1, 3, 3, 4])  # 'hello'
 
 import codecs
 import json
+import reprlib
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -218,7 +219,10 @@ def load_tokenizer(path: Path) -> Tokenizer:
         with path.open("rb") as file:
             content = json.loads(file.read(_MAX_BYTES))
         if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']!r}, this charlm reads {FORMAT}")
+            found = reprlib.repr(content["format"])
+            raise CheckpointError(
+                f"{path}: format {found}, this charlm reads {FORMAT}; upgrade charlm"
+            )
         if content["unit"] == "bytes":
             return ByteTokenizer()
         if content["unit"] != "chars":

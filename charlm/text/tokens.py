@@ -52,7 +52,7 @@ class TokenFile:
             self._file.close()
             raise DataError(
                 f"{path}: {found:,} bytes, its manifest says {size * dtype.itemsize:,}; "
-                "start the run again"
+                "restore it or start a new run"
             )
 
     def read(self, start: int, count: int) -> npt.NDArray[np.integer[Any]]:
@@ -67,8 +67,8 @@ class TokenFile:
             data = _read_at(self._file.fileno(), offset, length)
         if len(data) != length:
             raise DataError(
-                f"{self.path}: short read at byte {offset:,}: {len(data)} of {length} bytes; "
-                "the file shrank, start the run again"
+                f"{self.path}: short read at byte {offset:,}: {len(data)} of {length} bytes, the "
+                "file shrank; restore it or start a new run"
             )
         return np.frombuffer(data, self.dtype)
 

@@ -1,6 +1,8 @@
 """A saved step: weights, optimizer, counters. Everything else is a function of seed and step."""
 
 import json
+import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -105,15 +107,40 @@ def load_checkpoint(
     kinds = {name.split("/")[0] for name in tensors}
     if tensors and kinds != set(optimizers):
         raise CheckpointError(
-            f"{checkpoint.path}: saved with {' + '.join(sorted(kinds))}, the configuration asks "
+            f"{checkpoint.path}: saved with {' + '.join(sorted(kinds))[:60]}, the configuration asks "
             f"for {' + '.join(sorted(optimizers))}; keep train.optimizer or start a new run"
         )
     try:
         restore_optimizers(optimizers, model, tensors)
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.path / OPTIMIZER}: {error}") from None
+    try:
         content = ADDED_LATER | json.loads((checkpoint.path / STATE).read_bytes())
+        _refuse_impossible(content, checkpoint.step)
         return TrainingState(**{field.name: content[field.name] for field in fields(TrainingState)})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint.path}: incomplete ({error!r})") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path / STATE}: incomplete or impossible ({str(error)[:60]}); use an "
+            "earlier checkpoint"
+        ) from None
+
+
+def _refuse_impossible(content: Mapping[str, Any], step: int) -> None:
+    """Refuse a state that no training of `step` updates leaves behind.
+
+    Raises:
+        ValueError: A count is none, a number is none or not finite, or the step is another.
+        KeyError: Something is missing.
+    """
+    for field in fields(TrainingState):
+        value = content[field.name]
+        if isinstance(field.default, int):
+            fits = type(value) is int and value >= field.default  # 0, or -1 for none
+        else:
+            known = isinstance(value, float) and math.isfinite(value)
+            fits = known or (value is None and field.default is None)
+        if not fits or (field.name == "step" and value != step):
+            raise ValueError(f"{field.name} is {reprlib.repr(value)}")
 
 
 def drift(checkpoint: Checkpoint) -> list[str]:

@@ -29,6 +29,7 @@ from charlm.errors import CheckpointError, DataError, MachineError, UsageError
 from charlm.models.device import choose_device, choose_dtype
 from charlm.sampling import encode_prompt
 from charlm.storage import (
+    OtherFormatError,
     RunFolder,
     find_run,
     folder_lock,
@@ -39,7 +40,7 @@ from charlm.storage import (
     write_file,
 )
 from charlm.storage.atomic import is_leftover, make_folder, remove_leftovers
-from charlm.storage.run_folder import Checkpoint
+from charlm.storage.run_folder import Checkpoint, read_checkpoint
 from charlm.text import (
     CharTokenizer,
     Corpus,
@@ -512,8 +513,9 @@ def open_run(
     run's own copy of its ids serves.
 
     Raises:
-        CheckpointError: The folder is damaged.
+        CheckpointError: The folder is damaged, or the text has characters that the run lacks.
         DataError: The text changed and `allow_new_data` is False.
+        MachineError: The device is absent.
     """
     choose_device(config.run.device)
     remove_leftovers(run.path)
@@ -527,26 +529,17 @@ def open_run(
     if not prepared.checkpoint and not isinstance(config.model, MixtureConfig):
         prepared.notes.append("no checkpoint yet: starting at step 0")
     text = _current_text(config, prepared, progress)
-    if text and text.scan.sha256 != corpus.facts["source_sha256"]:
-        if not allow_new_data:
+    if text:
+        differs = text.scan.sha256 != corpus.facts["source_sha256"]
+        if differs and not allow_new_data:
             raise DataError(
                 f"{config.data.source}: changed since this run began (SHA-256 "
                 f"{text.scan.sha256[:12]}... now, {str(corpus.facts['source_sha256'])[:12]}... "
                 "then); restore it, or go on with --allow-new-data"
             )
-        _check_lengths(text.scan.size, config)
-        prepared.corpus = encode_corpus(
-            text.source,
-            config.data,
-            text.scan,
-            tokenizer,
-            run.tokens,
-            lambda read: progress("encoding", read),
-        )
-        prepared.notes.append(
-            f"{config.data.source}: changed since this run began; going on with it, though losses "
-            "before and after do not compare"
-        )
+        _refuse_strange(run, text)
+        if differs:
+            prepared.corpus = _encode_anew(config, prepared, text, progress)
     if prepared.checkpoint:
         changes = drift(prepared.checkpoint)
         before = own.run.dtype
@@ -558,6 +551,41 @@ def open_run(
     if changed:
         prepared.notes.append(f"changed from here on: {'; '.join(changed)}")
     return prepared
+
+
+def _encode_anew(
+    config: Config, prepared: PreparedRun, text: PreparedText, progress: Progress
+) -> Corpus:
+    """Put a text that changed in the place of the run's own copy."""
+    _check_lengths(text.scan.size, config)
+    corpus = encode_corpus(
+        text.source,
+        config.data,
+        text.scan,
+        text.tokenizer,
+        prepared.run.tokens,
+        lambda read: progress("encoding", read),
+    )
+    prepared.notes.append(
+        f"{config.data.source}: changed since this run began; going on with it, though losses "
+        "before and after do not compare"
+    )
+    return corpus
+
+
+def _refuse_strange(run: RunFolder, text: PreparedText) -> None:
+    """Refuse a text with characters that the run has no ids for.
+
+    Raises:
+        CheckpointError: With the first of them.
+    """
+    strange = text.scan.strange_to(text.tokenizer)
+    if strange:
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        raise CheckpointError(
+            f"{text.source.name}: {strange[0]!r} (U+{ord(strange[0]):04X}){more} not in "
+            f"{run.tokenizer}, the run's alphabet; start a new run for this text"
+        )
 
 
 def commit_resume(prepared: PreparedRun) -> None:
@@ -590,19 +618,24 @@ def newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
     """Return the newest checkpoint that verifies: an older one serves where a newer is damaged.
 
     Raises:
+        OtherFormatError: The newest is of a format that this version does not read: not damaged,
+            and its steps are not to be done again.
         CheckpointError: There are checkpoints, and all are damaged.
     """
     damage: CheckpointError | None = None
-    for checkpoint in reversed(run.checkpoints()):
+    for step, path in reversed(run.saved()):
         try:
-            verify_folder(checkpoint.path)
+            checkpoint = read_checkpoint(step, path, mend="restore it")
+            verify_folder(path, mend="restore it")
+        except OtherFormatError:
+            raise
         except CheckpointError as error:
             notes.append(f"damaged, going back to an older checkpoint: {error}")
             damage = error
         else:
             return checkpoint
     if damage:
-        raise damage
+        raise CheckpointError(f"{damage} or start a new run")
     return None
 
 

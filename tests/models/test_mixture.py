@@ -348,9 +348,10 @@ def test_its_tensors_make_it_again(joined):
 @pytest.mark.parametrize(
     ("damage", "answer"),
     [
-        (lambda t: t.pop("weights"), "weights is missing or does not fit 3 experts"),
-        (lambda t: t.update(weights=torch.ones(2)), "weights is missing or does not fit"),
-        (lambda t: t["weights"].fill_(math.nan), "weights is missing or does not fit"),
+        (lambda t: t.pop("weights"), "weights is missing"),
+        (lambda t: t.update(weights=torch.ones(2)), r"weights is \(2,\) .*expected \(3,\)"),
+        (lambda t: t.update(weights=t["weights"].half()), "float16, expected .*float32"),
+        (lambda t: t["weights"].fill_(math.nan), "weights holds 3 values that are NaN"),
         (lambda t: t["temperature"].fill_(0), "temperature, and weights .* cannot be"),
         (lambda t: t.pop("experts.counts.keys_2"), "experts.counts.keys_2 is missing"),
         (lambda t: t["experts.long.position_embedding.weight"].fill_(math.inf),

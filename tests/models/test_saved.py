@@ -54,11 +54,19 @@ def test_a_nan_in_the_weights_is_refused_and_counted(tmp_path):
         load_weights(build_model(CONFIGS["bigram"], VOCAB), tmp_path / "w")
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x04.", b"PK\x03\x04", b"\xff" * 8 + b"{}"])
-def test_what_is_not_safetensors_is_refused(content, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "answer"),
+    [
+        (b"", r"not readable as safetensors \(.*\); name another"),
+        (b"\xff" * 8 + b"{}", "not readable as safetensors"),
+        (b"\x80\x04.", "a pickle, which can run code: refused unread; name another"),
+        (b"PK\x03\x04", "a zip archive, as torch.save writes around a pickle"),
+    ],
+)
+def test_what_is_not_safetensors_is_refused(content, answer, tmp_path):
     (tmp_path / "w").write_bytes(content)
 
-    with pytest.raises(CheckpointError, match="not readable as safetensors"):
+    with pytest.raises(CheckpointError, match=answer):
         load_weights(build_model(CONFIGS["bigram"], VOCAB), tmp_path / "w")
 
 

@@ -180,7 +180,6 @@ def test_a_missing_tokenizer_is_named(tmp_path):
         b'{"format": 1}',
         b'{"format": 1, "unit": "chars"}',
         b'{"format": 1, "unit": "words", "alphabet": "ab"}',
-        b'{"format": 2, "unit": "chars", "alphabet": "ab"}',
         b'{"format": 1, "unit": "chars", "alphabet": 7}',
         b'{"format": 1, "unit": "chars", "alphabet": "ba"}',
         b'{"format": 1, "unit": "chars", "alphabet": "aab"}',
@@ -199,6 +198,15 @@ def test_a_hostile_tokenizer_is_refused_by_name(tmp_path, content):
     path.write_bytes(content)
 
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: not a tokenizer"):
+        load_tokenizer(path)
+
+
+@pytest.mark.parametrize("found", ["2", '"' + "x" * 5000 + '"'])
+def test_a_tokenizer_of_another_format_asks_for_an_upgrade(tmp_path, found):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(f'{{"format": {found}}}')
+
+    with pytest.raises(CheckpointError, match=r"format .{1,40}, this charlm reads 1; upgrade"):
         load_tokenizer(path)
 
 
