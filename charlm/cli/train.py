@@ -14,7 +14,7 @@ import typer
 from charlm.cli import output
 from charlm.cli.baselines import as_json, reached, table
 from charlm.cli.signals import Stopped, StopSignals
-from charlm.errors import CharlmError, UsageError
+from charlm.errors import CharlmError, DataError, UsageError
 
 if TYPE_CHECKING:
     from charlm.config import Config, ModelConfig
@@ -237,20 +237,28 @@ def _train(
 
 
 def _records(trainer: "Trainer", stop: StopSignals) -> Iterator[dict[str, Any]]:
-    """Yield what training yields; a signal does not wait until the model is compiled."""
+    """Yield what training yields; a signal does not wait until the model is compiled.
+
+    Raises:
+        DataError: The text ended before its end; the message says what is saved.
+    """
     records = trainer.records()
-    for record in records:
-        yield record
-        if record["kind"] != "compile":
-            continue
-        try:
-            with stop.at_once():
-                following = next(records, None)
-        except Stopped:  # every step so far was saved before the compiling
-            trainer.stopped = True
-            return
-        if following:
-            yield following
+    try:
+        for record in records:
+            yield record
+            if record["kind"] != "compile":
+                continue
+            try:
+                with stop.at_once():
+                    following = next(records, None)
+            except Stopped:  # every step so far was saved before the compiling
+                trainer.stopped = True
+                return
+            if following:
+                yield following
+    except DataError as error:  # the run's copy of the text was cut short under our hands
+        saved = f" (step {trainer.saved_step} is saved)" if trainer.saved_step >= 0 else ""
+        raise DataError(f"{error}{saved}") from None
 
 
 def _remark(record: dict[str, Any]) -> str | None:

@@ -23,6 +23,8 @@ import pytest
 from charlm.config import size
 from charlm.errors import MachineError
 from charlm.evaluation import baselines
+from charlm.storage import folder_lock
+from charlm.text.tokens import TokenFile
 from tests.conftest import TEXT
 
 TRAIN = ("train", "--config", "tiny.yaml")
@@ -242,7 +244,7 @@ def test_row_8_a_float_without_a_point_is_a_number(charlm, tiny):
 def test_row_14_a_model_that_cannot_fit_says_what_it_needs_and_what_there_is(refused, layers):
     (line,) = refused(2, *TRAIN, f"model.n_layer={layers}")
 
-    assert f"this machine has {size.human_bytes(size.machine_bytes())}" in line
+    assert f"this machine has {size.human_bytes(size.physical_bytes())}" in line
     assert "training needs about" in line
     assert "lower n_layer" in line
 
@@ -561,6 +563,49 @@ def test_row_37_a_pipe_or_a_device_is_no_text(refused):
     assert refused(3, *TRAIN, "data.source=/dev/null")[0].startswith("/dev/null: not a regular")
 
 
+RUN = Path("runs/tiny")
+RESUME = ("train", "--resume", "--out", RUN)
+
+
+def test_row_38_a_text_that_was_cut_short_is_refused(trained, refused):
+    for left in (2579, 0):
+        os.truncate(RUN / "tokens/ids.bin", left)
+
+        for command in (("eval", "--run", RUN), RESUME):
+            (line,) = refused(3, *command)
+            assert line == (
+                f"runs/tiny/tokens/ids.bin: truncated, {left:,} of 2,580 bytes; restore it or start "
+                "a new run"
+            )
+
+
+def test_row_39_a_text_that_shrinks_while_it_is_trained_on_leaves_a_saved_step(
+    charlm, tiny, monkeypatch
+):
+    ids, read = Path("run/tokens/ids.bin"), TokenFile.read
+
+    def shrinking(self, start, count):
+        if Path("run/checkpoints/step-2").exists():
+            os.truncate(ids, 9)
+        return read(self, start, count)
+
+    monkeypatch.setattr(TokenFile, "read", shrinking)
+    result = charlm(*TRAIN, "--out", "run", "-q", "train.save_every=2", "eval.baselines=false")
+
+    assert result.code == 3
+    assert result.error.startswith("run/tokens/ids.bin: short read at byte ")
+    assert result.error.endswith("; restore it or start a new run (step 2 is saved)")
+    assert len(result.error) <= 200
+    assert charlm("sample", "--run", "run", "--checkpoint", 2).code == 0
+
+    monkeypatch.setattr(TokenFile, "read", read)
+    assert charlm("train", "--resume", "--out", "run").code == 3
+    shutil.rmtree("run/tokens")
+    assert charlm(*TRAIN, "--out", "whole", "-q").code == 0
+    shutil.copytree("whole/tokens", "run/tokens")
+    assert charlm("train", "--resume", "--out", "run").code == 0
+
+
 def sample(trained: Path, *arguments: object) -> tuple[object, ...]:
     return ("sample", "--run", trained, "--max-new-chars", 8, "--seed", 1, *arguments)
 
@@ -613,9 +658,16 @@ def test_row_43_a_prompt_that_is_not_utf_8_is_placed(trained, refused):
     [
         ("--temperature", -1, "must be at least 0 (divides the logits; 0 takes the likeliest"),
         ("--temperature", "nan", "expected a finite number, got 'nan'"),
+        ("--temperature", "inf", "expected a finite number, got 'inf'"),
+        ("--temperature", "warm", "should be a valid number"),
         ("--top-p", 1.5, "must be above 0 and at most 1"),
+        ("--top-p", 0, "must be above 0 and at most 1"),
+        ("--top-p", "nan", "expected a finite number, got 'nan'"),
         ("--top-k", 0, "must be at least 1"),
+        ("--top-k", -3, "must be at least 1"),
+        ("--top-k", 1.5, "should be a valid integer"),
         ("--max-new-chars", -1, "must be at least 0 (characters to draw), got -1"),
+        ("--max-new-chars", 2.5, "should be a valid integer"),
         ("--max-new-chars", "many", "should be a valid integer"),
         ("-n", 0, "greater than or equal to 1"),
         ("--seed", -1, "use a number from 0 to 2^62"),
@@ -624,6 +676,7 @@ def test_row_43_a_prompt_that_is_not_utf_8_is_placed(trained, refused):
 def test_rows_44_and_45_sampling_out_of_range_is_refused(trained, refused, option, value, allowed):
     (line,) = refused(2, *sample(trained, option, value))
 
+    assert len(f"charlm: error: {line}") <= 200
     assert allowed in line
     assert option.strip("-").replace("-", "_") in line.replace("-", "_")
 
@@ -758,6 +811,18 @@ def test_row_66_the_tables_of_a_counted_model_are_foreseen(refused, monkeypatch)
     (line,) = refused(5, "train", "--config", "ngram", "data.source=text.txt", "--out", "run")
 
     assert line.startswith("run: this run needs about ")
+
+
+def test_row_67_a_locked_run_names_who_holds_it(charlm, trained, refused):
+    Path("new").mkdir()
+    with folder_lock(RUN), folder_lock(Path("new")):
+        for folder, command in ((RUN, RESUME), ("new", (*TRAIN, "--out", "new"))):
+            (line,) = refused(5, *command)
+
+            assert line.startswith(f"{folder}: process {os.getpid()} on ")
+            assert line.endswith(") is writing there; wait for it or choose another --out")
+            assert len(f"charlm: error: {line}") <= 200
+        assert charlm("sample", "--run", RUN, "--max-new-chars", 1).code == 0
 
 
 @pytest.mark.parametrize("failing", ["encode_corpus", "write_file"])
