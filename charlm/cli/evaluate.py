@@ -82,8 +82,10 @@ def evaluate(
 
     For example: charlm eval --split val --json
     """
+    from charlm.config.size import check_room
     from charlm.storage import find_run
 
+    check_room()
     _check_options(file, protocol, by_position, per_char, json)
     found = find_run(run)
     config = found.read_config([f"run.device={device}"])

@@ -97,8 +97,10 @@ def sample(
 
     For example: charlm sample --prompt "ROMEO:" --temperature 0.7
     """
+    from charlm.config.size import check_room
     from charlm.storage import find_run
 
+    check_room()
     if interactive and (prompt is not None or prompt_file is not None or json):
         raise UsageError(
             "--interactive asks for prompts and shows texts; leave out --prompt, --prompt-file, --json"

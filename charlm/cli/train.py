@@ -86,7 +86,10 @@ def train(
     with StopSignals() as stop:
         try:
             from charlm.config import dump_yaml
+            from charlm.config.size import check_room
             from charlm.storage import find_run
+
+            check_room()
             from charlm.training.setup import resumed_config
 
             run = find_run(out) if resume else None

@@ -3,9 +3,12 @@
 Tests hold every count against the real model's. C is `n_embd`, V the vocabulary, T `block_size`.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from pathlib import Path
 
 from charlm.config.schema import (
     SEEDS,
@@ -15,7 +18,16 @@ from charlm.config.schema import (
     ModelConfig,
     NGramConfig,
 )
-from charlm.errors import UsageError
+from charlm.errors import MachineError, UsageError
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
+
+ADDRESSES = "ulimit -v"  # counts what is reserved too, not what is used alone
+LEAST_BYTES = 256 << 20  # measured: Python, NumPy and torch take 190 MB, and 600 of addresses
+LEAST_ADDRESSES = 1 << 30
 
 NGRAM_ROWS = 8192  # for each n, of `charlm.models.ngram_embedding`, which imports torch
 
@@ -217,23 +229,90 @@ def training_bytes(config: Config, vocab_size: int) -> dict[str, int]:
 
 
 def check_memory(config: Config, vocab_size: int) -> None:
-    """Refuse a configuration whose weights or activations cannot fit into this machine.
+    """Refuse a configuration whose weights or activations cannot fit into memory.
 
     Raises:
         UsageError: The estimate exceeds the machine's whole memory.
+        MachineError: It exceeds what this process may have of it.
     """
-    needed, total = sum(training_bytes(config, vocab_size).values()), machine_bytes()
+    needed, total = sum(training_bytes(config, vocab_size).values()), physical_bytes()
+    problem = f"model and train: training needs about {human_bytes(needed)} of memory and this "
+    lower = "lower n_layer, n_embd, block_size or micro_batch_size"
     if needed > total:
-        raise UsageError(
-            f"model and train: training needs about {human_bytes(needed)} of memory and this "
-            f"machine has {human_bytes(total)}; lower n_layer, n_embd, block_size or "
-            "micro_batch_size"
+        raise UsageError(f"{problem}machine has {human_bytes(total)}; {lower}")
+    limit, name = min(memory_limits(), default=(total, ""))
+    if needed > limit:
+        raise MachineError(
+            f"{problem}process may use {human_bytes(limit)} ({name}); raise that, or {lower}"
         )
 
 
+def check_room() -> None:
+    """Refuse to begin where not even torch fits: importing it would end in a crash.
+
+    Raises:
+        MachineError: With the limit, and what it should be at least.
+    """
+    for limit, name in memory_limits():
+        least = LEAST_ADDRESSES if name == ADDRESSES else LEAST_BYTES
+        if limit < least:
+            raise MachineError(
+                f"memory: this process may use {human_bytes(limit)} ({name}), and needs "
+                f"{human_bytes(least)} before it has a model; raise the limit"
+            )
+
+
 def machine_bytes() -> int:
+    """Return the memory that this process may have at most, in bytes."""
+    return min([physical_bytes(), *(limit for limit, _ in memory_limits())])
+
+
+def physical_bytes() -> int:
     """Return the machine's physical memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def memory_limits(root: Path = Path("/")) -> list[tuple[int, str]]:
+    """Return the limits of this process's memory, each in bytes and with its name.
+
+    Those of its control groups, which containers and batch systems set (cgroup v1 and v2), and
+    those of the shell (`ulimit -v`, `ulimit -d`). Empty where there are none.
+
+    Args:
+        root: Where `proc` and `sys` are.
+    """
+    found = [*_group_limits(root)]
+    if resource:
+        kinds = {resource.RLIMIT_AS: ADDRESSES, resource.RLIMIT_DATA: "ulimit -d"}
+        for kind, name in kinds.items():
+            limit = resource.getrlimit(kind)[0]
+            if limit != resource.RLIM_INFINITY:
+                found.append((limit, name))
+    return found
+
+
+def _group_limits(root: Path) -> Iterator[tuple[int, str]]:
+    """Yield the limits of the control groups, from the innermost to the whole machine's."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:  # 0::/user.slice (v2) or 4:memory:/docker/1f (v1)
+        controllers, _, group = line.partition(":")[2].partition(":")
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top, name = root / "sys/fs/cgroup", "memory.max"
+        if controllers:
+            top, name = top / "memory", "memory.limit_in_bytes"
+        inner = top / group.lstrip("/")
+        # A container may see its own group at the top, and not where its name says.
+        for folder in (inner, *inner.parents):
+            with contextlib.suppress(OSError, ValueError):  # not there; or `max`: none
+                limit = int((folder / name).read_text())
+                if limit < 1 << 60:  # v1 says so for none
+                    yield limit, name
+            if folder == top:
+                break
 
 
 def human_bytes(count: int) -> str:

@@ -825,6 +825,78 @@ def test_row_67_a_locked_run_names_who_holds_it(charlm, trained, refused):
         assert charlm("sample", "--run", RUN, "--max-new-chars", 1).code == 0
 
 
+LARGE = ("model.n_embd=4096", "data.source=nowhere.txt")  # refused before the text is looked for
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("sys/fs/cgroup/job/memory.max", "memory.max"),
+        ("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "memory.limit_in_bytes"),
+    ],
+)
+def test_row_68_a_job_that_may_have_less_than_the_model_needs_is_refused(
+    refused, trained, monkeypatch, place, name
+):
+    for path, content in (
+        (place, f"{2 << 30}\n"),
+        ("proc/self/cgroup", "4:memory:/job\n0::/job\n"),
+    ):
+        Path("root", path).parent.mkdir(parents=True, exist_ok=True)
+        Path("root", path).write_text(content)
+    limits = size.memory_limits
+    monkeypatch.setattr(size, "memory_limits", lambda: limits(Path("root")))
+    monkeypatch.setattr(size, "physical_bytes", lambda: 1 << 45)
+
+    (line,) = refused(5, *TRAIN, *LARGE)
+
+    assert line.startswith("model and train: training needs about 6.0")
+    assert f"GiB of memory and this process may use 2 GiB ({name}); raise that, or lower" in line
+    assert len(f"charlm: error: {line}") <= 200
+    monkeypatch.setattr(size, "training_bytes", lambda *_: {"weights": 3 << 30})
+    assert "needs about 3 GiB" in refused(5, *RESUME)[0]
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(getattr(resource, sys.argv[1]), (200 << 20, 200 << 20))
+from charlm.cli.main import run
+code = run(sys.argv[2:])
+assert "torch" not in sys.modules
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="where there are such limits")
+@pytest.mark.parametrize(
+    ("limit", "name", "least"),
+    [("RLIMIT_AS", "ulimit -v", "1 GiB"), ("RLIMIT_DATA", "ulimit -d", "256 MiB")],
+)
+def test_row_68_a_process_that_may_not_even_load_torch_is_refused(trained, limit, name, least):
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, limit, *TRAIN],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr == (
+        f"charlm: error: memory: this process may use 200 MiB ({name}), and needs {least} before "
+        "it has a model; raise the limit\n"
+    )
+
+
+@pytest.mark.parametrize("verb", ["sample", "eval", "train"])
+def test_row_68_every_command_with_a_model_looks_first(refused, trained, monkeypatch, verb):
+    monkeypatch.setattr(size, "memory_limits", lambda: [(1 << 20, "ulimit -d")])
+
+    (line,) = refused(5, verb)
+
+    assert line.startswith("memory: this process may use 1 MiB (ulimit -d)")
+
+
 @pytest.mark.parametrize("failing", ["encode_corpus", "write_file"])
 def test_a_run_that_fails_before_it_began_leaves_no_folder(refused, monkeypatch, failing):
     def fail(*_, **__):

@@ -201,7 +201,7 @@ def test_attention_weights_are_counted_where_they_are_kept(changes, copies):
 
 
 def test_memory_is_refused_with_what_is_needed_and_what_is_there(monkeypatch):
-    monkeypatch.setattr(size, "machine_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(size, "physical_bytes", lambda: 1 << 20)
 
     with pytest.raises(UsageError, match=r"needs about .* and this machine has 1 MiB; lower"):
         size.check_memory(config("modern", "train.batch_size=100000"), V)
@@ -209,7 +209,54 @@ def test_memory_is_refused_with_what_is_needed_and_what_is_there(monkeypatch):
 
 
 def test_the_machines_memory_is_that_of_the_operating_system():
-    assert size.machine_bytes() == psutil.virtual_memory().total
+    assert size.physical_bytes() == psutil.virtual_memory().total
+    assert size.machine_bytes() <= size.physical_bytes()
+
+
+@pytest.fixture
+def unlimited(monkeypatch):
+    """A shell without limits."""
+    if size.resource:
+        nothing = (size.resource.RLIM_INFINITY,) * 2
+        monkeypatch.setattr(size.resource, "getrlimit", lambda kind: nothing)
+
+
+@pytest.mark.usefixtures("unlimited")
+@pytest.mark.parametrize(
+    ("groups", "files", "found"),
+    [
+        pytest.param("0::/a/b", {"a/b/memory.max": "4096"}, [4096], id="v2"),
+        pytest.param("0::/a/b", {"a/b/memory.max": "max", "a/memory.max": "9"}, [9], id="outer"),
+        pytest.param("0::/", {"memory.max": "4096"}, [4096], id="v2-in-a-container"),
+        pytest.param("3:cpu,memory:/a", {"memory/a/memory.limit_in_bytes": "7"}, [7], id="v1"),
+        pytest.param("3:memory:/a", {"memory/memory.limit_in_bytes": "7"}, [7], id="v1-container"),
+        pytest.param("3:memory:/", {"memory/memory.limit_in_bytes": str(2**63)}, [], id="v1-none"),
+        pytest.param("3:cpu:/a", {"memory/a/memory.limit_in_bytes": "7"}, [], id="other"),
+        pytest.param("0::/a", {"a/memory.max": "rubbish"}, [], id="rubbish"),
+        pytest.param("0", {}, [], id="cut-short"),
+        pytest.param(None, {}, [], id="no-proc"),
+    ],
+)
+def test_limits_of_control_groups_are_found(tmp_path, groups, files, found):
+    if groups is not None:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(f"{groups}\n")
+    for name, content in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{content}\n")
+
+    assert [limit for limit, _ in size.memory_limits(tmp_path)] == found
+
+
+@pytest.mark.skipif(not size.resource, reason="where there are such limits")
+def test_limits_of_the_shell_are_found(monkeypatch, tmp_path):
+    shell = {size.resource.RLIMIT_AS: 3 << 30, size.resource.RLIMIT_DATA: 2 << 30}
+    monkeypatch.setattr(size.resource, "getrlimit", lambda kind: (shell[kind], -1))
+
+    assert size.memory_limits(tmp_path) == [(3 << 30, "ulimit -v"), (2 << 30, "ulimit -d")]
+    monkeypatch.setattr(size, "physical_bytes", lambda: 1 << 40)
+    assert size.machine_bytes() <= 2 << 30
 
 
 @pytest.mark.parametrize(
