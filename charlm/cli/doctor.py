@@ -16,8 +16,9 @@ def doctor() -> None:
     from charlm.config.size import human_bytes, machine_bytes
     from charlm.models.device import available_devices
     from charlm.text.datasets import data_folder
+    from charlm.training.compiling import find_compiler
 
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    compiler = find_compiler()
     rows = {
         "charlm": __version__,
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",

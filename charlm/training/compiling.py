@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from charlm.config import Config
-from charlm.config.size import flops_per_step
+from charlm.config.size import flops_per_step, trained
 from charlm.errors import MachineError
 from charlm.models import LanguageModel, next_token_loss
-from charlm.models.device import precision
+from charlm.models.device import choose_device, precision
 
 # Compiling for a CPU takes half a minute at first, and then saves a quarter of each step of `gpt`
 # (docs/experiments.md): some minutes must follow. By operations where steps are counted, so that one
@@ -67,6 +67,26 @@ def compile_model(
     return compiled, None
 
 
+def check_compiler(config: Config) -> None:
+    """Refuse a run that insists on compiling where nothing can, before any long work.
+
+    Raises:
+        MachineError: `run.compile` is true and there is no C++ compiler for the CPU.
+    """
+    asked = config.run.compile is True and trained(config)
+    if asked and choose_device(config.run.device).type == "cpu" and not find_compiler():
+        raise MachineError(
+            "run.compile: true needs a C++ compiler, and none of c++, g++ and clang++ is on the "
+            "PATH; install one or set run.compile=false"
+        )
+
+
+def find_compiler() -> str | None:
+    """Return the path of a C++ compiler: that of CXX, as torch has it, or a usual one."""
+    names = (os.environ.get("CXX", "c++"), "c++", "g++", "clang++")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
 def worth_trying(config: Config, model: LanguageModel) -> bool:
     """Tell whether compiling pays for its wait: for a GPT on CUDA, and on a CPU in a long run."""
     if config.model.type != "gpt" or config.train.gradients == "by_hand":
@@ -78,7 +98,7 @@ def worth_trying(config: Config, model: LanguageModel) -> bool:
         long = train.minutes >= WORTH_MINUTES
     else:
         long = train.max_steps * flops_per_step(config, model.vocab_size) >= WORTH_FLOPS
-    return long and any(map(shutil.which, ("c++", "g++", "clang++")))
+    return long and find_compiler() is not None
 
 
 def _use_private_cache() -> None:

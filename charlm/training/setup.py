@@ -55,6 +55,7 @@ from charlm.text import (
 )
 from charlm.text.corpus import check_lengths, split_bounds
 from charlm.training.checkpoint import drift
+from charlm.training.compiling import check_compiler
 from charlm.training.plan import Plan, given_keys, keep_plan, make_plan
 
 # A save needs room for itself beside the one it replaces; the rest is for records and samples.
@@ -165,9 +166,11 @@ def prepare_text(
     Raises:
         DataError: The text is missing, unreadable or too short.
         UsageError: The model does not fit into this machine's memory.
-        MachineError: The text may not be read or could not be fetched, or the device is absent.
+        MachineError: The text may not be read or could not be fetched, the device or a compiler
+            that is asked for is absent, or this process may not use so much memory.
     """
     choose_device(config.run.device)
+    check_compiler(config)
     # A mistake in sizes alone is answered before a large text is read: no text has fewer symbols.
     check_memory(config, vocab_size=1)
     source = open_source(config.data.source, fetch)
@@ -515,9 +518,10 @@ def open_run(
     Raises:
         CheckpointError: The folder is damaged, or the text has characters that the run lacks.
         DataError: The text changed and `allow_new_data` is False.
-        MachineError: The device is absent.
+        MachineError: The device is absent, or a compiler that is asked for.
     """
     choose_device(config.run.device)
+    check_compiler(config)
     remove_leftovers(run.path)
     own = _as_it_was(run.read_config())
     tokenizer = load_tokenizer(run.tokenizer)

@@ -897,6 +897,40 @@ def test_row_68_every_command_with_a_model_looks_first(refused, trained, monkeyp
     assert line.startswith("memory: this process may use 1 MiB (ulimit -d)")
 
 
+@pytest.fixture
+def without_compiler(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+
+
+@pytest.mark.usefixtures("without_compiler", "trained")
+def test_row_70_compiling_without_a_compiler_is_refused_before_anything_else(refused):
+    for command in ((*TRAIN, "data.source=nowhere.txt"), RESUME):
+        (line,) = refused(5, *command, "run.compile=true")
+
+        assert line == (
+            "run.compile: true needs a C++ compiler, and none of c++, g++ and clang++ is on the "
+            "PATH; install one or set run.compile=false"
+        )
+
+
+@pytest.mark.usefixtures("without_compiler", "tiny")
+def test_row_70_without_a_compiler_auto_does_not_compile(charlm, monkeypatch):
+    monkeypatch.setattr("charlm.training.compiling.WORTH_FLOPS", 0)
+    monkeypatch.setattr("torch.compile", lambda model: 1 / 0)
+
+    result = charlm(*TRAIN, "run.compile=auto")
+
+    assert result.code == 0
+    assert "compil" not in result.stderr
+
+
+def test_row_70_what_is_never_compiled_needs_no_compiler(charlm, tiny, without_compiler):
+    Path("n.yaml").write_text("data: {source: text.txt}\nmodel: {type: ngram, order: 2}\n")
+
+    assert charlm("train", "-c", "n.yaml", "-q", "run.compile=true").code == 0
+
+
 @pytest.mark.parametrize("failing", ["encode_corpus", "write_file"])
 def test_a_run_that_fails_before_it_began_leaves_no_folder(refused, monkeypatch, failing):
     def fail(*_, **__):
