@@ -1,7 +1,8 @@
 """MANIFEST.json: what a folder holds, and proof that it still does.
 
 `{"format": 1, "files": {name: {"size": bytes, "sha256": hex}}, ...facts}`. A folder without a
-manifest was never finished.
+manifest was never finished. Among the files is the manifest itself: its SHA-256 is that of its
+bytes with zeros where that SHA-256 stands. Those of the first version have none.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from charlm.errors import CheckpointError
 
 NAME = "MANIFEST.json"
 FORMAT = 1
+_UNKNOWN = "0" * 64  # in the place of a manifest's own SHA-256 while that is worked out
 _MAX_BYTES = 1 << 20
 _CHUNK = 1 << 20
 _PICKLES = {".metadata", ".distcp", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
@@ -31,15 +33,18 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
         path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(folder.iterdir())
     }
+    files = {NAME: {"sha256": _UNKNOWN}, **files}
     content = {"format": FORMAT, **facts, "files": files}
+    data = (json.dumps(content, indent=1) + "\n").encode()
+    own = hashlib.sha256(data).hexdigest()
     with (folder / NAME).open("wb") as file:
-        file.write(json.dumps(content, indent=1).encode() + b"\n")
+        file.write(data.replace(_UNKNOWN.encode(), own.encode(), 1))
         file.flush()
         os.fsync(file.fileno())
 
 
 def read_manifest(folder: Path, mend: str = "name another") -> dict[str, Any]:
-    """Read a folder's manifest without checking its files.
+    """Read a folder's manifest without checking its files; its own entry is left out of them.
 
     Args:
         folder: Where it is.
@@ -47,7 +52,7 @@ def read_manifest(folder: Path, mend: str = "name another") -> dict[str, Any]:
 
     Raises:
         OtherFormatError: It is of a format that this version does not read.
-        CheckpointError: There is none, it is no manifest, or it is a symbolic link.
+        CheckpointError: There is none, it is no manifest, was changed, or is a symbolic link.
     """
     path = folder / NAME
     try:
@@ -56,7 +61,8 @@ def read_manifest(folder: Path, mend: str = "name another") -> dict[str, Any]:
         if not path.is_file():
             raise CheckpointError(f"{folder}: no {NAME}, so it was never finished; {mend}")
         with path.open("rb") as file:
-            content = json.loads(file.read(_MAX_BYTES))
+            data = file.read(_MAX_BYTES)
+        content = json.loads(data)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read ({_reason(error)}); {mend}") from None
     if not isinstance(content, dict) or "format" not in content:
@@ -68,6 +74,9 @@ def read_manifest(folder: Path, mend: str = "name another") -> dict[str, Any]:
         )
     if not _is_listing(content.get("files")):
         raise CheckpointError(f"{path}: not a manifest; {mend}")
+    own = content["files"].pop(NAME, None)
+    if own is not None and not _is_own(data, own.get("sha256")):
+        raise CheckpointError(f"{path}: SHA-256 differs from its manifest; {mend}")
     return content
 
 
@@ -129,6 +138,14 @@ def _reason(error: Exception) -> str:
     """Say in a few words why something cannot be read; what is wrong may itself be long."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _is_own(data: bytes, sha256: Any) -> bool:
+    """Tell whether a manifest's bytes have the SHA-256 that stands in them."""
+    if not isinstance(sha256, str):
+        return False
+    unsealed = data.replace(sha256.encode("utf-8", "replace"), _UNKNOWN.encode(), 1)
+    return hashlib.sha256(unsealed).hexdigest() == sha256
 
 
 def _is_listing(files: Any) -> bool:

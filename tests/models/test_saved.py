@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import pytest
@@ -7,7 +6,7 @@ import torch
 from charlm.errors import CheckpointError, MachineError
 from charlm.models import MixtureModel, build_model
 from charlm.models.saved import load_model, load_weights, save_tensors, save_weights
-from charlm.storage import RunFolder
+from charlm.storage import RunFolder, read_manifest
 from charlm.storage.manifest import sha256_of
 from tests.models.conftest import CONFIGS, VOCAB
 
@@ -105,7 +104,7 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(trained):
 
 def test_the_manifest_vouches_for_every_file(trained):
     folder = RunFolder(trained).checkpoint_path(6)
-    files = json.loads((folder / "MANIFEST.json").read_bytes())["files"]
+    files = read_manifest(folder)["files"]
 
     assert set(files) == {"model.safetensors", "optimizer.safetensors", "state.json"}
     for name, facts in files.items():

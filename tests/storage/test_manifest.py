@@ -18,7 +18,7 @@ def folder(tmp_path):
 
 def rewrite(folder, **changes):
     path = folder / "MANIFEST.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(read_manifest(folder) | changes))
 
 
 def test_an_untouched_folder_verifies_and_gives_back_its_facts(folder):
@@ -44,6 +44,24 @@ def test_one_flipped_bit_is_noticed(folder, position):
 
     with pytest.raises(CheckpointError, match=r"a\.bin: SHA-256 differs"):
         verify_folder(folder)
+
+
+def test_any_flipped_bit_of_the_manifest_itself_is_noticed(folder):
+    path = folder / "MANIFEST.json"
+    whole = path.read_bytes()
+    for position in range(8 * len(whole)):
+        flip_a_bit(path, position)
+        with pytest.raises(CheckpointError, match="folder"):
+            verify_folder(folder)
+        path.write_bytes(whole)
+
+    assert verify_folder(folder)["step"] == 7
+
+
+def test_a_manifest_of_the_first_version_does_without_proof_of_itself(folder):
+    rewrite(folder, step=8)
+
+    assert verify_folder(folder)["step"] == 8
 
 
 def test_a_truncated_file_is_noticed(folder):

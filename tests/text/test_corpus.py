@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from charlm.config import DataConfig
 from charlm.errors import CheckpointError, DataError, MachineError
+from charlm.storage import read_manifest
 from charlm.text import CharTokenizer, Source, encode_corpus, open_corpus, scan_text
 from charlm.text import corpus as module
 from charlm.text.corpus import check_lengths, id_dtype, split_bounds
@@ -442,7 +443,7 @@ def test_a_damaged_corpus_is_refused(tmp_path):
 def test_a_corpus_with_a_hostile_manifest_is_refused(tmp_path, changes):
     make_corpus(tmp_path / "tokens", b"hello world")
     path = tmp_path / "tokens" / "MANIFEST.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(read_manifest(tmp_path / "tokens") | changes))
 
     with pytest.raises(CheckpointError, match="its manifest is incomplete"):
         open_corpus(tmp_path / "tokens")

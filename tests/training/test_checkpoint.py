@@ -6,7 +6,7 @@ import torch
 
 from charlm.config import load_config
 from charlm.errors import CheckpointError, DataError, MachineError, UsageError
-from charlm.storage import RunFolder
+from charlm.storage import RunFolder, read_manifest
 from charlm.training import checkpoint as module
 from charlm.training.checkpoint import drift, save_checkpoint
 from charlm.training.setup import (
@@ -104,7 +104,7 @@ def test_a_state_without_a_field_is_refused(finished):
     state = json.loads((folder / "state.json").read_text())
     del state["best_step"]
     (folder / "state.json").write_text(json.dumps(state))
-    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    manifest = read_manifest(folder)
     from charlm.storage.manifest import sha256_of
 
     manifest["files"]["state.json"] = {
@@ -228,7 +228,7 @@ def as_before(run):
     run.config.write_text(run.config.read_text().replace("dtype: float32", "dtype: auto"))
     for checkpoint in run.checkpoints():
         path = checkpoint.path / "MANIFEST.json"
-        manifest = json.loads(path.read_text())
+        manifest = read_manifest(checkpoint.path)
         del manifest["environment"]["recipe"]
         path.write_text(json.dumps(manifest))
 
