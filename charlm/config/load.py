@@ -41,7 +41,6 @@ ALIASES = {
     "eval_iters": "eval.max_chars",
     "eval_only": "no key: charlm eval scores a run",
     "gradient_accumulation_steps": "train.micro_batch_size",
-    "init_from": "train.init_from",
     "input": "data.source",
     "learning_rate_decay": "train.schedule",
     "log_interval": "no key: metrics.jsonl has a record of every step",

@@ -31,7 +31,6 @@ NANOGPT = [
     "eval_only",
     "grad_clip",
     "gradient_accumulation_steps",
-    "init_from",
     "learning_rate",
     "log_interval",
     "lr_decay_iters",

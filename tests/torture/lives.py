@@ -236,23 +236,15 @@ def _child(job: dict[str, Any], plan: Plan, shared: mmap.mmap, said: Path) -> in
         return run(job["arguments"])
 
 
-BREAKS = ("no rename", "no hash", "random batches", "no cut of the log", "no flag")
+BREAKS = ("random batches", "no cut of the log", "no flag")
 
 
 def _break(what: str | None) -> None:
-    """Take something out of the program, to see that it is missed."""
-    if what == "no rename":  # folders are filled under their final names
-        from charlm.storage import atomic
+    """Take something out of the program, to see that it is missed.
 
-        def in_place(path: Path, kind: str) -> Path:
-            return path if kind == "new" else path.with_name(f".tmp-{kind}-00000000-{path.name}")
-
-        def write(folder: Path, facts: Any) -> None:  # and declared whole before they are
-            (folder / "MANIFEST.json").write_text(json.dumps({"format": 1, **facts, "files": {}}))
-
-        atomic._beside = in_place
-        atomic._replace_folder = lambda temporary, path: None
-    elif what == "random batches":  # the next batch depends on how many were drawn before
+    What flushing and renaming are for, a kill does not show: `tests.torture.test_power` does.
+    """
+    if what == "random batches":  # the next batch depends on how many were drawn before
         import numpy as np
 
         from charlm.text import Batches

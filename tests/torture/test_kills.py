@@ -60,7 +60,7 @@ def test_a_run_that_is_asked_to_stop_loses_no_step(lives, undisturbed, tmp_path,
     assert tally.failures == []
 
 
-@pytest.mark.parametrize("broken", ["no rename", "random batches", "no cut of the log"])
+@pytest.mark.parametrize("broken", ["random batches", "no cut of the log"])
 def test_killing_shows_what_is_missing(lives, undisturbed, tmp_path, broken):
     tally, seed = Tally(), 0
     while not tally.failures:
