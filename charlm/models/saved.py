@@ -1,9 +1,10 @@
 """Weights on disk: written as safetensors, read back only into a model that they fit."""
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from charlm.models.base import LanguageModel
 from charlm.models.build import build_model
 from charlm.models.device import choose_device
 from charlm.storage import RunFolder, machine_errors, verify_folder
+from charlm.storage.run_folder import Checkpoint
 from charlm.text.tokenizer import Tokenizer, load_tokenizer
 
 WEIGHTS = "model.safetensors"
+BELONGS = "belongs"  # among the facts of a checkpoint: what its weights mean nothing without
+IDLE = ("dropout", "run", "tune_fraction")  # keys of a model that what it computes does not rest on
 VERSION = "version"  # of the model, among the facts of its weights
 
 # How files begin that run code when they are read, by what to call them. Safetensors begins with the
@@ -66,10 +70,55 @@ def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> Sav
     tokenizer = load_tokenizer(run.tokenizer)
     checkpoint = run.choose(which)
     verify_folder(checkpoint.path)
+    check_belongs(checkpoint, config, tokenizer)
     model = build_model(config.model, tokenizer.vocab_size)
     load_weights(model, checkpoint.path / WEIGHTS)
     model.to(choose_device(device)).eval()
     return SavedModel(model, tokenizer, config, run, checkpoint.step)
+
+
+def belongs(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return what the weights of a run mean nothing without, to be kept beside them.
+
+    Sizes show in the shapes of tensors; the number of heads or the order of the alphabet does not.
+    """
+    alphabet = hashlib.sha256(tokenizer.to_json().encode()).hexdigest()
+    return {"model": dict(_computed(config.model.model_dump())), "alphabet_sha256": alphabet}
+
+
+def check_belongs(checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> None:
+    """Refuse a checkpoint beside a configuration or an alphabet that it was not trained with.
+
+    Raises:
+        CheckpointError: With the first difference. Checkpoints of before have nothing to compare.
+    """
+    then = checkpoint.facts.get(BELONGS)
+    if not isinstance(then, dict):
+        return
+    now, run = belongs(config, tokenizer), checkpoint.path.parent.parent
+    model = then.get("model")
+    for key, value in now["model"].items():
+        if isinstance(model, dict) and key in model and model[key] != value:
+            raise CheckpointError(
+                f"{run / 'config.yaml'}: model.{key} is {value!r}, {checkpoint.path.name} was saved "
+                f"with {model[key]!r}; restore it"
+            )
+    if then.get("alphabet_sha256", now["alphabet_sha256"]) != now["alphabet_sha256"]:
+        raise CheckpointError(
+            f"{run / 'tokenizer.json'}: not the alphabet that {checkpoint.path.name} was saved with; "
+            "restore it"
+        )
+
+
+def _computed(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the keys of a model that what it computes rests on, those of experts whole."""
+    for key, value in values.items():
+        if key == "train" or key in IDLE:
+            continue
+        if isinstance(value, Mapping):
+            yield from _computed(value, f"{before}{key}.")
+        else:
+            yield before + key, value
 
 
 def save_weights(model: LanguageModel, path: Path) -> None:

@@ -12,7 +12,14 @@ from torch.optim import Optimizer
 
 from charlm.errors import CheckpointError
 from charlm.models import LanguageModel
-from charlm.models.saved import WEIGHTS, load_tensors, load_weights, save_tensors, save_weights
+from charlm.models.saved import (
+    BELONGS,
+    WEIGHTS,
+    load_tensors,
+    load_weights,
+    save_tensors,
+    save_weights,
+)
 from charlm.storage import RunFolder, new_folder, verify_folder
 from charlm.storage.run_folder import Checkpoint
 from charlm.training.optimizers import optimizer_tensors, restore_optimizers
@@ -65,6 +72,7 @@ def save_checkpoint(
     model: LanguageModel,
     optimizers: Mapping[str, Optimizer],
     compiled: bool | None = None,
+    belongs: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the checkpoint of `state.step`, whole or not at all, and prune older ones.
 
@@ -74,6 +82,7 @@ def save_checkpoint(
         model: Its weights.
         optimizers: Their state.
         compiled: Whether steps were compiled, if there were any: equal bits depend on it too.
+        belongs: What the weights mean nothing without; see `charlm.models.saved.belongs`.
 
     Raises:
         MachineError: The disk or its permissions refuse; older checkpoints are unharmed.
@@ -85,6 +94,7 @@ def save_checkpoint(
         "val_loss_nats": state.val_loss_nats if state.evaluated_step == state.step else None,
         "environment": environment(),
         "compiled": compiled,
+        BELONGS: belongs,
     }
     with new_folder(path, facts) as folder:
         save_weights(model, folder / WEIGHTS)

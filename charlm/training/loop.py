@@ -23,7 +23,7 @@ from charlm.errors import MachineError, NonFiniteError
 from charlm.evaluation import Interrupted, score_windows
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, choose_dtype, precision
-from charlm.models.saved import WEIGHTS, load_weights
+from charlm.models.saved import WEIGHTS, belongs, check_belongs, load_weights
 from charlm.sampling import encode_prompt, generate, settings_of
 from charlm.storage import RunFolder, find_run, verify_folder
 from charlm.storage.run_folder import Checkpoint, MetricsLog
@@ -86,6 +86,7 @@ class Trainer:
         self.state = TrainingState()
         self.saved_step = -1
         if checkpoint:
+            check_belongs(checkpoint, config, tokenizer)
             self.state = load_checkpoint(checkpoint, self.model, self.optimizers)
             self.saved_step = self.state.step
         elif config.train.init_from:
@@ -412,7 +413,8 @@ class Trainer:
         record = self._logged({"kind": "save", "step": state.step, "seconds": state.seconds})
         try:
             state.metrics_bytes = self.metrics.flush()
-            save_checkpoint(self.run, state, self.model, self.optimizers, self.compiled)
+            together = belongs(self.config, self.tokenizer)
+            save_checkpoint(self.run, state, self.model, self.optimizers, self.compiled, together)
         except MachineError as error:
             with contextlib.suppress(MachineError):
                 self.metrics.cut(before)

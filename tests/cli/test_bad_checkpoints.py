@@ -465,6 +465,25 @@ def test_row_57_a_text_with_other_symbols_is_refused_by_the_first(named):
     )
 
 
+@pytest.mark.parametrize(("key", "old", "new"), [("n_head", 2, 4), ("style", "modern", "gpt2")])
+def test_row_58_what_shapes_do_not_show_is_compared(named, key, old, new):
+    config = RUN / "config.yaml"
+    config.write_text(config.read_text().replace(f"{key}: {old}", f"{key}: {new}"))
+
+    core = f"config.yaml: model.{key} is {new!r}, step-6 was saved with {old!r}; restore it"
+
+    named(core, commands=(*NAMED, RESUME))
+
+
+def test_row_57_an_alphabet_in_another_order_is_refused(named):
+    path = RUN / "tokenizer.json"
+    content = json.loads(path.read_bytes())
+    content["alphabet"] = content["alphabet"].replace("z", "{")
+    path.write_text(json.dumps(content))
+
+    named("tokenizer.json: not the alphabet that step-6 was saved with; restore it")
+
+
 def test_row_57_an_alphabet_of_another_run_is_refused(named):
     content = json.loads((RUN / "tokenizer.json").read_bytes())
     other = content["alphabet"].replace("x", "\u00e9")
@@ -472,7 +491,11 @@ def test_row_57_an_alphabet_of_another_run_is_refused(named):
     named("text.txt: 'x' (U+0078) not in runs/tiny/tokenizer.json", commands=[RESUME])
 
     change(RUN / "tokenizer.json", alphabet=content["alphabet"][1:])
+    belongs = json.loads((LAST / MANIFEST).read_bytes())["belongs"]
     for commands in ([SAMPLE], [(*EVAL, "--checkpoint", 6)]):
+        change(LAST / MANIFEST, belongs=belongs)
+        named("tokenizer.json: not the alphabet that step-6 was saved with", commands=commands)
+        change(LAST / MANIFEST, belongs=None)  # as older ones have it
         named("(31, 16) torch.float32, expected (30, 16)", commands=commands)
 
 
@@ -489,6 +512,8 @@ def test_row_58_a_configuration_changed_by_hand_is_refused(named):
     config = RUN / "config.yaml"
     config.write_text(config.read_text().replace("n_layer: 2", "n_layer: 1"))
 
+    named("config.yaml: model.n_layer is 1, step-6 was saved with 2; restore it", commands=EVERY)
+    change(LAST / MANIFEST, belongs=None)  # as older ones have it
     named(f"{LAST / WEIGHTS}: blocks.1.", "config.yaml describes another model", commands=EVERY)
 
 
