@@ -3,14 +3,18 @@
 import json
 import math
 import reprlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
-from charlm.errors import CheckpointError
+from charlm.config.size import human_bytes
+from charlm.errors import CheckpointError, MachineError
 from charlm.models import LanguageModel
 from charlm.models.saved import (
     BELONGS,
@@ -20,12 +24,13 @@ from charlm.models.saved import (
     save_tensors,
     save_weights,
 )
-from charlm.storage import RunFolder, new_folder, verify_folder
+from charlm.storage import RunFolder, machine_errors, new_folder, verify_folder
 from charlm.storage.run_folder import Checkpoint
 from charlm.training.optimizers import optimizer_tensors, restore_optimizers
 
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+HEADERS = 1 << 16  # bytes of a checkpoint beside its tensors, and some
 # Raised when a step, or the order of the data, comes to be another one: a run of before goes on,
 # and is told that it does not end with the bits it would have had.
 #   2  Muon of our own, seeds of their own for the experts of a mixture, other late steps of theirs
@@ -96,11 +101,29 @@ def save_checkpoint(
         "compiled": compiled,
         BELONGS: belongs,
     }
+    tensors = optimizer_tensors(optimizers, model)
+    _check_room(path, [*model.tensors().values(), *tensors.values()])
     with new_folder(path, facts) as folder:
         save_weights(model, folder / WEIGHTS)
-        save_tensors(optimizer_tensors(optimizers, model), folder / OPTIMIZER)
+        save_tensors(tensors, folder / OPTIMIZER)
         (folder / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
     run.prune()
+
+
+def _check_room(path: Path, tensors: Iterable[Tensor]) -> None:
+    """Refuse to fill a disk that is too small: others may write there too.
+
+    Raises:
+        MachineError: With what is needed and what is free.
+    """
+    needed = sum(tensor.nbytes for tensor in tensors) + HEADERS
+    with machine_errors(path.parent):
+        free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise MachineError(
+            f"{path}: a checkpoint needs {human_bytes(needed)} and {human_bytes(free)} is free; free "
+            f"{human_bytes(needed - free)} there"
+        )
 
 
 def load_checkpoint(

@@ -1,6 +1,7 @@
 """The disk refuses for a while, or for good."""
 
 import errno
+import re
 import shutil
 from collections import Counter
 
@@ -156,3 +157,23 @@ def test_saving_when_asked_changes_nothing_else(make_trainer):
 
     assert saves == [0, 3, 8]
     assert state_hash(trainer) == state_hash(straight)
+
+
+def test_a_save_that_would_fill_the_disk_is_not_begun(make_trainer, monkeypatch):
+    trainer = make_trainer(*EVERY_STEP)
+    room = shutil._ntuple_diskusage(10**12, 10**12 - 9000, 9000)
+    notes = []
+    for record in trainer.records():
+        if record["kind"] == "train":
+            ample = record["step"] in (4, 8)
+            monkeypatch.setattr(
+                shutil,
+                "disk_usage",
+                lambda _, ample=ample: room._replace(free=10**12 * ample + 9000),
+            )
+        if record["kind"] == "note":
+            notes.append(record["text"])
+
+    assert [c.step for c in trainer.run.checkpoints()] == [4, 8]
+    assert len(notes) == 6
+    assert re.search(r"step-1: a checkpoint needs [\d.]+ KiB and 8.789 KiB is free; free", notes[0])
