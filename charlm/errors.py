@@ -12,19 +12,23 @@ bug of ours, keeps its traceback and exits with 1.
       NonFiniteError    6   the loss or a gradient became NaN or infinite
 """
 
+# Where Python, an editor or a terminal begins a new line.
+_LINE_BREAKS = {ord(c): repr(c)[1:-1] for c in "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"}
+
 
 class CharlmError(Exception):
     """A mistake the user can mend.
 
     Args:
-        problems: What is wrong, one line each. Several at once spare the user a trip for each.
+        problems: What is wrong, one line each: line breaks in what they quote are escaped. Several
+            at once spare the user a trip for each.
     """
 
     exit_code = 1
 
     def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = tuple(problem.translate(_LINE_BREAKS) for problem in problems)
+        super().__init__("\n".join(self.problems))
 
 
 class UsageError(CharlmError):

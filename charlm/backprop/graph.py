@@ -111,7 +111,8 @@ def as_dot(result: Value) -> "graphviz.Digraph":
     graph = graphviz.Digraph(graph_attr={"rankdir": "LR"}, node_attr={"shape": "record"})
     records = as_records(result)
     for node in records["nodes"]:
-        label = re.sub(r"([\\{}<>| ])", r"\\\1", node["label"])  # signs that divide a record
+        label = node["label"].replace("&", "&amp;")  # Graphviz reads entities, as HTML has them
+        label = re.sub(r"([\\{}<>| ])", r"\\\1", label)  # signs that divide a record
         data, grad = _shown(node["data"]), _shown(node["grad"])
         graph.node(str(node["id"]), f"{{ {label} | data {data} | grad {grad} }}")
     for edge in records["edges"]:

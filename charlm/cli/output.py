@@ -14,16 +14,23 @@ CLOSED_PIPE = 141  # what a shell reports for a process ended by SIGPIPE
 LONGEST = 500  # characters of an error: what was given may itself be a whole text
 
 
+def _escapes() -> dict[int, str]:
+    commands = {*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")}
+    breaks = {0x2028, 0x2029}  # of a line and a paragraph, to some
+    turns = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # make what follows read backwards
+    halves = range(0xD800, 0xE000)  # of surrogate pairs: no encoding has them
+    return {code: repr(chr(code))[1:-1] for code in (*commands, *breaks, *turns, *halves)}
+
+
+_ESCAPES = _escapes()
+
+
 def printable(text: str) -> str:
-    """Escape control characters but newline and tab: what a model or a file says is not a command
-    to the terminal.
-    """  # noqa: D205
-    return "".join(
-        c
-        if c in "\n\t" or (c.isprintable() or not (c < " " or "\x7f" <= c < "\xa0"))
-        else repr(c)[1:-1]
-        for c in text
-    )
+    """Escape what is a command to a terminal, newline and tab excepted, or no character at all.
+
+    What a model or a file says must neither move the cursor nor turn round what stands beside it.
+    """
+    return text.translate(_ESCAPES)
 
 
 def result(text: str) -> None:
