@@ -59,6 +59,8 @@ ALIASES = {
 _MODELS = {get_args(m.model_fields["type"].annotation)[0]: m for m in get_args(ModelConfig)}
 _SINGLE = {kind: model for kind, model in _MODELS.items() if model in get_args(SingleModelConfig)}
 
+MOST = 20  # problems that are told at once
+
 _OF_A_KEY = re.compile(r"([a-z_]+(?:\.[a-z_]+)*): ")  # how the message of a conflict may begin
 _EXPERTS = ("model", "experts")
 _AN_EXPERT = "'counts: {model: {type: ngram}}'"
@@ -84,7 +86,7 @@ def read_config(data: bytes, where: str, overrides: Sequence[str] = ()) -> Confi
     """Check the bytes of a YAML file, with overrides, into a `Config`; errors name it `where`.
 
     Raises:
-        UsageError: Any key or value is wrong; all problems at once.
+        UsageError: Any key or value is wrong; all problems at once, or the first `MOST`.
     """
     document = read_yaml(data, where)
     if document.value is None:
@@ -100,8 +102,11 @@ def read_config(data: bytes, where: str, overrides: Sequence[str] = ()) -> Confi
     try:
         config = Config.model_validate(document.value)
     except ValidationError as error:
-        for found in error.errors():
-            problems += _problems(found, document, where, origins)
+        found = error.errors()
+        for one in found[:MOST]:  # each unknown key is looked for in every section and expert
+            problems += _problems(one, document, where, origins)
+        if len(found) > MOST:
+            problems.append(f"{where}: {len(found) - MOST:,} more problems; mend these first")
     if problems:
         raise UsageError(*dict.fromkeys(problems))
     return config
@@ -194,7 +199,7 @@ def _apply(document: Document, overrides: Sequence[str]) -> tuple[dict[str, str]
         *path, leaf = _split(key)
         if not equals or not key:
             problems.append(f"{override!r}: expected KEY=VALUE, such as train.max_steps=500")
-        elif not path or path[0] not in Config.model_fields or not leaf:
+        elif not path or path[0] not in Config.model_fields or not leaf or not key.isascii():
             hint = _suggest((), key.rpartition(".")[2], document)
             problems.append(f"{override!r}: unknown key {key!r}{hint}")
         else:
@@ -232,7 +237,9 @@ def _unknown_experts(
         return
     for name in [name for name in experts if name not in known]:
         expert = experts[name]
-        if not isinstance(expert, dict) or "run" in expert or "type" in (expert.get("model") or ()):
+        model = expert.get("model") if isinstance(expert, dict) else None
+        described = isinstance(model, dict) and "type" in model
+        if not isinstance(expert, dict) or "run" in expert or described:
             continue
         del experts[name]
         near = difflib.get_close_matches(name, known, n=1)

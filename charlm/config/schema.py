@@ -4,6 +4,7 @@ The models are frozen and refuse unknown keys. Numbers are read as people mean t
 number although YAML 1.1 calls it text) and nothing else is adjusted: a value is taken or refused.
 """
 
+import codecs
 import math
 import re
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 MAX_SYMBOLS = 2**21  # Unicode ends at 0x10FFFF, just below 2^21
 MINUTES = 1_000_000  # two years: the longest budget
+NO_TEXTS = {"idna", "punycode"}  # encodings of names, which read no text piece by piece
 SEEDS = 2**63  # how many there are: what a signed 64-bit number, and so any library, can hold
 MAX_COUNTED_WINDOW = 16_384  # training them does not bound it by memory, as it does of the others
 
@@ -125,7 +127,10 @@ class DataConfig(_Section):
             )
         try:
             "".encode(self.encoding)
+            known = codecs.lookup(self.encoding).name not in NO_TEXTS
         except (LookupError, ValueError):
+            known = False
+        if not known:
             yield f"encoding: unknown {self.encoding!r}; utf-8, utf-16 and latin-1 are common"
 
 
