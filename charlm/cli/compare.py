@@ -169,9 +169,8 @@ def _load(runs: list[Path] | None, split: str, device: str) -> Iterator[_Row]:
 
 
 def _row(saved: "SavedModel", split: str) -> _Row:
-    import json
-
     from charlm.text import open_corpus
+    from charlm.training.checkpoint import read_state
 
     corpus = open_corpus(saved.run.tokens)
     part = corpus.splits[split]
@@ -182,9 +181,9 @@ def _row(saved: "SavedModel", split: str) -> _Row:
         )
     facts = corpus.facts
     text = (facts["source_sha256"], facts["unit"], facts["vocab_size"], part.start, part.stop)
-    state = json.loads((saved.run.checkpoint_path(saved.step) / "state.json").read_bytes())
+    state = read_state(saved.run.checkpoint_path(saved.step), saved.step)
     saved.model.to("meta")  # keeps shapes alone
-    return _Row(saved, part, text, str(facts["source"]), state.get("seconds"), {})
+    return _Row(saved, part, text, str(facts["source"]), state.seconds, {})
 
 
 def _common_length(models: "Sequence[LanguageModel]") -> int:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from charlm.config.schema import shown
 from charlm.errors import MachineError
 from charlm.storage.atomic import machine_errors
+from charlm.storage.json_file import read_object
 
 
 @contextlib.contextmanager
@@ -59,8 +61,10 @@ def refuse_locked(folder: Path) -> None:
 
 def _describe(holder: Path) -> str:
     try:
-        facts = json.loads(holder.read_text(encoding="utf-8"))
+        facts = read_object(holder)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
-        return f"process {facts['pid']} on {facts['host']} (since {since})"
-    except (OSError, ValueError, KeyError, TypeError):
+        host = str(facts["host"])
+        host = host if host.isprintable() and len(host) < 256 else shown(host)
+        return f"process {shown(facts['pid'])} on {host} (since {since})"
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return "another process"

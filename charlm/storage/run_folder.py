@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from charlm.config import Config, read_config
+from charlm.config.yaml_file import MAX_BYTES
 from charlm.errors import CheckpointError, MachineError, UsageError
 from charlm.storage.atomic import (
     flush_folder,
@@ -29,6 +30,7 @@ from charlm.storage.atomic import (
     remove_folder,
     write_file,
 )
+from charlm.storage.json_file import parse_object
 from charlm.storage.manifest import read_manifest
 
 BUFFERED = 1 << 13  # bytes of records that are written at once
@@ -94,7 +96,8 @@ class RunFolder:
             UsageError: It, or an override, is wrong.
         """
         try:
-            data = self.config.read_bytes()
+            with self.config.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)  # one over the limit is enough to refuse
         except OSError as error:
             raise CheckpointError(f"{self.config}: cannot be read: {error.strerror}") from None
         return read_config(data, str(self.config), overrides)
@@ -300,11 +303,22 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a metrics.jsonl; a last line that was cut short is passed over."""
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield json.loads(line)
+    """Yield the records of a metrics.jsonl; a last line that was cut short is passed over.
+
+    Raises:
+        CheckpointError: It cannot be read, or a line holds no record.
+    """
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                number += 1
+                if line.endswith(b"\n"):
+                    yield parse_object(line)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}:{number}: not a record ({error}); remove the line") from None
 
 
 def find_run(path: Path | None, runs: Path = Path("runs")) -> RunFolder:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from charlm.config import DataConfig
 from charlm.errors import CheckpointError, DataError
 from charlm.storage import machine_errors, new_folder, read_manifest, verify_folder
+from charlm.storage.json_file import is_count
 from charlm.text.sources import Part, Source
 from charlm.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from charlm.text.tokens import Split, TokenFile
@@ -25,6 +26,7 @@ from charlm.text.tokens import Split, TokenFile
 IDS = "ids.bin"
 CHUNK_BYTES = 1 << 18  # its arrays fit in a CPU's cache
 _CODE_POINTS = 0x110000
+_CHECKED = 1 << 20  # ids at a time
 _NUL_SHARE = 0.01  # a text may hold a stray NUL; a file with more is not text
 
 _BYTE_ORDER_MARKS = {  # UTF-32 first: in little-endian it begins like UTF-16
@@ -195,7 +197,7 @@ def open_corpus(folder: Path) -> Corpus:
 
     Raises:
         DataError: Its file of ids was cut short.
-        CheckpointError: It is missing or damaged in another way.
+        CheckpointError: It is missing, damaged in another way, or holds what is no id.
     """
     mend = "restore it or start a new run"
     path = folder / IDS
@@ -203,7 +205,16 @@ def open_corpus(folder: Path) -> Corpus:
     if isinstance(expected, int) and path.is_file() and path.stat().st_size < expected:
         found = path.stat().st_size
         raise DataError(f"{path}: truncated, {found:,} of {expected:,} bytes; {mend}")
-    return _corpus(folder, verify_folder(folder, mend))
+    corpus = _corpus(folder, verify_folder(folder, mend))
+    tokens, vocab_size = corpus.splits["train"].tokens, corpus.facts["vocab_size"]
+    if vocab_size <= np.iinfo(tokens.dtype).max:  # a model would look such an id up in vain
+        for start in range(0, tokens.size, _CHECKED):
+            ids = tokens.read(start, min(_CHECKED, tokens.size - start))
+            if ids.max() >= vocab_size:
+                raise CheckpointError(
+                    f"{path}: holds id {ids.max()}, its alphabet has {vocab_size} symbols; {mend}"
+                )
+    return corpus
 
 
 def _corpus(folder: Path, facts: Mapping[str, Any]) -> Corpus:
@@ -211,6 +222,10 @@ def _corpus(folder: Path, facts: Mapping[str, Any]) -> Corpus:
         dtype, size = id_dtype(facts["vocab_size"]), facts["size"]
         bounds = {name: tuple(facts["splits"][name]) for name in ("train", "val", "test")}
         ends = [end for pair in bounds.values() for end in pair]
+        if not all(map(is_count, [facts["vocab_size"], size, *ends])):
+            raise ValueError("vocab_size, size or splits")
+        if not all(isinstance(facts[name], str) for name in ("source", "source_sha256", "unit")):
+            raise ValueError("source or unit")
         if facts["dtype"] != dtype.str or ends != sorted([0, *ends[1:-1], size]) or len(ends) != 6:
             raise ValueError("dtype, size or splits")
         tokens = TokenFile(folder / IDS, dtype, size)

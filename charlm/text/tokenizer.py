@@ -16,7 +16,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from charlm.config.schema import shown
 from charlm.errors import CheckpointError, DataError
+from charlm.storage.json_file import read_object
 
 Ids = npt.NDArray[np.integer[Any]]
 Unknown = Literal["error", "skip", "nearest"]
@@ -216,8 +218,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         CheckpointError: It is missing or not a tokenizer that this version reads.
     """
     try:
-        with path.open("rb") as file:
-            content = json.loads(file.read(_MAX_BYTES))
+        content = read_object(path, _MAX_BYTES)
         if content["format"] != FORMAT:
             found = reprlib.repr(content["format"])
             raise CheckpointError(
@@ -226,14 +227,17 @@ def load_tokenizer(path: Path) -> Tokenizer:
         if content["unit"] == "bytes":
             return ByteTokenizer()
         if content["unit"] != "chars":
-            raise ValueError(f"unit {content['unit']!r}, this charlm reads chars and bytes")
-        tokenizer = CharTokenizer(content["alphabet"])
-        if tokenizer.alphabet != content["alphabet"]:
+            raise ValueError(f"unit {shown(content['unit'])}, this charlm reads chars and bytes")
+        alphabet = content["alphabet"]
+        if not isinstance(alphabet, str) or not alphabet:
+            raise ValueError("there is no alphabet")
+        tokenizer = CharTokenizer(alphabet)
+        if tokenizer.alphabet != alphabet:
             raise ValueError("the alphabet is not in order")
         return tokenizer
     except FileNotFoundError:
         raise CheckpointError(f"{path}: not found; the run folder is incomplete") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: not a tokenizer ({error}); name another run") from None
 
 

@@ -25,6 +25,7 @@ from charlm.models.saved import (
     save_weights,
 )
 from charlm.storage import RunFolder, machine_errors, new_folder, verify_folder
+from charlm.storage.json_file import read_object
 from charlm.storage.run_folder import Checkpoint
 from charlm.training.optimizers import optimizer_tensors, restore_optimizers
 
@@ -147,14 +148,23 @@ def load_checkpoint(
         restore_optimizers(optimizers, model, tensors)
     except ValueError as error:
         raise CheckpointError(f"{checkpoint.path / OPTIMIZER}: {error}") from None
+    return read_state(checkpoint.path, checkpoint.step)
+
+
+def read_state(folder: Path, step: int) -> TrainingState:
+    """Read where training was when the checkpoint in `folder` was saved, after `step` updates.
+
+    Raises:
+        CheckpointError: It is missing, or no training leaves it behind.
+    """
+    path = folder / STATE
     try:
-        content = ADDED_LATER | json.loads((checkpoint.path / STATE).read_bytes())
-        _refuse_impossible(content, checkpoint.step)
+        content = ADDED_LATER | read_object(path)
+        _refuse_impossible(content, step)
         return TrainingState(**{field.name: content[field.name] for field in fields(TrainingState)})
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{checkpoint.path / STATE}: incomplete or impossible ({str(error)[:60]}); use an "
-            "earlier checkpoint"
+            f"{path}: incomplete or impossible ({str(error)[:60]}); use an earlier checkpoint"
         ) from None
 
 
@@ -168,12 +178,14 @@ def _refuse_impossible(content: Mapping[str, Any], step: int) -> None:
     for field in fields(TrainingState):
         value = content[field.name]
         if isinstance(field.default, int):
-            fits = type(value) is int and value >= field.default  # 0, or -1 for none
+            fits = type(value) is int and field.default <= value < 2**63  # from 0; -1 for none
         else:
             known = isinstance(value, float) and math.isfinite(value)
             fits = known or (value is None and field.default is None)
         if not fits or (field.name == "step" and value != step):
             raise ValueError(f"{field.name} is {reprlib.repr(value)}")
+    if content["seconds"] < 0 or content["rate_factor"] <= 0:
+        raise ValueError("seconds or rate_factor is negative")
 
 
 def drift(checkpoint: Checkpoint) -> list[str]:

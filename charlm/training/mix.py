@@ -39,6 +39,7 @@ from charlm.models.mixture import fit_weights, join
 from charlm.models.saved import WEIGHTS, load_weights
 from charlm.storage import RunFolder, machine_errors, verify_folder, write_file
 from charlm.storage.atomic import make_folder
+from charlm.storage.json_file import is_count, read_object
 from charlm.text import Batches, Corpus
 from charlm.text.tokens import Split
 from charlm.training.checkpoint import drift
@@ -198,7 +199,9 @@ class Mixer(Trainer):
 
     def _experts(self) -> Iterator[Record]:
         """Train the experts and fit their weights."""
-        fitted = self._read_fitted()
+        experts = self.mixture.experts
+        runs = {name for name, spec in experts.items() if spec.run} | trained(self.config).keys()
+        fitted = read_fitted(self.fitted_path, experts.keys(), runs)
         for name, spec in self.mixture.experts.items():
             if spec.run:
                 which = str(fitted.steps[name]) if fitted else "best"
@@ -391,29 +394,6 @@ class Mixer(Trainer):
         self.model.weights.copy_(torch.tensor(weights))
         self.model.temperature.fill_(fitted.temperature)
 
-    def _read_fitted(self) -> Fitted | None:
-        """Return what was found before a stop; None if that came too early.
-
-        Raises:
-            CheckpointError: The file is damaged.
-        """
-        experts = self.mixture.experts
-        runs = {name for name, spec in experts.items() if spec.run} | trained(self.config).keys()
-        try:
-            fitted = Fitted(**json.loads(self.fitted_path.read_bytes()))
-            numbers = [*fitted.weights.values(), fitted.temperature, fitted.seconds, fitted.reserve]
-            fits = fitted.weights.keys() == experts.keys() and fitted.steps.keys() == runs
-            if not fits or not all(map(math.isfinite, numbers)) or fitted.temperature <= 0:
-                raise ValueError("it is of other experts")
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"{self.fitted_path}: cannot be read ({error}); the experts may have read what the "
-                "weights are fitted on by now: start a new run"
-            ) from None
-        return fitted
-
     def _poll(self) -> None:
         if self.should_stop():
             raise Interrupted
@@ -430,6 +410,45 @@ class Mixer(Trainer):
             "temperature": self.fitted.temperature,
             "seconds": self.state.seconds,
         }
+
+
+def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> Fitted | None:
+    """Return what was found before a stop; None if that came too early.
+
+    Args:
+        path: The mixture.json.
+        experts: The names of all.
+        runs: Of those that have a run, here or elsewhere.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    try:
+        fitted = Fitted(**read_object(path))
+        of_experts = [fitted.weights, fitted.alone_nats]
+        if not all(isinstance(each, dict) for each in [*of_experts, fitted.steps]):
+            raise ValueError("it has no weights, losses or steps")
+        if not all(each.keys() == set(experts) for each in of_experts):
+            raise ValueError("it is of other experts")
+        if fitted.steps.keys() != set(runs):
+            raise ValueError("it is of other experts")
+        alone = [fitted.loss_nats, *fitted.alone_nats.values()]
+        numbers = [*fitted.weights.values(), fitted.temperature, fitted.seconds, fitted.reserve]
+        if not all(type(number) is float for number in [*numbers, *alone]):
+            raise ValueError("a number is missing")
+        if not all(is_count(number) for number in [fitted.chars, *fitted.steps.values()]):
+            raise ValueError("a count is missing")
+        # As the model keeps them, in float32: what is too large is infinite there.
+        if not torch.tensor(numbers).isfinite().all() or torch.tensor(fitted.temperature) <= 0:
+            raise ValueError("a number is not finite, or the temperature not above 0")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:  # TypeError: other names than a Fitted has
+        raise CheckpointError(
+            f"{path}: cannot be read ({error}); the experts may have read what the weights are "
+            "fitted on by now: start a new run"
+        ) from None
+    return fitted
 
 
 def load_expert(model: LanguageModel, path: Path, which: str) -> int:
