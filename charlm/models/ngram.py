@@ -79,10 +79,11 @@ class NGramModel(LanguageModel):
             refuse_unfit(f"share_{k}", share, (length,), torch.float32)
             refuse_unfit(f"left_over_{k}", left_over, (contexts,), torch.float32)
             inside = not len(keys) or (keys[0] >= 0 and keys[-1] < contexts * self.vocab_size)
-            if not inside or not bool((keys.diff() > 0).all()):
+            if not inside or not bool((keys[1:] > keys[:-1]).all()):  # a difference may overflow
                 raise ValueError(f"keys_{k} are not increasing keys of {self.vocab_size} symbols")
             whole_share = left_over.double().index_add(0, keys // self.vocab_size, share.double())
-            if not bool((share >= 0).all() and ((whole_share - 1).abs() < 1e-5).all()):
+            positive = bool((share >= 0).all() and (left_over >= 0).all())
+            if not positive or not bool(((whole_share - 1).abs() < 1e-5).all()):
                 raise ValueError(f"share_{k} and left_over_{k} are not probabilities that sum to 1")
             contexts = len(keys)
         self.set_tables(

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from charlm.config import Config
+from charlm.config.size import human_bytes, parameter_count
 from charlm.errors import CheckpointError
 from charlm.models.base import LanguageModel
 from charlm.models.build import build_model
@@ -26,6 +27,7 @@ WEIGHTS = "model.safetensors"
 BELONGS = "belongs"  # among the facts of a checkpoint: what its weights mean nothing without
 IDLE = ("dropout", "run", "tune_fraction")  # keys of a model that what it computes does not rest on
 VERSION = "version"  # of the model, among the facts of its weights
+MARGIN = 1 << 26  # bytes that a model may take beyond its file before it is told what does not fit
 
 # How files begin that run code when they are read, by what to call them. Safetensors begins with the
 # length of its header, so this is asked only of what is none.
@@ -71,6 +73,7 @@ def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> Sav
     checkpoint = run.choose(which)
     verify_folder(checkpoint.path)
     check_belongs(checkpoint, config, tokenizer)
+    _refuse_excess(config, tokenizer, checkpoint.path / WEIGHTS)
     model = build_model(config.model, tokenizer.vocab_size)
     load_weights(model, checkpoint.path / WEIGHTS)
     model.to(choose_device(device)).eval()
@@ -119,6 +122,20 @@ def _computed(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str
             yield from _computed(value, f"{before}{key}.")
         else:
             yield before + key, value
+
+
+def _refuse_excess(config: Config, tokenizer: Tokenizer, path: Path) -> None:
+    """Refuse a model far larger than its file before it takes the memory.
+
+    Raises:
+        CheckpointError: The file cannot hold its weights.
+    """
+    needed, found = 4 * parameter_count(config.model, tokenizer.vocab_size), path.stat().st_size
+    if needed > found + MARGIN:
+        raise CheckpointError(
+            f"{path}: {human_bytes(found)}, where the model of config.yaml has weights of "
+            f"{human_bytes(needed)}; was config.yaml changed?"
+        )
 
 
 def save_weights(model: LanguageModel, path: Path) -> None:
