@@ -1,6 +1,7 @@
 """charlm sample: text from a trained model, as it is made."""
 
 import contextlib
+import io
 import math
 import secrets
 import signal
@@ -323,6 +324,8 @@ def _converse(
     with contextlib.suppress(ImportError):  # gives input() a history and keys to edit with
         import readline  # noqa: F401
     output.say("type a prompt, or nothing for the run's own; Ctrl-C stops a text, Ctrl-D leaves")
+    if isinstance(sys.stdin, io.TextIOWrapper):  # a line that is not UTF-8 is answered like others
+        sys.stdin.reconfigure(errors="surrogateescape")
     signals = writing.signals
     signals.patient = True
     while True:
@@ -338,6 +341,7 @@ def _converse(
             output.say("")
             continue
         try:
+            prompt = _decoded(prompt.encode("utf-8", "surrogateescape"), "what was typed")
             ids = encode_prompt(writing.saved.tokenizer, prompt, unknown)
         except DataError as error:
             output.note(str(error))
@@ -369,11 +373,15 @@ def _read_prompt(prompt: str | None, file: Path | None, default: str) -> str:
                 f"{where}: cannot be read: {error.strerror}; name a text file, or - for standard "
                 "input"
             ) from None
+    decoded = _decoded(data, where)
+    return decoded.removeprefix("\ufeff") if file else decoded  # editors begin files with it
+
+
+def _decoded(data: bytes, where: str) -> str:
     try:
-        decoded = data.decode("utf-8")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{where}: not UTF-8 at byte {error.start} (0x{data[error.start]:02x}); "
             "save the prompt as UTF-8"
         ) from None
-    return decoded.removeprefix("\ufeff") if file else decoded  # editors begin files with it

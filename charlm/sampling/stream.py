@@ -60,9 +60,9 @@ class TextStream:
             return pieces
         self._held += pieces
         held = "".join(piece.text for piece in self._held)
-        found = [at for at in (held.find(stop) for stop in self._stops) if at >= 0]
-        self.ended = bool(found)
-        end = min(found) if found else len(held) - self._beginning_of_a_stop(held)
+        end = self._first_stop(held)
+        if not self.ended:
+            end -= self._beginning_of_a_stop(held)
         given, self._held = self._held[:end], [] if self.ended else self._held[end:]
         return given
 
@@ -72,7 +72,13 @@ class TextStream:
         given, self._held = self._held + [Piece(c, 0.0) for c in rest], []
         if rest:
             given[-len(rest)] = Piece(rest[0], self._nats)
-        return given
+        return given[: self._first_stop("".join(piece.text for piece in given))]
+
+    def _first_stop(self, held: str) -> int:
+        """Return where the first stop text begins, which ends this one; where none does, the end."""
+        found = [at for at in (held.find(stop) for stop in self._stops) if at >= 0]
+        self.ended = self.ended or bool(found)
+        return min(found, default=len(held))
 
     def _beginning_of_a_stop(self, held: str) -> int:
         """Return how many characters at the end of what is held could be the start of a stop."""
