@@ -62,6 +62,7 @@ _SINGLE = {kind: model for kind, model in _MODELS.items() if model in get_args(S
 MOST = 20  # problems that are told at once
 
 _OF_A_KEY = re.compile(r"([a-z_]+(?:\.[a-z_]+)*): ")  # how the message of a conflict may begin
+_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair, which "\\ud800" in quotes writes
 _EXPERTS = ("model", "experts")
 _AN_EXPERT = "'counts: {model: {type: ngram}}'"
 
@@ -97,6 +98,9 @@ def read_config(data: bytes, where: str, overrides: Sequence[str] = ()) -> Confi
     if not isinstance(document.value, dict):
         kind = "list" if isinstance(document.value, list) else "single value"
         raise UsageError(f"{where}: expected a mapping such as 'model: ...', got a {kind}")
+    for key, line in document.lines.items():
+        if _HALF.search(key):  # pydantic takes no such key, not even as unknown
+            raise UsageError(f"{where}:{line}: a key must be a plain word, such as model")
     origins, problems = _apply(document, overrides)
     _fill_in(document.value)  # not before: an override to null means what it means in a file
     try:

@@ -6,7 +6,6 @@ dictionaries, lists and scalars itself. Numbers stay the text they were written 
 a number or the name of a file depends on its key, and the schema knows the keys.
 """
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +20,6 @@ MAX_NODES = 10_000
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {"null", "bool", "int", "float", "str", "timestamp", "value", "merge"}
 _LIMIT = "a configuration needs far less; write it out plainly"
-_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair, which "\\ud800" writes
 _BOOLEANS = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
 
 
@@ -155,9 +153,9 @@ class _Builder:
         first_line: dict[str, int] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
-            key = str(key_node.value)
-            if not isinstance(key_node, yaml.ScalarNode) or _HALF.search(key):
+            if not isinstance(key_node, yaml.ScalarNode):
                 raise UsageError(f"{self.where}:{line}: a key must be a plain word, such as model")
+            key = str(key_node.value)
             if key_node.tag == _TAG + "merge":
                 raise UsageError(f"{self.where}:{line}: '<<' is not read here; write the keys out")
             if key in result:

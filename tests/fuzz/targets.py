@@ -331,13 +331,14 @@ def state(data: bytes) -> None:
             value = getattr(loaded, field.name)
             if field.name.endswith("nats"):
                 assert value is None or type(value) is float, field.name
-            elif field.name == "seconds":
+            elif field.name in ("seconds", "rate_factor"):
                 assert type(value) is float
                 assert math.isfinite(value)
             else:
                 assert type(value) is int
                 assert -1 <= value < 2**63
-        assert min(loaded.step, loaded.metrics_bytes, loaded.seconds) >= 0
+        assert min(loaded.step, loaded.metrics_bytes, loaded.seconds, loaded.skipped) >= 0
+        assert loaded.rate_factor > 0
 
 
 def _checkpoint() -> Any:

@@ -102,6 +102,7 @@ def test_a_configuration_with_something_amiss_is_read_or_refused(data):
 @given(configurations())
 @example("model: {type: mixture, experts: {'a\nb': 1}}")  # a key with a line break was two lines
 @example("'a\u2028b': 1")
+@example('model: {type: bigram, "\\ud800": 1}')  # half a character in a key
 def test_keys_with_values_of_any_kind_are_read_or_refused(text):
     targets.config(text.encode(errors="replace"))
 
