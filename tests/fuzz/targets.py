@@ -397,6 +397,8 @@ def _weights() -> list[bytes]:
 @target(_weights, '"dtype"', '"F32"', '"I64"', '"BOOL"', '"data_offsets"', '"shape"', '"keys_1"')
 def weights(data: bytes) -> None:
     """Load weights into models of four kinds; what loads is the file's content, to the bit."""
+    import torch
+
     from charlm.models.saved import load_weights
 
     path = Path("model.safetensors")
@@ -412,17 +414,10 @@ def weights(data: bytes) -> None:
                 first, last = header[name]["data_offsets"]
                 assert tensor.numpy().tobytes() == body[first:last], name
                 assert list(tensor.shape) == header[name]["shape"], name
-            _must_predict(model)
-
-
-def _must_predict(model: Any) -> None:
-    """Check that a model gives probabilities, or logits that a softmax makes into some."""
-    import torch
-
-    with torch.no_grad():
-        logits = model(torch.arange(4)[None])
-    assert not logits.isnan().any()
-    assert logits.max() < math.inf
+            if kind == "ngram":  # of matrices, products of finite numbers may still overflow
+                with torch.no_grad():
+                    p = model(torch.arange(4)[None]).exp()
+                assert torch.allclose(p.sum(dim=-1), torch.ones(4), atol=1e-4)
 
 
 def _optimizers() -> list[bytes]:
