@@ -171,6 +171,7 @@ def _manifests() -> list[bytes]:
 def manifest(data: bytes) -> None:
     """Verify a folder by its MANIFEST.json, and find and judge the checkpoint that it makes."""
     from charlm.storage import RunFolder, verify_folder
+    from charlm.storage.verify import verify
     from charlm.training.checkpoint import drift
 
     run = RunFolder(folder("run"))
@@ -182,6 +183,8 @@ def manifest(data: bytes) -> None:
         found = verify_folder(place)
         assert found["files"]["a.bin"]["size"] == 3
         assert found["files"].keys() == {"a.bin"}
+    (checked,) = verify(place)
+    assert checked.says or checked.problem
     for checkpoint in run.checkpoints():
         loss = checkpoint.loss
         assert loss is None or math.isfinite(loss)
@@ -515,13 +518,16 @@ def _records() -> list[bytes]:
 
 @target(_records, '"step"', '"kind"', "NaN", "{}\n", "[\n")
 def metrics(data: bytes) -> None:
-    """Read a metrics.jsonl: objects, or a refusal."""
+    """Read a metrics.jsonl, and check it as `charlm verify` does: objects, or a refusal."""
     from charlm.storage.run_folder import read_metrics
+    from charlm.storage.verify import _records
 
     path = Path("metrics.jsonl")
     path.write_bytes(data)
     with refused_in_one_line_each(CheckpointError):
         assert all(type(record) is dict for record in read_metrics(path))
+    with refused_in_one_line_each(CheckpointError):
+        _records(path)
 
 
 def _holders() -> list[bytes]:
