@@ -5,6 +5,7 @@ whole text before it is cut; otherwise the validation part could hold a characte
 """
 
 import codecs
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -299,7 +300,9 @@ class _Decoder:
             good = len(chunk) - len(error.object) + error.start
             byte = self.consumed + good
             self.decoder.setstate(before)
-            line = self.lines + self.decoder.decode(chunk[: max(good, 0)]).count("\n")
+            line = self.lines
+            with contextlib.suppress(UnicodeError):  # what came before may lack its mark as well
+                line += self.decoder.decode(chunk[: max(good, 0)]).count("\n")
             raise DataError(
                 f"{self.part.label}: not {self.encoding.upper()} at byte {byte} "
                 f"(0x{error.object[error.start]:02x}), line {line}; pass data.encoding=latin-1 "

@@ -270,4 +270,4 @@ def test_compare_refuses_a_state_that_is_no_state(trained, charlm):
     result = charlm("compare", trained)
 
     assert result.code == 4
-    assert "state.json: incomplete (not a JSON object)" in result.error
+    assert "(not a JSON object)" in result.error
