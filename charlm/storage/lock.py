@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from charlm.config.schema import shown
 from charlm.errors import MachineError
 from charlm.storage.atomic import machine_errors
 from charlm.storage.json_file import read_object
+
+HOLDER = ".lock-holder.json"
 
 
 @contextlib.contextmanager
@@ -27,16 +29,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
         MachineError: Another process holds it, and the message says which; or the folder may not
             be written.
     """
-    lock = FileLock(folder / ".lock")
-    holder = folder / ".lock-holder.json"
-    with machine_errors(folder):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:  # an OSError too: answered before machine_errors sees it
-            raise MachineError(
-                f"{folder}: {_describe(holder)} is writing there; wait for it or choose another "
-                "--out"
-            ) from None
+    lock = _acquired(folder)
+    holder = folder / HOLDER
     try:
         with machine_errors(folder):
             facts = {"pid": os.getpid(), "host": platform.node(), "started": time.time()}
@@ -55,8 +49,21 @@ def refuse_locked(folder: Path) -> None:
         MachineError: Another process holds it, and the message says which; or it may not be read.
     """
     if (folder / ".lock").exists():
-        with folder_lock(folder):
-            pass
+        # Without a word about the holder: one that was killed left it, as a sign of whose this is.
+        _acquired(folder).release()
+
+
+def _acquired(folder: Path) -> BaseFileLock:
+    lock = FileLock(folder / ".lock")
+    with machine_errors(folder):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:  # an OSError too: answered before machine_errors sees it
+            raise MachineError(
+                f"{folder}: {_describe(folder / HOLDER)} is writing there; wait for it or choose "
+                "another --out"
+            ) from None
+    return lock
 
 
 def _describe(holder: Path) -> str:

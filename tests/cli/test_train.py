@@ -295,3 +295,19 @@ def test_too_little_time_for_a_step_is_said(charlm, tiny):
 
     assert result.code == 0
     assert "the time was over before the first step" in result.stderr
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_start_that_was_killed_before_it_was_a_run_is_made_again(charlm, tiny, times):
+    """However often: looking at the lock leaves the sign of whose folder this is."""
+    for name in ("tokens", "checkpoints", ".tmp-new-0123abcd-tokens"):
+        Path("run", name).mkdir(parents=True)
+    for name in (".lock", ".lock-holder.json"):
+        Path("run", name).touch()
+    for _ in range(times - 1):
+        assert charlm("train", "-c", "tiny.yaml", "--out", "run", "lr=1").code == 2
+        from charlm.training.setup import check_new_folder
+
+        check_new_folder(Path("run"))
+
+    assert charlm("train", "-c", "tiny.yaml", "--out", "run", "-q").code == 0
