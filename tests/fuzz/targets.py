@@ -168,7 +168,9 @@ def overrides(data: bytes) -> None:
 def _manifests() -> list[bytes]:
     place = folder("seeds")
     (place / "a.bin").write_bytes(b"abc")
-    vouched(place, step=7, val_loss_nats=1.5, environment={"torch": "2"}, kind="checkpoint")
+    belongs = {"model": {"type": "bigram"}, "alphabet_sha256": "0" * 64}
+    facts: dict[str, Any] = {"environment": {"torch": "2"}, "belongs": belongs}
+    vouched(place, step=7, val_loss_nats=1.5, kind="checkpoint", **facts)
     good = unsealed(place)
     names = ("../a.bin", "..", "", "a\\u0000b", "\\ud800", "a\\n", "x" * 300)
     return [good, *(good.replace(b"a.bin", name.encode()) for name in names)]
@@ -177,9 +179,13 @@ def _manifests() -> list[bytes]:
 @target(_manifests, '"files"', '"format"', '"size"', '"sha256"', "NaN", "1e999", "null")
 def manifest(data: bytes) -> None:
     """Verify a folder by its MANIFEST.json, and find and judge the checkpoint that it makes."""
+    from charlm.config import read_config
+    from charlm.models.saved import check_belongs
     from charlm.storage import RunFolder, verify_folder
     from charlm.storage.verify import verify
     from charlm.training.checkpoint import drift
+
+    read, known = read_config(b"model: {type: bigram}", "a.yaml"), _tokenizers_of_prompts()[0]
 
     run = RunFolder(folder("run"))
     place = run.checkpoint_path(7)
@@ -196,6 +202,8 @@ def manifest(data: bytes) -> None:
         loss = checkpoint.loss
         assert loss is None or math.isfinite(loss)
         assert all(isinstance(change, str) for change in drift(checkpoint))
+        with refused_in_one_line_each(CheckpointError):
+            check_belongs(checkpoint, read, known)
     run.best()
 
 
