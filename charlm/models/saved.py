@@ -70,14 +70,27 @@ def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> Sav
     """
     config = run.read_config()
     tokenizer = load_tokenizer(run.tokenizer)
-    checkpoint = run.choose(which)
-    verify_folder(checkpoint.path)
-    check_belongs(checkpoint, config, tokenizer)
-    _refuse_excess(config, tokenizer, checkpoint.path / WEIGHTS)
-    model = build_model(config.model, tokenizer.vocab_size)
-    load_weights(model, checkpoint.path / WEIGHTS)
+    checkpoint, model = _load_chosen(run, which, config, tokenizer)
     model.to(choose_device(device)).eval()
     return SavedModel(model, tokenizer, config, run, checkpoint.step)
+
+
+def _load_chosen(
+    run: RunFolder, which: str, config: Config, tokenizer: Tokenizer, tries: int = 3
+) -> tuple[Checkpoint, LanguageModel]:
+    """Load a checkpoint; where training prunes the chosen one meanwhile, the one that is chosen then."""
+    checkpoint = run.choose(which)
+    try:
+        verify_folder(checkpoint.path)
+        check_belongs(checkpoint, config, tokenizer)
+        _refuse_excess(config, tokenizer, checkpoint.path / WEIGHTS)
+        model = build_model(config.model, tokenizer.vocab_size)
+        load_weights(model, checkpoint.path / WEIGHTS)
+    except (CheckpointError, OSError):
+        if checkpoint.path.exists() or tries == 1:
+            raise
+        return _load_chosen(run, which, config, tokenizer, tries - 1)
+    return checkpoint, model
 
 
 def belongs(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:

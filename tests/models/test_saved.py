@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from charlm.errors import CheckpointError, MachineError
-from charlm.models import MixtureModel, build_model
+from charlm.models import MixtureModel, build_model, saved
 from charlm.models.saved import load_model, load_weights, save_tensors, save_weights
 from charlm.storage import RunFolder, read_manifest
 from charlm.storage.manifest import sha256_of
@@ -171,3 +171,29 @@ def test_an_experts_new_version_is_a_mixtures_too(tmp_path, monkeypatch):
 
     with pytest.raises(CheckpointError, match="version 2 of 2, 1 of its model"):
         load_weights(model, tmp_path / "w")
+
+
+@pytest.mark.parametrize("before", ["verify_folder", "load_weights"])
+def test_a_checkpoint_that_is_pruned_while_it_is_read_gives_way_to_the_next(
+    trained, monkeypatch, before
+):
+    run = RunFolder(trained)
+    real, pruned = getattr(saved, before), []
+
+    def prune(*arguments):
+        if not pruned:
+            pruned.append(run.checkpoint_path(6))
+            shutil.rmtree(pruned[0])
+        return real(*arguments)
+
+    monkeypatch.setattr(saved, before, prune)
+
+    assert load_model(run, "last").step == 3
+
+
+def test_a_checkpoint_that_is_damaged_does_not_give_way(trained):
+    run = RunFolder(trained)
+    (run.checkpoint_path(6) / "state.json").write_text("{}")
+
+    with pytest.raises(CheckpointError, match=r"state\.json: 2 bytes"):
+        load_model(run, "last")

@@ -94,31 +94,36 @@ def test_accumulating_micro_batches_gives_the_gradient_of_the_batch(make_trainer
 
 
 VARIANTS = {
-    "bigram": [
-        "model.type=bigram",
-        "model.style=",
-        "model.n_layer=",
-        "model.n_head=",
-        "model.n_embd=",
-    ],
+    "bigram": [],
     "adamw": [],
     "gpt2": ["model.style=gpt2"],
     "muon": ["train.optimizer=muon"],
     "dropout": ["model.dropout=0.2", "train.optimizer=muon"],
     "accumulation": ["train.micro_batch_size=1", "model.dropout=0.1"],
     "samples": ["train.sample_every=2", "train.sample_chars=5"],
+    "by hand": ["model.style=gpt2", "train.gradients=by_hand", "train.optimizer=muon"],
+    "n-grams": ["model.n_gram=3", "model.dropout=0.1"],
+    "averaging": [],
+    "attention": [],
+    "multihead": [],
+}
+LESSONS = {
+    "bigram": "",
+    "averaging": ", n_embd: 8",
+    "attention": ", n_embd: 8",
+    "multihead": ", n_head: 2, n_embd: 8",
 }
 
 
 @pytest.fixture(params=VARIANTS)
 def variant(request, tiny):
     overrides = VARIANTS[request.param]
-    if request.param == "bigram":
+    if request.param in LESSONS:
+        more = LESSONS[request.param]
         tiny.write_text(
-            "data: {source: text.txt}\nmodel: {type: bigram, block_size: 8}\n"
+            f"data: {{source: text.txt}}\nmodel: {{type: {request.param}, block_size: 8{more}}}\n"
             "train: {batch_size: 4, warmup_steps: 2, eval_every: 3}\n"
         )
-        overrides = []
     return ["train.max_steps=8", *overrides]
 
 
