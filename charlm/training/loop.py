@@ -416,8 +416,10 @@ class Trainer:
             together = belongs(self.config, self.tokenizer)
             save_checkpoint(self.run, state, self.model, self.optimizers, self.compiled, together)
         except MachineError as error:
-            with contextlib.suppress(MachineError):
-                self.metrics.cut(before)
+            # Where only the last flush failed the checkpoint is there, and vouches for the record.
+            if not self.run.checkpoint_path(state.step).exists():
+                with contextlib.suppress(MachineError):
+                    self.metrics.cut(before)
             if ending or self.saved_step < 0:
                 raise
             yield {"kind": "note", "text": f"not saved, going on; {self._what_is_saved()}: {error}"}

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from charlm.errors import MachineError
-from charlm.storage import verify_folder
+from charlm.storage import atomic, verify_folder
 from charlm.storage.run_folder import read_metrics
 from charlm.training import checkpoint as checkpoints
 from tests.training.conftest import state_hash, timeless
@@ -177,3 +177,30 @@ def test_a_save_that_would_fill_the_disk_is_not_begun(make_trainer, monkeypatch)
     assert [c.step for c in trainer.run.checkpoints()] == [4, 8]
     assert len(notes) == 6
     assert re.search(r"step-1: a checkpoint needs [\d.]+ KiB and 8.789 KiB is free; free", notes[0])
+
+
+def test_a_checkpoint_whose_name_could_not_be_flushed_can_be_resumed_from(
+    make_trainer, monkeypatch
+):
+    """It is there, and vouches for records that must not be cut off then."""
+    straight = make_trainer(*EVERY_STEP, out="straight")
+    list(straight.records())
+    trainer = make_trainer(*EVERY_STEP)
+    flush_folder = atomic.flush_folder
+
+    def flush(path):
+        if path.name == "checkpoints" and trainer.state.step >= 5:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        flush_folder(path)
+
+    monkeypatch.setattr(atomic, "flush_folder", flush)
+    with pytest.raises(MachineError, match="Input/output error"):
+        list(trainer.records())
+    monkeypatch.undo()
+
+    resumed = make_trainer(resume=True)
+    list(resumed.records())
+
+    assert state_hash(resumed) == state_hash(straight)
+    steps = [r["step"] for r in read_metrics(resumed.run.metrics) if r["kind"] == "train"]
+    assert steps == list(range(1, 9))
