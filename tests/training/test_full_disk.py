@@ -193,10 +193,10 @@ def test_a_checkpoint_whose_name_could_not_be_flushed_can_be_resumed_from(
             raise OSError(errno.EIO, "Input/output error", str(path))
         flush_folder(path)
 
-    monkeypatch.setattr(atomic, "flush_folder", flush)
-    with pytest.raises(MachineError, match="Input/output error"):
-        list(trainer.records())
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "flush_folder", flush)
+        with pytest.raises(MachineError, match="Input/output error"):
+            list(trainer.records())
 
     resumed = make_trainer(resume=True)
     list(resumed.records())
