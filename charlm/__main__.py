@@ -4,6 +4,9 @@ import signal
 
 # Ctrl-C while this is still being imported ends it as it ends any program, without a traceback.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
+# To be asked to save before there is anything to save ends nothing.
+if hasattr(signal, "SIGUSR1"):
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 from charlm.cli import main as cli  # noqa: E402
 

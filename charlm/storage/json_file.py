@@ -18,6 +18,8 @@ def read_object(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
         OSError: It cannot be read.
         ValueError: It is larger than `most`, or holds something else.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError("not a regular file")  # a pipe would be waited for
     with path.open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:

@@ -1,16 +1,20 @@
 """Is everything in a run folder what was written? The check that loading does, by hand."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from charlm.errors import CharlmError, CheckpointError
 from charlm.storage.atomic import is_leftover
-from charlm.storage.manifest import NAME, verify_folder
+from charlm.storage.json_file import read_object
+from charlm.storage.manifest import NAME, read_manifest, sha256_of, verify_folder
 from charlm.storage.run_folder import RunFolder
 
-MAX_LINE = 1 << 20  # bytes of a record
+MAX_LINE = 1 << 26  # bytes of a record: a sample may be long
+MAX_ALPHABET = 16 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -42,16 +46,23 @@ def verify(path: Path) -> Iterator[Checked]:
         yield _folder(path)
         return
     yield _one(run.config, lambda: f"a {run.read_config().model.type}")
-    if not run.tokens.is_symlink():  # an expert's are those of its mixture
+    yield _one(run.tokenizer, lambda: _alphabet(run))
+    if path.parent.name != "experts":  # whose text is that of its mixture
         yield _folder(run.tokens)
-    if run.metrics.exists():
+    if os.path.lexists(run.metrics):
         yield _one(run.metrics, lambda: _records(run.metrics))
     for folder in sorted((path / "checkpoints").glob("step-*"), key=_number):
-        yield _folder(folder)
-    for leftover in sorted(p for p in path.rglob(".tmp-*") if is_leftover(p.name)):
-        yield Checked(leftover, "what a stopped process left: --resume clears it away")
-    for expert in sorted(path.glob("experts/*")):
-        yield from verify(expert)
+        checked = _one(folder, lambda folder=folder: _checkpoint(run, folder))  # type: ignore[misc]
+        if os.path.lexists(folder):  # else a run that goes on has pruned it
+            yield checked
+    for place, folders, files in os.walk(path):
+        folders[:] = [name for name in folders if name != "experts"]  # see below
+        for name in sorted(filter(is_leftover, folders + files)):
+            says = "not finished: being written, or left by a stop and cleared away by --resume"
+            yield Checked(Path(place, name), says)
+    for expert in sorted(path.glob("experts/*/")):
+        if RunFolder(expert).exists():
+            yield from verify(expert)
 
 
 def _number(folder: Path) -> tuple[int, str]:
@@ -66,6 +77,57 @@ def _folder(folder: Path) -> Checked:
         return f"{len(files)} files, {sum(file['size'] for file in files):,} bytes"
 
     return _one(folder, look)
+
+
+def _checkpoint(run: RunFolder, folder: Path) -> str:
+    """Check a checkpoint, and that what it rests on beside it is what it was.
+
+    Raises:
+        CheckpointError: It is damaged, or the configuration or the log is another.
+    """
+    says = _folder(folder)
+    if says.problem:
+        raise CheckpointError(says.problem)
+    facts = read_manifest(folder)
+    try:
+        state = read_object(folder / "state.json")
+        number, length = _number(folder)[0], state["metrics_bytes"]
+        if state["step"] != number:
+            raise ValueError(f"step {state['step']} in the folder of step {number}")
+        log = run.metrics.stat().st_size if run.metrics.is_file() else 0
+        if length > log:
+            raise ValueError(f"metrics.jsonl has {log:,} bytes, it vouches for {length:,}")
+        model = run.read_config().model.model_dump()
+        for key, value in (facts.get("belongs") or {"model": {}})["model"].items():
+            if _at(model, key) != value:
+                raise ValueError(f"model.{key} was {value!r} and is {_at(model, key)!r}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder}: {error}; restore it") from None
+    return says.says
+
+
+def _at(values: Any, key: str) -> Any:
+    """Return the value with a key such as `experts.gpt.model.n_layer`."""
+    for part in key.split("."):
+        values = values[part]
+    return values
+
+
+def _alphabet(run: RunFolder) -> str:
+    """Check an alphabet against the one that the newest checkpoint was saved with.
+
+    Raises:
+        CheckpointError: It is missing, no alphabet, or another.
+    """
+    last = next(reversed(run.checkpoints()), None)
+    belongs = last.facts.get("belongs") if last else None
+    try:
+        unit = read_object(run.tokenizer, MAX_ALPHABET)["unit"]
+        if isinstance(belongs, dict) and belongs.get("alphabet_sha256") != sha256_of(run.tokenizer):
+            raise ValueError("another alphabet than the newest checkpoint was saved with")
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{run.tokenizer}: {error}; restore it") from None
+    return f"an alphabet of {unit}"
 
 
 def _one(path: Path, look: Callable[[], str]) -> Checked:
@@ -83,9 +145,13 @@ def _records(path: Path) -> str:
     """
     lines = steps = last = 0
     try:
+        if not path.is_file():
+            raise ValueError("not a regular file")
         with path.open("rb") as file:
             while line := file.readline(MAX_LINE):
                 lines += 1
+                if len(line) == MAX_LINE:
+                    raise ValueError(f"a record of more than {MAX_LINE:,} bytes")
                 if not line.endswith(b"\n"):
                     return f"{steps:,} steps; its last record is cut short: --resume does it again"
                 record = json.loads(line)

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from charlm.backprop.by_hand import ByHand
 from charlm.config import Config
-from charlm.errors import MachineError, NonFiniteError
+from charlm.errors import CheckpointError, MachineError, NonFiniteError
 from charlm.evaluation import Interrupted, score_windows
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, choose_dtype, precision
@@ -90,9 +90,14 @@ class Trainer:
             self.state = load_checkpoint(checkpoint, self.model, self.optimizers)
             self.saved_step = self.state.step
         elif config.train.init_from:
-            best = find_run(Path(config.train.init_from)).choose("best").path
-            verify_folder(best)
-            load_weights(self.model, best / WEIGHTS)
+            try:
+                best = find_run(Path(config.train.init_from)).choose("best").path
+                verify_folder(best)
+                load_weights(self.model, best / WEIGHTS)
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"train.init_from: {error}; it is needed until the first save"
+                ) from None
         self.began = (time.perf_counter() if began is None else began) - self.state.seconds
         self.compile_due = False
         self.compiled = checkpoint.facts.get("compiled") if checkpoint else None
@@ -258,7 +263,11 @@ class Trainer:
         loss = torch.zeros((), device=self.device)
         for first in range(0, train.batch_size, self.micro_batch_size):
             loss += self._accumulate(first)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.grad_clip or math.inf)
+        parameters = list(self.model.parameters())
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if train.grad_clip and norm.isfinite():  # else all would become what one of them is
+            torch.nn.utils.clip_grads_with_norm_(parameters, train.grad_clip, norm)
         return loss.item(), norm.item()
 
     def _non_finite(self, loss: float, norm: float, rate: float) -> str:
@@ -307,7 +316,7 @@ class Trainer:
         return {
             "kind": "rollback",
             "step": self.state.step,
-            "reason": str(error).split("; the weights", 1)[0],
+            "reason": str(error).split("; ", 1)[0],
             "rate_factor": factor,
             "seconds": time.perf_counter() - self.began,
         }

@@ -180,6 +180,10 @@ class Mixer(Trainer):
     def _evaluation_due(self, last: bool) -> bool:
         return self.state.step > 0 and super()._evaluation_due(last)
 
+    def _save_due(self, ending: bool) -> bool:
+        # What is not joined yet is no model; its experts save themselves.
+        return self.state.step > 0 and super()._save_due(ending)
+
     def records(self) -> Generator[Record, None, None]:
         """Train what is left to train, then join; records of experts carry their name.
 

@@ -40,6 +40,7 @@ from charlm.storage import (
     write_file,
 )
 from charlm.storage.atomic import is_leftover, make_folder, remove_leftovers
+from charlm.storage.lock import HOLDER
 from charlm.storage.run_folder import Checkpoint, read_checkpoint
 from charlm.text import (
     CharTokenizer,
@@ -54,13 +55,14 @@ from charlm.text import (
     scan_text,
 )
 from charlm.text.corpus import check_lengths, split_bounds
-from charlm.training.checkpoint import drift
+from charlm.training.checkpoint import drift, read_state
 from charlm.training.compiling import check_compiler
 from charlm.training.plan import Plan, given_keys, keep_plan, make_plan
 
 # A save needs room for itself beside the one it replaces; the rest is for records and samples.
 DISK_FACTOR = 2.2
 
+LOCKS = (".lock", HOLDER)
 Progress = Callable[[str, int], None]  # what is being done, and the bytes read since the last call
 
 
@@ -120,8 +122,8 @@ def _check_new_folder(out: Path) -> None:
                 raise UsageError(f"{path}: is a {kind}; choose another --out")
         names = {path.name for path in out.iterdir()} if out.is_dir() else set()
         # A start that was killed leaves its parts, and the holder of the lock, behind.
-        ours = {".lock", ".lock-holder.json"}
-        if ".lock-holder.json" in names:
+        ours = set(LOCKS)
+        if HOLDER in names:
             ours |= {"tokens", "tokenizer.json", "checkpoints"}
         if any(name not in ours and not is_leftover(name) for name in names):
             raise UsageError(f"{out}: is not empty and not a run; choose another --out")
@@ -133,7 +135,7 @@ def _check_new_folder(out: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder_for_run(out: Path) -> Iterator[None]:
-    """Make and lock the folder of a new run; what is no run when the block fails vanishes.
+    """Make and lock the folder of a new run; if it is still empty in the end, it vanishes.
 
     Raises:
         UsageError: A run cannot begin there.
@@ -145,13 +147,7 @@ def new_folder_for_run(out: Path) -> Iterator[None]:
     try:
         with folder_lock(out):
             _check_new_folder(out)
-            try:
-                yield
-            except BaseException:
-                if not RunFolder(out).exists():
-                    for path in out.iterdir():
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
-                raise
+            yield
     finally:
         for path in made:
             with contextlib.suppress(OSError):  # only those that are still empty go
@@ -232,14 +228,18 @@ def check_first_weights(config: Config, tokenizer: Tokenizer) -> None:
         CheckpointError: It is missing or damaged, or has another model or alphabet.
         UsageError: A mixture is to begin from one.
     """
-    name = config.train.init_from
-    if name is None:
-        return
-    if isinstance(config.model, MixtureConfig):
+    if isinstance(config.model, MixtureConfig) and config.train.init_from:
         raise UsageError(
             "train.init_from: a mixture has no first weights; name runs as its experts "
             "(model.experts.NAME.run)"
         )
+    for expert, one in trained(config).items():
+        if one.train.init_from:
+            key = f"model.experts.{expert}.train.init_from" if expert else "train.init_from"
+            _check_first_weights(key, one.train.init_from, one, tokenizer)
+
+
+def _check_first_weights(where: str, name: str, config: Config, tokenizer: Tokenizer) -> None:
     try:
         run = find_run(Path(name))
         theirs = run.read_config().model
@@ -253,7 +253,7 @@ def check_first_weights(config: Config, tokenizer: Tokenizer) -> None:
         _compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
         verify_folder(run.choose("best").path)
     except CheckpointError as error:
-        raise CheckpointError(f"train.init_from: {error}") from None
+        raise CheckpointError(f"{where}: {error}") from None
 
 
 def _model_of_run(name: str, tokenizer: Tokenizer) -> SingleModelConfig:
@@ -409,14 +409,35 @@ def _checked(config: Config, where: str) -> Config:
 def create_run(config: Config, out: Path, text: PreparedText, progress: Progress) -> PreparedRun:
     """Fill a locked, empty folder: the text as ids, the alphabet, and last the configuration.
 
+    What fails takes back what it made.
+
     Raises:
         CheckpointError: What it is to begin from, or a run of an expert, is missing or of another kind.
         MachineError: The disk is too small or refuses.
     """
+    try:
+        return _create_run(config, RunFolder(out), text, progress)
+    except BaseException:
+        _take_back(out)
+        raise
+
+
+def _take_back(out: Path) -> None:
+    """Remove what a run that did not come to be has made, and nothing else."""
+    for path in [out / name for name in ("tokens", "tokenizer.json", "checkpoints", *LOCKS)]:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with contextlib.suppress(MachineError):
+        remove_leftovers(out)
+
+
+def _create_run(
+    config: Config, run: RunFolder, text: PreparedText, progress: Progress
+) -> PreparedRun:
+    out = run.path
     config = resolve_dtype(resolve_experts(config, text.tokenizer))
     check_first_weights(config, text.tokenizer)
     check_disk(config, out, text)
-    run = RunFolder(out)
     remove_leftovers(out)
     corpus = encode_corpus(
         text.source,
@@ -463,7 +484,10 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
                     f"{run.path}: {section}.{key}: the configuration says {ours.get(key)!r}, the "
                     f"run was made with {theirs.get(key)!r}; start a new run for a change"
                 )
-    fixed = ("batch_size", "optimizer")
+    if config.train.init_from is None:
+        train = config.train.model_copy(update={"init_from": own.train.init_from})
+        config = config.model_copy(update={"train": train})
+    fixed = ("batch_size", "optimizer", "init_from")
     for key in fixed:
         if getattr(own.train, key) != getattr(config.train, key):
             raise CheckpointError(
@@ -522,6 +546,7 @@ def open_run(
     """
     choose_device(config.run.device)
     check_compiler(config)
+    _refuse_links(run)
     remove_leftovers(run.path)
     own = _as_it_was(run.read_config())
     tokenizer = load_tokenizer(run.tokenizer)
@@ -592,6 +617,20 @@ def _refuse_strange(run: RunFolder, text: PreparedText) -> None:
         )
 
 
+def _refuse_links(run: RunFolder) -> None:
+    """Refuse a run that would be written to in another place, or where writing waits for ever.
+
+    Raises:
+        CheckpointError: One of its own files is a link, a pipe or a device.
+    """
+    names = ("config.yaml", "tokenizer.json", "metrics.jsonl", "mixture.json")
+    for path in [run.path / name for name in (*names, "checkpoints", "samples", "experts")]:
+        strange = path.name in names and path.exists() and not path.is_file()
+        if path.is_symlink() or strange:
+            kind = "a link" if path.is_symlink() else "no regular file"
+            raise CheckpointError(f"{path}: is {kind}; put a file or folder of its own there")
+
+
 def commit_resume(prepared: PreparedRun) -> None:
     """Write down what a resumed run goes on with, once nothing can refuse it any more.
 
@@ -631,6 +670,7 @@ def newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
         try:
             checkpoint = read_checkpoint(step, path, mend="restore it")
             verify_folder(path, mend="restore it")
+            read_state(path, step)
         except OtherFormatError:
             raise
         except CheckpointError as error:

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -311,3 +312,53 @@ def test_a_start_that_was_killed_before_it_was_a_run_is_made_again(charlm, tiny,
         check_new_folder(Path("run"))
 
     assert charlm("train", "-c", "tiny.yaml", "--out", "run", "-q").code == 0
+
+
+def test_what_fails_late_leaves_what_is_not_its_own(charlm, tiny, monkeypatch):
+    """The folder was moved away while it trained, and another took its name."""
+    from charlm.training.loop import Trainer
+
+    step = Trainer._step
+
+    def moved(self):
+        record = step(self)
+        if record["step"] == 4:
+            Path("x").rename("kept")
+            Path("x/photos").mkdir(parents=True)
+            Path("x/thesis.txt").write_text("precious")
+        return record
+
+    monkeypatch.setattr(Trainer, "_step", moved)
+
+    assert charlm("train", "-c", "tiny.yaml", "--out", "x", "-q").code == 5
+
+    assert Path("x/thesis.txt").read_text() == "precious"
+    assert Path("x/photos").is_dir()
+    assert Path("kept/checkpoints/step-3").is_dir()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples", "config.yaml", "checkpoints"])
+def test_nothing_is_written_through_a_link_in_a_run(charlm, trained, name):
+    own = trained / name
+    if own.exists():
+        own.rename("elsewhere")
+    else:
+        Path("elsewhere").mkdir()
+    own.symlink_to(Path("elsewhere").resolve())
+    (trained / ".lock-holder.json").symlink_to(Path("text.txt").resolve())
+    before = Path("text.txt").read_text()
+
+    result = charlm("train", "--resume", "train.max_steps=8", "train.sample_every=1")
+
+    assert (result.code, Path("text.txt").read_text()) == (4, before)
+    assert f"{name}: is a link; put a file or folder of its own there" in result.error
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tokenizer.json"])
+def test_a_pipe_in_a_run_is_not_waited_for(charlm, trained, name):
+    (trained / name).unlink()
+    os.mkfifo(trained / name)
+
+    assert charlm("train", "--resume", "train.max_steps=8").code == 4
+    assert charlm("verify").code == 4

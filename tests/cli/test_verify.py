@@ -91,7 +91,7 @@ def test_what_a_kill_leaves_is_no_damage(charlm, trained):
 
     assert result.code == 0
     assert "6 steps; its last record is cut short: --resume does it again" in result.stdout
-    assert ".tmp-new-0123abcd-step-9: what a stopped process left" in result.stdout
+    assert ".tmp-new-0123abcd-step-9: not finished: being written, or left" in result.stdout
 
 
 def test_a_mixture_is_checked_with_its_experts(charlm, tiny):
@@ -140,3 +140,37 @@ def test_a_signal_ends_it(charlm, trained, monkeypatch):
     monkeypatch.setattr(StopSignals, "exit_code", 143)
 
     assert charlm("verify").code == 143
+
+
+@pytest.mark.parametrize(
+    ("spoil", "core"),
+    [
+        (lambda run: (run / "tokenizer.json").write_text("garbage"), "tokenizer.json: "),
+        (
+            lambda run: (run / "config.yaml").write_text(
+                (run / "config.yaml").read_text().replace("n_head: 2", "n_head: 1")
+            ),
+            "step-6: model.n_head was 2 and is 1",
+        ),
+        (lambda run: (run / "metrics.jsonl").unlink(), "step-6: metrics.jsonl has 0 bytes"),
+        (
+            lambda run: (run / "checkpoints/step-6").rename(run / "checkpoints/step-60"),
+            "step-60: step 6 in the folder of step 60",
+        ),
+    ],
+    ids=["alphabet", "heads", "log", "renamed"],
+)
+def test_what_a_checkpoint_rests_on_is_checked_too(charlm, trained, spoil, core):
+    spoil(trained)
+
+    result = charlm("verify")
+
+    assert result.code == 4
+    assert core in result.stdout
+
+
+def test_what_is_no_expert_is_passed_over(charlm, trained):
+    (trained / "experts" / "half" / "checkpoints").mkdir(parents=True)
+    (trained / "experts" / ".DS_Store").touch()
+
+    assert charlm("verify").code == 0

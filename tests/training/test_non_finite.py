@@ -194,3 +194,19 @@ def test_weights_that_an_update_broke_are_left_behind_by_returning(make_trainer)
     assert [r["step"] for r in records if r["kind"] == "rollback"] == [4]
     assert trainer.state.step == 12
     assert all(p.isfinite().all() for p in trainer.model.parameters())
+
+
+def test_one_poisoned_gradient_is_the_one_that_is_named(make_trainer):
+    """Clipping by a norm that is none would make all of them so."""
+    for clip in (0, 1):
+        trainer = make_trainer(*STEADY, f"train.grad_clip={clip}", out=f"run-{clip}")
+        accumulate = trainer._accumulate
+
+        def poisoned(first, trainer=trainer, accumulate=accumulate):
+            loss = accumulate(first)
+            trainer.model.get_parameter("head.weight").grad[0, 0] = math.nan
+            return loss
+
+        trainer._accumulate = poisoned
+        with pytest.raises(NonFiniteError, match=r"worst gradients: head\.weight \(1 of \d+\);"):
+            list(trainer.records())
