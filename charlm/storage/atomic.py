@@ -188,7 +188,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 def is_leftover(name: str) -> bool:
     """Tell whether a name is one of ours for what is not finished; a user's own files never are."""
-    return bool(re.match(r"\.tmp-(new|old|trash)-[0-9a-f]{8}-[^.]", name))
+    return bool(re.match(r"\.tmp-(new|old|trash)-[0-9a-f]{8}-(?!\.{0,2}$)", name))
 
 
 def _beside(path: Path, kind: str) -> Path:

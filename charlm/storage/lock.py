@@ -12,7 +12,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from charlm.config.schema import shown
 from charlm.errors import MachineError
-from charlm.storage.atomic import machine_errors, write_file
+from charlm.storage.atomic import machine_errors
 from charlm.storage.json_file import read_object
 
 HOLDER = ".lock-holder.json"
@@ -34,7 +34,9 @@ def folder_lock(folder: Path) -> Iterator[None]:
     try:
         with machine_errors(folder):
             facts = {"pid": os.getpid(), "host": platform.node(), "started": time.time()}
-            write_file(holder, json.dumps(facts).encode())  # a link there is not followed
+            if holder.is_symlink():
+                holder.unlink()  # not followed: it could lead to any file
+            holder.write_text(json.dumps(facts), encoding="utf-8")
         yield
     finally:
         with contextlib.suppress(OSError):

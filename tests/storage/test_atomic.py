@@ -228,3 +228,14 @@ def test_a_user_without_a_name_is_named_by_number(monkeypatch):
 
     with pytest.raises(MachineError, match=f"user {os.getuid()} may not"), machine_errors(Path()):
         raise PermissionError(errno.EACCES, "denied")
+
+
+@pytest.mark.parametrize(
+    "name", [".tmp-old-12345678-", ".tmp-old-12345678-.", ".tmp-new-12345678-.."]
+)
+def test_a_temporary_name_of_nothing_is_not_ours(tmp_path, name):
+    (tmp_path / name).touch()
+
+    remove_leftovers(tmp_path)
+
+    assert os.listdir(tmp_path) == [name]
