@@ -74,7 +74,7 @@ def _folder(folder: Path) -> Checked:
     def look() -> str:
         facts = verify_folder(folder)
         files = facts["files"].values()
-        return f"{len(files)} files, {sum(file['size'] for file in files):,} bytes"
+        return f"{len(files)} file{'s' * (len(files) != 1)}, {sum(file['size'] for file in files):,} bytes"
 
     return _one(folder, look)
 
