@@ -1,10 +1,9 @@
 """Weights on disk: written as safetensors, read back only into a model that they fit."""
 
-import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,11 @@ from charlm.models.base import LanguageModel
 from charlm.models.build import build_model
 from charlm.models.device import choose_device
 from charlm.storage import RunFolder, machine_errors, verify_folder
+from charlm.storage.belongs import check_belongs
 from charlm.storage.run_folder import Checkpoint
 from charlm.text.tokenizer import Tokenizer, load_tokenizer
 
 WEIGHTS = "model.safetensors"
-BELONGS = "belongs"  # among the facts of a checkpoint: what its weights mean nothing without
-IDLE = ("dropout", "run", "tune_fraction")  # keys of a model that what it computes does not rest on
 VERSION = "version"  # of the model, among the facts of its weights
 MARGIN = 1 << 26  # bytes that a model may take beyond its file before it is told what does not fit
 
@@ -82,7 +80,7 @@ def _load_chosen(
     checkpoint = run.choose(which)
     try:
         verify_folder(checkpoint.path)
-        check_belongs(checkpoint, config, tokenizer)
+        check_belongs(checkpoint, config, tokenizer.to_json())
         _refuse_excess(config, tokenizer, checkpoint.path / WEIGHTS)
         model = build_model(config.model, tokenizer.vocab_size)
         load_weights(model, checkpoint.path / WEIGHTS)
@@ -91,50 +89,6 @@ def _load_chosen(
             raise
         return _load_chosen(run, which, config, tokenizer, tries - 1)
     return checkpoint, model
-
-
-def belongs(config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return what the weights of a run mean nothing without, to be kept beside them.
-
-    Sizes show in the shapes of tensors; the number of heads or the order of the alphabet does not.
-    """
-    alphabet = hashlib.sha256(tokenizer.to_json().encode()).hexdigest()
-    return {"model": dict(_computed(config.model.model_dump())), "alphabet_sha256": alphabet}
-
-
-def check_belongs(checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> None:
-    """Refuse a checkpoint beside a configuration or an alphabet that it was not trained with.
-
-    Raises:
-        CheckpointError: With the first difference. Checkpoints of before have nothing to compare.
-    """
-    then = checkpoint.facts.get(BELONGS)
-    if not isinstance(then, dict):
-        return
-    now, run = belongs(config, tokenizer), checkpoint.path.parent.parent
-    model = then.get("model")
-    for key, value in now["model"].items():
-        if isinstance(model, dict) and key in model and model[key] != value:
-            raise CheckpointError(
-                f"{run / 'config.yaml'}: model.{key} is {value!r}, {checkpoint.path.name} was saved "
-                f"with {model[key]!r}; restore it"
-            )
-    if then.get("alphabet_sha256", now["alphabet_sha256"]) != now["alphabet_sha256"]:
-        raise CheckpointError(
-            f"{run / 'tokenizer.json'}: not the alphabet that {checkpoint.path.name} was saved with; "
-            "restore it"
-        )
-
-
-def _computed(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the keys of a model that what it computes rests on, those of experts whole."""
-    for key, value in values.items():
-        if key == "train" or key in IDLE:
-            continue
-        if isinstance(value, Mapping):
-            yield from _computed(value, f"{before}{key}.")
-        else:
-            yield before + key, value
 
 
 def _refuse_excess(config: Config, tokenizer: Tokenizer, path: Path) -> None:

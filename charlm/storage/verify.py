@@ -5,13 +5,13 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from charlm.errors import CharlmError, CheckpointError
 from charlm.storage.atomic import is_leftover
+from charlm.storage.belongs import check_belongs
 from charlm.storage.json_file import read_object
-from charlm.storage.manifest import NAME, read_manifest, sha256_of, verify_folder
-from charlm.storage.run_folder import RunFolder
+from charlm.storage.manifest import NAME, read_manifest, verify_folder
+from charlm.storage.run_folder import Checkpoint, RunFolder
 
 MAX_LINE = 1 << 26  # bytes of a record: a sample may be long
 MAX_ALPHABET = 16 << 20  # bytes
@@ -88,7 +88,6 @@ def _checkpoint(run: RunFolder, folder: Path) -> str:
     says = _folder(folder)
     if says.problem:
         raise CheckpointError(says.problem)
-    facts = read_manifest(folder)
     try:
         state = read_object(folder / "state.json")
         number, length = _number(folder)[0], state["metrics_bytes"]
@@ -97,37 +96,25 @@ def _checkpoint(run: RunFolder, folder: Path) -> str:
         log = run.metrics.stat().st_size if run.metrics.is_file() else 0
         if length > log:
             raise ValueError(f"metrics.jsonl has {log:,} bytes, it vouches for {length:,}")
-        model = run.read_config().model.model_dump()
-        for key, value in (facts.get("belongs") or {"model": {}})["model"].items():
-            if _at(model, key) != value:
-                raise ValueError(f"model.{key} was {value!r} and is {_at(model, key)!r}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if not run.tokenizer.is_file():  # a pipe would be waited for
+            raise ValueError("there is no tokenizer.json to hold it against")
+        alphabet = run.tokenizer.read_text(encoding="utf-8")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: {error}; restore it") from None
+    check_belongs(Checkpoint(folder, number, read_manifest(folder)), run.read_config(), alphabet)
     return says.says
 
 
-def _at(values: Any, key: str) -> Any:
-    """Return the value with a key such as `experts.gpt.model.n_layer`."""
-    for part in key.split("."):
-        values = values[part]
-    return values
-
-
 def _alphabet(run: RunFolder) -> str:
-    """Check an alphabet against the one that the newest checkpoint was saved with.
+    """Say what an alphabet is of; each checkpoint is held against it.
 
     Raises:
-        CheckpointError: It is missing, no alphabet, or another.
+        CheckpointError: It is missing, or none.
     """
-    last = next(reversed(run.checkpoints()), None)
-    belongs = last.facts.get("belongs") if last else None
     try:
-        unit = read_object(run.tokenizer, MAX_ALPHABET)["unit"]
-        if isinstance(belongs, dict) and belongs.get("alphabet_sha256") != sha256_of(run.tokenizer):
-            raise ValueError("another alphabet than the newest checkpoint was saved with")
+        return f"an alphabet of {read_object(run.tokenizer, MAX_ALPHABET)['unit']}"
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{run.tokenizer}: {error}; restore it") from None
-    return f"an alphabet of {unit}"
 
 
 def _one(path: Path, look: Callable[[], str]) -> Checked:

@@ -17,7 +17,6 @@ from charlm.config.size import human_bytes
 from charlm.errors import CheckpointError, MachineError
 from charlm.models import LanguageModel
 from charlm.models.saved import (
-    BELONGS,
     WEIGHTS,
     load_tensors,
     load_weights,
@@ -25,6 +24,7 @@ from charlm.models.saved import (
     save_weights,
 )
 from charlm.storage import RunFolder, machine_errors, new_folder, verify_folder
+from charlm.storage.belongs import BELONGS
 from charlm.storage.json_file import read_object
 from charlm.storage.run_folder import Checkpoint
 from charlm.training.optimizers import optimizer_tensors, restore_optimizers
@@ -88,7 +88,7 @@ def save_checkpoint(
         model: Its weights.
         optimizers: Their state.
         compiled: Whether steps were compiled, if there were any: equal bits depend on it too.
-        belongs: What the weights mean nothing without; see `charlm.models.saved.belongs`.
+        belongs: What the weights mean nothing without; see `charlm.storage.belongs.belongs`.
 
     Raises:
         MachineError: The disk or its permissions refuse; older checkpoints are unharmed.

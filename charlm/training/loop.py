@@ -23,9 +23,10 @@ from charlm.errors import CheckpointError, MachineError, NonFiniteError
 from charlm.evaluation import Interrupted, score_windows
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, choose_dtype, precision
-from charlm.models.saved import WEIGHTS, belongs, check_belongs, load_weights
+from charlm.models.saved import WEIGHTS, load_weights
 from charlm.sampling import encode_prompt, generate, settings_of
 from charlm.storage import RunFolder, find_run, verify_folder
+from charlm.storage.belongs import belongs, check_belongs
 from charlm.storage.run_folder import Checkpoint, MetricsLog
 from charlm.text import Batches, Corpus, Tokenizer
 from charlm.text.batches import DROPOUT_STREAM, random_words
@@ -86,7 +87,7 @@ class Trainer:
         self.state = TrainingState()
         self.saved_step = -1
         if checkpoint:
-            check_belongs(checkpoint, config, tokenizer)
+            check_belongs(checkpoint, config, tokenizer.to_json())
             self.state = load_checkpoint(checkpoint, self.model, self.optimizers)
             self.saved_step = self.state.step
         elif config.train.init_from:
@@ -422,7 +423,7 @@ class Trainer:
         record = self._logged({"kind": "save", "step": state.step, "seconds": state.seconds})
         try:
             state.metrics_bytes = self.metrics.flush()
-            together = belongs(self.config, self.tokenizer)
+            together = belongs(self.config, self.tokenizer.to_json())
             save_checkpoint(self.run, state, self.model, self.optimizers, self.compiled, together)
         except MachineError as error:
             # Where only the last flush failed the checkpoint is there, and vouches for the record.

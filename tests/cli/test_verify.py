@@ -150,7 +150,7 @@ def test_a_signal_ends_it(charlm, trained, monkeypatch):
             lambda run: (run / "config.yaml").write_text(
                 (run / "config.yaml").read_text().replace("n_head: 2", "n_head: 1")
             ),
-            "step-6: model.n_head was 2 and is 1",
+            "config.yaml: model.n_head is 1, step-6 was saved with 2",
         ),
         (lambda run: (run / "metrics.jsonl").unlink(), "step-6: metrics.jsonl has 0 bytes"),
         (

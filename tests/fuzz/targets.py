@@ -180,8 +180,8 @@ def _manifests() -> list[bytes]:
 def manifest(data: bytes) -> None:
     """Verify a folder by its MANIFEST.json, and find and judge the checkpoint that it makes."""
     from charlm.config import read_config
-    from charlm.models.saved import check_belongs
     from charlm.storage import RunFolder, verify_folder
+    from charlm.storage.belongs import check_belongs
     from charlm.storage.verify import verify
     from charlm.training.checkpoint import drift
 
@@ -203,7 +203,7 @@ def manifest(data: bytes) -> None:
         assert loss is None or math.isfinite(loss)
         assert all(isinstance(change, str) for change in drift(checkpoint))
         with refused_in_one_line_each(CheckpointError):
-            check_belongs(checkpoint, read, known)
+            check_belongs(checkpoint, read, known.to_json())
     run.best()
 
 

@@ -1,0 +1,60 @@
+"""What weights mean nothing without: the model of their configuration, and their alphabet."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from charlm.config import Config
+from charlm.errors import CheckpointError
+from charlm.storage.run_folder import Checkpoint
+
+BELONGS = "belongs"  # among the facts of a checkpoint
+IDLE = ("dropout", "run", "tune_fraction")  # keys of a model that what it computes does not rest on
+
+
+def belongs(config: Config, alphabet: str) -> dict[str, Any]:
+    """Return what the weights of a run mean nothing without, to be kept beside them.
+
+    Sizes show in the shapes of tensors; the number of heads or the order of the alphabet does not.
+
+    Args:
+        config: Of the run.
+        alphabet: Its tokenizer.json.
+    """
+    digest = hashlib.sha256(alphabet.encode()).hexdigest()
+    return {"model": dict(_computed(config.model.model_dump())), "alphabet_sha256": digest}
+
+
+def check_belongs(checkpoint: Checkpoint, config: Config, alphabet: str) -> None:
+    """Refuse a checkpoint beside a configuration or an alphabet that it was not trained with.
+
+    Raises:
+        CheckpointError: With the first difference. Checkpoints of before have nothing to compare.
+    """
+    then = checkpoint.facts.get(BELONGS)
+    if not isinstance(then, dict):
+        return
+    now, run = belongs(config, alphabet), checkpoint.path.parent.parent
+    model = then.get("model")
+    for key, value in now["model"].items():
+        if isinstance(model, dict) and key in model and model[key] != value:
+            raise CheckpointError(
+                f"{run / 'config.yaml'}: model.{key} is {value!r}, {checkpoint.path.name} was saved "
+                f"with {model[key]!r}; restore it"
+            )
+    if then.get("alphabet_sha256", now["alphabet_sha256"]) != now["alphabet_sha256"]:
+        raise CheckpointError(
+            f"{run / 'tokenizer.json'}: not the alphabet that {checkpoint.path.name} was saved with; "
+            "restore it"
+        )
+
+
+def _computed(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the keys of a model that what it computes rests on, those of experts whole."""
+    for key, value in values.items():
+        if key == "train" or key in IDLE:
+            continue
+        if isinstance(value, Mapping):
+            yield from _computed(value, f"{before}{key}.")
+        else:
+            yield before + key, value
