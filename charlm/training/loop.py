@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from charlm.backprop.by_hand import ByHand
 from charlm.config import Config
-from charlm.errors import CheckpointError, MachineError, NonFiniteError
+from charlm.errors import CheckpointError, DataError, MachineError, NonFiniteError
 from charlm.evaluation import Interrupted, score_windows
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, choose_dtype, precision
@@ -151,6 +151,7 @@ class Trainer:
             NonFiniteError: The loss, a gradient or a weight became NaN or infinite; what is saved
                 did not.
             MachineError: A checkpoint could not be written; older ones are unharmed.
+            DataError: The text became shorter; the steps until then are saved.
         """
         # What the checkpoint does not vouch for is done, and recorded, again.
         self.metrics = MetricsLog(self.run.metrics, keep=self.state.metrics_bytes)
@@ -161,6 +162,10 @@ class Trainer:
                     ended = yield from self._turn()
                 except NonFiniteError as error:
                     yield self._logged(self._roll_back(error))
+                except DataError:  # no step can follow, but those that were done are sound
+                    if self.state.step > max(self.saved_step, 0):
+                        yield from self._save()
+                    raise
         finally:
             self.metrics.close()
 
@@ -282,19 +287,12 @@ class Trainer:
         what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
         worst = worst_gradients(self.model)
         again = all(map(math.isfinite, self._gradients()))
-        reason = f"{what} at step {self.state.step + 1} (learning rate {rate:.3g})"
-        reason += ", but not when the step was run again" if again else ", twice"
-        reason += f"; worst gradients: {worst}" if worst else ""
+        count = "not when run again" if again else "twice"
+        reason = f"{what} at step {self.state.step + 1}, {count} (rate {rate:.3g}); {worst}"
         if self.config.train.non_finite == "skip" and self.state.skipped < MOST_SKIPPED:
             return reason
-        mend = (
-            "suspect the machine (memory, heat, overclocking) and go on with --resume"
-            if again
-            else "lower train.learning_rate or train.grad_clip"
-        )
-        raise NonFiniteError(
-            f"{reason}; the weights were not updated and {self._what_is_saved()}; {mend}"
-        )
+        mend = "suspect the machine; go on with --resume" if again else "lower train.learning_rate"
+        raise NonFiniteError(f"{reason}; {self._what_is_saved()}; {mend}")
 
     def _roll_back(self, error: NonFiniteError) -> Record:
         """Return to the best checkpoint, to go on from there at half the learning rate.

@@ -1,7 +1,5 @@
 """What to say when a loss or a gradient is NaN or infinite."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -13,23 +11,19 @@ def worst_gradients(model: nn.Module) -> str:
     gradients = {
         name: parameter.grad
         for name, parameter in model.named_parameters()
-        if parameter.grad is not None
+        if parameter.grad is not None and parameter.grad.numel()
     }
     broken = {name: float((~g.isfinite()).sum()) for name, g in gradients.items()}
     if any(broken.values()):
-        worst = _largest(broken)
-        return ", ".join(
-            f"{name} ({broken[name]:,.0f} of {gradients[name].numel():,})" for name in worst
-        )
-    peaks = {name: _peak(gradient) for name, gradient in gradients.items() if gradient.numel()}
-    return ", ".join(f"{name} (up to {peaks[name]:.2g})" for name in _largest(peaks))
+        return f"in {_largest(broken)}"
+    return f"largest in {_largest({name: _peak(g) for name, g in gradients.items()})}"
 
 
 def _peak(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, ord=float("inf")))
 
 
-def _largest(values: Mapping[str, float]) -> list[str]:
+def _largest(values: dict[str, float]) -> str:
     """Return the names of the largest values that are not 0, the first of equals first."""
     ordered = sorted(values, key=lambda name: -values[name])
-    return [name for name in ordered if values[name]][:NAMED]
+    return ", ".join([name for name in ordered if values[name]][:NAMED]) or "none"

@@ -24,7 +24,7 @@ from charlm.config import size
 from charlm.errors import MachineError
 from charlm.evaluation import baselines
 from charlm.storage import folder_lock
-from charlm.text.tokens import TokenFile
+from charlm.text import Batches, batches
 from tests.conftest import TEXT
 
 TRAIN = ("train", "--config", "tiny.yaml")
@@ -579,26 +579,29 @@ def test_row_38_a_text_that_was_cut_short_is_refused(trained, refused):
             )
 
 
+@pytest.mark.parametrize(("held", "last"), [(0, 5), (batches.HELD, 6)])
 def test_row_39_a_text_that_shrinks_while_it_is_trained_on_leaves_a_saved_step(
-    charlm, tiny, monkeypatch
+    charlm, tiny, monkeypatch, held, last
 ):
-    ids, read = Path("run/tokens/ids.bin"), TokenFile.read
+    """Batches of a small text are cut from a copy in memory: the next evaluation notices."""
+    monkeypatch.setattr(batches, "HELD", held)
+    ids, get = Path("run/tokens/ids.bin"), Batches.get
 
-    def shrinking(self, start, count):
-        if Path("run/checkpoints/step-2").exists():
+    def shrinking(self, step, *rest):
+        if step == 5:
             os.truncate(ids, 9)
-        return read(self, start, count)
+        return get(self, step, *rest)
 
-    monkeypatch.setattr(TokenFile, "read", shrinking)
-    result = charlm(*TRAIN, "--out", "run", "-q", "train.save_every=2", "eval.baselines=false")
+    monkeypatch.setattr(Batches, "get", shrinking)
+    result = charlm(*TRAIN, "--out", "run", "-q", "eval.baselines=false")
 
     assert result.code == 3
     assert result.error.startswith("run/tokens/ids.bin: short read at byte ")
-    assert result.error.endswith("; restore it or start a new run (step 2 is saved)")
+    assert result.error.endswith(f"; restore it or start a new run (step {last} is saved)")
     assert len(result.error) <= 200
-    assert charlm("sample", "--run", "run", "--checkpoint", 2).code == 0
+    assert charlm("sample", "--run", "run", "--checkpoint", last).code == 0
 
-    monkeypatch.setattr(TokenFile, "read", read)
+    monkeypatch.setattr(Batches, "get", get)
     assert charlm("train", "--resume", "--out", "run").code == 3
     shutil.rmtree("run/tokens")
     assert charlm(*TRAIN, "--out", "whole", "-q").code == 0

@@ -36,11 +36,11 @@ def test_what_happens_twice_is_the_recipes_fault(make_trainer):
     trainer = poison(make_trainer(*STEADY), lambda step: step == 6)
 
     with pytest.raises(
-        NonFiniteError, match=r"loss nan at step 6 \(learning rate 0.001\), twice; .* lower train"
+        NonFiniteError, match=r"loss nan at step 6, twice \(rate .*; step 4 is saved; lower train"
     ) as caught:
         list(trainer.records())
 
-    assert "step 4 is saved" in str(caught.value)
+    assert len(f"charlm: error: {caught.value}") <= 200
     assert trainer.state.step == 5
 
 
@@ -50,7 +50,7 @@ def test_what_does_not_happen_again_is_the_machines_fault(make_trainer):
     passes = []
     trainer = poison(trainer, lambda step: step == 6 and (passes.append(step), len(passes) == 1)[1])
 
-    with pytest.raises(NonFiniteError, match=r"but not when the step was run again; .*suspect the"):
+    with pytest.raises(NonFiniteError, match=r"6, not when run again .*; suspect the machine"):
         list(trainer.records())
 
     assert len(passes) == 2
@@ -73,7 +73,7 @@ def test_the_worst_gradients_are_named_and_no_weight_changes(make_trainer, micro
         pass
     before = [p.detach().clone() for p in trainer.model.parameters()]
 
-    with pytest.raises(NonFiniteError, match=r"gradient norm (inf|nan) .*worst gradients: head\."):
+    with pytest.raises(NonFiniteError, match=r"gradient norm (inf|nan) .*; in head\."):
         list(records)
 
     for then, now in zip(before, trainer.model.parameters(), strict=True):
@@ -146,7 +146,7 @@ def test_a_run_can_return_to_its_best_checkpoint_and_go_on_slower(make_trainer):
 def test_it_returns_three_times_at_most(make_trainer):
     trainer = too_fast(make_trainer(*STEADY, "train.non_finite=rollback"), 0)
 
-    with pytest.raises(NonFiniteError, match=r"at step 7 \(learning rate 0.000125\)"):
+    with pytest.raises(NonFiniteError, match=r"at step 7, twice \(rate 0.000125\)"):
         list(trainer.records())
 
 
@@ -208,5 +208,5 @@ def test_one_poisoned_gradient_is_the_one_that_is_named(make_trainer):
             return loss
 
         trainer._accumulate = poisoned
-        with pytest.raises(NonFiniteError, match=r"worst gradients: head\.weight \(1 of \d+\);"):
+        with pytest.raises(NonFiniteError, match=r"; in head\.weight; step 0 is saved"):
             list(trainer.records())
