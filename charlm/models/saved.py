@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from charlm.config import Config
@@ -18,7 +18,7 @@ from charlm.errors import CheckpointError
 from charlm.models.base import LanguageModel
 from charlm.models.build import build_model
 from charlm.models.device import choose_device
-from charlm.storage import RunFolder, machine_errors, verify_folder
+from charlm.storage import RunFolder, machine_errors
 from charlm.storage.belongs import check_belongs
 from charlm.storage.run_folder import Checkpoint
 from charlm.text.tokenizer import Tokenizer, load_tokenizer
@@ -68,27 +68,16 @@ def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> Sav
     """
     config = run.read_config()
     tokenizer = load_tokenizer(run.tokenizer)
-    checkpoint, model = _load_chosen(run, which, config, tokenizer)
-    model.to(choose_device(device)).eval()
-    return SavedModel(model, tokenizer, config, run, checkpoint.step)
 
-
-def _load_chosen(
-    run: RunFolder, which: str, config: Config, tokenizer: Tokenizer, tries: int = 3
-) -> tuple[Checkpoint, LanguageModel]:
-    """Load a checkpoint; where training prunes the chosen one meanwhile, the one that is chosen then."""
-    checkpoint = run.choose(which)
-    try:
-        verify_folder(checkpoint.path)
+    def load(checkpoint: Checkpoint) -> SavedModel:
         check_belongs(checkpoint, config, tokenizer.to_json())
         _refuse_excess(config, tokenizer, checkpoint.path / WEIGHTS)
         model = build_model(config.model, tokenizer.vocab_size)
         load_weights(model, checkpoint.path / WEIGHTS)
-    except (CheckpointError, OSError):
-        if checkpoint.path.exists() or tries == 1:
-            raise
-        return _load_chosen(run, which, config, tokenizer, tries - 1)
-    return checkpoint, model
+        model.to(choose_device(device)).eval()
+        return SavedModel(model, tokenizer, config, run, checkpoint.step)
+
+    return run.read(which, load)
 
 
 def _refuse_excess(config: Config, tokenizer: Tokenizer, path: Path) -> None:
@@ -117,13 +106,12 @@ def load_weights(model: LanguageModel, path: Path) -> None:
         CheckpointError: Something is missing, left over, of another shape or type, or impossible;
             the message names it with what was expected and found.
     """
-    tensors = load_tensors(path)
+    tensors, facts = _load(path)
     try:
         model.adopt(tensors)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    with safe_open(path, "pt") as file:
-        found = (file.metadata() or {}).get(VERSION, "1")
+    found = facts.get(VERSION, "1")
     if not model.knows(found):
         raise CheckpointError(
             f"{path}: weights of version {found[:20]} of its model, this charlm has version "
@@ -158,11 +146,23 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: The file is missing or is not safetensors.
     """
+    return _load(path)[0]
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors by name, and the facts about them.
+
+    Raises:
+        CheckpointError: The file is missing or is not safetensors.
+    """
     try:
-        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no dict
+            facts = file.metadata() or {}
         _refuse_repeated_names(path)
-        return tensors
-    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        return tensors, facts
+    # Torch opens the file once more, and what it raises where training pruned it is a RuntimeError.
+    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path}: {_why_unreadable(path, error)}; name another") from None
 
 

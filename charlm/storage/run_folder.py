@@ -16,10 +16,10 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from charlm.config import Config, read_config
 from charlm.config.yaml_file import MAX_BYTES
@@ -31,11 +31,14 @@ from charlm.storage.atomic import (
     write_file,
 )
 from charlm.storage.json_file import parse_object
-from charlm.storage.manifest import read_manifest
+from charlm.storage.manifest import read_manifest, verify_folder
 
 BUFFERED = 1 << 13  # bytes of records that are written at once
 MAX_WAITING = 1 << 20  # bytes of records in memory before they are flushed
 KEEP = 2  # newest checkpoints that stay beside the best: one may prove damaged
+TRIES = 20  # to read a checkpoint that a run which saves all the time has not pruned yet
+
+Used = TypeVar("Used")
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,24 @@ class RunFolder:
             steps = ", ".join(str(c.step) for c in self.checkpoints()) or "none yet"
             raise CheckpointError(f"{self.path}: no checkpoint {which!r}; saved steps: {steps}")
         return chosen
+
+    def read(self, which: str, use: Callable[[Checkpoint], Used], tries: int = TRIES) -> Used:
+        """Return what `use` makes of the chosen checkpoint, its files verified.
+
+        Readers need no lock: where training prunes it meanwhile, the one that is chosen then is used.
+
+        Raises:
+            CheckpointError: There is no such checkpoint, or it is damaged.
+            UsageError: `which` names none.
+        """
+        checkpoint = self.choose(which)
+        try:
+            verify_folder(checkpoint.path)
+            return use(checkpoint)
+        except (CheckpointError, OSError):
+            if checkpoint.path.exists() or tries == 1:
+                raise
+            return self.read(which, use, tries - 1)
 
     def prune(self) -> None:
         """Delete all checkpoints but the best and the newest two."""

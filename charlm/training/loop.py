@@ -25,7 +25,7 @@ from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, choose_dtype, precision
 from charlm.models.saved import WEIGHTS, load_weights
 from charlm.sampling import encode_prompt, generate, settings_of
-from charlm.storage import RunFolder, find_run, verify_folder
+from charlm.storage import RunFolder, find_run
 from charlm.storage.belongs import belongs, check_belongs
 from charlm.storage.run_folder import Checkpoint, MetricsLog
 from charlm.text import Batches, Corpus, Tokenizer
@@ -92,9 +92,8 @@ class Trainer:
             self.saved_step = self.state.step
         elif config.train.init_from:
             try:
-                best = find_run(Path(config.train.init_from)).choose("best").path
-                verify_folder(best)
-                load_weights(self.model, best / WEIGHTS)
+                first = find_run(Path(config.train.init_from))
+                first.read("best", lambda best: load_weights(self.model, best.path / WEIGHTS))
             except CheckpointError as error:
                 raise CheckpointError(
                     f"train.init_from: {error}; it is needed until the first save"

@@ -37,9 +37,10 @@ from charlm.evaluation.protocols import chars_a_pass, spread_windows
 from charlm.models import LanguageModel, MixtureModel, NGramModel, next_token_loss
 from charlm.models.mixture import fit_weights, join
 from charlm.models.saved import WEIGHTS, load_weights
-from charlm.storage import RunFolder, machine_errors, verify_folder, write_file
+from charlm.storage import RunFolder, machine_errors, write_file
 from charlm.storage.atomic import make_folder
 from charlm.storage.json_file import is_count, read_object
+from charlm.storage.run_folder import Checkpoint
 from charlm.text import Batches, Corpus
 from charlm.text.tokens import Split
 from charlm.training.checkpoint import drift
@@ -461,7 +462,9 @@ def load_expert(model: LanguageModel, path: Path, which: str) -> int:
     Raises:
         CheckpointError: It is missing, damaged, or another kind of model.
     """
-    checkpoint = RunFolder(path).choose(which)
-    verify_folder(checkpoint.path)
-    load_weights(model, checkpoint.path / WEIGHTS)
-    return checkpoint.step
+
+    def load(checkpoint: Checkpoint) -> int:
+        load_weights(model, checkpoint.path / WEIGHTS)
+        return checkpoint.step
+
+    return RunFolder(path).read(which, load)

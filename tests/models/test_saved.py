@@ -6,7 +6,7 @@ import torch
 from charlm.errors import CheckpointError, MachineError
 from charlm.models import MixtureModel, build_model, saved
 from charlm.models.saved import load_model, load_weights, save_tensors, save_weights
-from charlm.storage import RunFolder, read_manifest
+from charlm.storage import RunFolder, read_manifest, run_folder
 from charlm.storage.manifest import sha256_of
 from tests.models.conftest import CONFIGS, VOCAB
 
@@ -173,12 +173,20 @@ def test_an_experts_new_version_is_a_mixtures_too(tmp_path, monkeypatch):
         load_weights(model, tmp_path / "w")
 
 
-@pytest.mark.parametrize("before", ["verify_folder", "load_weights"])
+@pytest.mark.parametrize(
+    ("module", "before"),
+    [
+        (run_folder, "verify_folder"),
+        (saved, "load_weights"),
+        (saved, "safe_open"),
+        (saved, "_refuse_repeated_names"),
+    ],
+)
 def test_a_checkpoint_that_is_pruned_while_it_is_read_gives_way_to_the_next(
-    trained, monkeypatch, before
+    trained, monkeypatch, module, before
 ):
     run = RunFolder(trained)
-    real, pruned = getattr(saved, before), []
+    real, pruned = getattr(module, before), []
 
     def prune(*arguments):
         if not pruned:
@@ -186,7 +194,7 @@ def test_a_checkpoint_that_is_pruned_while_it_is_read_gives_way_to_the_next(
             shutil.rmtree(pruned[0])
         return real(*arguments)
 
-    monkeypatch.setattr(saved, before, prune)
+    monkeypatch.setattr(module, before, prune)
 
     assert load_model(run, "last").step == 3
 

@@ -100,8 +100,27 @@ class Lives:
         """Run a command so many times at once; the one that goes on is asked to stop."""
         return self._ask(folder, arguments, Plan(), count)
 
-    def _ask(self, folder: Path, arguments: tuple[str, ...], plan: Plan, count: int) -> list[Life]:
-        job = {"folder": str(folder), "arguments": arguments, "plan": asdict(plan), "count": count}
+    def beside(
+        self, folder: Path, training: tuple[str, ...], commands: list[tuple[str, ...]]
+    ) -> list[Life]:
+        """Run commands one after the other beside a run that trains; its own life comes last."""
+        return self._ask(folder, training, Plan(), 1, commands)
+
+    def _ask(
+        self,
+        folder: Path,
+        arguments: tuple[str, ...],
+        plan: Plan,
+        count: int,
+        beside: list[tuple[str, ...]] | None = None,
+    ) -> list[Life]:
+        job = {
+            "folder": str(folder),
+            "arguments": arguments,
+            "plan": asdict(plan),
+            "count": count,
+            "beside": beside,
+        }
         assert self.process.stdin
         assert self.process.stdout
         self.process.stdin.write(json.dumps(job) + "\n")
@@ -126,7 +145,10 @@ def _serve() -> None:
     shared = mmap.mmap(-1, 16)
     for line in sys.stdin:
         job = json.loads(line)
-        lives = _crowd(job) if job["count"] > 1 else [_live(job, shared)]
+        if job["beside"]:
+            lives = _beside(job, shared)
+        else:
+            lives = _crowd(job) if job["count"] > 1 else [_live(job, shared)]
         print(json.dumps([asdict(life) for life in lives]), flush=True)
 
 
@@ -194,6 +216,19 @@ def _crowd(job: dict[str, Any]) -> list[Life]:
         seconds = time.perf_counter() - began[process]
         lives.append(Life(code, seconds, None, 0, 0, path.read_text()))
     return lives
+
+
+def _beside(job: dict[str, Any], shared: mmap.mmap) -> list[Life]:
+    said, began = Path(job["folder"], "stderr-training"), time.perf_counter()
+    process = _fork(job, Plan(), mmap.mmap(-1, 16), said)
+    while not list(Path(job["folder"]).glob("*/checkpoints/step-*")):
+        assert time.perf_counter() < began + SLOWEST
+        time.sleep(0.01)
+    lives = [_live({**job, "arguments": command}, shared) for command in job["beside"]]
+    os.kill(process, signal.SIGTERM)
+    _, status = os.waitpid(process, 0)
+    code, seconds = os.waitstatus_to_exitcode(status), time.perf_counter() - began
+    return [*lives, Life(code, seconds, None, 0, 0, said.read_text())]
 
 
 def _wait(process: int, until: float) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.torture.lives import Lives, Plan
 from tests.torture.trials import (
+    REFUSALS,
     SAVE_EVERY,
     Tally,
     begin,
@@ -16,6 +17,7 @@ from tests.torture.trials import (
     killed,
     larger_than_memory,
     outcome,
+    read_beside,
     refused,
     saved_step,
     signalled,
@@ -78,13 +80,13 @@ def test_asking_shows_what_is_missing(lives, undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
-@pytest.mark.parametrize("sticky", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize("how", REFUSALS)
 def test_whatever_the_disk_refuses_no_older_checkpoint_is_harmed(
-    lives, undisturbed, tmp_path, error, sticky
+    lives, undisturbed, tmp_path, error, how
 ):
     tally, like = Tally(), undisturbed["bigram"]
     for operation in range(error % 23, like.life.operations, 40):
-        refused(lives, tmp_path / str(operation), like, operation, error, sticky, tally)
+        refused(lives, tmp_path / str(operation), like, operation, error, how, tally)
 
     assert tally.failures == []
 
@@ -96,6 +98,14 @@ def test_of_many_that_start_at_once_one_begins(lives, tmp_path):
 
     assert tally.failures == []
     assert len(tally.waited) == 11
+
+
+def test_who_reads_a_run_that_saves_and_prunes_finds_a_whole_checkpoint(lives, tmp_path):
+    tally = Tally()
+
+    read_beside(lives, tmp_path / "read", 16, tally)
+
+    assert tally.failures == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -51,11 +51,17 @@ RUNS = {
 }
 
 
+COMPILED = "compiled "  # before a name of `RUNS`
+
+
 def begin(folder: Path, name: str) -> Path:
     """Make a folder with a text and a configuration in it; return where the run will be."""
+    config = RUNS[name.removeprefix(COMPILED)]
+    if name.startswith(COMPILED):
+        config = config.replace("compile: false", "compile: true")
     folder.mkdir(parents=True)
     (folder / "text.txt").write_text(TEXT)
-    (folder / "config.yaml").write_text(RUNS[name])
+    (folder / "config.yaml").write_text(config)
     return folder / "run"
 
 
@@ -214,26 +220,35 @@ def signalled(
         tally.failures.append(f"{where}: exit {life.code}: {life.stderr}, {differing(run, like)}")
 
 
+REFUSALS = ("once", "from then on", "then a kill")
+
+
 def refused(
     lives: Lives,
     folder: Path,
     like: Straight,
     operation: int,
     error: int,
-    sticky: bool,
+    how: str,
     tally: Tally,
 ) -> None:
-    """Let a durable operation fail in a run that goes on; nothing that was saved may be harmed."""
+    """Let a durable operation fail in a run that goes on; nothing that was saved may be harmed.
+
+    Args:
+        how: A name of `REFUSALS`.
+    """
     run = begin(folder, like.name)
+    # A kill comes at any instant, before the failure too.
+    kill = random.Random(operation).uniform(0, like.life.seconds) if how == "then a kill" else None
+    sticky = how == "from then on"
     half = like.life.operations // 2
     lives.live(folder, *command(run), plan=Plan(operation=half))
     before = saved_step(run)
-    life = lives.live(
-        folder, *command(run), plan=Plan(operation=operation, error=error, sticky=sticky)
-    )
-    kind = f"{errno.errorcode[error]}{' from then on' if sticky else ''}"
-    where = f"{like.name}, operation {operation}, {kind}"
-    if life.code not in (0, 5) or "Traceback" in life.stderr:
+    plan = Plan(operation=operation, error=error, sticky=sticky, after=kill)
+    life = lives.live(folder, *command(run), plan=plan)
+    where = f"{like.name}, operation {operation}, {errno.errorcode[error]}, {how}"
+    codes = {0, 5} | ({-signal.SIGKILL} if kill else set())
+    if life.code not in codes or "Traceback" in life.stderr:
         tally.failures.append(f"{where}: exit {life.code}: {life.stderr}")
     if saved_step(run) < before:
         tally.failures.append(f"{where}: {before} saved before, {saved_step(run)} now")
@@ -258,6 +273,28 @@ def crowded(lives: Lives, folder: Path, count: int, tally: Tally) -> None:
         named = re.search(r"process \d+ on \S+ \(since ", life.stderr)
         if life.code != 5 or not named or len(life.stderr.splitlines()) != 1:
             tally.failures.append(f"a loser ended with {life.code}: {life.stderr}")
+
+
+def read_beside(lives: Lives, folder: Path, count: int, tally: Tally) -> None:
+    """Sample, score and verify a run that saves and prunes at every step; nothing may fail."""
+    run = begin(folder, "modern, muon")
+    config = folder / "config.yaml"
+    text = config.read_text().replace("max_steps: 30", "max_steps: 1000000")
+    config.write_text(text.replace(f"save_every: {SAVE_EVERY}", "save_every: 1"))
+    kinds = [
+        ("sample", "--run", "run", "--max-new-chars", "8"),
+        ("verify", "run"),
+        ("sample", "--run", "run", "--max-new-chars", "8", "--checkpoint", "last"),
+        ("eval", "--run", "run", "--checkpoint", "last"),
+    ]
+    readers = [kinds[i % len(kinds)] for i in range(count)]
+    *lives_of_readers, training = lives.beside(folder, command(run), readers)
+    for reader, life in zip(readers, lives_of_readers, strict=True):
+        if life.code:
+            tally.failures.append(f"{' '.join(reader)}: exit {life.code}: {life.stderr}")
+    if training.code != 143:
+        tally.failures.append(f"training ended with {training.code}: {training.stderr}")
+    tally.waited += [life.seconds for life in lives_of_readers]
 
 
 def larger_than_memory(folder: Path) -> tuple[dict[str, object], list[str]]:

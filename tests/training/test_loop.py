@@ -243,7 +243,7 @@ def test_what_is_not_finite_never_reaches_the_weights(make_trainer, monkeypatch,
         return loss * float("nan") if where == "loss" else PoisonGradient.apply(loss)
 
     monkeypatch.setattr(loop, "next_token_loss", poisoned)
-    with pytest.raises(NonFiniteError, match=r"at step 2 .*step 0 is saved; lower"):
+    with pytest.raises(NonFiniteError, match=r"at step 2, twice .*step 0 is saved; lower"):
         list(records)
 
     for a, b in zip(before, trainer.model.parameters(), strict=True):
