@@ -87,9 +87,9 @@ def _read(data: "DataConfig", scratch: Path) -> tuple["Corpus", "Tokenizer"]:
     from charlm.text import encode_corpus, open_source, scan_text
     from charlm.text.corpus import split_bounds
 
-    bar = output.bytes_bar(quiet=False)
     source = open_source(data.source, output.download_bar(quiet=False))
-    scan = scan_text(source, data, lambda read: bar("reading", read))
+    with output.bytes_bar(quiet=False) as bar:
+        scan = scan_text(source, data, lambda read: bar("reading", read))
     for remark in scan.notes:
         output.note(remark)
     bounds = split_bounds(scan.size, data)
@@ -102,9 +102,10 @@ def _read(data: "DataConfig", scratch: Path) -> tuple["Corpus", "Tokenizer"]:
             )
     tokenizer = scan.tokenizer(data)
     tokens = scratch / "tokens"
-    corpus = encode_corpus(
-        source, data, scan, tokenizer, tokens, lambda read: bar("encoding", read)
-    )
+    with output.bytes_bar(quiet=False) as bar:
+        corpus = encode_corpus(
+            source, data, scan, tokenizer, tokens, lambda read: bar("encoding", read)
+        )
     return corpus, tokenizer
 
 

@@ -348,9 +348,9 @@ def _given(saved: "SavedModel", file: str, unknown: str, scratch: Path) -> _Text
     data = saved.config.data.model_copy(
         update={"source": file, "val_fraction": 0.0, "test_fraction": 0.0}
     )
-    progress = output.bytes_bar(quiet=False)
     source = open_source(file)
-    scan = scan_text(source, data, lambda read: progress("reading", read))
+    with output.bytes_bar(quiet=False) as bar:
+        scan = scan_text(source, data, lambda read: bar("reading", read))
     for remark in scan.notes:
         output.note(remark)
     own = saved.tokenizer
@@ -371,10 +371,10 @@ def _given(saved: "SavedModel", file: str, unknown: str, scratch: Path) -> _Text
             else f"{file}: the model knows none of its characters; use another model"
         )
     if not strange:
-        return _Text(_encode(source, data, scan, own, scratch, progress), own)
+        return _Text(_encode(source, data, scan, own, scratch), own)
     assert isinstance(own, CharTokenizer)
     wide = CharTokenizer([*own.alphabet, *strange])
-    text = _encode(source, data, scan, wide, scratch, progress)
+    text = _encode(source, data, scan, wide, scratch)
     ids, left_out = leave_out(text, wide, own, scratch / "known.bin")
     return _Text(ids, wide, left_out)
 
@@ -385,11 +385,11 @@ def _encode(
     scan: "Scan",
     tokenizer: "Tokenizer",
     scratch: Path,
-    progress: Callable[[str, int], None],
 ) -> "Ids":
     from charlm.text import encode_corpus
 
-    corpus = encode_corpus(
-        source, data, scan, tokenizer, scratch / "tokens", lambda read: progress("encoding", read)
-    )
+    with output.bytes_bar(quiet=False) as bar:
+        corpus = encode_corpus(
+            source, data, scan, tokenizer, scratch / "tokens", lambda read: bar("encoding", read)
+        )
     return corpus.splits["train"]

@@ -88,9 +88,9 @@ def _prepared(config: "Config", scratch: Path, stop: StopSignals) -> "RangeTest"
     from charlm.training.range_test import RangeTest
     from charlm.training.setup import create_run, prepare_text
 
-    progress = output.bytes_bar(False, stop.check)
-    text = prepare_text(config, progress, output.download_bar(False, stop.check))
-    run = create_run(config, scratch, text, progress)
+    with output.bytes_bar(False, stop.check) as progress:
+        text = prepare_text(config, progress, output.download_bar(False, stop.check))
+        run = create_run(config, scratch, text, progress)
     model = build_model(config.model, run.tokenizer.vocab_size, config.run.seed)
     return RangeTest(
         run.config, run.run, run.corpus, run.tokenizer, model, should_stop=stop.requested

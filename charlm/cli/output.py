@@ -5,7 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -100,15 +100,21 @@ def error(text: str) -> None:
     print(f"charlm: error: {_one_line(text)}", file=sys.stderr, flush=True)
 
 
-def bytes_bar(quiet: bool, check: Callable[[], None] = lambda: None) -> Callable[[str, int], None]:
-    """Return a callback that draws one bar for each named pass over a text."""
+@contextlib.contextmanager
+def bytes_bar(
+    quiet: bool, check: Callable[[], None] = lambda: None
+) -> Iterator[Callable[[str, int], None]]:
+    """Give a callback that draws one bar for each named pass over a text, until the block ends."""
     bars: dict[str, Any] = {}
+
+    def close() -> None:
+        for bar in bars.values():
+            bar.close()
 
     def update(what: str, read: int) -> None:
         check()
         if what not in bars:
-            for bar in bars.values():
-                bar.close()
+            close()
             bars[what] = tqdm(
                 desc=what,
                 unit="B",
@@ -120,7 +126,10 @@ def bytes_bar(quiet: bool, check: Callable[[], None] = lambda: None) -> Callable
             )
         bars[what].update(read)
 
-    return update
+    try:
+        yield update
+    finally:
+        close()
 
 
 def scoring_bar(chars: int) -> Any:

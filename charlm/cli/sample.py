@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from charlm.sampling import Piece, Task
 
 AT_ONCE = 64  # texts side by side, at most
+MAX_PROMPT = 64 << 20  # bytes of a prompt from a file: a device or a pipe may never end
 WORTH = 5  # texts from which on that is faster than one after the other
 
 
@@ -363,16 +364,21 @@ def _read_prompt(prompt: str | None, file: Path | None, default: str) -> str:
         data = text.encode("utf-8", "surrogateescape")  # as the shell passed it
         where = "--prompt"
     elif str(file) == "-":
-        data, where = sys.stdin.buffer.read(), "standard input"
+        data, where = sys.stdin.buffer.read(MAX_PROMPT + 1), "standard input"
     else:
         where = str(file)
         try:
-            data = file.read_bytes()
+            with file.open("rb") as stream:
+                data = stream.read(MAX_PROMPT + 1)
         except OSError as error:
             raise DataError(
                 f"{where}: cannot be read: {error.strerror}; name a text file, or - for standard "
                 "input"
             ) from None
+    if len(data) > MAX_PROMPT:
+        raise DataError(
+            f"{where}: longer than {MAX_PROMPT >> 20} MiB; give its end, which is all a model reads"
+        )
     decoded = _decoded(data, where)
     return decoded.removeprefix("\ufeff") if file else decoded  # editors begin files with it
 

@@ -135,9 +135,8 @@ def _resumed(
     from charlm.storage import folder_lock
     from charlm.training.setup import open_run
 
-    progress = output.bytes_bar(quiet, stop.check)
     with folder_lock(run.path):
-        with stop.at_once():
+        with stop.at_once(), output.bytes_bar(quiet, stop.check) as progress:
             prepared = open_run(config, run, progress, allow_new_data=allow_new_data)
         yield prepared
 
@@ -161,9 +160,8 @@ def _begun(
         prepare_text,
     )
 
-    progress = output.bytes_bar(quiet, stop.check)
     check_new_folder(folder)
-    with stop.at_once():
+    with stop.at_once(), output.bytes_bar(quiet, stop.check) as progress:
         text = prepare_text(config, progress, output.download_bar(quiet, stop.check))
         if (
             not quiet
@@ -173,7 +171,8 @@ def _begun(
             output.say("timing a few steps of each size that the minutes may do for")
         config, plans = plan_run(config, text, overrides, time.perf_counter() - began)
     with new_folder_for_run(folder):
-        prepared = create_run(config, folder, text, progress)
+        with output.bytes_bar(quiet, stop.check) as progress:
+            prepared = create_run(config, folder, text, progress)
         prepared.plans = plans
         yield prepared
 

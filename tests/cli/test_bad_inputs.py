@@ -646,6 +646,13 @@ def test_row_42_of_a_long_prompt_the_last_block_counts_with_a_note(charlm, train
     assert (long.stdout, last.stderr) == (last.stdout, "")
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no such device on this system")
+def test_a_prompt_that_never_ends_is_refused(trained, refused):
+    (line,) = refused(3, *sample(trained, "--prompt-file", "/dev/zero"))
+
+    assert line == "/dev/zero: longer than 64 MiB; give its end, which is all a model reads"
+
+
 def test_row_43_a_prompt_that_is_not_utf_8_is_placed(trained, refused):
     Path("prompt.txt").write_bytes(b"the \xff")
 

@@ -71,14 +71,38 @@ def test_a_bar_for_bytes_polls_for_a_stop():
     def check() -> None:
         raise Stop
 
-    with pytest.raises(Stop):
-        output.bytes_bar(quiet=True, check=check)("reading", 1)
+    with output.bytes_bar(quiet=True, check=check) as update, pytest.raises(Stop):
+        update("reading", 1)
+
+
+def test_no_bar_stays_behind(monkeypatch):
+    bars = []
+
+    class Bar:
+        def __init__(self, **options):
+            bars.append([options["desc"], 0, "open"])
+            self.own = bars[-1]
+
+        def update(self, count):
+            self.own[1] += count
+
+        def close(self):
+            self.own[2] = "closed"
+
+    monkeypatch.setattr(output, "tqdm", Bar)
+    with output.bytes_bar(quiet=False) as update:
+        update("reading", 1)
+        update("reading", 2)
+        update("encoding", 4)
+        assert bars == [["reading", 3, "closed"], ["encoding", 4, "open"]]
+
+    assert bars[1] == ["encoding", 4, "closed"]
 
 
 def test_bars_write_nothing_to_what_is_no_terminal(capsys):
-    update = output.bytes_bar(quiet=False)
-    update("reading", 10)
-    update("encoding", 10)
+    with output.bytes_bar(quiet=False) as update:
+        update("reading", 10)
+        update("encoding", 10)
 
     assert capsys.readouterr() == ("", "")
 
