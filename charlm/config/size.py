@@ -220,12 +220,20 @@ def training_bytes(config: Config, vocab_size: int) -> dict[str, int]:
         plain = by_hand or model.block_size <= 512
         copies = 3 if getattr(model, "dropout", 0) else int(plain)
         a_block += copies * getattr(model, "n_head", 1) * model.block_size
-    return {
+    memory = {
         "weights": 4 * n,
         "gradients": 4 * n,
         "optimizer": 8 * n,
         "activations": 4 * chars * (layers * a_block + 3 * vocab_size),
     }
+    return memory | ({"averages": matrix_bytes(model)} if model.type == "averaging" else {})
+
+
+def matrix_bytes(model: ModelConfig) -> int:
+    """Return what the averaging model's (T, T) matrix takes while it is made: the ones beside it."""
+    if isinstance(model, MixtureConfig):
+        return sum(matrix_bytes(one.model) for one in model.experts.values() if one.model)
+    return 8 * model.block_size**2 if model.type == "averaging" else 0
 
 
 def check_memory(config: Config, vocab_size: int) -> None:

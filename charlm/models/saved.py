@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from charlm.config import Config
-from charlm.config.size import human_bytes, parameter_count
+from charlm.config.size import human_bytes, machine_bytes, matrix_bytes, parameter_count
 from charlm.errors import CheckpointError
 from charlm.models.base import LanguageModel
 from charlm.models.build import build_model
@@ -81,16 +81,21 @@ def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> Sav
 
 
 def _refuse_excess(config: Config, tokenizer: Tokenizer, path: Path) -> None:
-    """Refuse a model far larger than its file before it takes the memory.
+    """Refuse a model far larger than its file, or than the machine, before it takes the memory.
 
     Raises:
-        CheckpointError: The file cannot hold its weights.
+        CheckpointError: The file cannot hold its weights, or no memory here what belongs to them.
     """
     needed, found = 4 * parameter_count(config.model, tokenizer.vocab_size), path.stat().st_size
     if needed > found + MARGIN:
         raise CheckpointError(
             f"{path}: {human_bytes(found)}, where the model of config.yaml has weights of "
             f"{human_bytes(needed)}; was config.yaml changed?"
+        )
+    if (needed := matrix_bytes(config.model)) > machine_bytes():
+        raise CheckpointError(
+            f"{path}: its model needs {human_bytes(needed)} of memory for averages and this machine "
+            f"has {human_bytes(machine_bytes())}; was config.yaml changed?"
         )
 
 

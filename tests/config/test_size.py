@@ -141,6 +141,17 @@ def test_experts_are_trained_one_after_another_each_with_its_own_batch():
     assert size.training_bytes(config("ngram", "model.block_size=16384"), V) == {}
 
 
+def test_the_matrix_of_averages_grows_with_the_square_of_the_context():
+    assert size.matrix_bytes(config("averaging", "model.block_size=10").model) == 800
+    assert size.matrix_bytes(config("mixture").model) == 8 * 8**2  # of its expert
+    assert size.matrix_bytes(config("gpt2").model) == 0
+    few = ["model.block_size=10000000", "train.batch_size=1"]
+    with pytest.raises(
+        UsageError, match=r"training needs about 727\.\d TiB of memory and this machine"
+    ):
+        size.check_memory(config("averaging", *few), V)
+
+
 def test_tables_take_16_bytes_for_each_ngram_that_can_occur():
     assert size.checkpoint_bytes(config("ngram"), V) == 0
     assert size.table_bytes(config("ngram").model, V, CHARS) == 16 * (11 + 121 + 1331 + CHARS)

@@ -3,11 +3,13 @@ import shutil
 import pytest
 import torch
 
+from charlm.config import read_config
 from charlm.errors import CheckpointError, MachineError
 from charlm.models import MixtureModel, build_model, saved
 from charlm.models.saved import load_model, load_weights, save_tensors, save_weights
 from charlm.storage import RunFolder, read_manifest, run_folder
 from charlm.storage.manifest import sha256_of
+from charlm.text.tokenizer import load_tokenizer
 from tests.models.conftest import CONFIGS, VOCAB
 
 
@@ -171,6 +173,15 @@ def test_an_experts_new_version_is_a_mixtures_too(tmp_path, monkeypatch):
 
     with pytest.raises(CheckpointError, match="version 2 of 2, 1 of its model"):
         load_weights(model, tmp_path / "w")
+
+
+def test_averages_that_no_memory_holds_are_refused_before_they_are_made(trained):
+    tokenizer = load_tokenizer(trained / "tokenizer.json")
+    config = read_config(b"model: {type: averaging, block_size: 10000000}", "a.yaml")
+    weights = trained / "checkpoints" / "step-6" / "model.safetensors"
+
+    with pytest.raises(CheckpointError, match=r"needs 727\.6 TiB of memory .*config\.yaml changed"):
+        saved._refuse_excess(config, tokenizer, weights)
 
 
 @pytest.mark.parametrize(
