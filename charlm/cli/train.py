@@ -90,7 +90,7 @@ def train(
             from charlm.storage import find_run
 
             check_room()
-            from charlm.training.setup import resumed_config
+            from charlm.training.resume import resumed_config
 
             run = find_run(out) if resume else None
             checked = resumed_config(run, config, changes) if run else load_named(config, changes)
@@ -133,7 +133,7 @@ def _resumed(
 ) -> Iterator["PreparedRun"]:
     """Lock a run and open it to go on with."""
     from charlm.storage import folder_lock
-    from charlm.training.setup import open_run
+    from charlm.training.resume import open_run
 
     with folder_lock(run.path):
         with stop.at_once(), output.bytes_bar(quiet, stop.check) as progress:
@@ -182,7 +182,7 @@ def _train(
 ) -> int:
     from charlm.models import build_model
     from charlm.training import trainer_for
-    from charlm.training.setup import commit_resume
+    from charlm.training.resume import commit_resume
 
     config = prepared.config
     for remark in prepared.notes:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 from charlm.config.schema import (
@@ -71,6 +72,11 @@ def trained(config: Config) -> dict[str, Config]:
             update={"model": expert.model, "train": expert.train, "run": run}
         )
     return found
+
+
+def held_back(length: int, tune_fraction: float) -> int:
+    """Return how many characters at the end of a training part a mixture's weights are fitted on."""
+    return int(length * Fraction(str(tune_fraction)))
 
 
 def parts(model: ModelConfig, vocab_size: int) -> list[Part]:

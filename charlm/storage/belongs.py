@@ -1,15 +1,16 @@
 """What weights mean nothing without: the model of their configuration, and their alphabet."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from charlm.config import Config
+from charlm.config.keys import leaves
 from charlm.errors import CheckpointError
 from charlm.storage.run_folder import Checkpoint
 
 BELONGS = "belongs"  # among the facts of a checkpoint
-IDLE = ("dropout", "run", "tune_fraction")  # keys of a model that what it computes does not rest on
+# Keys of a model that what it computes does not rest on.
+IDLE = ("train", "dropout", "run", "tune_fraction")
 
 
 def belongs(config: Config, alphabet: str) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def belongs(config: Config, alphabet: str) -> dict[str, Any]:
         alphabet: Its tokenizer.json.
     """
     digest = hashlib.sha256(alphabet.encode()).hexdigest()
-    return {"model": dict(_computed(config.model.model_dump())), "alphabet_sha256": digest}
+    return {"model": dict(leaves(config.model.model_dump(), IDLE)), "alphabet_sha256": digest}
 
 
 def check_belongs(checkpoint: Checkpoint, config: Config, alphabet: str) -> None:
@@ -47,14 +48,3 @@ def check_belongs(checkpoint: Checkpoint, config: Config, alphabet: str) -> None
             f"{run / 'tokenizer.json'}: not the alphabet that {checkpoint.path.name} was saved with; "
             "restore it"
         )
-
-
-def _computed(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the keys of a model that what it computes rests on, those of experts whole."""
-    for key, value in values.items():
-        if key == "train" or key in IDLE:
-            continue
-        if isinstance(value, Mapping):
-            yield from _computed(value, f"{before}{key}.")
-        else:
-            yield before + key, value

@@ -1,6 +1,8 @@
 """The loop and what it needs: `schedule`, `optimizers`, `compiling`, `checkpoint`, `loop`.
 
-Then the runs that are not all steps: `fit` (counted models), `mix` (mixtures); `kinds` chooses.
+Around it, what a run begins with: `setup` (a new folder), `other_runs` (what comes from those),
+`resume` (an old folder). Then the runs that are not all steps: `fit` (counted models), `mix`
+(mixtures); `kinds` chooses.
 """
 
 from charlm.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint

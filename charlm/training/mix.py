@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from charlm.config import Config, MixtureConfig, NGramConfig, dump_yaml
-from charlm.config.size import trained
+from charlm.config.size import held_back, trained
 from charlm.errors import CheckpointError, NonFiniteError
 from charlm.evaluation import Interrupted
 from charlm.evaluation.protocols import chars_a_pass, spread_windows
@@ -46,7 +46,7 @@ from charlm.text.tokens import Split
 from charlm.training.checkpoint import drift
 from charlm.training.fit import fit_ngram
 from charlm.training.loop import Record, Trainer
-from charlm.training.setup import held_back, newest_sound
+from charlm.training.resume import newest_sound
 
 LATE = 0.7  # share of an expert's training before it is given the slice
 RESERVE = 0.05  # share of a wall-clock budget kept for what was not measured: Newton's steps

@@ -1,4 +1,4 @@
-"""Before the first step: a new run folder with its text, or an old one to go on with.
+"""Before the first step: a new run folder with its text.
 
 Everything that can be refused is refused before the folder is made, so a mistake leaves nothing
 behind.
@@ -7,57 +7,27 @@ behind.
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from charlm.config import (
-    Config,
-    MixtureConfig,
-    NGramConfig,
-    dump_yaml,
-    load_config,
-    read_config,
-)
+from charlm.config import Config, MixtureConfig, NGramConfig, dump_yaml, read_config
 from charlm.config.schema import SingleModelConfig
-from charlm.config.size import check_memory, checkpoint_bytes, human_bytes, trained
-from charlm.errors import CheckpointError, DataError, MachineError, UsageError
+from charlm.config.size import check_memory, checkpoint_bytes, held_back, human_bytes, trained
+from charlm.errors import DataError, MachineError, UsageError
 from charlm.models.device import choose_device, choose_dtype
 from charlm.sampling import encode_prompt
-from charlm.storage import (
-    OtherFormatError,
-    RunFolder,
-    find_run,
-    folder_lock,
-    machine_errors,
-    read_manifest,
-    refuse_locked,
-    verify_folder,
-    write_file,
-)
+from charlm.storage import RunFolder, folder_lock, machine_errors, refuse_locked, write_file
 from charlm.storage.atomic import is_leftover, make_folder, remove_leftovers
 from charlm.storage.lock import HOLDER
-from charlm.storage.run_folder import Checkpoint, read_checkpoint
-from charlm.text import (
-    CharTokenizer,
-    Corpus,
-    Scan,
-    Source,
-    Tokenizer,
-    encode_corpus,
-    load_tokenizer,
-    open_corpus,
-    open_source,
-    scan_text,
-)
+from charlm.storage.run_folder import Checkpoint
+from charlm.text import Corpus, Scan, Source, Tokenizer, encode_corpus, open_source, scan_text
 from charlm.text.corpus import check_lengths, split_bounds
-from charlm.training.checkpoint import drift, read_state
 from charlm.training.compiling import check_compiler
-from charlm.training.plan import Plan, given_keys, keep_plan, make_plan
+from charlm.training.other_runs import check_first_weights, resolve_experts, seen_notes
+from charlm.training.plan import Plan, given_keys, make_plan
 
 # A save needs room for itself beside the one it replaces; the rest is for records and samples.
 DISK_FACTOR = 2.2
@@ -172,36 +142,10 @@ def prepare_text(
     source = open_source(config.data.source, fetch)
     scan = scan_text(source, config.data, lambda read: progress("reading", read))
     tokenizer = scan.tokenizer(config.data)
-    _check_lengths(scan.size, config)
+    refuse_short(scan.size, config)
     check_memory(config, tokenizer.vocab_size)
     encode_prompt(tokenizer, config.sample.prompt)
     return PreparedText(source, scan, tokenizer)
-
-
-def resolve_experts(config: Config, tokenizer: Tokenizer) -> Config:
-    """Fill in the models of those experts of a mixture that come from runs.
-
-    Raises:
-        CheckpointError: A run is missing or damaged, is itself a mixture, or has another alphabet
-            or model than is asked for.
-    """
-    if not isinstance(config.model, MixtureConfig):
-        return config
-    experts = {}
-    for name, expert in config.model.experts.items():
-        if expert.run:
-            try:
-                model = _model_of_run(expert.run, tokenizer)
-            except CheckpointError as error:
-                raise CheckpointError(f"model.experts.{name}.run: {error}") from None
-            if expert.model not in (None, model):
-                raise CheckpointError(
-                    f"model.experts.{name}.model: {expert.run} has another; leave model out, it "
-                    "comes from the run"
-                )
-            expert = expert.model_copy(update={"model": model})
-        experts[name] = expert
-    return config.model_copy(update={"model": config.model.model_copy(update={"experts": experts})})
 
 
 def resolve_dtype(config: Config) -> Config:
@@ -221,105 +165,7 @@ def resolve_dtype(config: Config) -> Config:
     return config.model_copy(update={"run": run})
 
 
-def check_first_weights(config: Config, tokenizer: Tokenizer) -> None:
-    """Refuse a run to begin from that has other weights than are needed.
-
-    Raises:
-        CheckpointError: It is missing or damaged, or has another model or alphabet.
-        UsageError: A mixture is to begin from one.
-    """
-    if isinstance(config.model, MixtureConfig) and config.train.init_from:
-        raise UsageError(
-            "train.init_from: a mixture has no first weights; name runs as its experts "
-            "(model.experts.NAME.run)"
-        )
-    for expert, one in trained(config).items():
-        if one.train.init_from:
-            key = f"model.experts.{expert}.train.init_from" if expert else "train.init_from"
-            _check_first_weights(key, one.train.init_from, one, tokenizer)
-
-
-def _check_first_weights(where: str, name: str, config: Config, tokenizer: Tokenizer) -> None:
-    try:
-        run = find_run(Path(name))
-        theirs = run.read_config().model
-        if theirs != config.model:
-            ours = dict(_leaves(config.model.model_dump()))
-            for key, value in _leaves(theirs.model_dump()):
-                if ours.get(key) != value:
-                    raise CheckpointError(
-                        f"{name}: its model.{key} is {value!r}, here {ours.get(key)!r}; make them equal"
-                    )
-        _compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
-        run.read("best", lambda best: None)  # verified
-    except CheckpointError as error:
-        raise CheckpointError(f"{where}: {error}") from None
-
-
-def _model_of_run(name: str, tokenizer: Tokenizer) -> SingleModelConfig:
-    """Return the model of a run that can be an expert, its checkpoint verified."""
-    run = find_run(Path(name))
-    model = run.read_config().model
-    if isinstance(model, MixtureConfig):
-        raise CheckpointError(f"{name}: is a mixture itself; name its experts")
-    _compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
-    run.read("best", lambda best: None)  # verified
-    return model
-
-
-def _compare_alphabets(run: str, theirs: Tokenizer, ours: Tokenizer) -> None:
-    """Refuse a run whose ids mean other characters.
-
-    Raises:
-        CheckpointError: With the first character that only one of them has.
-    """
-    if theirs.to_json() == ours.to_json():
-        return
-    if not (isinstance(theirs, CharTokenizer) and isinstance(ours, CharTokenizer)):
-        raise CheckpointError(
-            f"{run}: is a model of {theirs.unit}, this text is read as {ours.unit}; set data.unit"
-        )
-    odd = min(set(theirs.alphabet) ^ set(ours.alphabet))
-    owner = "the run" if odd in theirs.alphabet else "this text"
-    raise CheckpointError(
-        f"{run}: has another alphabet: only {owner} has {odd!r} (U+{ord(odd):04X}); train it on "
-        "this text, or the mixture on the text of the run"
-    )
-
-
-def _seen_notes(config: Config, corpus: Corpus) -> list[str]:
-    """Say of which experts the runs have read what they are going to be judged by, one note each.
-
-    Only a run of this very text can be told; its own copy of the text says where it was cut.
-    """
-    if not isinstance(config.model, MixtureConfig):
-        return []
-    notes = []
-    train = corpus.splits["train"]
-    cut = len(train) - held_back(len(train), config.model.tune_fraction)
-    for name, expert in config.model.experts.items():
-        try:
-            theirs = read_manifest(RunFolder(Path(expert.run)).tokens) if expert.run else {}
-            end = theirs["splits"]["train"][1]
-        except (CheckpointError, KeyError, TypeError, IndexError):
-            continue  # not from a run, or one that has lost its text
-        if theirs.get("source_sha256") != corpus.facts["source_sha256"] or end <= cut:
-            continue
-        who = f"model.experts.{name}.run: {expert.run} has read"
-        if end > len(train):
-            notes.append(
-                f"{who} part of what is validation here: the loss there is flattered; train it "
-                "with the same data.val_fraction and data.test_fraction"
-            )
-        else:
-            notes.append(
-                f"{who} the end of the training part, on which the weights are fitted: its own is "
-                "too large; given as a model instead, it is trained without that end"
-            )
-    return notes
-
-
-def _check_lengths(size: int, config: Config) -> None:
+def refuse_short(size: int, config: Config) -> None:
     """Refuse a text with a part too short for what the model needs.
 
     Raises:
@@ -367,11 +213,6 @@ def _check_lengths(size: int, config: Config) -> None:
             )
 
 
-def held_back(length: int, tune_fraction: float) -> int:
-    """Return how many characters at the end of a training part a mixture's weights are fitted on."""
-    return int(length * Fraction(str(tune_fraction)))
-
-
 def plan_run(
     config: Config, text: PreparedText, overrides: Sequence[str], spent: float = 0.0
 ) -> tuple[Config, dict[str, Plan]]:
@@ -391,13 +232,13 @@ def plan_run(
     vocab_size, keys = text.tokenizer.vocab_size, given_keys(overrides)
     planned, plans = make_plan(resolve_dtype(config), vocab_size, last - first, keys, spent)
     if plans:
-        planned = _checked(planned, "the plan")
+        planned = checked(planned, "the plan")
         check_memory(planned, vocab_size)
-        _check_lengths(text.scan.size, planned)
+        refuse_short(text.scan.size, planned)
     return planned, plans
 
 
-def _checked(config: Config, where: str) -> Config:
+def checked(config: Config, where: str) -> Config:
     """Return a configuration that was put together, once it is known that it can be read again.
 
     Raises:
@@ -451,248 +292,8 @@ def _create_run(
         make_folder(out / "checkpoints")
     write_file(run.tokenizer, text.tokenizer.to_json().encode())
     write_file(run.config, dump_yaml(config.model_dump()).encode())
-    notes = [*text.scan.notes, *_seen_notes(config, corpus)]
+    notes = [*text.scan.notes, *seen_notes(config, corpus)]
     return PreparedRun(config, run, corpus, text.tokenizer, notes=notes)
-
-
-def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) -> Config:
-    """Return the configuration to go on with: the run's own, with overrides.
-
-    Args:
-        run: The run to resume.
-        given: The --config that was passed too, if any: it must ask for the same model and data.
-        overrides: KEY=VALUE; only `train`, `eval`, `sample` and `run` may change.
-
-    Raises:
-        CheckpointError: The model or the data differ from the run's.
-        UsageError: An override is wrong.
-    """
-    own = _as_it_was(run.read_config())
-    if given is None:
-        config = _as_it_was(run.read_config(overrides))
-    else:
-        config = _with_experts_of(own, load_config(given, overrides))
-        config = _checked(keep_plan(config, own, given_keys(overrides)), f"{given}, as planned")
-        if config.run.dtype == "auto":
-            run_section = config.run.model_copy(update={"dtype": own.run.dtype})
-            config = config.model_copy(update={"run": run_section})
-    for section in ("model", "data"):
-        theirs, ours = (dict(_leaves(getattr(c, section).model_dump())) for c in (own, config))
-        for key in {**theirs, **ours}:
-            if theirs.get(key) != ours.get(key):
-                raise CheckpointError(
-                    f"{run.path}: {section}.{key}: the configuration says {ours.get(key)!r}, the "
-                    f"run was made with {theirs.get(key)!r}; start a new run for a change"
-                )
-    if config.train.init_from is None:
-        train = config.train.model_copy(update={"init_from": own.train.init_from})
-        config = config.model_copy(update={"train": train})
-    fixed = ("batch_size", "optimizer", "init_from")
-    for key in fixed:
-        if getattr(own.train, key) != getattr(config.train, key):
-            raise CheckpointError(
-                f"{run.path}: train.{key}: the configuration says {getattr(config.train, key)!r}, "
-                f"the run was made with {getattr(own.train, key)!r}; start a new run for a change"
-            )
-    return config
-
-
-def _as_it_was(config: Config) -> Config:
-    """Return the configuration of a run with the precision that it was begun with.
-
-    Runs of today say which; `auto` in one of before meant float32 on a CPU.
-    """
-    if config.run.dtype != "auto" or choose_device(config.run.device).type != "cpu":
-        return config
-    return config.model_copy(update={"run": config.run.model_copy(update={"dtype": "float32"})})
-
-
-def _with_experts_of(own: Config, config: Config) -> Config:
-    """Put a mixture's experts in the order of its run, and fill in the models of those from runs.
-
-    Weights and seeds belong to an expert by its place.
-    """
-    if not (isinstance(config.model, MixtureConfig) and isinstance(own.model, MixtureConfig)):
-        return config
-    known, asked = own.model.experts, config.model.experts
-    experts = {name: asked[name] for name in (*known, *asked) if name in asked}
-    for name, expert in experts.items():
-        if expert.run and not expert.model and name in known:
-            experts[name] = expert.model_copy(update={"model": known[name].model})
-    return config.model_copy(update={"model": config.model.model_copy(update={"experts": experts})})
-
-
-def _leaves(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested mappings by their whole keys: `experts.gpt.train.max_steps`."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{before}{key}.")
-        else:
-            yield before + key, value
-
-
-def open_run(
-    config: Config, run: RunFolder, progress: Progress, *, allow_new_data: bool = False
-) -> PreparedRun:
-    """Open a locked run folder to go on with it.
-
-    The text is read again where it still can be, to notice that it changed; where it is gone, the
-    run's own copy of its ids serves.
-
-    Raises:
-        CheckpointError: The folder is damaged, or the text has characters that the run lacks.
-        DataError: The text changed and `allow_new_data` is False.
-        MachineError: The device is absent, or a compiler that is asked for.
-    """
-    choose_device(config.run.device)
-    check_compiler(config)
-    _refuse_links(run)
-    remove_leftovers(run.path)
-    own = _as_it_was(run.read_config())
-    tokenizer = load_tokenizer(run.tokenizer)
-    encode_prompt(tokenizer, config.sample.prompt)
-    check_memory(config, tokenizer.vocab_size)
-    corpus = open_corpus(run.tokens)
-    prepared = PreparedRun(config, run, corpus, tokenizer)
-    prepared.checkpoint = newest_sound(run, prepared.notes)
-    if not prepared.checkpoint and not isinstance(config.model, MixtureConfig):
-        prepared.notes.append("no checkpoint yet: starting at step 0")
-    text = _current_text(config, prepared, progress)
-    if text:
-        differs = text.scan.sha256 != corpus.facts["source_sha256"]
-        if differs and not allow_new_data:
-            raise DataError(
-                f"{config.data.source}: changed since this run began (SHA-256 "
-                f"{text.scan.sha256[:12]}... now, {str(corpus.facts['source_sha256'])[:12]}... "
-                "then); restore it, or go on with --allow-new-data"
-            )
-        _refuse_strange(run, text)
-        if differs:
-            prepared.corpus = _encode_anew(config, prepared, text, progress)
-    if prepared.checkpoint:
-        changes = drift(prepared.checkpoint)
-        before = own.run.dtype
-        if before != config.run.dtype:
-            changes.append(f"dtype was {before}, now {config.run.dtype}")
-        if changes:
-            prepared.notes.append(f"not bit-exact: {'; '.join(changes)}")
-    changed = _changes(own, config)
-    if changed:
-        prepared.notes.append(f"changed from here on: {'; '.join(changed)}")
-    return prepared
-
-
-def _encode_anew(
-    config: Config, prepared: PreparedRun, text: PreparedText, progress: Progress
-) -> Corpus:
-    """Put a text that changed in the place of the run's own copy."""
-    _check_lengths(text.scan.size, config)
-    corpus = encode_corpus(
-        text.source,
-        config.data,
-        text.scan,
-        text.tokenizer,
-        prepared.run.tokens,
-        lambda read: progress("encoding", read),
-    )
-    prepared.notes.append(
-        f"{config.data.source}: changed since this run began; going on with it, though losses "
-        "before and after do not compare"
-    )
-    return corpus
-
-
-def _refuse_strange(run: RunFolder, text: PreparedText) -> None:
-    """Refuse a text with characters that the run has no ids for.
-
-    Raises:
-        CheckpointError: With the first of them.
-    """
-    strange = text.scan.strange_to(text.tokenizer)
-    if strange:
-        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-        raise CheckpointError(
-            f"{text.source.name}: {strange[0]!r} (U+{ord(strange[0]):04X}){more} not in "
-            f"{run.tokenizer}, the run's alphabet; start a new run for this text"
-        )
-
-
-def _refuse_links(run: RunFolder) -> None:
-    """Refuse a run that would be written to in another place, or where writing waits for ever.
-
-    Raises:
-        CheckpointError: One of its own files is a link, a pipe or a device.
-    """
-    names = ("config.yaml", "tokenizer.json", "metrics.jsonl", "mixture.json")
-    for path in [run.path / name for name in (*names, "checkpoints", "samples", "experts")]:
-        strange = path.name in names and path.exists() and not path.is_file()
-        if path.is_symlink() or strange:
-            kind = "a link" if path.is_symlink() else "no regular file"
-            raise CheckpointError(f"{path}: is {kind}; put a file or folder of its own there")
-
-
-def commit_resume(prepared: PreparedRun) -> None:
-    """Write down what a resumed run goes on with, once nothing can refuse it any more.
-
-    Checkpoints after the one it goes on from are damaged and would be taken for newer than what
-    comes now: they are removed.
-
-    Raises:
-        MachineError: The disk or its permissions refuse.
-    """
-    run, config = prepared.run, prepared.config
-    run.remove_after(prepared.checkpoint.step if prepared.checkpoint else -1)
-    if config != run.read_config():
-        write_file(run.config, dump_yaml(config.model_dump()).encode())
-
-
-def _changes(before: Config, after: Config) -> list[str]:
-    """Say which keys differ between two configurations of one run, one phrase each."""
-    return [
-        f"{section}.{key} {old!r} -> {after_keys[key]!r}"
-        for section, keys in before.model_dump().items()
-        for after_keys in [getattr(after, section).model_dump()]
-        for key, old in keys.items()
-        if old != after_keys[key]
-    ]
-
-
-def newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
-    """Return the newest checkpoint that verifies: an older one serves where a newer is damaged.
-
-    Raises:
-        OtherFormatError: The newest is of a format that this version does not read: not damaged,
-            and its steps are not to be done again.
-        CheckpointError: There are checkpoints, and all are damaged.
-    """
-    damage: CheckpointError | None = None
-    for step, path in reversed(run.saved()):
-        try:
-            checkpoint = read_checkpoint(step, path, mend="restore it")
-            verify_folder(path, mend="restore it")
-            read_state(path, step)
-        except OtherFormatError:
-            raise
-        except CheckpointError as error:
-            notes.append(f"damaged, going back to an older checkpoint: {error}")
-            damage = error
-        else:
-            return checkpoint
-    if damage:
-        raise CheckpointError(f"{damage} or start a new run")
-    return None
-
-
-def _current_text(config: Config, prepared: PreparedRun, progress: Progress) -> PreparedText | None:
-    if config.data.source == "-":
-        return None  # standard input is gone; the ids of what it was are in the run
-    try:
-        source = open_source(config.data.source)
-        scan = scan_text(source, config.data, lambda read: progress("checking", read))
-    except (DataError, MachineError):
-        prepared.notes.append(f"{config.data.source}: no longer readable; using the run's own copy")
-        return None
-    return PreparedText(source, scan, prepared.tokenizer)
 
 
 def check_disk(config: Config, out: Path, text: PreparedText) -> None:

@@ -14,13 +14,8 @@ from charlm.storage import RunFolder, atomic, manifest, write_file
 from charlm.storage.run_folder import MetricsLog
 from charlm.training import trainer_for
 from charlm.training.checkpoint import load_checkpoint
-from charlm.training.setup import (
-    create_run,
-    new_folder_for_run,
-    open_run,
-    prepare_text,
-    resumed_config,
-)
+from charlm.training.resume import open_run, resumed_config
+from charlm.training.setup import create_run, new_folder_for_run, prepare_text
 from tests.torture.power import LEFT, Moment, lay, moments, same
 from tests.training.conftest import ignore
 

@@ -12,7 +12,8 @@ from charlm.storage import RunFolder
 from charlm.storage.run_folder import read_metrics
 from charlm.training import Trainer
 from charlm.training.optimizers import optimizer_tensors
-from charlm.training.setup import create_run, open_run, prepare_text, resumed_config
+from charlm.training.resume import open_run, resumed_config
+from charlm.training.setup import create_run, prepare_text
 
 
 def ignore(*_):

@@ -9,15 +9,8 @@ from charlm.errors import CheckpointError, DataError, MachineError, UsageError
 from charlm.storage import RunFolder, read_manifest
 from charlm.training import checkpoint as module
 from charlm.training.checkpoint import drift, save_checkpoint
-from charlm.training.setup import (
-    check_new_folder,
-    commit_resume,
-    create_run,
-    new_folder_for_run,
-    open_run,
-    prepare_text,
-    resumed_config,
-)
+from charlm.training.resume import commit_resume, open_run, resumed_config
+from charlm.training.setup import check_new_folder, create_run, new_folder_for_run, prepare_text
 from tests.training.conftest import ignore, state_hash
 
 

@@ -18,7 +18,8 @@ from charlm.storage import RunFolder
 from charlm.text import IdArray
 from charlm.training import fit
 from charlm.training.fit import Fitter
-from charlm.training.setup import create_run, open_run, prepare_text, resumed_config
+from charlm.training.resume import open_run, resumed_config
+from charlm.training.setup import create_run, prepare_text
 from tests.training.conftest import ignore, timeless
 
 

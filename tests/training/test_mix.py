@@ -17,7 +17,8 @@ from charlm.models.saved import load_model
 from charlm.storage import RunFolder, verify_folder
 from charlm.training import mix
 from charlm.training.mix import LATE, SLICE_PASSES, Mixer
-from charlm.training.setup import create_run, open_run, prepare_text, resumed_config
+from charlm.training.resume import open_run, resumed_config
+from charlm.training.setup import create_run, prepare_text
 from tests.conftest import TEXT
 from tests.training.conftest import ignore, timeless
 

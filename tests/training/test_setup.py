@@ -4,7 +4,8 @@ import pytest
 
 from charlm.config import load_config
 from charlm.storage import RunFolder
-from charlm.training.setup import resolve_dtype, resumed_config
+from charlm.training.resume import resumed_config
+from charlm.training.setup import resolve_dtype
 
 
 @pytest.fixture

@@ -1,0 +1,135 @@
+"""What a run takes from other runs: the experts of a mixture, and first weights."""
+
+from pathlib import Path
+
+from charlm.config import Config, MixtureConfig
+from charlm.config.keys import leaves
+from charlm.config.schema import SingleModelConfig
+from charlm.config.size import held_back, trained
+from charlm.errors import CheckpointError, UsageError
+from charlm.storage import RunFolder, find_run, read_manifest
+from charlm.text import CharTokenizer, Corpus, Tokenizer, load_tokenizer
+
+
+def resolve_experts(config: Config, tokenizer: Tokenizer) -> Config:
+    """Fill in the models of those experts of a mixture that come from runs.
+
+    Raises:
+        CheckpointError: A run is missing or damaged, is itself a mixture, or has another alphabet
+            or model than is asked for.
+    """
+    if not isinstance(config.model, MixtureConfig):
+        return config
+    experts = {}
+    for name, expert in config.model.experts.items():
+        if expert.run:
+            try:
+                model = _model_of_run(expert.run, tokenizer)
+            except CheckpointError as error:
+                raise CheckpointError(f"model.experts.{name}.run: {error}") from None
+            if expert.model not in (None, model):
+                raise CheckpointError(
+                    f"model.experts.{name}.model: {expert.run} has another; leave model out, it "
+                    "comes from the run"
+                )
+            expert = expert.model_copy(update={"model": model})
+        experts[name] = expert
+    return config.model_copy(update={"model": config.model.model_copy(update={"experts": experts})})
+
+
+def check_first_weights(config: Config, tokenizer: Tokenizer) -> None:
+    """Refuse a run to begin from that has other weights than are needed.
+
+    Raises:
+        CheckpointError: It is missing or damaged, or has another model or alphabet.
+        UsageError: A mixture is to begin from one.
+    """
+    if isinstance(config.model, MixtureConfig) and config.train.init_from:
+        raise UsageError(
+            "train.init_from: a mixture has no first weights; name runs as its experts "
+            "(model.experts.NAME.run)"
+        )
+    for expert, one in trained(config).items():
+        if one.train.init_from:
+            key = f"model.experts.{expert}.train.init_from" if expert else "train.init_from"
+            _check_first_weights(key, one.train.init_from, one, tokenizer)
+
+
+def _check_first_weights(where: str, name: str, config: Config, tokenizer: Tokenizer) -> None:
+    try:
+        run = find_run(Path(name))
+        theirs = run.read_config().model
+        if theirs != config.model:
+            ours = dict(leaves(config.model.model_dump()))
+            for key, value in leaves(theirs.model_dump()):
+                if ours.get(key) != value:
+                    raise CheckpointError(
+                        f"{name}: its model.{key} is {value!r}, here {ours.get(key)!r}; make them equal"
+                    )
+        _compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
+        run.read("best", lambda best: None)  # verified
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}") from None
+
+
+def _model_of_run(name: str, tokenizer: Tokenizer) -> SingleModelConfig:
+    """Return the model of a run that can be an expert, its checkpoint verified."""
+    run = find_run(Path(name))
+    model = run.read_config().model
+    if isinstance(model, MixtureConfig):
+        raise CheckpointError(f"{name}: is a mixture itself; name its experts")
+    _compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
+    run.read("best", lambda best: None)  # verified
+    return model
+
+
+def _compare_alphabets(run: str, theirs: Tokenizer, ours: Tokenizer) -> None:
+    """Refuse a run whose ids mean other characters.
+
+    Raises:
+        CheckpointError: With the first character that only one of them has.
+    """
+    if theirs.to_json() == ours.to_json():
+        return
+    if not (isinstance(theirs, CharTokenizer) and isinstance(ours, CharTokenizer)):
+        raise CheckpointError(
+            f"{run}: is a model of {theirs.unit}, this text is read as {ours.unit}; set data.unit"
+        )
+    odd = min(set(theirs.alphabet) ^ set(ours.alphabet))
+    owner = "the run" if odd in theirs.alphabet else "this text"
+    raise CheckpointError(
+        f"{run}: has another alphabet: only {owner} has {odd!r} (U+{ord(odd):04X}); train it on "
+        "this text, or the mixture on the text of the run"
+    )
+
+
+def seen_notes(config: Config, corpus: Corpus) -> list[str]:
+    """Say of which experts the runs have read what they are going to be judged by, one note each.
+
+    Only a run of this very text can be told; its own copy of the text says where it was cut.
+    """
+    if not isinstance(config.model, MixtureConfig):
+        return []
+    notes = []
+    train = corpus.splits["train"]
+    cut = len(train) - held_back(len(train), config.model.tune_fraction)
+    for name, expert in config.model.experts.items():
+        try:
+            theirs = read_manifest(RunFolder(Path(expert.run)).tokens) if expert.run else {}
+            end = theirs["splits"]["train"][1]
+        except (CheckpointError, KeyError, TypeError, IndexError):
+            continue  # not from a run, or one that has lost its text
+        if theirs.get("source_sha256") != corpus.facts["source_sha256"] or end <= cut:
+            continue
+        who = f"model.experts.{name}.run: {expert.run} has read"
+        if end > len(train):
+            notes.append(
+                f"{who} part of what is validation here: the loss there is flattered; train it "
+                "with the same data.val_fraction and data.test_fraction"
+            )
+        else:
+            notes.append(
+                f"{who} the end of the training part, on which the weights are fitted: its own is "
+                "too large; given as a model instead, it is trained without that end"
+            )
+    return notes

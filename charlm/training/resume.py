@@ -1,0 +1,252 @@
+"""Before going on: an old run folder, and what may differ from when it was begun.
+
+Whatever can be refused is refused before anything in the folder is changed.
+"""
+
+from collections.abc import Sequence
+
+from charlm.config import Config, MixtureConfig, dump_yaml, load_config
+from charlm.config.keys import leaves
+from charlm.config.size import check_memory
+from charlm.errors import CheckpointError, DataError, MachineError
+from charlm.models.device import choose_device
+from charlm.sampling import encode_prompt
+from charlm.storage import OtherFormatError, RunFolder, verify_folder, write_file
+from charlm.storage.atomic import remove_leftovers
+from charlm.storage.run_folder import Checkpoint, read_checkpoint
+from charlm.text import Corpus, encode_corpus, load_tokenizer, open_corpus, open_source, scan_text
+from charlm.training.checkpoint import drift, read_state
+from charlm.training.compiling import check_compiler
+from charlm.training.plan import given_keys, keep_plan
+from charlm.training.setup import PreparedRun, PreparedText, Progress, checked, refuse_short
+
+
+def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) -> Config:
+    """Return the configuration to go on with: the run's own, with overrides.
+
+    Args:
+        run: The run to resume.
+        given: The --config that was passed too, if any: it must ask for the same model and data.
+        overrides: KEY=VALUE; only `train`, `eval`, `sample` and `run` may change.
+
+    Raises:
+        CheckpointError: The model or the data differ from the run's.
+        UsageError: An override is wrong.
+    """
+    own = _as_it_was(run.read_config())
+    if given is None:
+        config = _as_it_was(run.read_config(overrides))
+    else:
+        config = _with_experts_of(own, load_config(given, overrides))
+        config = checked(keep_plan(config, own, given_keys(overrides)), f"{given}, as planned")
+        if config.run.dtype == "auto":
+            run_section = config.run.model_copy(update={"dtype": own.run.dtype})
+            config = config.model_copy(update={"run": run_section})
+    for section in ("model", "data"):
+        theirs, ours = (dict(leaves(getattr(c, section).model_dump())) for c in (own, config))
+        for key in {**theirs, **ours}:
+            if theirs.get(key) != ours.get(key):
+                raise CheckpointError(
+                    f"{run.path}: {section}.{key}: the configuration says {ours.get(key)!r}, the "
+                    f"run was made with {theirs.get(key)!r}; start a new run for a change"
+                )
+    if config.train.init_from is None:
+        train = config.train.model_copy(update={"init_from": own.train.init_from})
+        config = config.model_copy(update={"train": train})
+    fixed = ("batch_size", "optimizer", "init_from")
+    for key in fixed:
+        if getattr(own.train, key) != getattr(config.train, key):
+            raise CheckpointError(
+                f"{run.path}: train.{key}: the configuration says {getattr(config.train, key)!r}, "
+                f"the run was made with {getattr(own.train, key)!r}; start a new run for a change"
+            )
+    return config
+
+
+def _as_it_was(config: Config) -> Config:
+    """Return the configuration of a run with the precision that it was begun with.
+
+    Runs of today say which; `auto` in one of before meant float32 on a CPU.
+    """
+    if config.run.dtype != "auto" or choose_device(config.run.device).type != "cpu":
+        return config
+    return config.model_copy(update={"run": config.run.model_copy(update={"dtype": "float32"})})
+
+
+def _with_experts_of(own: Config, config: Config) -> Config:
+    """Put a mixture's experts in the order of its run, and fill in the models of those from runs.
+
+    Weights and seeds belong to an expert by its place.
+    """
+    if not (isinstance(config.model, MixtureConfig) and isinstance(own.model, MixtureConfig)):
+        return config
+    known, asked = own.model.experts, config.model.experts
+    experts = {name: asked[name] for name in (*known, *asked) if name in asked}
+    for name, expert in experts.items():
+        if expert.run and not expert.model and name in known:
+            experts[name] = expert.model_copy(update={"model": known[name].model})
+    return config.model_copy(update={"model": config.model.model_copy(update={"experts": experts})})
+
+
+def open_run(
+    config: Config, run: RunFolder, progress: Progress, *, allow_new_data: bool = False
+) -> PreparedRun:
+    """Open a locked run folder to go on with it.
+
+    The text is read again where it still can be, to notice that it changed; where it is gone, the
+    run's own copy of its ids serves.
+
+    Raises:
+        CheckpointError: The folder is damaged, or the text has characters that the run lacks.
+        DataError: The text changed and `allow_new_data` is False.
+        MachineError: The device is absent, or a compiler that is asked for.
+    """
+    choose_device(config.run.device)
+    check_compiler(config)
+    _refuse_links(run)
+    remove_leftovers(run.path)
+    own = _as_it_was(run.read_config())
+    tokenizer = load_tokenizer(run.tokenizer)
+    encode_prompt(tokenizer, config.sample.prompt)
+    check_memory(config, tokenizer.vocab_size)
+    corpus = open_corpus(run.tokens)
+    prepared = PreparedRun(config, run, corpus, tokenizer)
+    prepared.checkpoint = newest_sound(run, prepared.notes)
+    if not prepared.checkpoint and not isinstance(config.model, MixtureConfig):
+        prepared.notes.append("no checkpoint yet: starting at step 0")
+    text = _current_text(config, prepared, progress)
+    if text:
+        differs = text.scan.sha256 != corpus.facts["source_sha256"]
+        if differs and not allow_new_data:
+            raise DataError(
+                f"{config.data.source}: changed since this run began (SHA-256 "
+                f"{text.scan.sha256[:12]}... now, {str(corpus.facts['source_sha256'])[:12]}... "
+                "then); restore it, or go on with --allow-new-data"
+            )
+        _refuse_strange(run, text)
+        if differs:
+            prepared.corpus = _encode_anew(config, prepared, text, progress)
+    if prepared.checkpoint:
+        changes = drift(prepared.checkpoint)
+        before = own.run.dtype
+        if before != config.run.dtype:
+            changes.append(f"dtype was {before}, now {config.run.dtype}")
+        if changes:
+            prepared.notes.append(f"not bit-exact: {'; '.join(changes)}")
+    changed = _changes(own, config)
+    if changed:
+        prepared.notes.append(f"changed from here on: {'; '.join(changed)}")
+    return prepared
+
+
+def _encode_anew(
+    config: Config, prepared: PreparedRun, text: PreparedText, progress: Progress
+) -> Corpus:
+    """Put a text that changed in the place of the run's own copy."""
+    refuse_short(text.scan.size, config)
+    corpus = encode_corpus(
+        text.source,
+        config.data,
+        text.scan,
+        text.tokenizer,
+        prepared.run.tokens,
+        lambda read: progress("encoding", read),
+    )
+    prepared.notes.append(
+        f"{config.data.source}: changed since this run began; going on with it, though losses "
+        "before and after do not compare"
+    )
+    return corpus
+
+
+def _refuse_strange(run: RunFolder, text: PreparedText) -> None:
+    """Refuse a text with characters that the run has no ids for.
+
+    Raises:
+        CheckpointError: With the first of them.
+    """
+    strange = text.scan.strange_to(text.tokenizer)
+    if strange:
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        raise CheckpointError(
+            f"{text.source.name}: {strange[0]!r} (U+{ord(strange[0]):04X}){more} not in "
+            f"{run.tokenizer}, the run's alphabet; start a new run for this text"
+        )
+
+
+def _refuse_links(run: RunFolder) -> None:
+    """Refuse a run that would be written to in another place, or where writing waits for ever.
+
+    Raises:
+        CheckpointError: One of its own files is a link, a pipe or a device.
+    """
+    names = ("config.yaml", "tokenizer.json", "metrics.jsonl", "mixture.json")
+    for path in [run.path / name for name in (*names, "checkpoints", "samples", "experts")]:
+        strange = path.name in names and path.exists() and not path.is_file()
+        if path.is_symlink() or strange:
+            kind = "a link" if path.is_symlink() else "no regular file"
+            raise CheckpointError(f"{path}: is {kind}; put a file or folder of its own there")
+
+
+def commit_resume(prepared: PreparedRun) -> None:
+    """Write down what a resumed run goes on with, once nothing can refuse it any more.
+
+    Checkpoints after the one it goes on from are damaged and would be taken for newer than what
+    comes now: they are removed.
+
+    Raises:
+        MachineError: The disk or its permissions refuse.
+    """
+    run, config = prepared.run, prepared.config
+    run.remove_after(prepared.checkpoint.step if prepared.checkpoint else -1)
+    if config != run.read_config():
+        write_file(run.config, dump_yaml(config.model_dump()).encode())
+
+
+def _changes(before: Config, after: Config) -> list[str]:
+    """Say which keys differ between two configurations of one run, one phrase each."""
+    return [
+        f"{section}.{key} {old!r} -> {after_keys[key]!r}"
+        for section, keys in before.model_dump().items()
+        for after_keys in [getattr(after, section).model_dump()]
+        for key, old in keys.items()
+        if old != after_keys[key]
+    ]
+
+
+def newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
+    """Return the newest checkpoint that verifies: an older one serves where a newer is damaged.
+
+    Raises:
+        OtherFormatError: The newest is of a format that this version does not read: not damaged,
+            and its steps are not to be done again.
+        CheckpointError: There are checkpoints, and all are damaged.
+    """
+    damage: CheckpointError | None = None
+    for step, path in reversed(run.saved()):
+        try:
+            checkpoint = read_checkpoint(step, path, mend="restore it")
+            verify_folder(path, mend="restore it")
+            read_state(path, step)
+        except OtherFormatError:
+            raise
+        except CheckpointError as error:
+            notes.append(f"damaged, going back to an older checkpoint: {error}")
+            damage = error
+        else:
+            return checkpoint
+    if damage:
+        raise CheckpointError(f"{damage} or start a new run")
+    return None
+
+
+def _current_text(config: Config, prepared: PreparedRun, progress: Progress) -> PreparedText | None:
+    if config.data.source == "-":
+        return None  # standard input is gone; the ids of what it was are in the run
+    try:
+        source = open_source(config.data.source)
+        scan = scan_text(source, config.data, lambda read: progress("checking", read))
+    except (DataError, MachineError):
+        prepared.notes.append(f"{config.data.source}: no longer readable; using the run's own copy")
+        return None
+    return PreparedText(source, scan, prepared.tokenizer)
