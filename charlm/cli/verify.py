@@ -26,7 +26,7 @@ def verify(
     For example: charlm verify runs/gpt
     """
     from charlm.storage import find_run
-    from charlm.storage.verify import verify as parts
+    from charlm.training.verify import verify as parts
 
     damaged = 0
     chosen = folder or find_run(None).path

@@ -4,8 +4,9 @@ Read `atomic` first (what a commit is), then `manifest`, `lock`, `download`, and
 which lays a run out with them. Imports no torch.
 """
 
-from charlm.storage.atomic import machine_errors, new_folder, write_file
+from charlm.storage.atomic import new_folder, write_file
 from charlm.storage.lock import folder_lock, refuse_locked
+from charlm.storage.machine import machine_errors
 from charlm.storage.manifest import OtherFormatError, read_manifest, verify_folder
 from charlm.storage.run_folder import RunFolder, find_run, next_free_name
 

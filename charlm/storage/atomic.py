@@ -7,8 +7,6 @@ never read; `remove_leftovers` clears it away.
 """
 
 import contextlib
-import errno
-import getpass
 import os
 import re
 import secrets
@@ -17,38 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from charlm.errors import MachineError
+from charlm.storage.machine import machine_errors
 from charlm.storage.manifest import write_manifest
-
-
-@contextlib.contextmanager
-def machine_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses about `path` into one clear line.
-
-    Raises:
-        MachineError: Permission, space, a read-only or failing disk.
-    """
-    try:
-        yield
-    except OSError as error:
-        at = error.filename or path
-        match error.errno:
-            case errno.EACCES | errno.EPERM:
-                mend = f"user {_user()} may not; change its permissions or choose another place"
-            case errno.ENOSPC | errno.EDQUOT:
-                mend = "free some space there or choose another place"
-            case errno.EROFS:
-                mend = "the disk is read-only; choose another place"
-            case _:
-                mend = "check the path and the disk"
-        raise MachineError(f"{at}: {error.strerror or error}; {mend}") from error
-
-
-def _user() -> str:
-    try:
-        return repr(getpass.getuser())
-    except (KeyError, OSError):  # a container may run under a number that has no name
-        return str(os.getuid())
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -146,7 +114,10 @@ def remove_folder(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.rename(trash)
         flush_folder(path.parent)
-        shutil.rmtree(trash, ignore_errors=True)
+        if trash.is_dir() and not trash.is_symlink():
+            shutil.rmtree(trash, ignore_errors=True)
+        else:
+            trash.unlink()  # a pipe in its place would be waited for
 
 
 def remove_leftovers(folder: Path) -> None:

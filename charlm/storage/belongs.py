@@ -17,13 +17,18 @@ def belongs(config: Config, alphabet: str) -> dict[str, Any]:
     """Return what the weights of a run mean nothing without, to be kept beside them.
 
     Sizes show in the shapes of tensors; the number of heads or the order of the alphabet does not.
+    The whole configuration is kept too, for a run that goes on: see `changed`.
 
     Args:
         config: Of the run.
         alphabet: Its tokenizer.json.
     """
     digest = hashlib.sha256(alphabet.encode()).hexdigest()
-    return {"model": dict(leaves(config.model.model_dump(), IDLE)), "alphabet_sha256": digest}
+    return {
+        "model": dict(leaves(config.model.model_dump(), IDLE)),
+        "alphabet_sha256": digest,
+        "config": config.model_dump(mode="json"),
+    }
 
 
 def check_belongs(checkpoint: Checkpoint, config: Config, alphabet: str) -> None:
@@ -48,3 +53,24 @@ def check_belongs(checkpoint: Checkpoint, config: Config, alphabet: str) -> None
             f"{run / 'tokenizer.json'}: not the alphabet that {checkpoint.path.name} was saved with; "
             "restore it"
         )
+
+
+def changed(checkpoint: Checkpoint, before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
+    """Return what differs between the configuration that a checkpoint was saved with and `now`.
+
+    Args:
+        checkpoint: What is gone on from.
+        before: What its run says, for checkpoints that keep no configuration.
+        now: What is asked for.
+
+    Returns:
+        By the whole key, the value then and now; keys that one of the two does not know are left out.
+    """
+    kept = checkpoint.facts.get(BELONGS)
+    config = kept.get("config") if isinstance(kept, dict) else None
+    then = dict(leaves(config if isinstance(config, dict) else before.model_dump(mode="json")))
+    return {
+        key: (then[key], value)
+        for key, value in leaves(now.model_dump(mode="json"))
+        if key in then and then[key] != value
+    }

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from charlm.errors import DataError, MachineError
-from charlm.storage.atomic import machine_errors, put_in_place
+from charlm.storage.atomic import put_in_place
+from charlm.storage.machine import machine_errors
 from charlm.storage.manifest import sha256_of
 
 _CHUNK = 1 << 16

@@ -12,9 +12,10 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from charlm.config.schema import shown
 from charlm.errors import MachineError
-from charlm.storage.atomic import machine_errors
 from charlm.storage.json_file import read_object
+from charlm.storage.machine import machine_errors
 
+LOCK = ".lock"
 HOLDER = ".lock-holder.json"
 
 
@@ -29,14 +30,19 @@ def folder_lock(folder: Path) -> Iterator[None]:
         MachineError: Another process holds it, and the message says which; or the folder may not
             be written.
     """
+    new = not (folder / LOCK).exists()
     lock = _acquired(folder)
     holder = folder / HOLDER
     try:
-        with machine_errors(folder):
-            facts = {"pid": os.getpid(), "host": platform.node(), "started": time.time()}
-            if holder.is_symlink():
-                holder.unlink()  # not followed: it could lead to any file
-            holder.write_text(json.dumps(facts), encoding="utf-8")
+        facts = {"pid": os.getpid(), "host": platform.node(), "started": time.time()}
+        try:
+            with machine_errors(folder):
+                holder.unlink(missing_ok=True)  # a link would be followed, a pipe waited for
+                holder.write_text(json.dumps(facts), encoding="utf-8")
+        except MachineError:
+            if new:  # a folder that cannot be written to is left as it was
+                (folder / LOCK).unlink(missing_ok=True)
+            raise
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -50,13 +56,13 @@ def refuse_locked(folder: Path) -> None:
     Raises:
         MachineError: Another process holds it, and the message says which; or it may not be read.
     """
-    if (folder / ".lock").exists():
+    if (folder / LOCK).exists():
         # Without a word about the holder: one that was killed left it, as a sign of whose this is.
         _acquired(folder).release()
 
 
 def _acquired(folder: Path) -> BaseFileLock:
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     with machine_errors(folder):
         try:
             lock.acquire(timeout=0)

@@ -5,21 +5,37 @@ manifest was never finished. Among the files is the manifest itself: its SHA-256
 bytes with zeros where that SHA-256 stands. Those of the first version have none.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import reprlib
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from charlm.errors import CheckpointError
+from charlm.storage.machine import is_gone, machine_errors
 
 NAME = "MANIFEST.json"
 FORMAT = 1
 _UNKNOWN = "0" * 64  # in the place of a manifest's own SHA-256 while that is worked out
 _MAX_BYTES = 1 << 20
 _CHUNK = 1 << 20
+# What systems leave in folders that people look at, and network file systems for what is open.
+_LITTER = re.compile(r"\.DS_Store$|\._|\.nfs[0-9a-f]+$|(?i:thumbs\.db|desktop\.ini)$")
+# Errors that come of what a folder or a manifest says; all others are the machine's.
+_OF_WHAT_IS_THERE = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.EINVAL,
+}
 _PICKLES = {".metadata", ".distcp", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
 
@@ -53,18 +69,17 @@ def read_manifest(folder: Path, mend: str = "name another") -> dict[str, Any]:
     Raises:
         OtherFormatError: It is of a format that this version does not read.
         CheckpointError: There is none, it is no manifest, was changed, or is a symbolic link.
+        MachineError: The disk or its permissions refuse; it may be sound.
     """
     path = folder / NAME
-    try:
+    with _reading(path, mend):
         if path.is_symlink():
             raise CheckpointError(f"{path}: unsafe path, a symbolic link; {mend}")
-        if not path.is_file():
+        if is_gone(path) or not stat.S_ISREG(path.stat().st_mode):
             raise CheckpointError(f"{folder}: no {NAME}, so it was never finished; {mend}")
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES)
         content = json.loads(data)
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({_reason(error)}); {mend}") from None
     if not isinstance(content, dict) or "format" not in content:
         raise CheckpointError(f"{path}: not a manifest; {mend}")
     if content["format"] != FORMAT:
@@ -93,11 +108,13 @@ def verify_folder(folder: Path, mend: str = "name another") -> dict[str, Any]:
         OtherFormatError: It is of a format that this version does not read.
         CheckpointError: A file is missing, unexpected, changed, named outside the folder, or named
             as what runs code when it is read.
+        MachineError: The disk or its permissions refuse; it may be sound.
     """
     content = read_manifest(folder, mend)
     files = content["files"]
-    try:
-        names = sorted({path.name for path in folder.iterdir()} - {NAME} | set(files))
+    with _reading(folder, mend):
+        found = {path.name for path in folder.iterdir() if not _LITTER.match(path.name)}
+        names = sorted(found - {NAME} | set(files))
         for name in names:
             _check_name(folder, name, files, mend)
         for name in names:
@@ -109,9 +126,19 @@ def verify_folder(folder: Path, mend: str = "name another") -> dict[str, Any]:
                 )
             if sha256_of(path) != files[name].get("sha256"):
                 raise CheckpointError(f"{path}: SHA-256 differs from its manifest; {mend}")
-    except OSError as error:  # a disk that fails, a folder that was pruned just now
-        raise CheckpointError(f"{folder}: cannot be read ({_reason(error)}); {mend}") from None
     return content
+
+
+@contextlib.contextmanager
+def _reading(path: Path, mend: str) -> Iterator[None]:
+    """Tell what is damaged, or was pruned just now, from what a disk that fails does not give."""
+    with machine_errors(path):
+        try:
+            yield
+        except (OSError, ValueError, RecursionError) as error:
+            if isinstance(error, OSError) and error.errno not in _OF_WHAT_IS_THERE:
+                raise
+            raise CheckpointError(f"{path}: cannot be read ({_reason(error)}); {mend}") from None
 
 
 def _check_name(folder: Path, name: str, files: Mapping[str, Any], mend: str) -> None:

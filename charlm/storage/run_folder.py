@@ -16,6 +16,7 @@ import contextlib
 import json
 import math
 import os
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,18 +25,15 @@ from typing import Any, TypeVar
 from charlm.config import Config, read_config
 from charlm.config.yaml_file import MAX_BYTES
 from charlm.errors import CheckpointError, MachineError, UsageError
-from charlm.storage.atomic import (
-    flush_folder,
-    machine_errors,
-    remove_folder,
-    write_file,
-)
+from charlm.storage.atomic import flush_folder, remove_folder, write_file
 from charlm.storage.json_file import parse_object
+from charlm.storage.machine import is_gone, machine_errors
 from charlm.storage.manifest import read_manifest, verify_folder
 
 BUFFERED = 1 << 13  # bytes of records that are written at once
 MAX_WAITING = 1 << 20  # bytes of records in memory before they are flushed
 KEEP = 2  # newest checkpoints that stay beside the best: one may prove damaged
+ASIDE = "damaged-"  # before the name of a checkpoint that resuming went back from
 TRIES = 20  # to read a checkpoint that a run which saves all the time has not pruned yet
 
 Used = TypeVar("Used")
@@ -110,21 +108,42 @@ class RunFolder:
         return self.path / "checkpoints" / f"step-{step}"
 
     def saved(self) -> list[tuple[int, Path]]:
-        """List the folders of checkpoints with their steps, oldest first, sound or not."""
-        found = []
-        for path in (self.path / "checkpoints").glob("step-*"):
-            number = path.name.removeprefix("step-")
-            if number.isdecimal():
-                found.append((int(number), path))
+        """List the folders of checkpoints with their steps, oldest first, sound or not.
+
+        Raises:
+            MachineError: The disk or its permissions refuse: what is there is not known.
+        """
+        folder = self.path / "checkpoints"
+        with machine_errors(folder):
+            names = [] if is_gone(folder) else os.listdir(folder)
+        numbers = (name.removeprefix("step-") for name in names if name.startswith("step-"))
+        found = [(int(n), folder / f"step-{n}") for n in numbers if n.isdecimal() and len(n) < 20]
         return sorted(found)
 
     def checkpoints(self) -> list[Checkpoint]:
-        """List the finished checkpoints, oldest first; unreadable ones are passed over."""
+        """List the finished checkpoints, oldest first; unreadable ones are passed over.
+
+        Raises:
+            MachineError: They cannot be listed.
+        """
         found = []
         for step, path in self.saved():
-            with contextlib.suppress(CheckpointError):
+            with contextlib.suppress(CheckpointError, MachineError):
                 found.append(read_checkpoint(step, path))
         return found
+
+    def saved_by_log(self) -> int | None:
+        """Return the last step that was saved and gone on from, by the log; None if it knows of none.
+
+        The record of a save is written before the save: where it comes last there may be none.
+        """
+        step = saving = None
+        with contextlib.suppress(CheckpointError):  # what follows a damaged line is not known
+            for record in read_metrics(self.metrics):
+                step, saving = saving if saving is not None else step, None
+                if record.get("kind") == "save":
+                    saving = record.get("step")
+        return step
 
     def last(self) -> Checkpoint | None:
         """Return the newest checkpoint, or None."""
@@ -143,6 +162,7 @@ class RunFolder:
         Raises:
             CheckpointError: There is no such checkpoint, and the message lists those there are; or
                 one that may be the one that is named cannot be read.
+            MachineError: The disk or its permissions refuse.
             UsageError: `which` is none of the three.
         """
         saved = self.saved()
@@ -158,7 +178,7 @@ class RunFolder:
             try:
                 found.append(read_checkpoint(step, path))
             except CheckpointError:
-                if os.path.lexists(path):  # else it was pruned just now
+                if not is_gone(path):  # else it was pruned just now
                     raise
         chosen = found[-1] if found else None
         if which == "best":
@@ -175,14 +195,15 @@ class RunFolder:
 
         Raises:
             CheckpointError: There is no such checkpoint, or it is damaged.
+            MachineError: The disk or its permissions refuse.
             UsageError: `which` names none.
         """
         checkpoint = self.choose(which)
         try:
             verify_folder(checkpoint.path)
             return use(checkpoint)
-        except (CheckpointError, OSError):
-            if checkpoint.path.exists() or tries == 1:
+        except (CheckpointError, MachineError, OSError):
+            if tries == 1 or not is_gone(checkpoint.path):
                 raise
             return self.read(which, use, tries - 1)
 
@@ -199,6 +220,21 @@ class RunFolder:
         for saved, path in self.saved():
             if saved > step:
                 remove_folder(path)
+
+    def set_aside_after(self, step: int) -> None:
+        """Give the checkpoints after `step`, which are damaged, names that nothing reads.
+
+        Raises:
+            MachineError: The disk or its permissions refuse.
+        """
+        for saved, path in self.saved():
+            if saved > step:
+                aside = path.with_name(ASIDE + path.name)
+                with machine_errors(path):
+                    if not is_gone(aside):
+                        remove_folder(aside)
+                    path.rename(aside)
+                    flush_folder(path.parent)
 
     def write_sample(self, step: int, text: str) -> None:
         """Keep what the model wrote at `step`.
@@ -221,11 +257,17 @@ def read_checkpoint(step: int, path: Path, mend: str = "name another") -> Checkp
         mend: What to do where it cannot be read, for the message.
 
     Raises:
-        CheckpointError: It has no manifest that this version reads, or a symbolic link leads to it.
+        CheckpointError: It has no manifest that this version reads, that of another step, or a
+            symbolic link leads to it.
+        MachineError: The disk or its permissions refuse.
     """
     if path.is_symlink():  # what is there is not what was saved here, and may change unseen
         raise CheckpointError(f"{path}: unsafe path, a symbolic link; {mend}")
-    return Checkpoint(path, step, read_manifest(path, mend))
+    facts = read_manifest(path, mend)
+    if facts.get("step", step) != step:
+        found = reprlib.repr(facts["step"])
+        raise CheckpointError(f"{path}: is a checkpoint of step {found}; rename it, or {mend}")
+    return Checkpoint(path, step, facts)
 
 
 def _best(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
@@ -244,19 +286,20 @@ class MetricsLog:
         keep: Bytes of it that the checkpoint resumed from vouches for.
 
     Raises:
-        CheckpointError: The file is shorter than that.
+        CheckpointError: The file is shorter than that, or no record ends there.
         MachineError: The disk or its permissions refuse.
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
         self.path = path
         with machine_errors(path):
-            self.file = path.open("ab", buffering=0)
-            if self.file.tell() < keep:
+            self.file = path.open("a+b", buffering=0)
+            short = self.file.tell() < keep
+            self.file.seek(max(0, keep - 1))
+            if short or (keep and self.file.read(1) != b"\n"):
                 self.file.close()
-                raise CheckpointError(
-                    f"{path}: shorter than its checkpoint says; the folder was changed by hand"
-                )
+                what = "shorter than its checkpoint says" if short else "not as its checkpoint says"
+                raise CheckpointError(f"{path}: {what}; the folder was changed by hand")
             self.file.truncate(keep)
             flush_folder(path.parent)  # it may be new there
         self.durable = keep  # bytes that are on the disk for certain

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from charlm.errors import DataError
-from charlm.storage.atomic import machine_errors, put_in_place
+from charlm.storage.atomic import put_in_place
 from charlm.storage.download import download, matches
+from charlm.storage.machine import machine_errors
 
 _CHUNK = 1 << 16
 

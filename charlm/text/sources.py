@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from charlm.errors import DataError, MachineError
-from charlm.storage.atomic import machine_errors
+from charlm.storage.machine import machine_errors
 from charlm.text.datasets import DATASETS
 
 EMBEDDED = {

@@ -18,7 +18,7 @@ import json
 import math
 import time
 from collections.abc import Collection, Generator, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from charlm.training.fit import fit_ngram
 from charlm.training.loop import Record, Trainer
 from charlm.training.resume import newest_sound
 
+FITTED = "mixture.json"
 LATE = 0.7  # share of an expert's training before it is given the slice
 RESERVE = 0.05  # share of a wall-clock budget kept for what was not measured: Newton's steps
 SLICE_PASSES = 3.0  # over the slice alone, after that: more is learnt by heart, not from
@@ -171,7 +172,6 @@ class Mixer(Trainer):
         self.whole = self.train
         cut = len(self.whole) - held_back(len(self.whole), self.mixture.tune_fraction)
         self.first, self.slice = self.whole.part(0, cut), self.whole.part(cut, len(self.whole))
-        self.fitted_path = self.run.path / "mixture.json"
         self.run_steps: dict[str, int] = {}  # of experts that come from runs
         self.remarks: list[str] = []  # on going on with the runs of experts
 
@@ -204,9 +204,7 @@ class Mixer(Trainer):
 
     def _experts(self) -> Iterator[Record]:
         """Train the experts and fit their weights."""
-        experts = self.mixture.experts
-        runs = {name for name, spec in experts.items() if spec.run} | trained(self.config).keys()
-        fitted = read_fitted(self.fitted_path, experts.keys(), runs)
+        fitted = read_fitted_of(self.run, self.config)
         for name, spec in self.mixture.experts.items():
             if spec.run:
                 which = str(fitted.steps[name]) if fitted else "best"
@@ -239,7 +237,7 @@ class Mixer(Trainer):
                 return
             fitted = self._fit(trainers, counted)
             content = json.dumps(asdict(fitted), indent=1) + "\n"
-            write_file(self.fitted_path, content.encode())
+            write_file(self.run.path / FITTED, content.encode())
         else:
             self.began -= fitted.seconds
         self._take(fitted)
@@ -276,7 +274,7 @@ class Mixer(Trainer):
         checkpoint = newest_sound(run, self.remarks)
         if checkpoint:
             self.remarks += [f"not bit-exact: {change}" for change in drift(checkpoint)]
-        run.remove_after(checkpoint.step if checkpoint else -1)
+        run.set_aside_after(checkpoint.step if checkpoint else -1)
         nothing = self.first.part(0, 0)
         if self.config.train.minutes is not None:  # shared out, once it is known what is left
             minutes = self.config.train.minutes / len(trained(self.config))
@@ -417,6 +415,18 @@ class Mixer(Trainer):
         }
 
 
+def read_fitted_of(run: RunFolder, config: Config) -> Fitted | None:
+    """Return what the run of a mixture found before a stop; None if that came too early.
+
+    Raises:
+        CheckpointError: Its file is damaged, or of other experts.
+    """
+    assert isinstance(config.model, MixtureConfig)
+    experts = config.model.experts
+    runs = {name for name, spec in experts.items() if spec.run} | trained(config).keys()
+    return read_fitted(run.path / FITTED, experts.keys(), runs)
+
+
 def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> Fitted | None:
     """Return what was found before a stop; None if that came too early.
 
@@ -429,7 +439,10 @@ def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> 
         CheckpointError: The file is damaged.
     """
     try:
-        fitted = Fitted(**read_object(path))
+        content = read_object(path)
+        if content.keys() != {field.name for field in fields(Fitted)}:
+            raise ValueError("something is missing, or more than there should be")
+        fitted = Fitted(**content)
         of_experts = [fitted.weights, fitted.alone_nats]
         if not all(isinstance(each, dict) for each in [*of_experts, fitted.steps]):
             raise ValueError("it has no weights, losses or steps")
@@ -448,7 +461,7 @@ def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> 
             raise ValueError("a number is not finite, or the temperature not above 0")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:  # TypeError: other names than a Fitted has
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error}); the experts may have read what the weights are "
             "fitted on by now: start a new run"

@@ -11,14 +11,18 @@ from charlm.config.size import check_memory
 from charlm.errors import CheckpointError, DataError, MachineError
 from charlm.models.device import choose_device
 from charlm.sampling import encode_prompt
-from charlm.storage import OtherFormatError, RunFolder, verify_folder, write_file
-from charlm.storage.atomic import remove_leftovers
-from charlm.storage.run_folder import Checkpoint, read_checkpoint
+from charlm.storage import OtherFormatError, RunFolder, machine_errors, verify_folder, write_file
+from charlm.storage.atomic import make_folder, remove_leftovers
+from charlm.storage.belongs import changed
+from charlm.storage.run_folder import ASIDE, Checkpoint, read_checkpoint
 from charlm.text import Corpus, encode_corpus, load_tokenizer, open_corpus, open_source, scan_text
 from charlm.training.checkpoint import drift, read_state
 from charlm.training.compiling import check_compiler
 from charlm.training.plan import given_keys, keep_plan
 from charlm.training.setup import PreparedRun, PreparedText, Progress, checked, refuse_short
+
+# Keys of `train` that stay what they were, as all of `model` and `data` do.
+FIXED = ("train.batch_size", "train.optimizer", "train.init_from")
 
 
 def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) -> Config:
@@ -53,11 +57,11 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
     if config.train.init_from is None:
         train = config.train.model_copy(update={"init_from": own.train.init_from})
         config = config.model_copy(update={"train": train})
-    fixed = ("batch_size", "optimizer", "init_from")
-    for key in fixed:
+    for whole in FIXED:
+        key = whole.removeprefix("train.")
         if getattr(own.train, key) != getattr(config.train, key):
             raise CheckpointError(
-                f"{run.path}: train.{key}: the configuration says {getattr(config.train, key)!r}, "
+                f"{run.path}: {whole}: the configuration says {getattr(config.train, key)!r}, "
                 f"the run was made with {getattr(own.train, key)!r}; start a new run for a change"
             )
     return config
@@ -127,16 +131,37 @@ def open_run(
         if differs:
             prepared.corpus = _encode_anew(config, prepared, text, progress)
     if prepared.checkpoint:
-        changes = drift(prepared.checkpoint)
-        before = own.run.dtype
-        if before != config.run.dtype:
-            changes.append(f"dtype was {before}, now {config.run.dtype}")
-        if changes:
-            prepared.notes.append(f"not bit-exact: {'; '.join(changes)}")
-    changed = _changes(own, config)
-    if changed:
-        prepared.notes.append(f"changed from here on: {'; '.join(changed)}")
+        prepared.notes += _what_differs(prepared.checkpoint, own, config)
     return prepared
+
+
+def _what_differs(checkpoint: Checkpoint, own: Config, config: Config) -> list[str]:
+    """Say what is otherwise than when a checkpoint was saved, one remark for each kind.
+
+    Raises:
+        CheckpointError: What may not change did, in the config.yaml of the run.
+    """
+    changes = changed(checkpoint, own, config)
+    for key, (then, now) in changes.items():
+        if key in FIXED or (key.startswith(("model.", "data.")) and key != "data.source"):
+            raise CheckpointError(
+                f"{checkpoint.path.parents[1] / 'config.yaml'}: {key} is {now!r}, "
+                f"{checkpoint.path.name} was saved with {then!r}; restore it"
+            )
+    notes = []
+    otherwise = drift(checkpoint)
+    if "run.dtype" in changes:
+        then, now = changes.pop("run.dtype")
+        otherwise.append(f"dtype was {then}, now {now}")
+    if otherwise:
+        notes.append(f"not bit-exact: {'; '.join(otherwise)}")
+    if changes:
+        told = (f"{key} {then!r} -> {now!r}" for key, (then, now) in changes.items())
+        notes.append(f"changed from here on: {'; '.join(told)}")
+    factor = read_state(checkpoint.path, checkpoint.step).rate_factor
+    if factor < 1:
+        notes.append(f"steps were not finite: the learning rate is {factor:g} of what is asked for")
+    return notes
 
 
 def _encode_anew(
@@ -192,26 +217,17 @@ def commit_resume(prepared: PreparedRun) -> None:
     """Write down what a resumed run goes on with, once nothing can refuse it any more.
 
     Checkpoints after the one it goes on from are damaged and would be taken for newer than what
-    comes now: they are removed.
+    comes now: they are set aside.
 
     Raises:
         MachineError: The disk or its permissions refuse.
     """
     run, config = prepared.run, prepared.config
-    run.remove_after(prepared.checkpoint.step if prepared.checkpoint else -1)
+    with machine_errors(run.path):
+        make_folder(run.path / "checkpoints")
+    run.set_aside_after(prepared.checkpoint.step if prepared.checkpoint else -1)
     if config != run.read_config():
         write_file(run.config, dump_yaml(config.model_dump()).encode())
-
-
-def _changes(before: Config, after: Config) -> list[str]:
-    """Say which keys differ between two configurations of one run, one phrase each."""
-    return [
-        f"{section}.{key} {old!r} -> {after_keys[key]!r}"
-        for section, keys in before.model_dump().items()
-        for after_keys in [getattr(after, section).model_dump()]
-        for key, old in keys.items()
-        if old != after_keys[key]
-    ]
 
 
 def newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
@@ -220,7 +236,9 @@ def newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
     Raises:
         OtherFormatError: The newest is of a format that this version does not read: not damaged,
             and its steps are not to be done again.
-        CheckpointError: There are checkpoints, and all are damaged.
+        CheckpointError: There are checkpoints, and all are damaged; or there are none, and by the
+            log there were.
+        MachineError: The disk or its permissions refuse: one may be sound.
     """
     damage: CheckpointError | None = None
     for step, path in reversed(run.saved()):
@@ -230,13 +248,26 @@ def newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
             read_state(path, step)
         except OtherFormatError:
             raise
+        except MachineError as error:
+            raise MachineError(
+                f"{error}, or move {path.name} away to go on from an older"
+            ) from None
         except CheckpointError as error:
-            notes.append(f"damaged, going back to an older checkpoint: {error}")
+            reason = str(error).rpartition("; ")[0]
+            notes.append(
+                f"damaged, kept as {ASIDE}{path.name}, going back to an older one: {reason}"
+            )
             damage = error
         else:
             return checkpoint
     if damage:
         raise CheckpointError(f"{damage} or start a new run")
+    lost = run.saved_by_log()
+    if lost is not None:
+        raise CheckpointError(
+            f"{run.path / 'checkpoints'}: no checkpoint there, {run.metrics.name} knows of step {lost}; "
+            "restore them or start a new run"
+        )
     return None
 
 

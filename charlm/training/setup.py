@@ -21,7 +21,7 @@ from charlm.models.device import choose_device, choose_dtype
 from charlm.sampling import encode_prompt
 from charlm.storage import RunFolder, folder_lock, machine_errors, refuse_locked, write_file
 from charlm.storage.atomic import is_leftover, make_folder, remove_leftovers
-from charlm.storage.lock import HOLDER
+from charlm.storage.lock import HOLDER, LOCK
 from charlm.storage.run_folder import Checkpoint
 from charlm.text import Corpus, Scan, Source, Tokenizer, encode_corpus, open_source, scan_text
 from charlm.text.corpus import check_lengths, split_bounds
@@ -32,7 +32,7 @@ from charlm.training.plan import Plan, given_keys, make_plan
 # A save needs room for itself beside the one it replaces; the rest is for records and samples.
 DISK_FACTOR = 2.2
 
-LOCKS = (".lock", HOLDER)
+LOCKS = (LOCK, HOLDER)
 Progress = Callable[[str, int], None]  # what is being done, and the bytes read since the last call
 
 

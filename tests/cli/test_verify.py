@@ -155,7 +155,7 @@ def test_a_signal_ends_it(charlm, trained, monkeypatch):
         (lambda run: (run / "metrics.jsonl").unlink(), "step-6: metrics.jsonl has 0 bytes"),
         (
             lambda run: (run / "checkpoints/step-6").rename(run / "checkpoints/step-60"),
-            "step-60: step 6 in the folder of step 60",
+            "step-60: is a checkpoint of step 6; rename it, or restore it",
         ),
     ],
     ids=["alphabet", "heads", "log", "renamed"],

@@ -182,8 +182,8 @@ def manifest(data: bytes) -> None:
     from charlm.config import read_config
     from charlm.storage import RunFolder, verify_folder
     from charlm.storage.belongs import check_belongs
-    from charlm.storage.verify import verify
     from charlm.training.checkpoint import drift
+    from charlm.training.verify import verify
 
     read, known = read_config(b"model: {type: bigram}", "a.yaml"), _tokenizers_of_prompts()[0]
 
@@ -535,7 +535,7 @@ def _records() -> list[bytes]:
 def metrics(data: bytes) -> None:
     """Read a metrics.jsonl, and check it as `charlm verify` does: objects, or a refusal."""
     from charlm.storage.run_folder import read_metrics
-    from charlm.storage.verify import _records
+    from charlm.training.verify import _records
 
     path = Path("metrics.jsonl")
     path.write_bytes(data)

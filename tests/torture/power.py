@@ -53,7 +53,7 @@ class Moment:
         Args:
             how: `all`: everything was written though it was not flushed; `names`: names, but no
                 content; `contents`: content, but no names; `flushed`: no more than was promised;
-                `torn`: of unflushed content the first half, with zeros behind.
+                `torn`: of unflushed content, or of what was appended, the first half, then zeros.
         """
         names = self.lasting.names if how in ("contents", "flushed") else self.seen.names
 
@@ -62,7 +62,8 @@ class Moment:
             lasting = self.lasting.contents.get(number, b"")
             if seen is None or seen == lasting or how in ("names", "flushed"):
                 return lasting
-            half = len(seen) // 2 if how == "torn" else len(seen)
+            kept = len(lasting) if seen.startswith(lasting) else 0
+            half = (kept + len(seen)) // 2 if how == "torn" else len(seen)
             return seen[:half] + bytes(len(seen) - half)
 
         def walk(number: int, path: str) -> Iterator[tuple[str, bytes | None]]:

@@ -1,4 +1,4 @@
-"""Is everything in a run folder what was written? The check that loading does, by hand."""
+"""Is everything in a run folder what was written? The checks that loading does, by hand."""
 
 import json
 import os
@@ -6,15 +6,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from charlm.config import MixtureConfig
 from charlm.errors import CharlmError, CheckpointError
+from charlm.storage import RunFolder, verify_folder
 from charlm.storage.atomic import is_leftover
 from charlm.storage.belongs import check_belongs
-from charlm.storage.json_file import read_object
-from charlm.storage.manifest import NAME, read_manifest, verify_folder
-from charlm.storage.run_folder import Checkpoint, RunFolder
+from charlm.storage.machine import is_gone
+from charlm.storage.manifest import NAME
+from charlm.storage.run_folder import ASIDE, read_checkpoint
+from charlm.text import load_tokenizer
+from charlm.training.checkpoint import read_state
+from charlm.training.mix import FITTED, read_fitted_of
 
 MAX_LINE = 1 << 26  # bytes of a record: a sample may be long
-MAX_ALPHABET = 16 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,27 @@ def verify(path: Path) -> Iterator[Checked]:
         yield _folder(path)
         return
     yield _one(run.config, lambda: f"a {run.read_config().model.type}")
-    yield _one(run.tokenizer, lambda: _alphabet(run))
-    if path.parent.name != "experts":  # whose text is that of its mixture
+    yield _one(run.tokenizer, lambda: f"an alphabet of {load_tokenizer(run.tokenizer).unit}")
+    # The text of a mixture's expert is that of the mixture.
+    if not (path.parent.name == "experts" and run.tokens.is_symlink()):
         yield _folder(run.tokens)
-    if os.path.lexists(run.metrics):
+    if not is_gone(run.metrics):
         yield _one(run.metrics, lambda: _records(run.metrics))
-    for folder in sorted((path / "checkpoints").glob("step-*"), key=_number):
-        checked = _one(folder, lambda folder=folder: _checkpoint(run, folder))  # type: ignore[misc]
-        if os.path.lexists(folder):  # else a run that goes on has pruned it
+    if not is_gone(path / FITTED):
+        yield _one(path / FITTED, lambda: _fitted(run))
+    try:
+        saved = run.saved()
+        if not saved and (lost := run.saved_by_log()) is not None:
+            raise CheckpointError(f"{path / 'checkpoints'}: step {lost} was saved; restore it")
+    except CharlmError as error:
+        saved = []
+        yield Checked(path / "checkpoints", "", error.problems[0])
+    for step, folder in saved:
+        checked = _one(folder, lambda at=(step, folder): _checkpoint(run, *at))  # type: ignore[misc]
+        if not is_gone(folder):  # else a run that goes on has pruned it
             yield checked
+    for aside in sorted(path.glob(f"checkpoints/{ASIDE}*")):
+        yield Checked(aside, "damaged, set aside by --resume: nothing reads it")
     for place, folders, files in os.walk(path):
         folders[:] = [name for name in folders if name != "experts"]  # see below
         for name in sorted(filter(is_leftover, folders + files)):
@@ -63,11 +79,6 @@ def verify(path: Path) -> Iterator[Checked]:
     for expert in sorted(path.glob("experts/*/")):
         if RunFolder(expert).exists():
             yield from verify(expert)
-
-
-def _number(folder: Path) -> tuple[int, str]:
-    number = folder.name.removeprefix("step-")
-    return (int(number) if number.isdecimal() and len(number) < 20 else -1, folder.name)
 
 
 def _folder(folder: Path) -> Checked:
@@ -79,42 +90,37 @@ def _folder(folder: Path) -> Checked:
     return _one(folder, look)
 
 
-def _checkpoint(run: RunFolder, folder: Path) -> str:
+def _checkpoint(run: RunFolder, step: int, folder: Path) -> str:
     """Check a checkpoint, and that what it rests on beside it is what it was.
 
     Raises:
-        CheckpointError: It is damaged, or the configuration or the log is another.
+        CheckpointError: It is damaged, or the configuration, the alphabet or the log is another.
+        MachineError: The disk or its permissions refuse.
     """
     says = _folder(folder)
     if says.problem:
         raise CheckpointError(says.problem)
-    try:
-        state = read_object(folder / "state.json")
-        number, length = _number(folder)[0], state["metrics_bytes"]
-        if state["step"] != number:
-            raise ValueError(f"step {state['step']} in the folder of step {number}")
-        log = run.metrics.stat().st_size if run.metrics.is_file() else 0
-        if length > log:
-            raise ValueError(f"metrics.jsonl has {log:,} bytes, it vouches for {length:,}")
-        if not run.tokenizer.is_file():  # a pipe would be waited for
-            raise ValueError("there is no tokenizer.json to hold it against")
-        alphabet = run.tokenizer.read_text(encoding="utf-8")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: {error}; restore it") from None
-    check_belongs(Checkpoint(folder, number, read_manifest(folder)), run.read_config(), alphabet)
+    checkpoint = read_checkpoint(step, folder, mend="restore it")
+    vouched = read_state(folder, step).metrics_bytes
+    log = run.metrics.stat().st_size if run.metrics.is_file() else 0
+    if vouched > log:
+        raise CheckpointError(
+            f"{folder}: metrics.jsonl has {log:,} bytes, it vouches for {vouched:,}; restore it"
+        )
+    check_belongs(checkpoint, run.read_config(), load_tokenizer(run.tokenizer).to_json())
     return says.says
 
 
-def _alphabet(run: RunFolder) -> str:
-    """Say what an alphabet is of; each checkpoint is held against it.
+def _fitted(run: RunFolder) -> str:
+    """Check what a mixture found before its experts read on.
 
     Raises:
-        CheckpointError: It is missing, or none.
+        CheckpointError: It is damaged, or of other experts.
     """
-    try:
-        return f"an alphabet of {read_object(run.tokenizer, MAX_ALPHABET)['unit']}"
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{run.tokenizer}: {error}; restore it") from None
+    config = run.read_config()
+    if isinstance(config.model, MixtureConfig):
+        read_fitted_of(run, config)
+    return "weights of a mixture"
 
 
 def _one(path: Path, look: Callable[[], str]) -> Checked:
