@@ -293,13 +293,8 @@ class MetricsLog:
     def __init__(self, path: Path, keep: int = 0) -> None:
         self.path = path
         with machine_errors(path):
-            self.file = path.open("a+b", buffering=0)
-            short = self.file.tell() < keep
-            self.file.seek(max(0, keep - 1))
-            if short or (keep and self.file.read(1) != b"\n"):
-                self.file.close()
-                what = "shorter than its checkpoint says" if short else "not as its checkpoint says"
-                raise CheckpointError(f"{path}: {what}; the folder was changed by hand")
+            check_log(path, keep)
+            self.file = path.open("ab", buffering=0)
             self.file.truncate(keep)
             flush_folder(path.parent)  # it may be new there
         self.durable = keep  # bytes that are on the disk for certain
@@ -364,6 +359,28 @@ class MetricsLog:
         self.file.truncate(self.durable + self.written)  # a write may have stopped midway
         while self.written < len(self.waiting):
             self.written += self.file.write(self.waiting[self.written :])
+
+
+def check_log(path: Path, keep: int) -> None:
+    """Refuse a metrics.jsonl that lacks what a checkpoint vouches for.
+
+    Args:
+        path: The file.
+        keep: Bytes that are vouched for, whole records.
+
+    Raises:
+        CheckpointError: It is shorter, or no record ends there.
+        MachineError: The disk or its permissions refuse.
+    """
+    end = b""
+    with machine_errors(path):
+        if keep and not is_gone(path):
+            with path.open("rb") as file:
+                file.seek(keep - 1)
+                end = file.read(1)
+    if keep and end != b"\n":
+        what = "not as its checkpoint says" if end else "shorter than its checkpoint says"
+        raise CheckpointError(f"{path}: {what}; the folder was changed by hand")
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from charlm.sampling import encode_prompt
 from charlm.storage import OtherFormatError, RunFolder, machine_errors, verify_folder, write_file
 from charlm.storage.atomic import make_folder, remove_leftovers
 from charlm.storage.belongs import changed
-from charlm.storage.run_folder import ASIDE, Checkpoint, read_checkpoint
+from charlm.storage.run_folder import ASIDE, Checkpoint, check_log, read_checkpoint
 from charlm.text import Corpus, encode_corpus, load_tokenizer, open_corpus, open_source, scan_text
 from charlm.training.checkpoint import drift, read_state
 from charlm.training.compiling import check_compiler
@@ -132,6 +132,13 @@ def open_run(
             prepared.corpus = _encode_anew(config, prepared, text, progress)
     if prepared.checkpoint:
         prepared.notes += _what_differs(prepared.checkpoint, own, config)
+        state = read_state(prepared.checkpoint.path, prepared.checkpoint.step)
+        check_log(run.metrics, state.metrics_bytes)
+        if state.rate_factor < 1:
+            prepared.notes.append(
+                "steps were not finite: the learning rate is "
+                f"{state.rate_factor:g} of what is asked for"
+            )
     return prepared
 
 
@@ -158,9 +165,6 @@ def _what_differs(checkpoint: Checkpoint, own: Config, config: Config) -> list[s
     if changes:
         told = (f"{key} {then!r} -> {now!r}" for key, (then, now) in changes.items())
         notes.append(f"changed from here on: {'; '.join(told)}")
-    factor = read_state(checkpoint.path, checkpoint.step).rate_factor
-    if factor < 1:
-        notes.append(f"steps were not finite: the learning rate is {factor:g} of what is asked for")
     return notes
 
 
