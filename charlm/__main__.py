@@ -1,5 +1,6 @@
 """Where the `charlm` command and `python -m charlm` begin."""
 
+import os
 import signal
 
 # Ctrl-C while this is still being imported ends it as it ends any program, without a traceback.
@@ -7,6 +8,10 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 # To be asked to save before there is anything to save ends nothing.
 if hasattr(signal, "SIGUSR1"):
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+# An empty name is the current folder to torch, where no compiled code is to be kept and run.
+if not os.environ.get("TORCHINDUCTOR_CACHE_DIR", "unset"):
+    del os.environ["TORCHINDUCTOR_CACHE_DIR"]
 
 from charlm.cli import main as cli  # noqa: E402
 

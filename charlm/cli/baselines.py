@@ -1,6 +1,5 @@
 """charlm baselines: what a text costs without training."""
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -39,12 +38,12 @@ def baselines(
     For example: charlm baselines my.txt
     """
     data = _data_config(text, val_fraction, unit, encoding)
-    with StopSignals() as stop, tempfile.TemporaryDirectory(prefix="charlm-") as scratch:
+    with StopSignals() as stop, stop.scratch() as scratch:
         try:
             with stop.at_once():
                 from charlm.evaluation.baselines import climb
 
-                corpus, tokenizer = _read(data, Path(scratch))
+                corpus, tokenizer = _read(data, scratch)
                 parts = corpus.splits
                 ladder = climb(parts["train"], parts["val"], tokenizer, max_order=max_order)
         except Stopped:

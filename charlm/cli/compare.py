@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from charlm.evaluation.score import Score
     from charlm.models import LanguageModel
     from charlm.models.saved import SavedModel
+    from charlm.storage import RunFolder
+    from charlm.storage.run_folder import Checkpoint
     from charlm.text.tokens import Split
 
 Protocol = Literal["windows", "sliding", "stream"]
@@ -62,7 +64,8 @@ class _Row:
 
 def compare(
     runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN...", help="Run folders. Default: runs/*.")
+        list[Path] | None,
+        typer.Argument(metavar="RUN...", readable=False, help="Run folders. Default: runs/*."),
     ] = None,
     protocol: Annotated[
         str,
@@ -139,7 +142,6 @@ def _load(runs: list[Path] | None, split: str, device: str) -> Iterator[_Row]:
         UsageError: There is no such device, or a configuration is wrong.
     """
     from charlm.config import read_config
-    from charlm.models.saved import load_model
     from charlm.storage import RunFolder, find_run
 
     # Refused here, where it is nobody's reason to be left out.
@@ -150,7 +152,7 @@ def _load(runs: list[Path] | None, split: str, device: str) -> Iterator[_Row]:
     some, refused = False, list[CheckpointError | DataError | UsageError]()
     for run in list(found):
         try:
-            yield _row(load_model(run, "best", device), split)
+            yield _row(run, split, device)
             some = True
         except (CheckpointError, DataError, UsageError) as error:
             if runs:
@@ -168,10 +170,21 @@ def _load(runs: list[Path] | None, split: str, device: str) -> Iterator[_Row]:
         )
 
 
-def _row(saved: "SavedModel", split: str) -> _Row:
-    from charlm.text import open_corpus
+def _best(run: "RunFolder", device: str) -> tuple["SavedModel", float]:
+    """Load the best checkpoint of a run that may go on and prune it; return the time it took too."""
+    from charlm.models.saved import load_model
     from charlm.training.checkpoint import read_state
 
+    def load(best: "Checkpoint") -> tuple["SavedModel", float]:
+        return load_model(run, str(best.step), device), read_state(best.path, best.step).seconds
+
+    return run.read("best", load)
+
+
+def _row(run: "RunFolder", split: str, device: str) -> _Row:
+    from charlm.text import open_corpus
+
+    saved, seconds = _best(run, device)
     corpus = open_corpus(saved.run.tokens)
     part = corpus.splits[split]
     if len(part) < 2:
@@ -181,9 +194,8 @@ def _row(saved: "SavedModel", split: str) -> _Row:
         )
     facts = corpus.facts
     text = (facts["source_sha256"], facts["unit"], facts["vocab_size"], part.start, part.stop)
-    state = read_state(saved.run.checkpoint_path(saved.step), saved.step)
     saved.model.to("meta")  # keeps shapes alone
-    return _Row(saved, part, text, str(facts["source"]), state.seconds, {})
+    return _Row(saved, part, text, str(facts["source"]), seconds, {})
 
 
 def _common_length(models: "Sequence[LanguageModel]") -> int:
@@ -208,7 +220,6 @@ def _score(
         UsageError: The windows are too long for a run, or none can do a protocol.
     """
     from charlm.evaluation.scoring import score_text, utf8_lengths
-    from charlm.models.saved import load_model
 
     cuts = [(row, _cuts(row, chosen, length)) for row in rows]
     shared: dict[Protocol, Cut] = {}
@@ -230,13 +241,13 @@ def _score(
         for row, own in cuts:
             if not own:
                 continue
-            model = load_model(row.saved.run, str(row.saved.step), device).model
+            row.saved, row.seconds = _best(row.saved.run, device)  # which may be another by now
             sizes = utf8_lengths(row.saved.tokenizer)
             for name, cut in own.items():
                 row.scores[name] = score_text(
-                    model, row.part, cut, byte_lengths=sizes, progress=advance
+                    row.saved.model, row.part, cut, byte_lengths=sizes, progress=advance
                 )
-            del model  # before the next is loaded
+            row.saved.model.to("meta")  # before the next is loaded
     return shared
 
 

@@ -6,7 +6,6 @@ import json as json_format
 import math
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +32,7 @@ Listener = Callable[["Scored"], None]
 
 def evaluate(
     run: Annotated[
-        Path | None, typer.Option(help="Run folder. Default: the newest in runs/.")
+        Path | None, typer.Option(help="Run folder. Default: the newest in runs/.", readable=False)
     ] = None,
     split: Annotated[
         Literal["train", "val", "test"], typer.Option(help="Part of the run's text.")
@@ -92,7 +91,7 @@ def evaluate(
     if per_char not in (None, "-"):
         _check_place(Path(per_char), found.path, file or config.data.source)
 
-    with StopSignals() as stop, tempfile.TemporaryDirectory(prefix="charlm-") as scratch:
+    with StopSignals() as stop, stop.scratch() as scratch:
         try:
             with stop.at_once():
                 from charlm.evaluation import protocols
@@ -105,7 +104,7 @@ def evaluate(
                 text = (
                     _Text(_split(saved, split), saved.tokenizer)
                     if file is None
-                    else _given(saved, file, unknown, Path(scratch))
+                    else _given(saved, file, unknown, scratch)
                 )
             with _lines(per_char, text.tokenizer, saved.tokenizer) as each:
                 score = _score(saved, text, cut, by_position, each, stop)

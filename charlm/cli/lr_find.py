@@ -1,6 +1,5 @@
 """charlm lr-find: which learning rates learn, in one short run."""
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,9 +53,9 @@ def lr_find(
     with StopSignals() as stop:
         try:
             resolved = _load(config, changes)
-            with tempfile.TemporaryDirectory(prefix="charlm-") as scratch:
+            with stop.scratch() as scratch:
                 with stop.at_once():
-                    test = _prepared(resolved, Path(scratch), stop)
+                    test = _prepared(resolved, scratch, stop)
                 tried = _climb(test, low, high, steps)
         except Stopped:
             return stop.exit_code

@@ -82,6 +82,11 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; return its exit code, every error answered with a line on stderr."""
     try:
+        os.getcwd()  # where there is none, what is imported next ends the process
+    except FileNotFoundError:
+        output.error("this folder: it was removed; change into another")
+        return MachineError.exit_code
+    try:
         code = app(arguments, standalone_mode=False, prog_name="charlm")
         sys.stdout.flush()
         return code if isinstance(code, int) else 0

@@ -35,10 +35,11 @@ def sample(
         str | None, typer.Option("--prompt", "-p", help="What to continue. Default: the run's own.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Run folder. Default: the newest in runs/.")
+        Path | None, typer.Option(help="Run folder. Default: the newest in runs/.", readable=False)
     ] = None,
     prompt_file: Annotated[
-        Path | None, typer.Option(help="Read the prompt from a file; - is standard input.")
+        Path | None,
+        typer.Option(help="Read the prompt from a file; - is standard input.", readable=False),
     ] = None,
     interactive: Annotated[
         bool, typer.Option("--interactive", "-i", help="Ask for one prompt after the other.")

@@ -4,9 +4,12 @@ SIGUSR1 is another flag: save, and go on.
 """
 
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 
 _SIGNALS = [
@@ -37,6 +40,17 @@ class StopSignals:
         self.patient = False
         self._save = False
         self._urgent = False
+        self._scratch: Path | None = None
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Give a folder that goes when the block ends, or when a second signal ends the program."""
+        with tempfile.TemporaryDirectory(prefix="charlm-") as name:
+            self._scratch = Path(name)
+            try:
+                yield self._scratch
+            finally:
+                self._scratch = None
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -100,6 +114,8 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         patient = self.patient and signal.SIGINT in (number, self.received)
         if self.received is not None and not patient:
+            if self._scratch:
+                shutil.rmtree(self._scratch, ignore_errors=True)
             os._exit(128 + number)  # the user insists: nothing half-written is ever read
         if self.received is None or number != signal.SIGINT:
             self.received = number

@@ -36,14 +36,17 @@ def train(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder. Default: the next free name under runs/.")
+        Path | None,
+        typer.Option(help="Run folder. Default: the next free name under runs/.", readable=False),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, or with the newest.")
     ] = False,
     init_from: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Begin with the best weights of another run."),
+        typer.Option(
+            metavar="RUN", readable=False, help="Begin with the best weights of another run."
+        ),
     ] = None,
     minutes: Annotated[
         float | None,
@@ -101,7 +104,7 @@ def train(
                 ready = _resumed(checked, run, allow_new_data, quiet, stop)
             else:
                 ready = _begun(
-                    checked, _new_folder(checked, out, config), changes, quiet, stop, began
+                    checked, out, Path(config or "run").stem, changes, quiet, stop, began
                 )
             with ready as prepared:
                 return _train(prepared, json, quiet, stop, began)
@@ -118,13 +121,6 @@ def load_named(name: str | None, changes: list[str]) -> "Config":
             f"--config: missing; name a YAML file or a preset: {', '.join(preset_names())}"
         )
     return load_config(name, changes)
-
-
-def _new_folder(config: "Config", out: Path | None, name: str | None) -> Path:
-    from charlm.storage import next_free_name
-
-    chosen = out or (Path(config.run.out) if config.run.out else None)
-    return chosen or next_free_name(Path(name or "run").stem)
 
 
 @contextmanager
@@ -144,7 +140,8 @@ def _resumed(
 @contextmanager
 def _begun(
     config: "Config",
-    folder: Path,
+    out: Path | None,
+    name: str,
     overrides: list[str],
     quiet: bool,
     stop: StopSignals,
@@ -152,15 +149,18 @@ def _begun(
 ) -> Iterator["PreparedRun"]:
     """Read the text and plan, then make, lock and fill the folder of a new run."""
     from charlm.config.size import trained
+    from charlm.storage import next_free_name
     from charlm.training.setup import (
         check_new_folder,
         create_run,
+        free_folder,
         new_folder_for_run,
         plan_run,
         prepare_text,
     )
 
-    check_new_folder(folder)
+    chosen = out or (Path(config.run.out) if config.run.out else None)
+    check_new_folder(chosen or next_free_name(name))
     with stop.at_once(), output.bytes_bar(quiet, stop.check) as progress:
         text = prepare_text(config, progress, output.download_bar(quiet, stop.check))
         if (
@@ -170,7 +170,8 @@ def _begun(
         ):
             output.say("timing a few steps of each size that the minutes may do for")
         config, plans = plan_run(config, text, overrides, time.perf_counter() - began)
-    with new_folder_for_run(folder):
+    place = nullcontext(chosen) if chosen else free_folder(name)
+    with place as folder, new_folder_for_run(folder):
         with output.bytes_bar(quiet, stop.check) as progress:
             prepared = create_run(config, folder, text, progress)
         prepared.plans = plans

@@ -14,7 +14,9 @@ def verify(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[DIR]", help="A run, or one of its checkpoints. Default: the newest run."
+            metavar="[DIR]",
+            readable=False,
+            help="A run, or one of its checkpoints. Default: the newest run.",
         ),
     ] = None,
     json: Annotated[

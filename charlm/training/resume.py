@@ -10,7 +10,6 @@ from charlm.config.keys import leaves
 from charlm.config.size import check_memory
 from charlm.errors import CheckpointError, DataError, MachineError
 from charlm.models.device import choose_device
-from charlm.sampling import encode_prompt
 from charlm.storage import OtherFormatError, RunFolder, machine_errors, verify_folder, write_file
 from charlm.storage.atomic import make_folder, remove_leftovers
 from charlm.storage.belongs import changed
@@ -19,7 +18,14 @@ from charlm.text import Corpus, encode_corpus, load_tokenizer, open_corpus, open
 from charlm.training.checkpoint import drift, read_state
 from charlm.training.compiling import check_compiler
 from charlm.training.plan import given_keys, keep_plan
-from charlm.training.setup import PreparedRun, PreparedText, Progress, checked, refuse_short
+from charlm.training.setup import (
+    PreparedRun,
+    PreparedText,
+    Progress,
+    check_prompt,
+    checked,
+    refuse_short,
+)
 
 # Keys of `train` that stay what they were, as all of `model` and `data` do.
 FIXED = ("train.batch_size", "train.optimizer", "train.init_from")
@@ -111,7 +117,7 @@ def open_run(
     remove_leftovers(run.path)
     own = _as_it_was(run.read_config())
     tokenizer = load_tokenizer(run.tokenizer)
-    encode_prompt(tokenizer, config.sample.prompt)
+    check_prompt(config, tokenizer)
     check_memory(config, tokenizer.vocab_size)
     corpus = open_corpus(run.tokens)
     prepared = PreparedRun(config, run, corpus, tokenizer)

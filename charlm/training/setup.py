@@ -18,9 +18,15 @@ from charlm.config.schema import SingleModelConfig
 from charlm.config.size import check_memory, checkpoint_bytes, held_back, human_bytes, trained
 from charlm.errors import DataError, MachineError, UsageError
 from charlm.models.device import choose_device, choose_dtype
-from charlm.sampling import encode_prompt
-from charlm.storage import RunFolder, folder_lock, machine_errors, refuse_locked, write_file
-from charlm.storage.atomic import is_leftover, make_folder, remove_leftovers
+from charlm.storage import (
+    RunFolder,
+    folder_lock,
+    machine_errors,
+    next_free_name,
+    refuse_locked,
+    write_file,
+)
+from charlm.storage.atomic import flush_folder, is_leftover, make_folder, remove_leftovers
 from charlm.storage.lock import HOLDER, LOCK
 from charlm.storage.run_folder import Checkpoint
 from charlm.text import Corpus, Scan, Source, Tokenizer, encode_corpus, open_source, scan_text
@@ -124,6 +130,30 @@ def new_folder_for_run(out: Path) -> Iterator[None]:
                 path.rmdir()
 
 
+@contextlib.contextmanager
+def free_folder(name: str) -> Iterator[Path]:
+    """Make the next free folder for a run of this name; if it is still empty in the end, it vanishes.
+
+    Two that start at once get two.
+
+    Raises:
+        MachineError: The disk or its permissions refuse.
+    """
+    while True:
+        path = next_free_name(name)
+        with machine_errors(path), contextlib.suppress(FileExistsError):
+            make_folder(path.parent)
+            path.mkdir()
+            flush_folder(path.parent)
+            break
+    try:
+        yield path
+    finally:
+        for folder in (path, path.parent):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
 def prepare_text(
     config: Config, progress: Progress, fetch: Callable[[int, int], None]
 ) -> PreparedText:
@@ -144,8 +174,20 @@ def prepare_text(
     tokenizer = scan.tokenizer(config.data)
     refuse_short(scan.size, config)
     check_memory(config, tokenizer.vocab_size)
-    encode_prompt(tokenizer, config.sample.prompt)
+    check_prompt(config, tokenizer)
     return PreparedText(source, scan, tokenizer)
+
+
+def check_prompt(config: Config, tokenizer: Tokenizer) -> None:
+    """Refuse a prompt for samples that the model cannot read.
+
+    Raises:
+        DataError: With its characters that are not in the alphabet.
+    """
+    try:
+        tokenizer.encode(config.sample.prompt)
+    except DataError as error:
+        raise DataError(f"sample.prompt: {error}; choose another") from None
 
 
 def resolve_dtype(config: Config) -> Config:

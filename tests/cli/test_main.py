@@ -192,3 +192,35 @@ def test_an_interrupt_during_the_imports_leaves_no_traceback(tmp_path):
 
     assert done.returncode == -signal.SIGINT
     assert done.stderr == b""
+
+
+def test_a_folder_that_was_removed_is_said_before_anything_ends_in_it(
+    charlm, tmp_path, monkeypatch
+):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    result = charlm("compare")
+
+    assert (result.code, result.error) == (5, "this folder: it was removed; change into another")
+
+
+def test_a_folder_of_ours_that_may_not_be_read_is_no_mistake_in_the_command(
+    charlm, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(os, "access", lambda *arguments, **options: False)
+
+    for command in (("sample", "--run"), ("eval", "--run"), ("verify",), ("compare",)):
+        assert charlm(*command, tmp_path).code == 4  # there is no run: it was looked at
+
+
+def test_compiled_code_is_not_kept_in_the_current_folder_for_an_empty_name():
+    done = python(
+        "-c",
+        "import os, charlm.__main__; print('TORCHINDUCTOR_CACHE_DIR' in os.environ)",
+        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": ""},
+    )
+
+    assert done.stdout == "False\n"

@@ -38,14 +38,18 @@ def test_the_handlers_from_before_come_back():
 def test_a_second_signal_ends_the_process_at_once():
     program = (
         "import os, signal, time; from charlm.cli.signals import StopSignals\n"
-        "with StopSignals() as stop:\n"
-        "    os.kill(os.getpid(), signal.SIGTERM); print('still here', flush=True)\n"
+        "with StopSignals() as stop, stop.scratch() as scratch:\n"
+        "    (scratch / 'ids.bin').touch()\n"
+        "    os.kill(os.getpid(), signal.SIGTERM); print(scratch, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
     )
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30)
 
-    assert (done.returncode, done.stdout) == (130, b"still here\n")
+    assert done.returncode == 130
+    scratch = Path(os.fsdecode(done.stdout.strip()))
+    assert scratch.name.startswith("charlm-")
+    assert not scratch.exists()
 
 
 def test_a_stop_while_the_text_is_read_leaves_nothing_behind(charlm, tiny, monkeypatch, tmp_path):

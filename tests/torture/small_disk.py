@@ -57,6 +57,8 @@ def main(folder: Path) -> None:
 
     fill(Path("filler"))
     found["full"] = command(*RESUME, "train.max_steps=35")
+    found["full, new"] = command(*TRAIN[:-2], "other", "-q")
+    found["left behind"] = Path("other").exists()
     found["full, read"] = [command(*reader) for reader in READERS]
     found["saved when full"] = [checkpoint.step for checkpoint in run.checkpoints()]
     Path("filler").unlink()

@@ -60,6 +60,8 @@ def test_a_full_disk_is_refused_and_can_be_read_from(found):
 
     assert code == 5
     assert line == "run: No space left on device; free some space there or choose another place"
+    assert error(found["full, new"])[0] == 5
+    assert not found["left behind"]
     assert found["saved when full"] == found["saved"]
     assert [reader["code"] for reader in found["full, read"]] == [0, 0, 0]
 

@@ -276,7 +276,7 @@ def crowded(lives: Lives, folder: Path, count: int, tally: Tally) -> None:
 
 
 def read_beside(lives: Lives, folder: Path, count: int, tally: Tally) -> None:
-    """Sample, score and verify a run that saves and prunes at every step; nothing may fail."""
+    """Sample, score, compare and verify a run that saves and prunes at every step; nothing may fail."""
     run = begin(folder, "modern, muon")
     config = folder / "config.yaml"
     text = config.read_text().replace("max_steps: 30", "max_steps: 1000000")
@@ -286,6 +286,7 @@ def read_beside(lives: Lives, folder: Path, count: int, tally: Tally) -> None:
         ("verify", "run"),
         ("sample", "--run", "run", "--max-new-chars", "8", "--checkpoint", "last"),
         ("eval", "--run", "run", "--checkpoint", "last"),
+        ("compare", "run"),
     ]
     readers = [kinds[i % len(kinds)] for i in range(count)]
     *lives_of_readers, training = lives.beside(folder, command(run), readers)

@@ -1,5 +1,6 @@
 import errno
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,10 +8,18 @@ import torch
 from charlm.config import load_config
 from charlm.errors import CheckpointError, DataError, MachineError, UsageError
 from charlm.storage import RunFolder, read_manifest
+from charlm.storage.manifest import write_manifest
 from charlm.training import checkpoint as module
+from charlm.training import setup
 from charlm.training.checkpoint import drift, save_checkpoint
 from charlm.training.resume import commit_resume, open_run, resumed_config
-from charlm.training.setup import check_new_folder, create_run, new_folder_for_run, prepare_text
+from charlm.training.setup import (
+    check_new_folder,
+    create_run,
+    free_folder,
+    new_folder_for_run,
+    prepare_text,
+)
 from tests.training.conftest import ignore, state_hash
 
 
@@ -180,6 +189,19 @@ def test_a_resume_says_what_it_changes(finished):
     assert "changed from here on: train.max_steps 6 -> 9; run.seed 1337 -> 5" in notes
 
 
+def test_a_resume_says_that_the_rate_was_lowered(finished):
+    path = finished.run.last().path
+    state = json.loads((path / "state.json").read_text())
+    facts = read_manifest(path)
+    (path / "MANIFEST.json").unlink()
+    (path / "state.json").write_text(json.dumps(state | {"rate_factor": 0.25}))
+    write_manifest(path, {key: facts[key] for key in facts if key not in ("format", "files")})
+
+    notes = open_run(resumed_config(finished.run, None, []), finished.run, ignore).notes
+
+    assert notes == ["steps were not finite: the learning rate is 0.25 of what is asked for"]
+
+
 def test_a_new_text_that_is_too_short_is_refused_before_the_old_one_goes(finished, tmp_path):
     (tmp_path / "text.txt").write_text("the")
     config = finished.run.read_config()
@@ -205,6 +227,18 @@ def test_a_start_that_was_killed_can_be_made_again(tiny, tmp_path):
         create_run(config, out, text, ignore)
 
     assert (out / "config.yaml").is_file()
+
+
+def test_two_starts_without_a_name_get_two_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = iter("aab")  # what both saw free at first
+    monkeypatch.setattr(setup, "next_free_name", lambda name: Path("runs", next(names)))
+
+    with free_folder("x") as one, free_folder("x") as other:
+        assert (one, other) == (Path("runs/a"), Path("runs/b"))
+        (one / "config.yaml").touch()
+
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["a"]
 
 
 def test_a_users_own_files_are_no_leftovers(tmp_path):
