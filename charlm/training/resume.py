@@ -122,7 +122,9 @@ def open_run(
     corpus = open_corpus(run.tokens)
     prepared = PreparedRun(config, run, corpus, tokenizer)
     prepared.checkpoint = newest_sound(run, prepared.notes)
-    if not prepared.checkpoint and not isinstance(config.model, MixtureConfig):
+    if prepared.checkpoint:
+        prepared.notes += _what_differs(prepared.checkpoint, own, config)
+    elif not isinstance(config.model, MixtureConfig):
         prepared.notes.append("no checkpoint yet: starting at step 0")
     text = _current_text(config, prepared, progress)
     if text:
@@ -136,15 +138,6 @@ def open_run(
         _refuse_strange(run, text)
         if differs:
             prepared.corpus = _encode_anew(config, prepared, text, progress)
-    if prepared.checkpoint:
-        prepared.notes += _what_differs(prepared.checkpoint, own, config)
-        state = read_state(prepared.checkpoint.path, prepared.checkpoint.step)
-        check_log(run.metrics, state.metrics_bytes)
-        if state.rate_factor < 1:
-            prepared.notes.append(
-                "steps were not finite: the learning rate is "
-                f"{state.rate_factor:g} of what is asked for"
-            )
     return prepared
 
 
@@ -152,8 +145,10 @@ def _what_differs(checkpoint: Checkpoint, own: Config, config: Config) -> list[s
     """Say what is otherwise than when a checkpoint was saved, one remark for each kind.
 
     Raises:
-        CheckpointError: What may not change did, in the config.yaml of the run.
+        CheckpointError: What may not change did, in the config.yaml of the run or in its log.
     """
+    state = read_state(checkpoint.path, checkpoint.step)
+    check_log(checkpoint.path.parents[1] / "metrics.jsonl", state.metrics_bytes)
     changes = changed(checkpoint, own, config)
     for key, (then, now) in changes.items():
         if key in FIXED or (key.startswith(("model.", "data.")) and key != "data.source"):
@@ -171,6 +166,10 @@ def _what_differs(checkpoint: Checkpoint, own: Config, config: Config) -> list[s
     if changes:
         told = (f"{key} {then!r} -> {now!r}" for key, (then, now) in changes.items())
         notes.append(f"changed from here on: {'; '.join(told)}")
+    if state.rate_factor < 1:
+        notes.append(
+            f"steps were not finite: the learning rate is {state.rate_factor:g} of what is asked for"
+        )
     return notes
 
 
