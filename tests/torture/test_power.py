@@ -14,7 +14,7 @@ from charlm.storage import RunFolder, atomic, manifest, write_file
 from charlm.storage.run_folder import MetricsLog
 from charlm.training import trainer_for
 from charlm.training.checkpoint import load_checkpoint
-from charlm.training.resume import open_run, resumed_config
+from charlm.training.resume import commit_resume, open_run, resumed_config
 from charlm.training.setup import create_run, new_folder_for_run, prepare_text
 from tests.torture.power import LEFT, Moment, lay, moments, same
 from tests.training.conftest import ignore
@@ -114,6 +114,29 @@ def failures_of_saving(tmp_path: Path) -> Iterator[str]:
 
 def test_a_cut_while_saving_and_pruning_leaves_the_old_or_the_new_checkpoint(tiny, tmp_path):
     assert list(failures_of_saving(tmp_path)) == []
+
+
+def test_a_cut_while_a_damaged_checkpoint_is_set_aside_loses_neither(tiny, tmp_path):
+    (tmp_path / "disk").mkdir()
+    one = begin(tmp_path / "disk", *SAVES)
+    list(one.records())
+    weights = one.run.checkpoint_path(4) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    damaged = content(weights.parent)
+    prepared = reopen(tmp_path / "disk")
+    assert prepared.checkpoint.step == 3
+
+    found: list[Moment] = []
+    moments(tmp_path / "disk", lambda: commit_resume(prepared), found)
+
+    assert len(found) >= 2
+    names = set()
+    for _, cut in each_cut(found, tmp_path / "cut"):
+        assert reopen(tmp_path / "cut").checkpoint.step == 3, cut
+        (left,) = (tmp_path / "cut/run/checkpoints").glob("*step-4")
+        assert content(left) == damaged, cut
+        names.add(left.name)
+    assert names == {"step-4", "damaged-step-4"}
 
 
 def skip(*_):
