@@ -76,7 +76,10 @@ def _root(
 def main() -> None:
     """Run the command line and exit with its code."""
     output.never_refuse_a_character()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    # All is done: Ctrl-C while the interpreter winds up ends it without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -194,6 +194,21 @@ def test_an_interrupt_during_the_imports_leaves_no_traceback(tmp_path):
     assert done.stderr == b""
 
 
+def test_an_interrupt_while_the_interpreter_winds_up_leaves_no_traceback():
+    program = (
+        "import atexit, os, signal, sys\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "sys.argv = ['charlm', '--version']\n"
+        "from charlm.__main__ import main; main()\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True)
+
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == b""
+    assert done.stdout.startswith(b"charlm ")
+
+
 def test_a_folder_that_was_removed_is_said_before_anything_ends_in_it(
     charlm, tmp_path, monkeypatch
 ):

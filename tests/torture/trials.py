@@ -208,7 +208,8 @@ def signalled(
     if life.code not in (0, 128 + number, -number):
         tally.failures.append(f"{where}: exit {life.code}: {life.stderr}")
         return
-    if life.code < 0 and life.steps:
+    # Before its first step there is nothing to lose, nor when all is done.
+    if life.code < 0 and life.steps and differing(run, like):
         tally.failures.append(f"{where}: ended by the signal at step {life.steps}")
     if life.code:
         assert life.waited is not None
