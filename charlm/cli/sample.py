@@ -368,20 +368,28 @@ def _read_prompt(prompt: str | None, file: Path | None, default: str) -> str:
         data, where = sys.stdin.buffer.read(MAX_PROMPT + 1), "standard input"
     else:
         where = str(file)
-        try:
-            with file.open("rb") as stream:
-                data = stream.read(MAX_PROMPT + 1)
-        except OSError as error:
-            raise DataError(
-                f"{where}: cannot be read: {error.strerror}; name a text file, or - for standard "
-                "input"
-            ) from None
+        data = _read_start(file)
     if len(data) > MAX_PROMPT:
         raise DataError(
             f"{where}: longer than {MAX_PROMPT >> 20} MiB; give its end, which is all a model reads"
         )
     decoded = _decoded(data, where)
     return decoded.removeprefix("\ufeff") if file else decoded  # editors begin files with it
+
+
+def _read_start(file: Path) -> bytes:
+    """Return what a file begins with: one byte more than a prompt may have, at most."""
+    from charlm.storage.machine import machine_errors
+
+    with machine_errors(file):
+        try:
+            with file.open("rb") as stream:
+                return stream.read(MAX_PROMPT + 1)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise DataError(
+                f"{file}: cannot be read: {error.strerror}; name a text file, or - for standard "
+                "input"
+            ) from None
 
 
 def _decoded(data: bytes, where: str) -> str:

@@ -520,6 +520,14 @@ def test_row_34_a_configuration_that_may_not_be_read_is_refused(refused, forbid)
     assert line.startswith("tiny.yaml: cannot be read: Permission denied")
 
 
+def test_row_34_a_prompt_that_may_not_be_read_names_path_and_user(refused, forbid, trained):
+    forbid(Path, "open", "prompt.txt", errno.EACCES)
+
+    (line,) = refused(5, *sample(trained, "--prompt-file", "prompt.txt"))
+
+    assert line.startswith("prompt.txt: Permission denied; user '")
+
+
 def test_row_35_a_changed_text_is_refused_until_allowed(charlm, trained):
     Path("text.txt").write_text(TEXT.replace("fox", "cat"))
     resume = ("train", "--resume", "--out", trained, "train.max_steps=8")
