@@ -22,7 +22,9 @@ from charlm.storage.machine import is_gone, machine_errors
 
 NAME = "MANIFEST.json"
 FORMAT = 1
-_UNKNOWN = "0" * 64  # in the place of a manifest's own SHA-256 while that is worked out
+_UNKNOWN = b"0" * 64  # in the place of a manifest's own SHA-256 while that is worked out
+# What stands before that place. In no value can it stand: quotes have a backslash before them there.
+_OWN = f'"{NAME}": {{\n   "sha256": "'.encode()
 _MAX_BYTES = 1 << 20
 _CHUNK = 1 << 20
 # What systems leave in folders that people look at, and network file systems for what is open.
@@ -44,17 +46,26 @@ class OtherFormatError(CheckpointError):
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Record `facts` and the size and SHA-256 of every file now in `folder`."""
+    """Record `facts` and the size and SHA-256 of every file now in `folder`.
+
+    Raises:
+        CheckpointError: The facts are so long that they could not be read again.
+    """
     files = {
         path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(folder.iterdir())
     }
-    files = {NAME: {"sha256": _UNKNOWN}, **files}
+    files = {NAME: {"sha256": _UNKNOWN.decode()}, **files}
     content = {"format": FORMAT, **facts, "files": files}
     data = (json.dumps(content, indent=1) + "\n").encode()
-    own = hashlib.sha256(data).hexdigest()
+    if len(data) > _MAX_BYTES:
+        raise CheckpointError(
+            f"{folder / NAME}: would have {len(data):,} bytes and may have {_MAX_BYTES:,}; give "
+            "shorter names"
+        )
+    own = hashlib.sha256(data).hexdigest().encode()
     with (folder / NAME).open("wb") as file:
-        file.write(data.replace(_UNKNOWN.encode(), own.encode(), 1))
+        file.write(data.replace(_OWN + _UNKNOWN, _OWN + own))
         file.flush()
         os.fsync(file.fileno())
 
@@ -76,9 +87,12 @@ def read_manifest(folder: Path, mend: str = "name another") -> dict[str, Any]:
         if path.is_symlink():
             raise CheckpointError(f"{path}: unsafe path, a symbolic link; {mend}")
         if is_gone(path) or not stat.S_ISREG(path.stat().st_mode):
-            raise CheckpointError(f"{folder}: no {NAME}, so it was never finished; {mend}")
+            state = "not found" if is_gone(folder) else f"no {NAME}, so it was never finished"
+            raise CheckpointError(f"{folder}: {state}; {mend}")
         with path.open("rb") as file:
-            data = file.read(_MAX_BYTES)
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise CheckpointError(f"{path}: more than {_MAX_BYTES:,} bytes, no manifest; {mend}")
         content = json.loads(data)
     if not isinstance(content, dict) or "format" not in content:
         raise CheckpointError(f"{path}: not a manifest; {mend}")
@@ -90,7 +104,7 @@ def read_manifest(folder: Path, mend: str = "name another") -> dict[str, Any]:
     if not _is_listing(content.get("files")):
         raise CheckpointError(f"{path}: not a manifest; {mend}")
     own = content["files"].pop(NAME, None)
-    if own is not None and not _is_own(data, own.get("sha256")):
+    if own is not None and not _is_own(data):
         raise CheckpointError(f"{path}: SHA-256 differs from its manifest; {mend}")
     return content
 
@@ -167,12 +181,11 @@ def _reason(error: Exception) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _is_own(data: bytes, sha256: Any) -> bool:
+def _is_own(data: bytes) -> bool:
     """Tell whether a manifest's bytes have the SHA-256 that stands in them."""
-    if not isinstance(sha256, str):
-        return False
-    unsealed = data.replace(sha256.encode("utf-8", "replace"), _UNKNOWN.encode(), 1)
-    return hashlib.sha256(unsealed).hexdigest() == sha256
+    before, mark, rest = data.partition(_OWN)
+    sha256, after = rest[: len(_UNKNOWN)], rest[len(_UNKNOWN) :]
+    return hashlib.sha256(before + mark + _UNKNOWN + after).hexdigest().encode() == sha256
 
 
 def _is_listing(files: Any) -> bool:

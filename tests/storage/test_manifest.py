@@ -5,6 +5,7 @@ import pytest
 
 from charlm.errors import CheckpointError
 from charlm.storage import new_folder, read_manifest, verify_folder
+from charlm.storage.manifest import NAME, write_manifest
 
 
 @pytest.fixture
@@ -177,3 +178,19 @@ def test_a_file_that_vanishes_while_it_is_checked_is_a_checkpoint_error(folder, 
 
     with pytest.raises(CheckpointError, match="cannot be read"):
         verify_folder(folder)
+
+
+def test_a_row_of_zeros_is_not_taken_for_the_place_of_its_own_hash(folder):
+    zeros = "0" * 64
+    for facts in ({"prompt": zeros}, {"source": f'"MANIFEST.json": {{\n   "sha256": "{zeros}'}):
+        (folder / NAME).unlink(missing_ok=True)
+        write_manifest(folder, facts)
+
+        assert verify_folder(folder).items() >= facts.items()
+
+
+def test_what_could_not_be_read_again_is_not_written(folder):
+    with pytest.raises(
+        CheckpointError, match=r"MANIFEST\.json: would have 1,0.* may have 1,048,576"
+    ):
+        write_manifest(folder, {"source": "x" * (1 << 20)})
