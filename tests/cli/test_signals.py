@@ -1,7 +1,9 @@
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -87,8 +89,11 @@ def test_a_signal_ends_the_wait_for_standard_input(trained, source):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    time.sleep(4)  # torch is imported and the pipe is waited for
-    process.send_signal(signal.SIGTERM)
+    process.stdin.write(b"the fox")
+    process.stdin.flush()
+    while int.from_bytes(fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4)), sys.byteorder):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)  # it has read what there was, and waits for more
 
     process.communicate(timeout=10)
 

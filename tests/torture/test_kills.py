@@ -14,6 +14,8 @@ from tests.torture.trials import (
     begin,
     command,
     crowded,
+    half,
+    halfway,
     killed,
     larger_than_memory,
     outcome,
@@ -85,8 +87,9 @@ def test_whatever_the_disk_refuses_no_older_checkpoint_is_harmed(
     lives, undisturbed, tmp_path, error, how
 ):
     tally, like = Tally(), undisturbed["bigram"]
-    for operation in range(error % 23, like.life.operations, 40):
-        refused(lives, tmp_path / str(operation), like, operation, error, how, tally)
+    begun = halfway(lives, tmp_path / "half", like)
+    for operation in range(error % 23, half(like) + 1, 25):
+        refused(lives, tmp_path / str(operation), like, begun, operation, error, how, tally)
 
     assert tally.failures == []
 

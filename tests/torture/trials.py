@@ -224,10 +224,22 @@ def signalled(
 REFUSALS = ("once", "from then on", "then a kill")
 
 
+def halfway(lives: Lives, folder: Path, like: Straight) -> Path:
+    """Leave a run half done, as a kill does, for `refused` to go on with; return its folder."""
+    lives.live(folder, *command(begin(folder, like.name)), plan=Plan(operation=half(like)))
+    return folder
+
+
+def half(like: Straight) -> int:
+    """Return how many durable operations half a run has: the other half has one more at most."""
+    return like.life.operations // 2
+
+
 def refused(
     lives: Lives,
     folder: Path,
     like: Straight,
+    begun: Path,
     operation: int,
     error: int,
     how: str,
@@ -236,14 +248,13 @@ def refused(
     """Let a durable operation fail in a run that goes on; nothing that was saved may be harmed.
 
     Args:
+        begun: What `halfway` left; it goes on in a copy.
         how: A name of `REFUSALS`.
     """
-    run = begin(folder, like.name)
+    run = shutil.copytree(begun, folder) / "run"
     # A kill comes at any instant, before the failure too.
     kill = random.Random(operation).uniform(0, like.life.seconds) if how == "then a kill" else None
     sticky = how == "from then on"
-    half = like.life.operations // 2
-    lives.live(folder, *command(run), plan=Plan(operation=half))
     before = saved_step(run)
     plan = Plan(operation=operation, error=error, sticky=sticky, after=kill)
     life = lives.live(folder, *command(run), plan=plan)
