@@ -1,13 +1,16 @@
 """charlm verify: is a run on the disk what was written?"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from charlm.cli import output
 from charlm.cli.signals import Stopped, StopSignals
 from charlm.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from charlm.training.verify import Checked
 
 
 def verify(
@@ -30,25 +33,30 @@ def verify(
     from charlm.storage import find_run
     from charlm.training.verify import verify as parts
 
-    damaged = 0
+    found: list[Checked] = []
     chosen = folder or find_run(None).path
     with StopSignals() as stop:
         try:
             with stop.at_once():
                 for part in parts(chosen):
-                    damaged += part.problem is not None
+                    found.append(part)
                     if json:
-                        facts = {"sound": not part.problem, "problem": part.problem}
+                        facts = {"state": part.state, "problem": part.problem}
                         output.result_json({"path": str(part.path), **facts})
-                    elif part.problem:
-                        output.result(f"damaged  {part.problem}")
                     else:
-                        output.result(f"sound    {part.path}: {part.says}")
+                        says = part.problem or f"{part.path}: {part.says}"
+                        output.result(f"{part.state:8} {says}")
         except Stopped:
             return stop.exit_code
+    damaged = [part for part in found if part.problem]
     if damaged:
-        parts_are = "1 part is" if damaged == 1 else f"{damaged} parts are"
-        raise CheckpointError(
-            f"{chosen}: {parts_are} damaged; --resume goes on from the newest sound checkpoint"
+        sound = {part.path.parent for part in found if part.state == "sound"}
+        older = all(p.path.parent.name == "checkpoints" and p.path.parent in sound for p in damaged)
+        then = (
+            "--resume goes on from the newest sound checkpoint"
+            if older
+            else "mend it as said above"
         )
+        parts_are = "1 part is" if len(damaged) == 1 else f"{len(damaged)} parts are"
+        raise CheckpointError(f"{chosen}: {parts_are} damaged; {then}")
     return 0

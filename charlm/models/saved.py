@@ -19,7 +19,7 @@ from charlm.models.base import LanguageModel
 from charlm.models.build import build_model
 from charlm.models.device import choose_device
 from charlm.storage import RunFolder, machine_errors
-from charlm.storage.belongs import check_belongs
+from charlm.storage.belongs import belongs_to
 from charlm.storage.run_folder import Checkpoint
 from charlm.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -70,7 +70,7 @@ def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> Sav
     tokenizer = load_tokenizer(run.tokenizer)
 
     def load(checkpoint: Checkpoint) -> SavedModel:
-        check_belongs(checkpoint, config, tokenizer.to_json())
+        belongs_to(checkpoint).check(config, tokenizer.to_json())
         _refuse_excess(config, tokenizer, checkpoint.path / WEIGHTS)
         model = build_model(config.model, tokenizer.vocab_size)
         load_weights(model, checkpoint.path / WEIGHTS)

@@ -1,76 +1,181 @@
-"""What weights mean nothing without: the model of their configuration, and their alphabet."""
+"""What weights mean nothing without: the configuration that they were trained with, their alphabet.
+
+Each checkpoint keeps it as `belongs.json`, and so does a mixture whose experts are not joined yet.
+"""
 
 import hashlib
+import json
+import re
+import reprlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from charlm.config import Config
 from charlm.config.keys import leaves
 from charlm.errors import CheckpointError
-from charlm.storage.run_folder import Checkpoint
+from charlm.storage.json_file import read_object
+from charlm.storage.machine import machine_errors
+from charlm.storage.run_folder import Checkpoint, RunFolder
 
-BELONGS = "belongs"  # among the facts of a checkpoint
-# Keys of a model that what it computes does not rest on.
+BELONGS = "belongs.json"
+MAX_BYTES = 1 << 22  # a configuration has 1 MiB at most; each character of it may be escaped here
+# Keys of `train` that stay what they were, as all of `model` and `data` do.
+FIXED = ("train.batch_size", "train.optimizer", "train.init_from")
+# But these say where something is, and it may have been moved.
+PLACES = re.compile(r"data\.source|model\.experts\.[^.]+\.run")
+# Keys of a model, and of an expert, that what it computes does not rest on.
 IDLE = ("train", "dropout", "run", "tune_fraction")
 
 
-def belongs(config: Config, alphabet: str) -> dict[str, Any]:
-    """Return what the weights of a run mean nothing without, to be kept beside them.
-
-    Sizes show in the shapes of tensors; the number of heads or the order of the alphabet does not.
-    The whole configuration is kept too, for a run that goes on: see `changed`.
+def belongs(config: Config, alphabet: str) -> bytes:
+    """Return what `belongs.json` is to hold.
 
     Args:
         config: Of the run.
         alphabet: Its tokenizer.json.
     """
-    digest = hashlib.sha256(alphabet.encode()).hexdigest()
-    return {
-        "model": dict(leaves(config.model.model_dump(), IDLE)),
-        "alphabet_sha256": digest,
+    content = {
+        "alphabet_sha256": hashlib.sha256(alphabet.encode()).hexdigest(),
         "config": config.model_dump(mode="json"),
     }
+    return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def check_belongs(checkpoint: Checkpoint, config: Config, alphabet: str) -> None:
-    """Refuse a checkpoint beside a configuration or an alphabet that it was not trained with.
+@dataclass(frozen=True)
+class Belongs:
+    """What was kept, to hold what stands beside the weights now against it.
 
-    Raises:
-        CheckpointError: With the first difference. Checkpoints of before have nothing to compare.
+    Args:
+        run: Where that stands.
+        begun: What was kept when, for messages: `step-5 was saved`.
+        model: What the weights rest on, by its whole key. Sizes show in the shapes of tensors; the
+            number of heads does not.
+        alphabet_sha256: Nor does the order of the alphabet; None: it was not kept.
+        config: The whole configuration by its whole keys; None: it was not kept.
     """
-    then = checkpoint.facts.get(BELONGS)
-    if not isinstance(then, dict):
-        return
-    now, run = belongs(config, alphabet), checkpoint.path.parent.parent
-    model = then.get("model")
-    for key, value in now["model"].items():
-        if isinstance(model, dict) and key in model and model[key] != value:
+
+    run: Path
+    begun: str
+    model: Mapping[str, Any]
+    alphabet_sha256: str | None
+    config: Mapping[str, Any] | None
+
+    def check(self, config: Config, alphabet: str) -> None:
+        """Refuse a configuration or an alphabet that the weights were not trained with.
+
+        Raises:
+            CheckpointError: With the first difference.
+        """
+        for key, value in _rests_on(config.model.model_dump(mode="json")):
+            if key in self.model and self.model[key] != value:
+                raise self._changed(f"model.{key}", self.model[key], value)
+        digest = hashlib.sha256(alphabet.encode()).hexdigest()
+        if self.alphabet_sha256 not in (None, digest):
             raise CheckpointError(
-                f"{run / 'config.yaml'}: model.{key} is {value!r}, {checkpoint.path.name} was saved "
-                f"with {model[key]!r}; restore it"
+                f"{self.run / 'tokenizer.json'}: not the alphabet that {self.begun} with; restore it"
             )
-    if then.get("alphabet_sha256", now["alphabet_sha256"]) != now["alphabet_sha256"]:
-        raise CheckpointError(
-            f"{run / 'tokenizer.json'}: not the alphabet that {checkpoint.path.name} was saved with; "
-            "restore it"
+
+    def differences(self, before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
+        """Return what training would go on with otherwise than it was.
+
+        Args:
+            before: What the run says, in the place of a configuration that was not kept.
+            now: What is asked for.
+
+        Returns:
+            By the whole key, the value then and now; keys that one of the two does not know are left
+            out.
+
+        Raises:
+            CheckpointError: One of them may not change in a run.
+        """
+        then = dict(leaves(before.model_dump(mode="json"))) if self.config is None else self.config
+        found = {
+            key: (then[key], value)
+            for key, value in leaves(now.model_dump(mode="json"))
+            if key in then and then[key] != value
+        }
+        for key, (old, new) in found.items():
+            moved = PLACES.fullmatch(key) and old and new
+            if not moved and (key in FIXED or key.startswith(("model.", "data."))):
+                raise self._changed(key, old, new)
+        return found
+
+    def _changed(self, key: str, then: Any, now: Any) -> CheckpointError:
+        return CheckpointError(
+            f"{self.run / 'config.yaml'}: {key} is {reprlib.repr(now)}, {self.begun} with "
+            f"{reprlib.repr(then)}; restore it"
         )
 
 
-def changed(checkpoint: Checkpoint, before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
-    """Return what differs between the configuration that a checkpoint was saved with and `now`.
+def belongs_to(checkpoint: Checkpoint) -> Belongs:
+    """Read what a checkpoint, its files verified, was saved with.
 
-    Args:
-        checkpoint: What is gone on from.
-        before: What its run says, for checkpoints that keep no configuration.
-        now: What is asked for.
-
-    Returns:
-        By the whole key, the value then and now; keys that one of the two does not know are left out.
+    Raises:
+        CheckpointError: What it holds is no such thing.
+        MachineError: The disk or its permissions refuse.
     """
-    kept = checkpoint.facts.get(BELONGS)
-    config = kept.get("config") if isinstance(kept, dict) else None
-    then = dict(leaves(config if isinstance(config, dict) else before.model_dump(mode="json")))
-    return {
-        key: (then[key], value)
-        for key, value in leaves(now.model_dump(mode="json"))
-        if key in then and then[key] != value
-    }
+    # Older ones have it in their manifest; the oldest have nothing to compare.
+    older = checkpoint.facts.get("belongs")
+    run, begun = checkpoint.path.parent.parent, f"{checkpoint.path.name} was saved"
+    return _read(checkpoint.path / BELONGS, older, run, begun)
+
+
+def begun_with(run: RunFolder) -> Belongs:
+    """Read what a mixture that is not joined yet was begun with.
+
+    Raises:
+        CheckpointError: It is damaged.
+        MachineError: The disk or its permissions refuse.
+    """
+    return _read(run.path / BELONGS, None, run.path, "it was begun")
+
+
+def _read(path: Path, older: Any, run: Path, begun: str) -> Belongs:
+    with machine_errors(path):
+        try:
+            content = read_object(path, MAX_BYTES)
+        except FileNotFoundError:
+            content = older if isinstance(older, dict) else {}
+        except ValueError as error:
+            raise _unreadable(path, error) from None
+    try:
+        return _parsed(content, run, begun)
+    except RecursionError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: cannot be read ({str(error)[:60]}); restore it or start a new run"
+    )
+
+
+def _parsed(content: Mapping[str, Any], run: Path, begun: str) -> Belongs:
+    model, config, alphabet = (content.get(key) for key in ("model", "config", "alphabet_sha256"))
+    if isinstance(config, dict) and isinstance(config.get("model"), dict):
+        model = dict(_rests_on(config["model"]))
+    return Belongs(
+        run,
+        begun,
+        model if isinstance(model, dict) else {},
+        alphabet if isinstance(alphabet, str) else None,
+        dict(leaves(config)) if isinstance(config, dict) else None,
+    )
+
+
+def _rests_on(model: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what a model, or an expert, computes from, by its whole key."""
+    for key, value in model.items():
+        if key in IDLE:
+            continue
+        if key == "experts" and isinstance(value, Mapping):
+            for name, expert in value.items():  # whatever its name
+                if isinstance(expert, Mapping):
+                    yield from _rests_on(expert, f"{before}{key}.{name}.")
+        elif isinstance(value, Mapping):
+            yield from _rests_on(value, f"{before}{key}.")
+        else:
+            yield before + key, value

@@ -6,7 +6,8 @@
       tokens/                   the text as ids, split, with its manifest
       metrics.jsonl             one record a line
       samples/step-N.txt        what the model wrote while it trained
-      checkpoints/step-N/       model.safetensors, optimizer.safetensors, state.json, MANIFEST.json
+      checkpoints/step-N/       model.safetensors, optimizer.safetensors, state.json, what they belong
+                                to (belongs.json), MANIFEST.json
 
 There is no pointer to the best or the last checkpoint that could be wrong: both are found by
 reading manifests.
@@ -17,6 +18,7 @@ import json
 import math
 import os
 import reprlib
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +135,7 @@ class RunFolder:
         return found
 
     def saved_by_log(self) -> int | None:
-        """Return the last step that was saved and gone on from, by the log; None if it knows of none.
+        """Return the last step that was saved, by the log; None if it knows of none.
 
         The record of a save is written before the save: where it comes last there may be none.
         """
@@ -374,13 +376,13 @@ def check_log(path: Path, keep: int) -> None:
     """
     end = b""
     with machine_errors(path):
-        if keep and not is_gone(path):
+        if keep and not is_gone(path) and stat.S_ISREG(path.stat().st_mode):
             with path.open("rb") as file:
                 file.seek(keep - 1)
                 end = file.read(1)
     if keep and end != b"\n":
         what = "not as its checkpoint says" if end else "shorter than its checkpoint says"
-        raise CheckpointError(f"{path}: {what}; the folder was changed by hand")
+        raise CheckpointError(f"{path}: {what}; restore it or start a new run")
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
@@ -428,7 +430,7 @@ def find_run(path: Path | None, runs: Path = Path("runs")) -> RunFolder:
 def next_free_name(name: str, runs: Path = Path("runs")) -> Path:
     """Return `runs/name`, or the first of `runs/name-2`, `runs/name-3`, ... that is not taken."""
     path, number = runs / name, 2
-    while path.exists():
+    while not is_gone(path):
         path, number = runs / f"{name}-{number}", number + 1
     return path
 

@@ -236,7 +236,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
             raise ValueError("the alphabet is not in order")
         return tokenizer
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: not found; the run folder is incomplete") from None
+        raise CheckpointError(f"{path}: not found; restore it or start a new run") from None
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: not a tokenizer ({error}); name another run") from None
 

@@ -77,8 +77,8 @@ def save_checkpoint(
     state: TrainingState,
     model: LanguageModel,
     optimizers: Mapping[str, Optimizer],
+    belongs: bytes,
     compiled: bool | None = None,
-    belongs: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the checkpoint of `state.step`, whole or not at all, and prune older ones.
 
@@ -87,8 +87,8 @@ def save_checkpoint(
         state: Where training is.
         model: Its weights.
         optimizers: Their state.
-        compiled: Whether steps were compiled, if there were any: equal bits depend on it too.
         belongs: What the weights mean nothing without; see `charlm.storage.belongs.belongs`.
+        compiled: Whether steps were compiled, if there were any: equal bits depend on it too.
 
     Raises:
         MachineError: The disk or its permissions refuse; older checkpoints are unharmed.
@@ -100,24 +100,24 @@ def save_checkpoint(
         "val_loss_nats": state.val_loss_nats if state.evaluated_step == state.step else None,
         "environment": environment(),
         "compiled": compiled,
-        BELONGS: belongs,
     }
     tensors = optimizer_tensors(optimizers, model)
-    _check_room(path, [*model.tensors().values(), *tensors.values()])
+    _check_room(path, [*model.tensors().values(), *tensors.values()], len(belongs))
     with new_folder(path, facts) as folder:
         save_weights(model, folder / WEIGHTS)
         save_tensors(tensors, folder / OPTIMIZER)
         (folder / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
+        (folder / BELONGS).write_bytes(belongs)
     run.prune()
 
 
-def _check_room(path: Path, tensors: Iterable[Tensor]) -> None:
+def _check_room(path: Path, tensors: Iterable[Tensor], beside: int) -> None:
     """Refuse to fill a disk that is too small: others may write there too.
 
     Raises:
         MachineError: With what is needed and what is free.
     """
-    needed = sum(tensor.nbytes for tensor in tensors) + HEADERS
+    needed = sum(tensor.nbytes for tensor in tensors) + HEADERS + beside
     with machine_errors(path.parent):
         free = shutil.disk_usage(path.parent).free
     if free < needed:

@@ -26,7 +26,8 @@ from charlm.models.device import choose_device, choose_dtype, precision
 from charlm.models.saved import WEIGHTS, load_weights
 from charlm.sampling import encode_prompt, generate, settings_of
 from charlm.storage import RunFolder, find_run
-from charlm.storage.belongs import belongs, check_belongs
+from charlm.storage.belongs import belongs, belongs_to
+from charlm.storage.machine import is_gone
 from charlm.storage.run_folder import Checkpoint, MetricsLog
 from charlm.text import Batches, Corpus, Tokenizer
 from charlm.text.batches import DROPOUT_STREAM, random_words
@@ -87,7 +88,7 @@ class Trainer:
         self.state = TrainingState()
         self.saved_step = -1
         if checkpoint:
-            check_belongs(checkpoint, config, tokenizer.to_json())
+            belongs_to(checkpoint).check(config, tokenizer.to_json())
             self.state = load_checkpoint(checkpoint, self.model, self.optimizers)
             self.saved_step = self.state.step
         elif config.train.init_from:
@@ -165,6 +166,8 @@ class Trainer:
                     if self.state.step > max(self.saved_step, 0):
                         yield from self._save()
                     raise
+            if self.saved_step == self.state.step:  # so that the log knows of the last save too
+                self.metrics.append({"kind": "end", "step": self.state.step})
         finally:
             self.metrics.close()
 
@@ -359,7 +362,8 @@ class Trainer:
                 )
 
     def _what_is_saved(self) -> str:
-        return f"step {self.saved_step} is saved" if self.saved_step >= 0 else "nothing is saved"
+        there = self.saved_step >= 0 and not is_gone(self.run.checkpoint_path(self.saved_step))
+        return f"step {self.saved_step} is saved" if there else "nothing is saved"
 
     def _evaluate(self) -> Record:
         started = time.perf_counter()
@@ -421,7 +425,7 @@ class Trainer:
         try:
             state.metrics_bytes = self.metrics.flush()
             together = belongs(self.config, self.tokenizer.to_json())
-            save_checkpoint(self.run, state, self.model, self.optimizers, self.compiled, together)
+            save_checkpoint(self.run, state, self.model, self.optimizers, together, self.compiled)
         except MachineError as error:
             # Where only the last flush failed the checkpoint is there, and vouches for the record.
             if not self.run.checkpoint_path(state.step).exists():

@@ -9,8 +9,9 @@
 A text's end is the best guide to how it goes on (the same play, the same names), so step 3 matters:
 see docs/experiments.md.
 
-Every expert that is trained has a run folder of its own, `experts/NAME/`, and `mixture.json` keeps
-what step 2 found. Both are there to resume from until the joined model is saved; then it is whole.
+Every expert that is trained has a run folder of its own, `experts/NAME/`, `mixture.json` keeps what
+step 2 found, and `belongs.json` what it all rests on. They are there to resume from until the
+joined model is saved; then it is whole.
 """
 
 import contextlib
@@ -37,8 +38,9 @@ from charlm.evaluation.protocols import chars_a_pass, spread_windows
 from charlm.models import LanguageModel, MixtureModel, NGramModel, next_token_loss
 from charlm.models.mixture import fit_weights, join
 from charlm.models.saved import WEIGHTS, load_weights
-from charlm.storage import RunFolder, machine_errors, write_file
+from charlm.storage import RunFolder, find_run, machine_errors, write_file
 from charlm.storage.atomic import make_folder
+from charlm.storage.belongs import BELONGS, belongs
 from charlm.storage.json_file import is_count, read_object
 from charlm.storage.run_folder import Checkpoint
 from charlm.text import Batches, Corpus
@@ -208,7 +210,13 @@ class Mixer(Trainer):
         for name, spec in self.mixture.experts.items():
             if spec.run:
                 which = str(fitted.steps[name]) if fitted else "best"
-                self.run_steps[name] = load_expert(self._expert(name), Path(spec.run), which)
+                try:
+                    self.run_steps[name] = load_expert(self._expert(name), Path(spec.run), which)
+                except CheckpointError as error:
+                    raise CheckpointError(f"model.experts.{name}.run: {error}") from None
+        # No checkpoint of the mixture keeps yet what its experts and their weights rest on.
+        together = belongs(self.config, self.tokenizer.to_json())
+        write_file(self.run.path / BELONGS, together)
         trainers = {name: self._trainer(name, one) for name, one in trained(self.config).items()}
         for text in dict.fromkeys(self.remarks):
             yield {"kind": "note", "text": text}
@@ -265,16 +273,10 @@ class Mixer(Trainer):
     def _trainer(self, name: str, config: Config) -> _ExpertTrainer:
         """Open the run of an expert, or begin it."""
         run = RunFolder(self.run.path / "experts" / name)
-        with machine_errors(run.path):
-            make_folder(run.path / "checkpoints")
-        write_file(run.tokenizer, self.tokenizer.to_json().encode())
-        write_file(run.config, dump_yaml(config.model_dump()).encode())
-        with contextlib.suppress(OSError):  # so that an expert can be scored alone, as any run
-            run.tokens.symlink_to(Path("..", "..", self.run.tokens.name))
+        written = dump_yaml(config.model_dump()).encode()
         checkpoint = newest_sound(run, self.remarks)
         if checkpoint:
             self.remarks += [f"not bit-exact: {change}" for change in drift(checkpoint)]
-        run.set_aside_after(checkpoint.step if checkpoint else -1)
         nothing = self.first.part(0, 0)
         if self.config.train.minutes is not None:  # shared out, once it is known what is left
             minutes = self.config.train.minutes / len(trained(self.config))
@@ -290,6 +292,13 @@ class Mixer(Trainer):
             should_stop=self.should_stop,
             should_save=self.should_save,
         )
+        with machine_errors(run.path):
+            make_folder(run.path / "checkpoints")
+        write_file(run.tokenizer, self.tokenizer.to_json().encode())
+        write_file(run.config, written)
+        with contextlib.suppress(OSError):  # so that an expert can be scored alone, as any run
+            run.tokens.symlink_to(Path("..", "..", self.run.tokens.name))
+        run.set_aside_after(checkpoint.step if checkpoint else -1)
         return trainer.with_late(self.whole, self.slice)
 
     def _seconds_left(self) -> float:
@@ -480,4 +489,4 @@ def load_expert(model: LanguageModel, path: Path, which: str) -> int:
         load_weights(model, checkpoint.path / WEIGHTS)
         return checkpoint.step
 
-    return RunFolder(path).read(which, load)
+    return find_run(path).read(which, load)

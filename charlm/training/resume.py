@@ -3,6 +3,7 @@
 Whatever can be refused is refused before anything in the folder is changed.
 """
 
+import reprlib
 from collections.abc import Sequence
 
 from charlm.config import Config, MixtureConfig, dump_yaml, load_config
@@ -12,10 +13,10 @@ from charlm.errors import CheckpointError, DataError, MachineError
 from charlm.models.device import choose_device
 from charlm.storage import OtherFormatError, RunFolder, machine_errors, verify_folder, write_file
 from charlm.storage.atomic import make_folder, remove_leftovers
-from charlm.storage.belongs import changed
+from charlm.storage.belongs import FIXED, Belongs, begun_with, belongs_to
 from charlm.storage.run_folder import ASIDE, Checkpoint, check_log, read_checkpoint
 from charlm.text import Corpus, encode_corpus, load_tokenizer, open_corpus, open_source, scan_text
-from charlm.training.checkpoint import drift, read_state
+from charlm.training.checkpoint import TrainingState, drift, read_state
 from charlm.training.compiling import check_compiler
 from charlm.training.plan import given_keys, keep_plan
 from charlm.training.setup import (
@@ -27,8 +28,7 @@ from charlm.training.setup import (
     refuse_short,
 )
 
-# Keys of `train` that stay what they were, as all of `model` and `data` do.
-FIXED = ("train.batch_size", "train.optimizer", "train.init_from")
+_MEND = "restore it"
 
 
 def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) -> Config:
@@ -48,7 +48,7 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
         config = _as_it_was(run.read_config(overrides))
     else:
         config = _with_experts_of(own, load_config(given, overrides))
-        config = checked(keep_plan(config, own, given_keys(overrides)), f"{given}, as planned")
+        config = keep_plan(config, own, given_keys(overrides))
         if config.run.dtype == "auto":
             run_section = config.run.model_copy(update={"dtype": own.run.dtype})
             config = config.model_copy(update={"run": run_section})
@@ -70,7 +70,7 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
                 f"{run.path}: {whole}: the configuration says {getattr(config.train, key)!r}, "
                 f"the run was made with {getattr(own.train, key)!r}; start a new run for a change"
             )
-    return config
+    return checked(config, f"{given}, as planned" if given else str(run.config))
 
 
 def _as_it_was(config: Config) -> Config:
@@ -122,11 +122,10 @@ def open_run(
     corpus = open_corpus(run.tokens)
     prepared = PreparedRun(config, run, corpus, tokenizer)
     prepared.checkpoint = newest_sound(run, prepared.notes)
-    if prepared.checkpoint:
-        prepared.notes += _what_differs(prepared.checkpoint, own, config)
-    elif not isinstance(config.model, MixtureConfig):
+    prepared.notes += _what_differs(prepared, own)
+    if not prepared.checkpoint and not isinstance(config.model, MixtureConfig):
         prepared.notes.append("no checkpoint yet: starting at step 0")
-    text = _current_text(config, prepared, progress)
+    text, differs = _current_text(config, prepared, progress), False
     if text:
         differs = text.scan.sha256 != corpus.facts["source_sha256"]
         if differs and not allow_new_data:
@@ -136,35 +135,39 @@ def open_run(
                 "then); restore it, or go on with --allow-new-data"
             )
         _refuse_strange(run, text)
-        if differs:
-            prepared.corpus = _encode_anew(config, prepared, text, progress)
+    _kept(prepared).check(config, tokenizer.to_json())
+    if text and differs:
+        prepared.corpus = _encode_anew(config, prepared, text, progress)
     return prepared
 
 
-def _what_differs(checkpoint: Checkpoint, own: Config, config: Config) -> list[str]:
-    """Say what is otherwise than when a checkpoint was saved, one remark for each kind.
+def _kept(prepared: PreparedRun) -> Belongs:
+    """Return what the weights that a run goes on with belong to."""
+    checkpoint = prepared.checkpoint
+    return belongs_to(checkpoint) if checkpoint else begun_with(prepared.run)
+
+
+def _what_differs(prepared: PreparedRun, own: Config) -> list[str]:
+    """Say what is otherwise than when a run was saved, one remark for each kind.
 
     Raises:
-        CheckpointError: What may not change did, in the config.yaml of the run or in its log.
+        CheckpointError: What may not change did, in its config.yaml or in its log.
     """
-    state = read_state(checkpoint.path, checkpoint.step)
-    check_log(checkpoint.path.parents[1] / "metrics.jsonl", state.metrics_bytes)
-    changes = changed(checkpoint, own, config)
-    for key, (then, now) in changes.items():
-        if key in FIXED or (key.startswith(("model.", "data.")) and key != "data.source"):
-            raise CheckpointError(
-                f"{checkpoint.path.parents[1] / 'config.yaml'}: {key} is {now!r}, "
-                f"{checkpoint.path.name} was saved with {then!r}; restore it"
-            )
+    run, checkpoint, state = prepared.run, prepared.checkpoint, TrainingState()
+    if checkpoint:
+        state = read_state(checkpoint.path, checkpoint.step)
+        check_log(run.metrics, state.metrics_bytes)
+    changes = _kept(prepared).differences(own, prepared.config)
     notes = []
-    otherwise = drift(checkpoint)
+    otherwise = drift(checkpoint) if checkpoint else []
     if "run.dtype" in changes:
-        then, now = changes.pop("run.dtype")
-        otherwise.append(f"dtype was {then}, now {now}")
+        before, now = changes.pop("run.dtype")
+        otherwise.append(f"dtype was {before}, now {now}")
     if otherwise:
         notes.append(f"not bit-exact: {'; '.join(otherwise)}")
     if changes:
-        told = (f"{key} {then!r} -> {now!r}" for key, (then, now) in changes.items())
+        shown = reprlib.repr
+        told = (f"{key} {shown(before)} -> {shown(now)}" for key, (before, now) in changes.items())
         notes.append(f"changed from here on: {'; '.join(told)}")
     if state.rate_factor < 1:
         notes.append(
@@ -214,7 +217,7 @@ def _refuse_links(run: RunFolder) -> None:
     Raises:
         CheckpointError: One of its own files is a link, a pipe or a device.
     """
-    names = ("config.yaml", "tokenizer.json", "metrics.jsonl", "mixture.json")
+    names = ("config.yaml", "tokenizer.json", "metrics.jsonl", "mixture.json", "belongs.json")
     for path in [run.path / name for name in (*names, "checkpoints", "samples", "experts")]:
         strange = path.name in names and path.exists() and not path.is_file()
         if path.is_symlink() or strange:
@@ -252,8 +255,8 @@ def newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
     damage: CheckpointError | None = None
     for step, path in reversed(run.saved()):
         try:
-            checkpoint = read_checkpoint(step, path, mend="restore it")
-            verify_folder(path, mend="restore it")
+            checkpoint = read_checkpoint(step, path, _MEND)
+            verify_folder(path, _MEND)
             read_state(path, step)
         except OtherFormatError:
             raise
@@ -262,7 +265,7 @@ def newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
                 f"{error}, or move {path.name} away to go on from an older"
             ) from None
         except CheckpointError as error:
-            reason = str(error).rpartition("; ")[0]
+            reason = str(error).removesuffix(f"; {_MEND}")
             notes.append(
                 f"damaged, kept as {ASIDE}{path.name}, going back to an older one: {reason}"
             )
@@ -281,12 +284,24 @@ def newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
 
 
 def _current_text(config: Config, prepared: PreparedRun, progress: Progress) -> PreparedText | None:
-    if config.data.source == "-":
+    """Read the text of a run once more; None where that is not there any more.
+
+    Raises:
+        DataError: It is there and cannot be what the run was begun with.
+    """
+    name = config.data.source
+    if name == "-":
         return None  # standard input is gone; the ids of what it was are in the run
+    source = None
     try:
-        source = open_source(config.data.source)
+        source = open_source(name)
         scan = scan_text(source, config.data, lambda read: progress("checking", read))
-    except (DataError, MachineError):
-        prepared.notes.append(f"{config.data.source}: no longer readable; using the run's own copy")
+    except (DataError, MachineError) as error:
+        if source and isinstance(error, DataError):
+            raise DataError(
+                f"{str(error).partition('; ')[0]}: changed since this run began; restore it, or move "
+                "it away to go on with the run's own copy"
+            ) from None
+        prepared.notes.append(f"{name}: no longer readable; using the run's own copy")
         return None
     return PreparedText(source, scan, prepared.tokenizer)

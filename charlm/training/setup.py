@@ -139,13 +139,15 @@ def free_folder(name: str) -> Iterator[Path]:
     Raises:
         MachineError: The disk or its permissions refuse.
     """
-    while True:
+    made = False
+    while not made:
         path = next_free_name(name)
-        with machine_errors(path), contextlib.suppress(FileExistsError):
+        with machine_errors(path):
             make_folder(path.parent)
-            path.mkdir()
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                made = True
             flush_folder(path.parent)
-            break
     try:
         yield path
     finally:
@@ -319,6 +321,8 @@ def _create_run(
 ) -> PreparedRun:
     out = run.path
     config = resolve_dtype(resolve_experts(config, text.tokenizer))
+    # All that is left out is written out there, and it is to be read again.
+    checked(config, str(run.config))
     check_first_weights(config, text.tokenizer)
     check_disk(config, out, text)
     remove_leftovers(out)

@@ -1,6 +1,7 @@
 """What cannot be read now may be sound, and what is gone was there: nothing is thrown away for it."""
 
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -81,12 +82,14 @@ def test_checkpoints_that_are_gone_are_not_begun_anew(unchanged, charlm):
     line = unchanged(4, *RESUME)
 
     assert line == (
-        "runs/tiny/checkpoints: no checkpoint there, metrics.jsonl knows of step 3; restore them or "
+        "runs/tiny/checkpoints: no checkpoint there, metrics.jsonl knows of step 6; restore them or "
         "start a new run"
     )
     verified = charlm("verify", RUN)
     assert verified.code == 4
-    assert "damaged  runs/tiny/checkpoints: step 3 was saved; restore it" in verified.stdout
+    assert (
+        "damaged  runs/tiny/checkpoints: step 6 was saved; restore it or start" in verified.stdout
+    )
 
 
 def test_before_anything_was_saved_a_run_begins_anew(trained, charlm):
@@ -126,7 +129,7 @@ def test_what_is_damaged_is_set_aside_and_not_read_again(trained, charlm):
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == bytes_of
     verified = charlm("verify", RUN)
     assert verified.code == 0
-    assert f"{aside}: damaged, set aside by --resume: nothing reads it" in verified.stdout
+    assert f"unused   {aside}: damaged, set aside by --resume: nothing reads it" in verified.stdout
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name on this system")
@@ -137,13 +140,14 @@ def test_a_pipe_in_a_place_of_ours_is_not_waited_for(trained, charlm, place):
     assert charlm(*RESUME).code == 0
 
 
-def test_a_record_that_does_not_end_where_it_should_is_noticed(unchanged):
+def test_a_record_that_does_not_end_where_it_should_is_noticed(unchanged, charlm):
     log = RUN / "metrics.jsonl"
     log.write_bytes(b"\n" + log.read_bytes())
 
     line = unchanged(4, *RESUME)
 
-    assert line.startswith("runs/tiny/metrics.jsonl: not as its checkpoint says; ")
+    assert line.startswith("runs/tiny/metrics.jsonl: not as its checkpoint says; restore it or ")
+    assert f"damaged  {line}" in charlm("verify", RUN).stdout
 
 
 def test_the_text_of_a_run_among_experts_of_ones_own_is_verified(trained, charlm):
@@ -166,12 +170,16 @@ def test_the_text_of_a_run_among_experts_of_ones_own_is_verified(trained, charlm
         ("dropout: 0.0", "dropout: 0.5", "model.dropout is 0.5, step-6 was saved with 0.0"),
     ],
 )
-def test_what_may_not_change_may_not_by_hand_either(unchanged, before, after, said):
+def test_what_may_not_change_may_not_by_hand_either(unchanged, charlm, before, after, said):
     config = RUN / "config.yaml"
     assert before in config.read_text()
     config.write_text(config.read_text().replace(before, after))
 
     assert unchanged(4, *RESUME).startswith(f"runs/tiny/config.yaml: {said}")
+    verified = charlm("verify", RUN)
+    assert verified.stdout.count("damaged") == 1
+    assert f"damaged  runs/tiny/config.yaml: {said}" in verified.stdout
+    assert verified.error == "runs/tiny: 1 part is damaged; mend it as said above"
 
 
 def test_what_may_change_is_told_when_it_was_by_hand(trained, charlm):
@@ -179,3 +187,77 @@ def test_what_may_change_is_told_when_it_was_by_hand(trained, charlm):
     config.write_text(config.read_text().replace("seed: 1337", "seed: 5"))
 
     assert "run.seed 1337 -> 5" in charlm(*RESUME).stderr
+
+
+def test_a_text_does_not_take_the_place_of_the_runs_own_before_all_is_looked_at(unchanged):
+    """An alphabet in which the text can be written, but not that of the weights."""
+    text, alphabet = Path("text.txt"), RUN / "tokenizer.json"
+    text.write_text(text.read_text() + "the fox\n")
+    content = json.loads(alphabet.read_bytes())
+    content["alphabet"] += "\u00e9"
+    alphabet.write_text(json.dumps(content))
+
+    line = unchanged(4, *RESUME, "--allow-new-data")
+
+    assert line == (
+        "runs/tiny/tokenizer.json: not the alphabet that step-6 was saved with; restore it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "empty (0 bytes)"), (b"the \xff fox", "not UTF-8 at byte 4 (0xff)")],
+)
+def test_a_text_that_became_none_is_no_text_that_is_gone(unchanged, charlm, content, reason):
+    text = Path("text.txt")
+    text.write_bytes(content)
+
+    line = unchanged(3, *RESUME)
+
+    assert line.startswith(f"text.txt: {reason}")
+    assert "changed since this run began; restore it, or move it away to go on" in line
+    text.unlink()
+    result = charlm(*RESUME)
+    assert result.code == 0
+    assert "text.txt: no longer readable; using the run's own copy" in result.stderr
+
+
+def test_a_configuration_that_could_not_be_read_again_is_not_written(unchanged, charlm):
+    """The file has less than 1 MiB; with all that it leaves out, the run's would have more."""
+    prompt = "fox " * ((1 << 18) - 100)
+    Path("long.yaml").write_text(
+        Path("tiny.yaml").read_text().replace("prompt: ''", "")
+        + f"sample: {{prompt: '{prompt}'}}\n"
+    )
+
+    line = unchanged(2, *RESUME, "--config", "long.yaml")
+    assert line.startswith("long.yaml, as planned: more than 1,048,576 bytes (1 MiB)")
+    line = unchanged(2, "train", "--config", "long.yaml", "--out", "long", "-q")
+    assert line.startswith("long/config.yaml: more than 1,048,576 bytes (1 MiB)")
+    assert not Path("long").exists()
+
+
+@pytest.mark.parametrize("prompt", ["0" * 64, "\u0436" * 300_000])
+def test_whatever_the_prompt_checkpoints_can_be_read(charlm, tiny, prompt):
+    Path("text.txt").write_text(f"{'0' * 64}\u0436\n" * 30)
+    Path("tiny.yaml").write_text(
+        Path("tiny.yaml").read_text() + f"sample: {{prompt: '{prompt}'}}\n"
+    )
+
+    assert charlm("train", "--config", "tiny.yaml", "--out", RUN, "-q").code == 0
+
+    assert charlm("verify", RUN).code == 0
+    assert charlm(*RESUME).code == 0
+
+
+def test_a_finished_run_without_its_only_checkpoint_is_not_begun_anew(unchanged, charlm, tiny):
+    Path("counts.yaml").write_text("data: {source: text.txt}\nmodel: {type: ngram, order: 3}\n")
+    assert charlm("train", "--config", "counts.yaml", "--out", "counts", "-q").code == 0
+    shutil.rmtree("counts/checkpoints/step-1")
+
+    line = unchanged(4, "train", "--resume", "--out", "counts", "-q")
+
+    assert line.startswith(
+        "counts/checkpoints: no checkpoint there, metrics.jsonl knows of step 1; "
+    )
+    assert charlm("verify", "counts").code == 4

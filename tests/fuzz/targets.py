@@ -181,7 +181,7 @@ def manifest(data: bytes) -> None:
     """Verify a folder by its MANIFEST.json, and find and judge the checkpoint that it makes."""
     from charlm.config import read_config
     from charlm.storage import RunFolder, verify_folder
-    from charlm.storage.belongs import check_belongs
+    from charlm.storage.belongs import belongs_to
     from charlm.training.checkpoint import drift
     from charlm.training.verify import verify
 
@@ -203,8 +203,39 @@ def manifest(data: bytes) -> None:
         assert loss is None or math.isfinite(loss)
         assert all(isinstance(change, str) for change in drift(checkpoint))
         with refused_in_one_line_each(CheckpointError):
-            check_belongs(checkpoint, read, known.to_json())
+            belongs_to(checkpoint).check(read, known.to_json())
     run.best()
+
+
+def _belongings() -> list[bytes]:
+    from charlm.config import read_config
+    from charlm.storage.belongs import belongs
+
+    mixture = b"model: {type: mixture, experts: {run: {model: {type: bigram}}}}"
+    return [
+        *(
+            belongs(read_config(config, "a.yaml"), "an alphabet")
+            for config in (b"model: {type: bigram}", mixture)
+        ),
+        b'{"config": {"model": {"experts": {"a": {"experts": []}, "b": 3}}}}',
+        b'{"alphabet_sha256": 3, "config": {"model": []}}',
+    ]
+
+
+@target(_belongings, '"alphabet_sha256"', '"config"', '"model"', '"experts"', '"run"', "null")
+def belongings(data: bytes) -> None:
+    """Hold a configuration and an alphabet against what a belongs.json says."""
+    from charlm.config import read_config
+    from charlm.storage import RunFolder
+    from charlm.storage.belongs import BELONGS, begun_with
+
+    run = RunFolder(folder("run"))
+    (run.path / BELONGS).write_bytes(data)
+    read = read_config(b"model: {type: bigram}", "a.yaml")
+    with refused_in_one_line_each(CheckpointError):
+        begun_with(run).check(read, "an alphabet")
+    with refused_in_one_line_each(CheckpointError):
+        begun_with(run).differences(read, read)
 
 
 def _tokenizers() -> list[bytes]:

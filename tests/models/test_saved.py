@@ -108,7 +108,8 @@ def test_the_manifest_vouches_for_every_file(trained):
     folder = RunFolder(trained).checkpoint_path(6)
     files = read_manifest(folder)["files"]
 
-    assert set(files) == {"model.safetensors", "optimizer.safetensors", "state.json"}
+    expected = {"model.safetensors", "optimizer.safetensors", "state.json", "belongs.json"}
+    assert set(files) == expected
     for name, facts in files.items():
         assert facts["sha256"] == sha256_of(folder / name)
 

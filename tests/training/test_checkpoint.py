@@ -49,7 +49,7 @@ def test_a_save_that_fails_leaves_the_older_checkpoints(finished, monkeypatch):
     monkeypatch.setattr(module, "save_weights", fail)
     finished.state.step = 99
     with pytest.raises(MachineError, match="No space left on device; free some space"):
-        save_checkpoint(run, finished.state, finished.model, finished.optimizers)
+        save_checkpoint(run, finished.state, finished.model, finished.optimizers, b"{}")
 
     assert {c.step for c in run.checkpoints()} == before
     assert not list(run.path.glob("checkpoints/.tmp-*"))
@@ -58,7 +58,7 @@ def test_a_save_that_fails_leaves_the_older_checkpoints(finished, monkeypatch):
 def test_saving_a_step_again_replaces_it(finished):
     finished.state.bad_evals = 42
 
-    save_checkpoint(finished.run, finished.state, finished.model, finished.optimizers)
+    save_checkpoint(finished.run, finished.state, finished.model, finished.optimizers, b"{}")
 
     last = finished.run.last()
     assert last.step == 6

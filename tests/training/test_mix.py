@@ -338,11 +338,55 @@ def test_a_finished_mixture_that_is_resumed_has_nothing_left_to_do(make_mixer):
     finish(mixer)
     shutil.rmtree("run/experts")
     Path("run/mixture.json").unlink()
+    Path("run/belongs.json").unlink()
 
     again = make_mixer(resume=True)
 
     assert finish(again) == []
     assert not differing(again.model.tensors(), mixer.model.tensors())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "key"),
+    [
+        ("tune_fraction: 0.1", "tune_fraction: 0.3", "model.tune_fraction is 0.3, it was begun"),
+        ("n_head: 2", "n_head: 1", "model.experts.gpt.model.n_head is 1, it was begun with 2"),
+        ("batch_size: 4", "batch_size: 8", "model.experts.gpt.train.batch_size is 8"),
+        ("val_fraction: 0.1", "val_fraction: 0.3", "data.val_fraction is 0.3, it was begun"),
+    ],
+)
+@pytest.mark.parametrize("fitted", [False, True])
+def test_what_may_not_change_may_not_before_the_experts_are_joined(
+    make_mixer, charlm, before, after, key, fitted
+):
+    records = make_mixer("model.experts.gpt.train.save_every=2").records()
+    next(r for r in records if r["kind"] == ("tune" if fitted else "save"))
+    records.close()
+    config = Path("run/config.yaml")
+    assert before in config.read_text()
+    config.write_text(config.read_text().replace(before, after, 1))
+    files = [path for path in Path("run").rglob("*") if path.is_file() and path.name[0] != "."]
+    contents = {path: path.read_bytes() for path in files}
+
+    refused = charlm("train", "--resume", "--out", "run", "-q")
+
+    assert refused.code == 4
+    assert refused.error.startswith(f"run/config.yaml: {key}")
+    assert {path: path.read_bytes() for path in files} == contents
+    verified = charlm("verify", "run")
+    assert verified.code == 4
+    assert f"damaged  run/config.yaml: {key}" in verified.stdout
+
+
+def test_verify_asks_for_nothing_that_a_joined_mixture_needs_no_more(make_mixer, charlm):
+    finish(make_mixer())
+    Path("run/mixture.json").write_text("{")
+    shutil.rmtree("run/experts/gpt/checkpoints")
+
+    verified = charlm("verify", "run")
+
+    assert verified.code == 0
+    assert "unused   run/mixture.json: the mixture is joined: nothing reads it" in verified.stdout
 
 
 def test_a_damaged_checkpoint_of_an_expert_is_passed_over_for_the_one_before(make_mixer, straight):
@@ -407,6 +451,14 @@ def runs(charlm, tiny):
     assert charlm("train", "-c", "tiny.yaml", "--out", "gpt", "-q").code == 0
     assert charlm("train", "-c", "counts.yaml", "--out", "runs/counts", "-q").code == 0
     Path("mixture.yaml").write_text(RUNS)
+
+
+def test_the_run_of_an_expert_that_is_gone_is_named_by_its_key(make_mixer, runs):
+    records = make_mixer("model.experts.old.run=gpt").records()
+    shutil.rmtree("gpt")
+
+    with pytest.raises(CheckpointError, match=r"^model\.experts\.old\.run: gpt: not found; "):
+        next(records)
 
 
 def test_runs_are_joined_as_they_are(make_mixer, runs):
