@@ -44,8 +44,7 @@ def read_yaml(data: bytes, where: str) -> Document:
     """
     text = _decode(data, where)
     try:
-        _refuse_excess(text, where)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = _Loader(text, where).get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
@@ -91,19 +90,26 @@ def _decode(data: bytes, where: str) -> str:
     return text
 
 
-def _refuse_excess(text: str, where: str) -> None:
-    """Count events before nodes are built: PyYAML composes recursively, its parser does not."""
-    depth = nodes = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):
+    """Counts the events that nodes are built of: composing them is recursive, parsing is not."""
+
+    def __init__(self, text: str, where: str) -> None:
+        super().__init__(text)
+        self.where = where
+        self.depth = self.nodes = 0
+
+    def get_event(self) -> yaml.Event:
+        event: yaml.Event = super().get_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
+            self.depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        nodes += isinstance(event, yaml.NodeEvent)
-        if depth > MAX_DEPTH:
-            raise UsageError(f"{where}: nested deeper than {MAX_DEPTH} levels; {_LIMIT}")
-        if nodes > MAX_NODES:
-            raise UsageError(f"{where}: more than {MAX_NODES:,} values; {_LIMIT}")
+            self.depth -= 1
+        self.nodes += isinstance(event, yaml.NodeEvent)
+        if self.depth > MAX_DEPTH:
+            raise UsageError(f"{self.where}: nested deeper than {MAX_DEPTH} levels; {_LIMIT}")
+        if self.nodes > MAX_NODES:
+            raise UsageError(f"{self.where}: more than {MAX_NODES:,} values; {_LIMIT}")
+        return event
 
 
 class _Dumper(yaml.SafeDumper):
