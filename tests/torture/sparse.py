@@ -1,7 +1,7 @@
 """Train on a file of ids larger than any memory; print how much memory it took.
 
-`python -m tests.torture.sparse FOLDER` trains on 100 GiB of ids there. The file has holes instead of
-zeros, so it takes no disk.
+`python -m tests.torture.sparse FOLDER` trains on 100 GiB of ids there, then only reads, to see
+whether that adds up. The file has holes instead of zeros, so it takes no disk.
 """
 
 import json
@@ -12,6 +12,8 @@ from pathlib import Path
 GIB = 1 << 30
 SIZE = 100 * GIB
 ALLOWED = 256 << 20  # bytes above what the imports took
+READS = 20_000  # of windows, once training is over
+GROWTH = 2 << 20  # bytes that these may add
 
 
 def resident() -> int:
@@ -76,6 +78,10 @@ def main(folder: Path) -> None:
     ]
     done.set()
     watcher.join()
+    trainer.batches.get(len(steps))
+    before = resident()
+    for step in range(READS // 4):  # four windows in each
+        trainer.batches.get(step)
     figures = {
         "bytes": path.stat().st_size,
         "disk_bytes": 512 * path.stat().st_blocks,
@@ -83,6 +89,7 @@ def main(folder: Path) -> None:
         "beyond_4_gib": sum(first > 1 << 32 for first in firsts),
         "windows": len(firsts),
         "above_baseline_bytes": peak - baseline,
+        "growth_bytes": resident() - before,
     }
     print(json.dumps(figures))
 

@@ -272,6 +272,40 @@ def refused(
         tally.failures.append(f"{where}: exit {life.code}: {life.stderr}, {differ}, {steps}")
 
 
+def afresh(folder: Path, name: str, steps: int, tally: Tally) -> None:
+    """Do each step in a process of its own; all must leave what one process leaves.
+
+    Interpreters, not forks: each has its own order of sets, and whatever else differs between two.
+    """
+    config = (
+        RUNS[name]
+        .replace("max_steps: 30", f"max_steps: {steps}, schedule: constant")
+        .replace("warmup_steps: 2", "warmup_steps: 0")
+        .replace(
+            "eval_every: 10, save_every: 5, sample_every: 10", "eval_every: 1, sample_every: 1"
+        )
+    )
+    for place in ("one", "many"):
+        begin(folder / place, name)
+        (folder / place / "config.yaml").write_text(config)
+    ends = {"one": [steps], "many": range(1, steps + 1)}
+    for place, last_steps in ends.items():
+        for last in last_steps:
+            line = command(folder / place / "run")
+            done = subprocess.run(
+                [sys.executable, "-m", "charlm", *line, f"train.max_steps={last}"],
+                capture_output=True,
+                text=True,
+                cwd=folder / place,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            )
+            if done.returncode:
+                tally.failures.append(f"{name}, step {last}: {done.returncode}: {done.stderr}")
+                return
+    one, many = (outcome(folder / place / "run") for place in ends)
+    tally.failures += [f"{name}: {key} differs" for key in one if one[key] != many.get(key)]
+
+
 def crowded(lives: Lives, folder: Path, count: int, tally: Tally) -> None:
     """Start one command many times at once; one may begin, and the others must name it."""
     run = begin(folder, "bigram")
@@ -328,11 +362,14 @@ def larger_than_memory(folder: Path) -> tuple[dict[str, object], list[str]]:
         "MiB of disk": found["disk_bytes"] >> 20,
         "steps": found["steps"],
         "MiB of memory above the imports": above >> 20,
+        f"KiB more after {sparse.READS:,} reads": found["growth_bytes"] >> 10,
         "of the windows beyond 4 GiB": f"{found['beyond_4_gib']}/{found['windows']}",
     }
     failures = []
     if above > sparse.ALLOWED:
         failures.append(f"{above:,} bytes above the imports")
+    if found["growth_bytes"] > sparse.GROWTH:
+        failures.append(f"{found['growth_bytes']:,} bytes more after {sparse.READS:,} reads")
     if found["steps"] != 30 or found["beyond_4_gib"] < 0.9 * found["windows"]:
         failures.append(str(found))
     return figures, failures
