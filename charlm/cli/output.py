@@ -87,7 +87,7 @@ def result_json(value: Any) -> None:
 
 def note(text: str) -> None:
     """Print a remark to stderr."""
-    tqdm.write(f"charlm: note: {_one_line(text)}", file=sys.stderr)
+    tqdm.write(f"charlm: note: {one_line(text)}", file=sys.stderr)
 
 
 def say(text: str) -> None:
@@ -97,7 +97,7 @@ def say(text: str) -> None:
 
 def error(text: str) -> None:
     """Print what went wrong to stderr, as one line."""
-    print(f"charlm: error: {_one_line(text)}", file=sys.stderr, flush=True)
+    print(f"charlm: error: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -221,7 +221,8 @@ class Forgiving:
         return getattr(self._stream, name)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Make one line of a text, of a length that can be read."""
     line = printable(text).replace("\n", "\\n")
     if len(line) > LONGEST:  # what is wrong stands first, how to mend it last
         line = f"{line[: LONGEST - 200]} ... {line[-195:]}"

@@ -7,7 +7,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.signals import Stopped, StopSignals
-from charlm.errors import CheckpointError
+from charlm.errors import CheckpointError, MachineError
 
 if TYPE_CHECKING:
     from charlm.training.verify import Checked
@@ -45,18 +45,18 @@ def verify(
                         output.result_json({"path": str(part.path), **facts})
                     else:
                         says = part.problem or f"{part.path}: {part.says}"
-                        output.result(f"{part.state:8} {says}")
+                        output.result(f"{part.state:8} {output.one_line(says)}")
         except Stopped:
             return stop.exit_code
-    damaged = [part for part in found if part.problem]
-    if damaged:
-        sound = {part.path.parent for part in found if part.state == "sound"}
-        older = all(p.path.parent.name == "checkpoints" and p.path.parent in sound for p in damaged)
-        then = (
-            "--resume goes on from the newest sound checkpoint"
-            if older
-            else "mend it as said above"
-        )
-        parts_are = "1 part is" if len(damaged) == 1 else f"{len(damaged)} parts are"
-        raise CheckpointError(f"{chosen}: {parts_are} damaged; {then}")
-    return 0
+    amiss = [part for part in found if part.problem]
+    if not amiss:
+        return 0
+    states = {part.state for part in amiss}
+    sound = {part.path.parent for part in found if part.state == "sound"}
+    older = all(p.path.parent.name == "checkpoints" and p.path.parent in sound for p in amiss)
+    then = "mend it as said above"
+    if older and states == {"damaged"}:
+        then = "--resume goes on from the newest sound checkpoint"
+    parts_are = "1 part is" if len(amiss) == 1 else f"{len(amiss)} parts are"
+    kind = MachineError if states == {"unread"} else CheckpointError
+    raise kind(f"{chosen}: {parts_are} {' or '.join(sorted(states))}; {then}")

@@ -18,7 +18,7 @@ from charlm.errors import CheckpointError
 from charlm.models.base import LanguageModel
 from charlm.models.build import build_model
 from charlm.models.device import choose_device
-from charlm.storage import RunFolder, machine_errors
+from charlm.storage import OtherFormatError, RunFolder, machine_errors
 from charlm.storage.belongs import belongs_to
 from charlm.storage.run_folder import Checkpoint
 from charlm.text.tokenizer import Tokenizer, load_tokenizer
@@ -71,13 +71,23 @@ def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> Sav
 
     def load(checkpoint: Checkpoint) -> SavedModel:
         belongs_to(checkpoint).check(config, tokenizer.to_json())
-        _refuse_excess(config, tokenizer, checkpoint.path / WEIGHTS)
-        model = build_model(config.model, tokenizer.vocab_size)
-        load_weights(model, checkpoint.path / WEIGHTS)
+        model = build_from(checkpoint, config, tokenizer)
         model.to(choose_device(device)).eval()
         return SavedModel(model, tokenizer, config, run, checkpoint.step)
 
     return run.read(which, load)
+
+
+def build_from(checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> LanguageModel:
+    """Build the model of a configuration with the weights of a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: They do not fit, or would take memory that they have no use for.
+    """
+    _refuse_excess(config, tokenizer, checkpoint.path / WEIGHTS)
+    model = build_model(config.model, tokenizer.vocab_size)
+    load_weights(model, checkpoint.path / WEIGHTS)
+    return model
 
 
 def _refuse_excess(config: Config, tokenizer: Tokenizer, path: Path) -> None:
@@ -108,6 +118,7 @@ def load_weights(model: LanguageModel, path: Path) -> None:
     """Read what a model consists of from `path`.
 
     Raises:
+        OtherFormatError: They are of a version of the model that this charlm does not compute.
         CheckpointError: Something is missing, left over, of another shape or type, or impossible;
             the message names it with what was expected and found.
     """
@@ -118,7 +129,7 @@ def load_weights(model: LanguageModel, path: Path) -> None:
         raise CheckpointError(f"{path}: {error}") from None
     found = facts.get(VERSION, "1")
     if not model.knows(found):
-        raise CheckpointError(
+        raise OtherFormatError(
             f"{path}: weights of version {found[:20]} of its model, this charlm has version "
             f"{model.saved_as} and computes otherwise; use the charlm that saved it, or train again"
         )

@@ -30,8 +30,10 @@ def write_file(path: Path, data: bytes) -> None:
         try:
             temporary.write_bytes(data)
             put_in_place(temporary, path)
-        except BaseException:
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                error.filename = path  # nobody knows the temporary one
             raise
 
 

@@ -92,14 +92,15 @@ class Belongs:
             CheckpointError: One of them may not change in a run.
         """
         then = dict(leaves(before.model_dump(mode="json"))) if self.config is None else self.config
-        found = {
-            key: (then[key], value)
-            for key, value in leaves(now.model_dump(mode="json"))
-            if key in then and then[key] != value
-        }
+        found: dict[str, tuple[Any, Any]] = {}
+        for key, value in leaves(now.model_dump(mode="json")):
+            if key in then and then[key] != value:
+                found[key] = then[key], value
+            elif value is None and any(known.startswith(f"{key}.") for known in then):
+                found[key] = "more", value  # a whole section was there
         for key, (old, new) in found.items():
-            moved = PLACES.fullmatch(key) and old and new
-            if not moved and (key in FIXED or key.startswith(("model.", "data."))):
+            fixed = key in FIXED or key.startswith(("model.", "data."))
+            if fixed and not is_moved(key, old, new):
                 raise self._changed(key, old, new)
         return found
 
@@ -110,8 +111,18 @@ class Belongs:
         )
 
 
-def belongs_to(checkpoint: Checkpoint) -> Belongs:
+def is_moved(key: str, then: Any, now: Any) -> bool:
+    """Tell whether two values of a key are two places for what may be the same."""
+    return bool(PLACES.fullmatch(key) and then and now and "-" not in (then, now))
+
+
+def belongs_to(checkpoint: Checkpoint, mixture: RunFolder | None = None) -> Belongs:
     """Read what a checkpoint, its files verified, was saved with.
+
+    Args:
+        checkpoint: Of a run.
+        mixture: Whose expert it is, where the configuration of that is compared: it is what the
+            expert goes on with.
 
     Raises:
         CheckpointError: What it holds is no such thing.
@@ -119,8 +130,10 @@ def belongs_to(checkpoint: Checkpoint) -> Belongs:
     """
     # Older ones have it in their manifest; the oldest have nothing to compare.
     older = checkpoint.facts.get("belongs")
-    run, begun = checkpoint.path.parent.parent, f"{checkpoint.path.name} was saved"
-    return _read(checkpoint.path / BELONGS, older, run, begun)
+    run, of = checkpoint.path.parent.parent, ""
+    if mixture:
+        run, of = mixture.path, f" of {run.name}"
+    return _read(checkpoint.path / BELONGS, older, run, f"{checkpoint.path.name}{of} was saved")
 
 
 def begun_with(run: RunFolder) -> Belongs:

@@ -30,7 +30,7 @@ from charlm.errors import CheckpointError, MachineError, UsageError
 from charlm.storage.atomic import flush_folder, remove_folder, write_file
 from charlm.storage.json_file import parse_object
 from charlm.storage.machine import is_gone, machine_errors
-from charlm.storage.manifest import read_manifest, verify_folder
+from charlm.storage.manifest import OtherFormatError, read_manifest, verify_folder
 
 BUFFERED = 1 << 13  # bytes of records that are written at once
 MAX_WAITING = 1 << 20  # bytes of records in memory before they are flushed
@@ -98,11 +98,14 @@ class RunFolder:
             CheckpointError: It cannot be read.
             UsageError: It, or an override, is wrong.
         """
+        mend = "restore it or name another run"
+        if not (self.exists() or is_gone(self.config)):
+            raise CheckpointError(f"{self.config}: no regular file; {mend}")
         try:
             with self.config.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)  # one over the limit is enough to refuse
         except OSError as error:
-            raise CheckpointError(f"{self.config}: cannot be read: {error.strerror}") from None
+            raise CheckpointError(f"{self.config}: {error.strerror}; {mend}") from None
         return read_config(data, str(self.config), overrides)
 
     def checkpoint_path(self, step: int) -> Path:
@@ -140,12 +143,27 @@ class RunFolder:
         The record of a save is written before the save: where it comes last there may be none.
         """
         step = saving = None
-        with contextlib.suppress(CheckpointError):  # what follows a damaged line is not known
-            for record in read_metrics(self.metrics):
-                step, saving = saving if saving is not None else step, None
-                if record.get("kind") == "save":
-                    saving = record.get("step")
+        for record in _sound_records(self.metrics):
+            step, saving = saving if saving is not None else step, None
+            if record.get("kind") == "save":
+                saving = record.get("step")
         return step
+
+    def strange(self) -> Iterator[tuple[Path, str]]:
+        """Yield what is not of the kind that a run makes in its place, and what it is instead.
+
+        What would be written through a link is not this run's, and a pipe is waited for. The text of
+        an expert may be a link: it is that of its mixture.
+        """
+        files = ("config.yaml", "tokenizer.json", "metrics.jsonl", "mixture.json", "belongs.json")
+        for name in (*files, "checkpoints", "samples", "experts"):
+            path = self.path / name
+            if path.is_symlink():
+                yield path, "a link"
+            elif name in files and not is_gone(path) and not path.is_file():
+                yield path, "no regular file"
+            elif name not in files and not is_gone(path) and not path.is_dir():
+                yield path, "no folder"
 
     def last(self) -> Checkpoint | None:
         """Return the newest checkpoint, or None."""
@@ -216,6 +234,8 @@ class RunFolder:
         for checkpoint in checkpoints[:-KEEP]:
             if best is None or checkpoint.step != best.step:
                 remove_folder(checkpoint.path)
+        if checkpoints:
+            self._set_aside_before(checkpoints[-1].step)
 
     def remove_after(self, step: int) -> None:
         """Delete the checkpoints after `step`: they would be taken for newer than what comes now."""
@@ -231,12 +251,22 @@ class RunFolder:
         """
         for saved, path in self.saved():
             if saved > step:
-                aside = path.with_name(ASIDE + path.name)
-                with machine_errors(path):
-                    if not is_gone(aside):
-                        remove_folder(aside)
-                    path.rename(aside)
-                    flush_folder(path.parent)
+                _set_aside(path)
+
+    def _set_aside_before(self, step: int) -> None:
+        """Do so with those before `step` whose manifest is no more: nothing else would clear them.
+
+        What cannot be moved stays; that is no reason to stop a training run.
+        """
+        for saved, path in self.saved():
+            if saved < step:
+                try:
+                    read_checkpoint(saved, path)
+                except (OtherFormatError, MachineError):
+                    pass
+                except CheckpointError:
+                    with contextlib.suppress(MachineError):
+                        _set_aside(path)
 
     def write_sample(self, step: int, text: str) -> None:
         """Keep what the model wrote at `step`.
@@ -270,6 +300,15 @@ def read_checkpoint(step: int, path: Path, mend: str = "name another") -> Checkp
         found = reprlib.repr(facts["step"])
         raise CheckpointError(f"{path}: is a checkpoint of step {found}; rename it, or {mend}")
     return Checkpoint(path, step, facts)
+
+
+def _set_aside(path: Path) -> None:
+    aside = path.with_name(ASIDE + path.name)
+    with machine_errors(path):
+        if not is_gone(aside):
+            remove_folder(aside)
+        path.rename(aside)
+        flush_folder(path.parent)
 
 
 def _best(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
@@ -393,6 +432,8 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """
     number = 0
     try:
+        if not (is_gone(path) or path.is_file()):
+            raise CheckpointError(f"{path}: no regular file; put the log of the run there")
         with path.open("rb") as file:
             for line in file:
                 number += 1
@@ -401,7 +442,18 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise CheckpointError(f"{path}:{number}: not a record ({error}); remove the line") from None
+        raise CheckpointError(f"{path}:{number}: not a record ({error}); restore it") from None
+
+
+def _sound_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a metrics.jsonl that can be read, if any."""
+    with contextlib.suppress(OSError):
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            for line in file:
+                with contextlib.suppress(ValueError):
+                    yield parse_object(line)
 
 
 def find_run(path: Path | None, runs: Path = Path("runs")) -> RunFolder:

@@ -36,7 +36,8 @@ HEADERS = 1 << 16  # bytes of a checkpoint beside its tensors, and some
 # and is told that it does not end with the bits it would have had.
 #   2  Muon of our own, seeds of their own for the experts of a mixture, other late steps of theirs
 RECIPE = 2
-ADDED_LATER = {"skipped": 0, "rate_factor": 1.0}  # what older checkpoints lack, as it was then
+# What older checkpoints lack, as it was then.
+ADDED_LATER = {"skipped": 0, "rate_factor": 1.0, "late_from": -1}
 
 
 @dataclass
@@ -57,6 +58,8 @@ class TrainingState:
             finite.
         rate_factor: What the learning rate is multiplied by: halved at each return to an earlier
             checkpoint.
+        late_from: The first step of a mixture's expert that reads the slice which the weights are
+            fitted on; -1: none has yet, or this is no expert.
     """
 
     step: int = 0
@@ -70,6 +73,7 @@ class TrainingState:
     metrics_bytes: int = 0
     skipped: int = 0
     rate_factor: float = 1.0
+    late_from: int = -1
 
 
 def save_checkpoint(

@@ -9,7 +9,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +22,8 @@ from charlm.errors import CheckpointError, DataError, MachineError, NonFiniteErr
 from charlm.evaluation import Interrupted, score_windows
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, choose_dtype, precision
-from charlm.models.saved import WEIGHTS, load_weights
 from charlm.sampling import encode_prompt, generate, settings_of
-from charlm.storage import RunFolder, find_run
+from charlm.storage import RunFolder
 from charlm.storage.belongs import belongs, belongs_to
 from charlm.storage.machine import is_gone
 from charlm.storage.run_folder import Checkpoint, MetricsLog
@@ -35,6 +33,7 @@ from charlm.training.checkpoint import TrainingState, load_checkpoint, save_chec
 from charlm.training.compiling import Forward, compile_model, worth_trying
 from charlm.training.non_finite import worst_gradients
 from charlm.training.optimizers import build_optimizers, set_learning_rate
+from charlm.training.other_runs import load_from_run
 from charlm.training.schedule import learning_rate
 
 Record = dict[str, Any]
@@ -93,8 +92,8 @@ class Trainer:
             self.saved_step = self.state.step
         elif config.train.init_from:
             try:
-                first = find_run(Path(config.train.init_from))
-                first.read("best", lambda best: load_weights(self.model, best.path / WEIGHTS))
+                name = config.train.init_from
+                load_from_run(self.model, name, "best", config.model, tokenizer)
             except CheckpointError as error:
                 raise CheckpointError(
                     f"train.init_from: {error}; it is needed until the first save"

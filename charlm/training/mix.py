@@ -18,8 +18,8 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Collection, Generator, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +30,25 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from charlm.config import Config, MixtureConfig, NGramConfig, dump_yaml
+from charlm.config import Config, ExpertConfig, MixtureConfig, NGramConfig, dump_yaml
 from charlm.config.size import held_back, trained
 from charlm.errors import CheckpointError, NonFiniteError
 from charlm.evaluation import Interrupted
 from charlm.evaluation.protocols import chars_a_pass, spread_windows
 from charlm.models import LanguageModel, MixtureModel, NGramModel, next_token_loss
 from charlm.models.mixture import fit_weights, join
-from charlm.models.saved import WEIGHTS, load_weights
-from charlm.storage import RunFolder, find_run, machine_errors, write_file
+from charlm.models.saved import WEIGHTS
+from charlm.storage import RunFolder, machine_errors, write_file
 from charlm.storage.atomic import make_folder
-from charlm.storage.belongs import BELONGS, belongs
+from charlm.storage.belongs import BELONGS, belongs, belongs_to
 from charlm.storage.json_file import is_count, read_object
 from charlm.storage.run_folder import Checkpoint
-from charlm.text import Batches, Corpus
+from charlm.text import Batches, Corpus, Tokenizer
 from charlm.text.tokens import Split
-from charlm.training.checkpoint import drift
+from charlm.training.checkpoint import drift, read_state
 from charlm.training.fit import fit_ngram
 from charlm.training.loop import Record, Trainer
+from charlm.training.other_runs import load_from_run
 from charlm.training.resume import newest_sound
 
 FITTED = "mixture.json"
@@ -73,6 +74,7 @@ class Fitted:
         steps: Of each expert with a run: where it was, not having read the slice yet.
         seconds: Wall time it took.
         reserve: Seconds that will go by from the experts' last step to the end.
+        weights_sha256: Of the experts that come from other runs: a step alone does not tell them.
     """
 
     weights: dict[str, float]
@@ -83,6 +85,7 @@ class Fitted:
     steps: dict[str, int]
     seconds: float
     reserve: float
+    weights_sha256: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -153,6 +156,11 @@ class _ExpertTrainer(Trainer):
         if self.saved_step != self.state.step:
             yield from self._save()
 
+    def _save(self, ending: bool = False) -> Iterator[Record]:
+        late = self.phases.late_from
+        self.state.late_from = -1 if late is None else late
+        yield from super()._save(ending)
+
 
 class Mixer(Trainer):
     """A run of a mixture: its experts' runs, and one step that joins them."""
@@ -174,7 +182,7 @@ class Mixer(Trainer):
         self.whole = self.train
         cut = len(self.whole) - held_back(len(self.whole), self.mixture.tune_fraction)
         self.first, self.slice = self.whole.part(0, cut), self.whole.part(cut, len(self.whole))
-        self.run_steps: dict[str, int] = {}  # of experts that come from runs
+        self.from_runs: dict[str, Checkpoint] = {}  # of experts that come from runs
         self.remarks: list[str] = []  # on going on with the runs of experts
 
     def _spent(self) -> float:
@@ -206,18 +214,20 @@ class Mixer(Trainer):
 
     def _experts(self) -> Iterator[Record]:
         """Train the experts and fit their weights."""
-        fitted = read_fitted_of(self.run, self.config)
+        begun = (self.run.path / BELONGS).exists()
+        checkpoints = saved_experts(self.run, self.config, self.tokenizer, self.remarks)
+        fitted = read_fitted_of(self.run, self.config, checkpoints)
         for name, spec in self.mixture.experts.items():
             if spec.run:
-                which = str(fitted.steps[name]) if fitted else "best"
-                try:
-                    self.run_steps[name] = load_expert(self._expert(name), Path(spec.run), which)
-                except CheckpointError as error:
-                    raise CheckpointError(f"model.experts.{name}.run: {error}") from None
+                self._load_from_run(name, spec, fitted)
         # No checkpoint of the mixture keeps yet what its experts and their weights rest on.
         together = belongs(self.config, self.tokenizer.to_json())
         write_file(self.run.path / BELONGS, together)
-        trainers = {name: self._trainer(name, one) for name, one in trained(self.config).items()}
+        trainers = {}
+        for name, config in trained(self.config).items():
+            trainers[name] = self._trainer(name, config, checkpoints[name])
+            if begun and not checkpoints[name]:
+                self.remarks.append(f"expert {name}: no checkpoint yet: starting at step 0")
         for text in dict.fromkeys(self.remarks):
             yield {"kind": "note", "text": text}
         # What was spent before a stop belongs to the minutes, and to the seconds of records.
@@ -270,11 +280,34 @@ class Mixer(Trainer):
     def _expert(self, name: str) -> LanguageModel:
         return self.model.experts[name]
 
-    def _trainer(self, name: str, config: Config) -> _ExpertTrainer:
+    def _load_from_run(self, name: str, spec: ExpertConfig, fitted: Fitted | None) -> None:
+        """Take the weights of an expert from its run; of the step that was fitted, if one was."""
+        assert spec.run is not None
+        if spec.model is None:  # it was resolved when the mixture was begun
+            raise CheckpointError(
+                f"{self.run.config}: model.experts.{name}.model: missing; restore it"
+            )
+        which = str(fitted.steps[name]) if fitted else "best"
+        try:
+            checkpoint = load_from_run(
+                self._expert(name), spec.run, which, spec.model, self.tokenizer
+            )
+            then = fitted.weights_sha256.get(name) if fitted else None
+            if then not in (None, sha256_of_weights(checkpoint)):
+                raise CheckpointError(
+                    f"{checkpoint.path}: not the weights that {self.run.path / FITTED} was found "
+                    "with; restore it or start a new run"
+                )
+        except CheckpointError as error:
+            raise CheckpointError(f"model.experts.{name}.run: {error}") from None
+        self.from_runs[name] = checkpoint
+
+    def _trainer(
+        self, name: str, config: Config, checkpoint: Checkpoint | None = None
+    ) -> _ExpertTrainer:
         """Open the run of an expert, or begin it."""
-        run = RunFolder(self.run.path / "experts" / name)
+        run = expert_run(self.run, name)
         written = dump_yaml(config.model_dump()).encode()
-        checkpoint = newest_sound(run, self.remarks)
         if checkpoint:
             self.remarks += [f"not bit-exact: {change}" for change in drift(checkpoint)]
         nothing = self.first.part(0, 0)
@@ -355,11 +388,13 @@ class Mixer(Trainer):
             loss_nats=loss(join(logits, weights, temperature, combine)),
             alone_nats=dict(zip(names, map(loss, logits), strict=True)),
             chars=len(targets),
-            steps=self.run_steps | {name: one.state.step for name, one in trainers.items()},
+            steps={name: one.step for name, one in self.from_runs.items()}
+            | {name: one.state.step for name, one in trainers.items()},
             seconds=counted + time.perf_counter() - started,
             reserve=counted
             + predicted / len(targets) * self._to_score()
             + to_save / SAVED_A_SECOND,
+            weights_sha256={name: sha256_of_weights(c) for name, c in self.from_runs.items()},
         )
 
     def _to_score(self) -> int:
@@ -424,16 +459,66 @@ class Mixer(Trainer):
         }
 
 
-def read_fitted_of(run: RunFolder, config: Config) -> Fitted | None:
-    """Return what the run of a mixture found before a stop; None if that came too early.
+def expert_run(mixture: RunFolder, name: str) -> RunFolder:
+    """Return where an expert that is trained in a mixture has its run."""
+    return RunFolder(mixture.path / "experts" / name)
+
+
+def sha256_of_weights(checkpoint: Checkpoint) -> str:
+    """Return what the manifest of a checkpoint says of its weights."""
+    return str(checkpoint.facts["files"][WEIGHTS]["sha256"])
+
+
+def saved_experts(
+    run: RunFolder, config: Config, tokenizer: Tokenizer, notes: list[str]
+) -> dict[str, Checkpoint | None]:
+    """Return the checkpoint that each expert goes on from in a mixture that is not joined yet.
+
+    Args:
+        run: Of the mixture.
+        config: Of the mixture.
+        tokenizer: Its alphabet.
+        notes: What is passed over is told here.
 
     Raises:
-        CheckpointError: Its file is damaged, or of other experts.
+        CheckpointError: One is damaged, or was trained with another configuration or alphabet.
+        MachineError: The disk or its permissions refuse.
+    """
+    found = {}
+    for name, one in trained(config).items():
+        checkpoint = found[name] = newest_sound(expert_run(run, name), notes)
+        if checkpoint:
+            kept = belongs_to(checkpoint, mixture=run)
+            kept.check(one, tokenizer.to_json())
+            kept.differences(one, one)
+    return found
+
+
+def read_fitted_of(
+    run: RunFolder, config: Config, checkpoints: Mapping[str, Checkpoint | None]
+) -> Fitted | None:
+    """Return what the run of a mixture found before a stop; None if that came too early.
+
+    Args:
+        run: Of the mixture.
+        config: Of the mixture.
+        checkpoints: Which its experts go on from.
+
+    Raises:
+        CheckpointError: Its file is damaged, or of other experts, or gone.
     """
     assert isinstance(config.model, MixtureConfig)
     experts = config.model.experts
     runs = {name for name, spec in experts.items() if spec.run} | trained(config).keys()
-    return read_fitted(run.path / FITTED, experts.keys(), runs)
+    fitted = read_fitted(run.path / FITTED, experts.keys(), runs)
+    if fitted is None:
+        for name, checkpoint in checkpoints.items():
+            if checkpoint and read_state(checkpoint.path, checkpoint.step).late_from >= 0:
+                raise CheckpointError(
+                    f"{run.path / FITTED}: not found, and expert {name} has read what the weights "
+                    "are fitted on; restore it or start a new run"
+                )
+    return fitted
 
 
 def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> Fitted | None:
@@ -448,13 +533,15 @@ def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> 
         CheckpointError: The file is damaged.
     """
     try:
-        content = read_object(path)
+        content = {"weights_sha256": {}} | read_object(path)  # older ones have none
         if content.keys() != {field.name for field in fields(Fitted)}:
             raise ValueError("something is missing, or more than there should be")
         fitted = Fitted(**content)
         of_experts = [fitted.weights, fitted.alone_nats]
         if not all(isinstance(each, dict) for each in [*of_experts, fitted.steps]):
             raise ValueError("it has no weights, losses or steps")
+        if not isinstance(fitted.weights_sha256, dict):
+            raise ValueError("it does not say of which weights it is")
         if not all(each.keys() == set(experts) for each in of_experts):
             raise ValueError("it is of other experts")
         if fitted.steps.keys() != set(runs):
@@ -476,17 +563,3 @@ def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> 
             "fitted on by now: start a new run"
         ) from None
     return fitted
-
-
-def load_expert(model: LanguageModel, path: Path, which: str) -> int:
-    """Read a checkpoint of a run into a model of the same kind; return its step.
-
-    Raises:
-        CheckpointError: It is missing, damaged, or another kind of model.
-    """
-
-    def load(checkpoint: Checkpoint) -> int:
-        load_weights(model, checkpoint.path / WEIGHTS)
-        return checkpoint.step
-
-    return find_run(path).read(which, load)

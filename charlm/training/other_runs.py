@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
-from charlm.config import Config, MixtureConfig
+from charlm.config import Config, MixtureConfig, ModelConfig
 from charlm.config.keys import leaves
 from charlm.config.schema import SingleModelConfig
 from charlm.config.size import held_back, trained
 from charlm.errors import CheckpointError, UsageError
+from charlm.models import LanguageModel
+from charlm.models.saved import WEIGHTS, load_weights
 from charlm.storage import RunFolder, find_run, read_manifest
+from charlm.storage.belongs import belongs_to
+from charlm.storage.run_folder import Checkpoint
 from charlm.text import CharTokenizer, Corpus, Tokenizer, load_tokenizer
 
 
@@ -67,20 +71,49 @@ def _check_first_weights(where: str, name: str, config: Config, tokenizer: Token
                         f"{name}: its model.{key} is {value!r}, here {ours.get(key)!r}; make them equal"
                     )
         _compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
-        run.read("best", lambda best: None)  # verified
+        run.read("best", lambda best: belongs_to(best).check(config, tokenizer.to_json()))
     except CheckpointError as error:
         raise CheckpointError(f"{where}: {error}") from None
+
+
+def load_from_run(
+    model: LanguageModel, name: str, which: str, expected: ModelConfig, tokenizer: Tokenizer
+) -> Checkpoint:
+    """Read a checkpoint of another run into a model; return which it was.
+
+    Args:
+        model: Of what is expected.
+        name: Of the run's folder.
+        which: `best`, `last`, or a step.
+        expected: What it was when the run that it is read for began; it may be another by now.
+        tokenizer: Of the run that it is read for.
+
+    Raises:
+        CheckpointError: It is missing, damaged, another model, or has another alphabet.
+    """
+    run = find_run(Path(name))
+    config = run.read_config()
+    if config.model != expected:
+        raise CheckpointError(f"{name}: its model is another by now; restore it or start a new run")
+    _compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
+
+    def load(checkpoint: Checkpoint) -> Checkpoint:
+        belongs_to(checkpoint).check(config, tokenizer.to_json())
+        load_weights(model, checkpoint.path / WEIGHTS)
+        return checkpoint
+
+    return run.read(which, load)
 
 
 def _model_of_run(name: str, tokenizer: Tokenizer) -> SingleModelConfig:
     """Return the model of a run that can be an expert, its checkpoint verified."""
     run = find_run(Path(name))
-    model = run.read_config().model
-    if isinstance(model, MixtureConfig):
+    config = run.read_config()
+    if isinstance(config.model, MixtureConfig):
         raise CheckpointError(f"{name}: is a mixture itself; name its experts")
     _compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
-    run.read("best", lambda best: None)  # verified
-    return model
+    run.read("best", lambda best: belongs_to(best).check(config, tokenizer.to_json()))
+    return config.model
 
 
 def _compare_alphabets(run: str, theirs: Tokenizer, ours: Tokenizer) -> None:

@@ -3,17 +3,20 @@
 Whatever can be refused is refused before anything in the folder is changed.
 """
 
+import os
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from charlm.config import Config, MixtureConfig, dump_yaml, load_config
 from charlm.config.keys import leaves
-from charlm.config.size import check_memory
+from charlm.config.size import check_memory, trained
 from charlm.errors import CheckpointError, DataError, MachineError
 from charlm.models.device import choose_device
 from charlm.storage import OtherFormatError, RunFolder, machine_errors, verify_folder, write_file
 from charlm.storage.atomic import make_folder, remove_leftovers
-from charlm.storage.belongs import FIXED, Belongs, begun_with, belongs_to
+from charlm.storage.belongs import FIXED, Belongs, begun_with, belongs_to, is_moved
+from charlm.storage.machine import is_gone
 from charlm.storage.run_folder import ASIDE, Checkpoint, check_log, read_checkpoint
 from charlm.text import Corpus, encode_corpus, load_tokenizer, open_corpus, open_source, scan_text
 from charlm.training.checkpoint import TrainingState, drift, read_state
@@ -28,6 +31,7 @@ from charlm.training.setup import (
     refuse_short,
 )
 
+OWN_PLACE = "put a file or folder of its own there"
 _MEND = "restore it"
 
 
@@ -37,12 +41,14 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
     Args:
         run: The run to resume.
         given: The --config that was passed too, if any: it must ask for the same model and data.
-        overrides: KEY=VALUE; only `train`, `eval`, `sample` and `run` may change.
+        overrides: KEY=VALUE; only `train`, `eval`, `sample` and `run` may change, and where the text
+            and the runs of experts lie.
 
     Raises:
-        CheckpointError: The model or the data differ from the run's.
+        CheckpointError: The model or the data differ from the run's, or it is part of a mixture.
         UsageError: An override is wrong.
     """
+    _refuse_expert(run)
     own = _as_it_was(run.read_config())
     if given is None:
         config = _as_it_was(run.read_config(overrides))
@@ -55,10 +61,11 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
     for section in ("model", "data"):
         theirs, ours = (dict(leaves(getattr(c, section).model_dump())) for c in (own, config))
         for key in {**theirs, **ours}:
-            if theirs.get(key) != ours.get(key):
+            then, now = theirs.get(key), ours.get(key)
+            if then != now and not is_moved(f"{section}.{key}", then, now):
                 raise CheckpointError(
-                    f"{run.path}: {section}.{key}: the configuration says {ours.get(key)!r}, the "
-                    f"run was made with {theirs.get(key)!r}; start a new run for a change"
+                    f"{run.path}: {section}.{key}: the configuration says {now!r}, the run was made "
+                    f"with {then!r}; start a new run for a change"
                 )
     if config.train.init_from is None:
         train = config.train.model_copy(update={"init_from": own.train.init_from})
@@ -71,6 +78,22 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
                 f"the run was made with {getattr(own.train, key)!r}; start a new run for a change"
             )
     return checked(config, f"{given}, as planned" if given else str(run.config))
+
+
+def _refuse_expert(run: RunFolder) -> None:
+    """Refuse a run that is trained as a part of a mixture: alone it would not stop where it has to.
+
+    Raises:
+        CheckpointError: It is one.
+    """
+    path = Path(os.path.abspath(run.path))
+    mixture = RunFolder(path.parent.parent)
+    if path.parent.name == "experts" and mixture.exists():
+        model = mixture.read_config().model
+        if isinstance(model, MixtureConfig) and path.name in model.experts:
+            raise CheckpointError(
+                f"{run.path}: is trained as an expert of {mixture.path}; go on with that one"
+            )
 
 
 def _as_it_was(config: Config) -> Config:
@@ -113,7 +136,7 @@ def open_run(
     """
     choose_device(config.run.device)
     check_compiler(config)
-    _refuse_links(run)
+    _refuse_strange_places(config, run)
     remove_leftovers(run.path)
     own = _as_it_was(run.read_config())
     tokenizer = load_tokenizer(run.tokenizer)
@@ -125,7 +148,8 @@ def open_run(
     prepared.notes += _what_differs(prepared, own)
     if not prepared.checkpoint and not isinstance(config.model, MixtureConfig):
         prepared.notes.append("no checkpoint yet: starting at step 0")
-    text, differs = _current_text(config, prepared, progress), False
+    moved = own.data.source != config.data.source
+    text, differs = _current_text(config, prepared, progress, moved=moved), False
     if text:
         differs = text.scan.sha256 != corpus.facts["source_sha256"]
         if differs and not allow_new_data:
@@ -134,7 +158,7 @@ def open_run(
                 f"{text.scan.sha256[:12]}... now, {str(corpus.facts['source_sha256'])[:12]}... "
                 "then); restore it, or go on with --allow-new-data"
             )
-        _refuse_strange(run, text)
+        _refuse_strange_symbols(run, text)
     _kept(prepared).check(config, tokenizer.to_json())
     if text and differs:
         prepared.corpus = _encode_anew(config, prepared, text, progress)
@@ -196,7 +220,7 @@ def _encode_anew(
     return corpus
 
 
-def _refuse_strange(run: RunFolder, text: PreparedText) -> None:
+def _refuse_strange_symbols(run: RunFolder, text: PreparedText) -> None:
     """Refuse a text with characters that the run has no ids for.
 
     Raises:
@@ -211,18 +235,28 @@ def _refuse_strange(run: RunFolder, text: PreparedText) -> None:
         )
 
 
-def _refuse_links(run: RunFolder) -> None:
+def _refuse_strange_places(config: Config, run: RunFolder) -> None:
     """Refuse a run that would be written to in another place, or where writing waits for ever.
 
     Raises:
-        CheckpointError: One of its own files is a link, a pipe or a device.
+        CheckpointError: One of its own files, or of its experts, is a link, a pipe or a device.
     """
-    names = ("config.yaml", "tokenizer.json", "metrics.jsonl", "mixture.json", "belongs.json")
-    for path in [run.path / name for name in (*names, "checkpoints", "samples", "experts")]:
-        strange = path.name in names and path.exists() and not path.is_file()
-        if path.is_symlink() or strange:
-            kind = "a link" if path.is_symlink() else "no regular file"
-            raise CheckpointError(f"{path}: is {kind}; put a file or folder of its own there")
+    for path, kind in strange_places(config, run):
+        raise CheckpointError(f"{path}: is {kind}; {OWN_PLACE}")
+
+
+def strange_places(config: Config, run: RunFolder) -> Iterator[tuple[Path, str]]:
+    """Yield what is not of the kind that is written there, in a run and those of its experts."""
+    yield from run.strange()
+    if isinstance(config.model, MixtureConfig) and not (run.path / "experts").is_symlink():
+        for name in trained(config):
+            expert = run.path / "experts" / name
+            if expert.is_symlink():
+                yield expert, "a link"
+            elif not is_gone(expert) and not expert.is_dir():
+                yield expert, "no folder"
+            else:
+                yield from RunFolder(expert).strange()
 
 
 def commit_resume(prepared: PreparedRun) -> None:
@@ -265,7 +299,7 @@ def newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
                 f"{error}, or move {path.name} away to go on from an older"
             ) from None
         except CheckpointError as error:
-            reason = str(error).removesuffix(f"; {_MEND}")
+            reason = str(error).rpartition("; ")[0]
             notes.append(
                 f"damaged, kept as {ASIDE}{path.name}, going back to an older one: {reason}"
             )
@@ -283,8 +317,16 @@ def newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
     return None
 
 
-def _current_text(config: Config, prepared: PreparedRun, progress: Progress) -> PreparedText | None:
+def _current_text(
+    config: Config, prepared: PreparedRun, progress: Progress, *, moved: bool
+) -> PreparedText | None:
     """Read the text of a run once more; None where that is not there any more.
+
+    Args:
+        config: What is gone on with.
+        prepared: The run.
+        progress: Told of what was read.
+        moved: Whether it was said to be in another place than before, so that it has to be there.
 
     Raises:
         DataError: It is there and cannot be what the run was begun with.
@@ -297,9 +339,11 @@ def _current_text(config: Config, prepared: PreparedRun, progress: Progress) -> 
         source = open_source(name)
         scan = scan_text(source, config.data, lambda read: progress("checking", read))
     except (DataError, MachineError) as error:
+        if moved:
+            raise
         if source and isinstance(error, DataError):
             raise DataError(
-                f"{str(error).partition('; ')[0]}: changed since this run began; restore it, or move "
+                f"{str(error).rpartition('; ')[0]}: changed since this run began; restore it, or move "
                 "it away to go on with the run's own copy"
             ) from None
         prepared.notes.append(f"{name}: no longer readable; using the run's own copy")

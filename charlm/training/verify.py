@@ -1,24 +1,31 @@
 """Is everything in a run folder what was written? The checks that going on does, by hand."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from charlm.config import MixtureConfig
-from charlm.errors import CharlmError, CheckpointError
-from charlm.storage import RunFolder, verify_folder
+from charlm.config import Config, MixtureConfig
+from charlm.config.size import trained
+from charlm.errors import CharlmError, CheckpointError, MachineError
+from charlm.models.saved import build_from
+from charlm.storage import OtherFormatError, RunFolder, verify_folder
 from charlm.storage.atomic import is_leftover
 from charlm.storage.belongs import BELONGS, Belongs, begun_with, belongs_to
 from charlm.storage.machine import is_gone
 from charlm.storage.manifest import NAME
-from charlm.storage.run_folder import ASIDE, check_log, read_checkpoint
-from charlm.text import load_tokenizer
+from charlm.storage.run_folder import ASIDE, Checkpoint, check_log, read_checkpoint
+from charlm.text import Tokenizer, load_tokenizer
 from charlm.training.checkpoint import read_state
-from charlm.training.mix import FITTED, read_fitted_of
+from charlm.training.mix import FITTED, expert_run, read_fitted_of
+from charlm.training.resume import OWN_PLACE, strange_places
 
 MAX_LINE = 1 << 26  # bytes of a record: a sample may be long
+Part = TypeVar("Part")
+_RESTORE = "restore it or start a new run"
 
 
 @dataclass(frozen=True)
@@ -28,19 +35,44 @@ class Checked:
     Args:
         path: Where it is.
         says: What it is, where nothing is wrong.
-        problem: What is wrong with it, and what to do; None: nothing.
-        used: Whether anything rests on it.
+        error: What is wrong with it, and what to do; None: nothing.
+        used: Whether going on needs it.
     """
 
     path: Path
     says: str
-    problem: str | None = None
+    error: CharlmError | None = None
     used: bool = True
 
     @property
+    def problem(self) -> str | None:
+        """What is wrong, in one line."""
+        return self.error.problems[0] if self.error and self.used else None
+
+    @property
     def state(self) -> str:
-        """`sound`, `damaged`, or `unused`."""
-        return "damaged" if self.problem else "sound" if self.used else "unused"
+        """How it is.
+
+        `sound` or `damaged`; `refused`, if another version of charlm can read it; `unread`, if the
+        disk or its permissions do not give it; `unused`, if nothing rests on it.
+        """
+        if not self.used:
+            return "unused"
+        match self.error:
+            case None:
+                return "sound"
+            case OtherFormatError():
+                return "refused"
+            case MachineError():
+                return "unread"
+        return "damaged"
+
+    def unless(self, why: str) -> "Checked":
+        """Return it as what going on does not need, where something is wrong with it."""
+        if not self.error or not self.used:
+            return self
+        what = self.error.problems[0].removeprefix(f"{self.path}: ")
+        return Checked(self.path, f"{what.rpartition('; ')[0] or what}; {why}", used=False)
 
 
 def verify(path: Path) -> Iterator[Checked]:
@@ -56,74 +88,148 @@ def verify(path: Path) -> Iterator[Checked]:
             raise CheckpointError(f"{path}: {kind}; name a run folder or a checkpoint")
         yield _folder(path, "restore it")
         return
-    yield from _run(run, joined=False)
+    yield from _run(run)
 
 
-def _run(run: RunFolder, *, joined: bool) -> Iterator[Checked]:
-    """Check a run.
-
-    Args:
-        run: Its folder.
-        joined: Whether it is that of an expert whose mixture needs it no more.
-    """
-    said = []
-    for part in _begun(run):
-        said.append(part.problem)
-        yield part
-    try:
-        saved = run.saved()
-        if not saved and not joined and (lost := run.saved_by_log()) is not None:
-            raise CheckpointError(
-                f"{run.path / 'checkpoints'}: step {lost} was saved; restore it or start a new run"
-            )
-    except CharlmError as error:
-        saved = []
-        yield Checked(run.path / "checkpoints", "", error.problems[0])
-    yield from _of_mixture(run, joined=bool(saved))
-    newest = None
-    for step, folder in saved:
-        checked = _one(folder, lambda at=(step, folder): _checkpoint(*at))  # type: ignore[misc]
-        if not is_gone(folder):  # else a run that goes on has pruned it
-            yield checked
-            newest = newest if checked.problem else (step, folder)
-    if newest:
-        rests = _one(run.path, lambda: _what_it_rests_on(run, *newest))
-        if rests.problem and rests.problem not in said and not is_gone(newest[1]):
-            yield rests
+def _run(run: RunFolder) -> Iterator[Checked]:
+    """Check a run, and those of its experts."""
+    config = _read(run.read_config)
+    tokenizer = _read(lambda: load_tokenizer(run.tokenizer))
+    if config:
+        for path, kind in strange_places(config, run):
+            yield Checked(path, "", CheckpointError(f"{path}: is {kind}; {OWN_PLACE}"))
+    yield from _names(run)
+    checkpoints, newest = _saved(run)
+    joined = isinstance(config and config.model, MixtureConfig) and bool(checkpoints)
+    yield from _log(run, newest)
+    yield from checkpoints
+    if config and tokenizer and newest:
+        yield from _rests(run, newest, config, tokenizer)
+    if config and isinstance(config.model, MixtureConfig):
+        yield from _of_mixture(run, config, tokenizer, joined=joined)
     yield from _unused(run.path)
-    for expert in sorted(run.path.glob("experts/*/")):
-        if RunFolder(expert).exists():
-            yield from _run(RunFolder(expert), joined=bool(saved))
 
 
-def _begun(run: RunFolder) -> Iterator[Checked]:
-    """Check what a run has before its first checkpoint."""
+def _names(run: RunFolder) -> Iterator[Checked]:
+    """Check what a run is made of before it begins."""
     yield _one(run.config, lambda: f"a {run.read_config().model.type}")
     yield _one(run.tokenizer, lambda: f"an alphabet of {load_tokenizer(run.tokenizer).unit}")
     # The text of a mixture's expert is that of the mixture.
     if not (run.path.parent.name == "experts" and run.tokens.is_symlink()):
-        yield _folder(run.tokens, "restore it or start a new run")
-    if not is_gone(run.metrics):
-        yield _one(run.metrics, lambda: _records(run.metrics))
+        yield _folder(run.tokens, _RESTORE)
 
 
-def _of_mixture(run: RunFolder, *, joined: bool) -> Iterator[Checked]:
-    """Check what a mixture has before it is joined; afterwards nothing reads it."""
-    for path, look in ((run.path / FITTED, _fitted), (run.path / BELONGS, _belongs)):
-        if is_gone(path):
+def _log(run: RunFolder, newest: Checkpoint | None) -> Iterator[Checked]:
+    """Check the records of a run, against its newest checkpoint too."""
+    vouched = 0
+    if newest:
+        with contextlib.suppress(CheckpointError):  # pruned meanwhile
+            vouched = read_state(newest.path, newest.step).metrics_bytes
+
+    def look() -> str:
+        says = "" if is_gone(run.metrics) else _records(run.metrics, vouched)
+        check_log(run.metrics, vouched)
+        return says
+
+    if vouched or not is_gone(run.metrics):
+        yield _one(run.metrics, look)
+
+
+def _saved(run: RunFolder) -> tuple[list[Checked], Checkpoint | None]:
+    """Check the checkpoints, each alone; return the newest that is sound, too."""
+    found, newest = [], None
+    try:
+        saved = run.saved()
+        if not saved and (lost := run.saved_by_log()) is not None:
+            raise CheckpointError(f"{run.path / 'checkpoints'}: step {lost} was saved; {_RESTORE}")
+    except CharlmError as error:
+        return [Checked(run.path / "checkpoints", "", error)], None
+    for step, folder in saved:
+        checked = _one(folder, lambda at=(step, folder): _checkpoint(*at))  # type: ignore[misc]
+        if not is_gone(folder):  # else a run that goes on has pruned it
+            found.append(checked)
+            newest = newest if checked.error else read_checkpoint(step, folder)
+    return found, newest
+
+
+def _rests(
+    run: RunFolder,
+    newest: Checkpoint,
+    config: Config,
+    tokenizer: Tokenizer,
+    mixture: RunFolder | None = None,
+) -> Iterator[Checked]:
+    """Check that the newest checkpoint makes a model with what it rests on beside it.
+
+    Args:
+        run: Of the checkpoint.
+        newest: Which is sound alone.
+        config: What it is gone on with.
+        tokenizer: With which alphabet.
+        mixture: Whose expert it is, if it is one.
+    """
+
+    def look() -> str:
+        _unchanged(belongs_to(newest, mixture), config, tokenizer)
+        build_from(newest, config, tokenizer)
+        return ""
+
+    checked = _one((mixture or run).path, look)
+    if checked.error and not is_gone(newest.path):
+        yield checked
+
+
+def _unchanged(then: Belongs, config: Config, tokenizer: Tokenizer) -> None:
+    then.check(config, tokenizer.to_json())
+    then.differences(config, config)
+
+
+def _of_mixture(
+    run: RunFolder, config: Config, tokenizer: Tokenizer | None, *, joined: bool
+) -> Iterator[Checked]:
+    """Check what a mixture has before it is joined; afterwards going on needs none of it.
+
+    Args:
+        run: Of the mixture.
+        config: Of the mixture.
+        tokenizer: Its alphabet; None: it cannot be read.
+        joined: Whether it is.
+    """
+    parts, checkpoints = [], {}
+    for name, one in trained(config).items():
+        expert = expert_run(run, name)
+        if not expert.path.is_dir() or expert.path.is_symlink():
             continue
-        if joined:
-            yield Checked(path, "the mixture is joined: nothing reads it", used=False)
-        else:
-            yield _one(path, lambda look=look: look(run))  # type: ignore[misc]
+        names = list(_names(expert))
+        if not joined:  # going on writes them anew
+            names = [part.unless("--resume writes it again") for part in names]
+        parts += names
+        saved, checkpoints[name] = _saved(expert)
+        newest = checkpoints[name]
+        parts += [*_log(expert, newest), *saved]
+        if newest and tokenizer:
+            parts += _rests(expert, newest, one, tokenizer, mixture=run)
+
+    def fitted() -> str:
+        found = read_fitted_of(run, config, checkpoints)
+        return "weights of a mixture" if found else ""
+
+    def begun() -> str:
+        if tokenizer:
+            _unchanged(begun_with(run), config, tokenizer)
+        return "what its experts were begun for"
+
+    own = [_one(run.path / FITTED, fitted), _one(run.path / BELONGS, begun)]
+    parts = [part for part in own if part.error or not is_gone(part.path)] + parts
+    for part in parts:
+        yield part.unless("the mixture is joined and needs it no more") if joined else part
 
 
 def _unused(run: Path) -> Iterator[Checked]:
-    """List what nothing reads, but for that of experts."""
-    for aside in sorted(run.glob(f"checkpoints/{ASIDE}*")):
-        yield Checked(aside, "damaged, set aside by --resume: nothing reads it", used=False)
+    """List what nothing reads."""
+    for aside in sorted(run.glob(f"**/checkpoints/{ASIDE}*")):
+        yield Checked(aside, "damaged, set aside in training: nothing reads it", used=False)
     for place, folders, files in os.walk(run):
-        folders[:] = [name for name in folders if name != "experts"]
         for name in sorted(filter(is_leftover, folders + files)):
             says = "not finished: being written, or left by a stop and cleared away by --resume"
             yield Checked(Path(place, name), says, used=False)
@@ -146,68 +252,38 @@ def _checkpoint(step: int, folder: Path) -> str:
         MachineError: The disk or its permissions refuse.
     """
     checked = _folder(folder, "restore it")
-    if checked.problem:
-        raise CheckpointError(checked.problem)
+    if checked.error:
+        raise checked.error
     read_checkpoint(step, folder, "restore it")
     read_state(folder, step)
     return checked.says
-
-
-def _what_it_rests_on(run: RunFolder, step: int, folder: Path) -> str:
-    """Check that what a checkpoint rests on beside it is what it was; another would not help.
-
-    Raises:
-        CheckpointError: The configuration, the alphabet or the log is another.
-        MachineError: The disk or its permissions refuse.
-    """
-    check_log(run.metrics, read_state(folder, step).metrics_bytes)
-    _unchanged(run, belongs_to(read_checkpoint(step, folder)))
-    return ""
-
-
-def _unchanged(run: RunFolder, then: Belongs) -> None:
-    config = run.read_config()
-    then.check(config, load_tokenizer(run.tokenizer).to_json())
-    then.differences(config, config)
-
-
-def _fitted(run: RunFolder) -> str:
-    """Check what a mixture found before its experts read on.
-
-    Raises:
-        CheckpointError: It is damaged, or of other experts.
-    """
-    config = run.read_config()
-    if isinstance(config.model, MixtureConfig):
-        read_fitted_of(run, config)
-    return "weights of a mixture"
-
-
-def _belongs(run: RunFolder) -> str:
-    """Check that a mixture still is what its experts were begun for.
-
-    Raises:
-        CheckpointError: The configuration or the alphabet is another.
-        MachineError: The disk or its permissions refuse.
-    """
-    _unchanged(run, begun_with(run))
-    return "what its experts were begun for"
 
 
 def _one(path: Path, look: Callable[[], str]) -> Checked:
     try:
         return Checked(path, look())
     except CharlmError as error:
-        return Checked(path, "", error.problems[0])
+        return Checked(path, "", error)
 
 
-def _records(path: Path) -> str:
+def _read(read: Callable[[], Part]) -> Part | None:
+    try:
+        return read()
+    except CharlmError:
+        return None  # it is told as a part of its own
+
+
+def _records(path: Path, vouched: int = 0) -> str:
     """Read a log; each step may be there once.
+
+    Args:
+        path: The metrics.jsonl.
+        vouched: Bytes of it that a checkpoint vouches for; what comes after is done again.
 
     Raises:
         CheckpointError: It is damaged.
     """
-    lines = steps = last = 0
+    lines = steps = last = read = 0
     try:
         if not path.is_file():
             raise ValueError("not a regular file")
@@ -223,8 +299,8 @@ def _records(path: Path) -> str:
                     if record["step"] != last + 1:
                         raise ValueError(f"step {record['step']} follows step {last}")
                     steps, last = steps + 1, record["step"]
+                read += len(line)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: line {lines}: {error}; --resume does again what comes after its checkpoint"
-        ) from None
+        mend = "restore it" if read < vouched else "--resume does this part again"
+        raise CheckpointError(f"{path}: line {lines}: {error}; {mend}") from None
     return f"{steps:,} steps, each once"

@@ -72,8 +72,9 @@ def test_checkpoints_that_cannot_be_listed_are_not_none(unchanged, charlm, monke
 
     assert unchanged(5, *command).startswith("runs/tiny/checkpoints: Permission denied; user ")
     verified = charlm("verify", RUN)
-    assert verified.code == 4
-    assert "damaged  runs/tiny/checkpoints: Permission denied; " in verified.stdout
+    assert verified.code == 5
+    assert "unread   runs/tiny/checkpoints: Permission denied; " in verified.stdout
+    assert verified.error == "runs/tiny: 1 part is unread; mend it as said above"
 
 
 def test_checkpoints_that_are_gone_are_not_begun_anew(unchanged, charlm):
@@ -129,7 +130,7 @@ def test_what_is_damaged_is_set_aside_and_not_read_again(trained, charlm):
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == bytes_of
     verified = charlm("verify", RUN)
     assert verified.code == 0
-    assert f"unused   {aside}: damaged, set aside by --resume: nothing reads it" in verified.stdout
+    assert f"unused   {aside}: damaged, set aside in training: nothing reads it" in verified.stdout
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name on this system")
@@ -147,7 +148,9 @@ def test_a_record_that_does_not_end_where_it_should_is_noticed(unchanged, charlm
     line = unchanged(4, *RESUME)
 
     assert line.startswith("runs/tiny/metrics.jsonl: not as its checkpoint says; restore it or ")
-    assert f"damaged  {line}" in charlm("verify", RUN).stdout
+    (damaged,) = [part for part in charlm("verify", RUN).stdout.splitlines() if "damaged" in part]
+    assert damaged.startswith("damaged  runs/tiny/metrics.jsonl: line 1: ")
+    assert damaged.endswith("; restore it")
 
 
 def test_the_text_of_a_run_among_experts_of_ones_own_is_verified(trained, charlm):
@@ -235,6 +238,28 @@ def test_a_configuration_that_could_not_be_read_again_is_not_written(unchanged, 
     line = unchanged(2, "train", "--config", "long.yaml", "--out", "long", "-q")
     assert line.startswith("long/config.yaml: more than 1,048,576 bytes (1 MiB)")
     assert not Path("long").exists()
+
+
+def test_a_text_that_was_moved_is_found_by_its_new_name(unchanged, charlm):
+    Path("text.txt").rename("moved.txt")
+
+    assert charlm(*RESUME, "data.source=moved.txt").code == 0
+
+    assert "source: moved.txt" in (RUN / "config.yaml").read_text()
+    line = unchanged(3, *RESUME, "data.source=nowhere.txt")
+    assert line.startswith("nowhere.txt: no such file or named text; ")
+    Path("moved.txt").write_text("the lazy dog\n" * 60)
+    line = unchanged(3, *RESUME, "data.source=moved.txt")
+    assert line.startswith("moved.txt: changed since this run began")
+
+
+def test_a_name_that_says_what_to_do_is_no_advice(unchanged):
+    """What an error says to do comes after its last semicolon; names may have some."""
+    Path("a; b.txt").write_bytes(b"the \xff fox")
+    config = RUN / "config.yaml"
+    config.write_text(config.read_text().replace("source: text.txt", "source: a; b.txt"))
+
+    assert unchanged(3, *RESUME).startswith("a; b.txt: not UTF-8 at byte 4 (0xff)")
 
 
 @pytest.mark.parametrize("prompt", ["0" * 64, "\u0436" * 300_000])

@@ -1,10 +1,13 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from charlm.cli.signals import StopSignals
+from charlm.storage.manifest import read_manifest, write_manifest
 
 
 def test_a_sound_run_is_said_to_be_part_by_part(charlm, trained):
@@ -180,3 +183,65 @@ def test_what_is_no_expert_is_passed_over(charlm, trained):
     (trained / "experts" / ".DS_Store").touch()
 
     assert charlm("verify").code == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name on this system")
+def test_a_pipe_in_the_place_of_the_log_is_not_waited_for(charlm, trained):
+    shutil.rmtree(trained / "checkpoints")
+    (trained / "metrics.jsonl").unlink()
+    os.mkfifo(trained / "metrics.jsonl")
+
+    result = charlm("verify")
+
+    assert result.code == 4
+    assert "damaged  runs/tiny/metrics.jsonl: is no regular file; put a file" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "tokenizer.json", "metrics.jsonl", "checkpoints"])
+def test_what_is_written_through_a_link_is_refused_by_both(charlm, trained, name):
+    (trained / name).rename("elsewhere")
+    (trained / name).symlink_to(Path("elsewhere").absolute())
+
+    refused = charlm("train", "--resume", "--out", "runs/tiny", "-q")
+
+    assert refused.code == 4
+    assert f"damaged  {refused.error}" in charlm("verify").stdout
+
+
+def test_a_line_of_the_log_that_a_checkpoint_vouches_for_is_not_done_again(charlm, trained):
+    log = trained / "metrics.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'{"kind"', b'{"k\xffnd"', 1))
+
+    result = charlm("verify")
+
+    assert result.code == 4
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("damaged")]
+    assert line.startswith("damaged  runs/tiny/metrics.jsonl: line 1: ")
+    assert line.endswith("; restore it")
+
+
+def test_weights_of_another_version_are_sound_and_refused(charlm, trained):
+    folder = trained / "checkpoints" / "step-6"
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights, folder / "model.safetensors", {"version": "99"})
+    facts = read_manifest(folder)
+    (folder / "MANIFEST.json").unlink()
+    write_manifest(folder, {key: facts[key] for key in facts if key not in ("format", "files")})
+
+    result = charlm("verify")
+
+    assert result.code == 4
+    assert "sound    runs/tiny/checkpoints/step-6: 4 files" in result.stdout
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("refused")]
+    weights = "runs/tiny/checkpoints/step-6/model.safetensors"
+    assert line.startswith(f"refused  {weights}: weights of version 99 of its model, ")
+    assert result.error == "runs/tiny: 1 part is refused; mend it as said above"
+
+
+def test_a_name_of_two_lines_is_shown_in_one(charlm, trained):
+    trained.rename("a\nb")
+
+    result = charlm("verify", "a\nb")
+
+    assert result.code == 0
+    assert all(line.startswith("sound    a\\nb/") for line in result.stdout.splitlines())

@@ -112,3 +112,11 @@ def test_what_is_none_is_refused(tmp_path, content):
 
     with pytest.raises(CheckpointError, match=r"belongs\.json: cannot be read .*; restore it or"):
         begun_with(RunFolder(tmp_path))
+
+
+def test_a_section_that_is_gone_is_refused(kept):
+    then = kept(of_experts("gpt", 2).replace(b"{gpt: {", b"{gpt: {run: other, "))
+    now = read_config(b"model: {type: mixture, experts: {gpt: {run: other}}}", "a.yaml")
+
+    with pytest.raises(CheckpointError, match=r"model\.experts\.gpt\.model is None, it was begun"):
+        then.differences(now, now)

@@ -119,7 +119,7 @@ def test_a_run_that_is_not_there_is_refused_with_those_that_are(tmp_path, run):
 
 
 def test_a_run_without_a_readable_configuration_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"config\.yaml: cannot be read: No such file"):
+    with pytest.raises(CheckpointError, match=r"config\.yaml: No such file"):
         RunFolder(tmp_path).read_config()
 
 
@@ -190,3 +190,28 @@ def test_a_last_record_that_was_cut_short_is_passed_over(tmp_path):
 def test_a_log_that_cannot_be_written_is_a_machine_error(tmp_path):
     with pytest.raises(MachineError, match="nowhere"):
         MetricsLog(tmp_path / "nowhere" / "metrics.jsonl")
+
+
+def test_what_a_damaged_log_still_says_was_saved(run):
+    lines = [
+        b'{"kind": "train"}',
+        b"\0\0\0",
+        b'{"kind": "save", "step": 5}',
+        b"{",
+        b'{"kind": "end"}',
+    ]
+    for count, expected in ((2, None), (3, None), (4, None), (5, 5)):
+        run.metrics.write_bytes(b"".join(line + b"\n" for line in lines[:count]))
+        assert run.saved_by_log() == expected
+
+
+def test_a_damaged_checkpoint_is_set_aside_once_there_are_newer_ones(run):
+    for step in (1, 2, 3, 4):
+        save(run, step)
+    for step in (1, 4):
+        (run.checkpoint_path(step) / "MANIFEST.json").write_text("{")
+
+    run.prune()
+
+    names = sorted(path.name for path in run.path.glob("checkpoints/*"))
+    assert names == ["damaged-step-1", "step-2", "step-3", "step-4"]

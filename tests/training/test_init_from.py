@@ -1,5 +1,6 @@
 """A run that begins with the weights of another."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -74,4 +75,28 @@ def test_what_does_not_fit_is_refused(charlm, trained, arguments, code, core):
 
     assert result.code == code
     assert core in result.error
+    assert not Path("new").exists()
+
+
+@pytest.mark.parametrize("what", ["config.yaml", "tokenizer.json"])
+def test_weights_that_do_not_belong_to_their_run_are_refused(charlm, trained, what):
+    """The shapes fit; the number of heads, or the order of the alphabet, does not."""
+    path = trained / what
+    text = path.read_text()
+    if what == "config.yaml":
+        path.write_text(text.replace("n_head: 2", "n_head: 4"))
+    else:
+        content = json.loads(text)
+        content["alphabet"] = content["alphabet"][:-1] + "~"
+        path.write_text(json.dumps(content))
+        text = Path("text.txt").read_text()
+        Path("text.txt").write_text(text.replace(max(text), "~"))
+
+    heads = 4 if what == "config.yaml" else 2
+    begin = ("train", "-c", "tiny.yaml", "--init-from", "runs/tiny", "--out", "new")
+    result = charlm(*begin, f"model.n_head={heads}")
+
+    assert result.code == 4
+    assert result.error.startswith(f"train.init_from: runs/tiny/{what}: ")
+    assert "step-6 was saved with" in result.error
     assert not Path("new").exists()

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import shutil
 import time
 from collections import Counter
@@ -378,6 +379,140 @@ def test_what_may_not_change_may_not_before_the_experts_are_joined(
     assert f"damaged  run/config.yaml: {key}" in verified.stdout
 
 
+def begin(make_mixer, kind, *overrides):
+    """Begin a mixture and leave it at its first record of this kind."""
+    records = make_mixer("model.experts.gpt.train.save_every=2", *overrides).records()
+    next(r for r in records if r["kind"] == kind)
+    records.close()
+
+
+RESUME = ("train", "--resume", "--out", "run", "-q")
+
+
+def test_experts_that_have_read_the_slice_are_not_judged_by_it(make_mixer, charlm):
+    records = make_mixer("model.experts.gpt.train.save_every=2").records()
+    next(r for r in records if r["kind"] == "tune")
+    next(r for r in records if r["kind"] == "save")
+    records.close()
+    found = Path("run/mixture.json")
+    content = found.read_bytes()
+    found.unlink()
+
+    refused = charlm(*RESUME)
+
+    assert refused.code == 4
+    assert refused.error == (
+        "run/mixture.json: not found, and expert gpt has read what the weights are fitted on; "
+        "restore it or start a new run"
+    )
+    assert f"damaged  {refused.error}" in charlm("verify", "run").stdout
+    found.write_bytes(content)
+    assert charlm("verify", "run").code == 0
+    assert charlm(*RESUME).code == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("n_head: 2", "n_head: 1"), ("batch_size: 4", "batch_size: 8")]
+)
+def test_what_experts_were_saved_with_stands_where_the_mixture_says_nothing(
+    make_mixer, charlm, before, after
+):
+    """A mixture of before has no belongs.json; what it is refused for does not become one."""
+    begin(make_mixer, "save")
+    Path("run/belongs.json").unlink()
+    config = Path("run/config.yaml")
+    text = config.read_text()
+    config.write_text(text.replace(before, after, 1))
+
+    refused = charlm(*RESUME)
+
+    assert refused.code == 4
+    key, value = after.split(": ")
+    whole = f"{'model' if key == 'n_head' else 'train'}.{key}"
+    assert refused.error.startswith(
+        f"run/config.yaml: {whole} is {value}, step-2 of gpt was saved with {before[-1]}; restore it"
+    )
+    assert f"damaged  {refused.error}" in charlm("verify", "run").stdout
+    config.write_text(text)
+    assert charlm("verify", "run").code == 0
+    assert charlm(*RESUME).code == 0
+
+
+@pytest.mark.parametrize("place", ["metrics.jsonl", "config.yaml", "checkpoints", ""])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_nothing_of_an_expert_is_written_elsewhere_or_waited_for(make_mixer, charlm, place, kind):
+    begin(make_mixer, "save")
+    path = Path("run/experts/gpt", place)
+    path.rename("elsewhere")
+    if kind == "link":
+        path.symlink_to(Path("elsewhere").absolute())
+    else:
+        os.mkfifo(path)
+    elsewhere = Path("elsewhere")
+    before = {p: p.read_bytes() for p in [elsewhere, *elsewhere.rglob("*")] if p.is_file()}
+
+    refused = charlm(*RESUME)
+
+    assert refused.code == 4
+    assert refused.error.startswith(f"{path}: is ")
+    assert refused.error.endswith("; put a file or folder of its own there")
+    assert {p: p.read_bytes() for p in before} == before
+    assert f"damaged  {refused.error}" in charlm("verify", "run").stdout
+
+
+def test_an_expert_does_not_go_on_alone(make_mixer, charlm):
+    begin(make_mixer, "save")
+
+    refused = charlm("train", "--resume", "--out", "run/experts/gpt", "-q")
+
+    assert refused.code == 4
+    assert refused.error == (
+        f"run/experts/gpt: is trained as an expert of {Path('run').absolute()}; go on with that one"
+    )
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "tokenizer.json", "tokens"])
+def test_what_a_mixture_writes_again_for_its_experts_is_no_damage(make_mixer, charlm, name):
+    begin(make_mixer, "save")
+    Path("run/experts/gpt", name).unlink()
+
+    verified = charlm("verify", "run")
+
+    assert verified.code == 0
+    (line,) = [line for line in verified.stdout.splitlines() if line.startswith("unused")]
+    assert line.startswith(f"unused   run/experts/gpt/{name}: ")
+    assert line.endswith("; --resume writes it again")
+    assert charlm(*RESUME).code == 0
+    assert "unused" not in charlm("verify", "run").stdout
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "metrics.jsonl", "tokens", "checkpoints/step-14/state.json"]
+)
+def test_a_joined_mixture_is_sound_whatever_became_of_its_experts(make_mixer, charlm, name):
+    finish(make_mixer())
+    Path("run/experts/gpt", name).unlink()
+
+    verified = charlm("verify", "run")
+
+    assert verified.code == 0
+    (line,) = [line for line in verified.stdout.splitlines() if line.startswith("unused")]
+    assert line.startswith("unused   run/experts/gpt/")
+    assert line.endswith("; the mixture is joined and needs it no more")
+
+
+def test_an_expert_that_begins_again_is_said_to(make_mixer, charlm):
+    begin(make_mixer, "tune")
+    Path("run/mixture.json").unlink()
+    shutil.rmtree("run/experts/gpt")
+
+    resumed = charlm(*RESUME)
+
+    assert resumed.code == 0
+    assert "note: expert gpt: no checkpoint yet: starting at step 0" in resumed.stderr
+    assert "expert mean" not in resumed.stderr
+
+
 def test_verify_asks_for_nothing_that_a_joined_mixture_needs_no_more(make_mixer, charlm):
     finish(make_mixer())
     Path("run/mixture.json").write_text("{")
@@ -386,7 +521,9 @@ def test_verify_asks_for_nothing_that_a_joined_mixture_needs_no_more(make_mixer,
     verified = charlm("verify", "run")
 
     assert verified.code == 0
-    assert "unused   run/mixture.json: the mixture is joined: nothing reads it" in verified.stdout
+    (line,) = [line for line in verified.stdout.splitlines() if "mixture.json" in line]
+    assert line.startswith("unused   run/mixture.json: cannot be read (Expecting property name")
+    assert line.endswith("; the mixture is joined and needs it no more")
 
 
 def test_a_damaged_checkpoint_of_an_expert_is_passed_over_for_the_one_before(make_mixer, straight):
@@ -459,6 +596,57 @@ def test_the_run_of_an_expert_that_is_gone_is_named_by_its_key(make_mixer, runs)
 
     with pytest.raises(CheckpointError, match=r"^model\.experts\.old\.run: gpt: not found; "):
         next(records)
+
+
+def test_weights_of_a_run_that_do_not_belong_to_it_are_refused(charlm, runs):
+    config = Path("gpt/config.yaml")
+    config.write_text(config.read_text().replace("n_head: 2", "n_head: 4"))
+
+    refused = charlm("train", "-c", "mixture.yaml", "--out", "run", "-q")
+
+    assert refused.code == 4
+    assert refused.error.startswith(
+        "model.experts.old.run: gpt/config.yaml: model.n_head is 4, step-6 was saved with 2"
+    )
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "core"),
+    [
+        ("data.source=other.txt", "gpt: has another alphabet: only the run has 'H'"),
+        ("model.n_head=4", "gpt: its model is another by now; restore it or start a new run"),
+    ],
+)
+@pytest.mark.parametrize("fitted", [False, True])
+def test_an_experts_run_does_not_become_another(make_mixer, charlm, runs, change, core, fitted):
+    Path("other.txt").write_text(TEXT.replace("P", "H"))
+    records = make_mixer().records()
+    if fitted:
+        next(records)
+        records.close()
+    shutil.rmtree("gpt")
+    assert charlm("train", "-c", "tiny.yaml", "--out", "gpt", "-q", change).code == 0
+
+    refused = charlm(*RESUME)
+
+    assert refused.code == 4
+    assert refused.error.startswith(f"model.experts.old.run: {core}")
+
+
+def test_weights_are_those_that_were_fitted_not_others_of_the_same_step(make_mixer, charlm, runs):
+    records = make_mixer().records()
+    next(records)
+    records.close()
+    shutil.rmtree("gpt")
+    assert charlm("train", "-c", "tiny.yaml", "--out", "gpt", "-q", "--seed", 5).code == 0
+
+    refused = charlm(*RESUME)
+
+    assert refused.code == 4
+    assert refused.error.startswith(
+        "model.experts.old.run: gpt/checkpoints/step-6: not the weights that run/mixture.json was"
+    )
 
 
 def test_runs_are_joined_as_they_are(make_mixer, runs):
