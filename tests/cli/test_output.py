@@ -27,14 +27,14 @@ def test_nothing_that_is_printable_can_command_a_terminal(text):
 
 @given(st.text())
 def test_an_error_is_one_line(text):
-    line = output._one_line(text)
+    line = output.one_line(text)
 
     assert "\n" not in line
     assert len(line) <= output.LONGEST
 
 
 def test_a_long_error_keeps_what_is_wrong_and_how_to_mend_it():
-    line = output._one_line("a.txt: wrong" + "x" * 1000 + "; mend it")
+    line = output.one_line("a.txt: wrong" + "x" * 1000 + "; mend it")
 
     assert line.startswith("a.txt: wrong")
     assert line.endswith("x; mend it")
