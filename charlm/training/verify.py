@@ -88,16 +88,23 @@ def verify(path: Path) -> Iterator[Checked]:
             raise CheckpointError(f"{path}: {kind}; name a run folder or a checkpoint")
         yield _folder(path, "restore it")
         return
-    yield from _run(run)
-
-
-def _run(run: RunFolder) -> Iterator[Checked]:
-    """Check a run, and those of its experts."""
     config = _read(run.read_config)
+    strange = dict(strange_places(config, run)) if config else {}
+    for place, kind in strange.items():
+        yield Checked(place, "", CheckpointError(f"{place}: is {kind}; {OWN_PLACE}"))
+    for part in _run(run, config):
+        if part.path not in strange:
+            yield part
+
+
+def _run(run: RunFolder, config: Config | None) -> Iterator[Checked]:
+    """Check a run, and those of its experts.
+
+    Args:
+        run: Its folder.
+        config: What is gone on with; None: it cannot be read.
+    """
     tokenizer = _read(lambda: load_tokenizer(run.tokenizer))
-    if config:
-        for path, kind in strange_places(config, run):
-            yield Checked(path, "", CheckpointError(f"{path}: is {kind}; {OWN_PLACE}"))
     yield from _names(run)
     checkpoints, newest = _saved(run)
     joined = isinstance(config and config.model, MixtureConfig) and bool(checkpoints)
