@@ -43,7 +43,8 @@ def baselines(
             with stop.at_once():
                 from charlm.evaluation.baselines import climb
 
-                corpus, tokenizer = _read(data, scratch)
+                with output.mends(output.READING):
+                    corpus, tokenizer = _read(data, scratch)
                 parts = corpus.splits
                 ladder = climb(parts["train"], parts["val"], tokenizer, max_order=max_order)
         except Stopped:

@@ -9,7 +9,7 @@ from charlm.cli import output
 from charlm.errors import DataError
 
 app = typer.Typer(
-    help="Texts: list, fetch, add, inspect.", no_args_is_help=True, rich_markup_mode=None
+    help="Texts: list, fetch, add, info.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
@@ -55,8 +55,9 @@ def info(
     data = read_config(
         b"model: {type: bigram}", "charlm", [f"data.unit={unit}", f"data.encoding={encoding}"]
     ).data.model_copy(update={"source": source})
-    scan = scan_text(open_source(source, output.download_bar(quiet=False)), data)
-    tokenizer = scan.tokenizer(data)
+    with output.mends(output.READING):
+        scan = scan_text(open_source(source, output.download_bar(quiet=False)), data)
+        tokenizer = scan.tokenizer(data)
     output.result(f"source   {source}")
     output.result(f"size     {scan.size:,} {data.unit}")
     output.result(f"sha256   {scan.sha256}")

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from charlm.text.tokens import Ids
 
 Listener = Callable[["Scored"], None]
+# It reads a text as its run did.
+MENDS = {
+    r"data\.source=-": "--file -",
+    r"[^;]*data\.(unit|encoding)=.*": " convert it to UTF-8 first, with iconv",
+}
 
 
 def evaluate(
@@ -101,11 +106,12 @@ def evaluate(
                 cut = protocols.choose(
                     saved.model, protocol, block_size, stride, per_char is not None
                 )
-                text = (
-                    _Text(_split(saved, split), saved.tokenizer)
-                    if file is None
-                    else _given(saved, file, unknown, scratch)
-                )
+                with output.mends(MENDS):
+                    text = (
+                        _Text(_split(saved, split), saved.tokenizer)
+                        if file is None
+                        else _given(saved, file, unknown, scratch)
+                    )
             with _lines(per_char, text.tokenizer, saved.tokenizer) as each:
                 score = _score(saved, text, cut, by_position, each, stop)
         except Stopped:
@@ -145,10 +151,14 @@ def _check_options(
 
 
 def _check_place(place: Path, run: Path, text: str) -> None:
-    """Refuse to write over the run, or over the text that is scored or that the run was made of."""
+    """Refuse to write over a run, or over the text that is scored or that the run was made of."""
+    from charlm.storage import RunFolder
+
     where = place.resolve()
     if where.is_relative_to(run.resolve()):
         raise UsageError(f"--per-char {place}: inside the run {run}; choose another place")
+    if any(RunFolder(p).exists() and (p / "checkpoints").is_dir() for p in where.parents):
+        raise UsageError(f"--per-char {place}: inside another run; choose another place")
     # A text may be named as a file, a folder or a glob.
     if where.is_file() and any(
         where.is_relative_to(Path(path).resolve()) for path in (text, *glob.iglob(text))

@@ -69,6 +69,7 @@ def _root(
         typer.Option("--debug", help="Show a traceback for every error.", envvar="CHARLM_DEBUG"),
     ] = False,
 ) -> None:
+    os.environ.pop("CHARLM_DEBUG", None)  # it may say that it is off
     if debug:
         os.environ["CHARLM_DEBUG"] = "1"
 
@@ -113,11 +114,12 @@ def run(arguments: list[str]) -> int:
         if not (isinstance(error, MemoryError) or "allocate" in str(error)):
             raise
         _trace()
-        output.error("out of memory; use a smaller model, or a smaller train.batch_size")
+        output.error("out of memory; free some, raise its limit, or use a smaller model or batch")
         return MachineError.exit_code
     except OSError as error:
         _trace()
-        place, reason = error.filename or "this machine", error.strerror or error
+        place = error.filename or "standard output or a temporary file"
+        reason = error.strerror or error
         output.error(f"{place}: {reason}; check the path, its permissions and the disk")
         return MachineError.exit_code
 

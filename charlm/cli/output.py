@@ -4,11 +4,14 @@ import contextlib
 import json
 import math
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from charlm.errors import DataError
 
 CLOSED_PIPE = 141  # what a shell reports for a process ended by SIGPIPE
 LONGEST = 500  # characters of an error: what was given may itself be a whole text
@@ -219,6 +222,34 @@ class Forgiving:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def mends(words: Mapping[str, str]) -> Iterator[None]:
+    """Say how to mend a text in the words of a command that has no keys of a configuration.
+
+    Args:
+        words: Patterns of what is said of them, and what to say.
+
+    Raises:
+        DataError: As it comes, but for that.
+    """
+    try:
+        yield
+    except DataError as error:
+        problems = list(error.problems)
+        for pattern, words_of_ours in words.items():
+            problems = [re.sub(pattern, words_of_ours, problem) for problem in problems]
+        raise DataError(*problems) from None
+
+
+# Of a command that has options for how a text is read.
+READING = {
+    r"data\.max_vocab is ([\d,]+): raise it \(to [\d,]+\), or": r"\1 are counted at most;",
+    r"data\.source=-": "-",
+    r"data\.source=": "",
+    r"data\.(unit|encoding)=": r"--\1 ",
+}
 
 
 def one_line(text: str) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 64  # texts side by side, at most
 MAX_PROMPT = 64 << 20  # bytes of a prompt from a file: a device or a pipe may never end
+MOST = 1_000_000  # texts that one command draws
 WORTH = 5  # texts from which on that is faster than one after the other
 
 
@@ -44,7 +45,7 @@ def sample(
     interactive: Annotated[
         bool, typer.Option("--interactive", "-i", help="Ask for one prompt after the other.")
     ] = False,
-    number: Annotated[int, typer.Option("-n", min=1, help="Samples to draw.")] = 1,
+    number: Annotated[int, typer.Option("-n", min=1, max=MOST, help="Samples to draw.")] = 1,
     max_new_chars: Annotated[int | None, typer.Option(help="Characters to draw.")] = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this text; may be given again.")
@@ -71,7 +72,9 @@ def sample(
     ] = None,
     best_of: Annotated[
         int,
-        typer.Option(min=1, help="Draw so many, show the one with the best mean log-probability."),
+        typer.Option(
+            min=1, max=MOST, help="Draw so many, show the one with the best mean log-probability."
+        ),
     ] = 1,
     seed: Annotated[
         int | None,
@@ -272,9 +275,17 @@ class _Writing:
 
     def _best(self, ids: "npt.NDArray[np.int64]", seed: int) -> _Text:
         """Return the likeliest of `best_of` texts, by the mean of its characters."""
-        seeds = range(seed, seed + self.best_of)
-        texts = [text for group in self._groups(seeds) for text in self._draw(ids, group)]
-        return max(texts, key=lambda text: text.mean_logprob() or -math.inf)
+
+        def likelihood(text: _Text) -> float:
+            mean = text.mean_logprob()
+            return -math.inf if mean is None else mean
+
+        best = _Text(seed)
+        for group in self._groups(range(seed, seed + self.best_of)):
+            best = max([best, *self._draw(ids, group)], key=likelihood)
+            if self.signals.requested():
+                break
+        return best
 
     def _draw(
         self,
@@ -310,7 +321,14 @@ def _ask() -> str:
     if not sys.stdout.isatty():
         print(mark, end="", file=sys.stderr, flush=True)
         mark = ""
-    return input(mark)
+    if sys.stdin.isatty():
+        return input(mark)
+    line = sys.stdin.readline(MAX_PROMPT + 1)  # it may never end
+    if len(line) > MAX_PROMPT:
+        raise DataError(f"standard input: a line longer than {MAX_PROMPT >> 20} MiB; give its end")
+    if not line:
+        raise EOFError
+    return line.removesuffix("\n")
 
 
 def _converse(

@@ -88,15 +88,18 @@ def train(
     quiet = quiet or json
     with StopSignals() as stop:
         try:
-            from charlm.config import dump_yaml
-            from charlm.config.size import check_room
-            from charlm.storage import find_run
+            with stop.at_once():
+                from charlm.config import dump_yaml
+                from charlm.config.size import check_room
+                from charlm.storage import find_run
 
-            check_room()
-            from charlm.training.resume import resumed_config
+                check_room()
+                from charlm.training.resume import resumed_config
 
-            run = find_run(out) if resume else None
-            checked = resumed_config(run, config, changes) if run else load_named(config, changes)
+                run = find_run(out) if resume else None
+                checked = (
+                    resumed_config(run, config, changes) if run else load_named(config, changes)
+                )
             if print_config:
                 output.result(dump_yaml(checked.model_dump()).rstrip())
                 return 0
@@ -114,11 +117,12 @@ def train(
 
 def load_named(name: str | None, changes: list[str]) -> "Config":
     """Read the configuration that --config names, with overrides."""
-    from charlm.config import load_config, preset_names
+    from charlm.config import load_config
 
     if name is None:
         raise UsageError(
-            f"--config: missing; name a YAML file or a preset: {', '.join(preset_names())}"
+            "--config: missing; name a YAML file or a preset, such as quickstart or gpt (charlm config "
+            "list)"
         )
     return load_config(name, changes)
 
@@ -157,6 +161,7 @@ def _begun(
         new_folder_for_run,
         plan_run,
         prepare_text,
+        take_back_unless_begun,
     )
 
     chosen = out or (Path(config.run.out) if config.run.out else None)
@@ -175,7 +180,11 @@ def _begun(
         with output.bytes_bar(quiet, stop.check) as progress:
             prepared = create_run(config, folder, text, progress)
         prepared.plans = plans
-        yield prepared
+        try:
+            yield prepared
+        except Exception:
+            take_back_unless_begun(prepared.run)
+            raise
 
 
 def _train(
@@ -286,7 +295,9 @@ def _introduce(prepared: "PreparedRun", trainer: "Trainer") -> None:
     config, splits = prepared.config, prepared.corpus.splits
     vocab = prepared.tokenizer.vocab_size
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in splits.items() if len(part))
-    output.say(f"text   {config.data.source}: {sizes} {config.data.unit}; {vocab} symbols")
+    output.say(
+        f"text   {output.one_line(config.data.source)}: {sizes} {config.data.unit}; {vocab} symbols"
+    )
     output.say(f"model  {_described(config.model, vocab)}")
     for name, plan in prepared.plans.items():
         output.say(f"plan   {f'{name}: ' if name else ''}{plan}")
@@ -462,5 +473,8 @@ def _refuse_half_set_launch() -> None:
             f"environment: {', '.join(present)} set but not {', '.join(missing)}; unset them, or "
             "start through torchrun"
         )
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError("environment: WORLD_SIZE > 1; this charlm trains in one process")
+    size = os.environ.get("WORLD_SIZE") or "1"
+    if size != "1":
+        raise UsageError(
+            f"environment: WORLD_SIZE is {size!r} and this charlm trains in one process; unset it"
+        )

@@ -27,6 +27,7 @@ except ImportError:  # Windows has none
     resource = None  # type: ignore[assignment]
 
 ADDRESSES = "ulimit -v"  # counts what is reserved too, not what is used alone
+SEGMENTS = "ulimit -d"
 LEAST_BYTES = 256 << 20  # measured: Python, NumPy and torch take 190 MB, and 600 of addresses
 LEAST_ADDRESSES = 1 << 30
 
@@ -254,11 +255,15 @@ def check_memory(config: Config, vocab_size: int) -> None:
     lower = "lower n_layer, n_embd, block_size or micro_batch_size"
     if needed > total:
         raise UsageError(f"{problem}machine has {human_bytes(total)}; {lower}")
-    limit, name = min(memory_limits(), default=(total, ""))
-    if needed > limit:
-        raise MachineError(
-            f"{problem}process may use {human_bytes(limit)} ({name}); raise that, or {lower}"
-        )
+    for limit, name in memory_limits():
+        used = _in_use(name)
+        if needed > limit - used:
+            mend = f"; raise that, or {lower}"
+            if needed <= limit:
+                mend = (
+                    f", {human_bytes(used)} of it in use; raise that, or lower n_embd or batch_size"
+                )
+            raise MachineError(f"{problem}process may use {human_bytes(limit)} ({name}){mend}")
 
 
 def check_room() -> None:
@@ -297,12 +302,22 @@ def memory_limits(root: Path = Path("/")) -> list[tuple[int, str]]:
     """
     found = [*_group_limits(root)]
     if resource:
-        kinds = {resource.RLIMIT_AS: ADDRESSES, resource.RLIMIT_DATA: "ulimit -d"}
+        kinds = {resource.RLIMIT_AS: ADDRESSES, resource.RLIMIT_DATA: SEGMENTS}
         for kind, name in kinds.items():
             limit = resource.getrlimit(kind)[0]
             if limit != resource.RLIM_INFINITY:
                 found.append((limit, name))
     return found
+
+
+def _in_use(name: str) -> int:
+    """Return what this process has by now of a limit that has this name, in bytes."""
+    field = {ADDRESSES: "VmSize:", SEGMENTS: "VmData:"}.get(name, "VmRSS:")
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:  # no Linux
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(field)), 0)
 
 
 def _group_limits(root: Path) -> Iterator[tuple[int, str]]:

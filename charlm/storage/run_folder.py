@@ -106,7 +106,12 @@ class RunFolder:
                 data = file.read(MAX_BYTES + 1)  # one over the limit is enough to refuse
         except OSError as error:
             raise CheckpointError(f"{self.config}: {error.strerror}; {mend}") from None
-        return read_config(data, str(self.config), overrides)
+        try:
+            config = read_config(data, str(self.config))
+        except UsageError as error:  # no mistake in a command
+            problem = error.problems[0]
+            raise CheckpointError(f"{problem.rpartition('; ')[0] or problem}; {mend}") from None
+        return read_config(data, str(self.config), overrides) if overrides else config
 
     def checkpoint_path(self, step: int) -> Path:
         """Return where the checkpoint of `step` is or will be."""
@@ -120,9 +125,12 @@ class RunFolder:
         """
         folder = self.path / "checkpoints"
         with machine_errors(folder):
-            names = [] if is_gone(folder) else os.listdir(folder)
+            try:
+                names = [] if is_gone(folder) else os.listdir(folder)
+            except NotADirectoryError:
+                raise CheckpointError(f"{folder}: no folder; restore it") from None
         numbers = (name.removeprefix("step-") for name in names if name.startswith("step-"))
-        found = [(int(n), folder / f"step-{n}") for n in numbers if n.isdecimal() and len(n) < 20]
+        found = [(int(n), folder / f"step-{n}") for n in numbers if _is_number(n) and len(n) < 20]
         return sorted(found)
 
     def checkpoints(self) -> list[Checkpoint]:
@@ -188,7 +196,7 @@ class RunFolder:
         saved = self.saved()
         if which == "last":
             saved = saved[-1:]
-        elif which.isdecimal():
+        elif _is_number(which):
             digits = which.lstrip("0") or "0"  # compared as text: it may have thousands of digits
             saved = [(step, path) for step, path in saved if str(step) == digits]
         elif which != "best":
@@ -309,6 +317,10 @@ def _set_aside(path: Path) -> None:
             remove_folder(aside)
         path.rename(aside)
         flush_folder(path.parent)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
 
 
 def _best(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
@@ -466,9 +478,9 @@ def find_run(path: Path | None, runs: Path = Path("runs")) -> RunFolder:
         run = RunFolder(path)
         if run.exists():
             return run
-        near = ", ".join(str(r.path) for r in _runs_under(path.parent)[:5])
+        near = ", ".join(str(r.path) for r in _runs_under(path.parent)[:5] if r.path != path)
         hint = f"runs there: {near}" if near else "train one first"
-        state = "is not a run (no config.yaml)" if path.is_dir() else "not found"
+        state = "not found" if is_gone(path) else "is not a run (no config.yaml)"
         raise CheckpointError(f"{path}: {state}; {hint}")
     found = _runs_under(runs)
     if not found:

@@ -60,6 +60,8 @@ def open_source(
         DataError: There is no such text, or it is not a regular file.
         MachineError: It may not be read, or could not be fetched.
     """
+    if not name:  # else the folder that one is in
+        raise DataError("text: got an empty name; name a file, a folder, a glob, a text, or -")
     if name == "python-docs":
         return Source(name, (Part(name, _python_docs),))
     if name == "python-stdlib":

@@ -57,9 +57,11 @@ def compile_model(
     except Exception as error:  # whatever a compiler's many parts may raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         if choice is True:
+            mend = "install a C++ compiler"
+            if "No space left" in str(error):
+                mend = "free some space for temporary files"
             raise MachineError(
-                f"run.compile: failed ({lines[0][:100]}); install a C++ compiler or set "
-                "run.compile=false"
+                f"run.compile: failed ({lines[0][:100]}); {mend} or set run.compile=false"
             ) from error
         return model, f"compile: fell back to eager ({lines[0][:100]})"
     finally:

@@ -16,7 +16,7 @@ import torch
 from charlm.config import Config, MixtureConfig, NGramConfig, dump_yaml, read_config
 from charlm.config.schema import SingleModelConfig
 from charlm.config.size import check_memory, checkpoint_bytes, held_back, human_bytes, trained
-from charlm.errors import DataError, MachineError, UsageError
+from charlm.errors import CharlmError, DataError, MachineError, UsageError
 from charlm.models.device import choose_device, choose_dtype
 from charlm.storage import (
     RunFolder,
@@ -28,7 +28,8 @@ from charlm.storage import (
 )
 from charlm.storage.atomic import flush_folder, is_leftover, make_folder, remove_leftovers
 from charlm.storage.lock import HOLDER, LOCK
-from charlm.storage.run_folder import Checkpoint
+from charlm.storage.machine import is_gone
+from charlm.storage.run_folder import Checkpoint, read_metrics
 from charlm.text import Corpus, Scan, Source, Tokenizer, encode_corpus, open_source, scan_text
 from charlm.text.corpus import check_lengths, split_bounds
 from charlm.training.compiling import check_compiler
@@ -305,6 +306,25 @@ def create_run(config: Config, out: Path, text: PreparedText, progress: Progress
     except BaseException:
         _take_back(out)
         raise
+
+
+def take_back_unless_begun(run: RunFolder) -> None:
+    """Remove a new run that failed before its first step: the command can then be given again.
+
+    What has a step, or may have one, stays.
+    """
+    runs = [run, *map(RunFolder, run.path.glob("experts/*"))]
+    with contextlib.suppress(CharlmError):
+        if any(one.saved() for one in runs):
+            return
+        logs = [one.metrics for one in runs if not is_gone(one.metrics)]
+        if any(r["kind"] in ("train", "skip") for log in logs for r in read_metrics(log)):
+            return
+        for name in ("config.yaml", "metrics.jsonl", "mixture.json", "belongs.json"):
+            (run.path / name).unlink(missing_ok=True)
+        for name in ("experts", "samples"):
+            shutil.rmtree(run.path / name, ignore_errors=True)
+        _take_back(run.path)
 
 
 def _take_back(out: Path) -> None:

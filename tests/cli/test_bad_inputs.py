@@ -289,7 +289,8 @@ def test_row_23_more_processes_than_this_version_has_are_refused(refused, monkey
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
 
-    assert "WORLD_SIZE > 1" in refused(2, *TRAIN)[0]
+    line = "environment: WORLD_SIZE is '2' and this charlm trains in one process; unset it"
+    assert refused(2, *TRAIN) == [line]
 
 
 def test_row_24_a_missing_text_lists_the_named_ones(refused):
@@ -873,6 +874,17 @@ def test_row_68_a_job_that_may_have_less_than_the_model_needs_is_refused(
     assert len(f"charlm: error: {line}") <= 200
     monkeypatch.setattr(size, "training_bytes", lambda *_: {"weights": 3 << 30})
     assert "needs about 3 GiB" in refused(5, *RESUME)[0]
+
+
+def test_row_68_what_is_in_use_counts(refused, trained, monkeypatch):
+    monkeypatch.setattr(size, "memory_limits", lambda: [(8 << 30, "memory.max")])
+    monkeypatch.setattr(size, "physical_bytes", lambda: 1 << 45)
+    monkeypatch.setattr(size, "_in_use", lambda name: 5 << 30)
+
+    (line,) = refused(5, *TRAIN, *LARGE)
+
+    assert "may use 8 GiB (memory.max), 5 GiB of it in use; raise that, or lower" in line
+    assert len(f"charlm: error: {line}") <= 200
 
 
 LIMITED = """

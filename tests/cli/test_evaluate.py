@@ -2,6 +2,7 @@ import io
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -381,3 +382,34 @@ def test_bytes_are_called_bytes(charlm, tiny):
     summary = result.stderr.splitlines()[0]
     assert summary.count(" bits a byte, ") == 1
     assert "character" not in summary
+
+
+def test_no_other_run_is_written_over(charlm, trained):
+    shutil.copytree(trained, "runs/other")
+    before = Path("runs/other/config.yaml").read_bytes()
+
+    result = charlm("eval", "--run", "runs/tiny", "--per-char", "runs/other/config.yaml")
+
+    assert result.code == 2
+    assert result.error.startswith("--per-char runs/other/config.yaml: inside another run; ")
+    assert Path("runs/other/config.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "said", "mend"),
+    [
+        (b"caf\xe9 au lait", "not UTF-8 at byte 3 (0xe9), line 1", "convert it to UTF-8 first"),
+        ("fox".encode("utf-16"), "starts like UTF-16", "convert it to UTF-8 first"),
+    ],
+)
+def test_how_to_mend_a_text_is_said_in_words_of_the_command(charlm, trained, content, said, mend):
+    Path("odd.txt").write_bytes(content)
+
+    error = charlm("eval", "--file", "odd.txt").error
+    assert error.startswith(f"odd.txt: {said}; {mend}")
+    assert "data." not in error
+    for command in ("baselines", ("data", "info")):
+        words = [command] if isinstance(command, str) else command
+        error = charlm(*words, "odd.txt").error
+        assert error.startswith(f"odd.txt: {said}; pass --encoding ")
+        assert "data." not in error

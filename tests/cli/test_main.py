@@ -106,14 +106,14 @@ def test_every_kind_of_mistake_has_its_exit_code(charlm, monkeypatch, kind):
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (MemoryError(), 5, "out of memory; use a smaller model"),
+        (MemoryError(), 5, "out of memory; free some, raise its limit, or use a smaller model"),
         (
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
             5,
             "out of mem",
         ),
         (OSError(5, "Input/output error", "a.txt"), 5, "a.txt: Input/output error; check the path"),
-        (OSError("odd"), 5, "this machine: odd; check the path"),
+        (OSError("odd"), 5, "standard output or a temporary file: odd; check the path"),
     ],
 )
 def test_what_the_machine_refuses_is_one_line(charlm, monkeypatch, error, code, line):
@@ -239,3 +239,10 @@ def test_compiled_code_is_not_kept_in_the_current_folder_for_an_empty_name():
     )
 
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(("value", "traced"), [("1", True), ("0", False), ("false", False)])
+def test_debugging_can_be_switched_off_by_its_variable(charlm, monkeypatch, value, traced):
+    monkeypatch.setenv("CHARLM_DEBUG", value)
+
+    assert ("Traceback" in charlm("eval", "--run", "nowhere").stderr) == traced

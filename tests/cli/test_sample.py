@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from charlm.cli import output
+from charlm.cli import output, sample
+from charlm.cli.sample import _Writing
 
 SAMPLE = ("sample", "--max-new-chars", 12, "--seed", 7)
 
@@ -395,3 +396,40 @@ def test_bytes_are_written_as_text(charlm, tiny):
 
     assert result.code == 0
     assert result.stdout.startswith("é☃")
+
+
+@pytest.mark.parametrize("option", ["-n", "--best-of"])
+def test_more_texts_than_anyone_reads_are_refused(charlm, trained, option):
+    result = charlm("sample", option, 10**20)
+
+    assert result.code == 2
+    assert "Input should be less than or equal to 1000000" in result.error
+
+
+def test_a_signal_ends_the_search_for_the_best(charlm, trained, monkeypatch):
+    """Each group of texts is drawn until the signal; the best of them is shown."""
+    groups, draw = [], _Writing._draw
+
+    def drawn(self, ids, seeds, show=None):
+        groups.append(len(seeds))
+        if len(groups) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return draw(self, ids, seeds, show)
+
+    monkeypatch.setattr(_Writing, "_draw", drawn)
+
+    result = charlm("sample", "--best-of", 100_000, "--max-new-chars", 3, "--seed", 1)
+
+    assert result.code == 130
+    assert groups == [64, 64]
+    assert len(result.stdout.strip("\n")) >= 3
+
+
+def test_a_line_that_never_ends_is_refused(charlm, trained, monkeypatch):
+    monkeypatch.setattr(sample, "MAX_PROMPT", 1000)
+    monkeypatch.setattr("sys.stdin", io.StringIO("the " * 1000))
+
+    result = charlm("sample", "-i")
+
+    assert result.code == 3
+    assert result.error.startswith("standard input: a line longer than ")

@@ -135,3 +135,16 @@ def test_a_stop_while_the_model_is_compiled_does_not_wait(charlm, tiny, monkeypa
     assert lines[-1] == "stopped at step 0, saved; go on with: charlm train --resume --out run"
     assert lines[-2].startswith("compiling the model")
     assert charlm("train", "--resume", "--out", "run").code == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name on this system")
+def test_a_signal_ends_the_wait_for_a_configuration(tiny):
+    os.mkfifo("pipe.yaml")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "charlm", "train", "-c", "pipe.yaml"], stderr=subprocess.PIPE
+    )
+    with open("pipe.yaml", "wb"):  # once both ends are open
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=10)
+
+    assert (process.returncode, errors) == (130, b"")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from charlm.config import load_config
+from charlm.errors import MachineError
 from charlm.training import plan
 from charlm.training.plan import Size
 
@@ -192,7 +193,7 @@ def test_the_configuration_is_asked_for(charlm, tiny):
     result = charlm("train")
 
     assert result.code == 2
-    assert result.error.startswith("--config: missing; name a YAML file or a preset: ")
+    assert result.error.startswith("--config: missing; name a YAML file or a preset, such as")
 
 
 def test_a_finished_run_goes_on_with_more_steps(charlm, trained):
@@ -362,3 +363,31 @@ def test_a_pipe_in_a_run_is_not_waited_for(charlm, trained, name):
 
     assert charlm("train", "--resume", "train.max_steps=8").code == 4
     assert charlm("verify").code == 4
+
+
+def test_a_run_that_failed_before_its_first_step_can_be_begun_again(charlm, tiny, monkeypatch):
+    command = ("train", "-c", "tiny.yaml", "--out", "runs/new", "-q")
+
+    def fail(*_):
+        raise MachineError("run.compile: failed (odd); set run.compile=false")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("charlm.training.loop.Trainer._save", fail)
+        assert charlm(*command).code == 5
+        assert not Path("runs").exists()
+
+        broken.undo()
+        broken.setattr("charlm.training.loop.Trainer._step", fail)
+        assert charlm(*command).code == 5
+        assert Path("runs/new/checkpoints/step-0").is_dir()  # which can be gone on from
+
+    assert charlm("train", "--resume", "--out", "runs/new", "-q").code == 0
+
+
+def test_a_name_of_two_lines_is_shown_in_one(charlm, tiny):
+    name = "a\nb.txt"
+    Path("text.txt").rename(name)
+
+    said = charlm("train", "-c", "tiny.yaml", f"data.source={name}", "--out", "new").stderr
+
+    assert "text   a\\nb.txt: 2,322 train" in said

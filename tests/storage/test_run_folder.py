@@ -215,3 +215,33 @@ def test_a_damaged_checkpoint_is_set_aside_once_there_are_newer_ones(run):
 
     names = sorted(path.name for path in run.path.glob("checkpoints/*"))
     assert names == ["damaged-step-1", "step-2", "step-3", "step-4"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"model: [", b"model: {type: bigramm}"])
+def test_a_damaged_configuration_of_a_run_is_no_mistake_in_a_command(run, content):
+    run.config.write_bytes(content)
+
+    with pytest.raises(CheckpointError, match=r"config\.yaml.*; restore it or name another run$"):
+        run.read_config()
+
+
+def test_overrides_are_mistakes_in_a_command(run):
+    with pytest.raises(UsageError, match=r"run\.device=tpu"):
+        run.read_config(["run.device=tpu"])
+
+
+def test_a_file_in_the_place_of_checkpoints_is_damage(run):
+    (run.path / "checkpoints").rmdir()
+    (run.path / "checkpoints").touch()
+
+    with pytest.raises(CheckpointError, match="checkpoints: no folder; restore it"):
+        run.saved()
+
+
+def test_digits_of_other_scripts_are_no_steps(run):
+    save(run, 3)
+    (run.path / "checkpoints" / "step-\u0664").mkdir()
+
+    assert [step for step, _ in run.saved()] == [3]
+    with pytest.raises(UsageError, match="use best, last or a step"):
+        run.choose("\u0663")

@@ -164,3 +164,11 @@ def test_a_named_text_is_fetched_with_progress(monkeypatch, tmp_path):
     assert source.name == "names"
     assert read(source) == b"a name"
     assert seen == [(1, 2)]
+
+
+def test_an_empty_name_is_not_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("the fox")
+
+    with pytest.raises(DataError, match="got an empty name; name a file, a folder, a glob"):
+        open_source("")
