@@ -15,7 +15,7 @@ from charlm.models.saved import build_from
 from charlm.storage import OtherFormatError, RunFolder, verify_folder
 from charlm.storage.atomic import is_leftover
 from charlm.storage.belongs import BELONGS, Belongs, begun_with, belongs_to
-from charlm.storage.machine import is_gone
+from charlm.storage.machine import is_gone, machine_errors
 from charlm.storage.manifest import NAME
 from charlm.storage.run_folder import ASIDE, Checkpoint, check_log, read_checkpoint
 from charlm.text import Tokenizer, load_tokenizer
@@ -268,7 +268,8 @@ def _checkpoint(step: int, folder: Path) -> str:
 
 def _one(path: Path, look: Callable[[], str]) -> Checked:
     try:
-        return Checked(path, look())
+        with machine_errors(path):
+            return Checked(path, look())
     except CharlmError as error:
         return Checked(path, "", error)
 
