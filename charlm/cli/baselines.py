@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from charlm.cli import output
-from charlm.cli.signals import Stopped, StopSignals
+from charlm.cli.signals import Stopped, StopSignals, load_torch
 from charlm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def baselines(
     For example: charlm baselines my.txt
     """
     data = _data_config(text, val_fraction, unit, encoding)
+    load_torch()
     with StopSignals() as stop, stop.scratch() as scratch:
         try:
             with stop.at_once():

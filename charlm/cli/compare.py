@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 import typer
 
 from charlm.cli import output
-from charlm.cli.signals import Stopped, StopSignals
+from charlm.cli.signals import Stopped, StopSignals, load_torch
 from charlm.errors import CheckpointError, DataError, UsageError
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def compare(
     if chosen == ["stream"] and block_size is not None:
         raise UsageError(f"--block-size {block_size}: --protocol stream has no window")
     windowed = chosen != ["stream"]
+    load_torch()
     with StopSignals() as stop:
         try:
             with stop.at_once():

@@ -6,10 +6,12 @@ import time
 
 from charlm import __version__
 from charlm.cli import output
+from charlm.cli.signals import load_torch
 
 
 def doctor() -> None:
     """Print versions, devices, memory and how fast this machine multiplies matrices."""
+    load_torch()
     import numpy as np
     import torch
 

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from charlm.cli import output
-from charlm.cli.signals import Stopped, StopSignals
+from charlm.cli.signals import Stopped, StopSignals, load_torch
 from charlm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -86,10 +86,9 @@ def evaluate(
 
     For example: charlm eval --split val --json
     """
-    from charlm.config.size import check_room
     from charlm.storage import find_run
 
-    check_room()
+    load_torch()
     _check_options(file, protocol, by_position, per_char, json)
     found = find_run(run)
     config = found.read_config([f"run.device={device}"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli import output
-from charlm.cli.signals import Stopped, StopSignals
+from charlm.cli.signals import Stopped, StopSignals, load_torch
 from charlm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def gradcheck(
     charlm.backprop and one for each weight of the model, or of each expert that a mixture trains.
     Exit code 1 if any fails.
     """
+    load_torch()
     with StopSignals() as stop:
         try:
             with stop.at_once():

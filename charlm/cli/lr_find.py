@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli import output
-from charlm.cli.signals import Stopped, StopSignals
+from charlm.cli.signals import Stopped, StopSignals, load_torch
 from charlm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def lr_find(
     options = {"run.seed": seed, "run.device": device}
     changes = [*(overrides or [])]
     changes += [f"{key}={value}" for key, value in options.items() if value is not None]
+    load_torch()
     with StopSignals() as stop:
         try:
             resolved = _load(config, changes)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from charlm.cli import output
-from charlm.cli.signals import Stopped, StopSignals
+from charlm.cli.signals import Stopped, StopSignals, load_torch
 from charlm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -103,10 +103,9 @@ def sample(
 
     For example: charlm sample --prompt "ROMEO:" --temperature 0.7
     """
-    from charlm.config.size import check_room
     from charlm.storage import find_run
 
-    check_room()
+    load_torch()
     if interactive and (prompt is not None or prompt_file is not None or json):
         raise UsageError(
             "--interactive asks for prompts and shows texts; leave out --prompt, --prompt-file, --json"

@@ -20,6 +20,30 @@ _SIGNALS = [
 _SAVE = getattr(signal, "SIGUSR1", None)
 
 
+def load_torch() -> None:
+    """Import torch, once it is known to fit; a signal meanwhile ends the process.
+
+    Nothing is to be saved then, and imports do not bear exceptions: torch imports NumPy from C++,
+    which swallows what a handler raises and leaves half a module behind.
+
+    Raises:
+        MachineError: This process may not have so much memory.
+    """
+    from charlm.config.size import check_room
+
+    check_room()
+    previous = {number: signal.signal(number, _leave) for number in _SIGNALS}
+    try:
+        import torch  # noqa: F401
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)
+
+
 class Stopped(BaseException):
     """Work was left undone because a signal asked for it.
 

@@ -13,7 +13,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.baselines import as_json, reached, table
-from charlm.cli.signals import Stopped, StopSignals
+from charlm.cli.signals import Stopped, StopSignals, load_torch
 from charlm.errors import CharlmError, DataError, UsageError
 
 if TYPE_CHECKING:
@@ -86,14 +86,12 @@ def train(
     changes += [f"{key}={value}" for key, value in options.items() if value is not None]
     _refuse_half_set_launch()
     quiet = quiet or json
+    load_torch()
     with StopSignals() as stop:
         try:
             with stop.at_once():
                 from charlm.config import dump_yaml
-                from charlm.config.size import check_room
                 from charlm.storage import find_run
-
-                check_room()
                 from charlm.training.resume import resumed_config
 
                 run = find_run(out) if resume else None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli import output
-from charlm.cli.signals import Stopped, StopSignals
+from charlm.cli.signals import Stopped, StopSignals, load_torch
 from charlm.errors import CheckpointError, MachineError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def verify(
 
     For example: charlm verify runs/gpt
     """
+    load_torch()
     from charlm.storage import find_run
     from charlm.training.verify import verify as parts
 
@@ -52,8 +53,10 @@ def verify(
     if not amiss:
         return 0
     states = {part.state for part in amiss}
-    sound = {part.path.parent for part in found if part.state == "sound"}
-    older = all(p.path.parent.name == "checkpoints" and p.path.parent in sound for p in amiss)
+    sound = {part.path for part in found if part.state == "sound"}
+    folders = {path.parent for path in sound if path.parent.name == "checkpoints"}
+    # One that is sound alone does not fit what lies beside it; an older one would not, either.
+    older = all(part.path not in sound and part.path.parent in folders for part in amiss)
     then = "mend it as said above"
     if older and states == {"damaged"}:
         then = "--resume goes on from the newest sound checkpoint"

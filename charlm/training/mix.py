@@ -30,7 +30,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from charlm.config import Config, ExpertConfig, MixtureConfig, NGramConfig, dump_yaml
+from charlm.config import Config, MixtureConfig, NGramConfig, dump_yaml
 from charlm.config.size import held_back, trained
 from charlm.errors import CheckpointError, NonFiniteError
 from charlm.evaluation import Interrupted
@@ -219,7 +219,9 @@ class Mixer(Trainer):
         fitted = read_fitted_of(self.run, self.config, checkpoints)
         for name, spec in self.mixture.experts.items():
             if spec.run:
-                self._load_from_run(name, spec, fitted)
+                self.from_runs[name] = expert_from_run(
+                    self.run, self.config, name, fitted, self.tokenizer, self._expert(name)
+                )
         # No checkpoint of the mixture keeps yet what its experts and their weights rest on.
         together = belongs(self.config, self.tokenizer.to_json())
         write_file(self.run.path / BELONGS, together)
@@ -279,28 +281,6 @@ class Mixer(Trainer):
 
     def _expert(self, name: str) -> LanguageModel:
         return self.model.experts[name]
-
-    def _load_from_run(self, name: str, spec: ExpertConfig, fitted: Fitted | None) -> None:
-        """Take the weights of an expert from its run; of the step that was fitted, if one was."""
-        assert spec.run is not None
-        if spec.model is None:  # it was resolved when the mixture was begun
-            raise CheckpointError(
-                f"{self.run.config}: model.experts.{name}.model: missing; restore it"
-            )
-        which = str(fitted.steps[name]) if fitted else "best"
-        try:
-            checkpoint = load_from_run(
-                self._expert(name), spec.run, which, spec.model, self.tokenizer
-            )
-            then = fitted.weights_sha256.get(name) if fitted else None
-            if then not in (None, sha256_of_weights(checkpoint)):
-                raise CheckpointError(
-                    f"{checkpoint.path}: not the weights that {self.run.path / FITTED} was found "
-                    "with; restore it or start a new run"
-                )
-        except CheckpointError as error:
-            raise CheckpointError(f"model.experts.{name}.run: {error}") from None
-        self.from_runs[name] = checkpoint
 
     def _trainer(
         self, name: str, config: Config, checkpoint: Checkpoint | None = None
@@ -469,6 +449,46 @@ def sha256_of_weights(checkpoint: Checkpoint) -> str:
     return str(checkpoint.facts["files"][WEIGHTS]["sha256"])
 
 
+def expert_from_run(
+    run: RunFolder,
+    config: Config,
+    name: str,
+    fitted: Fitted | None,
+    tokenizer: Tokenizer,
+    model: LanguageModel | None = None,
+) -> Checkpoint:
+    """Find the weights of an expert that comes from another run, and read them into its model.
+
+    Args:
+        run: Of the mixture.
+        config: Of the mixture.
+        name: Of the expert.
+        fitted: What was found; it is of one step of that run. None: nothing yet.
+        tokenizer: Of the mixture.
+        model: Of the expert; None: it is only looked whether they can be read.
+
+    Raises:
+        CheckpointError: They are missing, damaged, or not what they were.
+    """
+    assert isinstance(config.model, MixtureConfig)
+    spec = config.model.experts[name]
+    assert spec.run is not None
+    if spec.model is None:  # it was resolved when the mixture was begun
+        raise CheckpointError(f"{run.config}: model.experts.{name}.model: missing; restore it")
+    which = str(fitted.steps[name]) if fitted else "best"
+    try:
+        checkpoint = load_from_run(model, spec.run, which, spec.model, tokenizer)
+        then = fitted.weights_sha256.get(name) if fitted else None
+        if then not in (None, sha256_of_weights(checkpoint)):
+            raise CheckpointError(
+                f"{checkpoint.path}: not the weights that {run.path / FITTED} was found with; "
+                "restore it or start a new run"
+            )
+    except CheckpointError as error:
+        raise CheckpointError(f"model.experts.{name}.run: {error}") from None
+    return checkpoint
+
+
 def saved_experts(
     run: RunFolder, config: Config, tokenizer: Tokenizer, notes: list[str]
 ) -> dict[str, Checkpoint | None]:
@@ -559,7 +579,7 @@ def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> 
         return None
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: cannot be read ({error}); the experts may have read what the weights are "
+            f"{path}: cannot be read ({str(error)[:60]}); the experts may have read what the weights are "
             "fitted on by now: start a new run"
         ) from None
     return fitted

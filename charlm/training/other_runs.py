@@ -77,12 +77,16 @@ def _check_first_weights(where: str, name: str, config: Config, tokenizer: Token
 
 
 def load_from_run(
-    model: LanguageModel, name: str, which: str, expected: ModelConfig, tokenizer: Tokenizer
+    model: LanguageModel | None,
+    name: str,
+    which: str,
+    expected: ModelConfig,
+    tokenizer: Tokenizer,
 ) -> Checkpoint:
     """Read a checkpoint of another run into a model; return which it was.
 
     Args:
-        model: Of what is expected.
+        model: Of what is expected; None: it is only looked whether they could be read.
         name: Of the run's folder.
         which: `best`, `last`, or a step.
         expected: What it was when the run that it is read for began; it may be another by now.
@@ -99,7 +103,8 @@ def load_from_run(
 
     def load(checkpoint: Checkpoint) -> Checkpoint:
         belongs_to(checkpoint).check(config, tokenizer.to_json())
-        load_weights(model, checkpoint.path / WEIGHTS)
+        if model:
+            load_weights(model, checkpoint.path / WEIGHTS)
         return checkpoint
 
     return run.read(which, load)

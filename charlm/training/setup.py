@@ -314,24 +314,33 @@ def take_back_unless_begun(run: RunFolder) -> None:
     What has a step, or may have one, stays.
     """
     runs = [run, *map(RunFolder, run.path.glob("experts/*"))]
-    with contextlib.suppress(CharlmError):
+    with contextlib.suppress(CharlmError, OSError):
         if any(one.saved() for one in runs):
             return
         logs = [one.metrics for one in runs if not is_gone(one.metrics)]
         if any(r["kind"] in ("train", "skip") for log in logs for r in read_metrics(log)):
             return
-        for name in ("config.yaml", "metrics.jsonl", "mixture.json", "belongs.json"):
-            (run.path / name).unlink(missing_ok=True)
-        for name in ("experts", "samples"):
-            shutil.rmtree(run.path / name, ignore_errors=True)
+        remove_leftovers(run.path)
+        for one in reversed(runs):
+            ours = [one.metrics, one.path / "mixture.json", one.path / "belongs.json", one.config]
+            if one is not run:
+                ours += [one.tokenizer, one.tokens]  # a link to the mixture's
+            for path in [*one.samples.glob("step-*.txt"), *ours]:
+                path.unlink(missing_ok=True)
+            for name in ("samples", "checkpoints", "experts", "."):
+                with contextlib.suppress(OSError):  # only what is empty goes
+                    (one.path / name).rmdir()
         _take_back(run.path)
 
 
 def _take_back(out: Path) -> None:
     """Remove what a run that did not come to be has made, and nothing else."""
-    for path in [out / name for name in ("tokens", "tokenizer.json", "checkpoints", *LOCKS)]:
+    shutil.rmtree(out / "tokens", ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (out / "checkpoints").rmdir()
+    for name in ("tokenizer.json", *LOCKS):
         with contextlib.suppress(OSError):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            (out / name).unlink()
     with contextlib.suppress(MachineError):
         remove_leftovers(out)
 

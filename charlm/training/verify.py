@@ -20,7 +20,7 @@ from charlm.storage.manifest import NAME
 from charlm.storage.run_folder import ASIDE, Checkpoint, check_log, read_checkpoint
 from charlm.text import Tokenizer, load_tokenizer
 from charlm.training.checkpoint import read_state
-from charlm.training.mix import FITTED, expert_run, read_fitted_of
+from charlm.training.mix import FITTED, Fitted, expert_from_run, expert_run, read_fitted_of
 from charlm.training.resume import OWN_PLACE, strange_places
 
 MAX_LINE = 1 << 26  # bytes of a record: a sample may be long
@@ -71,7 +71,7 @@ class Checked:
         """Return it as what going on does not need, where something is wrong with it."""
         if not self.error or not self.used:
             return self
-        what = self.error.problems[0].removeprefix(f"{self.path}: ")
+        what = self.error.problems[0].removeprefix(str(self.path)).lstrip("/: ")
         return Checked(self.path, f"{what.rpartition('; ')[0] or what}; {why}", used=False)
 
 
@@ -155,7 +155,9 @@ def _saved(run: RunFolder) -> tuple[list[Checked], Checkpoint | None]:
         checked = _one(folder, lambda at=(step, folder): _checkpoint(*at))  # type: ignore[misc]
         if not is_gone(folder):  # else a run that goes on has pruned it
             found.append(checked)
-            newest = newest if checked.error else read_checkpoint(step, folder)
+            if not checked.error:
+                with contextlib.suppress(CheckpointError):  # pruned meanwhile
+                    newest = read_checkpoint(step, folder)
     return found, newest
 
 
@@ -181,7 +183,7 @@ def _rests(
         build_from(newest, config, tokenizer)
         return ""
 
-    checked = _one((mixture or run).path, look)
+    checked = _one(newest.path, look)
     if checked.error and not is_gone(newest.path):
         yield checked
 
@@ -217,9 +219,11 @@ def _of_mixture(
         if newest and tokenizer:
             parts += _rests(expert, newest, one, tokenizer, mixture=run)
 
+    found: list[Fitted | None] = []
+
     def fitted() -> str:
-        found = read_fitted_of(run, config, checkpoints)
-        return "weights of a mixture" if found else ""
+        found.append(read_fitted_of(run, config, checkpoints))
+        return "weights of a mixture"
 
     def begun() -> str:
         if tokenizer:
@@ -228,18 +232,37 @@ def _of_mixture(
 
     own = [_one(run.path / FITTED, fitted), _one(run.path / BELONGS, begun)]
     parts = [part for part in own if part.error or not is_gone(part.path)] + parts
+    if not joined and tokenizer and found:
+        parts += _other_runs(run, config, tokenizer, found[0])
     for part in parts:
         yield part.unless("the mixture is joined and needs it no more") if joined else part
 
 
+def _other_runs(
+    run: RunFolder, config: Config, tokenizer: Tokenizer, fitted: Fitted | None
+) -> Iterator[Checked]:
+    """Check the runs that a mixture is still to take experts from."""
+    assert isinstance(config.model, MixtureConfig)
+    for name, spec in config.model.experts.items():
+        if spec.run:
+
+            def look(name: str = name) -> str:
+                step = expert_from_run(run, config, name, fitted, tokenizer).step
+                return f"expert {name}, of step {step}"
+
+            yield _one(Path(spec.run), look)
+
+
 def _unused(run: Path) -> Iterator[Checked]:
     """List what nothing reads."""
-    for aside in sorted(run.glob(f"**/checkpoints/{ASIDE}*")):
-        yield Checked(aside, "damaged, set aside in training: nothing reads it", used=False)
     for place, folders, files in os.walk(run):
-        for name in sorted(filter(is_leftover, folders + files)):
-            says = "not finished: being written, or left by a stop and cleared away by --resume"
-            yield Checked(Path(place, name), says, used=False)
+        for name in sorted(folders + files):
+            if name.startswith(ASIDE) and Path(place).name == "checkpoints":
+                says = "damaged, set aside in training: nothing reads it"
+                yield Checked(Path(place, name), says, used=False)
+            elif is_leftover(name):
+                says = "not finished: being written, or left by a stop and cleared away by --resume"
+                yield Checked(Path(place, name), says, used=False)
 
 
 def _folder(folder: Path, mend: str) -> Checked:

@@ -148,3 +148,33 @@ def test_a_signal_ends_the_wait_for_a_configuration(tiny):
         _, errors = process.communicate(timeout=10)
 
     assert (process.returncode, errors) == (130, b"")
+
+
+SENDS = """
+import os, signal, sys
+
+
+class Sends:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.{number})
+
+
+sys.meta_path.insert(0, Sends())
+from charlm.cli.main import run
+sys.exit(run({arguments!r}))
+"""
+
+
+@pytest.mark.parametrize("module", ["torch", "numpy._core", "numpy.exceptions"])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_torch_is_imported_ends_in_silence(tiny, module, number):
+    """Torch imports NumPy from C++, and swallows what is raised there."""
+    arguments = ["train", "-c", "tiny.yaml", "--out", "new", "-q"]
+    program = SENDS.format(module=module, number=number, arguments=arguments)
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30)
+
+    code = 128 + getattr(signal, number)
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
+    assert not Path("new").exists()

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -375,6 +376,18 @@ def test_a_run_that_failed_before_its_first_step_can_be_begun_again(charlm, tiny
         broken.setattr("charlm.training.loop.Trainer._save", fail)
         assert charlm(*command).code == 5
         assert not Path("runs").exists()
+
+        def mine(trainer, *_):
+            (trainer.run.path / "samples").mkdir()
+            (trainer.run.path / "samples/mine.txt").touch()
+            (trainer.run.path / "checkpoints/mine").mkdir()
+            fail()
+
+        broken.setattr("charlm.training.loop.Trainer._save", mine)
+        assert charlm(*command).code == 5
+        left = {str(path.relative_to("runs/new")) for path in Path("runs/new").rglob("*")}
+        assert left == {"samples", "samples/mine.txt", "checkpoints", "checkpoints/mine"}
+        shutil.rmtree("runs/new")
 
         broken.undo()
         broken.setattr("charlm.training.loop.Trainer._step", fail)

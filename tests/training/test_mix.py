@@ -649,6 +649,38 @@ def test_weights_are_those_that_were_fitted_not_others_of_the_same_step(make_mix
     )
 
 
+@pytest.mark.parametrize("fitted", [False, True])
+def test_verify_looks_at_the_runs_that_a_mixture_is_still_to_take_experts_from(
+    make_mixer, charlm, runs, fitted
+):
+    records = make_mixer().records()
+    if fitted:
+        next(records)
+        records.close()
+    assert "sound    gpt: expert old, of step 6" in charlm("verify", "run").stdout
+    Path("gpt").rename("away")
+
+    verified = charlm("verify", "run")
+
+    assert verified.code == 4
+    refused = charlm(*RESUME)
+    assert refused.code == 4
+    assert f"damaged  {refused.error}" in verified.stdout
+
+
+def test_a_mixture_that_failed_before_its_first_step_can_be_begun_again(charlm, tiny, monkeypatch):
+    Path("mixture.yaml").write_text(MIXTURE)
+
+    def fail(*_):
+        raise CheckpointError("odd; do this")
+
+    monkeypatch.setattr("charlm.training.loop.Trainer._step", fail)
+    monkeypatch.setattr("charlm.training.loop.Trainer._save", fail)
+
+    assert charlm("train", "-c", "mixture.yaml", "--out", "runs/new", "-q").code == 4
+    assert not Path("runs").exists()
+
+
 def test_runs_are_joined_as_they_are(make_mixer, runs):
     Path("mixture.yaml").write_text(RUNS)
     mixer = make_mixer()
