@@ -111,7 +111,7 @@ def _run(run: RunFolder, config: Config | None) -> Iterator[Checked]:
     yield from _log(run, newest)
     yield from checkpoints
     if config and tokenizer and newest:
-        yield from _rests(run, newest, config, tokenizer)
+        yield from _rests(newest, config, tokenizer)
     if config and isinstance(config.model, MixtureConfig):
         yield from _of_mixture(run, config, tokenizer, joined=joined)
     yield from _unused(run.path)
@@ -162,7 +162,6 @@ def _saved(run: RunFolder) -> tuple[list[Checked], Checkpoint | None]:
 
 
 def _rests(
-    run: RunFolder,
     newest: Checkpoint,
     config: Config,
     tokenizer: Tokenizer,
@@ -171,7 +170,6 @@ def _rests(
     """Check that the newest checkpoint makes a model with what it rests on beside it.
 
     Args:
-        run: Of the checkpoint.
         newest: Which is sound alone.
         config: What it is gone on with.
         tokenizer: With which alphabet.
@@ -217,7 +215,7 @@ def _of_mixture(
         newest = checkpoints[name]
         parts += [*_log(expert, newest), *saved]
         if newest and tokenizer:
-            parts += _rests(expert, newest, one, tokenizer, mixture=run)
+            parts += _rests(newest, one, tokenizer, mixture=run)
 
     found: list[Fitted | None] = []
 
