@@ -148,14 +148,12 @@ def _read(name: str) -> tuple[str, bytes]:
             return name, file.read((1 << 20) + 1)  # one byte over the limit is enough to refuse
     except FileNotFoundError:
         folder = path.parent if path.parent.is_dir() else Path()
-        nearby = sorted(str(p) for p in folder.glob("*.y*ml"))[:5]
+        nearby = sorted(str(p) for p in folder.glob("*.y*ml"))[:3]
         choices = [*nearby, *preset_names()] if looks_like_path else preset_names()
         near = difflib.get_close_matches(name, choices, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         files = f"; YAML files there: {', '.join(nearby)}" if nearby else ""
-        raise UsageError(
-            f"{name}: not found; {hint}presets: {', '.join(preset_names())}{files}"
-        ) from None
+        raise UsageError(f"{name}: not found; {hint}presets: charlm config list{files}") from None
     except OSError as error:
         reason = f"cannot be read: {error.strerror}; name a YAML file or a preset"
         raise UsageError(f"{name}: {reason}") from None
