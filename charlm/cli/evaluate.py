@@ -31,7 +31,8 @@ Listener = Callable[["Scored"], None]
 # It reads a text as its run did.
 MENDS = {
     r"data\.source=-": "--file -",
-    r"[^;]*data\.(unit|encoding)=.*": " convert it to UTF-8 first, with iconv",
+    r"[^;]*data\.encoding=.*": " convert it to UTF-8 first, with iconv",
+    r"use data\.unit=bytes": "name a run of bytes, which can score it",
 }
 
 

@@ -413,3 +413,13 @@ def test_how_to_mend_a_text_is_said_in_words_of_the_command(charlm, trained, con
         error = charlm(*words, "odd.txt").error
         assert error.startswith(f"odd.txt: {said}; pass --encoding ")
         assert "data." not in error
+
+
+def test_what_is_no_text_is_for_a_run_of_bytes(charlm, trained):
+    Path("odd.bin").write_bytes(bytes(100))
+
+    assert charlm("eval", "--file", "odd.bin").error == (
+        "odd.bin: looks binary (100 NULs in its first 100 bytes); name a run of bytes, which can "
+        "score it"
+    )
+    assert charlm("baselines", "odd.bin").error.endswith("; use --unit bytes")
