@@ -445,8 +445,15 @@ def expert_run(mixture: RunFolder, name: str) -> RunFolder:
 
 
 def sha256_of_weights(checkpoint: Checkpoint) -> str:
-    """Return what the manifest of a checkpoint says of its weights."""
-    return str(checkpoint.facts["files"][WEIGHTS]["sha256"])
+    """Return what the manifest of a checkpoint, its files verified, says of its weights.
+
+    Raises:
+        CheckpointError: It has none.
+    """
+    files = checkpoint.facts["files"]
+    if WEIGHTS not in files:
+        raise CheckpointError(f"{checkpoint.path}: {WEIGHTS} is missing; restore it")
+    return str(files[WEIGHTS]["sha256"])
 
 
 def expert_from_run(

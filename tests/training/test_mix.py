@@ -15,7 +15,8 @@ from charlm.config.size import trained
 from charlm.errors import CheckpointError, NonFiniteError
 from charlm.models import build_model
 from charlm.models.saved import load_model
-from charlm.storage import RunFolder, verify_folder
+from charlm.storage import RunFolder, read_manifest, verify_folder
+from charlm.storage.manifest import write_manifest
 from charlm.training import mix
 from charlm.training.mix import LATE, SLICE_PASSES, Mixer
 from charlm.training.resume import open_run, resumed_config
@@ -666,6 +667,21 @@ def test_verify_looks_at_the_runs_that_a_mixture_is_still_to_take_experts_from(
     refused = charlm(*RESUME)
     assert refused.code == 4
     assert f"damaged  {refused.error}" in verified.stdout
+
+
+def test_a_run_whose_manifest_has_no_weights_is_damaged(make_mixer, charlm, runs):
+    make_mixer().records()
+    folder = Path("gpt/checkpoints/step-6")
+    facts = read_manifest(folder)
+    (folder / "MANIFEST.json").unlink()
+    (folder / "model.safetensors").unlink()
+    write_manifest(folder, {key: facts[key] for key in facts if key not in ("format", "files")})
+
+    verified = charlm("verify", "run")
+
+    assert verified.code == 4
+    assert "damaged  model.experts.old.run: gpt/checkpoints/step-6: model.saf" in verified.stdout
+    assert charlm(*RESUME).code == 4
 
 
 def test_a_mixture_that_failed_before_its_first_step_can_be_begun_again(charlm, tiny, monkeypatch):
