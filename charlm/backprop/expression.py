@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from charlm.backprop.value import Number, Value
-from charlm.errors import UsageError
+from charlm.errors import Problem, UsageError
 
 LONGEST = 10_000  # characters of an expression
 QUOTED = 60  # characters of it that an error repeats
@@ -110,7 +110,7 @@ def _match_names(tree: ast.expr, leaves: Mapping[str, Value]) -> None:
     if unused := sorted(leaves.keys() - used):
         problems.append(f"{', '.join(unused)}: not in the expression; use it there or leave it out")
     if problems:
-        raise UsageError(*problems)
+        raise UsageError.of(*map(Problem, problems))
 
 
 class _Reader:

@@ -106,7 +106,7 @@ def run(arguments: list[str]) -> int:
         return 128 + signal.SIGINT
     except CharlmError as error:
         _trace()
-        for problem in error.problems:
+        for problem in error.lines():
             output.error(problem)
         return error.exit_code
     except (MemoryError, RuntimeError) as error:

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from charlm.errors import DataError
+from charlm.errors import DataError, Problem
 
 CLOSED_PIPE = 141  # what a shell reports for a process ended by SIGPIPE
 LONGEST = 500  # characters of an error: what was given may itself be a whole text
@@ -237,10 +237,10 @@ def mends(words: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        problems = list(error.problems)
+        problems = error.lines()
         for pattern, words_of_ours in words.items():
             problems = [re.sub(pattern, words_of_ours, problem) for problem in problems]
-        raise DataError(*problems) from None
+        raise DataError.of(*map(Problem, problems)) from None
 
 
 # Of a command that has options for how a text is read.

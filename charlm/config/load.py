@@ -23,7 +23,7 @@ from charlm.config.schema import (
     shown,
 )
 from charlm.config.yaml_file import Document, plain_scalar, read_yaml
-from charlm.errors import UsageError
+from charlm.errors import Problem, UsageError
 
 # Names that readers of nanoGPT and its relatives will try, and where the same thing lives here.
 ALIASES = {
@@ -112,7 +112,7 @@ def read_config(data: bytes, where: str, overrides: Sequence[str] = ()) -> Confi
         if len(found) > MOST:
             problems.append(f"{where}: {len(found) - MOST:,} more problems; mend these first")
     if problems:
-        raise UsageError(*dict.fromkeys(problems))
+        raise UsageError.of(*map(Problem, dict.fromkeys(problems)))
     return config
 
 

@@ -109,7 +109,7 @@ class RunFolder:
         try:
             config = read_config(data, str(self.config))
         except UsageError as error:  # no mistake in a command
-            problem = error.problems[0]
+            problem = error.lines()[0]
             raise CheckpointError(f"{problem.rpartition('; ')[0] or problem}; {mend}") from None
         return read_config(data, str(self.config), overrides) if overrides else config
 

@@ -47,7 +47,7 @@ class Checked:
     @property
     def problem(self) -> str | None:
         """What is wrong, in one line."""
-        return self.error.problems[0] if self.error and self.used else None
+        return self.error.lines()[0] if self.error and self.used else None
 
     @property
     def state(self) -> str:
@@ -71,7 +71,7 @@ class Checked:
         """Return it as what going on does not need, where something is wrong with it."""
         if not self.error or not self.used:
             return self
-        what = self.error.problems[0].removeprefix(str(self.path)).lstrip("/: ")
+        what = self.error.lines()[0].removeprefix(str(self.path)).lstrip("/: ")
         return Checked(self.path, f"{what.rpartition('; ')[0] or what}; {why}", used=False)
 
 

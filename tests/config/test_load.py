@@ -69,8 +69,8 @@ def load(text: str, *overrides: str) -> Config:
 def refusals(text: str, *overrides: str) -> list[str]:
     with pytest.raises(UsageError) as caught:
         load(text, *overrides)
-    assert all("\n" not in problem for problem in caught.value.problems)
-    return list(caught.value.problems)
+    assert all("\n" not in problem for problem in caught.value.lines())
+    return list(caught.value.lines())
 
 
 def refusal(text: str, *overrides: str) -> str:

@@ -16,7 +16,7 @@ def load(*overrides: str) -> Config:
 def refusal(override: str, *others: str) -> str:
     with pytest.raises(UsageError) as caught:
         load(override, *others)
-    (problem,) = caught.value.problems
+    (problem,) = caught.value.lines()
     return problem
 
 

@@ -23,7 +23,7 @@ def read(text: str):
 def refusal(data: str | bytes) -> str:
     with pytest.raises(UsageError) as caught:
         read_yaml(data.encode() if isinstance(data, str) else data, "a.yaml")
-    (problem,) = caught.value.problems
+    (problem,) = caught.value.lines()
     assert problem.startswith("a.yaml")
     return problem
 

@@ -15,7 +15,7 @@ from charlm.backprop.graph import as_dot
 from charlm.backprop.value import Value
 from charlm.cli import output
 from charlm.cli.main import run
-from charlm.errors import CheckpointError, UsageError
+from charlm.errors import CheckpointError, Problem, UsageError
 from tests.fuzz import targets
 from tests.fuzz.inputs import amiss, fuzzed
 from tests.fuzz.targets import LINE_BREAKS, assert_tame, terminals
@@ -89,11 +89,11 @@ def test_a_text_of_any_content_is_tame_on_a_terminal(data):
 
 @EVERY
 def test_a_problem_is_one_line_whatever_it_quotes(text):
-    error = UsageError(f"{text}: wrong", "more")
+    error = UsageError.of(Problem(text, "wrong"), Problem("more"))
 
-    assert len(error.problems) == 2
-    assert not set(error.problems[0]) & set(LINE_BREAKS)
-    assert str(error).splitlines() == list(error.problems)
+    assert len(error.lines()) == 2
+    assert not set(error.lines()[0]) & set(LINE_BREAKS)
+    assert str(error).splitlines() == error.lines()
 
 
 @EVERY

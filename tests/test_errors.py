@@ -1,0 +1,39 @@
+"""An error says where, what and how to mend it, in the words of whoever reads it."""
+
+from charlm.errors import DataError, Phrase, Problem, Setting, UsageError
+
+
+def as_option(setting):
+    return f"--{setting.name} {setting.value}"
+
+
+def test_where_what_and_mend_are_one_line():
+    error = UsageError("my.yaml:4", "5 does not divide 384", "choose 4 or 6")
+
+    assert str(error) == "my.yaml:4: 5 does not divide 384; choose 4 or 6"
+    assert (error.where, error.what, error.mend) == (
+        "my.yaml:4",
+        "5 does not divide 384",
+        "choose 4 or 6",
+    )
+
+
+def test_a_setting_is_spelled_for_its_reader():
+    mend = Phrase("use {} or {}", Setting("unknown", "skip"), Setting("data.unit", "bytes"))
+    error = DataError("prompt", "no such character", mend)
+
+    assert str(error).endswith("; use unknown='skip' or data.unit=bytes")
+    assert error.lines(as_option)[0].endswith("; use --unknown skip or --data.unit bytes")
+
+
+def test_several_problems_keep_their_order_and_class():
+    error = UsageError.of(Problem("a", "one"), Problem("b", "two")).within("runs/x")
+
+    assert isinstance(error, UsageError)
+    assert error.lines() == ["runs/x: a: one", "runs/x: b: two"]
+
+
+def test_another_mend_takes_the_place_of_the_first():
+    assert str(DataError("text", "not UTF-8", "name its encoding").replace(mend="convert it")) == (
+        "text: not UTF-8; convert it"
+    )
