@@ -253,4 +253,4 @@ def test_no_word_of_a_label_stands_outside_of_its_quotes(text):
 
 
 def test_a_refusal_is_an_error_of_its_kind_still():
-    assert CheckpointError("a\nb").problems == ("a\\nb",)
+    assert CheckpointError("a\nb").lines() == ["a\\nb"]
