@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from charlm.evaluation.protocols import Cut
     from charlm.evaluation.score import Score
     from charlm.models import LanguageModel
-    from charlm.models.saved import SavedModel
-    from charlm.storage import RunFolder
-    from charlm.storage.run_folder import Checkpoint
+    from charlm.runs import RunFolder
+    from charlm.runs.folder import Checkpoint
+    from charlm.runs.weights import SavedModel
     from charlm.text.tokens import Split
 
 Protocol = Literal["windows", "sliding", "stream"]
@@ -143,7 +143,7 @@ def _load(runs: list[Path] | None, split: str, device: str) -> Iterator[_Row]:
         UsageError: There is no such device, or a configuration is wrong.
     """
     from charlm.config import read_config
-    from charlm.storage import RunFolder, find_run
+    from charlm.runs import RunFolder, find_run
 
     # Refused here, where it is nobody's reason to be left out.
     read_config(b"model: {type: bigram}", "charlm compare", [f"run.device={device}"])
@@ -173,8 +173,8 @@ def _load(runs: list[Path] | None, split: str, device: str) -> Iterator[_Row]:
 
 def _best(run: "RunFolder", device: str) -> tuple["SavedModel", float]:
     """Load the best checkpoint of a run that may go on and prune it; return the time it took too."""
-    from charlm.models.saved import load_model
-    from charlm.training.checkpoint import read_state
+    from charlm.runs.state import read_state
+    from charlm.runs.weights import load_model
 
     def load(best: "Checkpoint") -> tuple["SavedModel", float]:
         return load_model(run, str(best.step), device), read_state(best.path, best.step).seconds

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from charlm.evaluation.score import Score
     from charlm.evaluation.scoring import Scored
     from charlm.evaluation.unknown import LeftOut
-    from charlm.models.saved import SavedModel
+    from charlm.runs.weights import SavedModel
     from charlm.text import Scan, Source, Tokenizer
     from charlm.text.tokens import Ids
 
@@ -87,7 +87,7 @@ def evaluate(
 
     For example: charlm eval --split val --json
     """
-    from charlm.storage import find_run
+    from charlm.runs import find_run
 
     load_torch()
     _check_options(file, protocol, by_position, per_char, json)
@@ -100,7 +100,7 @@ def evaluate(
         try:
             with stop.at_once():
                 from charlm.evaluation import protocols
-                from charlm.models.saved import load_model
+                from charlm.runs.weights import load_model
 
                 saved = load_model(found, checkpoint, device)
                 cut = protocols.choose(
@@ -152,7 +152,7 @@ def _check_options(
 
 def _check_place(place: Path, run: Path, text: str) -> None:
     """Refuse to write over a run, or over the text that is scored or that the run was made of."""
-    from charlm.storage import RunFolder
+    from charlm.runs import RunFolder
 
     where = place.resolve()
     if where.is_relative_to(run.resolve()):

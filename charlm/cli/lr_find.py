@@ -84,9 +84,9 @@ def _load(name: str | None, changes: list[str]) -> "Config":
 
 def _prepared(config: "Config", scratch: Path, stop: StopSignals) -> "RangeTest":
     """Build the model, with its text in a folder that goes away."""
+    from charlm.lifecycle.begin import create_run, prepare_text
     from charlm.models import build_model
     from charlm.training.range_test import RangeTest
-    from charlm.training.setup import create_run, prepare_text
 
     with output.bytes_bar(False, stop.check) as progress:
         text = prepare_text(config, progress, output.download_bar(False, stop.check))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from charlm.models.saved import SavedModel
+    from charlm.runs.weights import SavedModel
     from charlm.sampling import Piece, Task
 
 AT_ONCE = 64  # texts side by side, at most
@@ -103,7 +103,7 @@ def sample(
 
     For example: charlm sample --prompt "ROMEO:" --temperature 0.7
     """
-    from charlm.storage import find_run
+    from charlm.runs import find_run
 
     load_torch()
     if interactive and (prompt is not None or prompt_file is not None or json):
@@ -127,7 +127,7 @@ def sample(
     if not 0 <= first_seed < 2**62:
         raise UsageError(f"--seed {first_seed}: use a number from 0 to 2^62 - 1")
 
-    from charlm.models.saved import load_model
+    from charlm.runs.weights import load_model
     from charlm.sampling import Task, allowed_ids, encode_prompt, settings_of
     from charlm.text.tokenizer import load_tokenizer
 

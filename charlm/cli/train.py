@@ -19,9 +19,9 @@ from charlm.errors import CharlmError, DataError, UsageError
 if TYPE_CHECKING:
     from charlm.config import Config, ModelConfig
     from charlm.evaluation import Ladder
-    from charlm.storage import RunFolder
+    from charlm.lifecycle.begin import PreparedRun
+    from charlm.runs import RunFolder
     from charlm.training.loop import Trainer
-    from charlm.training.setup import PreparedRun
 
 
 def train(
@@ -91,8 +91,8 @@ def train(
         try:
             with stop.at_once():
                 from charlm.config import dump_yaml
-                from charlm.storage import find_run
-                from charlm.training.resume import resumed_config
+                from charlm.lifecycle.resume import resumed_config
+                from charlm.runs import find_run
 
                 run = find_run(out) if resume else None
                 checked = (
@@ -130,8 +130,8 @@ def _resumed(
     config: "Config", run: "RunFolder", allow_new_data: bool, quiet: bool, stop: StopSignals
 ) -> Iterator["PreparedRun"]:
     """Lock a run and open it to go on with."""
+    from charlm.lifecycle.resume import open_run
     from charlm.storage import folder_lock
-    from charlm.training.resume import open_run
 
     with folder_lock(run.path):
         with stop.at_once(), output.bytes_bar(quiet, stop.check) as progress:
@@ -151,8 +151,7 @@ def _begun(
 ) -> Iterator["PreparedRun"]:
     """Read the text and plan, then make, lock and fill the folder of a new run."""
     from charlm.config.size import trained
-    from charlm.storage import next_free_name
-    from charlm.training.setup import (
+    from charlm.lifecycle.begin import (
         check_new_folder,
         create_run,
         free_folder,
@@ -161,6 +160,7 @@ def _begun(
         prepare_text,
         take_back_unless_begun,
     )
+    from charlm.runs import next_free_name
 
     chosen = out or (Path(config.run.out) if config.run.out else None)
     check_new_folder(chosen or next_free_name(name))
@@ -188,9 +188,9 @@ def _begun(
 def _train(
     prepared: "PreparedRun", json: bool, quiet: bool, stop: StopSignals, began: float
 ) -> int:
+    from charlm.lifecycle.resume import commit_resume
     from charlm.models import build_model
     from charlm.training import trainer_for
-    from charlm.training.resume import commit_resume
 
     config = prepared.config
     for remark in prepared.notes:

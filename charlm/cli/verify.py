@@ -10,7 +10,7 @@ from charlm.cli.signals import Stopped, StopSignals, load_torch
 from charlm.errors import CheckpointError, MachineError
 
 if TYPE_CHECKING:
-    from charlm.training.verify import Checked
+    from charlm.runs.checks import Checked
 
 
 def verify(
@@ -31,8 +31,8 @@ def verify(
     For example: charlm verify runs/gpt
     """
     load_torch()
-    from charlm.storage import find_run
-    from charlm.training.verify import verify as parts
+    from charlm.runs import find_run
+    from charlm.runs.checks import verify as parts
 
     found: list[Checked] = []
     chosen = folder or find_run(None).path

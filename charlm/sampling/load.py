@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from charlm.errors import UsageError
-from charlm.models.saved import SavedModel, load_model
+from charlm.runs import find_run
+from charlm.runs.weights import SavedModel, load_model
 from charlm.sampling.prompt import encode_prompt
 from charlm.sampling.reader import Weights
 from charlm.sampling.write import Task, allowed_ids, settings_of, write
-from charlm.storage import find_run
 from charlm.text.tokenizer import Unknown
 
 SEEDS = 2**31  # drawn where none is given: short enough to read aloud

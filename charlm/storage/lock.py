@@ -4,13 +4,13 @@ import contextlib
 import json
 import os
 import platform
+import reprlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from charlm.config.schema import shown
 from charlm.errors import MachineError
 from charlm.storage.json_file import read_object
 from charlm.storage.machine import machine_errors
@@ -79,7 +79,7 @@ def _describe(holder: Path) -> str:
         facts = read_object(holder)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
         host = str(facts["host"])
-        host = host if host.isprintable() and len(host) < 256 else shown(host)
-        return f"process {shown(facts['pid'])} on {host} (since {since})"
+        host = host if host.isprintable() and len(host) < 256 else reprlib.repr(host)
+        return f"process {reprlib.repr(facts['pid'])} on {host} (since {since})"
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return "another process"

@@ -1,11 +1,10 @@
-"""The loop and what it needs: `schedule`, `optimizers`, `compiling`, `checkpoint`, `loop`.
+"""The loop and what it needs: `schedule`, `optimizers`, `compiling`, `loop`.
 
-Around it, what a run begins with: `setup` (a new folder), `other_runs` (what comes from those),
-`resume` (an old folder). Then the runs that are not all steps: `fit` (counted models), `mix`
+Then the runs that are not all steps: `fit` (counted models), `mix`
 (mixtures); `kinds` chooses.
 """
 
-from charlm.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from charlm.runs.state import TrainingState, load_checkpoint, save_checkpoint
 from charlm.training.kinds import trainer_for
 from charlm.training.loop import Record, Trainer
 from charlm.training.optimizers import build_optimizers

@@ -14,7 +14,7 @@ from charlm.models import NGramModel
 from charlm.models.counts import count_ngrams
 from charlm.models.ngram import BYTES_A_GRAM
 from charlm.models.smoothing import Table, smooth
-from charlm.storage import RunFolder
+from charlm.runs import RunFolder
 from charlm.storage.atomic import scratch_folder
 from charlm.text.tokens import Split
 from charlm.training.loop import Record, Trainer

@@ -22,18 +22,18 @@ from charlm.errors import CheckpointError, DataError, MachineError, NonFiniteErr
 from charlm.evaluation import Interrupted, score_windows
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, choose_dtype, precision
+from charlm.runs import RunFolder
+from charlm.runs.belongs import belongs, belongs_to
+from charlm.runs.folder import Checkpoint, MetricsLog
+from charlm.runs.state import TrainingState, load_checkpoint, save_checkpoint
+from charlm.runs.weights import load_from_run
 from charlm.sampling import encode_prompt, generate, settings_of
-from charlm.storage import RunFolder
-from charlm.storage.belongs import belongs, belongs_to
 from charlm.storage.machine import is_gone
-from charlm.storage.run_folder import Checkpoint, MetricsLog
 from charlm.text import Batches, Corpus, Tokenizer
 from charlm.text.batches import DROPOUT_STREAM, random_words
-from charlm.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from charlm.training.compiling import Forward, compile_model, worth_trying
 from charlm.training.non_finite import worst_gradients
 from charlm.training.optimizers import build_optimizers, set_learning_rate
-from charlm.training.other_runs import load_from_run
 from charlm.training.schedule import learning_rate
 
 Record = dict[str, Any]

@@ -18,8 +18,8 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Collection, Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Collection, Generator, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +32,30 @@ from torch.optim import Optimizer
 
 from charlm.config import Config, MixtureConfig, NGramConfig, dump_yaml
 from charlm.config.size import held_back, trained
-from charlm.errors import CheckpointError, NonFiniteError
+from charlm.errors import NonFiniteError
 from charlm.evaluation import Interrupted
 from charlm.evaluation.protocols import chars_a_pass, spread_windows
 from charlm.models import LanguageModel, MixtureModel, NGramModel, next_token_loss
 from charlm.models.mixture import fit_weights, join
-from charlm.models.saved import WEIGHTS
-from charlm.storage import RunFolder, machine_errors, write_file
+from charlm.runs.belongs import BELONGS, belongs
+from charlm.runs.folder import Checkpoint
+from charlm.runs.mixture import (
+    FITTED,
+    Fitted,
+    expert_from_run,
+    expert_run,
+    read_fitted_of,
+    saved_experts,
+    sha256_of_weights,
+)
+from charlm.runs.state import drift
+from charlm.storage import machine_errors, write_file
 from charlm.storage.atomic import make_folder
-from charlm.storage.belongs import BELONGS, belongs, belongs_to
-from charlm.storage.json_file import is_count, read_object
-from charlm.storage.run_folder import Checkpoint
-from charlm.text import Batches, Corpus, Tokenizer
+from charlm.text import Batches, Corpus
 from charlm.text.tokens import Split
-from charlm.training.checkpoint import drift, read_state
 from charlm.training.fit import fit_ngram
 from charlm.training.loop import Record, Trainer
-from charlm.training.other_runs import load_from_run
-from charlm.training.resume import newest_sound
 
-FITTED = "mixture.json"
 LATE = 0.7  # share of an expert's training before it is given the slice
 RESERVE = 0.05  # share of a wall-clock budget kept for what was not measured: Newton's steps
 SLICE_PASSES = 3.0  # over the slice alone, after that: more is learnt by heart, not from
@@ -59,33 +63,6 @@ MAX_TUNED = 1 << 16  # characters to fit on: a weight for each expert does not n
 MAX_LOGITS = 1 << 26  # of all experts on them: 256 MiB of float32
 TRIED = 2048  # characters predicted to see how long it takes
 SAVED_A_SECOND = 2e8  # bytes; a guess, for the end of a wall-clock budget
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What was found on the slice; `mixture.json` keeps it.
-
-    Args:
-        weights: Of each expert.
-        temperature: Of their product or mean.
-        loss_nats: Of the mixture on the slice.
-        alone_nats: Of each expert there.
-        chars: Predictions that these losses are means of.
-        steps: Of each expert with a run: where it was, not having read the slice yet.
-        seconds: Wall time it took.
-        reserve: Seconds that will go by from the experts' last step to the end.
-        weights_sha256: Of the experts that come from other runs: a step alone does not tell them.
-    """
-
-    weights: dict[str, float]
-    temperature: float
-    loss_nats: float
-    alone_nats: dict[str, float]
-    chars: int
-    steps: dict[str, int]
-    seconds: float
-    reserve: float
-    weights_sha256: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -437,156 +414,3 @@ class Mixer(Trainer):
             "temperature": self.fitted.temperature,
             "seconds": self.state.seconds,
         }
-
-
-def expert_run(mixture: RunFolder, name: str) -> RunFolder:
-    """Return where an expert that is trained in a mixture has its run."""
-    return RunFolder(mixture.path / "experts" / name)
-
-
-def sha256_of_weights(checkpoint: Checkpoint) -> str:
-    """Return what the manifest of a checkpoint, its files verified, says of its weights.
-
-    Raises:
-        CheckpointError: It has none.
-    """
-    files = checkpoint.facts["files"]
-    if WEIGHTS not in files:
-        raise CheckpointError(f"{checkpoint.path}: {WEIGHTS} is missing; restore it")
-    return str(files[WEIGHTS]["sha256"])
-
-
-def expert_from_run(
-    run: RunFolder,
-    config: Config,
-    name: str,
-    fitted: Fitted | None,
-    tokenizer: Tokenizer,
-    model: LanguageModel | None = None,
-) -> Checkpoint:
-    """Find the weights of an expert that comes from another run, and read them into its model.
-
-    Args:
-        run: Of the mixture.
-        config: Of the mixture.
-        name: Of the expert.
-        fitted: What was found; it is of one step of that run. None: nothing yet.
-        tokenizer: Of the mixture.
-        model: Of the expert; None: it is only looked whether they can be read.
-
-    Raises:
-        CheckpointError: They are missing, damaged, or not what they were.
-    """
-    assert isinstance(config.model, MixtureConfig)
-    spec = config.model.experts[name]
-    assert spec.run is not None
-    if spec.model is None:  # it was resolved when the mixture was begun
-        raise CheckpointError(f"{run.config}: model.experts.{name}.model: missing; restore it")
-    which = str(fitted.steps[name]) if fitted else "best"
-    try:
-        checkpoint = load_from_run(model, spec.run, which, spec.model, tokenizer)
-        then = fitted.weights_sha256.get(name) if fitted else None
-        if then not in (None, sha256_of_weights(checkpoint)):
-            raise CheckpointError(
-                f"{checkpoint.path}: not the weights that {run.path / FITTED} was found with; "
-                "restore it or start a new run"
-            )
-    except CheckpointError as error:
-        raise CheckpointError(f"model.experts.{name}.run: {error}") from None
-    return checkpoint
-
-
-def saved_experts(
-    run: RunFolder, config: Config, tokenizer: Tokenizer, notes: list[str]
-) -> dict[str, Checkpoint | None]:
-    """Return the checkpoint that each expert goes on from in a mixture that is not joined yet.
-
-    Args:
-        run: Of the mixture.
-        config: Of the mixture.
-        tokenizer: Its alphabet.
-        notes: What is passed over is told here.
-
-    Raises:
-        CheckpointError: One is damaged, or was trained with another configuration or alphabet.
-        MachineError: The disk or its permissions refuse.
-    """
-    found = {}
-    for name, one in trained(config).items():
-        checkpoint = found[name] = newest_sound(expert_run(run, name), notes)
-        if checkpoint:
-            kept = belongs_to(checkpoint, mixture=run)
-            kept.check(one, tokenizer.to_json())
-            kept.differences(one, one)
-    return found
-
-
-def read_fitted_of(
-    run: RunFolder, config: Config, checkpoints: Mapping[str, Checkpoint | None]
-) -> Fitted | None:
-    """Return what the run of a mixture found before a stop; None if that came too early.
-
-    Args:
-        run: Of the mixture.
-        config: Of the mixture.
-        checkpoints: Which its experts go on from.
-
-    Raises:
-        CheckpointError: Its file is damaged, or of other experts, or gone.
-    """
-    assert isinstance(config.model, MixtureConfig)
-    experts = config.model.experts
-    runs = {name for name, spec in experts.items() if spec.run} | trained(config).keys()
-    fitted = read_fitted(run.path / FITTED, experts.keys(), runs)
-    if fitted is None:
-        for name, checkpoint in checkpoints.items():
-            if checkpoint and read_state(checkpoint.path, checkpoint.step).late_from >= 0:
-                raise CheckpointError(
-                    f"{run.path / FITTED}: not found, and expert {name} has read what the weights "
-                    "are fitted on; restore it or start a new run"
-                )
-    return fitted
-
-
-def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> Fitted | None:
-    """Return what was found before a stop; None if that came too early.
-
-    Args:
-        path: The mixture.json.
-        experts: The names of all.
-        runs: Of those that have a run, here or elsewhere.
-
-    Raises:
-        CheckpointError: The file is damaged.
-    """
-    try:
-        content = {"weights_sha256": {}} | read_object(path)  # older ones have none
-        if content.keys() != {field.name for field in fields(Fitted)}:
-            raise ValueError("something is missing, or more than there should be")
-        fitted = Fitted(**content)
-        of_experts = [fitted.weights, fitted.alone_nats]
-        if not all(isinstance(each, dict) for each in [*of_experts, fitted.steps]):
-            raise ValueError("it has no weights, losses or steps")
-        if not isinstance(fitted.weights_sha256, dict):
-            raise ValueError("it does not say of which weights it is")
-        if not all(each.keys() == set(experts) for each in of_experts):
-            raise ValueError("it is of other experts")
-        if fitted.steps.keys() != set(runs):
-            raise ValueError("it is of other experts")
-        alone = [fitted.loss_nats, *fitted.alone_nats.values()]
-        numbers = [*fitted.weights.values(), fitted.temperature, fitted.seconds, fitted.reserve]
-        if not all(type(number) is float for number in [*numbers, *alone]):
-            raise ValueError("a number is missing")
-        if not all(is_count(number) for number in [fitted.chars, *fitted.steps.values()]):
-            raise ValueError("a count is missing")
-        # As the model keeps them, in float32: what is too large is infinite there.
-        if not torch.tensor(numbers).isfinite().all() or torch.tensor(fitted.temperature) <= 0:
-            raise ValueError("a number is not finite, or the temperature not above 0")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({str(error)[:60]}); the experts may have read what the weights are "
-            "fitted on by now: start a new run"
-        ) from None
-    return fitted

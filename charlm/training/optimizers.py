@@ -1,18 +1,14 @@
 """AdamW, or Muon for the hidden matrices with AdamW for the rest."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from charlm.config import TrainConfig
 from charlm.models import LanguageModel
-from charlm.models.base import refuse_unfit
 from charlm.training.muon import Muon
-
-# What each keeps of a parameter that it has updated.
-KEPT = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",)}
 
 
 def hidden_matrices(model: LanguageModel) -> dict[str, nn.Parameter]:
@@ -67,64 +63,3 @@ def set_learning_rate(optimizers: Iterable[Optimizer], rate: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
-
-
-def optimizer_tensors(
-    optimizers: Mapping[str, Optimizer], model: LanguageModel
-) -> dict[str, Tensor]:
-    """Return all state of the optimizers, named `optimizer/parameter/state`."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    return {
-        f"{kind}/{names[id(parameter)]}/{key}": value
-        for kind, optimizer in optimizers.items()
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-    }
-
-
-def restore_optimizers(
-    optimizers: Mapping[str, Optimizer], model: LanguageModel, tensors: Mapping[str, Tensor]
-) -> None:
-    """Put back what `optimizer_tensors` returned, bit for bit.
-
-    Raises:
-        ValueError: A tensor is missing, left over, of another shape or type, or not finite; the
-            message names it with what was expected and found.
-    """
-    _refuse_what_does_not_fit(optimizers, model, tensors)
-    parameters = dict(model.named_parameters())
-    for optimizer in optimizers.values():
-        optimizer.state.clear()
-    for path, value in tensors.items():
-        kind, name, key = path.split("/")
-        parameter = parameters[name]
-        # AdamW counts its steps in a scalar that stays on the CPU unless a kernel wants it.
-        device = parameter.device if value.ndim or parameter.is_cuda else torch.device("cpu")
-        optimizers[kind].state[parameter][key] = value.to(device)
-
-
-def _refuse_what_does_not_fit(
-    optimizers: Mapping[str, Optimizer], model: LanguageModel, tensors: Mapping[str, Tensor]
-) -> None:
-    """Check tensors before an optimizer gets them: its kernels do not.
-
-    Raises:
-        ValueError: A tensor is missing, left over, of another shape or type, or not finite.
-    """
-    names = {id(p): name for name, p in model.named_parameters()}
-    expected = {
-        f"{kind}/{names[id(parameter)]}/{key}": parameter
-        for kind, optimizer in optimizers.items()
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        for key in KEPT[kind]
-    }
-    updated = {path.rpartition("/")[0] for path in tensors}  # one without a gradient never was
-    needed = {path for path in expected if path.rpartition("/")[0] in updated}
-    for path in sorted(needed ^ tensors.keys()):
-        state = "is missing" if path in needed else "belongs to another model or optimizer"
-        raise ValueError(f"{path[:80]} {state}; use an earlier checkpoint")
-    for path, tensor in tensors.items():
-        # Updates are counted; all else has a value for each weight.
-        shape = () if path.endswith("/step") else expected[path].shape
-        refuse_unfit(path, tensor, shape, expected[path].dtype)

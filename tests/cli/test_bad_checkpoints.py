@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from charlm.storage.belongs import BELONGS
+from charlm.runs.belongs import BELONGS
 from charlm.storage.manifest import write_manifest
 
 RUN = Path("runs/tiny")

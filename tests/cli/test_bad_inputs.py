@@ -966,14 +966,14 @@ def test_a_run_that_fails_before_it_began_leaves_no_folder(refused, monkeypatch,
     def fail(*_, **__):
         raise MachineError("the disk: broke; mend it")
 
-    monkeypatch.setattr(f"charlm.training.setup.{failing}", fail)
+    monkeypatch.setattr(f"charlm.lifecycle.begin.{failing}", fail)
 
     refused(5, *TRAIN)
     refused(5, *TRAIN, "--out", "deep/er/run")
 
 
 def test_an_empty_folder_of_the_users_survives_a_run_that_fails(refused, monkeypatch):
-    monkeypatch.setattr("charlm.training.setup.check_disk", lambda *_: 1 / 0)
+    monkeypatch.setattr("charlm.lifecycle.begin.check_disk", lambda *_: 1 / 0)
     Path("mine").mkdir()
 
     with pytest.raises(ZeroDivisionError):

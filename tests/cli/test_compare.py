@@ -246,7 +246,7 @@ def test_a_signal_ends_it(charlm, runs, monkeypatch):
 
 
 def test_one_model_is_in_memory_at_a_time(charlm, runs, monkeypatch):
-    from charlm.models import saved
+    from charlm.runs import weights as saved
 
     def load(*arguments):
         for model in filter(None, (reference() for reference in loaded)):

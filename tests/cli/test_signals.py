@@ -59,7 +59,7 @@ def test_a_stop_while_the_text_is_read_leaves_nothing_behind(charlm, tiny, monke
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = set(tmp_path.rglob("*"))
-    monkeypatch.setattr("charlm.training.setup.check_memory", read)
+    monkeypatch.setattr("charlm.lifecycle.begin.check_memory", read)
 
     result = charlm("train", "--config", "tiny.yaml")
 

@@ -309,7 +309,7 @@ def test_a_start_that_was_killed_before_it_was_a_run_is_made_again(charlm, tiny,
         Path("run", name).touch()
     for _ in range(times - 1):
         assert charlm("train", "-c", "tiny.yaml", "--out", "run", "lr=1").code == 2
-        from charlm.training.setup import check_new_folder
+        from charlm.lifecycle.begin import check_new_folder
 
         check_new_folder(Path("run"))
 

@@ -61,7 +61,7 @@ def refused_in_one_line_each(*kinds: type[CharlmError]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        problems = error.problems
+        problems = error.lines()
     assert problems is None or all(problems), "refused without a word"
     for problem in problems or ():
         assert not set(problem) & set(LINE_BREAKS), f"more than one line: {problem!r}"
@@ -180,10 +180,11 @@ def _manifests() -> list[bytes]:
 def manifest(data: bytes) -> None:
     """Verify a folder by its MANIFEST.json, and find and judge the checkpoint that it makes."""
     from charlm.config import read_config
-    from charlm.storage import RunFolder, verify_folder
-    from charlm.storage.belongs import belongs_to
-    from charlm.training.checkpoint import drift
-    from charlm.training.verify import verify
+    from charlm.runs import RunFolder
+    from charlm.runs.belongs import belongs_to
+    from charlm.runs.checks import verify
+    from charlm.runs.state import drift
+    from charlm.storage import verify_folder
 
     read, known = read_config(b"model: {type: bigram}", "a.yaml"), _tokenizers_of_prompts()[0]
 
@@ -209,7 +210,7 @@ def manifest(data: bytes) -> None:
 
 def _belongings() -> list[bytes]:
     from charlm.config import read_config
-    from charlm.storage.belongs import belongs
+    from charlm.runs.belongs import belongs
 
     mixture = b"model: {type: mixture, experts: {run: {model: {type: bigram}}}}"
     return [
@@ -226,8 +227,8 @@ def _belongings() -> list[bytes]:
 def belongings(data: bytes) -> None:
     """Hold a configuration and an alphabet against what a belongs.json says."""
     from charlm.config import read_config
-    from charlm.storage import RunFolder
-    from charlm.storage.belongs import BELONGS, begun_with
+    from charlm.runs import RunFolder
+    from charlm.runs.belongs import BELONGS, begun_with
 
     run = RunFolder(folder("run"))
     (run.path / BELONGS).write_bytes(data)
@@ -394,9 +395,10 @@ def _checkpoint() -> Any:
     """Return a checkpoint of a bigram without its manifest, the model and its optimizers."""
     import torch
 
-    from charlm.models.saved import save_tensors, save_weights
-    from charlm.storage.run_folder import Checkpoint
-    from charlm.training.optimizers import build_optimizers, optimizer_tensors
+    from charlm.runs.folder import Checkpoint
+    from charlm.runs.optimizer_state import optimizer_tensors
+    from charlm.runs.weights import save_tensors, save_weights
+    from charlm.training.optimizers import build_optimizers
 
     model, read = _small("bigram")
     optimizers = build_optimizers(model, read.train)
@@ -431,7 +433,7 @@ def read_safetensors(data: bytes) -> tuple[dict[str, dict[str, Any]], bytes]:
 
 
 def _weights() -> list[bytes]:
-    from charlm.models.saved import save_tensors, save_weights
+    from charlm.runs.weights import save_tensors, save_weights
 
     seeds = []
     for kind in ("bigram", "gpt", "ngram", "mixture"):
@@ -448,7 +450,7 @@ def weights(data: bytes) -> None:
     """Load weights into models of four kinds; what loads is the file's content, to the bit."""
     import torch
 
-    from charlm.models.saved import load_weights
+    from charlm.runs.weights import load_weights
 
     path = Path("model.safetensors")
     path.write_bytes(data)
@@ -533,7 +535,7 @@ def fitted(data: bytes) -> None:
     """Read a mixture.json; what is read can be computed with."""
     import torch
 
-    from charlm.training.mix import read_fitted
+    from charlm.runs.mixture import read_fitted
 
     path = Path("mixture.json")
     path.write_bytes(data)
@@ -565,8 +567,8 @@ def _records() -> list[bytes]:
 @target(_records, '"step"', '"kind"', "NaN", "{}\n", "[\n")
 def metrics(data: bytes) -> None:
     """Read a metrics.jsonl, and check it as `charlm verify` does: objects, or a refusal."""
-    from charlm.storage.run_folder import read_metrics
-    from charlm.training.verify import _records
+    from charlm.runs.checks import _records
+    from charlm.runs.folder import read_metrics
 
     path = Path("metrics.jsonl")
     path.write_bytes(data)

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from charlm.errors import CheckpointError
-from charlm.models.saved import load_weights
+from charlm.runs.weights import load_weights
 from charlm.training import TrainingState
 from tests.fuzz import targets
 from tests.fuzz.inputs import JSON, amiss, changed, fuzzed, seeds

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from charlm.config import NGramConfig
 from charlm.models import BigramModel, NGramModel, build_model, next_token_loss, surprisal
 from charlm.models.counts import count_ngrams
-from charlm.models.saved import load_tensors, save_tensors
 from charlm.models.smoothing import smooth
+from charlm.runs.weights import load_tensors, save_tensors
 from charlm.text.tokens import IdArray
 
 METHODS = ("kneser-ney", "witten-bell", "add-k")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from charlm.models import saved
+from charlm.runs import weights
 
 Hook = Callable[[str, Path | None], None]  # what is done, and to which path where that is known
 
@@ -62,13 +62,13 @@ def watched(root: Path, before: Hook = nothing, after: Hook = nothing) -> Iterat
             file.write(whole)
         after("write", path)
 
-    real_save, real_open = saved.save_file, builtins.open
+    real_save, real_open = weights.save_file, builtins.open
     with contextlib.ExitStack() as patches:
         for name in _CALLS:
             patches.enter_context(mock.patch.object(os, name, call(name, getattr(os, name))))
         for module in (builtins, io):
             patches.enter_context(mock.patch.object(module, "open", opened(module.open)))
-        patches.enter_context(mock.patch.object(saved, "save_file", save_file))
+        patches.enter_context(mock.patch.object(weights, "save_file", save_file))
         yield
 
 

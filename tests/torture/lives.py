@@ -135,11 +135,11 @@ def _serve() -> None:
     import torch
     import torch._dynamo  # optimizers import it when first used, which takes seconds
 
-    import charlm.training.setup
+    import charlm.lifecycle.begin
     from charlm.cli import main
 
     assert main
-    assert charlm.training.setup
+    assert charlm.lifecycle.begin
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until a command answers it
     shared = mmap.mmap(-1, 16)
@@ -291,7 +291,7 @@ def _break(what: str | None) -> None:
 
         Batches.get = drawn  # type: ignore[method-assign]
     elif what == "no cut of the log":
-        from charlm.storage.run_folder import MetricsLog
+        from charlm.runs.folder import MetricsLog
 
         begin = MetricsLog.__init__
 

@@ -27,7 +27,7 @@ def main(folder: Path) -> None:
     """Do all of it, and print a JSON object of results by name."""
     import torch
 
-    from charlm.storage import RunFolder
+    from charlm.runs import RunFolder
     from charlm.training import Trainer
     from tests.torture.trials import begin
 

@@ -32,12 +32,12 @@ def main(folder: Path) -> None:
     import torch._dynamo  # optimizers import it when first used
 
     from charlm.config import load_config
+    from charlm.lifecycle.begin import create_run, prepare_text
     from charlm.models import build_model
     from charlm.text import Corpus
     from charlm.text.batches import window_starts
     from charlm.text.tokens import Split, TokenFile
     from charlm.training import Trainer
-    from charlm.training.setup import create_run, prepare_text
     from tests.torture.trials import begin
 
     torch.set_num_threads(1)

@@ -9,13 +9,14 @@ import pytest
 
 from charlm.config import load_config
 from charlm.errors import CharlmError
+from charlm.lifecycle.begin import create_run, new_folder_for_run, prepare_text
+from charlm.lifecycle.resume import commit_resume, open_run, resumed_config
 from charlm.models import build_model
-from charlm.storage import RunFolder, atomic, manifest, write_file
-from charlm.storage.run_folder import MetricsLog
+from charlm.runs import RunFolder
+from charlm.runs.folder import MetricsLog
+from charlm.runs.state import load_checkpoint
+from charlm.storage import atomic, manifest, write_file
 from charlm.training import trainer_for
-from charlm.training.checkpoint import load_checkpoint
-from charlm.training.resume import commit_resume, open_run, resumed_config
-from charlm.training.setup import create_run, new_folder_for_run, prepare_text
 from tests.torture.power import LEFT, Moment, lay, moments, same
 from tests.training.conftest import ignore
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from charlm.errors import CharlmError
-from charlm.storage import RunFolder, verify_folder
-from charlm.storage.run_folder import read_metrics
+from charlm.runs import RunFolder
+from charlm.runs.folder import read_metrics
+from charlm.storage import verify_folder
 from tests.torture import sparse
 from tests.torture.lives import ROOT, Life, Lives, Plan
 

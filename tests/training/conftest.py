@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from charlm.config import load_config
+from charlm.lifecycle.begin import create_run, prepare_text
+from charlm.lifecycle.resume import open_run, resumed_config
 from charlm.models import build_model
-from charlm.storage import RunFolder
-from charlm.storage.run_folder import read_metrics
+from charlm.runs import RunFolder
+from charlm.runs.folder import read_metrics
+from charlm.runs.optimizer_state import optimizer_tensors
 from charlm.training import Trainer
-from charlm.training.optimizers import optimizer_tensors
-from charlm.training.resume import open_run, resumed_config
-from charlm.training.setup import create_run, prepare_text
 
 
 def ignore(*_):

@@ -10,16 +10,16 @@ import torch
 from charlm.config import load_config
 from charlm.errors import MachineError
 from charlm.evaluation import Interrupted
+from charlm.lifecycle.begin import create_run, prepare_text
+from charlm.lifecycle.resume import open_run, resumed_config
 from charlm.models import NGramModel, build_model
 from charlm.models import counts as counting
-from charlm.models.saved import load_model
 from charlm.models.smoothing import smooth
-from charlm.storage import RunFolder
+from charlm.runs import RunFolder
+from charlm.runs.weights import load_model
 from charlm.text import IdArray
 from charlm.training import fit
 from charlm.training.fit import Fitter
-from charlm.training.resume import open_run, resumed_config
-from charlm.training.setup import create_run, prepare_text
 from tests.training.conftest import ignore, timeless
 
 

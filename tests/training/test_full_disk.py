@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from charlm.errors import MachineError
+from charlm.runs import state as checkpoints
+from charlm.runs.folder import read_metrics
 from charlm.storage import atomic, verify_folder
-from charlm.storage.run_folder import read_metrics
-from charlm.training import checkpoint as checkpoints
 from tests.training.conftest import state_hash, timeless
 
 EVERY_STEP = ["train.save_every=1", "train.eval_every=100", "train.max_steps=8"]

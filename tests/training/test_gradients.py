@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from charlm.models.saved import load_tensors
+from charlm.runs.weights import load_tensors
 from charlm.training import loop
 from charlm.training.compiling import worth_trying
 from tests.training.conftest import state_hash, timeless

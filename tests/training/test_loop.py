@@ -6,9 +6,9 @@ import torch
 
 from charlm.errors import NonFiniteError
 from charlm.models import next_token_loss
-from charlm.models.saved import load_tensors
-from charlm.storage import RunFolder
-from charlm.storage.run_folder import read_metrics
+from charlm.runs import RunFolder
+from charlm.runs.folder import read_metrics
+from charlm.runs.weights import load_tensors
 from charlm.training import loop
 from tests.training.conftest import state_hash, timeless
 

@@ -13,14 +13,15 @@ import torch
 from charlm.config import load_config
 from charlm.config.size import trained
 from charlm.errors import CheckpointError, NonFiniteError
+from charlm.lifecycle.begin import create_run, prepare_text
+from charlm.lifecycle.resume import open_run, resumed_config
 from charlm.models import build_model
-from charlm.models.saved import load_model
-from charlm.storage import RunFolder, read_manifest, verify_folder
+from charlm.runs import RunFolder
+from charlm.runs.weights import load_model
+from charlm.storage import read_manifest, verify_folder
 from charlm.storage.manifest import write_manifest
 from charlm.training import mix
 from charlm.training.mix import LATE, SLICE_PASSES, Mixer
-from charlm.training.resume import open_run, resumed_config
-from charlm.training.setup import create_run, prepare_text
 from tests.conftest import TEXT
 from tests.training.conftest import ignore, timeless
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from charlm.errors import NonFiniteError
-from charlm.storage.run_folder import read_metrics
+from charlm.runs.folder import read_metrics
 from tests.training.conftest import state_hash, timeless
 
 STEADY = ["train.schedule=constant", "train.max_steps=12", "train.eval_every=4"]

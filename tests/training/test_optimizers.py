@@ -3,11 +3,10 @@ import torch
 
 from charlm.config import GPTConfig, TrainConfig
 from charlm.models import build_model
+from charlm.runs.optimizer_state import optimizer_tensors, restore_optimizers
 from charlm.training import build_optimizers
 from charlm.training.optimizers import (
     hidden_matrices,
-    optimizer_tensors,
-    restore_optimizers,
     set_learning_rate,
 )
 

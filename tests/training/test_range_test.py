@@ -1,9 +1,9 @@
 import pytest
 
 from charlm.config import load_config
+from charlm.lifecycle.begin import create_run, prepare_text
 from charlm.models import build_model
 from charlm.training.range_test import RangeTest, Tried, as_dict, suggestion
-from charlm.training.setup import create_run, prepare_text
 from tests.training.conftest import ignore
 
 

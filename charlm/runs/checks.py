@@ -11,17 +11,25 @@ from typing import TypeVar
 from charlm.config import Config, MixtureConfig
 from charlm.config.size import trained
 from charlm.errors import CharlmError, CheckpointError, MachineError
-from charlm.models.saved import build_from
-from charlm.storage import OtherFormatError, RunFolder, verify_folder
+from charlm.runs import RunFolder
+from charlm.runs.belongs import BELONGS, Belongs, begun_with, belongs_to
+from charlm.runs.folder import ASIDE, Checkpoint, check_log, read_checkpoint
+from charlm.runs.mixture import (
+    FITTED,
+    OWN_PLACE,
+    Fitted,
+    expert_from_run,
+    expert_run,
+    read_fitted_of,
+    strange_places,
+)
+from charlm.runs.state import read_state
+from charlm.runs.weights import build_from
+from charlm.storage import OtherFormatError, verify_folder
 from charlm.storage.atomic import is_leftover
-from charlm.storage.belongs import BELONGS, Belongs, begun_with, belongs_to
 from charlm.storage.machine import is_gone, machine_errors
 from charlm.storage.manifest import NAME
-from charlm.storage.run_folder import ASIDE, Checkpoint, check_log, read_checkpoint
 from charlm.text import Tokenizer, load_tokenizer
-from charlm.training.checkpoint import read_state
-from charlm.training.mix import FITTED, Fitted, expert_from_run, expert_run, read_fitted_of
-from charlm.training.resume import OWN_PLACE, strange_places
 
 MAX_LINE = 1 << 26  # bytes of a record: a sample may be long
 Part = TypeVar("Part")

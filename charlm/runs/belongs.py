@@ -15,9 +15,9 @@ from typing import Any
 from charlm.config import Config
 from charlm.config.keys import leaves
 from charlm.errors import CheckpointError
+from charlm.runs.folder import Checkpoint, RunFolder
 from charlm.storage.json_file import read_object
 from charlm.storage.machine import machine_errors
-from charlm.storage.run_folder import Checkpoint, RunFolder
 
 BELONGS = "belongs.json"
 MAX_BYTES = 1 << 22  # a configuration has 1 MiB at most; each character of it may be escaped here

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from charlm.models.saved import load_tensors
+from charlm.runs.weights import load_tensors
 from tests.training.conftest import state_hash
 
 FROM = "train.init_from=runs/tiny"

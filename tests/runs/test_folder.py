@@ -4,8 +4,9 @@ import os
 import pytest
 
 from charlm.errors import CheckpointError, MachineError, UsageError
-from charlm.storage import RunFolder, find_run, new_folder, next_free_name
-from charlm.storage.run_folder import MetricsLog, read_metrics
+from charlm.runs import RunFolder, find_run, next_free_name
+from charlm.runs.folder import MetricsLog, read_metrics
+from charlm.storage import new_folder
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from charlm.config import load_config
-from charlm.storage import RunFolder
-from charlm.training.resume import resumed_config
-from charlm.training.setup import resolve_dtype
+from charlm.lifecycle.begin import resolve_dtype
+from charlm.lifecycle.resume import resumed_config
+from charlm.runs import RunFolder
 
 
 @pytest.fixture

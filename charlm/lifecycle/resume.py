@@ -5,24 +5,14 @@ Whatever can be refused is refused before anything in the folder is changed.
 
 import os
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from charlm.config import Config, MixtureConfig, dump_yaml, load_config
 from charlm.config.keys import leaves
-from charlm.config.size import check_memory, trained
+from charlm.config.size import check_memory
 from charlm.errors import CheckpointError, DataError, MachineError
-from charlm.models.device import choose_device
-from charlm.storage import OtherFormatError, RunFolder, machine_errors, verify_folder, write_file
-from charlm.storage.atomic import make_folder, remove_leftovers
-from charlm.storage.belongs import FIXED, Belongs, begun_with, belongs_to, is_moved
-from charlm.storage.machine import is_gone
-from charlm.storage.run_folder import ASIDE, Checkpoint, check_log, read_checkpoint
-from charlm.text import Corpus, encode_corpus, load_tokenizer, open_corpus, open_source, scan_text
-from charlm.training.checkpoint import TrainingState, drift, read_state
-from charlm.training.compiling import check_compiler
-from charlm.training.plan import given_keys, keep_plan
-from charlm.training.setup import (
+from charlm.lifecycle.begin import (
     PreparedRun,
     PreparedText,
     Progress,
@@ -30,8 +20,18 @@ from charlm.training.setup import (
     checked,
     refuse_short,
 )
+from charlm.models.device import choose_device
+from charlm.runs import RunFolder
+from charlm.runs.belongs import FIXED, Belongs, begun_with, belongs_to, is_moved
+from charlm.runs.folder import check_log
+from charlm.runs.mixture import OWN_PLACE, strange_places
+from charlm.runs.state import TrainingState, drift, newest_sound, read_state
+from charlm.storage import machine_errors, write_file
+from charlm.storage.atomic import make_folder, remove_leftovers
+from charlm.text import Corpus, encode_corpus, load_tokenizer, open_corpus, open_source, scan_text
+from charlm.training.compiling import check_compiler
+from charlm.training.plan import given_keys, keep_plan
 
-OWN_PLACE = "put a file or folder of its own there"
 _MEND = "restore it"
 
 
@@ -245,20 +245,6 @@ def _refuse_strange_places(config: Config, run: RunFolder) -> None:
         raise CheckpointError(f"{path}: is {kind}; {OWN_PLACE}")
 
 
-def strange_places(config: Config, run: RunFolder) -> Iterator[tuple[Path, str]]:
-    """Yield what is not of the kind that is written there, in a run and those of its experts."""
-    yield from run.strange()
-    if isinstance(config.model, MixtureConfig) and not (run.path / "experts").is_symlink():
-        for name in trained(config):
-            expert = run.path / "experts" / name
-            if expert.is_symlink():
-                yield expert, "a link"
-            elif not is_gone(expert) and not expert.is_dir():
-                yield expert, "no folder"
-            else:
-                yield from RunFolder(expert).strange()
-
-
 def commit_resume(prepared: PreparedRun) -> None:
     """Write down what a resumed run goes on with, once nothing can refuse it any more.
 
@@ -274,47 +260,6 @@ def commit_resume(prepared: PreparedRun) -> None:
     run.set_aside_after(prepared.checkpoint.step if prepared.checkpoint else -1)
     if config != run.read_config():
         write_file(run.config, dump_yaml(config.model_dump()).encode())
-
-
-def newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
-    """Return the newest checkpoint that verifies: an older one serves where a newer is damaged.
-
-    Raises:
-        OtherFormatError: The newest is of a format that this version does not read: not damaged,
-            and its steps are not to be done again.
-        CheckpointError: There are checkpoints, and all are damaged; or there are none, and by the
-            log there were.
-        MachineError: The disk or its permissions refuse: one may be sound.
-    """
-    damage: CheckpointError | None = None
-    for step, path in reversed(run.saved()):
-        try:
-            checkpoint = read_checkpoint(step, path, _MEND)
-            verify_folder(path, _MEND)
-            read_state(path, step)
-        except OtherFormatError:
-            raise
-        except MachineError as error:
-            raise MachineError(
-                f"{error}, or move {path.name} away to go on from an older"
-            ) from None
-        except CheckpointError as error:
-            reason = str(error).rpartition("; ")[0]
-            notes.append(
-                f"damaged, kept as {ASIDE}{path.name}, going back to an older one: {reason}"
-            )
-            damage = error
-        else:
-            return checkpoint
-    if damage:
-        raise CheckpointError(f"{damage} or start a new run")
-    lost = run.saved_by_log()
-    if lost is not None:
-        raise CheckpointError(
-            f"{run.path / 'checkpoints'}: no checkpoint there, {run.metrics.name} knows of step {lost}; "
-            "restore them or start a new run"
-        )
-    return None
 
 
 def _current_text(

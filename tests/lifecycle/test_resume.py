@@ -7,19 +7,20 @@ import torch
 
 from charlm.config import load_config
 from charlm.errors import CheckpointError, DataError, MachineError, UsageError
-from charlm.storage import RunFolder, read_manifest
-from charlm.storage.manifest import write_manifest
-from charlm.training import checkpoint as module
-from charlm.training import setup
-from charlm.training.checkpoint import drift, save_checkpoint
-from charlm.training.resume import commit_resume, open_run, resumed_config
-from charlm.training.setup import (
+from charlm.lifecycle import begin
+from charlm.lifecycle.begin import (
     check_new_folder,
     create_run,
     free_folder,
     new_folder_for_run,
     prepare_text,
 )
+from charlm.lifecycle.resume import commit_resume, open_run, resumed_config
+from charlm.runs import RunFolder
+from charlm.runs import state as module
+from charlm.runs.state import drift, save_checkpoint
+from charlm.storage import read_manifest
+from charlm.storage.manifest import write_manifest
 from tests.training.conftest import ignore, state_hash
 
 
@@ -232,7 +233,7 @@ def test_a_start_that_was_killed_can_be_made_again(tiny, tmp_path):
 def test_two_starts_without_a_name_get_two_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = iter("aab")  # what both saw free at first
-    monkeypatch.setattr(setup, "next_free_name", lambda name: Path("runs", next(names)))
+    monkeypatch.setattr(begin, "next_free_name", lambda name: Path("runs", next(names)))
 
     with free_folder("x") as one, free_folder("x") as other:
         assert (one, other) == (Path("runs/a"), Path("runs/b"))

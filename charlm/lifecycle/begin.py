@@ -17,23 +17,17 @@ from charlm.config import Config, MixtureConfig, NGramConfig, dump_yaml, read_co
 from charlm.config.schema import SingleModelConfig
 from charlm.config.size import check_memory, checkpoint_bytes, held_back, human_bytes, trained
 from charlm.errors import CharlmError, DataError, MachineError, UsageError
+from charlm.lifecycle.takeover import check_first_weights, resolve_experts, seen_notes
 from charlm.models.device import choose_device, choose_dtype
-from charlm.storage import (
-    RunFolder,
-    folder_lock,
-    machine_errors,
-    next_free_name,
-    refuse_locked,
-    write_file,
-)
+from charlm.runs import RunFolder, next_free_name
+from charlm.runs.folder import Checkpoint, read_metrics
+from charlm.storage import folder_lock, machine_errors, refuse_locked, write_file
 from charlm.storage.atomic import flush_folder, is_leftover, make_folder, remove_leftovers
 from charlm.storage.lock import HOLDER, LOCK
 from charlm.storage.machine import is_gone
-from charlm.storage.run_folder import Checkpoint, read_metrics
 from charlm.text import Corpus, Scan, Source, Tokenizer, encode_corpus, open_source, scan_text
 from charlm.text.corpus import check_lengths, split_bounds
 from charlm.training.compiling import check_compiler
-from charlm.training.other_runs import check_first_weights, resolve_experts, seen_notes
 from charlm.training.plan import Plan, given_keys, make_plan
 
 # A save needs room for itself beside the one it replaces; the rest is for records and samples.

@@ -5,9 +5,12 @@ import torch
 
 from charlm.config import read_config
 from charlm.errors import CheckpointError, MachineError
-from charlm.models import MixtureModel, build_model, saved
-from charlm.models.saved import load_model, load_weights, save_tensors, save_weights
-from charlm.storage import RunFolder, read_manifest, run_folder
+from charlm.models import MixtureModel, build_model
+from charlm.runs import RunFolder
+from charlm.runs import folder as run_folder
+from charlm.runs import weights as saved
+from charlm.runs.weights import load_model, load_weights, save_tensors, save_weights
+from charlm.storage import read_manifest
 from charlm.storage.manifest import sha256_of
 from charlm.text.tokenizer import load_tokenizer
 from tests.models.conftest import CONFIGS, VOCAB

@@ -6,9 +6,9 @@ import pytest
 
 from charlm.config import read_config
 from charlm.errors import CheckpointError
-from charlm.storage import RunFolder
-from charlm.storage.belongs import BELONGS, begun_with, belongs, belongs_to
-from charlm.storage.run_folder import Checkpoint
+from charlm.runs import RunFolder
+from charlm.runs.belongs import BELONGS, begun_with, belongs, belongs_to
+from charlm.runs.folder import Checkpoint
 
 GPT = (
     b"data: {source: text.txt}\nmodel: {type: gpt, block_size: 8, n_layer: 1, n_head: 2, n_embd: 8}"

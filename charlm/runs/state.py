@@ -16,18 +16,19 @@ from torch.optim import Optimizer
 from charlm.config.size import human_bytes
 from charlm.errors import CheckpointError, MachineError
 from charlm.models import LanguageModel
-from charlm.models.saved import (
+from charlm.runs import RunFolder
+from charlm.runs.belongs import BELONGS
+from charlm.runs.folder import ASIDE, Checkpoint, read_checkpoint
+from charlm.runs.optimizer_state import optimizer_tensors, restore_optimizers
+from charlm.runs.weights import (
     WEIGHTS,
     load_tensors,
     load_weights,
     save_tensors,
     save_weights,
 )
-from charlm.storage import RunFolder, machine_errors, new_folder, verify_folder
-from charlm.storage.belongs import BELONGS
+from charlm.storage import OtherFormatError, machine_errors, new_folder, verify_folder
 from charlm.storage.json_file import read_object
-from charlm.storage.run_folder import Checkpoint
-from charlm.training.optimizers import optimizer_tensors, restore_optimizers
 
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
@@ -91,7 +92,7 @@ def save_checkpoint(
         state: Where training is.
         model: Its weights.
         optimizers: Their state.
-        belongs: What the weights mean nothing without; see `charlm.storage.belongs.belongs`.
+        belongs: What the weights mean nothing without; see `charlm.runs.belongs.belongs`.
         compiled: Whether steps were compiled, if there were any: equal bits depend on it too.
 
     Raises:
@@ -212,3 +213,44 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
+    """Return the newest checkpoint that verifies: an older one serves where a newer is damaged.
+
+    Raises:
+        OtherFormatError: The newest is of a format that this version does not read: not damaged,
+            and its steps are not to be done again.
+        CheckpointError: There are checkpoints, and all are damaged; or there are none, and by the
+            log there were.
+        MachineError: The disk or its permissions refuse: one may be sound.
+    """
+    damage: CheckpointError | None = None
+    for step, path in reversed(run.saved()):
+        try:
+            checkpoint = read_checkpoint(step, path, "restore it")
+            verify_folder(path, "restore it")
+            read_state(path, step)
+        except OtherFormatError:
+            raise
+        except MachineError as error:
+            raise MachineError(
+                f"{error}, or move {path.name} away to go on from an older"
+            ) from None
+        except CheckpointError as error:
+            reason = str(error).rpartition("; ")[0]
+            notes.append(
+                f"damaged, kept as {ASIDE}{path.name}, going back to an older one: {reason}"
+            )
+            damage = error
+        else:
+            return checkpoint
+    if damage:
+        raise CheckpointError(f"{damage} or start a new run")
+    lost = run.saved_by_log()
+    if lost is not None:
+        raise CheckpointError(
+            f"{run.path / 'checkpoints'}: no checkpoint there, {run.metrics.name} knows of step {lost}; "
+            "restore them or start a new run"
+        )
+    return None

@@ -2,17 +2,16 @@
 
 from pathlib import Path
 
-from charlm.config import Config, MixtureConfig, ModelConfig
+from charlm.config import Config, MixtureConfig
 from charlm.config.keys import leaves
 from charlm.config.schema import SingleModelConfig
 from charlm.config.size import held_back, trained
 from charlm.errors import CheckpointError, UsageError
-from charlm.models import LanguageModel
-from charlm.models.saved import WEIGHTS, load_weights
-from charlm.storage import RunFolder, find_run, read_manifest
-from charlm.storage.belongs import belongs_to
-from charlm.storage.run_folder import Checkpoint
-from charlm.text import CharTokenizer, Corpus, Tokenizer, load_tokenizer
+from charlm.runs import RunFolder, find_run
+from charlm.runs.belongs import belongs_to
+from charlm.runs.weights import compare_alphabets
+from charlm.storage import read_manifest
+from charlm.text import Corpus, Tokenizer, load_tokenizer
 
 
 def resolve_experts(config: Config, tokenizer: Tokenizer) -> Config:
@@ -70,44 +69,10 @@ def _check_first_weights(where: str, name: str, config: Config, tokenizer: Token
                     raise CheckpointError(
                         f"{name}: its model.{key} is {value!r}, here {ours.get(key)!r}; make them equal"
                     )
-        _compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
+        compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
         run.read("best", lambda best: belongs_to(best).check(config, tokenizer.to_json()))
     except CheckpointError as error:
         raise CheckpointError(f"{where}: {error}") from None
-
-
-def load_from_run(
-    model: LanguageModel | None,
-    name: str,
-    which: str,
-    expected: ModelConfig,
-    tokenizer: Tokenizer,
-) -> Checkpoint:
-    """Read a checkpoint of another run into a model; return which it was.
-
-    Args:
-        model: Of what is expected; None: it is only looked whether they could be read.
-        name: Of the run's folder.
-        which: `best`, `last`, or a step.
-        expected: What it was when the run that it is read for began; it may be another by now.
-        tokenizer: Of the run that it is read for.
-
-    Raises:
-        CheckpointError: It is missing, damaged, another model, or has another alphabet.
-    """
-    run = find_run(Path(name))
-    config = run.read_config()
-    if config.model != expected:
-        raise CheckpointError(f"{name}: its model is another by now; restore it or start a new run")
-    _compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
-
-    def load(checkpoint: Checkpoint) -> Checkpoint:
-        belongs_to(checkpoint).check(config, tokenizer.to_json())
-        if model:
-            load_weights(model, checkpoint.path / WEIGHTS)
-        return checkpoint
-
-    return run.read(which, load)
 
 
 def _model_of_run(name: str, tokenizer: Tokenizer) -> SingleModelConfig:
@@ -116,29 +81,9 @@ def _model_of_run(name: str, tokenizer: Tokenizer) -> SingleModelConfig:
     config = run.read_config()
     if isinstance(config.model, MixtureConfig):
         raise CheckpointError(f"{name}: is a mixture itself; name its experts")
-    _compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
+    compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
     run.read("best", lambda best: belongs_to(best).check(config, tokenizer.to_json()))
     return config.model
-
-
-def _compare_alphabets(run: str, theirs: Tokenizer, ours: Tokenizer) -> None:
-    """Refuse a run whose ids mean other characters.
-
-    Raises:
-        CheckpointError: With the first character that only one of them has.
-    """
-    if theirs.to_json() == ours.to_json():
-        return
-    if not (isinstance(theirs, CharTokenizer) and isinstance(ours, CharTokenizer)):
-        raise CheckpointError(
-            f"{run}: is a model of {theirs.unit}, this text is read as {ours.unit}; set data.unit"
-        )
-    odd = min(set(theirs.alphabet) ^ set(ours.alphabet))
-    owner = "the run" if odd in theirs.alphabet else "this text"
-    raise CheckpointError(
-        f"{run}: has another alphabet: only {owner} has {odd!r} (U+{ord(odd):04X}); train it on "
-        "this text, or the mixture on the text of the run"
-    )
 
 
 def seen_notes(config: Config, corpus: Corpus) -> list[str]:

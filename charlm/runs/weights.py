@@ -12,15 +12,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from charlm.config import Config
+from charlm.config import Config, ModelConfig
 from charlm.config.size import human_bytes, machine_bytes, matrix_bytes, parameter_count
 from charlm.errors import CheckpointError
 from charlm.models.base import LanguageModel
 from charlm.models.build import build_model
 from charlm.models.device import choose_device
-from charlm.storage import OtherFormatError, RunFolder, machine_errors
-from charlm.storage.belongs import belongs_to
-from charlm.storage.run_folder import Checkpoint
+from charlm.runs.belongs import belongs_to
+from charlm.runs.folder import Checkpoint, RunFolder, find_run
+from charlm.storage import OtherFormatError, machine_errors
+from charlm.text import CharTokenizer
 from charlm.text.tokenizer import Tokenizer, load_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -76,6 +77,60 @@ def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> Sav
         return SavedModel(model, tokenizer, config, run, checkpoint.step)
 
     return run.read(which, load)
+
+
+def load_from_run(
+    model: LanguageModel | None,
+    name: str,
+    which: str,
+    expected: ModelConfig,
+    tokenizer: Tokenizer,
+) -> Checkpoint:
+    """Read a checkpoint of another run into a model; return which it was.
+
+    Args:
+        model: Of what is expected; None: it is only looked whether they could be read.
+        name: Of the run's folder.
+        which: `best`, `last`, or a step.
+        expected: What it was when the run that it is read for began; it may be another by now.
+        tokenizer: Of the run that it is read for.
+
+    Raises:
+        CheckpointError: It is missing, damaged, another model, or has another alphabet.
+    """
+    run = find_run(Path(name))
+    config = run.read_config()
+    if config.model != expected:
+        raise CheckpointError(f"{name}: its model is another by now; restore it or start a new run")
+    compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
+
+    def load(checkpoint: Checkpoint) -> Checkpoint:
+        belongs_to(checkpoint).check(config, tokenizer.to_json())
+        if model:
+            load_weights(model, checkpoint.path / WEIGHTS)
+        return checkpoint
+
+    return run.read(which, load)
+
+
+def compare_alphabets(run: str, theirs: Tokenizer, ours: Tokenizer) -> None:
+    """Refuse a run whose ids mean other characters.
+
+    Raises:
+        CheckpointError: With the first character that only one of them has.
+    """
+    if theirs.to_json() == ours.to_json():
+        return
+    if not (isinstance(theirs, CharTokenizer) and isinstance(ours, CharTokenizer)):
+        raise CheckpointError(
+            f"{run}: is a model of {theirs.unit}, this text is read as {ours.unit}; set data.unit"
+        )
+    odd = min(set(theirs.alphabet) ^ set(ours.alphabet))
+    owner = "the run" if odd in theirs.alphabet else "this text"
+    raise CheckpointError(
+        f"{run}: has another alphabet: only {owner} has {odd!r} (U+{ord(odd):04X}); train it on "
+        "this text, or the mixture on the text of the run"
+    )
 
 
 def build_from(checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> LanguageModel:

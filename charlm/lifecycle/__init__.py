@@ -1,0 +1,1 @@
+"""How a run begins, goes on, and takes weights from other runs: `begin`, `resume`, `takeover`."""
