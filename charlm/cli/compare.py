@@ -320,7 +320,7 @@ def _counts(model: "LanguageModel") -> tuple[int, int]:
     ngrams = sum(
         len(tensor)
         for module in counted
-        for name, tensor in module.tensors().items()
+        for name, tensor in module.state_dict().items()
         if name.startswith("share")
     )
     return parameters, ngrams

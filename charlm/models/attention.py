@@ -151,27 +151,44 @@ class MultiHeadAttention(nn.Module):
         return query_key
 
 
-class AttentionModel(AttentiveModel):
-    """Lesson 3: what one head finds joins the character's own embedding.
+class OneLayerModel(AttentiveModel):
+    """What one layer of attention finds joins the character's own embedding.
 
     Args:
         vocab_size: Number of distinct characters (V).
         block_size: Longest context, in characters.
-        n_embd: Channels of an embedding (C) and of the head.
+        attention: The layer, of n_embd channels.
+        n_embd: Channels of an embedding (C).
+        generator: What draws the first weights; None: PyTorch's default generator.
     """
 
-    def __init__(self, vocab_size: int, block_size: int, n_embd: int) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        block_size: int,
+        attention: nn.Module,
+        n_embd: int,
+        generator: torch.Generator | None,
+    ) -> None:
         super().__init__(vocab_size, block_size)
         self.depth = 1
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.position_embedding = nn.Embedding(block_size, n_embd)
-        self.attention: nn.Module = Head(n_embd, n_embd)
+        self.attention = attention
         self.head = nn.Linear(n_embd, vocab_size)
+        nn.init.normal_(self.token_embedding.weight, generator=generator)
+        nn.init.normal_(self.position_embedding.weight, std=0.1, generator=generator)
+        for projection in self.attention.parameters():
+            std = 1 / math.sqrt(n_embd)
+            nn.init.normal_(projection, std=std, generator=generator)
+        nn.init.zeros_(self.head.weight)  # so the first loss is ln V
+        nn.init.zeros_(self.head.bias)
 
     def forward(
         self, idx: Int[Tensor, "B T"], past: list[KeysValues] | None = None
     ) -> Float[Tensor, "B T V"]:
         """Return logits from each character and what attention gathered for it."""
+        self.check_length(idx)
         first = past[0].used if past else 0
         positions = torch.arange(first, first + idx.shape[1], device=idx.device)
         # Attention alone sees a bag of characters; the position's embedding gives them an order.
@@ -179,28 +196,47 @@ class AttentionModel(AttentiveModel):
         x = x + self.attention(x, past[0] if past else None)
         return self.head(x)  # type: ignore[no-any-return]
 
-    def init_weights(self, generator: torch.Generator) -> None:
-        """Draw embeddings from N(0, 1) and N(0, 0.1), projections from N(0, 1/C); head at zero."""
-        nn.init.normal_(self.token_embedding.weight, generator=generator)
-        nn.init.normal_(self.position_embedding.weight, std=0.1, generator=generator)
-        for module in self.attention.modules():
-            if isinstance(module, nn.Linear):
-                std = 1 / math.sqrt(module.in_features)
-                nn.init.normal_(module.weight, std=std, generator=generator)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+
+class AttentionModel(OneLayerModel):
+    """Lesson 3: one head of attention.
+
+    Args:
+        vocab_size: Number of distinct characters (V).
+        block_size: Longest context, in characters.
+        n_embd: Channels of an embedding (C) and of the head.
+        generator: What draws the first weights; None: PyTorch's default generator.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        block_size: int,
+        n_embd: int,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(vocab_size, block_size, Head(n_embd, n_embd), n_embd, generator)
 
 
-class MultiHeadModel(AttentionModel):
-    """Lesson 4: the same, with many heads.
+class MultiHeadModel(OneLayerModel):
+    """Lesson 4: many heads.
 
     Args:
         vocab_size: Number of distinct characters (V).
         block_size: Longest context, in characters.
         n_embd: Channels of an embedding (C).
         n_head: Heads (H), a divisor of C.
+        generator: What draws the first weights; None: PyTorch's default generator.
     """
 
-    def __init__(self, vocab_size: int, block_size: int, n_embd: int, n_head: int) -> None:
-        super().__init__(vocab_size, block_size, n_embd)
-        self.attention = MultiHeadAttention(n_embd, n_head)
+    def __init__(
+        self,
+        vocab_size: int,
+        block_size: int,
+        n_embd: int,
+        n_head: int,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        attention = MultiHeadAttention(n_embd, n_head)
+        super().__init__(vocab_size, block_size, attention, n_embd, generator)

@@ -31,25 +31,31 @@ class AveragingModel(LanguageModel):
         vocab_size: Number of distinct characters (V).
         block_size: Longest context, in characters.
         n_embd: Channels of an embedding (C).
+        generator: What draws the first weights; None: PyTorch's default generator.
     """
 
     averaging: Tensor
 
-    def __init__(self, vocab_size: int, block_size: int, n_embd: int) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        block_size: int,
+        n_embd: int,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__(vocab_size, block_size)
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.head = nn.Linear(2 * n_embd, vocab_size)
         self.register_buffer("averaging", averaging_matrix(block_size), persistent=False)
+        nn.init.normal_(self.token_embedding.weight, generator=generator)
+        nn.init.zeros_(self.head.weight)  # so the first loss is ln V
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return logits from the last character and the average of all so far."""
+        self.check_length(idx)
         time = idx.shape[1]
         x = self.token_embedding(idx)  # (B, T, C)
         mean = self.averaging[:time, :time] @ x  # (T, T) @ (B, T, C) -> (B, T, C)
         return self.head(torch.cat([x, mean], dim=-1))  # type: ignore[no-any-return]
-
-    def init_weights(self, generator: torch.Generator) -> None:
-        """Draw embeddings from N(0, 1); start the head at zero, so the first loss is ln V."""
-        nn.init.normal_(self.token_embedding.weight, generator=generator)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)

@@ -32,12 +32,11 @@ class LanguageModel(nn.Module):
             block; a bigram, whose block is only how its training text is cut, remembers one.
         any_length: Whether T may exceed `block_size`: so for models whose memory is bounded by
             what they are, not by how much they are shown.
-        version: Raised when the same weights come to mean something else: saved ones of another
-            version are refused.
+        version: Of the meaning of its weights; saved weights of another version are refused.
     """
 
     any_length = False
-    version = 1
+    version: str = "1"
 
     def __init__(self, vocab_size: int, block_size: int) -> None:
         super().__init__()
@@ -45,14 +44,22 @@ class LanguageModel(nn.Module):
         self.block_size = block_size
         self.memory = block_size
 
-    @property
-    def saved_as(self) -> str:
-        """The version that is saved with its weights."""
-        return str(self.version)
+    @classmethod
+    def from_config(
+        cls, config: Any, vocab_size: int, generator: torch.Generator | None = None
+    ) -> "LanguageModel":
+        """Build the model that a configuration describes.
 
-    def knows(self, saved_as: str) -> bool:
-        """Tell whether weights that were saved as this version mean to it what they meant then."""
-        return saved_as == self.saved_as
+        Args:
+            config: Of this kind of model; `config.sizes()` are the constructor's arguments.
+            vocab_size: Number of distinct characters (V).
+            generator: What draws the first weights; None: PyTorch's default generator.
+        """
+        return cls(vocab_size, generator=generator, **config.sizes())  # type: ignore[call-arg]
+
+    def reads_version(self, saved: str) -> bool:
+        """Tell whether weights saved as this version mean the same today."""
+        return saved == self.version
 
     @property
     def device(self) -> torch.device:
@@ -66,30 +73,41 @@ class LanguageModel(nn.Module):
         """
         raise NotImplementedError
 
-    def init_weights(self, generator: torch.Generator) -> None:
-        """Draw the first weights from `generator`."""
-        raise NotImplementedError
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return, by name, what a checkpoint keeps: the parameters, tied ones once."""
-        return {name: parameter.detach() for name, parameter in self.named_parameters()}
-
-    def adopt(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the tensors of a checkpoint.
+    def check_length(self, idx: Int[Tensor, "B T"]) -> None:
+        """Refuse a window that is longer than the block.
 
         Raises:
-            ValueError: One is missing, left over, of another shape or type, or not finite; the
+            ValueError: Names both lengths.
+        """
+        if idx.shape[1] > self.block_size and not self.any_length:
+            raise ValueError(
+                f"a window of {idx.shape[1]} characters is longer than block_size "
+                f"{self.block_size}; use `read`, which takes any length"
+            )
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Take weights that `state_dict` returned: all of them or, if one does not fit, none.
+
+        Args:
+            state_dict: The weights by name.
+            strict: Weights that are missing or left over are always refused.
+            assign: See `nn.Module`.
+
+        Raises:
+            ValueError: A tensor is missing, left over, of another shape or type, or not finite; the
                 message names it with what was expected and found.
         """
-        expected = dict(self.named_parameters())
-        for name in sorted(expected.keys() ^ tensors.keys()):
-            state = "is missing" if name in expected else "belongs to another model"
-            raise ValueError(f"{name[:60]} {state}; its config.yaml describes another model")
-        with torch.no_grad():
-            for name, parameter in expected.items():
-                tensor = tensors[name]
-                refuse_unfit(name, tensor, parameter.shape, parameter.dtype)
-                parameter.copy_(tensor)
+        self.check_state(state_dict)
+        return super().load_state_dict(state_dict, assign=assign)
+
+    def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Refuse weights that do not fit; see `load_state_dict`."""
+        expected = self.state_dict()
+        check_names(state_dict, expected)
+        for name, own in expected.items():
+            check_tensor(name, state_dict[name], own.shape, own.dtype)
 
     def read(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return the logits at every position of a text of any length: those that stepping gives.
@@ -126,7 +144,18 @@ class LanguageModel(nn.Module):
         return self(ids)[:, -1], ids
 
 
-def refuse_unfit(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
+def check_names(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse weights if one is missing or left over.
+
+    Raises:
+        ValueError: Names it.
+    """
+    for name in sorted(expected.keys() ^ state_dict.keys()):
+        state = "is missing" if name in expected else "belongs to another model"
+        raise ValueError(f"{name[:60]} {state}; its config.yaml describes another model")
+
+
+def check_tensor(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
     """Refuse a tensor of a checkpoint that is not what is expected, or not finite.
 
     Raises:

@@ -18,19 +18,19 @@ class BigramModel(LanguageModel):
     Args:
         vocab_size: Number of distinct characters (V).
         block_size: Characters in a training window; the model itself looks at the last one only.
+        generator: Not used: the table starts at zero.
     """
 
     any_length = True
 
-    def __init__(self, vocab_size: int, block_size: int) -> None:
+    def __init__(
+        self, vocab_size: int, block_size: int, *, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__(vocab_size, block_size)
         self.memory = 1
         self.table = nn.Embedding(vocab_size, vocab_size)
+        nn.init.zeros_(self.table.weight)  # every character equally likely: a loss of exactly ln V
 
     def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return the table's row for each character."""
         return self.table(idx)  # type: ignore[no-any-return]
-
-    def init_weights(self, generator: torch.Generator) -> None:
-        """Start from zeros: every character equally likely, a loss of exactly ln V."""
-        nn.init.zeros_(self.table.weight)

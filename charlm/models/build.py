@@ -17,39 +17,40 @@ from charlm.models.ngram import NGramModel
 
 def build_model(config: ModelConfig, vocab_size: int, seed: int = 0) -> LanguageModel:
     """Build the model that `config` describes, its weights drawn from `seed`."""
-    model = _construct(config, vocab_size)
-    if not any(parameter.is_meta for parameter in model.parameters()):
-        model.init_weights(torch.Generator().manual_seed(seed))
-    return model
+    return construct(config, vocab_size, torch.Generator().manual_seed(seed))
 
 
-def _construct(config: ModelConfig, vocab_size: int) -> LanguageModel:
+def construct(
+    config: ModelConfig, vocab_size: int, generator: torch.Generator | None
+) -> LanguageModel:
+    """Build the model that `config` describes, its weights drawn from `generator`."""
+    sizes: dict[str, Any] = {"block_size": config.block_size, "generator": generator}
     match config.type:
         case "bigram":
-            return BigramModel(vocab_size, config.block_size)
+            return BigramModel(vocab_size, **sizes)
         case "averaging":
-            return AveragingModel(vocab_size, config.block_size, config.n_embd)
+            return AveragingModel(vocab_size, n_embd=config.n_embd, **sizes)
         case "attention":
-            return AttentionModel(vocab_size, config.block_size, config.n_embd)
+            return AttentionModel(vocab_size, n_embd=config.n_embd, **sizes)
         case "multihead":
-            return MultiHeadModel(vocab_size, config.block_size, config.n_embd, config.n_head)
+            return MultiHeadModel(vocab_size, n_embd=config.n_embd, n_head=config.n_head, **sizes)
         case "gpt":
-            sizes: dict[str, Any] = {
+            sizes |= {
                 "n_layer": config.n_layer,
                 "n_head": config.n_head,
                 "n_embd": config.n_embd,
                 "dropout": config.dropout,
             }
             if config.style == "gpt2":
-                return GPT2(vocab_size, config.block_size, **sizes)
-            return ModernGPT(vocab_size, config.block_size, **sizes, n_gram=config.n_gram)
+                return GPT2(vocab_size, **sizes)
+            return ModernGPT(vocab_size, n_gram=config.n_gram, **sizes)
         case "mixture":
             experts = {
-                name: _construct(expert.model, vocab_size)
+                name: construct(expert.model, vocab_size, generator)
                 for name, expert in config.experts.items()
                 if expert.model is not None  # filled in by now, where it came from a run
             }
             return MixtureModel(vocab_size, config.block_size, experts, config.combine)
         case "ngram":
             backs_off = config.smoothing != "add-k"
-            return NGramModel(vocab_size, config.block_size, config.order, backs_off=backs_off)
+            return NGramModel(vocab_size, order=config.order, backs_off=backs_off, **sizes)

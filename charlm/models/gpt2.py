@@ -70,6 +70,7 @@ class GPT2(AttentiveModel):
         n_head: Heads (H), a divisor of C.
         n_embd: Channels (C).
         dropout: Probability of dropping an activation in training.
+        generator: What draws the first weights; None: PyTorch's default generator.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class GPT2(AttentiveModel):
         n_head: int,
         n_embd: int,
         dropout: float = 0.0,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(vocab_size, block_size)
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
@@ -89,11 +91,13 @@ class GPT2(AttentiveModel):
         self.depth = n_layer
         self.blocks = nn.ModuleList(Block(n_embd, n_head, dropout) for _ in range(n_layer))
         self.final_norm = nn.LayerNorm(n_embd, bias=False)
+        self._draw_weights(generator)
 
     def forward(
         self, idx: Int[Tensor, "B T"], past: list[KeysValues] | None = None
     ) -> Float[Tensor, "B T V"]:
         """Return the logits of the next character at every position."""
+        self.check_length(idx)
         first = past[0].used if past else 0
         positions = torch.arange(first, first + idx.shape[1], device=idx.device)
         x = self.token_embedding(idx) + self.position_embedding(positions)  # (B, T, C)
@@ -103,7 +107,7 @@ class GPT2(AttentiveModel):
         # Tied weights (Press and Wolf 2017): a character's logit is how much x resembles it.
         return F.linear(self.final_norm(x), self.token_embedding.weight)  # (B, T, V)
 
-    def init_weights(self, generator: torch.Generator) -> None:
+    def _draw_weights(self, generator: torch.Generator | None) -> None:
         """Draw from N(0, 0.02), the last layer of each residual branch scaled by 1/sqrt(2 n_layer).
 
         Each block adds two branches to the residual path; the scale keeps its variance from

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from charlm.models.base import LanguageModel, refuse_unfit
+from charlm.models.base import LanguageModel, check_names, check_tensor
 
 RIDGE = 1e-4  # pulls weights to equal ones, where experts are too alike to tell them apart
 CHUNK = 1 << 18  # numbers worked on at a time: 2 MiB of float64, which a CPU's cache holds
@@ -35,8 +35,6 @@ class MixtureModel(LanguageModel):
         combine: `log-linear` or `linear`.
     """
 
-    version = 2  # in 1, `modern` experts of a shorter block read half a block at a time
-
     weights: Tensor
     temperature: Tensor
 
@@ -48,8 +46,9 @@ class MixtureModel(LanguageModel):
         combine: str = "log-linear",
     ) -> None:
         super().__init__(vocab_size, block_size)
-        self.experts = dict(experts)
-        self.modules_of_experts = nn.ModuleList(experts.values())  # a ModuleDict refuses some names
+        self.experts = Experts(experts)
+        # In version 1, `modern` experts of a shorter block read half a block at a time.
+        self.version = f"2 of {', '.join(expert.version for expert in experts.values())}"
         self.combine = combine
         self.any_length = all(expert.any_length for expert in experts.values())
         self.memory = max(expert.memory for expert in experts.values())
@@ -57,38 +56,29 @@ class MixtureModel(LanguageModel):
         self.register_buffer("weights", torch.full((len(experts),), 1 / len(experts)))
         self.register_buffer("temperature", torch.ones(()))
 
-    @property
-    def saved_as(self) -> str:
-        """The version that is saved with its weights: its own and those of its experts."""
-        return f"{self.version} of {', '.join(one.saved_as for one in self.experts.values())}"
-
-    def knows(self, saved_as: str) -> bool:
-        """Tell whether weights that were saved as this version mean to it what they meant then."""
-        # Before 2, the highest version of its experts was all that was saved.
-        before = str(max(expert.version for expert in self.experts.values()))
+    def reads_version(self, saved: str) -> bool:
+        """Tell whether weights saved as this version mean the same today."""
+        # Before version 2, the highest version of the experts was all that was saved.
+        before = max(expert.version for expert in self.experts.values())
         slides = any(
-            expert.version > 1 and expert.block_size < self.block_size
+            expert.version != "1" and expert.block_size < self.block_size
             for expert in self.experts.values()
         )
-        return saved_as == self.saved_as or (saved_as == before and not slides)
+        return saved == self.version or (saved == before and not slides)
 
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
         return self.weights.device
 
-    def init_weights(self, generator: torch.Generator) -> None:
-        """Draw the first weights of each expert."""
-        for expert in self.experts.values():
-            expert.init_weights(generator)
-
     def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return the logits of the next character at every position."""
-        return self.join(expert.read(idx) for expert in self.experts.values())
+        self.check_length(idx)
+        return self.read(idx)
 
     def read(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return the logits at every position of a text of any length, as stepping gives them."""
-        return self(idx)  # type: ignore[no-any-return]
+        return self.join(expert.read(idx) for expert in self.experts.values())
 
     def start(self, batch_size: int) -> list[Any]:
         """Return the states of the experts."""
@@ -104,37 +94,55 @@ class MixtureModel(LanguageModel):
         """Join the experts' logits; one expert's are held at a time."""
         return join(logits, self.weights, self.temperature, self.combine)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the weights, the temperature, and each expert's tensors behind its name."""
-        own = {"weights": self.weights, "temperature": self.temperature}
-        for name, expert in self.experts.items():
-            own |= {f"experts.{name}.{key}": value for key, value in expert.tensors().items()}
-        return own
-
-    def adopt(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the tensors of a checkpoint.
+    def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Refuse what are not a mixture's weights, temperature and experts.
 
         Raises:
-            ValueError: They are not a mixture's of these experts.
+            ValueError: Names a tensor and what is wrong with it.
         """
-        left = dict(tensors)
+        check_names(state_dict, self.state_dict())
         for name in ("weights", "temperature"):
-            own, found = self.get_buffer(name), left.pop(name, None)
-            if found is None:
-                raise ValueError(f"{name} is missing; its config.yaml describes another model")
-            refuse_unfit(name, found, own.shape, own.dtype)
-            own.copy_(found)
-        if self.temperature <= 0 or (self.combine == "linear" and bool((self.weights < 0).any())):
+            own = self.get_buffer(name)
+            check_tensor(name, state_dict[name], own.shape, own.dtype)
+        negative = self.combine == "linear" and bool((state_dict["weights"] < 0).any())
+        if state_dict["temperature"] <= 0 or negative:
             raise ValueError("temperature, and weights of a linear mixture, cannot be negative")
         for name, expert in self.experts.items():
             start = f"experts.{name}."
-            names = [key for key in left if key.startswith(start)]
+            own_state = {
+                key.removeprefix(start): tensor
+                for key, tensor in state_dict.items()
+                if key.startswith(start)
+            }
             try:
-                expert.adopt({key.removeprefix(start): left.pop(key) for key in names})
+                expert.check_state(own_state)
             except ValueError as error:
                 raise ValueError(f"{start}{error}") from None
-        if left:
-            raise ValueError(f"{min(left)[:60]} belongs to another model; was config.yaml changed?")
+
+
+class Experts(nn.Module):
+    """Models by name; `nn.ModuleDict` refuses the names of its own attributes, such as `keys`.
+
+    Args:
+        experts: By name.
+    """
+
+    _modules: dict[str, LanguageModel]  # type: ignore[assignment]
+
+    def __init__(self, experts: Mapping[str, LanguageModel]) -> None:
+        super().__init__()
+        self._modules.update(experts)
+        self.items = self._modules.items
+        self.values = self._modules.values
+
+    def __getitem__(self, name: str) -> LanguageModel:
+        return self._modules[name]
+
+    def train(self, mode: bool = True) -> "Experts":
+        """Set the mode of each, but no `self.training`: an expert may have that name."""
+        for expert in self.values():
+            expert.train(mode)
+        return self
 
 
 def join(

@@ -242,9 +242,10 @@ class ModernGPT(LanguageModel):
         n_embd: Channels (C).
         dropout: Probability of dropping an activation in training.
         n_gram: Characters of the longest n-gram with an embedding of its own; 1: none has.
+        generator: What draws the first weights; None: PyTorch's default generator.
     """
 
-    version = 2  # 1 had no token shift
+    version = "2"  # 1 had no token shift
 
     def __init__(
         self,
@@ -256,6 +257,7 @@ class ModernGPT(LanguageModel):
         n_embd: int,
         dropout: float = 0.0,
         n_gram: int = 1,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(vocab_size, block_size)
         self.head_size = n_embd // n_head
@@ -268,11 +270,13 @@ class ModernGPT(LanguageModel):
             ModernBlock(n_embd, n_head, dropout, block_size) for _ in range(n_layer)
         )
         self.head = nn.Linear(n_embd, vocab_size, bias=False)
+        self._draw_weights(generator)
 
     def forward(
         self, idx: Int[Tensor, "B T"], past: "Past | None" = None
     ) -> Float[Tensor, "B T V"]:
         """Return the logits of the next character at every position."""
+        self.check_length(idx)
         x = self.token_embedding(idx)  # (B, T, C)
         if self.ngram_embedding is not None:
             x = x + self.ngram_embedding(idx, past.ids if past else None)
@@ -317,7 +321,7 @@ class ModernGPT(LanguageModel):
             past.ids = torch.cat([past.ids, idx], dim=1)[:, 1 - self.ngram_embedding.longest :]
         return logits  # type: ignore[no-any-return]
 
-    def init_weights(self, generator: torch.Generator) -> None:
+    def _draw_weights(self, generator: torch.Generator | None) -> None:
         """Zero what writes to the residual path or the logits; draw the rest from N(0, 1/C).
 
         n-grams begin at zero too: those never seen in training then say nothing.

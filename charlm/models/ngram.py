@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from charlm.models.base import LanguageModel, refuse_unfit
+from charlm.models.base import LanguageModel, check_names, check_tensor
 from charlm.models.counts import STRIDE
 from charlm.models.smoothing import Table
 
@@ -31,12 +31,19 @@ class NGramModel(LanguageModel):
         order: Characters of the longest n-gram.
         backs_off: Whether an unseen context asks the one without its oldest character (Kneser-Ney,
             Witten-Bell), or gives all characters the same probability (add-k).
+        generator: Not used: before a fit, every character is equally likely.
     """
 
     any_length = True
 
     def __init__(
-        self, vocab_size: int, block_size: int, order: int, *, backs_off: bool = True
+        self,
+        vocab_size: int,
+        block_size: int,
+        order: int,
+        *,
+        backs_off: bool = True,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(vocab_size, block_size)
         self.order = order
@@ -50,34 +57,20 @@ class NGramModel(LanguageModel):
         """Where its tables are."""
         return self.get_buffer("keys_1").device
 
-    def init_weights(self, generator: torch.Generator) -> None:
-        """Do nothing: before it is fitted, every character is equally likely."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the tables by name: `keys_k`, `share_k` and `left_over_k` for each order k."""
-        return {
-            f"{part}_{k}": tensor
-            for k in range(1, self.order + 1)
-            for part, tensor in zip(PARTS, self._table(k), strict=True)
-        }
-
-    def adopt(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the tables of a checkpoint.
+    def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Refuse what are not tables of this order and alphabet.
 
         Raises:
-            ValueError: They are not tables of this order and alphabet.
+            ValueError: Names a table and what is wrong with it.
         """
-        expected = self.tensors()
-        for name in sorted(expected.keys() ^ tensors.keys()):
-            state = "is missing" if name in expected else "belongs to another model"
-            raise ValueError(f"{name[:60]} {state}; its config.yaml describes another model")
+        check_names(state_dict, self.state_dict())
         contexts = 1
         for k in range(1, self.order + 1):
-            keys, share, left_over = (tensors[f"{part}_{k}"] for part in PARTS)
+            keys, share, left_over = (state_dict[f"{part}_{k}"] for part in PARTS)
             length = self.vocab_size if k == 1 else keys.numel()
-            refuse_unfit(f"keys_{k}", keys, (length,), torch.int64)
-            refuse_unfit(f"share_{k}", share, (length,), torch.float32)
-            refuse_unfit(f"left_over_{k}", left_over, (contexts,), torch.float32)
+            check_tensor(f"keys_{k}", keys, (length,), torch.int64)
+            check_tensor(f"share_{k}", share, (length,), torch.float32)
+            check_tensor(f"left_over_{k}", left_over, (contexts,), torch.float32)
             inside = not len(keys) or (keys[0] >= 0 and keys[-1] < contexts * self.vocab_size)
             if not inside or not bool((keys[1:] > keys[:-1]).all()):  # a difference may overflow
                 raise ValueError(f"keys_{k} are not increasing keys of {self.vocab_size} symbols")
@@ -86,8 +79,14 @@ class NGramModel(LanguageModel):
             if not positive or not bool(((whole_share - 1).abs() < 1e-5).all()):
                 raise ValueError(f"share_{k} and left_over_{k} are not probabilities that sum to 1")
             contexts = len(keys)
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Tensor], prefix: str, *options: object
+    ) -> None:
+        """Take tables, whose sizes need not be those of the tables it has."""
         self.set_tables(
-            [Table(*(tensors[f"{p}_{k}"].numpy() for p in PARTS)) for k in range(1, self.order + 1)]
+            Table(*(state_dict[f"{prefix}{part}_{k}"].numpy() for part in PARTS))
+            for k in range(1, self.order + 1)
         )
 
     def set_tables(self, tables: Iterable[Table]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from charlm.models import LanguageModel
-from charlm.models.base import refuse_unfit
+from charlm.models.base import check_tensor
 
 # What each optimizer keeps for a parameter that it has updated.
 KEPT = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",)}
@@ -71,4 +71,4 @@ def _refuse_what_does_not_fit(
     for path, tensor in tensors.items():
         # Updates are counted; all else has a value for each weight.
         shape = () if path.endswith("/step") else expected[path].shape
-        refuse_unfit(path, tensor, shape, expected[path].dtype)
+        check_tensor(path, tensor, shape, expected[path].dtype)

@@ -107,7 +107,7 @@ def save_checkpoint(
         "compiled": compiled,
     }
     tensors = optimizer_tensors(optimizers, model)
-    _check_room(path, [*model.tensors().values(), *tensors.values()], len(belongs))
+    _check_room(path, [*model.state_dict().values(), *tensors.values()], len(belongs))
     with new_folder(path, facts) as folder:
         save_weights(model, folder / WEIGHTS)
         save_tensors(tensors, folder / OPTIMIZER)

@@ -166,7 +166,7 @@ def _refuse_excess(config: Config, tokenizer: Tokenizer, path: Path) -> None:
 
 def save_weights(model: LanguageModel, path: Path) -> None:
     """Write what a model consists of to `path`."""
-    save_tensors(model.tensors(), path, {VERSION: model.saved_as})
+    save_tensors(model.state_dict(), path, {VERSION: model.version})
 
 
 def load_weights(model: LanguageModel, path: Path) -> None:
@@ -179,14 +179,14 @@ def load_weights(model: LanguageModel, path: Path) -> None:
     """
     tensors, facts = _load(path)
     try:
-        model.adopt(tensors)
+        model.load_state_dict(tensors)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     found = facts.get(VERSION, "1")
-    if not model.knows(found):
+    if not model.reads_version(found):
         raise OtherFormatError(
             f"{path}: weights of version {found[:20]} of its model, this charlm has version "
-            f"{model.saved_as} and computes otherwise; use the charlm that saved it, or train again"
+            f"{model.version} and computes otherwise; use the charlm that saved it, or train again"
         )
 
 

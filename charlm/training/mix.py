@@ -338,7 +338,7 @@ class Mixer(Trainer):
             return next_token_loss(logits[None], targets[None]).item()
 
         # Scoring a character takes as long as predicting one took here.
-        to_save = sum(tensor.nbytes for tensor in self.model.tensors().values())
+        to_save = sum(tensor.nbytes for tensor in self.model.state_dict().values())
         return Fitted(
             weights=dict(zip(names, weights.tolist(), strict=True)),
             temperature=temperature.item(),

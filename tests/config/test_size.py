@@ -166,7 +166,7 @@ def test_tables_are_never_larger_than_is_said():
     model = build_model(config("ngram").model, V)
     model.set_tables(smooth(counts, "kneser-ney"))
 
-    real = sum(tensor.nbytes for tensor in model.tensors().values())
+    real = sum(tensor.nbytes for tensor in model.state_dict().values())
 
     bound = size.table_bytes(config("ngram").model, V, CHARS)
     assert 0.7 * bound < real <= bound

@@ -441,7 +441,7 @@ def _weights() -> list[bytes]:
         place = folder("seeds") / "model.safetensors"
         save_weights(model, place)
         seeds.append(place.read_bytes())
-    save_tensors({"table.weight": model.tensors()["weights"].bool()}, place, {"version": "2\n"})
+    save_tensors({"table.weight": model.state_dict()["weights"].bool()}, place, {"version": "2\n"})
     return [*seeds, place.read_bytes(), b"\x80\x04.", b"PK\x03\x04"]
 
 
@@ -459,7 +459,7 @@ def weights(data: bytes) -> None:
         with refused_in_one_line_each(CheckpointError):
             load_weights(model, path)
             header, body = read_safetensors(data)
-            tensors = model.tensors()
+            tensors = model.state_dict()
             assert tensors.keys() == header.keys()
             for name, tensor in tensors.items():
                 first, last = header[name]["data_offsets"]

@@ -23,7 +23,6 @@ def test_trained_to_the_end_it_reaches_the_conditional_entropy_of_the_text(gener
     p = counts / counts.sum(axis=1, keepdims=True)
     entropy = -(counts * np.log(p, where=p > 0, out=np.zeros_like(p))).sum() / counts.sum()
     model = BigramModel(4, block_size=199)
-    model.init_weights(generator)
     optimizer = torch.optim.SGD(model.parameters(), lr=20.0)
 
     for _ in range(500):

@@ -2,11 +2,24 @@
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
 
-from charlm.models import NGramModel, attend_plainly, attention, build_model, next_token_loss
+from charlm.models import (
+    GPT2,
+    AttentionModel,
+    AveragingModel,
+    BigramModel,
+    ModernGPT,
+    MultiHeadModel,
+    NGramModel,
+    attend_plainly,
+    attention,
+    build_model,
+    next_token_loss,
+)
 from charlm.models.counts import count_ngrams
 from charlm.models.past import band
 from charlm.models.smoothing import smooth
@@ -25,6 +38,10 @@ def knowing(config):
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=draw)
     return model.eval()
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture
@@ -112,6 +129,85 @@ def test_weights_are_a_function_of_the_seed(trained_config):
     assert torch.equal(weights(3), weights(3))
     if trained_config.type != "bigram":  # its table starts at zero whatever the seed
         assert not torch.equal(weights(3), weights(4))
+
+
+def test_a_constructor_alone_gives_a_model_that_guesses(generator):
+    idx, targets = torch.randint(65, (2, 4, 32), generator=generator)
+
+    for seed in (0, 1):
+        model = GPT2(65, 32, n_layer=2, n_head=2, n_embd=64, generator=seeded(seed))
+        loss = next_token_loss(model(idx), targets)
+        assert loss.item() == pytest.approx(math.log(65), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        (BigramModel, {}),
+        (AveragingModel, {"n_embd": 12}),
+        (AttentionModel, {"n_embd": 12}),
+        (MultiHeadModel, {"n_embd": 12, "n_head": 3}),
+        (GPT2, {"n_layer": 2, "n_head": 3, "n_embd": 12}),
+        (ModernGPT, {"n_layer": 2, "n_head": 3, "n_embd": 12, "n_gram": 3}),
+        (NGramModel, {"order": 3}),
+    ],
+)
+def test_every_constructor_takes_a_generator(kind, sizes):
+    def weights(generator=None):
+        return kind(VOCAB, BLOCK, **sizes, generator=generator).state_dict()
+
+    def same(one, other):
+        return all(torch.equal(one[name], other[name]) for name in one)
+
+    assert same(weights(seeded(3)), weights(seeded(3)))
+    assert same(weights(seeded(3)), weights(seeded(4))) == (kind in (BigramModel, NGramModel))
+    assert all(tensor.isfinite().all() for tensor in weights().values())
+
+
+def test_on_the_meta_device_nothing_is_drawn():
+    draw = seeded(0)
+
+    with torch.device("meta"):
+        GPT2(VOCAB, BLOCK, n_layer=1, n_head=3, n_embd=12, generator=draw)
+
+    assert torch.equal(draw.get_state(), seeded(0).get_state())
+
+
+def test_a_window_that_is_too_long_is_refused_with_both_lengths(model, generator):
+    idx = torch.randint(VOCAB, (2, BLOCK + 3), generator=generator)
+
+    if model.any_length:
+        assert model(idx).shape == (2, BLOCK + 3, VOCAB)
+    else:
+        with pytest.raises(ValueError, match=f"{BLOCK + 3} characters .* block_size {BLOCK}"):
+            model(idx)
+
+
+def test_weights_survive_a_plain_dict(each_config, model, idx):
+    saved = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    other = build_model(each_config, VOCAB, seed=9).eval()
+
+    other.load_state_dict(saved)
+
+    assert torch.equal(other(idx), model(idx))
+    assert list(other.state_dict()) == list(saved)
+
+
+def test_weights_that_do_not_fit_are_refused_by_name_and_change_nothing(each_config, model):
+    saved = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    *_, name = saved
+    tensor = saved[name]
+    misfits = {
+        "is missing": {key: value for key, value in saved.items() if key != name},
+        "belongs to another model": saved | {name + "_": tensor},
+        "expected": saved | {name: tensor[None]},
+        "NaN or infinite": saved | {name: torch.full_like(tensor, math.nan)},
+    }
+
+    for said, misfit in misfits.items():
+        with pytest.raises(ValueError, match=f"{re.escape(name)}_? .*{said}"):
+            model.load_state_dict(misfit)
+    assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
 
 
 def test_every_parameter_gets_a_gradient(trained_config, idx):

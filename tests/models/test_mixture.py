@@ -323,11 +323,11 @@ def test_an_expert_may_have_any_name():
     model = MixtureModel(VOCAB, 8, {name: BigramModel(VOCAB, 8) for name in names})
 
     assert sum(1 for _ in model.parameters()) == len(names)
-    assert {"experts.train.table.weight", "experts.a-b.table.weight"} <= model.tensors().keys()
+    assert {"experts.train.table.weight", "experts.a-b.table.weight"} <= model.state_dict().keys()
 
 
 def test_its_tensors_make_it_again(joined):
-    tensors = {name: tensor.clone() for name, tensor in joined.tensors().items()}
+    tensors = {name: tensor.clone() for name, tensor in joined.state_dict().items()}
     experts = {
         name: build_model(CONFIGS[kind].model_copy(update={"block_size": block}), VOCAB, seed=9)
         for name, kind, block in (
@@ -338,11 +338,11 @@ def test_its_tensors_make_it_again(joined):
     }
     other = MixtureModel(VOCAB, 16, experts).eval()
 
-    other.adopt(tensors)
+    other.load_state_dict(tensors)
 
     idx = torch.arange(16)[None] % VOCAB
     assert torch.equal(other(idx), joined(idx))
-    assert other.tensors().keys() == tensors.keys()
+    assert other.state_dict().keys() == tensors.keys()
 
 
 @pytest.mark.parametrize(
@@ -361,15 +361,15 @@ def test_its_tensors_make_it_again(joined):
     ],
 )  # fmt: skip
 def test_tensors_that_do_not_fit_are_refused_by_name(joined, damage, answer):
-    tensors = {name: tensor.clone() for name, tensor in joined.tensors().items()}
+    tensors = {name: tensor.clone() for name, tensor in joined.state_dict().items()}
     damage(tensors)
 
     with pytest.raises(ValueError, match=answer):
-        joined.adopt(tensors)
+        joined.load_state_dict(tensors)
 
 
 def test_shares_below_nothing_are_refused():
     model = mixture(3, 2, "linear")
 
     with pytest.raises(ValueError, match="cannot be"):
-        model.adopt(model.tensors() | {"weights": torch.tensor([1.5, -0.5])})
+        model.load_state_dict(model.state_dict() | {"weights": torch.tensor([1.5, -0.5])})

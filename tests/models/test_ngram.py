@@ -113,13 +113,13 @@ def test_tables_come_back_from_a_file_bit_for_bit(method, tmp_path, generator):
     text = torch.randint(7, (500,), generator=generator).numpy()
     model = fit(text, 7, 4, method, min_count=2)
     idx = torch.randint(7, (2, 30), generator=generator)
-    save_tensors(model.tensors(), tmp_path / "model.safetensors")
+    save_tensors(model.state_dict(), tmp_path / "model.safetensors")
 
     other = NGramModel(7, 8, 4, backs_off=method != "add-k")
-    other.adopt(load_tensors(tmp_path / "model.safetensors"))
+    other.load_state_dict(load_tensors(tmp_path / "model.safetensors"))
 
     assert torch.equal(other(idx), model(idx))
-    assert all(torch.equal(other.tensors()[name], t) for name, t in model.tensors().items())
+    assert all(torch.equal(other.state_dict()[name], t) for name, t in model.state_dict().items())
 
 
 DAMAGES = {
@@ -146,14 +146,14 @@ DAMAGES = {
 @pytest.mark.parametrize("message", DAMAGES)
 def test_damaged_tables_are_refused_and_the_model_stays_what_it_was(message, generator):
     text = torch.randint(7, (500,), generator=generator).numpy()
-    tensors = {name: tensor.clone() for name, tensor in fit(text, 7, 3).tensors().items()}
+    tensors = {name: tensor.clone() for name, tensor in fit(text, 7, 3).state_dict().items()}
     model = NGramModel(7, 8, 3)
-    model.adopt(tensors)
-    before = model.tensors()
+    model.load_state_dict(tensors)
+    before = model.state_dict()
     broken = {name: tensor.clone() for name, tensor in tensors.items()}
     DAMAGES[message](broken)
 
     with pytest.raises(ValueError, match=message):
-        model.adopt(broken)
+        model.load_state_dict(broken)
 
-    assert all(torch.equal(model.tensors()[name], tensor) for name, tensor in before.items())
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())

@@ -121,12 +121,12 @@ def test_weights_of_another_version_of_their_model_are_refused(tmp_path):
     """What was saved before `modern` shifted tokens has the same names and shapes."""
     for name in ("modern", "mixture"):
         model = build_model(CONFIGS[name], VOCAB)
-        save_tensors(model.tensors(), tmp_path / "w")
+        save_tensors(model.state_dict(), tmp_path / "w")
         with pytest.raises(CheckpointError, match=r"weights of version 1 .* has version 2.*again"):
             load_weights(model, tmp_path / "w")
         save_weights(model, tmp_path / "w")
         load_weights(model, tmp_path / "w")
-    save_tensors(build_model(CONFIGS["gpt2"], VOCAB).tensors(), tmp_path / "w")
+    save_tensors(build_model(CONFIGS["gpt2"], VOCAB).state_dict(), tmp_path / "w")
     load_weights(build_model(CONFIGS["gpt2"], VOCAB), tmp_path / "w")
 
 
@@ -156,7 +156,8 @@ def test_a_mixture_of_before_whose_experts_read_otherwise_now_is_refused(tmp_pat
         path = tmp_path / f"{block_size}"
         save_weights(model, path)
         load_weights(model, path)
-        save_tensors(model.tensors(), path, {"version": "2"})  # that of its expert, as it was then
+        # Then the version of its expert was saved.
+        save_tensors(model.state_dict(), path, {"version": "2"})
 
         if known:
             load_weights(model, path)
@@ -170,13 +171,12 @@ def test_an_experts_new_version_is_a_mixtures_too(tmp_path, monkeypatch):
         "gpt": build_model(CONFIGS["modern"], VOCAB),
         "two": build_model(CONFIGS["gpt2"], VOCAB),
     }
-    model = MixtureModel(VOCAB, 8, experts)
-    save_weights(model, tmp_path / "w")
+    save_weights(MixtureModel(VOCAB, 8, experts), tmp_path / "w")
 
-    monkeypatch.setattr(type(experts["two"]), "version", 2)
+    monkeypatch.setattr(type(experts["two"]), "version", "2")
 
     with pytest.raises(CheckpointError, match="version 2 of 2, 1 of its model"):
-        load_weights(model, tmp_path / "w")
+        load_weights(MixtureModel(VOCAB, 8, experts), tmp_path / "w")
 
 
 def test_averages_that_no_memory_holds_are_refused_before_they_are_made(trained):

@@ -54,7 +54,7 @@ def make_fitter(tiny, tmp_path):
 
 
 def same_tables(one, other):
-    tables, others = one.tensors(), other.tensors()
+    tables, others = one.state_dict(), other.state_dict()
     return tables.keys() == others.keys() and all(torch.equal(tables[n], others[n]) for n in tables)
 
 

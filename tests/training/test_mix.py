@@ -80,7 +80,7 @@ def finish(mixer):
 
 
 def snapshot(model):
-    return {name: tensor.clone() for name, tensor in model.tensors().items()}
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def differing(one, other):
@@ -112,7 +112,7 @@ def test_one_file_trains_its_experts_and_joins_them(make_mixer, combine):
     assert scored["step"] == 1
     saved = load_model(mixer.run)
     assert saved.step == 1
-    assert not differing(saved.model.tensors(), mixer.model.tensors())
+    assert not differing(saved.model.state_dict(), mixer.model.state_dict())
     assert saved.model.weights.tolist() == [tune["weights"][n] for n in ("counts", "gpt", "mean")]
 
 
@@ -156,7 +156,7 @@ def test_validation_never_reaches_what_is_fitted(make_mixer):
     finish(make_mixer(out="other"))
 
     one, other = (load_model(RunFolder(Path(out))) for out in ("run", "other"))
-    assert not differing(one.model.tensors(), other.model.tensors())
+    assert not differing(one.model.state_dict(), other.model.state_dict())
     found = [json.loads(Path(out, "mixture.json").read_text()) for out in ("run", "other")]
     for one_found in found:
         del one_found["seconds"], one_found["reserve"]
@@ -261,7 +261,7 @@ def test_stopped_anywhere_and_resumed_equals_uninterrupted(make_mixer, straight)
         finish(resumed)
 
         assert not resumed.stopped
-        assert not differing(resumed.model.tensors(), whole.model.tensors()), last
+        assert not differing(resumed.model.state_dict(), whole.model.state_dict()), last
         assert everything_recorded(resumed) == everything_recorded(whole), last
     # In training, in counting or fitting, in the last updates, in the last count, in scoring.
     assert {(True, False, None), (False, False, None), (False, True, None), (False, True, 1)} <= (
@@ -281,7 +281,7 @@ def test_after_a_kill_anywhere_the_run_goes_on_to_the_same_bits(make_mixer, stra
         resumed = make_mixer(resume=True)
         finish(resumed)
 
-        assert not differing(resumed.model.tensors(), whole.model.tensors()), last
+        assert not differing(resumed.model.state_dict(), whole.model.state_dict()), last
         assert everything_recorded(resumed) == everything_recorded(whole), last
 
 
@@ -346,7 +346,7 @@ def test_a_finished_mixture_that_is_resumed_has_nothing_left_to_do(make_mixer):
     again = make_mixer(resume=True)
 
     assert finish(again) == []
-    assert not differing(again.model.tensors(), mixer.model.tensors())
+    assert not differing(again.model.state_dict(), mixer.model.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -539,7 +539,7 @@ def test_a_damaged_checkpoint_of_an_expert_is_passed_over_for_the_one_before(mak
     resumed = make_mixer(resume=True)
     finish(resumed)
 
-    assert not differing(resumed.model.tensors(), whole.model.tensors())
+    assert not differing(resumed.model.state_dict(), whole.model.state_dict())
     kept = RunFolder(Path("run/experts/gpt")).checkpoints()
     assert [checkpoint.step for checkpoint in kept] == [12, 14]
     for checkpoint in kept:
@@ -707,7 +707,7 @@ def test_runs_are_joined_as_they_are(make_mixer, runs):
     assert [r["kind"] for r in records] == ["tune", "train", "eval", "save"]
     for name, run in (("old", "gpt"), ("counts", "runs/counts")):
         own = load_model(RunFolder(Path(run))).model
-        assert not differing(own.tensors(), mixer.model.experts[name].tensors())
+        assert not differing(own.state_dict(), mixer.model.experts[name].state_dict())
     notes = [note for note in mixer.notes if note.startswith("model.experts.")]
     assert len(notes) == 2
     assert "has read the end of the training part" in notes[0]
@@ -740,7 +740,7 @@ def test_weights_are_kept_with_the_step_of_a_run_that_they_were_fitted_to(make_m
     resumed = make_mixer(resume=True)
     finish(resumed)
 
-    assert not differing(resumed.model.tensors(), whole.model.tensors())
+    assert not differing(resumed.model.state_dict(), whole.model.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -775,7 +775,7 @@ def test_an_expert_that_does_nothing_is_saved_as_it_was(make_mixer):
 
     own = load_model(RunFolder(Path("run/experts/gpt")))
     assert own.step == 0
-    assert not differing(own.model.tensors(), mixer.model.experts["gpt"].tensors())
+    assert not differing(own.model.state_dict(), mixer.model.experts["gpt"].state_dict())
 
 
 def test_experts_keep_to_their_own_settings_and_are_never_scored(make_mixer):
