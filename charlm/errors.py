@@ -47,13 +47,18 @@ class Phrase:
     """Words with settings in them: `Phrase("use {} or {}", Setting(...), Setting(...))`.
 
     Args:
-        template: With `{}` for each setting, as `str.format` has it.
-        settings: What to fill in.
+        template: With `{}` for each part, as `str.format` has it.
+        parts: What to fill in: settings, and other words that may hold braces.
     """
 
-    def __init__(self, template: str, *settings: Setting) -> None:
+    def __init__(self, template: str, *parts: "Words") -> None:
         self.template = template
-        self.settings = settings
+        self.parts = parts
+
+    @property
+    def settings(self) -> list[Setting]:
+        """The settings among its parts."""
+        return [part for part in self.parts if isinstance(part, Setting)]
 
     def __str__(self) -> str:
         return spelled(self, str)
@@ -68,7 +73,7 @@ def spelled(words: Words, spelling: Spelling) -> str:
     if isinstance(words, Setting):
         return spelling(words)
     if isinstance(words, Phrase):
-        return words.template.format(*map(spelling, words.settings))
+        return words.template.format(*(spelled(part, spelling) for part in words.parts))
     return str(words)
 
 
@@ -140,7 +145,10 @@ class CharlmError(Exception):
     def within(self, place: Words) -> Self:
         """Return the same error as found in a place: a key, an expert."""
         return type(self).of(
-            *(replace(problem, where=f"{place}: {problem.where}") for problem in self.problems)
+            *(
+                replace(problem, where=Phrase("{}: {}", place, problem.where))
+                for problem in self.problems
+            )
         )
 
     def lines(self, spelling: Spelling = str) -> list[str]:

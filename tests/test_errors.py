@@ -37,3 +37,10 @@ def test_another_mend_takes_the_place_of_the_first():
     assert str(DataError("text", "not UTF-8", "name its encoding").replace(mend="convert it")) == (
         "text: not UTF-8; convert it"
     )
+
+
+def test_a_setting_in_a_place_keeps_its_spelling():
+    error = UsageError(Setting("stride", 9), "too long").within("runs/{a}")
+
+    assert str(error) == "runs/{a}: stride=9: too long"
+    assert error.lines(lambda setting: "--stride 9") == ["runs/{a}: --stride 9: too long"]

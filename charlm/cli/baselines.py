@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from charlm.cli import output
-from charlm.cli.signals import Stopped, StopSignals, load_torch
-from charlm.errors import DataError, UsageError
+from charlm.cli.signals import StopSignals, load_torch
+from charlm.errors import DataError, Phrase, Setting, Stopped, UsageError
 
 if TYPE_CHECKING:
     from charlm.config import DataConfig
     from charlm.evaluation.baselines import Ladder
-    from charlm.text import Corpus, Tokenizer
+    from charlm.text import Corpus, Scan, Tokenizer
 
 
 def baselines(
-    text: Annotated[
+    source: Annotated[
         str, typer.Argument(metavar="TEXT", help="A named text, a file, a folder, a glob, or -.")
     ],
     val_fraction: Annotated[
@@ -37,21 +37,20 @@ def baselines(
 
     For example: charlm baselines my.txt
     """
-    data = _data_config(text, val_fraction, unit, encoding)
+    data = _data_config(source, val_fraction, unit, encoding)
     load_torch()
     with StopSignals() as stop, stop.scratch() as scratch:
         try:
             with stop.at_once():
                 from charlm.evaluation.baselines import climb
 
-                with output.mends(output.READING):
-                    corpus, tokenizer = _read(data, scratch)
+                corpus, tokenizer = _read(data, scratch)
                 parts = corpus.splits
                 ladder = climb(parts["train"], parts["val"], tokenizer, max_order=max_order)
         except Stopped:
             return stop.exit_code
     if json:
-        described = {"text": text, "unit": unit, "symbols": tokenizer.vocab_size}
+        described = {"text": source, "unit": unit, "symbols": tokenizer.vocab_size}
         output.result_json(described | as_json(ladder))
         return 0
     for line in table(ladder, unit):
@@ -69,13 +68,13 @@ def _data_config(text: str, val_fraction: float, unit: str, encoding: str) -> "D
 
     if val_fraction >= 1:
         raise UsageError(
-            f"--val-fraction {val_fraction:g}: leaves nothing to count; use a share below 1"
+            f"--val-fraction {val_fraction:g}", "leaves nothing to count", "use a share below 1"
         )
     try:
         "".encode(encoding)
     except (LookupError, ValueError):  # a NUL is a ValueError
         raise UsageError(
-            f"--encoding: unknown {encoding!r}; utf-8, utf-16 and latin-1 are common"
+            "--encoding", f"unknown {encoding!r}", "utf-8, utf-16 and latin-1 are common"
         ) from None
     overrides = [f"data.unit={unit}", f"data.encoding={encoding}"]
     overrides += [f"data.val_fraction={val_fraction}"]
@@ -98,16 +97,25 @@ def _read(data: "DataConfig", scratch: Path) -> tuple["Corpus", "Tokenizer"]:
         length = bounds[name][1] - bounds[name][0]
         if length < 2:
             raise DataError(
-                f"{data.source}: its {name} part has {length} of {scan.size:,} {data.unit} and "
-                "needs 2; use a longer text or another --val-fraction"
+                data.source,
+                f"its {name} part has {length} of {scan.size:,} {data.unit} and needs 2",
+                "use a longer text or another --val-fraction",
             )
-    tokenizer = scan.tokenizer(data)
+    tokenizer = fitted(scan, data)
     tokens = scratch / "tokens"
     with output.bytes_bar(quiet=False) as bar:
         corpus = encode_corpus(
             source, data, scan, tokenizer, tokens, lambda read: bar("encoding", read)
         )
     return corpus, tokenizer
+
+
+def fitted(scan: "Scan", data: "DataConfig") -> "Tokenizer":
+    """Fit the tokenizer of a text for a command that has no option for `data.max_vocab`."""
+    try:
+        return scan.tokenizer(data)
+    except DataError as error:
+        raise error.replace(mend=Phrase("use {}", Setting("data.unit", "bytes"))) from None
 
 
 def table(ladder: "Ladder", unit: str) -> Iterator[str]:

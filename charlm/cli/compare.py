@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 import typer
 
 from charlm.cli import output
-from charlm.cli.signals import Stopped, StopSignals, load_torch
-from charlm.errors import CheckpointError, DataError, UsageError
+from charlm.cli.signals import StopSignals, load_torch
+from charlm.errors import CheckpointError, DataError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from charlm.config import ModelConfig
@@ -92,7 +92,7 @@ def compare(
     """
     chosen = _protocols(protocol)
     if chosen == ["stream"] and block_size is not None:
-        raise UsageError(f"--block-size {block_size}: --protocol stream has no window")
+        raise UsageError(f"--block-size {block_size}", "stream has no window")
     windowed = chosen != ["stream"]
     load_torch()
     with StopSignals() as stop:
@@ -263,7 +263,7 @@ def _cuts(row: _Row, chosen: Sequence[Protocol], length: int) -> "dict[Protocol,
             if name != "stream" or model.any_length
         }
     except UsageError as error:
-        raise UsageError(f"{row.name}: {error}") from None
+        raise error.within(row.name) from None
 
 
 def _ordered(rows: Sequence[_Row], by: Protocol) -> list[list[list[_Row]]]:

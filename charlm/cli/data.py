@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from charlm.cli import output
+from charlm.cli.baselines import fitted
+from charlm.cli.spelling import Verb
 from charlm.errors import DataError
 
 app = typer.Typer(
@@ -41,7 +43,7 @@ def add(
     output.result(str(_dataset(name).add(file)))
 
 
-@app.command("info")
+@app.command("info", cls=Verb)
 def info(
     source: Annotated[str, typer.Argument(help="A name, file, folder, glob or -.")],
     unit: Annotated[str, typer.Option(help="chars or bytes.")] = "chars",
@@ -55,9 +57,8 @@ def info(
     data = read_config(
         b"model: {type: bigram}", "charlm", [f"data.unit={unit}", f"data.encoding={encoding}"]
     ).data.model_copy(update={"source": source})
-    with output.mends(output.READING):
-        scan = scan_text(open_source(source, output.download_bar(quiet=False)), data)
-        tokenizer = scan.tokenizer(data)
+    scan = scan_text(open_source(source, output.download_bar(quiet=False)), data)
+    tokenizer = fitted(scan, data)
     output.result(f"source   {source}")
     output.result(f"size     {scan.size:,} {data.unit}")
     output.result(f"sha256   {scan.sha256}")
@@ -77,7 +78,7 @@ def _dataset(name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
     from charlm.text.sources import EMBEDDED
 
     if name in EMBEDDED:
-        raise DataError(f"{name}: always here; nothing to fetch or add")
+        raise DataError(name, "always here: nothing to fetch or add")
     if name not in DATASETS:
-        raise DataError(f"{name}: not a named text; one of {', '.join(DATASETS)}")
+        raise DataError(name, "not a named text", f"use one of {', '.join(DATASETS)}")
     return DATASETS[name]

@@ -14,26 +14,19 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from charlm.cli import output
-from charlm.cli.signals import Stopped, StopSignals, load_torch
-from charlm.errors import DataError, UsageError
+from charlm.cli.signals import StopSignals, load_torch
+from charlm.errors import DataError, Phrase, Stopped, UsageError
 
 if TYPE_CHECKING:
-    from charlm.config import DataConfig
+    from charlm.evaluation.given import GivenText
     from charlm.evaluation.protocols import Cut
     from charlm.evaluation.score import Score
     from charlm.evaluation.scoring import Scored
-    from charlm.evaluation.unknown import LeftOut
     from charlm.runs.weights import SavedModel
-    from charlm.text import Scan, Source, Tokenizer
-    from charlm.text.tokens import Ids
+    from charlm.text import Tokenizer
 
+Unknown = Literal["error", "uniform"]
 Listener = Callable[["Scored"], None]
-# It reads a text as its run did.
-MENDS = {
-    r"data\.source=-": "--file -",
-    r"[^;]*data\.encoding=.*": " convert it to UTF-8 first, with iconv",
-    r"use data\.unit=bytes": "name a run of bytes, which can score it",
-}
 
 
 def evaluate(
@@ -43,8 +36,9 @@ def evaluate(
     split: Annotated[
         Literal["train", "val", "test"], typer.Option(help="Part of the run's text.")
     ] = "val",
-    file: Annotated[
-        str | None, typer.Option(help="Score this text instead: a file, folder, glob, name or -.")
+    source: Annotated[
+        str | None,
+        typer.Option("--file", help="Score this text instead: a file, folder, glob, name or -."),
     ] = None,
     protocol: Annotated[
         Literal["windows", "sliding", "stream"],
@@ -62,7 +56,7 @@ def evaluate(
         typer.Option(help="Characters that a sliding window moves on. Default: half of it."),
     ] = None,
     unknown: Annotated[
-        Literal["error", "uniform"],
+        Unknown,
         typer.Option(
             help="Characters of --file that the model lacks: refused, or left out of what it sees "
             "and each charged ln(1114112 - V) nats for its code point plus its share of saying "
@@ -90,11 +84,11 @@ def evaluate(
     from charlm.runs import find_run
 
     load_torch()
-    _check_options(file, protocol, by_position, per_char, json)
+    _check_options(source, protocol, by_position, per_char, json)
     found = find_run(run)
     config = found.read_config([f"run.device={device}"])
     if per_char not in (None, "-"):
-        _check_place(Path(per_char), found.path, file or config.data.source)
+        _check_place(Path(per_char), found.path, source or config.data.source)
 
     with StopSignals() as stop, stop.scratch() as scratch:
         try:
@@ -106,22 +100,20 @@ def evaluate(
                 cut = protocols.choose(
                     saved.model, protocol, block_size, stride, per_char is not None
                 )
-                with output.mends(MENDS):
-                    text = (
-                        _Text(_split(saved, split), saved.tokenizer)
-                        if file is None
-                        else _given(saved, file, unknown, scratch)
-                    )
+                if source is None:
+                    text = _split(saved, split)
+                else:
+                    text = _given(saved, source, unknown, scratch)
             with _lines(per_char, text.tokenizer, saved.tokenizer) as each:
                 score = _score(saved, text, cut, by_position, each, stop)
         except Stopped:
             return stop.exit_code
     if json:
-        output.result_json(_record(split, file, cut, score, saved, by_position))
+        output.result_json(_record(split, source, cut, score, saved, by_position))
         return 0
     # Where the characters took standard output, the summary must not end up among them.
     tell = output.say if per_char == "-" else output.result
-    tell(_summary(file or split, score, saved.tokenizer.unit))
+    tell(_summary(source or split, score, saved.tokenizer.unit))
     if score.by_position:
         tell(_table(score.by_position))
     output.say(
@@ -228,7 +220,7 @@ def _table(by_position: tuple[float, ...]) -> str:
 
 def _score(
     saved: "SavedModel",
-    text: "_Text",
+    text: "GivenText",
     cut: "Cut",
     by_position: bool,
     each: Listener | None,
@@ -236,10 +228,6 @@ def _score(
 ) -> "Score":
 
     from charlm.evaluation.scoring import score_text, utf8_lengths
-
-    def advance(chars: int) -> None:
-        stop.check()
-        bar.update(chars)
 
     bar = output.scoring_bar(len(text.ids) - 1)
     with bar:
@@ -251,7 +239,8 @@ def _score(
             left_out=text.left_out,
             by_position=by_position,
             each=each,
-            progress=advance,
+            progress=bar.update,
+            should_stop=stop.requested,
         )
 
 
@@ -320,85 +309,35 @@ def _naming(unit: str) -> tuple[str, Callable[["Tokenizer", int], str | int]]:
     return "char", lambda tokenizer, idx: tokenizer.decode([idx])
 
 
-class _Text:
-    """A text to score.
-
-    Args:
-        ids: What the model knows of it, by the model's ids.
-        tokenizer: An alphabet that has all of it.
-        left_out: What the model does not know of it.
-    """
-
-    def __init__(
-        self, ids: "Ids", tokenizer: "Tokenizer", left_out: "LeftOut | None" = None
-    ) -> None:
-        self.ids = ids
-        self.tokenizer = tokenizer
-        self.left_out = left_out
-
-
-def _split(saved: "SavedModel", name: str) -> "Ids":
+def _split(saved: "SavedModel", name: str) -> "GivenText":
+    from charlm.evaluation.given import GivenText
     from charlm.text import open_corpus
 
     part = open_corpus(saved.run.tokens).splits[name]
     if len(part) < 2:
         raise DataError(
-            f"{saved.run.path}: its {name} part has {len(part)} characters; it was made with "
-            f"data.{name}_fraction {getattr(saved.config.data, f'{name}_fraction', 0)}"
+            saved.run.path,
+            f"its {name} part has {len(part)} characters",
+            f"use a run made with a larger data.{name}_fraction",
         )
-    return part
+    return GivenText(part, saved.tokenizer)
 
 
-def _given(saved: "SavedModel", file: str, unknown: str, scratch: Path) -> _Text:
-    """Encode a text with the run's alphabet; what has no id is refused or set apart."""
-    from charlm.evaluation.unknown import leave_out
-    from charlm.text import CharTokenizer, open_source, scan_text
+def _given(saved: "SavedModel", name: str, unknown: Unknown, scratch: Path) -> "GivenText":
+    from charlm.evaluation.given import read_text
 
-    data = saved.config.data.model_copy(
-        update={"source": file, "val_fraction": 0.0, "test_fraction": 0.0}
-    )
-    source = open_source(file)
-    with output.bytes_bar(quiet=False) as bar:
-        scan = scan_text(source, data, lambda read: bar("reading", read))
-    for remark in scan.notes:
+    data = saved.config.data
+    try:
+        with output.bytes_bar(quiet=False) as bar:
+            text = read_text(name, data, saved.tokenizer, scratch, unknown, bar)
+    except DataError as error:  # the run decides how a text is read
+        mend = error.mend
+        named = {setting.name for setting in mend.settings} if isinstance(mend, Phrase) else set()
+        if "data.encoding" in named:
+            mend = f"convert it to {data.encoding.upper()} first, with iconv"
+        elif "data.unit" in named:
+            mend = "use a run of bytes, which can score it"
+        raise error.replace(mend=mend) from None
+    for remark in text.notes:
         output.note(remark)
-    own = saved.tokenizer
-    strange = scan.strange_to(own)
-    known = scan.size - sum(int(scan.counts[ord(c)]) for c in strange)
-    if strange and unknown == "error":
-        shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in strange[:4])
-        more = f" and {len(strange) - 4} more" if len(strange) > 4 else ""
-        raise DataError(
-            f"{source.name}: {shown}{more} not in the alphabet of this run, which has "
-            f"{own.vocab_size} symbols; --unknown uniform charges {scan.size - known:,} characters"
-        )
-    if known < 2:
-        of_it = " that the model knows" if strange else ""
-        raise DataError(
-            f"{file}: one character{of_it} cannot be scored: there is none before it"
-            if known
-            else f"{file}: the model knows none of its characters; use another model"
-        )
-    if not strange:
-        return _Text(_encode(source, data, scan, own, scratch), own)
-    assert isinstance(own, CharTokenizer)
-    wide = CharTokenizer([*own.alphabet, *strange])
-    text = _encode(source, data, scan, wide, scratch)
-    ids, left_out = leave_out(text, wide, own, scratch / "known.bin")
-    return _Text(ids, wide, left_out)
-
-
-def _encode(
-    source: "Source",
-    data: "DataConfig",
-    scan: "Scan",
-    tokenizer: "Tokenizer",
-    scratch: Path,
-) -> "Ids":
-    from charlm.text import encode_corpus
-
-    with output.bytes_bar(quiet=False) as bar:
-        corpus = encode_corpus(
-            source, data, scan, tokenizer, scratch / "tokens", lambda read: bar("encoding", read)
-        )
-    return corpus.splits["train"]
+    return text

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli import output
-from charlm.cli.signals import Stopped, StopSignals, load_torch
-from charlm.errors import UsageError
+from charlm.cli.signals import StopSignals, load_torch
+from charlm.errors import Stopped, UsageError
 
 if TYPE_CHECKING:
     from charlm.backprop.check import Difference

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from charlm.cli import output
+from charlm.cli.spelling import Verb
 from charlm.errors import MachineError, NonFiniteError, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PICTURES = (".svg", ".png", ".pdf", ".dot")
 
 
-class GraphCommand(TyperCommand):
+class GraphCommand(Verb):
     """Knows what to do about an expression that starts with a minus and so looks like an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli import output
-from charlm.cli.signals import Stopped, StopSignals, load_torch
-from charlm.errors import UsageError
+from charlm.cli.signals import StopSignals, load_torch
+from charlm.errors import Stopped, UsageError
 
 if TYPE_CHECKING:
     from charlm.config import Config
@@ -88,8 +88,8 @@ def _prepared(config: "Config", scratch: Path, stop: StopSignals) -> "RangeTest"
     from charlm.models import build_model
     from charlm.training.range_test import RangeTest
 
-    with output.bytes_bar(False, stop.check) as progress:
-        text = prepare_text(config, progress, output.download_bar(False, stop.check))
+    with output.bytes_bar(False, stop.requested) as progress:
+        text = prepare_text(config, progress, output.download_bar(False, stop.requested))
         run = create_run(config, scratch, text, progress)
     model = build_model(config.model, run.tokenizer.vocab_size, config.run.seed)
     return RangeTest(

@@ -27,6 +27,7 @@ from charlm.cli import (
     train,
     verify,
 )
+from charlm.cli.spelling import Verb, spelling
 from charlm.errors import CharlmError, MachineError
 
 app = typer.Typer(
@@ -38,17 +39,17 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train.train)
-app.command("sample")(sample.sample)
-app.command("eval")(evaluate.evaluate)
-app.command("baselines")(baselines.baselines)
-app.command("compare")(compare.compare)
-app.command("lr-find")(lr_find.lr_find)
-app.command("explain")(explain.explain)
-app.command("gradcheck")(gradcheck.gradcheck)
+app.command("train", cls=Verb)(train.train)
+app.command("sample", cls=Verb)(sample.sample)
+app.command("eval", cls=Verb)(evaluate.evaluate)
+app.command("baselines", cls=Verb)(baselines.baselines)
+app.command("compare", cls=Verb)(compare.compare)
+app.command("lr-find", cls=Verb)(lr_find.lr_find)
+app.command("explain", cls=Verb)(explain.explain)
+app.command("gradcheck", cls=Verb)(gradcheck.gradcheck)
 app.command("graph", cls=graph.GraphCommand)(graph.graph)
-app.command("verify")(verify.verify)
-app.command("doctor")(doctor.doctor)
+app.command("verify", cls=Verb)(verify.verify)
+app.command("doctor", cls=Verb)(doctor.doctor)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 
@@ -106,7 +107,7 @@ def run(arguments: list[str]) -> int:
         return 128 + signal.SIGINT
     except CharlmError as error:
         _trace()
-        for problem in error.lines():
+        for problem in error.lines(spelling):
             output.error(problem)
         return error.exit_code
     except (MemoryError, RuntimeError) as error:

@@ -4,14 +4,13 @@ import contextlib
 import json
 import math
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from charlm.errors import DataError, Problem
+from charlm.errors import check_stop
 
 CLOSED_PIPE = 141  # what a shell reports for a process ended by SIGPIPE
 LONGEST = 500  # characters of an error: what was given may itself be a whole text
@@ -105,7 +104,7 @@ def error(text: str) -> None:
 
 @contextlib.contextmanager
 def bytes_bar(
-    quiet: bool, check: Callable[[], None] = lambda: None
+    quiet: bool, should_stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Callable[[str, int], None]]:
     """Give a callback that draws one bar for each named pass over a text, until the block ends."""
     bars: dict[str, Any] = {}
@@ -115,7 +114,7 @@ def bytes_bar(
             bar.close()
 
     def update(what: str, read: int) -> None:
-        check()
+        check_stop(should_stop)
         if what not in bars:
             close()
             bars[what] = tqdm(
@@ -150,13 +149,13 @@ def scoring_bar(chars: int) -> Any:
 
 
 def download_bar(
-    quiet: bool, check: Callable[[], None] = lambda: None
+    quiet: bool, should_stop: Callable[[], bool] = lambda: False
 ) -> Callable[[int, int], None]:
     """Return a callback that draws a bar for a download."""
     bars: list[Any] = []
 
     def update(done: int, total: int) -> None:
-        check()
+        check_stop(should_stop)
         if not bars:
             bars.append(
                 tqdm(
@@ -222,34 +221,6 @@ class Forgiving:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-@contextlib.contextmanager
-def mends(words: Mapping[str, str]) -> Iterator[None]:
-    """Say how to mend a text in the words of a command that has no keys of a configuration.
-
-    Args:
-        words: Patterns of what is said of them, and what to say.
-
-    Raises:
-        DataError: As it comes, but for that.
-    """
-    try:
-        yield
-    except DataError as error:
-        problems = error.lines()
-        for pattern, words_of_ours in words.items():
-            problems = [re.sub(pattern, words_of_ours, problem) for problem in problems]
-        raise DataError.of(*map(Problem, problems)) from None
-
-
-# Of a command that has options for how a text is read.
-READING = {
-    r"data\.max_vocab is ([\d,]+): raise it \(to [\d,]+\), or": r"\1 are counted at most;",
-    r"data\.source=-": "-",
-    r"data\.source=": "",
-    r"data\.(unit|encoding)=": r"--\1 ",
-}
 
 
 def one_line(text: str) -> str:

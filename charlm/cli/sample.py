@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from charlm.cli import output
-from charlm.cli.signals import Stopped, StopSignals, load_torch
-from charlm.errors import DataError, UsageError
+from charlm.cli.signals import StopSignals, load_torch
+from charlm.errors import DataError, Stopped, UsageError
 
 if TYPE_CHECKING:
     import numpy as np

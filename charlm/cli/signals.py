@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 
+from charlm.errors import Stopped, check_stop
+
 _SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
@@ -42,13 +44,6 @@ def load_torch() -> None:
 
 def _leave(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
-
-
-class Stopped(BaseException):
-    """Work was left undone because a signal asked for it.
-
-    Like KeyboardInterrupt no `Exception`: nothing that answers failures is to answer this.
-    """
 
 
 class StopSignals:
@@ -84,7 +79,7 @@ class StopSignals:
         """
         self._urgent = True
         try:
-            self.check()  # it may have come just before
+            check_stop(self.requested)  # it may have come just before
             yield
         finally:
             self._urgent = False
@@ -117,15 +112,6 @@ class StopSignals:
         """Take this signal, if it came, as done: it is not to end the program."""
         if self.received == number:
             self.received = None
-
-    def check(self) -> None:
-        """Raise if asked to stop.
-
-        Raises:
-            Stopped: A signal came.
-        """
-        if self.requested():
-            raise Stopped
 
     @property
     def exit_code(self) -> int:

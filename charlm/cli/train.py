@@ -13,8 +13,8 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.baselines import as_json, reached, table
-from charlm.cli.signals import Stopped, StopSignals, load_torch
-from charlm.errors import CharlmError, DataError, UsageError
+from charlm.cli.signals import StopSignals, load_torch
+from charlm.errors import CharlmError, DataError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from charlm.config import Config, ModelConfig
@@ -134,7 +134,7 @@ def _resumed(
     from charlm.storage import folder_lock
 
     with folder_lock(run.path):
-        with stop.at_once(), output.bytes_bar(quiet, stop.check) as progress:
+        with stop.at_once(), output.bytes_bar(quiet, stop.requested) as progress:
             prepared = open_run(config, run, progress, allow_new_data=allow_new_data)
         yield prepared
 
@@ -164,8 +164,8 @@ def _begun(
 
     chosen = out or (Path(config.run.out) if config.run.out else None)
     check_new_folder(chosen or next_free_name(name))
-    with stop.at_once(), output.bytes_bar(quiet, stop.check) as progress:
-        text = prepare_text(config, progress, output.download_bar(quiet, stop.check))
+    with stop.at_once(), output.bytes_bar(quiet, stop.requested) as progress:
+        text = prepare_text(config, progress, output.download_bar(quiet, stop.requested))
         if (
             not quiet
             and config.train.minutes
@@ -175,7 +175,7 @@ def _begun(
         config, plans = plan_run(config, text, overrides, time.perf_counter() - began)
     place = nullcontext(chosen) if chosen else free_folder(name)
     with place as folder, new_folder_for_run(folder):
-        with output.bytes_bar(quiet, stop.check) as progress:
+        with output.bytes_bar(quiet, stop.requested) as progress:
             prepared = create_run(config, folder, text, progress)
         prepared.plans = plans
         try:
@@ -391,7 +391,7 @@ def _baselines(prepared: "PreparedRun", trainer: "Trainer", stop: StopSignals) -
         None if it is switched off, impossible, interrupted or too late, or fails: what is only
         there for comparison must not end a run.
     """
-    from charlm.evaluation import Interrupted, climb
+    from charlm.evaluation import climb
 
     train, val = (prepared.corpus.splits[name] for name in ("train", "val"))
     if not prepared.config.eval.baselines or len(val) < 2:
@@ -408,7 +408,7 @@ def _baselines(prepared: "PreparedRun", trainer: "Trainer", stop: StopSignals) -
 
     try:
         return climb(train, val, prepared.tokenizer, should_stop=should_stop)
-    except Interrupted:
+    except Stopped:
         if not stop.requested():
             output.note(
                 "no baselines: they take over a tenth of the minutes left; see charlm baselines"

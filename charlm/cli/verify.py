@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli import output
-from charlm.cli.signals import Stopped, StopSignals, load_torch
-from charlm.errors import CheckpointError, MachineError
+from charlm.cli.signals import StopSignals, load_torch
+from charlm.errors import CheckpointError, MachineError, Stopped
 
 if TYPE_CHECKING:
     from charlm.runs.checks import Checked

@@ -7,10 +7,9 @@ reaches).
 
 from charlm.evaluation.baselines import Ladder, Rung, climb
 from charlm.evaluation.score import Interval, Score
-from charlm.evaluation.scoring import Interrupted, score_text, score_windows
+from charlm.evaluation.scoring import score_text, score_windows
 
 __all__ = [
-    "Interrupted",
     "Interval",
     "Ladder",
     "Rung",

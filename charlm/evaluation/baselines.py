@@ -28,8 +28,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from charlm.errors import check_stop
 from charlm.evaluation.score import Score
-from charlm.evaluation.scoring import Interrupted
 from charlm.models.counts import Counts, count_ngrams
 from charlm.models.smoothing import Table, smooth
 from charlm.text.tokenizer import CharTokenizer, Tokenizer
@@ -129,7 +129,7 @@ def climb(
         should_stop: Polled often.
 
     Raises:
-        Interrupted: `should_stop` said so.
+        Stopped: `should_stop` said so.
     """
     vocab_size = tokenizer.vocab_size
     counted = _last(train, MAX_COUNTED * MAX_ORDER // max(max_order, MAX_ORDER))
@@ -225,7 +225,7 @@ def kneser_ney(
     lower = np.full(len(targets), 1 / counts.vocab_size)
     levels = smooth(counts, "kneser-ney")
     for k in range(1, 1 + max(order or 0 for order in orders)):
-        _poll(should_stop)
+        check_stop(should_stop)
         level = next(levels)
         node = _find(level.keys, context, targets, counts.vocab_size)
         if k in orders:
@@ -249,7 +249,7 @@ def add_one(counts: Counts, ids: IdArray, order: int) -> float:
 
 
 def _count(ids: IdArray, vocab_size: int, order: int, should_stop: Callable[[], bool]) -> Counts:
-    return count_ngrams(ids, vocab_size, order, poll=lambda: _poll(should_stop))
+    return count_ngrams(ids, vocab_size, order, poll=lambda: check_stop(should_stop))
 
 
 def _highest(counts: Counts, order: int, smoothing: str) -> Table:
@@ -311,7 +311,7 @@ def added_bytes(
     def size(data: bytes) -> int:
         compressor, total = new(), 0
         for first in range(0, len(data), PIECE):
-            _poll(should_stop)
+            check_stop(should_stop)
             total += len(compressor.compress(data[first : first + PIECE]))
         return total + len(compressor.flush())
 
@@ -332,8 +332,3 @@ def _last(ids: Ids, count: int) -> IdArray:
     """Read the last `count` ids, or all."""
     count = min(count, len(ids))
     return IdArray(ids.read(len(ids) - count, count))
-
-
-def _poll(should_stop: Callable[[], bool]) -> None:
-    if should_stop():
-        raise Interrupted

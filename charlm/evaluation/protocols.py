@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from charlm.errors import UsageError
+from charlm.errors import Phrase, Setting, UsageError
 from charlm.models.base import LanguageModel
 
 Name = Literal["windows", "sliding", "stream"]
@@ -107,7 +107,7 @@ def sliding(block_size: int, stride: int) -> Cut:
     """
     if not 1 <= stride <= block_size:
         raise UsageError(
-            f"--stride {stride}: windows of {block_size} move on by 1 to {block_size} characters"
+            Setting("stride", stride), f"expected 1 to {block_size}, the length of the window"
         )
     words = (
         f"in windows of {block_size} moved on by {stride}: each with at least "
@@ -127,8 +127,9 @@ def stream(model: LanguageModel, all_logits: bool = False) -> Cut:
     """
     if not model.any_length:
         raise UsageError(
-            f"--protocol stream: this model looks at {model.block_size} characters at most; use "
-            "windows, or sliding for more context"
+            Setting("protocol", "stream"),
+            f"this model sees at most {model.block_size} characters",
+            "use windows, or sliding for more context",
         )
     stride = chars_a_pass(model, all_logits)
     words = f"each with all the context the model can use (its memory: {model.memory})"
@@ -156,22 +157,23 @@ def choose(
         UsageError: A number is out of range, has no meaning here, or the model cannot do it.
     """
     if stride is not None and name != "sliding":
-        raise UsageError(f"--stride {stride}: only --protocol sliding has one")
+        sliding_only = Phrase("use it with {}", Setting("protocol", "sliding"))
+        raise UsageError(Setting("stride", stride), f"{name} has no stride", sliding_only)
     if name == "stream":
         if block_size is not None:
-            raise UsageError(f"--block-size {block_size}: --protocol stream has no window")
+            raise UsageError(Setting("block_size", block_size), "stream has no window")
         return stream(model, all_logits)
     length = model.block_size if block_size is None else block_size
     if not model.any_length and length > model.block_size:
         raise UsageError(
-            f"--block-size {length}: this model looks at most at {model.block_size} characters"
+            Setting("block_size", length), f"this model sees at most {model.block_size} characters"
         )
     longest = chars_a_pass(model, all_logits)
     if model.any_length and length > longest:  # its own block too: training may not bound it
         raise UsageError(
-            f"{'model.block_size' if block_size is None else '--block-size'} {length}: a window of "
-            f"this model has at most {longest} characters; use --protocol stream or --block-size "
-            f"{longest}"
+            Setting("model.block_size" if block_size is None else "block_size", length),
+            f"windows of this model have at most {longest} characters",
+            Phrase("use {} or {}", Setting("protocol", "stream"), Setting("block_size", longest)),
         )
     if name == "windows":
         return windows(length)

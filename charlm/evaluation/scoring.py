@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from charlm.errors import check_stop
 from charlm.evaluation.protocols import Cut, Pass, chars_a_pass, spread_windows, windows
 from charlm.evaluation.score import Floats, Score, Tally
 from charlm.evaluation.unknown import LeftOut
@@ -23,10 +24,6 @@ from charlm.text.tokenizer import CharTokenizer, Tokenizer
 from charlm.text.tokens import Ids
 
 LIKELIEST = 5
-
-
-class Interrupted(Exception):
-    """Scoring was asked to stop before its end."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def score_windows(
         should_stop: Polled between passes.
 
     Raises:
-        Interrupted: `should_stop` said so.
+        Stopped: `should_stop` said so.
     """
     length, rows = len(ids) - 1, max(1, chars_a_pass(model) // block_size)
     most = length if max_chars is None else min(length, max_chars)
@@ -123,7 +120,7 @@ def score_text(
         should_stop: Polled between passes.
 
     Raises:
-        Interrupted: `should_stop` said so.
+        Stopped: `should_stop` said so.
     """
     length = len(ids) - 1
     unknown = 0 if left_out is None else len(left_out.before)
@@ -187,8 +184,7 @@ def _predict(
 ) -> Iterator[tuple[Floats, npt.NDArray[np.int64], Likeliest | None]]:
     """Yield, pass by pass, the nats and ids of the characters to score, (R, T) each."""
     for cut in passes:
-        if should_stop():
-            raise Interrupted
+        check_stop(should_stop)
         rows = np.stack([ids.read(int(start), cut.length + 1) for start in cut.starts])
         batch = torch.from_numpy(rows.astype(np.int64)).to(model.device)
         idx, targets = batch[:, :-1], batch[:, 1:]

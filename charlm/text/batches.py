@@ -77,8 +77,10 @@ class Batches:
         self.windows = len(split) - block_size
         if self.windows < 1:
             raise DataError(
+                split.tokens.path,
                 f"a window of {block_size} needs a text of {block_size + 1} and this one has "
-                f"{len(split)}; lower model.block_size or use a longer text"
+                f"{len(split)}",
+                "lower model.block_size or use a longer text",
             )
         small = len(split) * split.tokens.dtype.itemsize <= HELD
         self.held = split.read(0, len(split)) if small else None

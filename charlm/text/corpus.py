@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.config import DataConfig
-from charlm.errors import CheckpointError, DataError
+from charlm.errors import CheckpointError, DataError, Phrase, Setting
 from charlm.storage import machine_errors, new_folder, read_manifest, verify_folder
 from charlm.storage.json_file import is_count
 from charlm.text.sources import Part, Source
@@ -45,6 +45,8 @@ _SIGNATURES = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"%PDF-": "PDF",
 }
+
+_BYTES, _LATIN_1 = Setting("data.unit", "bytes"), Setting("data.encoding", "latin-1")
 
 Progress = Callable[[int], None]  # called with the bytes read since the last call
 
@@ -78,8 +80,10 @@ class Scan:
             rare = codes[np.argsort(self.counts[codes], kind="stable")][:3]
             shown = ", ".join(f"{chr(c)!r} ({self.counts[c]}x)" for c in rare)
             raise DataError(
-                f"{data.source}: {len(codes):,} distinct characters, rarest {shown}; data.max_vocab "
-                f"is {data.max_vocab:,}: raise it (to {len(codes):,}), or use data.unit=bytes"
+                data.source,
+                f"{len(codes):,} distinct characters (rarest: {shown}), more than the limit of "
+                f"{data.max_vocab:,}",
+                Phrase("set {} or {}", Setting("data.max_vocab", len(codes)), _BYTES),
             )
         return CharTokenizer(map(chr, codes))
 
@@ -119,7 +123,7 @@ def scan_text(source: Source, data: DataConfig, progress: Progress = lambda read
         found = np.bincount(symbols)  # as long as its largest code: short for most texts
         counts[: len(found)] += found
     if not size:
-        raise DataError(f"{source.name}: empty (0 bytes); name a text with something in it")
+        raise DataError(source.name, "empty (0 bytes)", "name another text")
     if counts[ord("\r")] and data.unit == "chars":
         notes.append("carriage returns (\\r) are kept exactly as they stand")
     if np.count_nonzero(counts) == 1:
@@ -149,8 +153,9 @@ def check_lengths(size: int, data: DataConfig, block_size: int) -> None:
         if wanted and stop - start < needed:
             other = f"raise data.{name}_fraction" if name != "train" else "use a longer text"
             raise DataError(
-                f"{data.source}: the {name} part has {stop - start} characters and needs {needed}; "
-                f"lower model.block_size below {max(stop - start, 1)} or {other}"
+                data.source,
+                f"the {name} part has {stop - start} characters and needs {needed}",
+                f"lower model.block_size below {max(stop - start, 1)} or {other}",
             )
 
 
@@ -189,7 +194,7 @@ def encode_corpus(
         for symbols in _symbols(source, data, digest.update, [], progress):
             file.write(table.take(symbols).data)
         if digest.hexdigest() != scan.sha256:
-            raise DataError(f"{source.name}: changed while it was being read; try again")
+            raise DataError(source.name, "changed while it was being read", "try again")
     return _corpus(folder, read_manifest(folder))
 
 
@@ -205,7 +210,7 @@ def open_corpus(folder: Path) -> Corpus:
     expected = read_manifest(folder, mend)["files"].get(IDS, {}).get("size")
     if isinstance(expected, int) and path.is_file() and path.stat().st_size < expected:
         found = path.stat().st_size
-        raise DataError(f"{path}: truncated, {found:,} of {expected:,} bytes; {mend}")
+        raise DataError(path, f"truncated, {found:,} of {expected:,} bytes", mend)
     corpus = _corpus(folder, verify_folder(folder, mend))
     tokens, vocab_size = corpus.splits["train"].tokens, corpus.facts["vocab_size"]
     if vocab_size <= np.iinfo(tokens.dtype).max:  # a model would look such an id up in vain
@@ -213,7 +218,7 @@ def open_corpus(folder: Path) -> Corpus:
             ids = tokens.read(start, min(_CHECKED, tokens.size - start))
             if ids.max() >= vocab_size:
                 raise CheckpointError(
-                    f"{path}: holds id {ids.max()}, its alphabet has {vocab_size} symbols; {mend}"
+                    path, f"holds id {ids.max()}, its alphabet has {vocab_size} symbols", mend
                 )
     return corpus
 
@@ -233,7 +238,9 @@ def _corpus(folder: Path, facts: Mapping[str, Any]) -> Corpus:
         splits = {name: Split(tokens, start, stop) for name, (start, stop) in bounds.items()}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(
-            f"{folder}: its manifest is incomplete ({str(error)[:60]}); restore it or start a new run"
+            folder,
+            f"its manifest is incomplete ({str(error)[:60]})",
+            "restore it or start a new run",
         ) from None
     return Corpus(splits, facts)
 
@@ -248,8 +255,9 @@ def _refuse_unknown(source: Source, scan: Scan, tokenizer: CharTokenizer) -> Non
     if strange:
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
         raise DataError(
-            f"{source.name}: {strange[0]!r} (U+{ord(strange[0]):04X}){more} not in the alphabet "
-            f"of this run, which has {tokenizer.vocab_size} symbols"
+            source.name,
+            f"{strange[0]!r} (U+{ord(strange[0]):04X}){more} not in the alphabet of this run, "
+            f"which has {tokenizer.vocab_size} symbols",
         )
 
 
@@ -304,14 +312,17 @@ class _Decoder:
             with contextlib.suppress(UnicodeError):  # what came before may lack its mark as well
                 line += self.decoder.decode(chunk[: max(good, 0)]).count("\n")
             raise DataError(
-                f"{self.part.label}: not {self.encoding.upper()} at byte {byte} "
-                f"(0x{error.object[error.start]:02x}), line {line}; pass data.encoding=latin-1 "
-                "(or what it is), or data.unit=bytes"
+                self.part.label,
+                f"not {self.encoding.upper()} at byte {byte} (0x{error.object[error.start]:02x}), "
+                f"line {line}",
+                Phrase("use {} (or its real encoding), or {}", _LATIN_1, _BYTES),
             ) from None
         except UnicodeError as error:  # utf-16 and utf-32 without a byte order mark
+            endings = (Setting("data.encoding", f"{self.encoding}-{end}") for end in ("le", "be"))
             raise DataError(
-                f"{self.part.label}: not {self.encoding.upper()} ({error}); pass "
-                f"data.encoding={self.encoding}-le or -be, or what it is"
+                self.part.label,
+                f"not {self.encoding.upper()} ({error})",
+                Phrase("use {} or {}, or its real encoding", *endings),
             ) from None
         self.consumed += len(chunk)
         self.lines += text.count("\n")
@@ -322,16 +333,13 @@ class _Decoder:
         """Look at the first bytes: is this text, and in the encoding that was promised?"""
         for signature, kind in _SIGNATURES.items():
             if chunk.startswith(signature):
-                raise DataError(
-                    f"{self.part.label}: looks like {kind}; unpack it first, or use data.unit=bytes"
-                )
+                mend = Phrase("unpack it first, or use {}", _BYTES)
+                raise DataError(self.part.label, f"looks like {kind}", mend)
         if self.encoding == "utf-8":
             for mark, encoding in _BYTE_ORDER_MARKS.items():
                 if chunk.startswith(mark):
-                    raise DataError(
-                        f"{self.part.label}: starts like {encoding.upper()}; pass "
-                        f"data.encoding={encoding}"
-                    )
+                    mend = Phrase("use {}", Setting("data.encoding", encoding))
+                    raise DataError(self.part.label, f"starts like {encoding.upper()}", mend)
             if chunk.startswith(codecs.BOM_UTF8):
                 self.notes.append(f"{self.part.label}: a byte order mark was dropped")
                 self.consumed = len(codecs.BOM_UTF8)
@@ -340,7 +348,8 @@ class _Decoder:
             head = chunk[: 1 << 13]
             if head.count(0) > _NUL_SHARE * max(len(head), 1):
                 raise DataError(
-                    f"{self.part.label}: looks binary ({head.count(0)} NULs in its first "
-                    f"{len(head)} bytes); use data.unit=bytes"
+                    self.part.label,
+                    f"looks binary ({head.count(0)} NULs in its first {len(head)} bytes)",
+                    Phrase("use {}", _BYTES),
                 )
         return chunk

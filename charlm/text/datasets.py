@@ -64,8 +64,7 @@ class Dataset:
                 if matches(path, self.text.size, self.text.sha256):
                     return path
             raise DataError(
-                f"{path}: is not the pinned {self.name}; move it away, or train on it as it is "
-                f"with data.source={path}"
+                path, f"is not the pinned {self.name}", f"move it away, {_as_it_is(path)}"
             )
         pin = self.archive or self.text
         target = path.with_name(pin.name)
@@ -83,7 +82,7 @@ class Dataset:
             MachineError: It cannot be read or copied.
         """
         if not file.is_file():
-            raise DataError(f"{file}: not found or not a regular file")
+            raise DataError(file, "not found or not a regular file")
         with machine_errors(file):
             if self.archive and matches(file, self.archive.size, self.archive.sha256):
                 self._unpack(file)
@@ -94,8 +93,10 @@ class Dataset:
                 put_in_place(part, self.path())
             else:
                 raise DataError(
-                    f"{file}: is not {self.name} ({self.text.size:,} bytes, SHA-256 "
-                    f"{self.text.sha256[:16]}...); to train on it as it is, use data.source={file}"
+                    file,
+                    f"is not {self.name} ({self.text.size:,} bytes, SHA-256 "
+                    f"{self.text.sha256[:16]}...)",
+                    f"check the file, {_as_it_is(file)}",
                 )
         return self.path()
 
@@ -115,11 +116,15 @@ class Dataset:
                     while file.tell() <= self.text.size and (chunk := member.read(_CHUNK)):
                         file.write(chunk)
             except (zipfile.BadZipFile, KeyError) as error:
-                raise DataError(f"{archive}: not the expected archive ({error})") from None
+                raise DataError(archive, f"not the expected archive ({error})") from None
             if not matches(part, self.text.size, self.text.sha256):
                 part.unlink()
-                raise DataError(f"{archive}: its member {self.text.name!r} is not the pinned text")
+                raise DataError(archive, f"its member {self.text.name!r} is not the pinned text")
             put_in_place(part, path)
+
+
+def _as_it_is(file: Path) -> str:
+    return f"or train on it as it is: data.source={file}"
 
 
 def data_folder() -> Path:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from charlm.errors import DataError, MachineError
+from charlm.errors import DataError, MachineError, Phrase, Setting
 from charlm.storage.machine import machine_errors
 from charlm.text.datasets import DATASETS
 
@@ -61,7 +61,7 @@ def open_source(
         MachineError: It may not be read, or could not be fetched.
     """
     if not name:  # else the folder that one is in
-        raise DataError("text: got an empty name; name a file, a folder, a glob, a text, or -")
+        raise DataError("text", "got an empty name", "name a file, a folder, a glob, a text, or -")
     if name == "python-docs":
         return Source(name, (Part(name, _python_docs),))
     if name == "python-stdlib":
@@ -89,9 +89,12 @@ def _fetched(name: str, progress: Callable[[int, int], None]) -> Path:
     try:
         return DATASETS[name].fetch(progress)
     except MachineError as error:
-        raise MachineError(
-            f"{error}; or, with a copy of the file, run 'charlm data add {name} FILE'; or train on "
-            "a text that needs no network: data.source=python-docs"
+        raise error.replace(
+            mend=Phrase(
+                f"try again, add a copy that you have (charlm data add {name} FILE), or use a text "
+                "that needs no network: {}",
+                Setting("data.source", "python-docs"),
+            )
         ) from None
 
 
@@ -120,13 +123,14 @@ def _files(name: str) -> list[Path]:
         if path.is_dir():
             files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
             if not files:
-                raise DataError(f"{name}: no file in this folder; name another source")
+                raise DataError(name, "no file in this folder", "name another source")
             return files
         if not path.exists():
             return _globbed(name)
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
-            raise DataError(f"{name}: not a regular file; pipe it in with data.source=-")
+            pipe = Phrase("pipe it in with {}", Setting("data.source", "-"))
+            raise DataError(name, "not a regular file", pipe)
     return [path]
 
 
@@ -136,14 +140,15 @@ def _globbed(name: str) -> list[Path]:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise DataError(
-            f"{name}: no such file or named text; {hint}"
-            f"named texts: {', '.join(known)} (charlm data list)"
+            name,
+            "no such file or named text",
+            f"{hint}named texts: {', '.join(known)} (charlm data list)",
         )
     files = sorted(p for p in map(Path, glob.glob(name, recursive=True)) if p.is_file())
     if not files:
         folder = Path(name.split("*")[0].split("?")[0].split("[")[0] or ".")
         folder = folder if folder.is_dir() else folder.parent
-        raise DataError(f"{name}: matches no file in {folder.resolve()}; check the pattern")
+        raise DataError(name, f"matches no file in {folder.resolve()}", "check the pattern")
     return files
 
 

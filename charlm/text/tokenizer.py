@@ -103,7 +103,7 @@ class CharTokenizer:
             ids = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
             known = self._codes[ids] == codes
         if unknown == "error" and not known.all():
-            raise DataError(_unknown_characters(text, known, self.vocab_size))
+            raise DataError("", _unknown_characters(text, known, self.vocab_size))
         return ids[known]
 
     def decode(self, ids: Iterable[int] | Ids) -> str:
@@ -144,8 +144,8 @@ class ByteTokenizer:
             if unknown == "error":
                 code = ord(text[error.start])
                 raise DataError(
-                    f"character U+{code:04X} at position {error.start} is half a surrogate pair: "
-                    "it has no bytes"
+                    f"character U+{code:04X} at position {error.start}",
+                    "half a surrogate pair, which has no bytes",
                 ) from None
             data = text.encode("utf-8", "ignore")  # no other character comes near half a pair
         return np.frombuffer(data, np.uint8)
@@ -221,9 +221,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
         content = read_object(path, _MAX_BYTES)
         if content["format"] != FORMAT:
             found = reprlib.repr(content["format"])
-            raise CheckpointError(
-                f"{path}: format {found}, this charlm reads {FORMAT}; upgrade charlm"
-            )
+            what = f"format {found}, this charlm reads {FORMAT}"
+            raise CheckpointError(path, what, "upgrade charlm")
         if content["unit"] == "bytes":
             return ByteTokenizer()
         if content["unit"] != "chars":
@@ -236,9 +235,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
             raise ValueError("the alphabet is not in order")
         return tokenizer
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: not found; restore it or start a new run") from None
+        raise CheckpointError(path, "not found", "restore it or start a new run") from None
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: not a tokenizer ({error}); name another run") from None
+        raise CheckpointError(path, f"not a tokenizer ({error})", "name another run") from None
 
 
 class _CharStream:

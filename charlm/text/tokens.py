@@ -17,6 +17,8 @@ import numpy.typing as npt
 from charlm.errors import DataError
 from charlm.storage import machine_errors
 
+_RESTORE = "restore it or start a new run"
+
 
 @runtime_checkable
 class Ids(Protocol):
@@ -51,8 +53,7 @@ class TokenFile:
         if found != size * dtype.itemsize:
             self._file.close()
             raise DataError(
-                f"{path}: {found:,} bytes, its manifest says {size * dtype.itemsize:,}; "
-                "restore it or start a new run"
+                path, f"{found:,} bytes, its manifest says {size * dtype.itemsize:,}", _RESTORE
             )
 
     def read(self, start: int, count: int) -> npt.NDArray[np.integer[Any]]:
@@ -67,8 +68,9 @@ class TokenFile:
             data = _read_at(self._file.fileno(), offset, length)
         if len(data) != length:
             raise DataError(
-                f"{self.path}: short read at byte {offset:,}: {len(data)} of {length} bytes, the "
-                "file shrank; restore it or start a new run"
+                self.path,
+                f"cut short while in use: {len(data)} of {length} bytes at byte {offset:,}",
+                _RESTORE,
             )
         return np.frombuffer(data, self.dtype)
 

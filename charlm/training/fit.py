@@ -8,8 +8,8 @@ from torch.optim import Optimizer
 
 from charlm.config import NGramConfig
 from charlm.config.size import human_bytes, machine_bytes
-from charlm.errors import MachineError
-from charlm.evaluation import Interrupted, score_windows
+from charlm.errors import MachineError, check_stop
+from charlm.evaluation import score_windows
 from charlm.models import NGramModel
 from charlm.models.counts import count_ngrams
 from charlm.models.ngram import BYTES_A_GRAM
@@ -70,8 +70,7 @@ class Fitter(Trainer):
         }
 
     def _poll(self) -> None:
-        if self.should_stop():
-            raise Interrupted
+        check_stop(self.should_stop)
 
 
 def fit_ngram(

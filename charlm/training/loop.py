@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 
 from charlm.backprop.by_hand import ByHand
 from charlm.config import Config
-from charlm.errors import CheckpointError, DataError, MachineError, NonFiniteError
-from charlm.evaluation import Interrupted, score_windows
+from charlm.errors import CheckpointError, DataError, MachineError, NonFiniteError, Stopped
+from charlm.evaluation import score_windows
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, choose_dtype, precision
 from charlm.runs import RunFolder
@@ -177,7 +177,7 @@ class Trainer:
         if self._evaluation_due(last):
             try:
                 yield self._logged(self._evaluate())
-            except Interrupted:
+            except Stopped:
                 interrupted = True  # the evaluation is done again on resume
             new_best = self.state.best_step == self.state.step
         if self._sample_due() and not interrupted:
@@ -198,7 +198,7 @@ class Trainer:
             yield from self._compile()
         try:
             yield self._logged(self._step())
-        except Interrupted:  # within a step that is a whole fit; it is done again on resume
+        except Stopped:  # within a step that is a whole fit; it is done again on resume
             self.stopped = True
         return False
 

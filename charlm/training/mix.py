@@ -32,8 +32,7 @@ from torch.optim import Optimizer
 
 from charlm.config import Config, MixtureConfig, NGramConfig, dump_yaml
 from charlm.config.size import held_back, trained
-from charlm.errors import NonFiniteError
-from charlm.evaluation import Interrupted
+from charlm.errors import NonFiniteError, Stopped, check_stop
 from charlm.evaluation.protocols import chars_a_pass, spread_windows
 from charlm.models import LanguageModel, MixtureModel, NGramModel, next_token_loss
 from charlm.models.mixture import fit_weights, join
@@ -183,7 +182,7 @@ class Mixer(Trainer):
         if self.state.step == 0:
             try:
                 yield from self._experts()
-            except Interrupted:
+            except Stopped:
                 self.stopped = True
             if self.stopped:
                 return
@@ -399,8 +398,7 @@ class Mixer(Trainer):
         self.model.temperature.fill_(fitted.temperature)
 
     def _poll(self) -> None:
-        if self.should_stop():
-            raise Interrupted
+        check_stop(self.should_stop)
 
     def _step(self) -> Record:
         """Join: the experts are trained and the weights are set; this makes them one model."""

@@ -224,7 +224,7 @@ def test_a_resumed_run_gives_them_a_tenth_of_what_is_left(
 ):
     from charlm.cli import train
     from charlm.cli.signals import StopSignals
-    from charlm.evaluation import Interrupted
+    from charlm.errors import Stopped
 
     def climb(*_, should_stop):
         nonlocal clock
@@ -232,7 +232,7 @@ def test_a_resumed_run_gives_them_a_tenth_of_what_is_left(
         while not should_stop():
             clock += 0.01
         taken.append(clock - since)
-        raise Interrupted
+        raise Stopped
 
     clock, taken = 1000.0, list[float]()
     monkeypatch.setattr(train.time, "perf_counter", lambda: clock)

@@ -211,7 +211,7 @@ def test_runs_that_nobody_named_may_be_unfinished(charlm, runs):
         (["--protocol", "magic"], 2, "--protocol 'magic': use some of windows, sliding, stream"),
         (["--protocol", ""], 2, "--protocol ''"),
         (["runs/tiny", "--protocol", "stream"], 2, "--protocol stream: none of these runs can"),
-        (["--protocol", "stream", "--block-size", "8"], 2, "--protocol stream has no window"),
+        (["--protocol", "stream", "--block-size", "8"], 2, "--block-size 8: stream has no window"),
         (["--split", "train"], 2, "'--split'"),
         (["--device", "abacus"], 2, "unknown device 'abacus'; use auto, cpu"),
         (["--device", "cuda:99"], 5, "'cuda:99' is not available"),

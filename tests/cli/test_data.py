@@ -66,7 +66,7 @@ def test_remarks_about_a_text_are_notes(charlm, tmp_path):
         (["info", "a.txt", "--unit", "words"], 2, "'words' is not one of chars or bytes"),
         (["info", "a.txt", "--encoding", "klingon"], 2, "encoding: unknown 'klingon'"),
         (["info", "a.txt", "--encoding", "hex"], 2, "encoding: unknown 'hex'"),
-        (["fetch", "shakespear"], 3, "shakespear: not a named text; one of shakespeare"),
+        (["fetch", "shakespear"], 3, "shakespear: not a named text; use one of shakespeare"),
         (["fetch", "python-docs"], 3, "python-docs: always here"),
         (["add", "names", "nope.txt"], 3, "nope.txt: not found"),
         (["add", "names", "a.txt"], 3, "a.txt: is not names (228,145 bytes"),

@@ -72,7 +72,7 @@ def test_a_shorter_window_is_allowed_and_a_longer_one_is_not(charlm, trained):
 
     result = charlm("eval", "--block-size", 9)
     assert result.code == 2
-    assert result.error == "--block-size 9: this model looks at most at 8 characters"
+    assert result.error == "--block-size 9: this model sees at most 8 characters"
 
 
 def test_people_read_one_line(charlm, trained):
@@ -221,10 +221,10 @@ def test_standard_input_is_scored_like_a_file(charlm, trained, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "core"),
     [
-        (["--protocol", "sliding", "--stride", 0], "--stride 0: windows of 8 move on by 1 to 8"),
-        (["--protocol", "sliding", "--stride", 9], "--stride 9: windows of 8 move on by 1 to 8"),
-        (["--stride", 4], "--stride 4: only --protocol sliding has one"),
-        (["--protocol", "stream"], "--protocol stream: this model looks at 8 characters at most"),
+        (["--protocol", "sliding", "--stride", 0], "--stride 0: expected 1 to 8"),
+        (["--protocol", "sliding", "--stride", 9], "--stride 9: expected 1 to 8"),
+        (["--stride", 4], "--stride 4: windows has no stride; use it with --protocol sliding"),
+        (["--protocol", "stream"], "--protocol stream: this model sees at most 8 characters"),
         (["--protocol", "sliding", "--by-position"], "--by-position: sliding has no positions"),
         (["--per-char", "-", "--json"], "--per-char - and --json both want standard output"),
         (["--per-char", ""], "--per-char: expected a file or -"),
@@ -309,7 +309,7 @@ def test_characters_go_into_a_pipe_and_do_not_replace_it(charlm, trained):
     ("text", "core"),
     [
         ("☃☃", "strange.txt: the model knows none of its characters"),
-        ("☃t☃", "one character that the model knows cannot be scored"),
+        ("☃t☃", "only one character that the model knows"),
     ],
 )
 def test_a_text_without_known_characters_is_refused(charlm, trained, text, core):
@@ -325,14 +325,14 @@ def test_a_part_that_was_not_cut_is_answered_with_its_fraction(charlm, trained):
     result = charlm("eval", "--split", "test")
 
     assert result.code == 3
-    assert result.error.endswith("it was made with data.test_fraction 0.0")
+    assert result.error.endswith("; use a run made with a larger data.test_fraction")
 
 
 @pytest.mark.parametrize(
     ("content", "core"),
     [
         (b"", "empty (0 bytes)"),
-        (b"t", "one character cannot be scored"),
+        (b"t", "only one character; the first of a text is not scored"),
         ("the é".encode(), "'é' (U+00E9)"),
         (b"the \xff", "not UTF-8 at byte 4 (0xff), line 1"),
     ],
@@ -411,7 +411,7 @@ def test_how_to_mend_a_text_is_said_in_words_of_the_command(charlm, trained, con
     for command in ("baselines", ("data", "info")):
         words = [command] if isinstance(command, str) else command
         error = charlm(*words, "odd.txt").error
-        assert error.startswith(f"odd.txt: {said}; pass --encoding ")
+        assert error.startswith(f"odd.txt: {said}; use --encoding ")
         assert "data." not in error
 
 
@@ -419,7 +419,7 @@ def test_what_is_no_text_is_for_a_run_of_bytes(charlm, trained):
     Path("odd.bin").write_bytes(bytes(100))
 
     assert charlm("eval", "--file", "odd.bin").error == (
-        "odd.bin: looks binary (100 NULs in its first 100 bytes); name a run of bytes, which can "
+        "odd.bin: looks binary (100 NULs in its first 100 bytes); use a run of bytes, which can "
         "score it"
     )
     assert charlm("baselines", "odd.bin").error.endswith("; use --unit bytes")

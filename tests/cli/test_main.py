@@ -7,7 +7,7 @@ import pytest
 
 from charlm import __version__
 from charlm.cli import output
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, Problem
 
 VERBS = ["train", "sample", "eval", "baselines", "compare", "verify"]
 VERBS += ["explain", "gradcheck", "graph", "doctor", "data", "config"]
@@ -90,7 +90,7 @@ def test_debug_adds_the_traceback_and_changes_nothing_else(charlm):
 @pytest.mark.parametrize("kind", CharlmError.__subclasses__())
 def test_every_kind_of_mistake_has_its_exit_code(charlm, monkeypatch, kind):
     def fail(*_):
-        raise kind("a: wrong; mend it", "b: wrong too; mend it")
+        raise kind.of(Problem("a", "wrong", "mend it"), Problem("b", "wrong too", "mend it"))
 
     monkeypatch.setattr("charlm.config.preset_names", fail)
     codes = {"UsageError": 2, "DataError": 3, "CheckpointError": 4, "MachineError": 5}

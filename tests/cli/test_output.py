@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.cli import output
+from charlm.errors import Stopped
 
 
 @pytest.mark.parametrize("text", ["plain", "é☃😀", "two\nlines\tand a tab", "\u200d\u3000"])
@@ -64,14 +65,8 @@ def test_a_terminal_is_sent_no_control_characters_and_a_file_is_sent_all(monkeyp
     assert terminal.written == "\\x1b[2J\n"
 
 
-def test_a_bar_for_bytes_polls_for_a_stop():
-    class Stop(Exception):
-        pass
-
-    def check() -> None:
-        raise Stop
-
-    with output.bytes_bar(quiet=True, check=check) as update, pytest.raises(Stop):
+def test_a_bar_for_bytes_stops_when_asked_to():
+    with output.bytes_bar(True, should_stop=lambda: True) as update, pytest.raises(Stopped):
         update("reading", 1)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from charlm.cli.signals import Stopped, StopSignals
+from charlm.cli.signals import StopSignals
+from charlm.errors import Stopped, check_stop
 
 
 @pytest.mark.parametrize(
@@ -18,14 +19,14 @@ from charlm.cli.signals import Stopped, StopSignals
 def test_a_signal_only_sets_a_flag(number, code):
     with StopSignals() as stop:
         assert not stop.requested()
-        stop.check()
+        check_stop(stop.requested)
 
         os.kill(os.getpid(), number)
 
         assert stop.requested()
         assert stop.exit_code == code
         with pytest.raises(Stopped):
-            stop.check()
+            check_stop(stop.requested)
 
 
 def test_the_handlers_from_before_come_back():

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from charlm.evaluation import Interrupted, baselines, climb
+from charlm.errors import Stopped
+from charlm.evaluation import baselines, climb
 from charlm.evaluation.baselines import added_bytes, choose_order, kneser_ney, utf8
 from charlm.models import NGramModel, surprisal
 from charlm.models.counts import count_ngrams
@@ -193,6 +194,6 @@ def test_a_climb_stops_when_it_is_asked_to():
 
     for calls in range(20):  # within the choice of the order, the counting and the compressing
         polled = 0
-        with pytest.raises(Interrupted):
+        with pytest.raises(Stopped):
             ladder(TEXT, TEXT[:1000], CharTokenizer(TEXT), should_stop=after(calls))
         assert polled == calls + 1

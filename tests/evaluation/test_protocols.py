@@ -105,18 +105,18 @@ def test_a_model_of_any_length_may_be_asked_for_longer_windows():
 @pytest.mark.parametrize(
     ("name", "block_size", "stride", "core"),
     [
-        ("sliding", None, 0, "--stride 0: windows of 12 move on by 1 to 12 characters"),
-        ("sliding", 8, 9, "--stride 9: windows of 8 move on by 1 to 8"),
-        ("windows", None, 3, "--stride 3: only --protocol sliding has one"),
-        ("windows", 13, None, "--block-size 13: this model looks at most at 12 characters"),
-        ("sliding", 13, None, "--block-size 13: this model looks at most at 12 characters"),
+        ("sliding", None, 0, "stride=0: expected 1 to 12, the length of the window"),
+        ("sliding", 8, 9, "stride=9: expected 1 to 8"),
+        ("windows", None, 3, "stride=3: windows has no stride; use it with protocol=.sliding."),
+        ("windows", 13, None, "block_size=13: this model sees at most 12 characters"),
+        ("sliding", 13, None, "block_size=13: this model sees at most 12 characters"),
         (
             "stream",
             None,
             None,
-            "this model looks at 12 characters at most; use windows, or sliding",
+            "this model sees at most 12 characters; use windows, or sliding",
         ),
-        ("stream", 4, None, "--block-size 4: --protocol stream has no window"),
+        ("stream", 4, None, "block_size=4: stream has no window"),
     ],
 )
 def test_what_a_protocol_cannot_do_is_refused(name, block_size, stride, core):
@@ -125,7 +125,7 @@ def test_what_a_protocol_cannot_do_is_refused(name, block_size, stride, core):
 
 
 def test_a_window_larger_than_a_pass_is_refused():
-    with pytest.raises(UsageError, match="at most 16384 characters; use --protocol stream"):
+    with pytest.raises(UsageError, match=r"at most 16384 characters; use protocol=.stream."):
         choose(Remembers(2), "windows", block_size=10**9)
 
 
@@ -134,7 +134,7 @@ def test_a_models_own_window_is_no_larger_than_a_pass_either(name):
     model = Remembers(2)
     model.block_size = 16_385
 
-    with pytest.raises(UsageError, match=r"model\.block_size 16385: .* at most 16384 characters"):
+    with pytest.raises(UsageError, match=r"model\.block_size=16385: .* at most 16384 characters"):
         choose(model, name)
     assert choose(model, name, block_size=16_384).length == 16_384
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.config import GPTConfig
-from charlm.evaluation import Interrupted, score_text, score_windows
+from charlm.errors import Stopped
+from charlm.evaluation import score_text, score_windows
 from charlm.evaluation.protocols import choose, sliding, stream, windows
 from charlm.evaluation.scoring import utf8_lengths
 from charlm.models import BigramModel, build_model
@@ -198,7 +199,7 @@ def test_it_stops_when_asked_and_restores_the_mode():
     model = gpt().train()
     ids = IdArray(np.arange(40) % 5)
     for score in (score_windows, lambda *a, **k: score_text(*a[:2], windows(a[2]), **k)):
-        with pytest.raises(Interrupted):
+        with pytest.raises(Stopped):
             score(model, ids, 4, should_stop=lambda: True)
         assert model.training
 

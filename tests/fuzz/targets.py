@@ -57,7 +57,7 @@ def target(seeds: Callable[[], list[bytes]], *words: str) -> Callable[[Any], Any
 @contextlib.contextmanager
 def refused_in_one_line_each(*kinds: type[CharlmError]) -> Iterator[None]:
     """Let the block succeed, or be refused by an error of these kinds; nothing else passes."""
-    problems: tuple[str, ...] | None = None
+    problems: list[str] | None = None
     try:
         yield
     except kinds as error:

@@ -182,7 +182,7 @@ def test_a_bad_byte_is_named_by_offset_and_line_wherever_chunks_end(before, bad,
 
     byte, line = len(before.encode()), 1 + before.count("\n")
     assert str(caught.value).startswith(
-        f"part0: not UTF-8 at byte {byte} (0x{bad[0]:02x}), line {line}; pass data.encoding=latin-1"
+        f"part0: not UTF-8 at byte {byte} (0x{bad[0]:02x}), line {line}; use data.encoding=latin-1"
     )
 
 
@@ -243,7 +243,7 @@ def test_a_utf_8_byte_order_mark_is_dropped_with_a_note(tmp_path):
     ],
 )
 def test_a_foreign_byte_order_mark_names_the_encoding_to_pass(mark, encoding):
-    with pytest.raises(DataError, match=f"pass data.encoding={encoding}$"):
+    with pytest.raises(DataError, match=f"use data.encoding={encoding}$"):
         scan_text(source_of(mark + b"a\0\0\0"), DataConfig())
 
 
@@ -252,7 +252,7 @@ def test_a_missing_byte_order_mark_names_the_encodings_to_pass(encoding):
     data = "héllo".encode(f"{encoding}-le")
 
     with pytest.raises(
-        DataError, match=f"not {encoding.upper()} .*pass data.encoding={encoding}-le"
+        DataError, match=f"not {encoding.upper()} .*use data.encoding={encoding}-le"
     ):
         scan_text(source_of(data), DataConfig(encoding=encoding))
 
@@ -345,8 +345,8 @@ def test_more_symbols_than_allowed_are_refused_with_the_rarest():
         scan_text(source_of("aaabbé語語".encode()), data).tokenizer(data)
 
     assert str(caught.value) == (
-        "here: 4 distinct characters, rarest 'é' (1x), 'b' (2x), '語' (2x); data.max_vocab is 3: "
-        "raise it (to 4), or use data.unit=bytes"
+        "here: 4 distinct characters (rarest: 'é' (1x), 'b' (2x), '語' (2x)), more than the limit of "
+        "3; set data.max_vocab=4 or data.unit=bytes"
     )
     assert scan_text(source_of(b"abc"), data).tokenizer(data).vocab_size == 3
 

@@ -43,7 +43,7 @@ def test_a_file_that_shrank_while_open_is_a_short_read(file):
     os.truncate(file.path, 100)
 
     assert file.read(0, 50).tolist() == IDS[:50].tolist()
-    with pytest.raises(DataError, match="short read at byte 80: 20 of 40 bytes"):
+    with pytest.raises(DataError, match="cut short while in use: 20 of 40 bytes at byte 80"):
         file.read(40, 20)
 
 

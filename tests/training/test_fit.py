@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from charlm.config import load_config
-from charlm.errors import MachineError
-from charlm.evaluation import Interrupted
+from charlm.errors import MachineError, Stopped
 from charlm.lifecycle.begin import create_run, prepare_text
 from charlm.lifecycle.resume import open_run, resumed_config
 from charlm.models import NGramModel, build_model
@@ -84,12 +83,12 @@ def test_a_stop_is_obeyed_wherever_it_falls_and_the_model_stays_what_it_was(
 
         def poll():
             if next(polls, None) is None:
-                raise Interrupted
+                raise Stopped
 
         fit.fit_ngram(fitter.ngram, fitter.asked, fitter.train, fitter.run, poll)
 
     for last in range(14 if budget else 6):  # fewer times than a fit asks
-        with pytest.raises(Interrupted):
+        with pytest.raises(Stopped):
             fit_until(last)
         assert not list(fitter.run.path.glob(".tmp-*"))
         assert same_tables(fitter.model, untouched)

@@ -1,0 +1,83 @@
+"""A text to score that is not part of the run: read, and encoded with the run's alphabet."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from charlm.config import DataConfig
+from charlm.errors import DataError, Phrase, Setting
+from charlm.evaluation.unknown import LeftOut, leave_out
+from charlm.text import CharTokenizer, Tokenizer, encode_corpus, open_source, scan_text
+from charlm.text.tokens import Ids
+
+
+@dataclass(frozen=True)
+class GivenText:
+    """A text to score.
+
+    Args:
+        ids: The characters that the model knows, by the model's ids.
+        tokenizer: An alphabet that has all of its characters.
+        left_out: The characters that the model does not know, if any.
+        notes: Remarks about the text.
+    """
+
+    ids: Ids
+    tokenizer: Tokenizer
+    left_out: LeftOut | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_text(
+    name: str,
+    data: DataConfig,
+    own: Tokenizer,
+    scratch: Path,
+    unknown: Literal["error", "uniform"] = "error",
+    progress: Callable[[str, int], None] = lambda what, read: None,
+) -> GivenText:
+    """Read a text as a run read its own.
+
+    Args:
+        name: A file, folder, glob, named text or `-`.
+        data: How the run read its text.
+        own: The run's tokenizer.
+        scratch: A folder for the ids; it must outlive the text.
+        unknown: `error` refuses characters that the model lacks, `uniform` sets them apart.
+        progress: Called with "reading" or "encoding" and the bytes read since the last call.
+
+    Raises:
+        DataError: It cannot be read, has unknown characters, or too few known ones.
+    """
+    data = data.model_copy(update={"source": name, "val_fraction": 0.0, "test_fraction": 0.0})
+    source = open_source(name)
+    scan = scan_text(source, data, lambda read: progress("reading", read))
+    strange = scan.strange_to(own)
+    known = scan.size - sum(int(scan.counts[ord(c)]) for c in strange)
+    if strange and unknown == "error":
+        shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in strange[:4])
+        more = f" and {len(strange) - 4} more" if len(strange) > 4 else ""
+        raise DataError(
+            source.name,
+            f"{shown}{more} not in the alphabet of this run, which has {own.vocab_size} symbols",
+            Phrase(
+                f"use {{}} to score the {scan.size - known:,} unknown characters by a uniform code",
+                Setting("unknown", "uniform"),
+            ),
+        )
+    if not known:
+        raise DataError(name, "the model knows none of its characters", "use another model")
+    if known < 2:
+        of_it = " that the model knows" if strange else ""
+        raise DataError(name, f"only one character{of_it}; the first of a text is not scored")
+    wide = CharTokenizer([*own.alphabet, *strange]) if isinstance(own, CharTokenizer) else own
+    tokens = scratch / "tokens"
+    corpus = encode_corpus(source, data, scan, wide, tokens, lambda n: progress("encoding", n))
+    text, notes = corpus.splits["train"], tuple(scan.notes)
+    if not strange:
+        return GivenText(text, own, None, notes)
+    assert isinstance(own, CharTokenizer)
+    assert isinstance(wide, CharTokenizer)
+    ids, left_out = leave_out(text, wide, own, scratch / "known.bin")
+    return GivenText(ids, wide, left_out, notes)
