@@ -1,8 +1,9 @@
 """The course: every model from one table to a modern GPT, each a readable lesson.
 
 Read in this order: `base` (what every model promises), `bigram`, `loss` (how a prediction is
-scored), `averaging`, `attention`, `gpt2`, `modern`; `counts`, `smoothing`, `ngram` (what
-counting alone can do); then `build` and `saved`.
+scored), `averaging`, `attention`, `gpt2`, `modern` and its `ngram_embedding`; `counts`, `smoothing`,
+`ngram` (what counting alone can do); `mixture` (several models as one); then `cache` (how attention
+reads a text on without reading it again) and `build`.
 
 Letters in shapes: B batch, T time (characters, at most `block_size`), C channels (`n_embd`),
 H heads, D `head_size` (C = H * D), V `vocab_size`.

@@ -7,15 +7,15 @@ learned. Vaswani et al. 2017, "Attention is all you need", section 3.2.
 """
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from charlm.models.base import AttentiveModel
-from charlm.models.past import KeysValues
+from charlm.models.base import LanguageModel
 
 Mask = Bool[Tensor, "T S"] | Literal["causal"] | None
 
@@ -86,6 +86,23 @@ def _longest_plain(value: Tensor) -> int:
     return 512 if value.dtype == torch.bfloat16 else 128
 
 
+@runtime_checkable
+class Cache(Protocol):
+    """What a layer of attention keeps of a text that it reads on (`charlm.models.cache`).
+
+    Attributes:
+        used: How many characters it holds.
+    """
+
+    used: int
+
+    def add(
+        self, key: Float[Tensor, "B H n D"], value: Float[Tensor, "B H n D"]
+    ) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B H S D"], Bool[Tensor, "n S"] | None]:
+        """Keep n more keys and values; return all that are in view, and who sees which."""
+        ...
+
+
 class Head(nn.Module):
     """One head of causal self-attention, with its three projections spelled out.
 
@@ -101,7 +118,7 @@ class Head(nn.Module):
         self.value = nn.Linear(n_embd, head_size, bias=False)
 
     def forward(
-        self, x: Float[Tensor, "B T C"], past: KeysValues | None = None
+        self, x: Float[Tensor, "B T C"], past: Cache | None = None
     ) -> Float[Tensor, "B T D"]:
         """Let each position gather from those up to it, those that were read before included."""
         query, key, value = (f(x).unsqueeze(1) for f in (self.query, self.key, self.value))
@@ -131,7 +148,7 @@ class MultiHeadAttention(nn.Module):
         self.projection = nn.Linear(n_embd, n_embd, bias=False)
 
     def forward(
-        self, x: Float[Tensor, "B T C"], past: KeysValues | None = None
+        self, x: Float[Tensor, "B T C"], past: Cache | None = None
     ) -> Float[Tensor, "B T C"]:
         """Let each position gather, in every head, from those up to it, read before or now."""
         qkv = self.qkv(x).unflatten(-1, (3, self.n_head, -1))  # (B, T, 3, H, D)
@@ -145,10 +162,36 @@ class MultiHeadAttention(nn.Module):
         return self.projection(gathered.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
 
     def prepare(
-        self, query_key: Float[Tensor, "2 B H T D"], past: KeysValues | None
+        self, query_key: Float[Tensor, "2 B H T D"], past: Cache | None
     ) -> Float[Tensor, "2 B H T D"]:
         """Return queries and keys as they are; the modern style normalises and turns them."""
         return query_key
+
+
+class AttentiveModel(LanguageModel):
+    """A model that reads on without reading again what is in view.
+
+    How is told after the lessons, in `charlm.models.cache`.
+
+    Attributes:
+        depth: How many layers of attention it has.
+    """
+
+    depth: int
+
+    def start(self, batch_size: int) -> Any:
+        """Return the state of `batch_size` texts of which nothing has been read."""
+        from charlm.models.cache import HalvedView
+
+        return HalvedView(self, super().start(batch_size))
+
+    def go_on(self, idx: Int[Tensor, "B n"], state: Any) -> tuple[Float[Tensor, "B n V"], Any]:
+        """Read n more characters of each text."""
+        return state.go_on(self, idx), state
+
+    def repeat(self, state: Any, count: int) -> Any:
+        """Return the state of `count` texts that all go on from one."""
+        return state.repeat(count)
 
 
 class OneLayerModel(AttentiveModel):
@@ -185,7 +228,7 @@ class OneLayerModel(AttentiveModel):
         nn.init.zeros_(self.head.bias)
 
     def forward(
-        self, idx: Int[Tensor, "B T"], past: list[KeysValues] | None = None
+        self, idx: Int[Tensor, "B T"], past: Sequence[Cache] | None = None
     ) -> Float[Tensor, "B T V"]:
         """Return logits from each character and what attention gathered for it."""
         self.check_length(idx)

@@ -1,23 +1,20 @@
 """What every model promises, so that training, scoring and sampling never ask which one it is.
 
-    logits = model(idx)                        (B, T) int64 -> (B, T, V), always
-    state = model.start(batch_size)            nothing read yet
-    logits, state = model.step(idx, state)     (B, n) int64 -> (B, V): what comes after them
+    logits = model(idx)                         (B, T) int64 -> (B, T, V), always
+    state = model.start(batch_size)             nothing read yet
+    logits, state = model.go_on(idx, state)     (B, n) int64 -> (B, n, V), reading on
 
 `logits[b, t]` scores the character that follows `idx[b, : t + 1]` and must not depend on anything
-later. The loss is never computed inside a model (see `loss`).
+later. Reading a text on in pieces gives the logits of reading it at once. The loss is never computed inside a model (see `loss`).
 """
 
 import reprlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-
-from charlm.models.past import KeysValues, halved
 
 
 class LanguageModel(nn.Module):
@@ -109,39 +106,67 @@ class LanguageModel(nn.Module):
         for name, own in expected.items():
             check_tensor(name, state_dict[name], own.shape, own.dtype)
 
-    def read(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Return the logits at every position of a text of any length: those that stepping gives.
-
-        Past the block, the view moves on by half a block at a time: see `charlm.models.past`.
-        """
-        block, length = self.block_size, idx.shape[1]
-        if self.any_length or length <= block:
-            return self(idx)  # type: ignore[no-any-return]
-        half = max(1, block // 2)
-        parts = [self(idx[:, :block])]
-        for start in range(block, length, half):
-            parts.append(self(idx[:, start + half - block : start + half])[:, block - half :])
-        return torch.cat(parts, dim=1)
-
     def start(self, batch_size: int) -> Any:
         """Return the state of `batch_size` texts of which nothing has been read.
 
-        This default remembers what the model looks back on and runs it again at each step. Models
-        that can do better override both methods; the logits must stay the same.
+        This state is the characters in view. A model that keeps more than them overrides `start`,
+        `go_on` and, unless its state is made of tensors with a row for each text, `repeat`.
         """
         return torch.empty(batch_size, 0, dtype=torch.int64, device=self.device)
 
-    def step(self, idx: Int[Tensor, "B n"], state: Any) -> tuple[Float[Tensor, "B V"], Any]:
-        """Read n more characters of each text, n at least 1.
+    def go_on(self, idx: Int[Tensor, "B n"], state: Any) -> tuple[Float[Tensor, "B n V"], Any]:
+        """Read n more characters of each text, n at least 1; the text may outgrow the block.
+
+        However a text is cut into pieces, its logits are the same, and within the block they are
+        those of `forward`. This default runs the model again on all that is in view (see `views`).
 
         Returns:
-            The logits of the character after them, and the state that remembers them. The state
-            that was passed in is used up.
+            The logits of the character after each of them, and the state to go on from. The state
+            that was passed in must not be used again.
         """
-        ids = torch.cat([state, idx], dim=1)
-        seen = max(self.memory, 1) if self.any_length else halved(ids.shape[1], self.block_size)
-        ids = ids[:, -seen:]
-        return self(ids)[:, -1], ids
+        if self.any_length:
+            ids = torch.cat([state, idx], dim=1)
+            return self(ids)[:, -idx.shape[1] :], ids[:, max(0, ids.shape[1] + 1 - self.memory) :]
+        logits = []
+        for kept, new in views(state, idx, self.block_size):
+            state = torch.cat([kept, new], dim=1)
+            logits.append(self(state)[:, kept.shape[1] :])
+        return torch.cat(logits, dim=1), state
+
+    def repeat(self, state: Any, count: int) -> Any:
+        """Return the state of `count` texts that all go on from one; `state` stays usable."""
+        if isinstance(state, Tensor):
+            return state.repeat_interleave(count, dim=0)
+        return tuple(self.repeat(part, count) for part in state)
+
+    def step(self, idx: Int[Tensor, "B n"], state: Any) -> tuple[Float[Tensor, "B V"], Any]:
+        """Read on as `go_on` does, but return the logits after the last character only."""
+        for part in torch.split(idx, self.block_size, dim=1):
+            logits, state = self.go_on(part, state)
+        return logits[:, -1], state
+
+    def read(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Return the logits at every position of texts of any length."""
+        if self.any_length or idx.shape[1] <= self.block_size:
+            return self(idx)  # type: ignore[no-any-return]
+        return self.go_on(idx, self.start(idx.shape[0]))[0]
+
+
+def views(
+    ids: Int[Tensor, "B S"], idx: Int[Tensor, "B n"], block_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the views in which `idx` is read after `ids`: what they keep, and what is new.
+
+    A view that fills the block forgets its older half before it takes in more. A learned position
+    belongs to a place in the view, so everything kept has to be read again there: doing so once in
+    half a block costs two positions a character, where moving on at each would cost a block.
+    """
+    while idx.shape[1]:
+        if ids.shape[1] == block_size:
+            ids = ids[:, max(1, block_size // 2) :]
+        room = block_size - ids.shape[1]
+        yield ids, idx[:, :room]
+        ids, idx = torch.cat([ids, idx[:, :room]], dim=1), idx[:, room:]
 
 
 def check_names(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -175,49 +200,3 @@ def check_tensor(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.d
         raise ValueError(
             f"{name} holds {strange} values that are NaN or infinite; use an earlier checkpoint"
         )
-
-
-class AttentiveModel(LanguageModel):
-    """A model whose attention keeps what it has read, and whose positions are learned.
-
-    Attributes:
-        depth: How many layers of attention it has.
-    """
-
-    depth: int
-
-    def forward(
-        self, idx: Int[Tensor, "B T"], past: list[KeysValues] | None = None
-    ) -> Float[Tensor, "B T V"]:
-        """Return the logits at each position of `idx`, which goes on after the past."""
-        raise NotImplementedError
-
-    def start(self, batch_size: int) -> "InView":
-        """Return the state of `batch_size` texts of which nothing has been read."""
-        nothing = torch.empty(batch_size, 0, dtype=torch.int64, device=self.device)
-        return InView(nothing, self._nothing_kept())
-
-    def step(self, idx: Int[Tensor, "B n"], state: "InView") -> tuple[Float[Tensor, "B V"], Any]:
-        """Read n more characters of each text; when the view is full, half of it anew."""
-        ids = torch.cat([state.ids, idx], dim=1)
-        seen = halved(ids.shape[1], self.block_size)
-        if seen < ids.shape[1]:
-            ids = idx = ids[:, -seen:]
-            state.past = self._nothing_kept()
-        return self(idx, state.past)[:, -1], InView(ids, state.past)
-
-    def _nothing_kept(self) -> list[KeysValues]:
-        return [KeysValues(self.block_size, self.block_size) for _ in range(self.depth)]
-
-
-@dataclass
-class InView:
-    """What an `AttentiveModel` remembers.
-
-    Args:
-        ids: The characters in view.
-        past: Their keys and values in each layer.
-    """
-
-    ids: Int[Tensor, "B T"]
-    past: list[KeysValues]

@@ -7,15 +7,14 @@ are unsupervised multitask learners", section 2.3; the recipe is nanoGPT's.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from charlm.models.attention import MultiHeadAttention
-from charlm.models.base import AttentiveModel
-from charlm.models.past import KeysValues
+from charlm.models.attention import AttentiveModel, Cache, MultiHeadAttention
 
 
 class MLP(nn.Module):
@@ -53,7 +52,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "B T C"], past: KeysValues | None = None
+        self, x: Float[Tensor, "B T C"], past: Cache | None = None
     ) -> Float[Tensor, "B T C"]:
         """Communicate, then compute."""
         x = x + self.dropout(self.attention(self.attention_norm(x), past))
@@ -94,7 +93,7 @@ class GPT2(AttentiveModel):
         self._draw_weights(generator)
 
     def forward(
-        self, idx: Int[Tensor, "B T"], past: list[KeysValues] | None = None
+        self, idx: Int[Tensor, "B T"], past: Sequence[Cache] | None = None
     ) -> Float[Tensor, "B T V"]:
         """Return the logits of the next character at every position."""
         self.check_length(idx)

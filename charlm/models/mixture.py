@@ -77,18 +77,25 @@ class MixtureModel(LanguageModel):
         return self.read(idx)
 
     def read(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Return the logits at every position of a text of any length, as stepping gives them."""
+        """Return the logits at every position of texts of any length."""
         return self.join(expert.read(idx) for expert in self.experts.values())
 
     def start(self, batch_size: int) -> list[Any]:
         """Return the states of the experts."""
         return [expert.start(batch_size) for expert in self.experts.values()]
 
-    def step(self, idx: Int[Tensor, "B n"], state: list[Any]) -> tuple[Float[Tensor, "B V"], Any]:
+    def go_on(
+        self, idx: Int[Tensor, "B n"], state: list[Any]
+    ) -> tuple[Float[Tensor, "B n V"], list[Any]]:
         """Let every expert read on."""
         experts = self.experts.values()
-        read = [expert.step(idx, own) for expert, own in zip(experts, state, strict=True)]
+        read = [expert.go_on(idx, own) for expert, own in zip(experts, state, strict=True)]
         return self.join(logits for logits, _ in read), [own for _, own in read]
+
+    def repeat(self, state: list[Any], count: int) -> list[Any]:
+        """Return the states of the experts, each repeated."""
+        experts = self.experts.values()
+        return [expert.repeat(own, count) for expert, own in zip(experts, state, strict=True)]
 
     def join(self, logits: Iterable[Float[Tensor, "*shape V"]]) -> Float[Tensor, "*shape V"]:
         """Join the experts' logits; one expert's are held at a time."""

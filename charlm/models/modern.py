@@ -13,17 +13,17 @@ projections and head       ln V: Yang et al. 2022, Tensor Programs V, D.2, for t
 """
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from charlm.models.attention import MultiHeadAttention
+from charlm.models.attention import AttentiveModel, Cache, MultiHeadAttention
 from charlm.models.base import LanguageModel
 from charlm.models.ngram_embedding import NGramEmbedding
-from charlm.models.past import KeysValues
 
 ROTARY_BASE = 10_000.0  # RoFormer, section 3.3
 
@@ -120,8 +120,9 @@ class Rotary(torch.autograd.Function):
         return rotate(gradient, torch.stack([cos, -sin])), None
 
 
-class BlockPast(KeysValues):
-    """What a block remembers: keys and values, and what its token shifts take from before.
+@runtime_checkable
+class BlockCache(Cache, Protocol):
+    """What a block keeps of a text that it reads on (`charlm.models.cache`).
 
     Attributes:
         table: The angles of the positions that are read next, the first one's first.
@@ -130,8 +131,21 @@ class BlockPast(KeysValues):
     """
 
     table: Float[Tensor, "2 T D_half"]
-    attention_input: Float[Tensor, "B 1 C"] | None = None
-    mlp_input: Float[Tensor, "B 1 C"] | None = None
+    attention_input: Float[Tensor, "B 1 C"] | None
+    mlp_input: Float[Tensor, "B 1 C"] | None
+
+
+@runtime_checkable
+class TextCache(Protocol):
+    """What the model keeps of a text that it reads on.
+
+    Attributes:
+        ids: The last characters that were read, as many as n-grams look back.
+        blocks: What each block keeps.
+    """
+
+    ids: Int[Tensor, "B S"]
+    blocks: Sequence[Any]
 
 
 class RotaryAttention(MultiHeadAttention):
@@ -152,10 +166,10 @@ class RotaryAttention(MultiHeadAttention):
         self.register_buffer("rotary", table, persistent=False)
 
     def prepare(
-        self, query_key: Float[Tensor, "2 B H T D"], past: KeysValues | None
+        self, query_key: Float[Tensor, "2 B H T D"], past: Cache | None
     ) -> Float[Tensor, "2 B H T D"]:
         """Normalise, then turn."""
-        table = past.table if isinstance(past, BlockPast) else self.rotary
+        table = self.rotary if past is None else cast(BlockCache, past).table
         table = table[:, : query_key.shape[-2]]
         return Rotary.apply(norm(query_key), table)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -216,7 +230,7 @@ class ModernBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "B T C"], past: BlockPast | None = None
+        self, x: Float[Tensor, "B T C"], past: BlockCache | None = None
     ) -> Float[Tensor, "B T C"]:
         """Communicate, then compute."""
         own = norm(x)
@@ -231,7 +245,7 @@ class ModernBlock(nn.Module):
         return x + self.dropout(self.mlp(shifted))  # type: ignore[no-any-return]
 
 
-class ModernGPT(LanguageModel):
+class ModernGPT(AttentiveModel):
     """A stack of modern blocks between an embedding and a head of its own.
 
     Args:
@@ -260,6 +274,7 @@ class ModernGPT(LanguageModel):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(vocab_size, block_size)
+        self.depth = n_layer
         self.head_size = n_embd // n_head
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.ngram_embedding: NGramEmbedding | None = None
@@ -273,7 +288,7 @@ class ModernGPT(LanguageModel):
         self._draw_weights(generator)
 
     def forward(
-        self, idx: Int[Tensor, "B T"], past: "Past | None" = None
+        self, idx: Int[Tensor, "B T"], past: TextCache | None = None
     ) -> Float[Tensor, "B T V"]:
         """Return the logits of the next character at every position."""
         self.check_length(idx)
@@ -285,41 +300,11 @@ class ModernGPT(LanguageModel):
             x = block(x, past.blocks[i] if past else None)
         return self.head(norm(x))  # type: ignore[no-any-return]
 
-    def read(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Return the logits at every position of a text of any length.
-
-        Past the block the view slides: each character sees the last `block_size` at every layer.
-        """
-        if idx.shape[1] <= self.block_size:
-            return self(idx)  # type: ignore[no-any-return]
-        past = self.start(idx.shape[0])
-        return torch.cat(
-            [self._go_on(part, past) for part in torch.split(idx, self.block_size, 1)], 1
-        )
-
-    def start(self, batch_size: int) -> "Past":
+    def start(self, batch_size: int) -> Any:
         """Return the state of `batch_size` texts of which nothing has been read."""
-        nothing = torch.empty(batch_size, 0, dtype=torch.int64, device=self.device)
-        length = self.block_size
-        blocks = [BlockPast(2 * length, length) for _ in self.blocks]
-        return Past(blocks, nothing, self.head_size)
+        from charlm.models.cache import SlidingView
 
-    def step(self, idx: Int[Tensor, "B n"], state: "Past") -> tuple[Float[Tensor, "B V"], "Past"]:
-        """Read n more characters of each text; the view slides on with them."""
-        for part in torch.split(idx, self.block_size, dim=1):
-            logits = self._go_on(part, state)
-        return logits[:, -1], state
-
-    def _go_on(self, idx: Int[Tensor, "B n"], past: "Past") -> Float[Tensor, "B n V"]:
-        """Read up to a block more."""
-        table = past.angles(idx.shape[1])
-        for own in past.blocks:
-            own.table = table
-        logits = self(idx, past)
-        past.read += idx.shape[1]
-        if self.ngram_embedding is not None:
-            past.ids = torch.cat([past.ids, idx], dim=1)[:, 1 - self.ngram_embedding.longest :]
-        return logits  # type: ignore[no-any-return]
+        return SlidingView(self, LanguageModel.start(self, batch_size))
 
     def _draw_weights(self, generator: torch.Generator | None) -> None:
         """Zero what writes to the residual path or the logits; draw the rest from N(0, 1/C).
@@ -338,30 +323,3 @@ class ModernGPT(LanguageModel):
             else:
                 std = 1 / math.sqrt(parameter.shape[-1])
                 nn.init.normal_(parameter, std=std, generator=generator)
-
-
-class Past:
-    """What a `ModernGPT` remembers.
-
-    Args:
-        blocks: What each block does.
-        ids: The last characters that were read, as many as n-grams look back.
-        head_size: Channels that are turned in pairs (D).
-    """
-
-    def __init__(self, blocks: list[BlockPast], ids: Int[Tensor, "B n"], head_size: int) -> None:
-        self.blocks = blocks
-        self.ids = ids
-        self.head_size = head_size
-        self.read = 0
-        self.first = 0  # position that the table begins with
-        self.table: Float[Tensor, "2 T D_half"] = torch.empty(2, 0, head_size // 2)
-
-    def angles(self, count: int) -> Float[Tensor, "2 T D_half"]:
-        """Return the table of the next `count` positions or more, the next one first."""
-        if self.read + count > self.first + self.table.shape[1]:
-            self.first = self.read
-            length = self.blocks[0].slots
-            table = rotary_table(length, self.head_size, self.first, torch.float64)
-            self.table = table.to(self.ids.device)
-        return self.table[:, self.read - self.first :]

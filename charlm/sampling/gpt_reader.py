@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlm.models import GPT2, ModernGPT
-from charlm.models.modern import BlockPast, Past
+from charlm.models.cache import BlockCache, KeysValues, SlidingView, band
 from charlm.models.ngram_embedding import GOLDEN, PRIME, ROW_BITS, ROWS
-from charlm.models.past import KeysValues, band, halved
 from charlm.sampling.reader import StepReader, Weights, array
 
 Vector = Float[ndarray, "_"]
@@ -54,9 +53,10 @@ class GPT2Reader:
         """Read n more characters; when the view is full, half of it anew."""
         new = idx[0].tolist()
         self.ids += new
-        seen = halved(len(self.ids), self.block_size)
-        if seen < len(self.ids):
-            self.ids = new = self.ids[-seen:]
+        if len(self.ids) > self.block_size:
+            while len(self.ids) > self.block_size:
+                del self.ids[: max(1, self.block_size // 2)]
+            new = self.ids
             for block in self.blocks:
                 block.past.used = 0
         x = self.tokens[new] + self.positions[len(self.ids) - len(new) : len(self.ids)]
@@ -97,7 +97,7 @@ class ModernReader(StepReader):
         weights: What to read its matrices in.
     """
 
-    state: Past
+    state: SlidingView
     model: ModernGPT
 
     def __init__(self, model: ModernGPT, weights: Weights = "float32") -> None:
@@ -116,7 +116,7 @@ class ModernReader(StepReader):
         """Read n more characters."""
         self.recent = [*self.recent, *idx[0, -self.longest :].tolist()][-self.longest :]
         state = self.state
-        if idx.shape[1] > 1 or not state.read:
+        if idx.shape[1] > 1 or not state.length:
             return super().read(idx)
         x = self.tokens[idx[0, 0]]
         if self.ngrams is not None:
@@ -125,7 +125,7 @@ class ModernReader(StepReader):
             state.ids = torch.tensor([self.recent[1 - self.longest :]])
         x = rms_norm(x)
         cos, sin = state.angles(1)[:, 0].numpy()
-        state.read += 1
+        state.length += 1
         for block, past in zip(self.blocks, state.blocks, strict=True):
             x = block(x, past, cos, sin)
         return self.head(rms_norm(x))[None]
@@ -142,7 +142,7 @@ class ModernBlock:
         self.expand = linear(block.mlp.expand.weight, weights)
         self.contract = linear(block.mlp.contract.weight, weights)
 
-    def __call__(self, x: Vector, past: BlockPast, cos: Vector, sin: Vector) -> Vector:
+    def __call__(self, x: Vector, past: BlockCache, cos: Vector, sin: Vector) -> Vector:
         """Communicate, then compute; `cos` and `sin` are of the position's angles."""
         shifted = token_shift(rms_norm(x), past.attention_input)
         qkv = self.qkv(shifted).reshape(self.shape)

@@ -20,8 +20,8 @@ from charlm.models import (
     build_model,
     next_token_loss,
 )
+from charlm.models.cache import band
 from charlm.models.counts import count_ngrams
-from charlm.models.past import band
 from charlm.models.smoothing import smooth
 from charlm.text.tokens import IdArray
 from tests.models.conftest import BLOCK, CONFIGS, VOCAB
@@ -103,22 +103,67 @@ def test_the_first_loss_is_near_that_of_guessing(each_config, idx, generator):
     assert loss.item() == pytest.approx(math.log(VOCAB), abs=0.05)
 
 
-@pytest.mark.parametrize("sizes", [[1], [1, 2], [3], [5, 1, 1], [BLOCK, 1], [BLOCK + 3, 2]])
-def test_stepping_gives_the_logits_of_reading_at_once(model, generator, sizes):
-    """One by one or many at once, within the block and far beyond it: the same."""
-    text = torch.randint(VOCAB, (2, 5 * BLOCK), generator=generator)
-    expected = model.read(text)
-    state, at, turn = model.start(2), 0, itertools.cycle(sizes)
-
+def read_on(model, text, sizes, state=None):
+    """The logits at every position of a text that is read in pieces, and the last state."""
+    state = model.start(len(text)) if state is None else state
+    logits, at, turn = [], 0, itertools.cycle(sizes)
     while at < text.shape[1]:
         n = next(turn)
-        logits, state = model.step(text[:, at : at + n], state)
-        at = min(at + n, text.shape[1])
-        torch.testing.assert_close(logits, expected[:, at - 1], atol=1e-5, rtol=1e-5)
+        some, state = model.go_on(text[:, at : at + n], state)
+        logits.append(some)
+        at += n
+    return torch.cat(logits, dim=1), state
 
 
-def test_reading_within_the_block_is_what_the_model_says(model, idx):
-    torch.testing.assert_close(model.read(idx), model(idx))
+def close(found, expected):
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [[1], [1, 2], [3], [5, 1, 1], [BLOCK, 1], [BLOCK + 3, 2]])
+def test_however_a_text_is_cut_reading_on_gives_the_same_logits(model, generator, sizes):
+    text = torch.randint(VOCAB, (2, 6 * BLOCK), generator=generator)
+    expected, _ = model.go_on(text, model.start(2))
+
+    found, _ = read_on(model, text, sizes)
+
+    close(found, expected)
+    close(model.read(text), expected)
+
+
+def test_within_the_block_reading_on_gives_what_the_model_says(model, idx):
+    for sizes in ([BLOCK], [1], [3, 2]):
+        close(read_on(model, idx, sizes)[0], model(idx))
+    assert torch.equal(model.read(idx), model(idx))
+
+
+def test_a_step_gives_the_last_logits_of_reading_on(model, generator):
+    text = torch.randint(VOCAB, (2, 3 * BLOCK), generator=generator)
+    state = model.start(2)
+
+    for first, last in [(0, 2 * BLOCK + 1), (2 * BLOCK + 1, 3 * BLOCK)]:
+        found, state = model.step(text[:, first:last], state)
+        close(found, model.read(text)[:, last - 1])
+
+
+@pytest.mark.parametrize("length", [0, 3, 2 * BLOCK + 1])
+def test_texts_that_go_on_from_one_read_as_if_each_were_alone(model, generator, length):
+    start = torch.randint(VOCAB, (1, length), generator=generator)
+    ends = torch.randint(VOCAB, (3, 2 * BLOCK), generator=generator)
+    _, state = read_on(model, start, [2]) if length else (None, model.start(1))
+
+    several = model.repeat(state, 3)
+    found, _ = read_on(model, ends, [1, 4], several)
+
+    whole = torch.cat([start.expand(3, -1), ends], dim=1)
+    close(found, model.read(whole)[:, length:])
+    close(read_on(model, ends[:1], [3], state)[0], found[:1])  # which stays usable
+
+
+def test_a_counted_model_remembers_no_more_than_it_looks_back_on(generator):
+    text = torch.randint(VOCAB, (1, 10 * BLOCK), generator=generator)
+    for name, kept in (("bigram", 0), ("ngram", 1)):  # and the character that is read next
+        model = knowing(CONFIGS[name])
+        assert model.go_on(text, model.start(1))[1].shape == (1, kept)
 
 
 def test_weights_are_a_function_of_the_seed(trained_config):

@@ -1,0 +1,196 @@
+"""What attention has read, kept: the next character then costs one position instead of a window.
+
+Keys and values of characters that were read do not change when more are read, as long as all of
+them stay in view. When the window is full there are two ways on:
+
+    HalvedView     where each position has an embedding of its own (`gpt2` and the lessons), the
+                   older half is forgotten and the other half read again: see `base.views`
+    SlidingView    where only distances count (`modern`), the view slides: each character sees the
+                   last `block_size` at every layer, and the oldest fall out one by one
+"""
+
+from copy import copy as shallow_copy
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from charlm.models.attention import AttentiveModel
+from charlm.models.base import views
+from charlm.models.modern import ModernGPT, rotary_table
+
+
+class KeysValues:
+    """The keys and values of one layer, in memory that is allocated once.
+
+    Args:
+        slots: Characters that there is room for.
+        window: How far back a character sees, itself included.
+    """
+
+    def __init__(self, slots: int, window: int) -> None:
+        self.slots = slots
+        self.window = window
+        self.used = 0
+        self.held: Float[Tensor, "2 B H slots D"] | None = None
+
+    def add(
+        self, key: Float[Tensor, "B H n D"], value: Float[Tensor, "B H n D"]
+    ) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B H S D"], Bool[Tensor, "n S"] | None]:
+        """Take n more, at most `window`.
+
+        Returns:
+            Keys and values of all that the first of the n sees, up to the last of them, and the
+            mask that says which of these each sees; None: all.
+        """
+        n = key.shape[-2]
+        if self.held is None:
+            shape = (2, *key.shape[:2], self.slots, key.shape[-1])
+            self.held = torch.empty(shape, dtype=key.dtype, device=key.device)
+        first, used, end = self.make_room(n)
+        self.held[0, :, :, used:end] = key
+        self.held[1, :, :, used:end] = value
+        keys, values = self.held[:, :, :, first:end]
+        return keys, values, None if n == 1 else band(n, used - first, self.window, key.device)
+
+    def make_room(self, n: int) -> tuple[int, int, int]:
+        """Count n more as taken, at most `window`.
+
+        Returns:
+            The first slot that the first of them sees, their own first, and the one after them.
+        """
+        if self.used + n > self.slots:
+            # Each copy frees slots - window of them, so its cost is shared by as many characters.
+            assert self.held is not None, "there is room for a window"
+            last = self.held[..., self.used - self.window + 1 : self.used, :].clone()
+            self.used = self.window - 1
+            self.held[..., : self.used, :] = last
+        used, self.used = self.used, self.used + n
+        return max(0, used + 1 - self.window), used, self.used
+
+    def repeat(self, count: int) -> "KeysValues":
+        """Return those of `count` texts that all go on from this one."""
+        copy = shallow_copy(self)
+        if self.held is not None:
+            copy.held = self.held.new_empty(2, count, *self.held.shape[2:])
+            copy.held[..., : self.used, :] = self.held[..., : self.used, :]
+        return copy
+
+
+class BlockCache(KeysValues):
+    """What a modern block keeps: keys and values, and what its token shifts read last.
+
+    Attributes:
+        table: The angles of the positions that are read next, the first one's first.
+        attention_input: What attention read at the last position, before the shift.
+        mlp_input: What the MLP read there.
+    """
+
+    table: Float[Tensor, "2 T D_half"]
+    attention_input: Float[Tensor, "B 1 C"] | None = None
+    mlp_input: Float[Tensor, "B 1 C"] | None = None
+
+    def repeat(self, count: int) -> "BlockCache":
+        """Return what blocks of `count` texts keep that all go on from this one."""
+        copy = cast(BlockCache, super().repeat(count))
+        for name in ("attention_input", "mlp_input"):
+            if (last := getattr(self, name)) is not None:
+                setattr(copy, name, last.repeat(count, 1, 1))
+        return copy
+
+
+class HalvedView:
+    """The state of a model with learned positions.
+
+    Args:
+        model: What reads.
+        ids: Nothing yet, of each text.
+
+    Attributes:
+        ids: The characters in view, (B, S).
+        layers: Their keys and values in each layer.
+    """
+
+    def __init__(self, model: AttentiveModel, ids: Int[Tensor, "B 0"]) -> None:
+        self.ids = ids
+        self.layers = self._forgetful(model)
+
+    def _forgetful(self, model: AttentiveModel) -> list[KeysValues]:
+        return [KeysValues(model.block_size, model.block_size) for _ in range(model.depth)]
+
+    def go_on(self, model: AttentiveModel, idx: Int[Tensor, "B n"]) -> Float[Tensor, "B n V"]:
+        """Read n more characters of each text."""
+        logits = []
+        for kept, new in views(self.ids, idx, model.block_size):
+            self.ids, unread = torch.cat([kept, new], dim=1), new
+            if self.layers[0].used > kept.shape[1]:
+                self.layers, unread = self._forgetful(model), self.ids
+            logits.append(model(unread, self.layers)[:, -new.shape[1] :])
+        return torch.cat(logits, dim=1)
+
+    def repeat(self, count: int) -> "HalvedView":
+        """Return the state of `count` texts that all go on from this one."""
+        copy = shallow_copy(self)
+        copy.ids = self.ids.repeat(count, 1)
+        copy.layers = [layer.repeat(count) for layer in self.layers]
+        return copy
+
+
+class SlidingView:
+    """The state of a `ModernGPT`.
+
+    Args:
+        model: What reads.
+        ids: Nothing yet, of each text.
+
+    Attributes:
+        ids: The last characters that were read, (B, S): as many as n-grams look back.
+        blocks: What each block keeps.
+        length: How many characters were read.
+    """
+
+    def __init__(self, model: ModernGPT, ids: Int[Tensor, "B 0"]) -> None:
+        self.ids = ids
+        size = model.block_size
+        self.blocks = [BlockCache(2 * size, size) for _ in model.blocks]
+        self.length = 0
+        self._first = 0  # position that the table begins with
+        self._table = torch.empty(2, 0, model.head_size // 2)
+
+    def go_on(self, model: ModernGPT, idx: Int[Tensor, "B n"]) -> Float[Tensor, "B n V"]:
+        """Read n more characters of each text; the view slides on with them."""
+        logits = []
+        back = model.ngram_embedding.longest - 1 if model.ngram_embedding is not None else 0
+        for part in torch.split(idx, model.block_size, dim=1):
+            table = self.angles(part.shape[1])
+            for block in self.blocks:
+                block.table = table
+            logits.append(model(part, self))
+            self.length += part.shape[1]
+            ids = torch.cat([self.ids, part], dim=1)
+            self.ids = ids[:, max(0, ids.shape[1] - back) :]
+        return torch.cat(logits, dim=1)
+
+    def angles(self, count: int) -> Float[Tensor, "2 T D_half"]:
+        """Return the table of the next `count` positions or more, the next one first."""
+        if self.length + count > self._first + self._table.shape[1]:
+            self._first = self.length
+            slots, head_size = self.blocks[0].slots, 2 * self._table.shape[2]
+            table = rotary_table(slots, head_size, self._first, torch.float64)
+            self._table = table.to(self.ids.device)
+        return self._table[:, self.length - self._first :]
+
+    def repeat(self, count: int) -> "SlidingView":
+        """Return the state of `count` texts that all go on from this one."""
+        copy = shallow_copy(self)
+        copy.ids = self.ids.repeat(count, 1)
+        copy.blocks = [block.repeat(count) for block in self.blocks]
+        return copy
+
+
+def band(n: int, before: int, window: int, device: torch.device) -> Bool[Tensor, "n S"]:
+    """Return which of `before` + n characters each of the last n sees: itself, and those before."""
+    query = torch.arange(before, before + n, device=device)[:, None]
+    key = torch.arange(before + n, device=device)
+    return (key <= query) & (key > query - window)
