@@ -12,11 +12,16 @@ from charlm.training.muon import Muon
 
 
 def hidden_matrices(model: LanguageModel) -> dict[str, nn.Parameter]:
-    """Return the matrices between embeddings and head: those that Muon is made for."""
+    """Return the matrices between embeddings and head: those that Muon is made for.
+
+    That is every parameter of two dimensions but tables of embeddings, whatever module it is in, and
+    the model's `head`.
+    """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     return {
-        f"{name}.weight": model.get_parameter(f"{name}.weight")
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name != "head"
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.ndim == 2 and id(parameter) not in tables and name.split(".")[0] != "head"
     }
 
 

@@ -2,13 +2,11 @@ import pytest
 import torch
 
 from charlm.config import GPTConfig, TrainConfig
-from charlm.models import build_model
+from charlm.models import LanguageModel, build_model
 from charlm.runs.optimizer_state import optimizer_tensors, restore_optimizers
 from charlm.training import build_optimizers
-from charlm.training.optimizers import (
-    hidden_matrices,
-    set_learning_rate,
-)
+from charlm.training.optimizers import hidden_matrices, set_learning_rate
+from tests.models.conftest import CONFIGS
 
 
 def gpt(style="modern"):
@@ -57,6 +55,30 @@ def test_muon_takes_the_hidden_matrices_and_adamw_the_rest():
     assert taken == set(hidden_matrices(model))
     assert all(name.startswith("blocks.") for name in taken)
     assert {"token_embedding.weight", "head.weight"} == set(names.values()) - taken
+
+
+@pytest.mark.parametrize("name", ["averaging", "attention", "multihead", "gpt2", "modern, n-grams"])
+def test_hidden_matrices_are_the_linear_layers_below_the_head_in_their_order(name):
+    model = build_model(CONFIGS[name], 7)
+    linear = [
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name != "head"
+    ]
+
+    assert list(hidden_matrices(model)) == linear
+
+
+def test_a_matrix_is_hidden_by_where_it_stands_not_by_its_module():
+    class Raw(LanguageModel):
+        def __init__(self):
+            super().__init__(7, 4)
+            self.table = torch.nn.Embedding(7, 8)
+            self.mixing = torch.nn.Parameter(torch.zeros(8, 8))
+            self.gain = torch.nn.Parameter(torch.zeros(8))
+            self.head = torch.nn.Parameter(torch.zeros(8, 7))
+
+    assert list(hidden_matrices(Raw())) == ["mixing"]
 
 
 def test_adamw_equals_the_formula_over_two_steps():
