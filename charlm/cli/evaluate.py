@@ -1,21 +1,19 @@
-"""charlm eval: every character of a text scored once, and by which protocol."""
+"""charlm eval: the loss of a trained model on a text, each character scored once."""
 
-import errno
 import glob
 import json as json_format
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from charlm.cli import output
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import DataError, Phrase, Stopped, UsageError
+from charlm.errors import DataError, Phrase, UsageError
 
 if TYPE_CHECKING:
     from charlm.evaluation.given import GivenText
@@ -38,14 +36,13 @@ def evaluate(
     ] = "val",
     source: Annotated[
         str | None,
-        typer.Option("--file", help="Score this text instead: a file, folder, glob, name or -."),
+        typer.Option("--file", help="Score this instead: a file, folder, glob, named text or -."),
     ] = None,
     protocol: Annotated[
         Literal["windows", "sliding", "stream"],
         typer.Option(
-            help="windows: consecutive, context only inside. sliding: overlapping, so that each "
-            "character has a window less a stride of context. stream: all the context the model "
-            "can use, for counted models."
+            help="windows: consecutive windows. sliding: overlapping windows, so that characters "
+            "have more context. stream: all the context the model can use, for counted models."
         ),
     ] = "windows",
     block_size: Annotated[
@@ -53,31 +50,33 @@ def evaluate(
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(help="Characters that a sliding window moves on. Default: half of it."),
+        typer.Option(
+            help="Characters from one sliding window to the next. Default: half a window."
+        ),
     ] = None,
     unknown: Annotated[
         Unknown,
         typer.Option(
-            help="Characters of --file that the model lacks: refused, or left out of what it sees "
-            "and each charged ln(1114112 - V) nats for its code point plus its share of saying "
-            "where they stand, ln((N + 1) C(N, u)) / u for u of N."
+            help="Characters of --file that the model does not know. error: refuse the text. "
+            "uniform: score them by a uniform code (see the docs)."
         ),
     ] = "error",
     by_position: Annotated[
-        bool, typer.Option("--by-position", help="Show the loss by position in the window too.")
+        bool, typer.Option("--by-position", help="Also show the loss by position in the window.")
     ] = False,
     per_char: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Write one JSON line a character: its bits and the five likeliest; - is stdout.",
+            help="Write a JSON line for each character: its bits and the five likeliest "
+            "characters. - is standard output.",
         ),
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="best, last, or a step.")] = "best",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> int:
-    """Score a trained model: each character of a text once, with a 95 % interval.
+) -> None:
+    """Score a trained model on a text, with a 95 % confidence interval.
 
     For example: charlm eval --split val --json
     """
@@ -89,73 +88,148 @@ def evaluate(
     config = found.read_config([f"run.device={device}"])
     if per_char not in (None, "-"):
         _check_place(Path(per_char), found.path, source or config.data.source)
-
     with StopSignals() as stop, stop.scratch() as scratch:
-        try:
-            with stop.at_once():
-                from charlm.evaluation import protocols
-                from charlm.runs.weights import load_model
+        with stop.at_once():
+            from charlm.evaluation import protocols
+            from charlm.runs.weights import load_model
 
-                saved = load_model(found, checkpoint, device)
-                cut = protocols.choose(
-                    saved.model, protocol, block_size, stride, per_char is not None
-                )
-                if source is None:
-                    text = _split(saved, split)
-                else:
-                    text = _given(saved, source, unknown, scratch)
-            with _lines(per_char, text.tokenizer, saved.tokenizer) as each:
-                score = _score(saved, text, cut, by_position, each, stop)
-        except Stopped:
-            return stop.exit_code
+            saved = load_model(found, checkpoint, device)
+            cut = protocols.choose(saved.model, protocol, block_size, stride, per_char is not None)
+            if source is None:
+                text = _split(saved, split)
+            else:
+                text = _given(saved, source, unknown, scratch)
+        with _writer(per_char, text.tokenizer, saved.tokenizer) as each:
+            score = _score(saved, text, cut, by_position, each, stop)
     if json:
         output.result_json(_record(split, source, cut, score, saved, by_position))
-        return 0
+        return
     # Where the characters took standard output, the summary must not end up among them.
     tell = output.say if per_char == "-" else output.result
     tell(_summary(source or split, score, saved.tokenizer.unit))
     if score.by_position:
         tell(_table(score.by_position))
     output.say(
-        f"{score.chars:,} scored once: {cut.in_words}; {found.path} step {saved.step}\n"
-        f"{_about_interval(score)}"
+        f"scored {score.chars:,} {output.units(saved.tokenizer.unit)} {cut.in_words}; "
+        f"{found.path} step {saved.step}\n{_about_interval(score)}"
     )
     if text.left_out:
         bits = text.left_out.charge_nats / math.log(2)
         output.note(
-            f"{score.unknown:,} of them are unknown to the model: left out of what it saw, and "
-            f"charged {bits:.2f} bits each (--unknown uniform)"
+            f"{score.unknown:,} of them are unknown to the model and cost {bits:.2f} bits each "
+            "(--unknown uniform)"
         )
-    return 0
 
 
 def _check_options(
     file: str | None, protocol: str, by_position: bool, per_char: str | None, json: bool
 ) -> None:
     if file == "":
-        raise UsageError("--file: expected a file, folder, glob, name or -, got an empty name")
+        raise UsageError("--file", "got an empty name", "name a file, folder, glob, text or -")
     if by_position and protocol != "windows":
-        raise UsageError(f"--by-position: {protocol} has no positions; use --protocol windows")
+        raise UsageError("--by-position", f"{protocol} has no positions", "use --protocol windows")
     if per_char == "":
-        raise UsageError("--per-char: expected a file or -, got an empty name")
+        raise UsageError("--per-char", "got an empty name", "name a file, or - for standard output")
     if per_char == "-" and json:
-        raise UsageError("--per-char - and --json both want standard output; give --per-char FILE")
+        raise UsageError(
+            "--per-char -", "--json needs standard output too", "write the characters to a file"
+        )
 
 
 def _check_place(place: Path, run: Path, text: str) -> None:
     """Refuse to write over a run, or over the text that is scored or that the run was made of."""
     from charlm.runs import RunFolder
 
+    def refuse(reason: str) -> None:
+        raise UsageError(f"--per-char {place}", reason, "choose another place")
+
     where = place.resolve()
     if where.is_relative_to(run.resolve()):
-        raise UsageError(f"--per-char {place}: inside the run {run}; choose another place")
+        refuse(f"inside the run {run}")
     if any(RunFolder(p).exists() and (p / "checkpoints").is_dir() for p in where.parents):
-        raise UsageError(f"--per-char {place}: inside another run; choose another place")
+        refuse("inside another run")
     # A text may be named as a file, a folder or a glob.
-    if where.is_file() and any(
-        where.is_relative_to(Path(path).resolve()) for path in (text, *glob.iglob(text))
-    ):
-        raise UsageError(f"--per-char {place}: belongs to the text {text}; choose another place")
+    texts = (text, *glob.iglob(text))
+    if where.is_file() and any(where.is_relative_to(Path(path).resolve()) for path in texts):
+        refuse(f"belongs to the text {text}")
+
+
+def _split(saved: "SavedModel", name: str) -> "GivenText":
+    from charlm.evaluation.given import GivenText
+    from charlm.text import open_corpus
+
+    part = open_corpus(saved.run.tokens).splits[name]
+    if len(part) < 2:
+        raise DataError(
+            saved.run.path,
+            f"its {name} part has {len(part)} characters",
+            f"use a run made with a larger data.{name}_fraction",
+        )
+    return GivenText(part, saved.tokenizer)
+
+
+def _given(saved: "SavedModel", name: str, unknown: Unknown, scratch: Path) -> "GivenText":
+    from charlm.evaluation.given import read_text
+
+    data = saved.config.data
+    try:
+        with output.bytes_bar(quiet=False) as bar:
+            text = read_text(name, data, saved.tokenizer, scratch, unknown, bar)
+    except DataError as error:  # the run decides how a text is read
+        mend = error.mend
+        named = {setting.name for setting in mend.settings} if isinstance(mend, Phrase) else set()
+        if "data.encoding" in named:
+            mend = f"convert it to {data.encoding.upper()} first, with iconv"
+        elif "data.unit" in named:
+            mend = "use a run of bytes, which can score it"
+        raise error.replace(mend=mend) from None
+    for remark in text.notes:
+        output.note(remark)
+    return text
+
+
+@contextmanager
+def _writer(
+    per_char: str | None, symbols: "Tokenizer", known: "Tokenizer"
+) -> Iterator[Listener | None]:
+    """Yield what writes scored characters as JSON lines to where the option says, if it is given."""
+    if per_char is None:
+        yield None
+        return
+    from charlm.evaluation.characters import records
+    from charlm.storage.atomic import replacing
+
+    with nullcontext(sys.stdout) if per_char == "-" else replacing(Path(per_char)) as out:
+
+        def write(scored: "Scored") -> None:
+            for record in records(scored, symbols, known):
+                print(json_format.dumps(record), file=out)
+
+        yield write
+
+
+def _score(
+    saved: "SavedModel",
+    text: "GivenText",
+    cut: "Cut",
+    by_position: bool,
+    each: Listener | None,
+    stop: StopSignals,
+) -> "Score":
+    from charlm.evaluation.scoring import score_text, utf8_lengths
+
+    with output.scoring_bar(len(text.ids) - 1) as bar:
+        return score_text(
+            saved.model,
+            text.ids,
+            cut,
+            byte_lengths=utf8_lengths(text.tokenizer),
+            left_out=text.left_out,
+            by_position=by_position,
+            each=each,
+            progress=bar.update,
+            should_stop=stop.requested,
+        )
 
 
 def _record(
@@ -191,9 +265,9 @@ def _record(
 def _summary(name: str, score: "Score", unit: str) -> str:
     interval = score.interval
     around = f" (95 %: {interval.low:.4f} to {interval.high:.4f})" if interval else ""
-    bits = f"{score.bits_per_byte:.4f} bits a byte"
+    bits = f"{score.bits_per_byte:.4f} bits per byte"
     if unit == "chars":
-        bits = f"{score.bits_per_char:.4f} bits a character, {bits}"
+        bits = f"{score.bits_per_char:.4f} bits per character, {bits}"
     return f"{name}: {score.loss_nats:.4f} nats{around}, {bits}, perplexity {score.perplexity:.3f}"
 
 
@@ -206,8 +280,8 @@ def _about_interval(score: "Score") -> str:
             f"{score.interval.blocks:,} blocks of {score.interval.block_chars:,}"
         )
     if not math.isfinite(score.loss_nats):
-        return "no interval: the mean is not finite"
-    return f"no interval: fewer than {FEWEST_BLOCKS} blocks of {BLOCK_CHARS:,}"
+        return "no 95 % interval: the loss is not finite"
+    return f"no 95 % interval: the text has fewer than {FEWEST_BLOCKS} blocks of {BLOCK_CHARS:,}"
 
 
 def _table(by_position: tuple[float, ...]) -> str:
@@ -216,128 +290,3 @@ def _table(by_position: tuple[float, ...]) -> str:
     shown = [1 << k for k in range(longest.bit_length())]
     rows = [f"{p:8d}  {by_position[p - 1]:6.4f}" for p in sorted({*shown, longest})]
     return "\n".join(["position    nats", *rows])
-
-
-def _score(
-    saved: "SavedModel",
-    text: "GivenText",
-    cut: "Cut",
-    by_position: bool,
-    each: Listener | None,
-    stop: StopSignals,
-) -> "Score":
-
-    from charlm.evaluation.scoring import score_text, utf8_lengths
-
-    bar = output.scoring_bar(len(text.ids) - 1)
-    with bar:
-        return score_text(
-            saved.model,
-            text.ids,
-            cut,
-            byte_lengths=utf8_lengths(text.tokenizer),
-            left_out=text.left_out,
-            by_position=by_position,
-            each=each,
-            progress=bar.update,
-            should_stop=stop.requested,
-        )
-
-
-@contextmanager
-def _lines(
-    per_char: str | None, symbols: "Tokenizer", known: "Tokenizer"
-) -> Iterator[Listener | None]:
-    """Open where the characters go, and yield what writes them there as JSON lines."""
-    if per_char is None:
-        yield None
-        return
-
-    def write(scored: "Scored") -> None:
-        assert scored.likeliest is not None
-        likeliest = zip(scored.likeliest.ids.tolist(), scored.likeliest.p.tolist(), strict=True)
-        columns = (scored.positions, scored.symbols, scored.nats, scored.known)
-        rows = zip(*(column.tolist() for column in columns), strict=True)
-        for position, symbol, nats, is_known in rows:
-            bets = zip(*next(likeliest), strict=True) if is_known else ()
-            bits = round(nats / math.log(2), 6) if math.isfinite(nats) else None
-            line = {
-                "position": position,
-                key: name(symbols, symbol),
-                "bits": bits,
-                "likeliest": [[name(known, i), round(p, 6)] for i, p in bets],
-            }
-            print(json_format.dumps(line), file=out)
-
-    key, name = _naming(symbols.unit)
-    if per_char == "-":
-        out = sys.stdout
-        yield write
-        return
-    with _replacing(Path(per_char)) as out:
-        yield write
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[str]]:
-    """Yield a text file that takes its place at `path` when the block succeeds, else vanishes.
-
-    Raises:
-        MachineError: The disk or its permissions refuse; an older file is unharmed.
-        OSError: There is no such folder, or `path` is one.
-    """
-    from charlm.storage.atomic import put_in_place, scratch_folder
-
-    if path.exists() and not path.is_file():  # a device or a pipe has nothing to keep
-        with path.open("w", encoding="utf-8") as out:
-            yield out
-        return
-    place = path.resolve()  # of a symbolic link, the file and not the link is replaced
-    if not place.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    with scratch_folder(place.parent) as folder:
-        temporary = folder / place.name
-        with temporary.open("w", encoding="utf-8") as out:
-            yield out
-        put_in_place(temporary, place)
-
-
-def _naming(unit: str) -> tuple[str, Callable[["Tokenizer", int], str | int]]:
-    """Return what a symbol is called and how it is written: a character, or a byte's number."""
-    if unit == "bytes":
-        return "byte", lambda tokenizer, idx: idx
-    return "char", lambda tokenizer, idx: tokenizer.decode([idx])
-
-
-def _split(saved: "SavedModel", name: str) -> "GivenText":
-    from charlm.evaluation.given import GivenText
-    from charlm.text import open_corpus
-
-    part = open_corpus(saved.run.tokens).splits[name]
-    if len(part) < 2:
-        raise DataError(
-            saved.run.path,
-            f"its {name} part has {len(part)} characters",
-            f"use a run made with a larger data.{name}_fraction",
-        )
-    return GivenText(part, saved.tokenizer)
-
-
-def _given(saved: "SavedModel", name: str, unknown: Unknown, scratch: Path) -> "GivenText":
-    from charlm.evaluation.given import read_text
-
-    data = saved.config.data
-    try:
-        with output.bytes_bar(quiet=False) as bar:
-            text = read_text(name, data, saved.tokenizer, scratch, unknown, bar)
-    except DataError as error:  # the run decides how a text is read
-        mend = error.mend
-        named = {setting.name for setting in mend.settings} if isinstance(mend, Phrase) else set()
-        if "data.encoding" in named:
-            mend = f"convert it to {data.encoding.upper()} first, with iconv"
-        elif "data.unit" in named:
-            mend = "use a run of bytes, which can score it"
-        raise error.replace(mend=mend) from None
-    for remark in text.notes:
-        output.note(remark)
-    return text

@@ -82,6 +82,11 @@ def legend() -> None:
     tqdm.write(text, file=sys.stderr)
 
 
+def units(unit: str) -> str:
+    """Return the word for many symbols of a text."""
+    return "characters" if unit == "chars" else unit
+
+
 def result_json(value: Any) -> None:
     """Print one JSON object to stdout, on one line."""
     print(json.dumps(_finite(value), allow_nan=False), flush=True)

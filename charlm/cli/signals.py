@@ -1,6 +1,6 @@
-"""A request to stop is a flag that every long loop polls; a second one is obeyed at once.
+"""The first signal to stop sets a flag that long loops check; a second one ends the process.
 
-SIGUSR1 is another flag: save, and go on.
+SIGUSR1 sets another flag: save a checkpoint and go on.
 """
 
 import os
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
+
+import typer
 
 from charlm.errors import Stopped, check_stop
 
@@ -23,13 +25,13 @@ _SAVE = getattr(signal, "SIGUSR1", None)
 
 
 def load_torch() -> None:
-    """Import torch, once it is known to fit; a signal meanwhile ends the process.
+    """Import torch, if the memory limit leaves room for it; a signal meanwhile ends the process.
 
-    Nothing is to be saved then, and imports do not bear exceptions: torch imports NumPy from C++,
-    which swallows what a handler raises and leaves half a module behind.
+    There is nothing to save yet, and a handler must not raise during imports: torch imports NumPy
+    from C++, which swallows the exception and leaves half a module behind.
 
     Raises:
-        MachineError: This process may not have so much memory.
+        MachineError: The memory limit of this process is too low.
     """
     from charlm.config.size import check_room
 
@@ -49,9 +51,11 @@ def _leave(number: int, frame: FrameType | None) -> None:
 class StopSignals:
     """While in this context, SIGINT, SIGTERM and SIGHUP only set a flag.
 
+    A `Stopped` that leaves the context ends the command with the signal's exit code.
+
     Attributes:
         received: The signal's number, or None.
-        patient: Whether SIGINT again is no more than SIGINT: so where it ends less than the program.
+        patient: Whether a second SIGINT is ignored: set where SIGINT ends a part of the program only.
     """
 
     def __init__(self) -> None:
@@ -63,7 +67,7 @@ class StopSignals:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Give a folder that goes when the block ends, or when a second signal ends the program."""
+        """Yield a folder that is removed when the block ends or a second signal ends the process."""
         with tempfile.TemporaryDirectory(prefix="charlm-") as name:
             self._scratch = Path(name)
             try:
@@ -73,7 +77,7 @@ class StopSignals:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """While in this context, a signal raises `Stopped` wherever the program is.
+        """While in this context, a signal raises `Stopped` at once.
 
         For work that may wait for a pipe or a network and has nothing to save.
         """
@@ -98,24 +102,26 @@ class StopSignals:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if kind is Stopped:
+            raise typer.Exit(self.exit_code) from None
 
     def requested(self) -> bool:
         """Tell whether to stop."""
         return self.received is not None
 
     def save_requested(self) -> bool:
-        """Tell whether to save now; once for each time that it is asked for."""
+        """Tell whether to save now; true once for each request."""
         asked, self._save = self._save, False
         return asked
 
     def forget(self, number: int) -> None:
-        """Take this signal, if it came, as done: it is not to end the program."""
+        """Forget this signal if it was received: it has been handled."""
         if self.received == number:
             self.received = None
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a process that a signal ended: 130 for SIGINT."""
+        """The exit code of a process that a signal ended: 130 for SIGINT."""
         return 128 + (self.received or signal.SIGINT)
 
     def _handle_save(self, number: int, frame: FrameType | None) -> None:
@@ -126,7 +132,7 @@ class StopSignals:
         if self.received is not None and not patient:
             if self._scratch:
                 shutil.rmtree(self._scratch, ignore_errors=True)
-            os._exit(128 + number)  # the user insists: nothing half-written is ever read
+            os._exit(128 + number)  # the user insists; nothing half-written is ever read
         if self.received is None or number != signal.SIGINT:
             self.received = number
         if self._urgent:

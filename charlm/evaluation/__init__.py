@@ -1,8 +1,8 @@
-"""Honest numbers: every character of a text scored once, by a named protocol, with an interval.
+"""Score a text: each character once, by a named protocol, with a confidence interval.
 
-Read in this order: `score` (the units, and how sure a figure is), `protocols` (how a text is cut),
-`unknown` (characters that a model has no id for), `scoring`, then `baselines` (what counting alone
-reaches).
+Read in this order: `score` (units and the interval), `protocols` (how a text is cut into windows),
+`unknown` (characters that a model has no id for), `scoring`, `characters` (scores as records),
+`given` (texts that are not part of a run), and `baselines` (models that need no training).
 """
 
 from charlm.evaluation.baselines import Ladder, Rung, climb

@@ -1,18 +1,17 @@
-"""What a text costs without training: the rungs that a trained model must climb past.
+"""Baselines: the loss on a text of models that need no training.
 
-Counted models, from guessing to the best n-gram, and the compressors that everyone has. All see the
-training part first and are scored on what comes after it, so that they do the task of the model
-beside which they stand:
+Counted models, from guessing to the best n-gram, and common compressors. Like a trained model, each
+sees the training part first and is scored on the text that follows:
 
-    uniform                every symbol alike: ln V
+    uniform                all symbols equally likely: ln V
     unigram, bigram        counted, one added to every count (Laplace's rule of succession)
     trigram, 5-gram        counted, modified Kneser-Ney
     best Kneser-Ney        of the order that suits this text
-    gzip, bzip2, xz        what the held-out part adds to the training part when both are compressed,
-                           where it is long enough for whole bytes to tell
+    gzip, bzip2, xz        by how much the held-out part enlarges the compressed training part; only
+                           if it is long enough for whole bytes to be precise
 
-The order is chosen on the end of the training part, by counts that do not include it; only then is
-the whole training part counted, and the held-out part looked at, once.
+The best order is chosen on the end of the training part, with counts that do not include it. Then
+the whole training part is counted, and the held-out part is scored once.
 """
 
 import bz2
@@ -40,16 +39,16 @@ _Array = npt.NDArray[Any]
 MAX_ORDER = 10
 FIXED_ORDERS = {3: "trigram", 5: "5-gram"}
 
-# A text of any size takes seconds, and memory that does not grow with it: 50 MiB for 12 MB of Python,
-# 270 for random bytes, whose every character begins an n-gram of its own in every order. The counts
-# are of the training part's end, which is nearest.
+# Limits keep time to seconds and memory bounded for a text of any size: 50 MiB for 12 MB of Python,
+# 270 MiB for random bytes, where almost every n-gram is new. The end of the training part is counted:
+# it is closest to the held-out part.
 MAX_COUNTED = 1 << 20  # characters of the training part, fewer for orders beyond `MAX_ORDER`
 MAX_SCORED = 500_000  # characters of the held-out part
 MAX_CHOOSING = 100_000  # characters that the order is chosen on
-# xz takes longest, and looks back 8 MiB; gzip looks back 32 KiB and bzip2 900 kB.
+# xz is the slowest and looks back 8 MiB, gzip 32 KiB, bzip2 900 kB.
 MAX_COMPRESSED = 2_000_000  # characters of the training part
-MIN_COMPRESSED = 1_000  # characters of the held-out part: xz rounds to 4 bytes, bits for each below
-PIECE = 1 << 18  # bytes compressed between two looks at `should_stop`
+MIN_COMPRESSED = 1_000  # characters of the held-out part: xz rounds to 4 bytes
+PIECE = 1 << 18  # bytes compressed between two calls of `should_stop`
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,9 @@ class Rung:
     """One baseline.
 
     Args:
-        name: What it is.
+        name: Such as `bigram`.
         score: On the held-out part.
-        seconds: What it took; what several rungs share is in the first of them.
+        seconds: Wall time; work that several baselines share counts for the first of them.
     """
 
     name: str
@@ -72,13 +71,13 @@ class Ladder:
     """The baselines of one text.
 
     Args:
-        rungs: As listed at the head of this file.
-        counted: Characters of the training part that the n-grams were counted in.
-        scored: Characters of the held-out part that they were scored on. The first is context only
-            and not among them; the compressors take it too.
-        compressed: Characters of the training part that the compressors were given; 0 if the
-            held-out part is below `MIN_COMPRESSED`, where they are left out.
-        order: The best; None if the training part was too short to choose one.
+        rungs: As listed at the top of this file.
+        counted: Characters of the training part in which n-grams were counted.
+        scored: Characters of the held-out part that were scored, all but the first, which only
+            gives context. The compressors take that one too.
+        compressed: Characters of the training part given to the compressors; 0 if there are none
+            because the held-out part is shorter than `MIN_COMPRESSED`.
+        order: The best n-gram order; None if the training part is too short to choose one.
     """
 
     rungs: tuple[Rung, ...]
@@ -92,9 +91,9 @@ class Ladder:
         return next(rung.score.loss_nats for rung in self.rungs if rung.name == name)
 
     def place(self, loss_nats: float) -> tuple[Rung | None, Rung | None]:
-        """Return the lowest rung that a loss is below and the highest that it is not, or None.
+        """Return the best baseline that a loss beats and the worst that it does not, or None.
 
-        Losses that are printed alike are alike.
+        Losses are compared as printed.
         """
         descending = sorted(self.rungs, key=lambda rung: -as_printed(rung.score.loss_nats))
         passed = sum(
@@ -117,16 +116,14 @@ def climb(
     max_order: int = MAX_ORDER,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Ladder:
-    """Score the held-out part of a text by all that needs no training.
-
-    Nothing is drawn at random, and all is done in one thread.
+    """Score the held-out part of a text by every baseline, in one thread and without randomness.
 
     Args:
         train: The training part, at least 1 character.
-        held_out: What comes right after it, at least 2 characters.
+        held_out: The text right after it, at least 2 characters.
         tokenizer: Of both.
-        max_order: The longest n-gram that is tried.
-        should_stop: Polled often.
+        max_order: The longest n-gram to try.
+        should_stop: Called often.
 
     Raises:
         Stopped: `should_stop` said so.
@@ -180,14 +177,14 @@ def choose_order(
     """Return the order of the Kneser-Ney model that is best on the end of the training part.
 
     Args:
-        train: The training part, (N,). Its last tenth, 100,000 characters at most, is scored by
-            what the rest counts.
+        train: The training part, (N,). Its last tenth, at most 100,000 characters, is scored by
+            models counted on the rest.
         vocab_size: Number of distinct characters (V).
-        max_order: The longest n-gram that is tried.
-        should_stop: Polled often.
+        max_order: The longest n-gram to try.
+        should_stop: Called often.
 
     Returns:
-        The first from which one character more does not help; None if a tenth is less than 2
+        The first order that the next one does not improve on; None if a tenth is less than 2
         characters.
     """
     size = min(len(train) // 10, MAX_CHOOSING)
@@ -211,17 +208,17 @@ def kneser_ney(
 ) -> Iterator[tuple[int, float]]:
     """Yield each of `orders` and the mean loss of its Kneser-Ney model on a text, in nats.
 
-    They are the models that `NGramModel` looks up, at once: below its highest level, which takes
-    the counts as they are, the model of order k is the lower levels of any longer one.
+    The models are those of `NGramModel`, computed in one pass: the model of order k shares its
+    lower levels with all longer ones; only its highest level uses the plain counts.
 
     Args:
         counts: Of every order asked for.
-        ids: The text, (N,), scored but for its first character, with all context (`stream`).
-        orders: Which; None is passed over.
-        should_stop: Polled at each order.
+        ids: The text, (N,); all but its first character are scored, by the protocol `stream`.
+        orders: The orders to yield; None is skipped.
+        should_stop: Called at each order.
     """
     first, targets = ids.ids[:1].astype(np.int64), ids.ids[1:].astype(np.int64)
-    context = np.zeros_like(targets)  # its node, at each position: so far, the empty context
+    context = np.zeros_like(targets)  # the node of the context at each position: at first, the root
     lower = np.full(len(targets), 1 / counts.vocab_size)
     levels = smooth(counts, "kneser-ney")
     for k in range(1, 1 + max(order or 0 for order in orders)):
@@ -232,9 +229,9 @@ def kneser_ney(
             p = _interpolated(_highest(counts, k, "kneser-ney"), context, node, lower)
             yield k, _mean_nats(p)
         lower = _interpolated(level, context, node, lower)
-        # What ended with the target one position back is the longer context here.
+        # The n-gram that ends at the position before is the context one longer.
         context = np.concatenate([first, node[:-1]])
-        first = np.array([-1])  # no context of two or more characters ends at the first
+        first = np.array([-1])  # no context of two or more characters ends at the first one
 
 
 def add_one(counts: Counts, ids: IdArray, order: int) -> float:
@@ -260,7 +257,7 @@ def _highest(counts: Counts, order: int, smoothing: str) -> Table:
 
 
 def _find(keys: _Array, context: _Array, targets: _Array, vocab_size: int) -> _Array:
-    """Return the nodes of what follows each context, -1 for those that are not there, (N,)."""
+    """Return the nodes of the targets after their contexts, -1 where there is none, (N,)."""
     wanted = np.where(context >= 0, context * vocab_size + targets, -1)
     place = np.searchsorted(keys, wanted)
     found: _Array = np.where(np.append(keys, -2)[place] == wanted, place, -1)
@@ -269,14 +266,14 @@ def _find(keys: _Array, context: _Array, targets: _Array, vocab_size: int) -> _A
 
 def _interpolated(table: Table, context: _Array, node: _Array, lower: _Array) -> _Array:
     """Return p(target | context) at each position, (N,): see `models.smoothing`."""
-    # -1 picks what is appended: a context never seen leaves all to the shorter one.
+    # -1 picks the appended value: a context never seen leaves all to the shorter one.
     left_over, share = np.append(table.left_over, 1.0), np.append(table.share, 0.0)
     p: _Array = lower * left_over[context] + share[node]
     return p
 
 
 def _mean_nats(p: _Array) -> float:
-    return max(0.0, float(-np.log(p).mean()))  # of one symbol alone, p may be a hair above 1
+    return max(0.0, float(-np.log(p).mean()))  # with one symbol, p may round to above 1
 
 
 @runtime_checkable
@@ -284,13 +281,13 @@ class Compressor(Protocol):
     """What `bz2`, `lzma` and `zlib` have in common."""
 
     def compress(self, data: bytes, /) -> bytes:
-        """Take a piece; return what is ready of the result."""
+        """Take the next bytes; return compressed bytes that are ready."""
 
     def flush(self) -> bytes:
-        """Return the rest of the result."""
+        """Return the remaining compressed bytes."""
 
 
-COMPRESSORS: dict[str, Callable[[], Compressor]] = {  # with the settings of these commands:
+COMPRESSORS: dict[str, Callable[[], Compressor]] = {  # with the settings of the commands:
     "gzip": lambda: zlib.compressobj(9),  # gzip -9
     "bzip2": bz2.BZ2Compressor,  # bzip2, which is bzip2 -9
     "xz": lzma.LZMACompressor,  # xz, which is xz -6
@@ -303,9 +300,9 @@ def added_bytes(
     after: bytes,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Return by how many bytes `before` becomes larger when `after` is compressed with it.
+    """Return by how many bytes `after` enlarges the compressed `before`.
 
-    Never negative, though bzip2 may need less for more of the same.
+    At least 0, though bzip2 may compress a longer text to fewer bytes.
     """
 
     def size(data: bytes) -> int:
@@ -322,7 +319,7 @@ def utf8(ids: npt.NDArray[np.integer[Any]], tokenizer: Tokenizer) -> bytes:
     """Return the text of ids in UTF-8; in byte mode, the bytes themselves."""
     if not isinstance(tokenizer, CharTokenizer):
         return ids.astype(np.uint8).tobytes()
-    # Half a surrogate pair, which only utf-7 lets into a text, takes 3 bytes.
+    # Half a surrogate pair, which only utf-7 allows in a text, takes 3 bytes.
     codes = np.frombuffer(tokenizer.alphabet.encode("utf-32-le", "surrogatepass"), "<u4")
     text: str = codes[ids].tobytes().decode("utf-32-le", "surrogatepass")
     return text.encode("utf-8", "surrogatepass")

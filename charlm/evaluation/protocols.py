@@ -1,15 +1,15 @@
 """How a text is cut into windows, so that each character but the first is scored exactly once.
 
-A figure means little without its protocol, since a character costs less the more context it has:
+A loss means little without its protocol, because more context makes characters easier to predict:
 
-    windows   consecutive windows, context only inside the window. The expectation of what nanoGPT
-              estimates from random windows of the same length.
-    sliding   windows that overlap: each is moved on by the stride S, and only the characters that
-              the one before did not reach are scored, with T - S characters of context or more.
-    stream    all the context that the model can use, for models whose memory is bounded.
+    windows   consecutive windows, context only inside the window. The expected value of nanoGPT's
+              estimate from random windows of the same length.
+    sliding   overlapping windows: each starts S characters (the stride) after the one before, and
+              only its new characters are scored, with at least T - S characters of context.
+    stream    all the context that the model can use, for models with bounded memory.
 
-One rule makes all three: windows of some length, moved on by some stride. `windows` moves on by the
-whole length; `stream` takes windows far longer than the model's memory and lets them overlap by it.
+All three are windows of some length, moved by some stride. In `windows` the stride is the length;
+in `stream` the windows are far longer than the model's memory and overlap by it.
 """
 
 from collections.abc import Iterator
@@ -26,17 +26,17 @@ Name = Literal["windows", "sliding", "stream"]
 
 CHARS_A_PASS = 16_384  # large enough to keep a CPU busy, small enough for its caches
 LOGITS_A_PASS = 1 << 24  # 64 MiB of float32, whatever the vocabulary
-LOOKED_UP_A_PASS = 1 << 18  # of a model that need not work out all V probabilities
+LOOKED_UP_A_PASS = 1 << 18  # for a model that need not compute all V probabilities
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Windows of one shape, run through the model at once.
+    """Windows of one shape that go through the model as one batch.
 
     Args:
         starts: Where each begins in the text, (R,).
-        length: Characters that each reads; as many predictions come of it.
-        skip: Predictions at its start that are not scored: an earlier window made them.
+        length: Characters in each; the model makes one prediction after each character.
+        skip: Predictions at the start of each that an earlier window has already made.
     """
 
     starts: npt.NDArray[np.int64]
@@ -50,9 +50,9 @@ class Cut:
 
     Args:
         name: `windows`, `sliding` or `stream`.
-        length: Characters of a window.
-        stride: How far the next window is moved on, from 1 to `length`.
-        in_words: What a reader of the figure must know of it.
+        length: Characters in a window.
+        stride: Characters from the start of a window to the start of the next, 1 to `length`.
+        in_words: What a reader of the loss must know, to follow "scored N characters".
     """
 
     name: Name
@@ -62,18 +62,18 @@ class Cut:
 
     @property
     def block_size(self) -> int | None:
-        """The T of the protocol; None where the window is only a way to compute."""
+        """The window's length (T); None for `stream`, where it does not affect the loss."""
         return None if self.name == "stream" else self.length
 
     def passes(self, chars: int, rows: int) -> Iterator[Pass]:
-        """Cut a text of `chars` characters to score into passes of at most `rows` windows.
+        """Cut a text with `chars` characters to score into passes of at most `rows` windows.
 
-        In text order: window after window, the scored predictions are targets 1, 2, ... `chars`.
+        The scored predictions come in text order: targets 1, 2, ... `chars`.
         """
         overlap = self.length - self.stride
         full = max(0, (chars - self.length) // self.stride + 1)
         first = 0
-        if full and overlap:  # nothing came before the first window: all of it is scored
+        if full and overlap:  # there is no earlier window: all predictions of the first are scored
             yield Pass(np.zeros(1, np.int64), self.length, 0)
             first = 1
         for k in range(first, full, rows):
@@ -85,7 +85,7 @@ class Cut:
 
 
 def spread_windows(chars: int, block_size: int, max_chars: int, rows: int) -> Iterator[Pass]:
-    """Cut about `max_chars` characters out of more, in whole windows spread evenly over the text."""
+    """Choose whole windows, about `max_chars` characters, spread evenly over a longer text."""
     full = chars // block_size
     chosen = max(1, min(full, max_chars // block_size))
     starts = (np.arange(chosen, dtype=np.int64) * full // chosen) * block_size
@@ -95,7 +95,7 @@ def spread_windows(chars: int, block_size: int, max_chars: int, rows: int) -> It
 
 def windows(block_size: int) -> Cut:
     """Return the protocol `windows`."""
-    words = f"in windows of {block_size}, context only inside the window"
+    words = f"in windows of {block_size}, with context only inside the window"
     return Cut("windows", block_size, block_size, words)
 
 
@@ -110,8 +110,8 @@ def sliding(block_size: int, stride: int) -> Cut:
             Setting("stride", stride), f"expected 1 to {block_size}, the length of the window"
         )
     words = (
-        f"in windows of {block_size} moved on by {stride}: each with at least "
-        f"{block_size - stride + 1} characters of context, save at the beginning"
+        f"in windows of {block_size} moved by {stride}, with at least {block_size - stride + 1} "
+        "characters of context except at the start of the text"
     )
     return Cut("sliding", block_size, stride, words)
 
@@ -119,11 +119,11 @@ def sliding(block_size: int, stride: int) -> Cut:
 def stream(model: LanguageModel, all_logits: bool = False) -> Cut:
     """Return the protocol `stream`.
 
-    Windows overlap by what the model remembers, so that cutting changes no prediction. With
-    `all_logits`, they are short enough to work out all V probabilities of each.
+    Windows overlap by the model's memory, so that cutting the text changes no prediction. With
+    `all_logits`, they are short enough to compute all V probabilities of each character.
 
     Raises:
-        UsageError: The model's context is its window.
+        UsageError: The model sees one window only.
     """
     if not model.any_length:
         raise UsageError(
@@ -132,8 +132,8 @@ def stream(model: LanguageModel, all_logits: bool = False) -> Cut:
             "use windows, or sliding for more context",
         )
     stride = chars_a_pass(model, all_logits)
-    words = f"each with all the context the model can use (its memory: {model.memory})"
-    # The character before the first scored one is read in any case: it is the input there.
+    words = f"with all the context the model can use (its last {model.memory} characters)"
+    # The model's input always holds the character before the first scored one, so overlap by one less.
     return Cut("stream", stride + max(0, model.memory - 1), stride, words)
 
 
@@ -149,12 +149,13 @@ def choose(
     Args:
         model: What predicts.
         name: `windows`, `sliding` or `stream`.
-        block_size: Characters of a window; None, the model's own.
-        stride: Of `sliding`; None, half the window.
-        all_logits: Whether all V probabilities will be worked out for each character.
+        block_size: Characters in a window; None, the model's own.
+        stride: For `sliding`; None, half the window.
+        all_logits: Whether all V probabilities will be computed for each character.
 
     Raises:
-        UsageError: A number is out of range, has no meaning here, or the model cannot do it.
+        UsageError: A number is out of range or has no meaning for the protocol, or the model does
+            not support the protocol.
     """
     if stride is not None and name != "sliding":
         sliding_only = Phrase("use it with {}", Setting("protocol", "sliding"))
@@ -169,7 +170,7 @@ def choose(
             Setting("block_size", length), f"this model sees at most {model.block_size} characters"
         )
     longest = chars_a_pass(model, all_logits)
-    if model.any_length and length > longest:  # its own block too: training may not bound it
+    if model.any_length and length > longest:  # the model's own block_size may be that long
         raise UsageError(
             Setting("model.block_size" if block_size is None else "block_size", length),
             f"windows of this model have at most {longest} characters",
@@ -181,12 +182,12 @@ def choose(
 
 
 def chars_a_pass(model: LanguageModel, all_logits: bool = False) -> int:
-    """Return how many predictions are made at once, within a bound on memory.
+    """Return how many predictions are made at once, to bound the memory.
 
     Args:
         model: What predicts.
-        all_logits: Whether all V probabilities are asked for, even of a model that need not
-            work them out to score one character.
+        all_logits: Whether all V probabilities are needed, even from a model that can look up the
+            probability of one character.
     """
     looks_up = model.any_length and callable(getattr(model, "log_probability", None))
     if looks_up and not all_logits:

@@ -1,15 +1,15 @@
-"""What a text costs a model, and how sure that figure is.
+"""The loss of a model on a text, in several units, and its confidence interval.
 
-A mean over a text is one draw: other passages would give another mean. How far it would move cannot
-be read off the spread of single characters, since neighbours are hard or easy together (a name, a
-quotation, a song) and a million characters then hold far fewer than a million independent pieces of
-news. The block bootstrap keeps neighbours together: cut the text into blocks of consecutive
-characters, draw as many blocks as there are with replacement, take the mean; do that often; the
-middle 95 % of those means is the interval.
+The mean loss over a text is one sample: other passages would give another mean. The variance of
+single characters does not say how different, because neighbouring characters are correlated: they
+are hard or easy together (a name, a quotation, a song), and a million characters are far fewer than
+a million independent samples. The block bootstrap keeps neighbours together: cut the text into
+blocks of consecutive characters, draw as many blocks with replacement, and take their mean. Of many
+such means, the middle 95 % is the interval.
 
-What it does not cover: a text of another kind than any passage here, and another seed in training.
-Nor is it the measure for two models on one text: both meet the same hard passages, so that their
-difference is far surer than either figure.
+The interval does not cover texts of another kind, or other seeds in training. It overstates the
+uncertainty of the difference between two models on one text: both meet the same hard passages, so
+the difference varies much less than either loss.
 """
 
 import math
@@ -21,13 +21,13 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-# A block must outlast the correlation, and in prose that reaches as far as one looks: a 7-gram on the
-# validation part of Tiny Shakespeare has a standard error of 0.005 nats by single characters, 0.011
-# by blocks of 300, 0.017 by 1,000 and 0.022 by 2,000. So blocks are as long as
-# leaves enough of them: 50 give the width to within 1 / sqrt(2 * 50), a tenth.
+# A block must be longer than the correlation, which has no end in prose: a 7-gram model on the
+# validation part of Tiny Shakespeare has a standard error of 0.005 nats from single characters, 0.011
+# from blocks of 300, 0.017 from 1,000 and 0.022 from 2,000. So blocks are as long as possible while
+# 50 remain, which estimate the width to within 1 / sqrt(2 * 50), a tenth.
 BLOCK_CHARS = 1_000  # at least
 MOST_BLOCKS = 50
-# Percentiles of few blocks are too narrow: with 20, what is called 95 % is some 93 %.
+# Few blocks give too narrow an interval: with 20, a nominal 95 % covers about 93 %.
 FEWEST_BLOCKS = 20
 RESAMPLES = 2_000  # the ends of the interval then lie at the 50th mean from either end
 LEVEL = 0.95
@@ -36,7 +36,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Interval:
-    """Where the mean over as much other text of this kind would lie, 95 times in 100.
+    """The range that would hold the mean loss of as much similar text, 95 times in 100.
 
     Args:
         low: In nats a character.
@@ -56,12 +56,12 @@ class Score:
     """How well a text was predicted.
 
     Args:
-        chars: Characters scored. The first of a text has nothing before it and is not among them.
+        chars: Characters scored: all but the first of the text, which has no context.
         loss_nats: Mean cross-entropy of a character, in nats.
-        bytes: How many bytes those characters take in UTF-8, where that was counted.
-        interval: Of `loss_nats`; None if the text is too short for one, or it was not asked for.
+        bytes: Their length in UTF-8, if it was counted.
+        interval: Of `loss_nats`; None if the text is too short or it was not asked for.
         unknown: How many of `chars` the model has no id for (see `unknown`).
-        by_position: Mean nats of the characters with 1, 2, ... characters of context, if asked for.
+        by_position: Mean nats after 1, 2, ... characters of context, if asked for.
     """
 
     chars: int
@@ -73,24 +73,22 @@ class Score:
 
     @property
     def bits_per_char(self) -> float:
-        """The same in bits: what an ideal coder with this model would spend on a character."""
+        """The loss in bits: what an ideal coder with this model needs per character."""
         return self.loss_nats / math.log(2)
 
     @property
     def bits_per_byte(self) -> float | None:
-        """The bits of the whole text over its bytes: comparable whatever the unit of the model."""
+        """Bits of the whole text over its bytes: comparable between models of other units."""
         return None if self.bytes is None else self.bits_per_char * self.chars / self.bytes
 
     @property
     def perplexity(self) -> float:
-        """How many equally likely characters would be as hard to guess among."""
+        """The number of equally likely characters that would give the same loss."""
         return math.exp(self.loss_nats) if self.loss_nats < 700 else math.inf
 
 
 class Tally:
-    """Adds up the surprisals of consecutive characters, block by block.
-
-    A sum for each of at most 50 blocks is all it keeps, however long the text.
+    """Adds up the surprisals of consecutive characters in at most 50 blocks.
 
     Args:
         chars: How many characters there will be.
@@ -125,10 +123,10 @@ class Tally:
 def block_bootstrap(sums: Floats, counts: npt.NDArray[Any]) -> tuple[float, float] | None:
     """Return a 95 % percentile interval of a mean whose terms are correlated with their neighbours.
 
-    Blocks do not overlap (Carlstein 1986; Künsch 1989 lets them), so that one sum a block is
-    enough. Percentiles as in Efron and Tibshirani 1993, "An Introduction to the Bootstrap",
-    section 13.3; blocks in time series, section 8.6. The drawing is seeded and its stream of
-    random words is promised not to change between NumPy's versions.
+    Blocks do not overlap (Carlstein 1986; Künsch 1989 lets them overlap), so one sum per block is
+    enough. Percentiles: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section
+    13.3; blocks in time series, section 8.6. The draws are seeded, from a stream of random words
+    that stays the same in all versions of NumPy.
 
     Args:
         sums: Of the terms in each block, (b,).

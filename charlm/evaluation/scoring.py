@@ -1,6 +1,6 @@
 """Score a text: every character once, by a protocol.
 
-Nothing is drawn at random: every generator, and the model's mode, are left as they were.
+No random numbers are drawn, and the model returns to the mode it was in.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +28,7 @@ LIKELIEST = 5
 
 @dataclass(frozen=True)
 class Likeliest:
-    """What a model would have bet on.
+    """What a model held most likely.
 
     Args:
         ids: The likeliest ids of each prediction, the first likeliest of all, (N, 5).
@@ -41,13 +41,13 @@ class Likeliest:
 
 @dataclass(frozen=True)
 class Scored:
-    """Consecutive characters of a text with what each cost.
+    """Consecutive characters of a text and the surprisal of each.
 
     Args:
-        positions: Where each stands in the text, counted from 0, (N,).
-        nats: What each cost, (N,).
-        symbols: Which each is, by the ids of the text's own alphabet, (N,).
-        known: Whether the model has it, (N,).
+        positions: Of each in the text, counted from 0, (N,).
+        nats: The surprisal of each, (N,).
+        symbols: The id of each in the text's own alphabet, (N,).
+        known: Whether the model knows it, (N,).
         likeliest: For each known one, in order, by the model's ids; None if not asked for.
     """
 
@@ -66,15 +66,15 @@ def score_windows(
     max_chars: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Score:
-    """Return the mean loss by the protocol `windows`, the one that training reports.
+    """Return the mean loss by the protocol `windows`, which training reports.
 
     Args:
-        model: What predicts; put in evaluation mode here, and back into what it was.
+        model: What predicts; in evaluation mode meanwhile.
         ids: The text, at least 2 characters.
         block_size: Characters in a window; at most the model's own.
-        max_chars: Score about this many only, in windows spread evenly over the text; of a text
-            shorter than one window, its first so many. None, all.
-        should_stop: Polled between passes.
+        max_chars: Score only about this many, in windows spread evenly over the text, or at the
+            start of a text shorter than one window. None: all.
+        should_stop: Called before each pass.
 
     Raises:
         Stopped: `should_stop` said so.
@@ -108,16 +108,16 @@ def score_text(
     """Score all of a text but its first character, with an interval.
 
     Args:
-        model: What predicts; put in evaluation mode here, and back into what it was.
+        model: What predicts; in evaluation mode meanwhile.
         ids: The text without what the model does not know, at least 2 characters.
         cut: The protocol.
-        byte_lengths: Bytes that each symbol of the text takes (see `utf8_lengths`).
+        byte_lengths: Bytes in each symbol of the text (see `utf8_lengths`).
         left_out: What the model does not know, scored by the rule of `unknown`.
         by_position: Whether to average by position in the window too; for `windows`.
-        each: Called with every scored character, some thousands at a time, in order. It costs
-            time: all V probabilities are worked out for each (`all_logits` of `protocols.choose`).
-        progress: Called with the known characters scored since the last call.
-        should_stop: Polled between passes.
+        each: Called with all scored characters in order, some thousands at a time. Slower: all V
+            probabilities are computed for each (`all_logits` of `protocols.choose`).
+        progress: Called with the number of known characters scored since the last call.
+        should_stop: Called before each pass.
 
     Raises:
         Stopped: `should_stop` said so.
@@ -129,7 +129,7 @@ def score_text(
     known_done, done, size = 0, 0, 0
     passes = cut.passes(length, max(1, chars_a_pass(model, bool(each)) // cut.length))
     likeliest = LIKELIEST if each else 0
-    # The first known character is not scored; unknown ones may stand before it.
+    # The first known character is not scored; unknown ones may come before it.
     unscored = 0 if left_out is None else int(np.searchsorted(left_out.before, 1))
     with _evaluating(model):
         for nats, targets, top in _predict(model, ids, passes, likeliest, should_stop):
@@ -158,9 +158,9 @@ def score_text(
 
 
 def utf8_lengths(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
-    """Return how many bytes each id stands for in UTF-8, (V,)."""
+    """Return the length of each id's symbol in UTF-8 bytes, (V,)."""
     if isinstance(tokenizer, CharTokenizer):
-        # Only utf-7 lets half a surrogate pair into a text; it would take 3 bytes.
+        # Only utf-7 allows half a surrogate pair in a text; it would take 3 bytes.
         return np.array([len(c.encode("utf-8", "surrogatepass")) for c in tokenizer.alphabet])
     return np.ones(tokenizer.vocab_size, np.int64)
 
@@ -193,7 +193,7 @@ def _predict(
                 nats, top = _with_likeliest(model, idx, targets, cut.skip, likeliest)
             else:
                 nats, top = surprisal(model, idx, targets), None
-        scored = nats[:, cut.skip :].cpu().double().numpy()  # summed in double: no figure drifts
+        scored = nats[:, cut.skip :].cpu().double().numpy()  # float32 sums drift
         yield scored, rows[:, 1 + cut.skip :].astype(np.int64), top
 
 

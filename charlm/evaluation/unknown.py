@@ -1,15 +1,15 @@
-"""Characters that a model has no id for: sent apart, at a stated price, never dropped in silence.
+"""The loss of characters that a model has no id for: a uniform code, stated and decodable.
 
-A model fitted to one alphabet gives every other character no probability at all, so its loss on a
-text that holds one is infinite. To still score such a text, think of a coder that first says where
-the u unknown characters stand among the N of the text, then which they are, and then lets the model
-predict the rest as if they were not there:
+A model gives no probability to characters outside its alphabet, so its loss on a text that holds
+one is infinite. Such a text is scored as if a coder first sent the positions of the u unknown
+characters among all N, then which they are, and then let the model predict the rest as if they
+were not there:
 
     where   ln((N + 1) C(N, u)) nats: Laplace's rule of succession over the known and the unknown
     which   ln(1,114,112 - V) nats each: every code point outside the alphabet is equally likely
 
-That is a code anybody could decode, so the figure is honest: it charges each unknown character for
-its code point and an equal share of the first line, and it counts every character of the text.
+Each unknown character costs its code point and an equal share of the first line. Every character
+of the text counts, and anyone could decode this code, so the loss is comparable.
 """
 
 import math
@@ -31,7 +31,7 @@ CHUNK = 1 << 20
 
 
 def charge_nats(unknown: int, chars: int, vocab_size: int) -> float:
-    """Return what each of `unknown` characters among `chars` costs, in nats."""
+    """Return the cost in nats of each of `unknown` characters in a text of `chars`."""
     choices = math.lgamma(chars + 1) - math.lgamma(unknown + 1) - math.lgamma(chars - unknown + 1)
     where = (math.log(chars + 1) + choices) / unknown
     return where + math.log(CODE_POINTS - vocab_size)
@@ -39,13 +39,13 @@ def charge_nats(unknown: int, chars: int, vocab_size: int) -> float:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """The unknown characters of a text, and how to put them back among the scores of the others.
+    """The unknown characters of a text, to be put back among the scores of the others.
 
     Args:
-        before: How many known characters stand before each, (u,), ascending.
-        symbols: What each is: its id in an alphabet that has them all, (u,).
-        to_symbol: That alphabet's id of each of the model's own, (V,).
-        charge_nats: What each costs.
+        before: The number of known characters before each, (u,), ascending.
+        symbols: The id of each in an alphabet that has all characters of the text, (u,).
+        to_symbol: That alphabet's id of each of the model's symbols, (V,).
+        charge_nats: The cost of each.
     """
 
     before: npt.NDArray[np.int64]
@@ -56,17 +56,16 @@ class LeftOut:
     def weave(
         self, first: int, last: bool, nats: Floats, ids: npt.NDArray[Any]
     ) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """Put the unknown back among consecutive known characters.
+        """Put the unknown characters back among consecutive known ones.
 
-        Each goes with the known character that follows it, so that pieces joined in order give the
-        text. Those at the beginning go with the first known one that is scored, those at the end
-        with the last.
+        Each goes with the known character that follows it; at the start of the text, with the
+        first known one that is scored; at the end, with the last.
 
         Args:
-            first: Index of the first among all known characters.
+            first: Index of the first of these among all known characters.
             last: Whether no known character follows.
-            nats: What each cost, (N,).
-            ids: What each is, by the model's own ids, (N,).
+            nats: The surprisal of each known character, (N,).
+            ids: The model's id of each, (N,).
 
         Returns:
             Nats, symbols, and whether known, for all of them in the text's order.
@@ -84,13 +83,13 @@ class LeftOut:
 def leave_out(
     text: Ids, wide: CharTokenizer, known: CharTokenizer, path: Path
 ) -> tuple[Ids, LeftOut]:
-    """Part a text into what a model knows and what it does not.
+    """Separate the characters of a text that a model knows from those it does not.
 
-    Memory is 16 bytes for each unknown character; the known ones go to disk.
+    Takes 16 bytes of memory for each unknown character; the known ones go to disk.
 
     Args:
         text: Its ids in the alphabet `wide`; at least one is not in `known`.
-        wide: An alphabet that holds the model's and every character of the text.
+        wide: An alphabet that has the model's characters and all of the text's.
         known: The model's alphabet.
         path: The file to write the known ones to, by the model's ids.
 

@@ -7,13 +7,14 @@ never read; `remove_leftovers` clears it away.
 """
 
 import contextlib
+import errno
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from charlm.storage.machine import machine_errors
 from charlm.storage.manifest import write_manifest
@@ -46,6 +47,30 @@ def put_in_place(temporary: Path, path: Path) -> None:
     flush_file(temporary)
     temporary.replace(path)
     flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """Yield a text file that replaces the one at `path` if the block succeeds, and vanishes if not.
+
+    A pipe or a device is written to directly. Of a symbolic link, the file it names is replaced.
+
+    Raises:
+        MachineError: The disk or its permissions refuse; an older file is unharmed.
+        OSError: There is no such folder, or `path` is one.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("w", encoding="utf-8") as out:
+            yield out
+        return
+    place = path.resolve()
+    if not place.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    with scratch_folder(place.parent) as folder:
+        temporary = folder / place.name
+        with temporary.open("w", encoding="utf-8") as out:
+            yield out
+        put_in_place(temporary, place)
 
 
 def make_folder(path: Path) -> None:
