@@ -1,8 +1,9 @@
-"""Score a text: each character once, by a named protocol, with a confidence interval.
+"""Score a text: every character once, by a named protocol, with an interval.
 
-Read in this order: `score` (units and the interval), `protocols` (how a text is cut into windows),
-`unknown` (characters that a model has no id for), `scoring`, `characters` (scores as records),
-`given` (texts that are not part of a run), and `baselines` (models that need no training).
+Read in this order: `score` (units and intervals), `protocols` (how a text is cut into windows),
+`unknown` (characters that the model does not know), `given` (a text from outside the run),
+`scoring`, `characters` (one line for each character), `baselines` (what counting and compressing
+reach).
 """
 
 from charlm.evaluation.baselines import Ladder, Rung, climb

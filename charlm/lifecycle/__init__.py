@@ -1,1 +1,4 @@
-"""How a run begins, goes on, and takes weights from other runs: `begin`, `resume`, `takeover`."""
+"""How a run begins, resumes, and takes weights from other runs.
+
+Read in this order: `takeover`, `begin`, `resume`.
+"""
