@@ -2,10 +2,11 @@
 
 Read `choose` first (the pure steps from logits to a character), then `reader`, `gpt_reader`,
 `ngram_reader` and `readers` (a character in, the next logits out, fast), `generate` (ids as they come),
-`stream` and `write` (text as it comes), `load` (the same for Python programs).
+`stream` and `write` (text as it comes), `draw` (several texts), `load` (the same for Python programs).
 """
 
 from charlm.sampling.choose import Settings
+from charlm.sampling.draw import Drawing, Text
 from charlm.sampling.generate import Drawn, generate
 from charlm.sampling.load import Writer, load
 from charlm.sampling.prompt import encode_prompt
@@ -14,10 +15,12 @@ from charlm.sampling.stream import Piece
 from charlm.sampling.write import Task, allowed_ids, settings_of, write
 
 __all__ = [
+    "Drawing",
     "Drawn",
     "Piece",
     "Settings",
     "Task",
+    "Text",
     "Writer",
     "allowed_ids",
     "encode_prompt",

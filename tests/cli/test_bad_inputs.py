@@ -650,7 +650,7 @@ def test_row_42_of_a_long_prompt_the_last_block_counts_with_a_note(charlm, train
 
     assert long.code == 0
     assert long.stderr == (
-        "charlm: note: the prompt has 27 characters; the model looks at the last 8\n"
+        "charlm: note: the prompt has 27 characters; the model sees only the last 8\n"
     )
     assert (long.stdout, last.stderr) == (last.stdout, "")
 
@@ -659,7 +659,7 @@ def test_row_42_of_a_long_prompt_the_last_block_counts_with_a_note(charlm, train
 def test_a_prompt_that_never_ends_is_refused(trained, refused):
     (line,) = refused(3, *sample(trained, "--prompt-file", "/dev/zero"))
 
-    assert line == "/dev/zero: longer than 64 MiB; give its end, which is all a model reads"
+    assert line == "/dev/zero: longer than 64 MiB; give only the end, which is all that a model sees"
 
 
 def test_row_43_a_prompt_that_is_not_utf_8_is_placed(trained, refused):

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from charlm.cli import output, sample
-from charlm.cli.sample import _Writing
+from charlm.cli import output, prompts
+from charlm.sampling import Drawing
 
 SAMPLE = ("sample", "--max-new-chars", 12, "--seed", 7)
 
@@ -220,7 +220,7 @@ def test_colours_are_for_a_terminal(charlm, trained, monkeypatch):
     coloured = charlm(*SAMPLE, "--show-alternatives")
 
     assert piped.stdout == plain.stdout
-    assert "colours are for a terminal" in piped.stderr
+    assert "colours need a terminal" in piped.stderr
     assert "\x1b[3" in coloured.stdout
     assert re.sub(r"\x1b\[\d*m", "", coloured.stdout) == plain.stdout
 
@@ -292,7 +292,7 @@ def test_a_conversation_asks_for_its_own_prompts(charlm, trained):
     result = charlm("sample", "-i", "--json")
 
     assert result.code == 2
-    assert "leave out --prompt, --prompt-file, --json" in result.error
+    assert "leave out --prompt, --prompt-file and --json" in result.error
 
 
 def test_no_echo_leaves_the_prompt_out(charlm, trained):
@@ -324,7 +324,7 @@ def test_two_prompts_are_one_too_many(charlm, trained):
     result = charlm(*SAMPLE, "--prompt", "", "--prompt-file", "prompt.txt")
 
     assert result.code == 2
-    assert result.error == "--prompt and --prompt-file: choose one"
+    assert result.error == "--prompt and --prompt-file: given both; choose one"
 
 
 @pytest.mark.parametrize(
@@ -408,15 +408,15 @@ def test_more_texts_than_anyone_reads_are_refused(charlm, trained, option):
 
 def test_a_signal_ends_the_search_for_the_best(charlm, trained, monkeypatch):
     """Each group of texts is drawn until the signal; the best of them is shown."""
-    groups, draw = [], _Writing._draw
+    groups, draw = [], Drawing.draw
 
-    def drawn(self, ids, seeds, show=None):
+    def drawn(self, seeds, show=None):
         groups.append(len(seeds))
         if len(groups) == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return draw(self, ids, seeds, show)
+        return draw(self, seeds, show)
 
-    monkeypatch.setattr(_Writing, "_draw", drawn)
+    monkeypatch.setattr(Drawing, "draw", drawn)
 
     result = charlm("sample", "--best-of", 100_000, "--max-new-chars", 3, "--seed", 1)
 
@@ -426,10 +426,10 @@ def test_a_signal_ends_the_search_for_the_best(charlm, trained, monkeypatch):
 
 
 def test_a_line_that_never_ends_is_refused(charlm, trained, monkeypatch):
-    monkeypatch.setattr(sample, "MAX_PROMPT", 1000)
+    monkeypatch.setattr(prompts, "MAX_PROMPT", 1000)
     monkeypatch.setattr("sys.stdin", io.StringIO("the " * 1000))
 
     result = charlm("sample", "-i")
 
     assert result.code == 3
-    assert result.error.startswith("standard input: a line longer than ")
+    assert result.error.startswith("standard input: longer than ")
