@@ -32,27 +32,20 @@ from charlm.backprop.rules import (
     TableCrossEntropy,
     TokenShift,
 )
-from charlm.models import (
-    GPT2,
-    AttentionModel,
-    AveragingModel,
-    BigramModel,
-    LanguageModel,
-    ModernGPT,
-    MultiHeadModel,
-)
+from charlm.models import GPT2, LanguageModel, ModernGPT, MultiHeadModel
 from charlm.models.attention import MultiHeadAttention as Heads
+from charlm.models.registry import kind_of
 
 Steps = Iterator[Step]
 LOSS = Step("loss", CrossEntropy(), "logits targets")
 
 
-def bigram_steps() -> Steps:
+def bigram_steps(model: LanguageModel) -> Steps:
     """Lesson 1: one table. `Embedding`, then `CrossEntropy`, as one rule that is much faster."""
     yield Step("loss", TableCrossEntropy(), "table.weight idx targets")
 
 
-def averaging_steps() -> Steps:
+def averaging_steps(model: LanguageModel) -> Steps:
     """Lesson 2: the mean of the past."""
     yield Step("x", Embedding(), "token_embedding.weight idx")
     yield Step("mean", CausalAverage(), "x averaging")
@@ -61,7 +54,7 @@ def averaging_steps() -> Steps:
     yield LOSS
 
 
-def attention_steps() -> Steps:
+def attention_steps(model: LanguageModel) -> Steps:
     """Lesson 3: one head."""
     yield from _embedded_with_positions()
     yield Step("query", Linear(), "x attention.query.weight")
@@ -163,25 +156,12 @@ def plan_for(model: LanguageModel) -> Plan:
     Raises:
         NotImplementedError: Nobody has derived this kind of model by hand.
     """
-    steps: Steps
-    match model:
-        case BigramModel():
-            steps = bigram_steps()
-        case AveragingModel():
-            steps = averaging_steps()
-        case MultiHeadModel():
-            steps = multihead_steps(model)
-        case AttentionModel():
-            steps = attention_steps()
-        case GPT2():
-            steps = gpt2_steps(model)
-        case ModernGPT():
-            steps = modern_steps(model)
-        case _:
-            raise NotImplementedError(f"no plan by hand for {type(model).__name__}")
+    steps = kind_of(model).find("by_hand")
+    if steps is None:
+        raise NotImplementedError(f"no plan by hand for {type(model).__name__}")
     weights = [name for name, _ in model.named_parameters()]
     tables = [name for name, _ in model.named_buffers()]
-    return Plan(" ".join([*weights, *tables, "idx", "positions", "targets"]), steps)
+    return Plan(" ".join([*weights, *tables, "idx", "positions", "targets"]), steps(model))
 
 
 class ByHand:

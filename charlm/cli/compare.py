@@ -13,7 +13,6 @@ from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import CheckpointError, DataError, Stopped, UsageError
 
 if TYPE_CHECKING:
-    from charlm.config import ModelConfig
     from charlm.evaluation.protocols import Cut
     from charlm.evaluation.score import Score
     from charlm.models import LanguageModel
@@ -290,7 +289,7 @@ def _table(groups: Sequence[Sequence[_Row]], cuts: "Mapping[Protocol, Cut]") -> 
         for row in group:
             saved = row.saved
             time = "" if row.seconds is None else f"{row.seconds:,.1f} s"
-            cells = [row.name, _kind(saved.config.model), _size(saved.model), f"{saved.step:,}"]
+            cells = [row.name, saved.config.model.brief, _size(saved.model), f"{saved.step:,}"]
             yield [*cells, time, *(_shown(row.scores.get(name)) for name in chosen)]
         seeds = _one_a_seed(group)
         if len(seeds) > 1:
@@ -304,11 +303,6 @@ def _title(cut: "Cut") -> str:
         return "stream"
     by = f" by {cut.stride}" if cut.name == "sliding" else ""
     return f"{cut.name} of {cut.length}{by}"
-
-
-def _kind(model: "ModelConfig") -> str:
-    more = {"gpt": ("style",), "ngram": ("smoothing", "order"), "mixture": ("combine",)}
-    return " ".join([model.type, *(str(getattr(model, key)) for key in more.get(model.type, ()))])
 
 
 def _counts(model: "LanguageModel") -> tuple[int, int]:

@@ -15,7 +15,7 @@ def doctor() -> None:
     import numpy as np
     import torch
 
-    from charlm.config.size import human_bytes, machine_bytes
+    from charlm.config.memory import human_bytes, machine_bytes
     from charlm.models.device import available_devices
     from charlm.text.datasets import data_folder
     from charlm.training.compiling import find_compiler

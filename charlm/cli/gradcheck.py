@@ -12,7 +12,6 @@ from charlm.errors import Stopped, UsageError
 
 if TYPE_CHECKING:
     from charlm.backprop.check import Difference
-    from charlm.config import ModelConfig
     from charlm.models import LanguageModel
 
 ASSUMED_VOCAB = 65  # of Tiny Shakespeare; ids are drawn at random, so no text is needed
@@ -71,7 +70,7 @@ def gradcheck(
 def _models(name: str | None, overrides: list[str], vocab: int) -> "dict[str, LanguageModel]":
     """Build the models to check, by the heading of their rows."""
     from charlm.config import load_config
-    from charlm.config.size import check_memory, trained
+    from charlm.config.size import check_memory
     from charlm.models import build_model
 
     if name is None:
@@ -82,23 +81,19 @@ def _models(name: str | None, overrides: list[str], vocab: int) -> "dict[str, La
         return {title: build_model(c, SMALL_VOCAB) for title, c in SMALL_MODELS.items()}
     checked = load_config(name, overrides)
     models = {}
-    for expert, alone in trained(checked).items():
+    for expert, alone in checked.training_runs().items():
         few = alone.train.model_copy(update={"batch_size": 2 * WINDOWS, "micro_batch_size": None})
         check_memory(alone.model_copy(update={"train": few}), vocab)  # 2: numbers twice as wide
-        models[_title(expert, alone.model)] = build_model(alone.model, vocab)
+        title = f"{expert}: {alone.model.kind}" if expert else alone.model.kind
+        models[title] = build_model(alone.model, vocab)
     if not models:
         kind = checked.model.type
-        reason = "is counted and" if kind == "ngram" else "of counted experts and of runs"
+        reason = "of counted experts and of runs" if checked.model.members() else "is counted and"
         raise UsageError(
             f"{name}: a model of type {kind!r} {reason} has no gradients to check; "
             "name a model that is trained, such as gpt"
         )
     return models
-
-
-def _title(expert: str, model: "ModelConfig") -> str:
-    title = f"gpt ({model.style})" if model.type == "gpt" else model.type
-    return f"{expert}: {title}" if expert else title
 
 
 def _rows(models: "dict[str, LanguageModel]") -> Iterator[Row]:

@@ -74,7 +74,7 @@ def _load(name: str | None, changes: list[str]) -> "Config":
     from charlm.cli.train import load_named
 
     config = load_named(name, changes)
-    if config.model.type in ("ngram", "mixture"):
+    if config.model.trained_by != "gradients":
         raise UsageError(
             f"model.type: {config.model.type} has no learning rate of its own; lr-find is for "
             "models that are trained by gradients"

@@ -33,7 +33,7 @@ def load_torch() -> None:
     Raises:
         MachineError: The memory limit of this process is too low.
     """
-    from charlm.config.size import check_room
+    from charlm.config.memory import check_room
 
     check_room()
     previous = {number: signal.signal(number, _leave) for number in _SIGNALS}

@@ -17,7 +17,7 @@ from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import CharlmError, DataError, Stopped, UsageError
 
 if TYPE_CHECKING:
-    from charlm.config import Config, ModelConfig
+    from charlm.config import Config
     from charlm.evaluation import Ladder
     from charlm.lifecycle.begin import PreparedRun
     from charlm.runs import RunFolder
@@ -150,7 +150,6 @@ def _begun(
     began: float,
 ) -> Iterator["PreparedRun"]:
     """Read the text and plan, then make, lock and fill the folder of a new run."""
-    from charlm.config.size import trained
     from charlm.lifecycle.begin import (
         check_new_folder,
         create_run,
@@ -169,7 +168,7 @@ def _begun(
         if (
             not quiet
             and config.train.minutes
-            and any(o.train.plan for o in trained(config).values())
+            and any(o.train.plan for o in config.training_runs().values())
         ):
             output.say("timing a few steps of each size that the minutes may do for")
         config, plans = plan_run(config, text, overrides, time.perf_counter() - began)
@@ -296,7 +295,7 @@ def _introduce(prepared: "PreparedRun", trainer: "Trainer") -> None:
     output.say(
         f"text   {output.one_line(config.data.source)}: {sizes} {config.data.unit}; {vocab} symbols"
     )
-    output.say(f"model  {_described(config.model, vocab)}")
+    output.say(f"model  {config.model.described(vocab)}")
     for name, plan in prepared.plans.items():
         output.say(f"plan   {f'{name}: ' if name else ''}{plan}")
     by_hand = ", gradients by hand" if config.train.gradients == "by_hand" else ""
@@ -304,19 +303,6 @@ def _introduce(prepared: "PreparedRun", trainer: "Trainer") -> None:
     output.say(f"run    {prepared.run.path}")
     if trainer.state.step:
         output.say(f"going on from step {trainer.state.step}")
-
-
-def _described(model: "ModelConfig", vocab_size: int) -> str:
-    """Say in a few words what a model is."""
-    from charlm.config.size import parameter_count
-
-    if model.type == "ngram":
-        return f"ngram ({model.smoothing}): order {model.order}"
-    if model.type == "mixture":
-        return f"mixture ({model.combine}) of {', '.join(model.experts)}"
-    style = f" ({model.style})" if model.type == "gpt" else ""
-    count = parameter_count(model, vocab_size)
-    return f"{model.type}{style}: {count:,} parameters, block {model.block_size}"
 
 
 class _Bar:

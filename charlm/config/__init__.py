@@ -1,27 +1,31 @@
 """What a run is asked to do: YAML in, one checked and frozen object out. Imports no torch.
 
-Read `schema` first (every key there is), then `yaml_file` (strict reading), `load` (a preset or a
-file, with KEY=VALUE overrides) and `size` (what a configuration costs, as arithmetic).
+In reading order: `values` (how a value is read), `sections` (the keys outside `model`), `base`
+(what every kind of model knows of itself), `models` and `mixture` (the kinds), `schema` (the whole),
+`yaml_file` (strict reading), `problems` (what is wrong, in words), `load` (a preset or a file, with
+KEY=VALUE overrides), `memory` and `size` (what a run costs, as arithmetic).
 """
 
-from charlm.config.load import load_config, preset_names, preset_text, read_config
-from charlm.config.schema import (
+from charlm.config.base import ModelConfig, Part
+from charlm.config.load import (
+    NotAConfiguration,
+    changed,
+    load_config,
+    preset_names,
+    preset_text,
+    read_config,
+)
+from charlm.config.mixture import ExpertConfig, MixtureConfig
+from charlm.config.models import (
     AttentionConfig,
     AveragingConfig,
     BigramConfig,
-    Config,
-    DataConfig,
-    EvalConfig,
-    ExpertConfig,
     GPTConfig,
-    MixtureConfig,
-    ModelConfig,
     MultiHeadConfig,
     NGramConfig,
-    RunConfig,
-    SampleConfig,
-    TrainConfig,
 )
+from charlm.config.schema import Config
+from charlm.config.sections import DataConfig, EvalConfig, RunConfig, SampleConfig, TrainConfig
 from charlm.config.yaml_file import dump_yaml
 
 __all__ = [
@@ -37,9 +41,12 @@ __all__ = [
     "ModelConfig",
     "MultiHeadConfig",
     "NGramConfig",
+    "NotAConfiguration",
+    "Part",
     "RunConfig",
     "SampleConfig",
     "TrainConfig",
+    "changed",
     "dump_yaml",
     "load_config",
     "preset_names",

@@ -49,10 +49,12 @@ def read_yaml(data: bytes, where: str) -> Document:
         mark = error.problem_mark or error.context_mark
         at = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
         reason = ", ".join(filter(None, (error.context, error.problem)))
-        raise UsageError(f"{at}: {reason}; mend the YAML there") from None
+        raise UsageError(at, reason, "correct the YAML there") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the latter for "\U99999999"
         reason = str(error).splitlines()[0]
-        raise UsageError(f"{where}: not YAML: {reason}; mend it or start from a preset") from None
+        raise UsageError(
+            where, f"not YAML: {reason}", "correct it or start from a preset"
+        ) from None
     document = Document(None)
     if node is not None:
         document.value = _Builder(where, document.lines).build(node, path=(), depth=0)
@@ -73,20 +75,29 @@ def plain_scalar(text: str) -> Any:
     return _scalar(tag, text)
 
 
-def _decode(data: bytes, where: str) -> str:
+def refuse_large(data: bytes, where: str) -> None:
+    """Refuse a file that is too large to be a configuration.
+
+    Raises:
+        UsageError: It is.
+    """
     if len(data) > MAX_BYTES:
         raise UsageError(
-            f"{where}: more than {MAX_BYTES:,} bytes (1 MiB); is this the configuration, or a text?"
+            where, f"more than {MAX_BYTES:,} bytes (1 MiB)", "is this the configuration, or a text?"
         )
+
+
+def _decode(data: bytes, where: str) -> str:
+    refuse_large(data, where)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         byte = error.start + len(data) - len(error.object)  # a byte order mark is not in object
-        raise UsageError(
-            f"{where}: not UTF-8 at byte {byte} (0x{data[byte]:02x}); save it as UTF-8"
-        ) from None
+        what = f"not UTF-8 at byte {byte} (0x{data[byte]:02x})"
+        raise UsageError(where, what, "save it as UTF-8") from None
     if "\0" in text:
-        raise UsageError(f"{where}: a NUL at byte {data.index(0)}; save it as plain UTF-8 text")
+        what = f"a NUL at byte {data.index(0)}"
+        raise UsageError(where, what, "save it as plain UTF-8 text")
     return text
 
 
@@ -106,9 +117,9 @@ class _Loader(yaml.SafeLoader):
             self.depth -= 1
         self.nodes += isinstance(event, yaml.NodeEvent)
         if self.depth > MAX_DEPTH:
-            raise UsageError(f"{self.where}: nested deeper than {MAX_DEPTH} levels; {_LIMIT}")
+            raise UsageError(self.where, f"nested deeper than {MAX_DEPTH} levels", _LIMIT)
         if self.nodes > MAX_NODES:
-            raise UsageError(f"{self.where}: more than {MAX_NODES:,} values; {_LIMIT}")
+            raise UsageError(self.where, f"more than {MAX_NODES:,} values", _LIMIT)
         return event
 
 
@@ -133,10 +144,8 @@ class _Builder:
     def build(self, node: yaml.Node, path: tuple[str, ...], depth: int) -> Any:
         self.nodes += 1  # again here: an alias is one event but may stand for many nodes
         if self.nodes > MAX_NODES or depth > MAX_DEPTH:
-            raise UsageError(
-                f"{self.where}: aliases expand to more than {MAX_NODES:,} values or {MAX_DEPTH} "
-                f"levels; {_LIMIT}"
-            )
+            what = f"aliases expand to more than {MAX_NODES:,} values or {MAX_DEPTH} levels"
+            raise UsageError(self.where, what, _LIMIT)
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path, depth)
         name = node.tag.removeprefix(_TAG)
@@ -148,8 +157,9 @@ class _Builder:
 
     def refused_tag(self, node: yaml.Node) -> UsageError:
         return UsageError(
-            f"{self.where}:{node.start_mark.line + 1}: tag {node.tag.replace(_TAG, '!!')!r} is not "
-            "allowed; a configuration is plain data, remove it"
+            f"{self.where}:{node.start_mark.line + 1}",
+            f"tag {node.tag.replace(_TAG, '!!')!r} is not allowed",
+            "a configuration is plain data, remove it",
         )
 
     def mapping(self, node: yaml.MappingNode, path: tuple[str, ...], depth: int) -> dict[str, Any]:
@@ -160,14 +170,19 @@ class _Builder:
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                raise UsageError(f"{self.where}:{line}: a key must be a plain word, such as model")
+                raise UsageError(
+                    f"{self.where}:{line}", "a key must be a plain word, such as model"
+                )
             key = str(key_node.value)
             if key_node.tag == _TAG + "merge":
-                raise UsageError(f"{self.where}:{line}: '<<' is not read here; write the keys out")
+                raise UsageError(
+                    f"{self.where}:{line}", "'<<' is not read here", "write the keys out"
+                )
             if key in result:
                 raise UsageError(
-                    f"{self.where}: {'.'.join((*path, key))} is defined on lines "
-                    f"{first_line[key]} and {line}; keep one"
+                    self.where,
+                    f"{'.'.join((*path, key))} is defined on lines {first_line[key]} and {line}",
+                    "keep one",
                 )
             first_line[key] = line
             self.lines.setdefault(".".join((*path, key)), line)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from charlm.config import Config, MixtureConfig, NGramConfig, dump_yaml, read_config
-from charlm.config.schema import SingleModelConfig
-from charlm.config.size import check_memory, checkpoint_bytes, held_back, human_bytes, trained
+from charlm.config import Config, changed, dump_yaml
+from charlm.config.memory import human_bytes
+from charlm.config.size import check_memory, checkpoint_bytes
 from charlm.errors import CharlmError, DataError, MachineError, UsageError
 from charlm.lifecycle.takeover import check_first_weights, resolve_experts, seen_notes
 from charlm.models.device import choose_device, choose_dtype
@@ -196,8 +196,8 @@ def resolve_dtype(config: Config) -> Config:
     if config.run.dtype != "auto":
         return config
     gains = any(
-        one.model.type == "gpt" and one.train.gradients == "autograd"
-        for one in trained(config).values()
+        one.model.deep and one.train.gradients == "autograd"
+        for one in config.training_runs().values()
     )
     dtype = choose_dtype("auto", choose_device(config.run.device)) if gains else torch.float32
     run = config.run.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
@@ -220,35 +220,24 @@ def refuse_short(size: int, config: Config) -> None:
                 f"{source}: too short: of its {size} characters {last - first} make the {name} "
                 f"part, which needs 2; use a longer text{mend}"
             )
-    if not isinstance(model, NGramConfig | MixtureConfig):
+    if model.trained_by == "gradients":
         check_lengths(size, config.data, model.block_size)
         return
     first, last = bounds["train"]
-    models: dict[str, SingleModelConfig] = (
-        {"model": model} if isinstance(model, NGramConfig) else {}
-    )
     length = last - first
-    if isinstance(model, MixtureConfig):
-        tuned = held_back(length, model.tune_fraction)
+    if model.members():
+        tuned = model.held_back(length)
         if tuned < 2:
             raise DataError(
-                f"model.tune_fraction: {model.tune_fraction} of the {length} characters to train "
-                f"on in {source} is {tuned}, too few to fit weights on; raise it or use a longer text"
+                f"model.tune_fraction: of the {length} characters to train on in {source} it leaves "
+                f"{tuned}, too few to fit weights on; raise it or use a longer text"
             )
         length -= tuned
-        models = {
-            f"model.experts.{name}.model": expert.model
-            for name, expert in model.experts.items()
-            if expert.model and not expert.run
-        }
-    for key, one in models.items():
-        leaf, needed = "block_size", one.block_size + 1
-        if isinstance(one, NGramConfig):
-            leaf, needed = "order", one.order
+    for key, needed in model.least_text().items():
         if length < needed:
             raise DataError(
-                f"{key}.{leaf}: needs {needed} characters to train "
-                f"on and {source} leaves {length}; lower it or use a longer text"
+                f"model.{key}: needs {needed} characters to train on and {source} leaves {length}; "
+                "lower it or use a longer text"
             )
 
 
@@ -271,19 +260,10 @@ def plan_run(
     vocab_size, keys = text.tokenizer.vocab_size, given_keys(overrides)
     planned, plans = make_plan(resolve_dtype(config), vocab_size, last - first, keys, spent)
     if plans:
-        planned = checked(planned, "the plan")
+        planned = changed(planned, where="the plan")
         check_memory(planned, vocab_size)
         refuse_short(text.scan.size, planned)
     return planned, plans
-
-
-def checked(config: Config, where: str) -> Config:
-    """Return a configuration that was put together, once it is known that it can be read again.
-
-    Raises:
-        UsageError: It cannot: two of its values contradict each other.
-    """
-    return read_config(dump_yaml(config.model_dump()).encode(), where)
 
 
 def create_run(config: Config, out: Path, text: PreparedText, progress: Progress) -> PreparedRun:
@@ -345,7 +325,7 @@ def _create_run(
     out = run.path
     config = resolve_dtype(resolve_experts(config, text.tokenizer))
     # All that is left out is written out there, and it is to be read again.
-    checked(config, str(run.config))
+    changed(config, where=str(run.config))
     check_first_weights(config, text.tokenizer)
     check_disk(config, out, text)
     remove_leftovers(out)

@@ -8,7 +8,7 @@ import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from charlm.config import Config, MixtureConfig, dump_yaml, load_config
+from charlm.config import Config, changed, dump_yaml, load_config
 from charlm.config.keys import leaves
 from charlm.config.size import check_memory
 from charlm.errors import CheckpointError, DataError, MachineError
@@ -17,7 +17,6 @@ from charlm.lifecycle.begin import (
     PreparedText,
     Progress,
     check_prompt,
-    checked,
     refuse_short,
 )
 from charlm.models.device import choose_device
@@ -77,7 +76,7 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
                 f"{run.path}: {whole}: the configuration says {getattr(config.train, key)!r}, "
                 f"the run was made with {getattr(own.train, key)!r}; start a new run for a change"
             )
-    return checked(config, f"{given}, as planned" if given else str(run.config))
+    return changed(config, where=f"{given}, as planned" if given else str(run.config))
 
 
 def _refuse_expert(run: RunFolder) -> None:
@@ -88,12 +87,11 @@ def _refuse_expert(run: RunFolder) -> None:
     """
     path = Path(os.path.abspath(run.path))
     mixture = RunFolder(path.parent.parent)
-    if path.parent.name == "experts" and mixture.exists():
-        model = mixture.read_config().model
-        if isinstance(model, MixtureConfig) and path.name in model.experts:
-            raise CheckpointError(
-                f"{run.path}: is trained as an expert of {mixture.path}; go on with that one"
-            )
+    inside = path.parent.name == "experts" and mixture.exists()
+    if inside and path.name in mixture.read_config().model.members():
+        raise CheckpointError(
+            f"{run.path}: is trained as an expert of {mixture.path}; go on with that one"
+        )
 
 
 def _as_it_was(config: Config) -> Config:
@@ -111,14 +109,12 @@ def _with_experts_of(own: Config, config: Config) -> Config:
 
     Weights and seeds belong to an expert by its place.
     """
-    if not (isinstance(config.model, MixtureConfig) and isinstance(own.model, MixtureConfig)):
-        return config
-    known, asked = own.model.experts, config.model.experts
+    known, asked = own.model.members(), config.model.members()
     experts = {name: asked[name] for name in (*known, *asked) if name in asked}
     for name, expert in experts.items():
         if expert.run and not expert.model and name in known:
             experts[name] = expert.model_copy(update={"model": known[name].model})
-    return config.model_copy(update={"model": config.model.model_copy(update={"experts": experts})})
+    return config.model_copy(update={"model": config.model.with_members(experts)})
 
 
 def open_run(
@@ -146,7 +142,7 @@ def open_run(
     prepared = PreparedRun(config, run, corpus, tokenizer)
     prepared.checkpoint = newest_sound(run, prepared.notes)
     prepared.notes += _what_differs(prepared, own)
-    if not prepared.checkpoint and not isinstance(config.model, MixtureConfig):
+    if not prepared.checkpoint and not config.model.members():
         prepared.notes.append("no checkpoint yet: starting at step 0")
     moved = own.data.source != config.data.source
     text, differs = _current_text(config, prepared, progress, moved=moved), False

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from charlm.config import Config, MixtureConfig
+from charlm.config import Config, ModelConfig
 from charlm.config.keys import leaves
-from charlm.config.schema import SingleModelConfig
-from charlm.config.size import held_back, trained
-from charlm.errors import CheckpointError, UsageError
+from charlm.errors import CheckpointError
 from charlm.runs import RunFolder, find_run
 from charlm.runs.belongs import belongs_to
 from charlm.runs.weights import compare_alphabets
@@ -21,10 +19,8 @@ def resolve_experts(config: Config, tokenizer: Tokenizer) -> Config:
         CheckpointError: A run is missing or damaged, is itself a mixture, or has another alphabet
             or model than is asked for.
     """
-    if not isinstance(config.model, MixtureConfig):
-        return config
     experts = {}
-    for name, expert in config.model.experts.items():
+    for name, expert in config.model.members().items():
         if expert.run:
             try:
                 model = _model_of_run(expert.run, tokenizer)
@@ -37,7 +33,7 @@ def resolve_experts(config: Config, tokenizer: Tokenizer) -> Config:
                 )
             expert = expert.model_copy(update={"model": model})
         experts[name] = expert
-    return config.model_copy(update={"model": config.model.model_copy(update={"experts": experts})})
+    return config.model_copy(update={"model": config.model.with_members(experts)})
 
 
 def check_first_weights(config: Config, tokenizer: Tokenizer) -> None:
@@ -45,14 +41,8 @@ def check_first_weights(config: Config, tokenizer: Tokenizer) -> None:
 
     Raises:
         CheckpointError: It is missing or damaged, or has another model or alphabet.
-        UsageError: A mixture is to begin from one.
     """
-    if isinstance(config.model, MixtureConfig) and config.train.init_from:
-        raise UsageError(
-            "train.init_from: a mixture has no first weights; name runs as its experts "
-            "(model.experts.NAME.run)"
-        )
-    for expert, one in trained(config).items():
+    for expert, one in config.training_runs().items():
         if one.train.init_from:
             key = f"model.experts.{expert}.train.init_from" if expert else "train.init_from"
             _check_first_weights(key, one.train.init_from, one, tokenizer)
@@ -75,11 +65,11 @@ def _check_first_weights(where: str, name: str, config: Config, tokenizer: Token
         raise CheckpointError(f"{where}: {error}") from None
 
 
-def _model_of_run(name: str, tokenizer: Tokenizer) -> SingleModelConfig:
+def _model_of_run(name: str, tokenizer: Tokenizer) -> ModelConfig:
     """Return the model of a run that can be an expert, its checkpoint verified."""
     run = find_run(Path(name))
     config = run.read_config()
-    if isinstance(config.model, MixtureConfig):
+    if not config.model.can_be_expert:
         raise CheckpointError(f"{name}: is a mixture itself; name its experts")
     compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
     run.read("best", lambda best: belongs_to(best).check(config, tokenizer.to_json()))
@@ -91,12 +81,10 @@ def seen_notes(config: Config, corpus: Corpus) -> list[str]:
 
     Only a run of this very text can be told; its own copy of the text says where it was cut.
     """
-    if not isinstance(config.model, MixtureConfig):
-        return []
     notes = []
     train = corpus.splits["train"]
-    cut = len(train) - held_back(len(train), config.model.tune_fraction)
-    for name, expert in config.model.experts.items():
+    cut = len(train) - config.model.held_back(len(train))
+    for name, expert in config.model.members().items():
         try:
             theirs = read_manifest(RunFolder(Path(expert.run)).tokens) if expert.run else {}
             end = theirs["splits"]["train"][1]

@@ -3,7 +3,7 @@
 Read in this order: `base` (what every model promises), `bigram`, `loss` (how a prediction is
 scored), `averaging`, `attention`, `gpt2`, `modern` and its `ngram_embedding`; `counts`, `smoothing`,
 `ngram` (what counting alone can do); `mixture` (several models as one); then `cache` (how attention
-reads a text on without reading it again) and `build`.
+reads a text on without reading it again) and `registry` (which model a configuration means).
 
 Letters in shapes: B batch, T time (characters, at most `block_size`), C channels (`n_embd`),
 H heads, D `head_size` (C = H * D), V `vocab_size`.
@@ -13,12 +13,12 @@ from charlm.models.attention import AttentionModel, MultiHeadModel, attend, atte
 from charlm.models.averaging import AveragingModel
 from charlm.models.base import LanguageModel
 from charlm.models.bigram import BigramModel
-from charlm.models.build import build_model
 from charlm.models.gpt2 import GPT2
 from charlm.models.loss import next_token_loss, surprisal
 from charlm.models.mixture import MixtureModel
 from charlm.models.modern import ModernGPT
 from charlm.models.ngram import NGramModel
+from charlm.models.registry import build_model
 
 __all__ = [
     "GPT2",

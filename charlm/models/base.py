@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from charlm.config import ModelConfig
+
 
 class LanguageModel(nn.Module):
     """A model of the next character.
@@ -43,7 +45,7 @@ class LanguageModel(nn.Module):
 
     @classmethod
     def from_config(
-        cls, config: Any, vocab_size: int, generator: torch.Generator | None = None
+        cls, config: ModelConfig, vocab_size: int, generator: torch.Generator | None = None
     ) -> "LanguageModel":
         """Build the model that a configuration describes.
 

@@ -16,7 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from charlm.config import ModelConfig
 from charlm.models.base import LanguageModel, check_names, check_tensor
+from charlm.models.registry import construct
 
 RIDGE = 1e-4  # pulls weights to equal ones, where experts are too alike to tell them apart
 CHUNK = 1 << 18  # numbers worked on at a time: 2 MiB of float64, which a CPU's cache holds
@@ -55,6 +57,18 @@ class MixtureModel(LanguageModel):
         # Weights add up to 1; together with the temperature they say all there is to say.
         self.register_buffer("weights", torch.full((len(experts),), 1 / len(experts)))
         self.register_buffer("temperature", torch.ones(()))
+
+    @classmethod
+    def from_config(
+        cls, config: ModelConfig, vocab_size: int, generator: torch.Generator | None = None
+    ) -> "MixtureModel":
+        """Build the mixture that a configuration describes, one expert after the other."""
+        experts = {
+            name: construct(expert.model, vocab_size, generator)
+            for name, expert in config.members().items()
+            if expert.model is not None  # filled in by now, where it came from a run
+        }
+        return cls(vocab_size, experts=experts, **config.sizes())
 
     def reads_version(self, saved: str) -> bool:
         """Tell whether weights saved as this version mean the same today."""

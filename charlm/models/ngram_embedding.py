@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from charlm.config.size import NGRAM_ROWS
+from charlm.config.models import NGRAM_ROWS
 
 ROWS = NGRAM_ROWS  # for each n; four times as many gained 0.006 nats (docs/experiments.md)
 

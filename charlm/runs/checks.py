@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from charlm.config import Config, MixtureConfig
-from charlm.config.size import trained
+from charlm.config import Config
 from charlm.errors import CharlmError, CheckpointError, MachineError
 from charlm.runs import RunFolder
 from charlm.runs.belongs import BELONGS, Belongs, begun_with, belongs_to
@@ -115,12 +114,12 @@ def _run(run: RunFolder, config: Config | None) -> Iterator[Checked]:
     tokenizer = _read(lambda: load_tokenizer(run.tokenizer))
     yield from _names(run)
     checkpoints, newest = _saved(run)
-    joined = isinstance(config and config.model, MixtureConfig) and bool(checkpoints)
+    joined = bool(checkpoints)
     yield from _log(run, newest)
     yield from checkpoints
     if config and tokenizer and newest:
         yield from _rests(newest, config, tokenizer)
-    if config and isinstance(config.model, MixtureConfig):
+    if config and config.model.members():
         yield from _of_mixture(run, config, tokenizer, joined=joined)
     yield from _unused(run.path)
 
@@ -211,7 +210,7 @@ def _of_mixture(
         joined: Whether it is.
     """
     parts, checkpoints = [], {}
-    for name, one in trained(config).items():
+    for name, one in config.training_runs().items():
         expert = expert_run(run, name)
         if not expert.path.is_dir() or expert.path.is_symlink():
             continue
@@ -248,8 +247,7 @@ def _other_runs(
     run: RunFolder, config: Config, tokenizer: Tokenizer, fitted: Fitted | None
 ) -> Iterator[Checked]:
     """Check the runs that a mixture is still to take experts from."""
-    assert isinstance(config.model, MixtureConfig)
-    for name, spec in config.model.experts.items():
+    for name, spec in config.model.members().items():
         if spec.run:
 
             def look(name: str = name) -> str:

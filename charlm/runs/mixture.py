@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 
-from charlm.config import Config, MixtureConfig
-from charlm.config.size import trained
+from charlm.config import Config
 from charlm.errors import CheckpointError
 from charlm.models import LanguageModel
 from charlm.runs.belongs import belongs_to
@@ -87,8 +86,7 @@ def expert_from_run(
     Raises:
         CheckpointError: They are missing, damaged, or not what they were.
     """
-    assert isinstance(config.model, MixtureConfig)
-    spec = config.model.experts[name]
+    spec = config.model.members()[name]
     assert spec.run is not None
     if spec.model is None:  # it was resolved when the mixture was begun
         raise CheckpointError(f"{run.config}: model.experts.{name}.model: missing; restore it")
@@ -122,7 +120,7 @@ def saved_experts(
         MachineError: The disk or its permissions refuse.
     """
     found = {}
-    for name, one in trained(config).items():
+    for name, one in config.training_runs().items():
         checkpoint = found[name] = newest_sound(expert_run(run, name), notes)
         if checkpoint:
             kept = belongs_to(checkpoint, mixture=run)
@@ -144,9 +142,8 @@ def read_fitted_of(
     Raises:
         CheckpointError: Its file is damaged, or of other experts, or gone.
     """
-    assert isinstance(config.model, MixtureConfig)
-    experts = config.model.experts
-    runs = {name for name, spec in experts.items() if spec.run} | trained(config).keys()
+    experts = config.model.members()
+    runs = {name for name, spec in experts.items() if spec.run} | config.training_runs().keys()
     fitted = read_fitted(run.path / FITTED, experts.keys(), runs)
     if fitted is None:
         for name, checkpoint in checkpoints.items():
@@ -205,8 +202,8 @@ def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> 
 def strange_places(config: Config, run: RunFolder) -> Iterator[tuple[Path, str]]:
     """Yield what is not of the kind that is written there, in a run and those of its experts."""
     yield from run.strange()
-    if isinstance(config.model, MixtureConfig) and not (run.path / "experts").is_symlink():
-        for name in trained(config):
+    if config.model.members() and not (run.path / "experts").is_symlink():
+        for name in config.training_runs():
             expert = run.path / "experts" / name
             if expert.is_symlink():
                 yield expert, "a link"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from charlm.config.size import human_bytes
+from charlm.config.memory import human_bytes
 from charlm.errors import CheckpointError, MachineError
 from charlm.models import LanguageModel
 from charlm.runs import RunFolder

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from charlm.config import Config, ModelConfig
-from charlm.config.size import human_bytes, machine_bytes, matrix_bytes, parameter_count
+from charlm.config.memory import human_bytes, machine_bytes
 from charlm.errors import CheckpointError
 from charlm.models.base import LanguageModel
-from charlm.models.build import build_model
 from charlm.models.device import choose_device
+from charlm.models.registry import build_model
 from charlm.runs.belongs import belongs_to
 from charlm.runs.folder import Checkpoint, RunFolder, find_run
 from charlm.storage import OtherFormatError, machine_errors
@@ -151,13 +151,13 @@ def _refuse_excess(config: Config, tokenizer: Tokenizer, path: Path) -> None:
     Raises:
         CheckpointError: The file cannot hold its weights, or no memory here what belongs to them.
     """
-    needed, found = 4 * parameter_count(config.model, tokenizer.vocab_size), path.stat().st_size
+    needed, found = 4 * config.model.parameter_count(tokenizer.vocab_size), path.stat().st_size
     if needed > found + MARGIN:
         raise CheckpointError(
             f"{path}: {human_bytes(found)}, where the model of config.yaml has weights of "
             f"{human_bytes(needed)}; was config.yaml changed?"
         )
-    if (needed := matrix_bytes(config.model)) > machine_bytes():
+    if (needed := config.model.buffer_bytes()) > machine_bytes():
         raise CheckpointError(
             f"{path}: its model needs {human_bytes(needed)} of memory for averages and this machine "
             f"has {human_bytes(machine_bytes())}; was config.yaml changed?"

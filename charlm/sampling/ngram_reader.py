@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from charlm.models import NGramModel
-from charlm.sampling.reader import array
+from charlm.sampling.reader import Weights, array
 
 KEPT_BYTES = 8 << 20  # of distributions: some 16,000 at 65 characters
 
@@ -21,9 +21,10 @@ class NGramReader:
 
     Args:
         model: On a CPU.
+        weights: Ignored: it has no matrices.
     """
 
-    def __init__(self, model: NGramModel) -> None:
+    def __init__(self, model: NGramModel, weights: Weights = "float32") -> None:
         self.vocab_size, self.order, self.backs_off = model.vocab_size, model.order, model.backs_off
         self.tables = [_NGramTable(model, k) for k in range(1, model.order + 1)]
         self.shortest = model.shortest().numpy().astype(np.float64)

@@ -11,11 +11,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from charlm.models import GPT2, LanguageModel, MixtureModel, ModernGPT, NGramModel
+from charlm.models import LanguageModel, MixtureModel
 from charlm.models.mixture import FLOOR
+from charlm.models.registry import kind_of
 from charlm.sampling.choose import log_softmax
-from charlm.sampling.gpt_reader import GPT2Reader, ModernReader
-from charlm.sampling.ngram_reader import NGramReader
 from charlm.sampling.reader import Reader, StepReader, Weights, array
 
 
@@ -32,14 +31,9 @@ def reader_of(model: LanguageModel, batch_size: int = 1, weights: Weights = "flo
             matrix has a scale of its own.
     """
     if batch_size == 1 and model.device.type == "cpu":
-        if isinstance(model, MixtureModel):
-            return MixtureReader(model, weights)
-        if isinstance(model, NGramModel):
-            return NGramReader(model)
-        if isinstance(model, GPT2):
-            return GPT2Reader(model, weights)
-        if isinstance(model, ModernGPT):
-            return ModernReader(model, weights)
+        fast = kind_of(model).find("reader")
+        if fast:
+            return fast(model, weights)  # type: ignore[no-any-return]
     return StepReader(model, batch_size)
 
 

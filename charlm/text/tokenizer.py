@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from charlm.config.schema import shown
+from charlm.config.values import shown
 from charlm.errors import CheckpointError, DataError
 from charlm.storage.json_file import read_object
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from charlm.config import Config
-from charlm.config.size import flops_per_step, trained
+from charlm.config.size import flops_per_step
 from charlm.errors import MachineError
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, precision
@@ -75,7 +75,7 @@ def check_compiler(config: Config) -> None:
     Raises:
         MachineError: `run.compile` is true and there is no C++ compiler for the CPU.
     """
-    asked = config.run.compile is True and trained(config)
+    asked = config.run.compile is True and config.training_runs()
     if asked and choose_device(config.run.device).type == "cpu" and not find_compiler():
         raise MachineError(
             "run.compile: true needs a C++ compiler, and none of c++, g++ and clang++ is on the "
@@ -91,7 +91,7 @@ def find_compiler() -> str | None:
 
 def worth_trying(config: Config, model: LanguageModel) -> bool:
     """Tell whether compiling pays for its wait: for a GPT on CUDA, and on a CPU in a long run."""
-    if config.model.type != "gpt" or config.train.gradients == "by_hand":
+    if not config.model.deep or config.train.gradients == "by_hand":
         return False
     device, train = model.device.type, config.train
     if device != "cpu":

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch.optim import Optimizer
 
 from charlm.config import NGramConfig
-from charlm.config.size import human_bytes, machine_bytes
+from charlm.config.memory import human_bytes, machine_bytes
 from charlm.errors import MachineError, check_stop
 from charlm.evaluation import score_windows
 from charlm.models import NGramModel

@@ -121,8 +121,7 @@ class Trainer:
             self.train, config.model.block_size, config.train.batch_size, config.run.seed
         )
         self.micro_batch_size = config.train.micro_batch_size or config.train.batch_size
-        grams = getattr(config.model, "n_gram", 1) > 1  # which have a dropout of their own
-        self.dropout = grams or getattr(config.model, "dropout", 0.0) > 0
+        self.dropout = config.model.has_dropout
         self.by_hand = ByHand(self.model) if config.train.gradients == "by_hand" else None
         self.forward: Forward = self.model
         self.compile_due = True  # before the first step, if there is one

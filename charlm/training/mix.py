@@ -31,7 +31,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from charlm.config import Config, MixtureConfig, NGramConfig, dump_yaml
-from charlm.config.size import held_back, trained
 from charlm.errors import NonFiniteError, Stopped, check_stop
 from charlm.evaluation.protocols import chars_a_pass, spread_windows
 from charlm.models import LanguageModel, MixtureModel, NGramModel, next_token_loss
@@ -147,7 +146,7 @@ class Mixer(Trainer):
     @property
     def total_steps(self) -> int:
         """The updates of all experts that are trained here, and the joining."""
-        return sum(config.train.max_steps for config in trained(self.config).values()) + 1
+        return sum(config.train.max_steps for config in self.config.training_runs().values()) + 1
 
     def _optimizers(self) -> dict[str, Optimizer]:
         return {}
@@ -156,7 +155,7 @@ class Mixer(Trainer):
         assert isinstance(self.config.model, MixtureConfig)
         self.mixture = self.config.model
         self.whole = self.train
-        cut = len(self.whole) - held_back(len(self.whole), self.mixture.tune_fraction)
+        cut = len(self.whole) - self.mixture.held_back(len(self.whole))
         self.first, self.slice = self.whole.part(0, cut), self.whole.part(cut, len(self.whole))
         self.from_runs: dict[str, Checkpoint] = {}  # of experts that come from runs
         self.remarks: list[str] = []  # on going on with the runs of experts
@@ -202,7 +201,7 @@ class Mixer(Trainer):
         together = belongs(self.config, self.tokenizer.to_json())
         write_file(self.run.path / BELONGS, together)
         trainers = {}
-        for name, config in trained(self.config).items():
+        for name, config in self.config.training_runs().items():
             trainers[name] = self._trainer(name, config, checkpoints[name])
             if begun and not checkpoints[name]:
                 self.remarks.append(f"expert {name}: no checkpoint yet: starting at step 0")
@@ -268,7 +267,7 @@ class Mixer(Trainer):
             self.remarks += [f"not bit-exact: {change}" for change in drift(checkpoint)]
         nothing = self.first.part(0, 0)
         if self.config.train.minutes is not None:  # shared out, once it is known what is left
-            minutes = self.config.train.minutes / len(trained(self.config))
+            minutes = self.config.train.minutes / len(self.config.training_runs())
             train = config.train.model_copy(update={"minutes": minutes})
             config = config.model_copy(update={"train": train})
         trainer = _ExpertTrainer(

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from charlm.config import Config, GPTConfig, MixtureConfig
-from charlm.config.size import machine_bytes, trained, training_bytes
+from charlm.config import Config
+from charlm.config.memory import machine_bytes
+from charlm.config.size import training_bytes
 from charlm.models import build_model, next_token_loss
 from charlm.models.device import choose_device, choose_dtype, precision
 from charlm.training.optimizers import build_optimizers
@@ -89,12 +90,11 @@ class Plan:
     passes: float
 
     def __str__(self) -> str:
-        model, train = self.config.model, self.config.train
-        assert isinstance(model, GPTConfig)
+        sizes, train = self.config.model.sizes(), self.config.train
         return (
-            f"{model.n_layer} layers of {model.n_embd} channels, dropout {model.dropout:g}; some "
-            f"{self.updates:,} updates of {train.batch_size} windows of {model.block_size}, "
-            f"{self.passes:.2g} passes over the text"
+            f"{sizes['n_layer']} layers of {sizes['n_embd']} channels, dropout "
+            f"{sizes['dropout']:g}; some {self.updates:,} updates of {train.batch_size} windows of "
+            f"{sizes['block_size']}, {self.passes:.2g} passes over the text"
         )
 
 
@@ -121,13 +121,13 @@ def make_plan(
     plans: dict[str, Plan] = {}
     if config.train.minutes is None:
         return config, plans
-    every = trained(config)
+    every = config.training_runs()
     seconds = max(0.0, config.train.minutes * 60 - spent) * TRAINING / max(1, len(every))
     for name, one in every.items():
         if _plannable(one):
             kept = _own_keys(given, name)
             plans[name] = _plan_one(one, vocab_size, train_chars, seconds, kept)
-    return _put_back(config, {name: plan.config for name, plan in plans.items()}), plans
+    return config.with_training_runs({name: plan.config for name, plan in plans.items()}), plans
 
 
 def keep_plan(config: Config, own: Config, given: Collection[str] = ()) -> Config:
@@ -138,9 +138,9 @@ def keep_plan(config: Config, own: Config, given: Collection[str] = ()) -> Confi
         own: What the run was made with.
         given: Keys that stay as they are.
     """
-    theirs = trained(own) if own.train.minutes is not None else {}
+    theirs = own.training_runs() if own.train.minutes is not None else {}
     again = {}
-    for name, one in trained(config).items():
+    for name, one in config.training_runs().items():
         if name in theirs and _plannable(one) and _plannable(theirs[name]):
             was = theirs[name].model_dump()
             kept = _own_keys(given, name)
@@ -149,7 +149,7 @@ def keep_plan(config: Config, own: Config, given: Collection[str] = ()) -> Confi
                 {f"{part}.{key}": was[part][key] for part, keys in PLANNED.items() for key in keys},
                 kept,
             )
-    return _put_back(config, again)
+    return config.with_training_runs(again)
 
 
 def given_keys(overrides: Sequence[str]) -> set[str]:
@@ -160,7 +160,7 @@ def given_keys(overrides: Sequence[str]) -> set[str]:
 def _plannable(config: Config) -> bool:
     """Tell whether a plan is wanted, and for a model that the sizes were tried with."""
     model, train = config.model, config.train
-    fits = isinstance(model, GPTConfig) and model.style == "modern" and train.optimizer == "muon"
+    fits = model.can_be_planned and train.optimizer == "muon"
     return train.plan and fits and train.gradients == "autograd"
 
 
@@ -263,15 +263,3 @@ def _own_keys(given: Collection[str], name: str) -> set[str]:
     """Return the keys that are an expert's, as if it were a run of its own; "" is all there is."""
     before = f"model.experts.{name}." if name else ""
     return {key.removeprefix(before) for key in given if key.startswith(before)}
-
-
-def _put_back(config: Config, changed: Mapping[str, Config]) -> Config:
-    """Return a run's configuration with the changed ones of what it trains: see `trained`."""
-    if "" in changed:
-        return changed[""]
-    if not isinstance(config.model, MixtureConfig):
-        return config
-    experts = dict(config.model.experts)
-    for name, one in changed.items():
-        experts[name] = experts[name].model_copy(update={"model": one.model, "train": one.train})
-    return config.model_copy(update={"model": config.model.model_copy(update={"experts": experts})})

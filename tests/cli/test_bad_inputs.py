@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from charlm.config import size
+from charlm.config import memory, size
 from charlm.errors import MachineError
 from charlm.evaluation import baselines
 from charlm.storage import folder_lock
@@ -150,8 +150,8 @@ def test_row_2_a_folder_is_no_configuration(refused):
         ),
         pytest.param(
             "model: {type: mixture, tune_fraction: 0, experts: {a: {model: {type: ngram}}}}",
-            "(share of the training part, at its end, that the weights are fitted on, before any "
-            "expert has seen it), got",
+            "(share of the training part, at its end, on which the weights are fitted; no expert "
+            "is trained on it), got",
             id="mixture-tune-0",
         ),
         pytest.param(
@@ -244,7 +244,7 @@ def test_row_8_a_float_without_a_point_is_a_number(charlm, tiny):
 def test_row_14_a_model_that_cannot_fit_says_what_it_needs_and_what_there_is(refused, layers):
     (line,) = refused(2, *TRAIN, f"model.n_layer={layers}")
 
-    assert f"this machine has {size.human_bytes(size.physical_bytes())}" in line
+    assert f"this machine has {memory.human_bytes(memory.physical_bytes())}" in line
     assert "training needs about" in line
     assert "lower n_layer" in line
 
@@ -391,7 +391,7 @@ def test_a_model_beside_a_run_must_be_that_of_the_run(trained, refused):
 @pytest.mark.parametrize(
     ("expert", "fraction", "answer"),
     [
-        ("type: ngram", 1e-4, "model.tune_fraction: 0.0001 of the 2322 characters to train on in "),
+        ("type: ngram", 1e-4, "model.tune_fraction: of the 2322 characters to train on in "),
         ("type: ngram", 0.998, "model.experts.a.model.order: needs 7 characters to train on"),
         ("type: gpt", 0.98, "model.experts.a.model.block_size: needs 65 characters to train on"),
     ],
@@ -675,7 +675,7 @@ def test_row_43_a_prompt_that_is_not_utf_8_is_placed(trained, refused):
 @pytest.mark.parametrize(
     ("option", "value", "allowed"),
     [
-        ("--temperature", -1, "must be at least 0 (divides the logits; 0 takes the likeliest"),
+        ("--temperature", -1, "must be at least 0 (divides the logits; 0 = greedy)"),
         ("--temperature", "nan", "expected a finite number, got 'nan'"),
         ("--temperature", "inf", "expected a finite number, got 'inf'"),
         ("--temperature", "warm", "should be a valid number"),
@@ -685,7 +685,7 @@ def test_row_43_a_prompt_that_is_not_utf_8_is_placed(trained, refused):
         ("--top-k", 0, "must be at least 1"),
         ("--top-k", -3, "must be at least 1"),
         ("--top-k", 1.5, "should be a valid integer"),
-        ("--max-new-chars", -1, "must be at least 0 (characters to draw), got -1"),
+        ("--max-new-chars", -1, "must be at least 0 (characters to sample), got -1"),
         ("--max-new-chars", 2.5, "should be a valid integer"),
         ("--max-new-chars", "many", "should be a valid integer"),
         ("-n", 0, "greater than or equal to 1"),
@@ -863,9 +863,9 @@ def test_row_68_a_job_that_may_have_less_than_the_model_needs_is_refused(
     ):
         Path("root", path).parent.mkdir(parents=True, exist_ok=True)
         Path("root", path).write_text(content)
-    limits = size.memory_limits
-    monkeypatch.setattr(size, "memory_limits", lambda: limits(Path("root")))
-    monkeypatch.setattr(size, "physical_bytes", lambda: 1 << 45)
+    limits = memory.memory_limits
+    monkeypatch.setattr(memory, "memory_limits", lambda: limits(Path("root")))
+    monkeypatch.setattr(memory, "physical_bytes", lambda: 1 << 45)
 
     (line,) = refused(5, *TRAIN, *LARGE)
 
@@ -877,9 +877,9 @@ def test_row_68_a_job_that_may_have_less_than_the_model_needs_is_refused(
 
 
 def test_row_68_what_is_in_use_counts(refused, trained, monkeypatch):
-    monkeypatch.setattr(size, "memory_limits", lambda: [(8 << 30, "memory.max")])
-    monkeypatch.setattr(size, "physical_bytes", lambda: 1 << 45)
-    monkeypatch.setattr(size, "_in_use", lambda name: 5 << 30)
+    monkeypatch.setattr(memory, "memory_limits", lambda: [(8 << 30, "memory.max")])
+    monkeypatch.setattr(memory, "physical_bytes", lambda: 1 << 45)
+    monkeypatch.setattr(memory, "in_use", lambda name: 5 << 30)
 
     (line,) = refused(5, *TRAIN, *LARGE)
 
@@ -920,7 +920,7 @@ def test_row_68_a_process_that_may_not_even_load_torch_is_refused(trained, limit
 
 @pytest.mark.parametrize("verb", ["sample", "eval", "train"])
 def test_row_68_every_command_with_a_model_looks_first(refused, trained, monkeypatch, verb):
-    monkeypatch.setattr(size, "memory_limits", lambda: [(1 << 20, "ulimit -d")])
+    monkeypatch.setattr(memory, "memory_limits", lambda: [(1 << 20, "ulimit -d")])
 
     (line,) = refused(5, verb)
 

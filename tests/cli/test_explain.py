@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from charlm.config import load_config, preset_names
-from charlm.config.size import checkpoint_bytes, human_bytes, parameter_count, table_bytes
+from charlm.config.memory import human_bytes
+from charlm.config.size import checkpoint_bytes
 from charlm.models import build_model
 from tests.conftest import TEXT
 
-WITH_WEIGHTS = [n for n in preset_names() if load_config(n).model.type not in ("ngram", "mixture")]
+WITH_WEIGHTS = [n for n in preset_names() if load_config(n).model.trained_by == "gradients"]
 MIXTURE = """\
 data: {source: text.txt}
 model:
@@ -29,7 +30,7 @@ def test_every_preset_with_weights_is_explained_with_its_parameters(charlm, name
 
     total = next(line for line in result.stdout.splitlines() if line.split()[:1] == ["total"])
     assert (result.code, result.stderr) == (0, "")
-    assert total.split()[1] == f"{parameter_count(load_config(name).model, 65):,}"
+    assert total.split()[1] == f"{load_config(name).model.parameter_count(65):,}"
 
 
 def test_shapes_follow_the_configuration(charlm, tiny):
@@ -82,10 +83,10 @@ def test_an_ngram_is_explained_by_its_orders_and_tables(charlm, tiny):
         "order": "7: the next character and at most 6 before it",
         "smoothing": "kneser-ney",
         "counted": f"the training part, {chars:,} characters",
-        "left out": "n-grams that occur less than 2 times",
+        "left out": "n-grams that occur fewer than 2 times",
         "to score a character": "11 binary searches at most",
     }
-    size = human_bytes(table_bytes(load_config("ngram").model, 31, chars))
+    size = human_bytes(load_config("ngram").model.table_bytes(31, chars))
     assert result.stdout.startswith("ngram: V = 31 symbols, T = 256\n")
     assert result.stdout.endswith(
         f"\ntraining: counted in one step, no gradients\ntables on disk: at most {size}\n"
@@ -149,7 +150,7 @@ def test_a_mixture_is_explained_expert_by_expert(charlm, tiny):
     assert rest[1] == "gpt: gpt"
     assert "  idx (B, T)                      (5, 8)\n" in alone
     assert "\nwhole run: 700 steps, " in alone
-    count = parameter_count(config.model, 31)
+    count = config.model.parameter_count(31)
     size = human_bytes(checkpoint_bytes(config, 31, chars))
     assert result.stdout.endswith(
         f"\nin all: {count:,} parameters, without those of runs\n"
@@ -160,8 +161,8 @@ def test_a_mixture_is_explained_expert_by_expert(charlm, tiny):
 def test_the_experts_of_a_mixture_share_its_minutes(charlm):
     result = charlm("explain", "-c", "mixture", "train.minutes=3", "--vocab-size", 5)
 
-    planned = "train.plan: the size is then chosen for the time"
-    clock = f"whole run: its share of 3 minutes by the clock; {planned}\n"
+    planned = "train.plan: the size is then chosen for the budget"
+    clock = f"whole run: its share of 3 minutes of wall time; {planned}\n"
     assert result.stdout.count(clock) == 1
     assert result.stdout.endswith(", and tables: 16 bytes at most for each n-gram that occurs\n")
 
@@ -197,4 +198,4 @@ def test_a_configuration_is_asked_for(charlm):
 def test_a_run_by_the_clock_has_no_number_of_steps(charlm, tiny):
     result = charlm("explain", "-c", "tiny.yaml", "train.minutes=2.5")
 
-    assert "whole run: 2.5 minutes by the clock" in result.stdout
+    assert "whole run: 2.5 minutes of wall time" in result.stdout

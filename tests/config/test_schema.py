@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.config import Config, read_config
-from charlm.config.schema import DataConfig
+from charlm.config import Config, DataConfig, read_config
 from charlm.errors import UsageError
 
 
@@ -87,7 +86,7 @@ def test_a_number_out_of_range_is_answered_with_the_whole_range(override, allowe
 
 def test_a_range_is_answered_with_what_the_number_means():
     assert refusal("sample.temperature=-1").endswith(
-        "must be at least 0 (divides the logits; 0 takes the likeliest character), got -1.0"
+        "must be at least 0 (divides the logits; 0 = greedy), got -1.0"
     )
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.config import read_config, size
+from charlm.config import memory, read_config, size
 from charlm.errors import UsageError
 from charlm.models import build_model
 from charlm.models.counts import count_ngrams
@@ -44,11 +44,11 @@ def test_parameters_are_counted_as_the_real_model_has_them(name, vocab_size):
 
     real = build_model(model, vocab_size)
 
-    assert size.parameter_count(model, vocab_size) == sum(p.numel() for p in real.parameters())
+    assert model.parameter_count(vocab_size) == sum(p.numel() for p in real.parameters())
 
 
 def test_flops_of_a_bigram_table_are_none():
-    assert size.flops_per_char(config("bigram").model, V) == 0
+    assert config("bigram").model.flops_per_char(V) == 0
 
 
 @each_model
@@ -64,13 +64,13 @@ def test_flops_equal_the_sum_by_hand(name):
         "modern": 6 * (3 * block + head) + 3 * 12 * 8 * 12,
     }
 
-    assert size.flops_per_char(config(name).model, V) == by_hand[name]
+    assert config(name).model.flops_per_char(V) == by_hand[name]
 
 
 def test_flops_of_a_step_are_those_of_all_its_characters():
     whole = config("gpt2", "train.batch_size=6", "train.micro_batch_size=2")
 
-    assert size.flops_per_step(whole, V) == 6 * 8 * size.flops_per_char(whole.model, V)
+    assert size.flops_per_step(whole, V) == 6 * 8 * whole.model.flops_per_char(V)
 
 
 def test_the_published_size_of_nanogpts_models_is_met():
@@ -78,13 +78,13 @@ def test_the_published_size_of_nanogpts_models_is_met():
     model = read_config(text, "a.yaml").model
 
     # nanoGPT prints 10.65M, which leaves out its position embedding.
-    assert round((size.parameter_count(model, 65) - 256 * 384) / 1e6, 2) == 10.65
+    assert round((model.parameter_count(65) - 256 * 384) / 1e6, 2) == 10.65
 
 
 def test_a_checkpoint_holds_the_weights_and_two_moments():
     whole = config("modern")
 
-    assert size.checkpoint_bytes(whole, V) == 3 * 4 * size.parameter_count(whole.model, V)
+    assert size.checkpoint_bytes(whole, V) == 3 * 4 * whole.model.parameter_count(V)
 
 
 def test_a_mixture_has_the_weights_of_its_experts_by_name():
@@ -93,12 +93,12 @@ def test_a_mixture_has_the_weights_of_its_experts_by_name():
     inside = {
         f"{name}.{part.name}": part.parameters
         for name, alone in (("small", "bigram"), ("large", "modern"), ("known", "averaging"))
-        for part in size.parts(config(alone).model, V)
+        for part in config(alone).model.parts(V)
     }
 
-    assert {part.name: part.parameters for part in size.parts(mixture, V)} == inside
-    assert size.parameter_count(mixture, V) == sum(inside.values())
-    assert size.parameter_count(config("ngram").model, V) == 0
+    assert {part.name: part.parameters for part in mixture.parts(V)} == inside
+    assert mixture.parameter_count(V) == sum(inside.values())
+    assert config("ngram").model.parameter_count(V) == 0
 
 
 def test_a_mixture_with_all_its_models_known_is_counted_as_the_real_one():
@@ -108,25 +108,25 @@ def test_a_mixture_with_all_its_models_known_is_counted_as_the_real_one():
 
     real = build_model(model, V)
 
-    assert size.parameter_count(model, V) == sum(p.numel() for p in real.parameters())
+    assert model.parameter_count(V) == sum(p.numel() for p in real.parameters())
 
 
 def test_a_mixture_trains_the_experts_that_are_given_as_models_with_weights():
-    trained = size.trained(config("mixture", "run.seed=7"))
+    trained = config("mixture", "run.seed=7").training_runs()
 
     assert list(trained) == ["small", "large"]
     assert trained["large"].model == config("modern").model
     assert trained["large"].train.max_steps == 500
     # The first has the run's seed, each other one of its own: windows that the others do not read.
     assert [one.run.seed for one in trained.values()] == [7, 8]
-    highest = size.trained(config("mixture", f"run.seed={2**63 - 1}"))
+    highest = config("mixture", f"run.seed={2**63 - 1}").training_runs()
     assert [one.run.seed for one in highest.values()] == [2**63 - 1, 0]
-    assert size.trained(config("ngram")) == {}
-    assert size.trained(config("gpt2")) == {"": config("gpt2")}
+    assert config("ngram").training_runs() == {}
+    assert config("gpt2").training_runs() == {"": config("gpt2")}
 
 
 def test_a_step_of_a_mixture_is_one_of_each_expert_it_trains():
-    of_large = size.flops_per_char(config("modern").model, V)
+    of_large = config("modern").model.flops_per_char(V)
 
     assert size.flops_per_step(config("mixture"), V) == 3 * 8 * of_large
     assert size.flops_per_step(config("ngram"), V) == 0
@@ -142,9 +142,9 @@ def test_experts_are_trained_one_after_another_each_with_its_own_batch():
 
 
 def test_the_matrix_of_averages_grows_with_the_square_of_the_context():
-    assert size.matrix_bytes(config("averaging", "model.block_size=10").model) == 800
-    assert size.matrix_bytes(config("mixture").model) == 8 * 8**2  # of its expert
-    assert size.matrix_bytes(config("gpt2").model) == 0
+    assert config("averaging", "model.block_size=10").model.buffer_bytes() == 800
+    assert config("mixture").model.buffer_bytes() == 8 * 8**2  # of its expert
+    assert config("gpt2").model.buffer_bytes() == 0
     few = ["model.block_size=10000000", "train.batch_size=1"]
     with pytest.raises(
         UsageError, match=r"training needs about 727\.\d TiB of memory and this machine"
@@ -154,9 +154,9 @@ def test_the_matrix_of_averages_grows_with_the_square_of_the_context():
 
 def test_tables_take_16_bytes_for_each_ngram_that_can_occur():
     assert size.checkpoint_bytes(config("ngram"), V) == 0
-    assert size.table_bytes(config("ngram").model, V, CHARS) == 16 * (11 + 121 + 1331 + CHARS)
+    assert config("ngram").model.table_bytes(V, CHARS) == 16 * (11 + 121 + 1331 + CHARS)
     last = config("ngram", "model.last_chars=100")
-    assert size.table_bytes(last.model, V, CHARS) == 16 * (11 + 3 * 100)
+    assert last.model.table_bytes(V, CHARS) == 16 * (11 + 3 * 100)
     assert size.checkpoint_bytes(last, V, CHARS) == 16 * (11 + 3 * 100) // 4
 
 
@@ -168,12 +168,12 @@ def test_tables_are_never_larger_than_is_said():
 
     real = sum(tensor.nbytes for tensor in model.state_dict().values())
 
-    bound = size.table_bytes(config("ngram").model, V, CHARS)
+    bound = config("ngram").model.table_bytes(V, CHARS)
     assert 0.7 * bound < real <= bound
 
 
 def test_the_checkpoints_of_a_mixture_are_its_own_and_its_experts():
-    count = {name: size.parameter_count(config(name).model, V) for name in MODELS}
+    count = {name: config(name).model.parameter_count(V) for name in MODELS}
     trained = count["bigram"] + count["modern"]
 
     assert size.checkpoint_bytes(config("mixture"), V, CHARS) == (
@@ -212,7 +212,7 @@ def test_attention_weights_are_counted_where_they_are_kept(changes, copies):
 
 
 def test_memory_is_refused_with_what_is_needed_and_what_is_there(monkeypatch):
-    monkeypatch.setattr(size, "physical_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(memory, "physical_bytes", lambda: 1 << 20)
 
     with pytest.raises(UsageError, match=r"needs about .* and this machine has 1 MiB; lower"):
         size.check_memory(config("modern", "train.batch_size=100000"), V)
@@ -220,16 +220,16 @@ def test_memory_is_refused_with_what_is_needed_and_what_is_there(monkeypatch):
 
 
 def test_the_machines_memory_is_that_of_the_operating_system():
-    assert size.physical_bytes() == psutil.virtual_memory().total
-    assert size.machine_bytes() <= size.physical_bytes()
+    assert memory.physical_bytes() == psutil.virtual_memory().total
+    assert memory.machine_bytes() <= memory.physical_bytes()
 
 
 @pytest.fixture
 def unlimited(monkeypatch):
     """A shell without limits."""
-    if size.resource:
-        nothing = (size.resource.RLIM_INFINITY,) * 2
-        monkeypatch.setattr(size.resource, "getrlimit", lambda kind: nothing)
+    if memory.resource:
+        nothing = (memory.resource.RLIM_INFINITY,) * 2
+        monkeypatch.setattr(memory.resource, "getrlimit", lambda kind: nothing)
 
 
 @pytest.mark.usefixtures("unlimited")
@@ -257,17 +257,17 @@ def test_limits_of_control_groups_are_found(tmp_path, groups, files, found):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{content}\n")
 
-    assert [limit for limit, _ in size.memory_limits(tmp_path)] == found
+    assert [limit for limit, _ in memory.memory_limits(tmp_path)] == found
 
 
-@pytest.mark.skipif(not size.resource, reason="where there are such limits")
+@pytest.mark.skipif(not memory.resource, reason="where there are such limits")
 def test_limits_of_the_shell_are_found(monkeypatch, tmp_path):
-    shell = {size.resource.RLIMIT_AS: 3 << 30, size.resource.RLIMIT_DATA: 2 << 30}
-    monkeypatch.setattr(size.resource, "getrlimit", lambda kind: (shell[kind], -1))
+    shell = {memory.resource.RLIMIT_AS: 3 << 30, memory.resource.RLIMIT_DATA: 2 << 30}
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda kind: (shell[kind], -1))
 
-    assert size.memory_limits(tmp_path) == [(3 << 30, "ulimit -v"), (2 << 30, "ulimit -d")]
-    monkeypatch.setattr(size, "physical_bytes", lambda: 1 << 40)
-    assert size.machine_bytes() <= 2 << 30
+    assert memory.memory_limits(tmp_path) == [(3 << 30, "ulimit -v"), (2 << 30, "ulimit -d")]
+    monkeypatch.setattr(memory, "physical_bytes", lambda: 1 << 40)
+    assert memory.machine_bytes() <= 2 << 30
 
 
 @pytest.mark.parametrize(
@@ -283,15 +283,15 @@ def test_limits_of_the_shell_are_found(monkeypatch, tmp_path):
     ],
 )
 def test_bytes_are_written_as_people_read_them(count, text):
-    assert size.human_bytes(count) == text
+    assert memory.human_bytes(count) == text
 
 
 @given(st.integers(min_value=0, max_value=10**4000))
 def test_any_number_of_bytes_can_be_written(count):
-    assert len(size.human_bytes(count)) < 20
+    assert len(memory.human_bytes(count)) < 20
 
 
 def test_counting_builds_no_tensor(monkeypatch):
     monkeypatch.setattr(torch, "empty", None)
 
-    assert size.parameter_count(config("modern", "model.n_layer=1000000000").model, V) > 10**12
+    assert config("modern", "model.n_layer=1000000000").model.parameter_count(V) > 10**12

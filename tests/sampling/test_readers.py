@@ -11,10 +11,12 @@ from charlm.config import GPTConfig
 from charlm.models import build_model
 from charlm.models.counts import count_ngrams
 from charlm.models.smoothing import smooth
-from charlm.sampling import Settings, generate, gpt_reader, ngram_reader, readers
+from charlm.sampling import Settings, generate, gpt_reader, ngram_reader
 from charlm.sampling.choose import log_softmax
+from charlm.sampling.gpt_reader import GPT2Reader, ModernReader
+from charlm.sampling.ngram_reader import NGramReader
 from charlm.sampling.reader import StepReader
-from charlm.sampling.readers import reader_of
+from charlm.sampling.readers import MixtureReader, reader_of
 from charlm.text.tokens import IdArray
 from tests.models.conftest import BLOCK, CONFIGS, VOCAB
 from tests.models.test_contract import knowing
@@ -97,10 +99,10 @@ def test_which_reader_a_model_gets():
     for name, kind in {
         "bigram": StepReader,
         "multihead": StepReader,
-        "gpt2": readers.GPT2Reader,
-        "modern": readers.ModernReader,
-        "ngram": readers.NGramReader,
-        "mixture": readers.MixtureReader,
+        "gpt2": GPT2Reader,
+        "modern": ModernReader,
+        "ngram": NGramReader,
+        "mixture": MixtureReader,
     }.items():
         model = build_model(CONFIGS[name], VOCAB).eval()
         assert type(reader_of(model)) is kind

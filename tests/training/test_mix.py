@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from charlm.config import load_config
-from charlm.config.size import trained
 from charlm.errors import CheckpointError, NonFiniteError
 from charlm.lifecycle.begin import create_run, prepare_text
 from charlm.lifecycle.resume import open_run, resumed_config
@@ -192,7 +191,7 @@ def test_no_expert_has_read_the_slice_when_the_weights_are_fitted_and_each_has_a
 
 def test_late_steps_read_the_whole_part_and_the_slice_in_turn(make_mixer):
     mixer = make_mixer()
-    phases = mixer._trainer("gpt", trained(mixer.config)["gpt"]).phases
+    phases = mixer._trainer("gpt", mixer.config.training_runs()["gpt"]).phases
     phases.late_from = 6
     parts = [phases.early.split, phases.whole.split, phases.slice.split]
 
@@ -208,7 +207,7 @@ def test_experts_that_are_cut_alike_read_windows_of_their_own(make_mixer):
 
     read = [
         mixer._trainer(name, one).phases.get(0)[0].tolist()
-        for name, one in trained(mixer.config).items()
+        for name, one in mixer.config.training_runs().items()
     ]
 
     assert len(read) == 2
@@ -218,7 +217,7 @@ def test_experts_that_are_cut_alike_read_windows_of_their_own(make_mixer):
 def test_in_a_long_run_the_slice_is_not_read_over_and_over(make_mixer):
     """However long the late phase is, some three passes over the slice alone, and not one less."""
     mixer = make_mixer()
-    phases = mixer._trainer("gpt", trained(mixer.config)["gpt"]).phases
+    phases = mixer._trainer("gpt", mixer.config.training_runs()["gpt"]).phases
     phases.late_from = 20_000
     late = range(20_000, round(20_000 / LATE))
 

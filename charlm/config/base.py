@@ -1,0 +1,263 @@
+"""What the configuration of every kind of model knows about it without building it.
+
+A kind is a subclass of `ModelConfig` whose field `type` is a `Literal` with one name. Defining the
+class registers it: from then on a configuration may ask for that type. `charlm.models.registry`
+joins it with the model that it describes.
+
+C is `n_embd`, V the vocabulary, T `block_size`, B the batch.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+
+from charlm.config.sections import TrainConfig
+from charlm.config.values import Section, Size
+from charlm.errors import Problem
+
+if TYPE_CHECKING:
+    from charlm.config.mixture import ExpertConfig
+
+TYPES: "dict[str, type[ModelConfig]]" = {}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One kind of weight in a model.
+
+    Args:
+        name: Of the parameter, or of the same parameter in all blocks.
+        shape: Of one copy.
+        copies: How many there are.
+        multiplies: Whether each character is multiplied by it; embeddings are looked up instead.
+        hidden: Whether it is a matrix between the embeddings and the head: what Muon is for.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    copies: int = 1
+    multiplies: bool = True
+    hidden: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """Number of scalars in all copies."""
+        return self.copies * prod(self.shape)
+
+
+class ModelConfig(Section):
+    """A model. A new kind must define `type`, its own keys and `parts`; the rest has defaults.
+
+    Attributes:
+        trained_by: Gradient descent, counting the text, or joining experts.
+        can_be_expert: Whether it can be part of a mixture.
+        deep: Whether nearly all its time goes into large matrix products, so that bfloat16 and
+            torch.compile can pay off.
+    """
+
+    trained_by: ClassVar[Literal["gradients", "counting", "joining"]] = "gradients"
+    can_be_expert: ClassVar[bool] = True
+    deep: ClassVar[bool] = False
+
+    block_size: Size = 64
+    """Characters in a training window: the longest context the model looks at."""
+    type: str
+    """Which model this is."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Register a class that says which type it describes."""
+        for name in get_args(cls.model_fields["type"].annotation):
+            TYPES[name] = cls
+
+    # Names for people and for the registry.
+
+    @property
+    def kind(self) -> str:
+        """Its key in `charlm.models.registry`, and what people read: `bigram`, `gpt (modern)`."""
+        return self.type
+
+    @property
+    def brief(self) -> str:
+        """A few words for a column of a table: `gpt modern`."""
+        return self.type
+
+    def described(self, vocab_size: int) -> str:
+        """Say in a line what the model is."""
+        count = self.parameter_count(vocab_size)
+        return f"{self.kind}: {count:,} parameters, block {self.block_size}"
+
+    def facts(self, chars: int) -> tuple[str, list[tuple[str, str]]]:
+        """Return a title and rows for what shapes and parameters do not say; empty for most.
+
+        Args:
+            chars: Characters of the training part; 0 if they are not known.
+        """
+        return "", []
+
+    # How it is built and trained.
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the arguments of the model's constructor after `vocab_size`."""
+        return {key: getattr(self, key) for key in type(self).model_fields if key != "type"}
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether a training step draws random numbers."""
+        return False
+
+    @property
+    def can_be_planned(self) -> bool:
+        """Whether `train.plan` knows sizes for it."""
+        return False
+
+    def conflicts_with(self, train: TrainConfig) -> Iterator[Problem]:
+        """Yield what this model cannot be trained with; `where` is a key of the configuration."""
+        if train.optimizer == "muon" and not any(part.hidden for part in self.parts(1)):
+            yield Problem(
+                "train.optimizer",
+                f"muon needs a hidden 2-D matrix and model {self.type!r} has none",
+                "use adamw",
+            )
+        if self.trained_by != "counting":
+            return
+        what = f"model {self.type!r} is counted and has no"
+        if train.init_from:
+            yield Problem("train.init_from", f"{what} initial weights", "leave it out")
+        if train.gradients == "by_hand":
+            yield Problem("train.gradients", f"{what} gradients", "leave it autograd")
+
+    def least_text(self) -> dict[str, int]:
+        """Return how many characters to train on each of these keys of `model` needs."""
+        return {"block_size": self.block_size + 1}
+
+    # What it is made of: of a mixture, of its experts.
+
+    def members(self) -> "Mapping[str, ExpertConfig]":
+        """Return the experts of a mixture by name; every other model has none."""
+        return {}
+
+    def with_members(self, experts: "Mapping[str, ExpertConfig]") -> "ModelConfig":
+        """Return a mixture with other experts; every other model as it is."""
+        return self
+
+    def held_back(self, chars: int) -> int:
+        """Return how many of the characters to train on, at their end, a mixture is fitted on."""
+        return 0
+
+    def to_train(self, train: TrainConfig) -> "dict[str, tuple[ModelConfig, TrainConfig]]":
+        """Return what gradients train, by the name of the expert: "" where there are no experts."""
+        return {"": (self, train)} if self.trained_by == "gradients" else {}
+
+    # What it costs.
+
+    def parts(self, vocab_size: int) -> list[Part]:
+        """List the weights in reading order, tied ones once; nothing for what is only counted."""
+        raise NotImplementedError(f"{type(self).__name__}.parts")
+
+    def parameter_count(self, vocab_size: int) -> int:
+        """Return the number of trainable scalars."""
+        return sum(part.parameters for part in self.parts(vocab_size))
+
+    def flops_per_char(self, vocab_size: int) -> int:
+        """Estimate the floating-point operations to train on one character, forward and backward.
+
+        6 for each weight that multiplies, 2 forward and 4 backward: PaLM (Chowdhery et al. 2022),
+        appendix B. Look-ups and element-wise work count as zero.
+        """
+        return 6 * sum(part.parameters for part in self.parts(vocab_size) if part.multiplies)
+
+    def activation_floats(self, vocab_size: int, by_hand: bool = False) -> int:
+        """Estimate how many floats a character leaves in memory for the backward pass.
+
+        This default counts what goes into and comes out of each matrix, and 3 V for the logits,
+        their log-softmax and its gradient.
+
+        Args:
+            vocab_size: Number of distinct characters (V).
+            by_hand: Whether the gradients are those of `charlm.backprop`.
+        """
+        matrices = (part for part in self.parts(vocab_size) if part.multiplies)
+        return sum(part.copies * sum(part.shape) for part in matrices) + 3 * vocab_size
+
+    def buffer_bytes(self) -> int:
+        """Return the memory of what is kept beside the weights, in bytes."""
+        return 0
+
+    def table_bytes(self, vocab_size: int, chars: int) -> int:
+        """Return the most memory that counts of this many characters can take, in bytes."""
+        return 0
+
+    def shapes(self, batch_size: int, vocab_size: int) -> list[tuple[str, tuple[int, ...]]]:
+        """List what a batch becomes on its way to the loss: names and shapes."""
+        b, t, v = batch_size, self.block_size, vocab_size
+        return [
+            ("idx (B, T)", (b, t)),
+            *self.inner_shapes(b),
+            ("logits (B, T, V)", (b, t, v)),
+            ("for the loss (B*T, V)", (b * t, v)),
+        ]
+
+    def inner_shapes(self, batch_size: int) -> list[tuple[str, tuple[int, ...]]]:
+        """List the shapes between ids and logits."""
+        return []
+
+
+class OfRegisteredType:
+    """An annotation: the value becomes a model of the registered class that its `type` names.
+
+    The errors that pydantic finds inside it keep their places, and the JSON schema lists every
+    type that is registered when it is asked for.
+
+    Args:
+        expert: Accept only what can be an expert of a mixture.
+    """
+
+    def __init__(self, expert: bool = False) -> None:
+        self.expert = expert
+
+    def read(self, value: Any) -> ModelConfig:
+        """Return the model that a mapping describes; a model is returned as it is."""
+        types = types_of_models(self.expert)
+        if isinstance(value, ModelConfig):
+            name = value.type
+            if name in types:
+                return value
+        elif not isinstance(value, Mapping):
+            raise PydanticKnownError("model_attributes_type")
+        elif "type" not in value:
+            raise PydanticKnownError("union_tag_not_found", {"discriminator": "type"})
+        else:
+            name = str(value["type"])
+            if isinstance(value["type"], str) and name in types:
+                return types[name].model_validate(value)
+        tags = {"discriminator": "type", "tag": name, "expected_tags": ", ".join(types)}
+        raise PydanticKnownError("union_tag_invalid", tags)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.read)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        types = types_of_models(self.expert)
+        choices = {name: model.__pydantic_core_schema__ for name, model in types.items()}
+        return handler(core_schema.tagged_union_schema(choices, discriminator="type"))
+
+
+def types_of_models(expert: bool = False) -> dict[str, type[ModelConfig]]:
+    """Return the registered classes by type.
+
+    Args:
+        expert: Only those that can be an expert of a mixture.
+    """
+    return {name: model for name, model in TYPES.items() if model.can_be_expert or not expert}
+
+
+AnyModel = Annotated[ModelConfig, OfRegisteredType()]
+AnyExpert = Annotated[ModelConfig, OfRegisteredType(expert=True)]

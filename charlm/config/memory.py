@@ -1,0 +1,109 @@
+"""How much memory this process may use, and how bytes are written for people."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+from charlm.errors import MachineError
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
+
+ADDRESSES = "ulimit -v"  # counts reserved addresses, not only what is used
+SEGMENTS = "ulimit -d"
+LEAST_BYTES = 256 << 20  # measured: Python, NumPy and torch take 190 MB, and 600 MB of addresses
+LEAST_ADDRESSES = 1 << 30
+
+
+def check_room() -> None:
+    """Refuse to start where not even torch fits: importing it would end in a crash.
+
+    Raises:
+        MachineError: With the limit, and the least it must be.
+    """
+    for limit, name in memory_limits():
+        least = LEAST_ADDRESSES if name == ADDRESSES else LEAST_BYTES
+        if limit < least:
+            raise MachineError(
+                "memory",
+                f"this process may use {human_bytes(limit)} ({name}), and needs "
+                f"{human_bytes(least)} before it has a model",
+                "raise the limit",
+            )
+
+
+def machine_bytes() -> int:
+    """Return the memory that this process may have at most, in bytes."""
+    return min([physical_bytes(), *(limit for limit, _ in memory_limits())])
+
+
+def physical_bytes() -> int:
+    """Return the machine's physical memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def memory_limits(root: Path = Path("/")) -> list[tuple[int, str]]:
+    """Return the limits of this process's memory, each in bytes and with its name.
+
+    Those of its control groups, which containers and batch systems set (cgroup v1 and v2), and
+    those of the shell (`ulimit -v`, `ulimit -d`). Empty where there are none.
+
+    Args:
+        root: Where `proc` and `sys` are.
+    """
+    found = [*_group_limits(root)]
+    if resource:
+        kinds = {resource.RLIMIT_AS: ADDRESSES, resource.RLIMIT_DATA: SEGMENTS}
+        for kind, name in kinds.items():
+            limit = resource.getrlimit(kind)[0]
+            if limit != resource.RLIM_INFINITY:
+                found.append((limit, name))
+    return found
+
+
+def in_use(name: str) -> int:
+    """Return what this process has by now of a limit that has this name, in bytes."""
+    field = {ADDRESSES: "VmSize:", SEGMENTS: "VmData:"}.get(name, "VmRSS:")
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:  # no Linux
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(field)), 0)
+
+
+def _group_limits(root: Path) -> Iterator[tuple[int, str]]:
+    """Yield the limits of the control groups, from the innermost to the whole machine's."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:  # 0::/user.slice (v2) or 4:memory:/docker/1f (v1)
+        controllers, _, group = line.partition(":")[2].partition(":")
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top, name = root / "sys/fs/cgroup", "memory.max"
+        if controllers:
+            top, name = top / "memory", "memory.limit_in_bytes"
+        inner = top / group.lstrip("/")
+        # A container may see its own group at the top, and not where its name says.
+        for folder in (inner, *inner.parents):
+            with contextlib.suppress(OSError, ValueError):  # not there; or `max`: none
+                limit = int((folder / name).read_text())
+                if limit < 1 << 60:  # v1 says so for none
+                    yield limit, name
+            if folder == top:
+                break
+
+
+def human_bytes(count: int) -> str:
+    """Write a number of bytes as people read it: 1.5 GiB."""
+    size = Decimal(count)  # a slip of the keyboard may ask for more than a float can say
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} EiB"

@@ -1,0 +1,139 @@
+"""A mixture: experts, each with its own training, whose predictions are joined."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from fractions import Fraction
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from charlm.config.base import AnyExpert, ModelConfig, Part
+from charlm.config.models import CountedWindow
+from charlm.config.sections import TrainConfig
+from charlm.config.values import Number, Place, Section
+from charlm.errors import Problem
+
+AN_EXPERT = "'counts: {model: {type: ngram}}'"
+
+
+class ExpertConfig(Section):
+    """One model of a mixture: taken from an earlier run, or trained for this one."""
+
+    run: Place | None = None
+    """A run folder; its best checkpoint becomes the expert."""
+    model: AnyExpert | None = None
+    """The model to train. With `run`, it is filled in from that run."""
+    train: TrainConfig = TrainConfig()
+    """How it is trained. If the mixture has a budget (`train.minutes`), all experts share it and
+    their own `minutes` are not used. An expert is not evaluated on its own."""
+
+    def conflicts(self) -> Iterator[Problem]:  # noqa: D102
+        if self.run is None and self.model is None:
+            yield Problem("", "expected the key run (a run folder) or model (what to train)")
+        elif self.run is None and self.model is not None:
+            yield from self.model.conflicts_with(self.train)
+
+
+class MixtureConfig(ModelConfig):
+    """Experts whose predictions are joined: multiplied, or averaged."""
+
+    trained_by: ClassVar = "joining"
+    can_be_expert: ClassVar[bool] = False
+
+    type: Literal["mixture"]
+    """Which model this is."""
+    block_size: CountedWindow = 256
+    """Characters in a window when it is scored in windows; an expert with a shorter block sees at
+    least half of its block."""
+    combine: Literal["log-linear", "linear"] = "log-linear"
+    """`log-linear`: multiply powers of the probabilities, renormalised. `linear`: their mean."""
+    tune_fraction: Annotated[float, Field(gt=0, lt=1), Number] = 0.1
+    """Share of the training part, at its end, on which the weights are fitted; no expert is trained
+    on it."""
+    experts: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")], ExpertConfig],
+        Field(json_schema_extra={"additionalProperties": False, "minProperties": 1}),
+    ]
+    """The experts by name."""
+
+    def conflicts(self) -> Iterator[Problem]:  # noqa: D102
+        if not self.experts:
+            yield Problem("experts", "none", f"name at least one, such as {AN_EXPERT}")
+
+    def conflicts_with(self, train: TrainConfig) -> Iterator[Problem]:  # noqa: D102
+        for key, usual in (("optimizer", "adamw"), ("gradients", "autograd")):
+            if getattr(train, key) != usual:
+                yield Problem(
+                    f"train.{key}",
+                    "a mixture is joined and each expert has its own training",
+                    f"set model.experts.NAME.train.{key}",
+                )
+        if train.init_from:
+            yield Problem(
+                "train.init_from",
+                "a mixture has no initial weights",
+                "name runs as its experts (model.experts.NAME.run)",
+            )
+
+    @property
+    def brief(self) -> str:  # noqa: D102
+        return f"mixture {self.combine}"
+
+    def described(self, vocab_size: int) -> str:  # noqa: D102
+        return f"mixture ({self.combine}) of {', '.join(self.experts)}"
+
+    def facts(self, chars: int) -> tuple[str, list[tuple[str, str]]]:  # noqa: D102
+        fitted = f", {self.held_back(chars):,} characters" if chars else ""
+        weights = (
+            f"{len(self.experts)} and a temperature, fitted on the last "
+            f"{100 * self.tune_fraction:.3g} % of the training part{fitted}"
+        )
+        return f"experts, joined {self.combine}", [("weights", weights)]
+
+    def sizes(self) -> dict[str, Any]:
+        """Return what the constructor takes beside the experts, which are models themselves."""
+        return {"block_size": self.block_size, "combine": self.combine}
+
+    def least_text(self) -> dict[str, int]:
+        """Return what its experts need that are trained or counted for it."""
+        return {
+            f"experts.{name}.model.{key}": chars
+            for name, model in self._models().items()
+            if not self.experts[name].run
+            for key, chars in model.least_text().items()
+        }
+
+    def members(self) -> Mapping[str, ExpertConfig]:  # noqa: D102
+        return self.experts
+
+    def with_members(self, experts: Mapping[str, ExpertConfig]) -> "MixtureConfig":  # noqa: D102
+        return self.model_copy(update={"experts": dict(experts)})
+
+    def held_back(self, chars: int) -> int:  # noqa: D102
+        return int(chars * Fraction(str(self.tune_fraction)))
+
+    def to_train(self, train: TrainConfig) -> dict[str, tuple[ModelConfig, TrainConfig]]:  # noqa: D102
+        return {
+            name: trained
+            for name, expert in self.experts.items()
+            if expert.run is None and expert.model is not None
+            for trained in expert.model.to_train(expert.train).values()
+        }
+
+    def parts(self, vocab_size: int) -> list[Part]:
+        """List the weights of each expert under its name; a run that was not read yet has none."""
+        return [
+            replace(part, name=f"{name}.{part.name}")
+            for name, model in self._models().items()
+            for part in model.parts(vocab_size)
+        ]
+
+    def buffer_bytes(self) -> int:  # noqa: D102
+        return sum(model.buffer_bytes() for model in self._models().values())
+
+    def table_bytes(self, vocab_size: int, chars: int) -> int:  # noqa: D102
+        return sum(model.table_bytes(vocab_size, chars) for model in self._models().values())
+
+    def _models(self) -> dict[str, ModelConfig]:
+        """Return the experts whose model is known."""
+        return {name: one.model for name, one in self.experts.items() if one.model is not None}

@@ -1,0 +1,326 @@
+"""The models of the course and the n-gram: the keys of each, and what it costs.
+
+Tests hold every count against the real model's. C is `n_embd`, V the vocabulary, T `block_size`.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from charlm.config.base import ModelConfig, Part
+from charlm.config.values import Integer, Number, Share, Size
+from charlm.errors import Problem
+
+MAX_COUNTED_WINDOW = 16_384  # counted models take no memory to train that would limit the window
+CountedWindow = Annotated[int, Field(ge=1, le=MAX_COUNTED_WINDOW), Integer]
+
+BLOCK_FLOATS = 16  # times C: what a block keeps of a character for its backward pass, roughly
+FUSED_ABOVE = 512  # a longer window goes through the fused kernel, which keeps no (T, T) weights
+NGRAM_ROWS = 8192  # for each n, in the table of `charlm.models.ngram_embedding`
+
+
+def _embedding(vocab_size: int, n_embd: int) -> Part:
+    return Part("token_embedding", (vocab_size, n_embd), multiplies=False)
+
+
+def _head(vocab_size: int, width: int) -> list[Part]:
+    """Return the head of a lesson, with its bias."""
+    return [
+        Part("head.weight", (vocab_size, width)),
+        Part("head.bias", (vocab_size,), multiplies=False),
+    ]
+
+
+class BigramConfig(ModelConfig):
+    """One table: each character reads off the logits of the next."""
+
+    type: Literal["bigram"]
+    """Which model this is."""
+
+    def parts(self, vocab_size: int) -> list[Part]:  # noqa: D102
+        return [Part("table", (vocab_size, vocab_size), multiplies=False)]
+
+
+class AveragingConfig(ModelConfig):
+    """The mean of the past, by a lower-triangular matrix, joins the character's own embedding."""
+
+    type: Literal["averaging"]
+    """Which model this is."""
+    n_embd: Size = 64
+    """Channels of an embedding (C)."""
+
+    def parts(self, vocab_size: int) -> list[Part]:  # noqa: D102
+        return [_embedding(vocab_size, self.n_embd), *_head(vocab_size, 2 * self.n_embd)]
+
+    def flops_per_char(self, vocab_size: int) -> int:
+        """Add 4 T C for the product with the matrix, which is constant and has no gradient."""
+        return super().flops_per_char(vocab_size) + 4 * self.block_size * self.n_embd
+
+    def activation_floats(self, vocab_size: int, by_hand: bool = False) -> int:  # noqa: D102
+        return BLOCK_FLOATS * self.n_embd + 3 * vocab_size
+
+    def buffer_bytes(self) -> int:
+        """Return what the (T, T) matrix takes while it is made from a matrix of ones."""
+        return 8 * self.block_size**2
+
+    def inner_shapes(self, batch_size: int) -> list[tuple[str, tuple[int, ...]]]:  # noqa: D102
+        t, c = self.block_size, self.n_embd
+        return [
+            ("embeddings (B, T, C)", (batch_size, t, c)),
+            ("averaging matrix (T, T)", (t, t)),
+            ("joined (B, T, 2C)", (batch_size, t, 2 * c)),
+        ]
+
+
+class _Attentive(ModelConfig):
+    """A model with attention: here with one layer of one head."""
+
+    n_embd: Size = 64
+    """Channels of an embedding (C)."""
+
+    @property
+    def layers(self) -> int:
+        """Number of layers of attention."""
+        return 1
+
+    @property
+    def heads(self) -> int:
+        """Number of heads in a layer (H)."""
+        return 1
+
+    def flops_per_char(self, vocab_size: int) -> int:
+        """Add 12 T C for each layer of attention: PaLM, appendix B."""
+        attention = 12 * self.layers * self.block_size * self.n_embd
+        return super().flops_per_char(vocab_size) + attention
+
+    def activation_floats(self, vocab_size: int, by_hand: bool = False) -> int:
+        """Estimate how many floats a character leaves in memory for the backward pass.
+
+        H T of them for each copy of attention's (T, T) weights: the fused kernel keeps none; plain
+        products and gradients by hand keep one.
+        """
+        copies = self._copies(plain=by_hand or self.block_size <= FUSED_ABOVE)
+        a_layer = BLOCK_FLOATS * self.n_embd + copies * self.heads * self.block_size
+        return self.layers * a_layer + 3 * vocab_size
+
+    def _copies(self, plain: bool) -> int:
+        return int(plain)
+
+    def inner_shapes(self, batch_size: int) -> list[tuple[str, tuple[int, ...]]]:
+        b, t, c, h = batch_size, self.block_size, self.n_embd, self.heads
+        return [
+            ("embeddings (B, T, C)", (b, t, c)),
+            ("query, key, value (B, H, T, D)", (b, h, t, c // h)),
+            ("attention weights (B, H, T, T)", (b, h, t, t)),
+        ]
+
+    def _lesson_parts(self, vocab_size: int, *more: Part) -> list[Part]:
+        c = self.n_embd
+        return [
+            _embedding(vocab_size, c),
+            Part("position_embedding", (self.block_size, c), multiplies=False),
+            Part("query, key, value", (3 * c, c), hidden=True),
+            *more,
+            *_head(vocab_size, c),
+        ]
+
+
+class AttentionConfig(_Attentive):
+    """One head of self-attention."""
+
+    type: Literal["attention"]
+    """Which model this is."""
+
+    def parts(self, vocab_size: int) -> list[Part]:  # noqa: D102
+        return self._lesson_parts(vocab_size)
+
+
+class _WithHeads(_Attentive):
+    n_head: Size = 4
+    """Heads of attention (H); each has n_embd / n_head channels."""
+
+    @property
+    def heads(self) -> int:
+        return self.n_head
+
+    def conflicts(self) -> Iterator[Problem]:
+        if self.n_embd % self.n_head:
+            divisors = [d for d in range(1, min(self.n_embd, 64) + 1) if self.n_embd % d == 0]
+            nearest = sorted(sorted(divisors, key=lambda d: abs(d - self.n_head))[:2])
+            yield Problem(
+                "n_head",
+                f"{self.n_head} does not divide n_embd {self.n_embd}",
+                f"choose a divisor such as {' or '.join(map(str, nearest))}",
+            )
+
+
+class MultiHeadConfig(_WithHeads):
+    """Many heads of self-attention in one projection."""
+
+    type: Literal["multihead"]
+    """Which model this is."""
+
+    def parts(self, vocab_size: int) -> list[Part]:  # noqa: D102
+        projection = Part("projection", (self.n_embd, self.n_embd), hidden=True)
+        return self._lesson_parts(vocab_size, projection)
+
+
+class GPTConfig(_WithHeads):
+    """A stack of attention and MLP blocks, in one of two styles."""
+
+    deep: ClassVar[bool] = True
+
+    type: Literal["gpt"]
+    """Which model this is."""
+    style: Literal["gpt2", "modern"] = "modern"
+    """`gpt2`: learned positions, LayerNorm, GELU, tied embeddings, as in nanoGPT. `modern`: rotary
+    positions, RMSNorm, normalised queries and keys, token shift, squared ReLU, zero-initialised
+    projections."""
+    n_layer: Size = 4
+    """Blocks in the stack."""
+    dropout: Share = 0.0
+    """Probability of dropping an activation in training."""
+    n_gram: Annotated[int, Field(ge=1, le=16), Integer] = 1
+    """Of `modern`: the longest n-gram that has an embedding beside the character's own, in 8,192 rows
+    for each length, half of them dropped in training. 1: none. 5 learns faster."""
+
+    @property
+    def layers(self) -> int:  # noqa: D102
+        return self.n_layer
+
+    @property
+    def modern(self) -> bool:
+        """Whether it has the modern style."""
+        return self.style == "modern"
+
+    @property
+    def kind(self) -> str:  # noqa: D102
+        return f"gpt ({self.style})"
+
+    @property
+    def brief(self) -> str:  # noqa: D102
+        return f"gpt {self.style}"
+
+    @property
+    def has_dropout(self) -> bool:  # noqa: D102
+        return self.dropout > 0 or self.n_gram > 1  # n-grams have a dropout of their own
+
+    @property
+    def can_be_planned(self) -> bool:  # noqa: D102
+        return self.modern  # the sizes were tried with this style
+
+    def sizes(self) -> dict[str, Any]:  # noqa: D102
+        left_out = {"style"} if self.modern else {"style", "n_gram"}
+        return {key: size for key, size in super().sizes().items() if key not in left_out}
+
+    def conflicts(self) -> Iterator[Problem]:  # noqa: D102
+        yield from super().conflicts()
+        if not self.modern and self.n_gram > 1:
+            yield Problem("n_gram", f"{self.n_gram} needs style: modern", "leave it 1")
+        head_size = self.n_embd // self.n_head
+        if self.modern and self.n_embd % self.n_head == 0 and head_size % 2:
+            yield Problem(
+                "",
+                f"n_embd {self.n_embd} over n_head {self.n_head} gives heads of {head_size} channels",
+                "rotary positions turn pairs, so it must be even",
+            )
+
+    def parts(self, vocab_size: int) -> list[Part]:  # noqa: D102
+        v, c, n = vocab_size, self.n_embd, self.n_layer
+        blocks = [
+            Part("blocks.attention.qkv", (3 * c, c), n, hidden=True),
+            Part("blocks.attention.projection", (c, c), n, hidden=True),
+            Part("blocks.mlp.expand", (4 * c, c), n, hidden=True),
+            Part("blocks.mlp.contract", (c, 4 * c), n, hidden=True),
+        ]
+        if self.modern:
+            rows = (self.n_gram - 1) * NGRAM_ROWS
+            grams = [Part("ngram_embedding", (rows, c), multiplies=False)] if rows else []
+            return [_embedding(v, c), *grams, *blocks, Part("head", (v, c))]
+        return [
+            Part("token_embedding = head", (v, c)),
+            Part("position_embedding", (self.block_size, c), multiplies=False),
+            Part("blocks.norms", (2, c), n, multiplies=False),
+            *blocks,
+            Part("final_norm", (c,), multiplies=False),
+        ]
+
+    def _copies(self, plain: bool) -> int:
+        return 3 if self.dropout else super()._copies(plain)  # weights, mask and their product
+
+    def inner_shapes(self, batch_size: int) -> list[tuple[str, tuple[int, ...]]]:  # noqa: D102
+        expanded = batch_size, self.block_size, 4 * self.n_embd
+        return [*super().inner_shapes(batch_size), ("expanded in the MLP (B, T, 4C)", expanded)]
+
+
+class NGramConfig(ModelConfig):
+    """Counted, not trained: what followed each context of up to order - 1 characters."""
+
+    trained_by: ClassVar = "counting"
+
+    type: Literal["ngram"]
+    """Which model this is."""
+    block_size: CountedWindow = 256
+    """Characters in a window when it is scored in windows; it looks back order - 1 at most."""
+    order: Annotated[int, Field(ge=1, le=32), Integer] = 7
+    """Characters of the longest n-gram: the context and the one that follows."""
+    smoothing: Literal["kneser-ney", "witten-bell", "add-k"] = "kneser-ney"
+    """How rare and unseen contexts are handled: `kneser-ney` (modified, interpolated) and
+    `witten-bell` back off to shorter ones; `add-k` adds `add_k` to each count of the full context."""
+    add_k: Annotated[float, Field(ge=1e-6, le=1e6), Number] = 1.0
+    """What `add-k` adds to every count."""
+    min_count: Size = 1
+    """Leave out n-grams of two or more characters that occur less often than this."""
+    last_chars: Size | None = None
+    """Count only this many characters, from the end of the training part; null counts all."""
+
+    @property
+    def brief(self) -> str:  # noqa: D102
+        return f"ngram {self.smoothing} {self.order}"
+
+    def described(self, vocab_size: int) -> str:  # noqa: D102
+        return f"ngram ({self.smoothing}): order {self.order}"
+
+    def sizes(self) -> dict[str, Any]:  # noqa: D102
+        backs_off = self.smoothing != "add-k"
+        return {"block_size": self.block_size, "order": self.order, "backs_off": backs_off}
+
+    def conflicts(self) -> Iterator[Problem]:  # noqa: D102
+        if self.last_chars is not None and self.last_chars < self.order:
+            yield Problem(
+                "", f"last_chars {self.last_chars} is less than order {self.order}", "raise it"
+            )
+
+    def facts(self, chars: int) -> tuple[str, list[tuple[str, str]]]:  # noqa: D102
+        before = f"and at most {self.order - 1} before it" if self.order > 1 else "alone"
+        add_k = f", {self.add_k:g} to every count" if self.smoothing == "add-k" else ""
+        counted = f"the training part{f', {chars:,} characters' if chars else ''}"
+        if self.last_chars:
+            last = min(self.last_chars, chars or self.last_chars)
+            counted = f"the last {last:,} characters of the training part"
+        rare = ("left out", f"n-grams that occur fewer than {self.min_count} times")
+        return "n-grams", [
+            ("order", f"{self.order}: the next character {before}"),
+            ("smoothing", self.smoothing + add_k),
+            ("counted", counted),
+            *([rare] if self.min_count > 1 else []),
+            # Of every order but the first: the context, and the character after it.
+            ("to score a character", f"{max(0, 2 * self.order - 3)} binary searches at most"),
+        ]
+
+    def least_text(self) -> dict[str, int]:  # noqa: D102
+        return {"order": self.order}
+
+    def parts(self, vocab_size: int) -> list[Part]:
+        """Return nothing: its tables are as large as the text has distinct n-grams."""
+        return []
+
+    def table_bytes(self, vocab_size: int, chars: int) -> int:
+        """Return the most memory that the tables can take: 16 bytes for each distinct n-gram.
+
+        Of k characters there are at most V^k, and at most one for each place in the text. 0 if it is
+        not known how much is counted.
+        """
+        counted = min(chars or self.last_chars or 0, self.last_chars or chars)
+        return 16 * sum(min(int(vocab_size**k), counted) for k in range(1, self.order + 1))

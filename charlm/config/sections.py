@@ -1,0 +1,176 @@
+"""Every key of a configuration outside `model`: its meaning, its default, its range."""
+
+import codecs
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from charlm.config.values import Count, Integer, Number, Place, Section, Share, Size, Text, text
+from charlm.errors import Problem
+
+MAX_SYMBOLS = 2**21  # Unicode ends at 0x10FFFF, just below 2^21
+MINUTES = 1_000_000  # the longest budget: two years
+SEEDS = 2**63  # seeds are below it, so that any library can hold one in 64 bits with a sign
+NO_TEXTS = {"idna", "punycode"}  # encodings of host names, which cannot decode a text in pieces
+
+
+class DataConfig(Section):
+    """The text: where it comes from, how it is split, what a symbol is."""
+
+    source: Place = "python-docs"
+    """A named text (`charlm data list`), a file, a folder, a glob such as `texts/*.txt`, or `-`."""
+    val_fraction: Share = 0.1
+    """Share of the text held out for validation; it follows the training part."""
+    test_fraction: Share = 0.0
+    """Share of the text held out for a final test, at the very end."""
+    unit: Literal["chars", "bytes"] = "chars"
+    """`chars`: each Unicode character is a symbol. `bytes`: each byte value is; takes any file."""
+    encoding: Text = "utf-8"
+    """Encoding of the text when `unit` is `chars`."""
+    max_vocab: Annotated[int, Field(ge=1, le=MAX_SYMBOLS), Integer] = 65_536
+    """Refuse a text with more distinct characters than this."""
+
+    def conflicts(self) -> Iterator[Problem]:  # noqa: D102
+        if self.val_fraction + self.test_fraction >= 1:
+            yield Problem(
+                "",
+                f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction} "
+                "leave nothing to train on",
+                "together they must stay below 1",
+            )
+        try:
+            "".encode(self.encoding)
+            known = codecs.lookup(self.encoding).name not in NO_TEXTS
+        except (LookupError, ValueError):
+            known = False
+        if not known:
+            yield Problem(
+                "encoding", f"unknown {self.encoding!r}", "utf-8, utf-16 and latin-1 are common"
+            )
+
+
+class TrainConfig(Section):
+    """How the weights are trained."""
+
+    max_steps: Count = 2000
+    """Number of optimizer updates."""
+    minutes: Annotated[float, Field(gt=0, le=MINUTES), Number] | None = None
+    """Wall-time budget. It replaces `max_steps`, and the schedule ends with the budget."""
+    plan: bool = False
+    """With `minutes`, for `style: modern` and `muon`: choose size, batch, learning rate, weight decay
+    and dropout for the budget, the text and this machine. Keys given as KEY=VALUE are kept."""
+    batch_size: Size = 32
+    """Windows in one update, over all micro-batches."""
+    micro_batch_size: Size | None = None
+    """Windows in one forward pass; gradients accumulate over them. Null: the whole batch."""
+    init_from: str | None = None
+    """Start from the best weights of this run, which has the same model and alphabet. Null: random."""
+    gradients: Literal["autograd", "by_hand"] = "autograd"
+    """Who computes the gradients: PyTorch, or the rules of `charlm.backprop` (see docs/backprop.md)."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon`: Muon for the hidden matrices, AdamW for everything else."""
+    learning_rate: Annotated[float, Field(gt=0), Number] = 1e-3
+    """Peak learning rate. Muon's updates are scaled to the size of AdamW's, so it serves both."""
+    min_lr: Annotated[float, Field(ge=0), Number] = 1e-4
+    """Learning rate at the end of the schedule."""
+    warmup_steps: Count = 100
+    """Updates over which the learning rate rises linearly from near zero."""
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    """After the warm-up: `cosine` falls to `min_lr`; `wsd` stays, then falls linearly over the last
+    fifth; `constant` stays."""
+    beta1: Share = 0.9
+    """AdamW's decay of the mean gradient."""
+    beta2: Share = 0.99
+    """AdamW's decay of the mean squared gradient."""
+    weight_decay: Annotated[float, Field(ge=0), Number] = 0.1
+    """Decoupled weight decay of matrices and embeddings; vectors are not decayed."""
+    grad_clip: Annotated[float, Field(ge=0), Number] = 1.0
+    """Largest norm of the gradient; 0 switches clipping off."""
+    eval_every: Size = 250
+    """Updates between evaluations on the validation part; also before the first and after the last."""
+    sample_every: Count = 0
+    """Updates between samples written to `samples/`, all with the same prompt and seed; 0: none."""
+    sample_chars: Count = 200
+    """Characters in such a sample."""
+    save_every: Count = 0
+    """Updates between checkpoints; 0 saves each new best and the last only."""
+    patience: Size | None = None
+    """Stop after this many evaluations without a new best."""
+    non_finite: Literal["stop", "skip", "rollback"] = "stop"
+    """When a loss or gradient is NaN or infinite: `stop`; `skip` the step, at most three in a row; or
+    `rollback` to the best checkpoint and go on at half the learning rate, at most three times."""
+
+    DECAY_SHARE: ClassVar[float] = 0.2  # of a `wsd` schedule; the literature uses 0.1 to 0.3
+
+    def conflicts(self) -> Iterator[Problem]:  # noqa: D102
+        if self.init_from and self.plan and self.minutes is not None:
+            yield Problem("", "plan chooses a size and init_from has one", "set plan=false")
+        if self.warmup_steps > self.max_steps and self.minutes is None:
+            yield Problem(
+                "",
+                f"warmup_steps {self.warmup_steps} is more than max_steps {self.max_steps}",
+                "lower it or train longer",
+            )
+        if self.min_lr > self.learning_rate:
+            yield Problem(
+                "",
+                f"min_lr {self.min_lr} is more than learning_rate {self.learning_rate}",
+                "lower it",
+            )
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            yield Problem(
+                "",
+                f"micro_batch_size {self.micro_batch_size} does not divide "
+                f"batch_size {self.batch_size}",
+                "choose a divisor",
+            )
+
+
+class EvalConfig(Section):
+    """How the validation part is scored during training."""
+
+    max_chars: Size | None = 200_000
+    """Characters scored at each evaluation, spread evenly over the part; null scores all of it."""
+    baselines: bool = True
+    """Score n-grams and compressors before training, and say which of them the model has passed."""
+
+
+class SampleConfig(Section):
+    """How text is sampled."""
+
+    prompt: Text = ""
+    """What the text starts from. Empty: a newline, if the alphabet has one."""
+    max_new_chars: Count = 500
+    """Characters to sample."""
+    temperature: Annotated[float, Field(ge=0), Number] = 0.8
+    """Divides the logits; 0 = greedy."""
+    top_k: Size | None = None
+    """Sample only from this many most likely characters."""
+    top_p: Annotated[float, Field(gt=0, le=1), Number] | None = None
+    """Sample only from the most likely characters that together have this probability."""
+    min_p: Annotated[float, Field(gt=0, le=1), Number] | None = None
+    """Sample only from characters with at least this share of the highest probability."""
+    typical_p: Annotated[float, Field(gt=0, le=1), Number] | None = None
+    """Sample only from the characters closest to the expected surprisal that together have this probability."""
+    repetition_penalty: Annotated[float, Field(gt=0), Number] = 1.0
+    """Multiplies the log-probability of each of the last 64 characters; above 1: less repetition."""
+
+
+class RunConfig(Section):
+    """Where the run is kept and what it runs on."""
+
+    out: Place | None = None
+    """The run folder. Null: the next free name under `runs/`."""
+    seed: Annotated[int, Field(ge=0, lt=SEEDS), Integer] = 1337
+    """Seed of the initial weights, the order of the data and dropout."""
+    device: Annotated[
+        str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,4})?)$"), BeforeValidator(text)
+    ] = "auto"
+    """`auto` takes CUDA, then Apple's MPS, then the CPU. Or name one: cpu, mps, cuda, cuda:1."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of matrix products in training. `auto`: bfloat16 for a GPT on a machine that is faster
+    with it, else float32. Evaluation and sampling are always in float32."""
+    compile: Literal["auto"] | bool = "auto"
+    """torch.compile. `auto` tries it for a GPT on CUDA, or on a CPU if the run takes more than about
+    four minutes, and falls back to eager mode with a reason; `true` requires it."""

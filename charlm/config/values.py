@@ -1,0 +1,104 @@
+"""How a value of a configuration is read, and what a section of keys is.
+
+Numbers are read as people mean them: `1e-3` is a number although YAML 1.1 calls it text. Nothing
+else is adjusted: a value is taken as it is, or refused.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from charlm.errors import Problem, Words
+
+_DIGITS = r"[0-9]+(?:_[0-9]+)*"
+_INTEGER = re.compile(rf"[-+]?{_DIGITS}")
+_NUMBER = re.compile(
+    rf"[-+]?({_DIGITS}(\.[0-9]*)?|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.?(inf|nan)", re.IGNORECASE
+)
+_MAX_DIGITS = 300  # products of several such numbers must still fit into a message
+
+
+def wrong(what: str, mend: Words = "") -> ValueError:
+    """Return what a validator raises: pydantic passes it on, and `load` says where it happened."""
+    return ValueError(Problem("", what, mend))
+
+
+def shown(value: Any) -> str:
+    """Quote a given value for an error message."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return f"a boolean ({str(value).lower()})"
+    shown = repr(value)
+    return shown if len(shown) <= 40 else shown[:37] + "..."
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = value.lower().replace(".inf", "inf").replace(".nan", "nan")
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong(f"expected a number, got {shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise wrong(f"expected a finite number, got {shown(value)}")
+    return number
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, str) and len(value) <= _MAX_DIGITS and _INTEGER.fullmatch(value.strip()):
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise wrong(f"expected an integer, got {shown(value)}")
+    return value
+
+
+def text(value: Any) -> str:
+    """Return a value that is text; refuse anything else."""
+    if not isinstance(value, str):
+        raise wrong(f"expected text, got {shown(value)}", "in a file, put it in quotes")
+    try:
+        value.encode("utf-8", "surrogateescape")  # the name of a file may hold any bytes
+    except UnicodeEncodeError:
+        raise wrong(
+            f"{shown(value)} holds half of a surrogate pair", "write the character itself"
+        ) from None
+    return value
+
+
+def _place(value: str) -> str:
+    if not value or "\0" in value:
+        raise wrong(f"expected a name or a path, got {shown(value)}")
+    return value
+
+
+# These stand last in `Annotated`, so that the value is read before the range is checked.
+Number = BeforeValidator(_number)
+Integer = BeforeValidator(_integer)
+Text = Annotated[str, BeforeValidator(text)]
+Place = Annotated[Text, AfterValidator(_place)]
+Size = Annotated[int, Field(ge=1), Integer]
+Count = Annotated[int, Field(ge=0), Integer]
+Share = Annotated[float, Field(ge=0, lt=1), Number]
+
+
+class Section(BaseModel):
+    """A frozen group of keys that refuses unknown ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Yield what is wrong between keys; `where` is a key of this section, or empty."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _refuse_conflicts(self) -> "Section":
+        found = list(self.conflicts())
+        if found:
+            raise ValueError(*found)
+        return self

@@ -1,0 +1,127 @@
+"""The kinds of models: what belongs together, in one table.
+
+A kind is a config class, which tells its torch-free facts, and the entry here under that class's
+`kind`: the model, what trains it, and faster or more explicit ways to run it where there are any.
+Entries are the names of objects, looked up on use, so that rooms further down can be named here.
+To add a kind without touching charlm: define both classes, then `register(...)`.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from charlm.config import ModelConfig
+from charlm.models.base import LanguageModel
+
+Named = str | Any  # `package.module:Name`, or the object itself
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What belongs to one kind of model; each field is an object or its `package.module:Name`.
+
+    Args:
+        model: A subclass of `LanguageModel`.
+        learner: What trains it.
+        reader: Reads one text on a CPU faster than the model's own `step`; called with the model
+            and the precision of its weights. None: there is none.
+        by_hand: Returns the steps of its forward pass for `charlm.backprop`; called with the model.
+            None: nobody has derived its gradients.
+    """
+
+    model: Named
+    learner: Named = "charlm.training.loop:Trainer"
+    reader: Named | None = None
+    by_hand: Named | None = None
+
+    def find(self, field: str) -> Any:
+        """Return the object in a field; None if there is none."""
+        named = getattr(self, field)
+        if isinstance(named, str):
+            module, _, name = named.partition(":")
+            return getattr(import_module(module), name)
+        return named
+
+
+def _of_charlm(model: str, **others: str) -> Kind:
+    return Kind(f"charlm.models.{model}", **{key: f"charlm.{name}" for key, name in others.items()})
+
+
+KINDS: dict[str, Kind] = {
+    "bigram": _of_charlm("bigram:BigramModel", by_hand="backprop.by_hand:bigram_steps"),
+    "averaging": _of_charlm("averaging:AveragingModel", by_hand="backprop.by_hand:averaging_steps"),
+    "attention": _of_charlm("attention:AttentionModel", by_hand="backprop.by_hand:attention_steps"),
+    "multihead": _of_charlm("attention:MultiHeadModel", by_hand="backprop.by_hand:multihead_steps"),
+    "gpt (gpt2)": _of_charlm(
+        "gpt2:GPT2",
+        by_hand="backprop.by_hand:gpt2_steps",
+        reader="sampling.gpt_reader:GPT2Reader",
+    ),
+    "gpt (modern)": _of_charlm(
+        "modern:ModernGPT",
+        by_hand="backprop.by_hand:modern_steps",
+        reader="sampling.gpt_reader:ModernReader",
+    ),
+    "ngram": _of_charlm(
+        "ngram:NGramModel",
+        learner="training.fit:Fitter",
+        reader="sampling.ngram_reader:NGramReader",
+    ),
+    "mixture": _of_charlm(
+        "mixture:MixtureModel",
+        learner="training.mix:Mixer",
+        reader="sampling.readers:MixtureReader",
+    ),
+}
+
+
+def register(name: str, kind: Kind) -> None:
+    """Add a kind of model.
+
+    Args:
+        name: The `kind` of its config class.
+        kind: What belongs to it.
+
+    Raises:
+        ValueError: There is one of that name.
+    """
+    if name in KINDS:
+        raise ValueError(f"kind {name!r} is registered already")
+    KINDS[name] = kind
+
+
+def kind_for(config: ModelConfig) -> Kind:
+    """Return what belongs to a configured model.
+
+    Raises:
+        LookupError: Only its config class was defined.
+    """
+    try:
+        return KINDS[config.kind]
+    except KeyError:
+        raise LookupError(
+            f"no kind {config.kind!r}: charlm.models.registry.register joins it with its model"
+        ) from None
+
+
+def kind_of(model: LanguageModel) -> Kind:
+    """Return what belongs to a model; nothing but its class, if that is not registered."""
+    for kind in KINDS.values():
+        if kind.find("model") is type(model):
+            return kind
+    return Kind(type(model))
+
+
+def build_model(config: ModelConfig, vocab_size: int, seed: int = 0) -> LanguageModel:
+    """Build the model that `config` describes, its weights drawn from `seed`."""
+    return construct(config, vocab_size, torch.Generator().manual_seed(seed))
+
+
+def construct(
+    config: ModelConfig, vocab_size: int, generator: torch.Generator | None
+) -> LanguageModel:
+    """Build the model that `config` describes, its weights drawn from `generator`."""
+    model: type[LanguageModel] = kind_for(config).find("model")
+    return model.from_config(config, vocab_size, generator)
