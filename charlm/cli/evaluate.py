@@ -91,12 +91,13 @@ def evaluate(
     with StopSignals() as stop, stop.scratch() as scratch:
         with stop.at_once():
             from charlm.evaluation import protocols
+            from charlm.evaluation.given import GivenText, open_part
             from charlm.runs.weights import load_model
 
             saved = load_model(found, checkpoint, device)
             cut = protocols.choose(saved.model, protocol, block_size, stride, per_char is not None)
             if source is None:
-                text = _split(saved, split)
+                text = GivenText(open_part(saved.run, split)[0], saved.tokenizer)
             else:
                 text = _given(saved, source, unknown, scratch)
         with _writer(per_char, text.tokenizer, saved.tokenizer) as each:
@@ -152,20 +153,6 @@ def _check_place(place: Path, run: Path, text: str) -> None:
     texts = (text, *glob.iglob(text))
     if where.is_file() and any(where.is_relative_to(Path(path).resolve()) for path in texts):
         refuse(f"belongs to the text {text}")
-
-
-def _split(saved: "SavedModel", name: str) -> "GivenText":
-    from charlm.evaluation.given import GivenText
-    from charlm.text import open_corpus
-
-    part = open_corpus(saved.run.tokens).splits[name]
-    if len(part) < 2:
-        raise DataError(
-            saved.run.path,
-            f"its {name} part has {len(part)} characters",
-            f"use a run made with a larger data.{name}_fraction",
-        )
-    return GivenText(part, saved.tokenizer)
 
 
 def _given(saved: "SavedModel", name: str, unknown: Unknown, scratch: Path) -> "GivenText":

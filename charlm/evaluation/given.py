@@ -1,15 +1,23 @@
-"""A text to score that is not part of the run: read, and encoded with the run's alphabet."""
+"""The text to score: a part of the run's own, or another, encoded with the run's alphabet."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from charlm.config import DataConfig
 from charlm.errors import DataError, Phrase, Setting
 from charlm.evaluation.unknown import LeftOut, leave_out
-from charlm.text import CharTokenizer, Tokenizer, encode_corpus, open_source, scan_text
-from charlm.text.tokens import Ids
+from charlm.runs import RunFolder
+from charlm.text import (
+    CharTokenizer,
+    Tokenizer,
+    encode_corpus,
+    open_corpus,
+    open_source,
+    scan_text,
+)
+from charlm.text.tokens import Ids, Split
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,23 @@ class GivenText:
     tokenizer: Tokenizer
     left_out: LeftOut | None = None
     notes: tuple[str, ...] = ()
+
+
+def open_part(run: RunFolder, name: str) -> tuple[Split, Mapping[str, Any]]:
+    """Open a part of a run's own text, `train`, `val` or `test`, and the facts of the text.
+
+    Raises:
+        DataError: The part has fewer than 2 characters.
+    """
+    corpus = open_corpus(run.tokens)
+    part = corpus.splits[name]
+    if len(part) < 2:
+        raise DataError(
+            run.path,
+            f"its {name} part has {len(part)} characters",
+            f"use a run made with a larger data.{name}_fraction",
+        )
+    return part, corpus.facts
 
 
 def read_text(

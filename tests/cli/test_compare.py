@@ -104,7 +104,7 @@ def test_the_table_has_the_best_run_first(charlm, runs):
 
     assert result.code == 0
     assert heading.startswith("text.txt (")
-    assert heading.endswith("): val, 257 chars scored")
+    assert heading.endswith("): val, 257 characters scored")
     assert titles.split("  ")[-3:] == [
         "windows of 8, nats",
         "sliding of 8 by 4, nats",
@@ -115,7 +115,7 @@ def test_the_table_has_the_best_run_first(charlm, runs):
     assert len(losses) == 5
     assert next(row for row in rows if row.startswith("runs/tiny")).endswith("  -")
     assert result.stderr == (
-        "charlm: note: windows of 8 are the longest that all runs take; some see more\n"
+        "charlm: note: windows of 8 are the longest that all runs support; some support more\n"
     )
 
 
@@ -164,7 +164,7 @@ def test_each_text_has_a_table_of_its_own(charlm, runs):
         "runs/cut",
         "runs/other",
     ]
-    assert "3 texts: losses compare within a table only" in result.stderr
+    assert "3 texts: losses are comparable only within a table" in result.stderr
 
 
 def test_the_window_is_the_longest_that_all_take_or_as_asked(charlm, runs):
@@ -202,15 +202,23 @@ def test_runs_that_nobody_named_may_be_unfinished(charlm, runs):
         (
             ["--split", "test"],
             3,
-            "runs/: no run there can be compared, 5 left out; the first: runs/bigram: its test "
+            "runs/: no run can be compared, 5 left out; the first: runs/bigram: its test "
             "part has 0 characters",
         ),
         (["runs/tiny", "--split", "test"], 3, "runs/tiny: its test part has 0 characters"),
         (["--block-size", "17", "runs/longer"], 2, "runs/longer: --block-size 17: this model"),
         (["--block-size", "0"], 2, "'--block-size'"),
-        (["--protocol", "magic"], 2, "--protocol 'magic': use some of windows, sliding, stream"),
+        (
+            ["--protocol", "magic"],
+            2,
+            "--protocol 'magic': unknown; use one or more of windows, sliding, stream",
+        ),
         (["--protocol", ""], 2, "--protocol ''"),
-        (["runs/tiny", "--protocol", "stream"], 2, "--protocol stream: none of these runs can"),
+        (
+            ["runs/tiny", "--protocol", "stream"],
+            2,
+            "--protocol stream: none of these runs supports it",
+        ),
         (["--protocol", "stream", "--block-size", "8"], 2, "--block-size 8: stream has no window"),
         (["--split", "train"], 2, "'--split'"),
         (["--device", "abacus"], 2, "unknown device 'abacus'; use auto, cpu"),
@@ -238,7 +246,7 @@ def test_a_signal_ends_it(charlm, runs, monkeypatch):
     def score(*_, **__):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("charlm.evaluation.scoring.score_text", score)
+    monkeypatch.setattr("charlm.evaluation.comparison.score_text", score)
 
     result = charlm("compare")
 
@@ -246,7 +254,7 @@ def test_a_signal_ends_it(charlm, runs, monkeypatch):
 
 
 def test_one_model_is_in_memory_at_a_time(charlm, runs, monkeypatch):
-    from charlm.runs import weights as saved
+    from charlm.evaluation import comparison as saved
 
     def load(*arguments):
         for model in filter(None, (reference() for reference in loaded)):

@@ -1,0 +1,178 @@
+"""Runs side by side: the best checkpoint of each, scored by the same protocols.
+
+Only one model is in memory at a time, so any number of runs can be compared.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import mean, stdev
+
+from charlm.errors import Setting, UsageError
+from charlm.evaluation import protocols
+from charlm.evaluation.given import open_part
+from charlm.evaluation.protocols import Cut, Name
+from charlm.evaluation.score import Score
+from charlm.evaluation.scoring import score_text, utf8_lengths
+from charlm.models import LanguageModel
+from charlm.runs import RunFolder
+from charlm.runs.folder import Checkpoint
+from charlm.runs.state import read_state
+from charlm.runs.weights import SavedModel, load_model
+from charlm.text.tokens import Split
+
+
+@dataclass
+class ComparedRun:
+    """One run, at its best checkpoint.
+
+    Args:
+        saved: The model, without its weights except while it is scored.
+        part: What it is scored on.
+        text: What must be equal for losses to be comparable: the text's SHA-256, its unit, the
+            vocabulary size, and where the part begins and ends.
+        source: The text's name.
+        seconds: Training time up to the checkpoint, if known.
+        cuts: The protocols that it can be scored by.
+        scores: By protocol.
+    """
+
+    saved: SavedModel
+    part: Split
+    text: tuple[object, ...]
+    source: str
+    seconds: float | None
+    cuts: dict[Name, Cut] = field(default_factory=dict)
+    scores: dict[Name, Score] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The path of the run."""
+        return str(self.saved.run.path)
+
+    def loss(self, protocol: Name) -> float:
+        """Return the loss by a protocol, infinite if the model does not support it."""
+        score = self.scores.get(protocol)
+        return score.loss_nats if score else float("inf")
+
+    def key_without_seed(self) -> str:
+        """Return a key that is equal for runs that differ only in their seed."""
+        config = self.saved.config.model_dump()
+        config["run"] |= {"seed": None, "out": None}
+        return repr((self.text, config))
+
+
+def open_run(run: RunFolder, split: str, device: str) -> ComparedRun:
+    """Load a run to compare and drop its weights, keeping their shapes.
+
+    Raises:
+        CheckpointError: It is no run or has no sound checkpoint.
+        DataError: It has no such part.
+    """
+    saved, seconds = _load_best(run, device)
+    part, facts = open_part(saved.run, split)
+    text = (facts["source_sha256"], facts["unit"], facts["vocab_size"], part.start, part.stop)
+    saved.model.to("meta")
+    return ComparedRun(saved, part, text, str(facts["source"]), seconds)
+
+
+def _load_best(run: RunFolder, device: str) -> tuple[SavedModel, float]:
+    """Return the best model and its training time, even if the run trains on and prunes it."""
+
+    def load(best: Checkpoint) -> tuple[SavedModel, float]:
+        return load_model(run, str(best.step), device), read_state(best.path, best.step).seconds
+
+    return run.read("best", load)
+
+
+def common_length(models: Sequence[LanguageModel]) -> int:
+    """Return the longest window that all models support."""
+    limited = [model.block_size for model in models if not model.any_length]
+    return min(limited) if limited else max(model.block_size for model in models)
+
+
+def cut(runs: Sequence[ComparedRun], chosen: Sequence[Name], length: int) -> dict[Name, Cut]:
+    """Choose the protocols of each run, with windows of the same length.
+
+    Returns:
+        A cut for each protocol. `stream` may differ between runs: it has no window.
+
+    Raises:
+        UsageError: The windows are too long for a run, or no run supports a protocol.
+    """
+    for run in runs:
+        model = run.saved.model
+        try:
+            run.cuts = {
+                name: protocols.choose(model, name, None if name == "stream" else length)
+                for name in chosen
+                if name != "stream" or model.any_length
+            }
+        except UsageError as error:
+            raise error.within(run.name) from None
+    shared: dict[Name, Cut] = {}
+    for name in chosen:
+        able = [run.cuts[name] for run in runs if name in run.cuts]
+        if not able:
+            raise UsageError(
+                Setting("protocol", name),
+                "none of these runs supports it",
+                "use windows, or sliding for more context",
+            )
+        shared[name] = able[0]
+    return shared
+
+
+def score(
+    runs: Sequence[ComparedRun],
+    device: str,
+    progress: Callable[[int], None] = lambda chars: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Score each run by each of its protocols.
+
+    Args:
+        runs: Cut before.
+        device: Where to score.
+        progress: Called with the characters scored since the last call.
+        should_stop: Called before each pass.
+
+    Raises:
+        Stopped: `should_stop` said so.
+    """
+    for run in runs:
+        if not run.cuts:
+            continue
+        run.saved, run.seconds = _load_best(run.saved.run, device)  # may be another by now
+        sizes = utf8_lengths(run.saved.tokenizer)
+        for name, its_cut in run.cuts.items():
+            run.scores[name] = score_text(
+                run.saved.model,
+                run.part,
+                its_cut,
+                byte_lengths=sizes,
+                progress=progress,
+                should_stop=should_stop,
+            )
+        run.saved.model.to("meta")  # before the next is loaded
+
+
+def ordered(runs: Sequence[ComparedRun], by: Name) -> list[list[list[ComparedRun]]]:
+    """Return, for each text, the groups of runs that differ only in their seed, best first."""
+    texts: dict[tuple[object, ...], dict[str, list[ComparedRun]]] = {}
+    for run in sorted(runs, key=lambda run: (run.loss(by), run.name)):
+        texts.setdefault(run.text, {}).setdefault(run.key_without_seed(), []).append(run)
+    return [
+        sorted(groups.values(), key=lambda group: mean(run.loss(by) for run in group))
+        for groups in texts.values()
+    ]
+
+
+def one_per_seed(group: Sequence[ComparedRun]) -> list[ComparedRun]:
+    """Leave out repeated runs, which would make the standard deviation too small."""
+    return list({run.saved.config.run.seed: run for run in reversed(group)}.values())
+
+
+def spread(group: Sequence[ComparedRun], name: Name) -> dict[str, float] | None:
+    """Return mean and sample standard deviation of a protocol's losses, in nats."""
+    losses = [run.scores[name].loss_nats for run in group if name in run.scores]
+    return {"mean": mean(losses), "sd": stdev(losses)} if losses else None
