@@ -1,9 +1,10 @@
 """What a run is asked to do: YAML in, one checked and frozen object out. Imports no torch.
 
-In reading order: `values` (how a value is read), `sections` (the keys outside `model`), `base`
-(what every kind of model knows of itself), `models` and `mixture` (the kinds), `schema` (the whole),
-`yaml_file` (strict reading), `problems` (what is wrong, in words), `load` (a preset or a file, with
-KEY=VALUE overrides), `memory` and `size` (what a run costs, as arithmetic).
+Read in this order: `values` (how a value is read), `sections` (the keys outside the model),
+`base` (what every kind of model says about itself), `models`, `mixture` (the kinds), `schema`
+(the whole configuration), `yaml_file` (strict reading), `problems` (mistakes in words), `load` (a
+preset or a file, with overrides), `keys`, `memory`, `size` (what a run costs, computed without
+torch).
 """
 
 from charlm.config.base import ModelConfig, Part

@@ -1,12 +1,13 @@
 """The course: every model from one table to a modern GPT, each a readable lesson.
 
 Read in this order: `base` (what every model promises), `bigram`, `loss` (how a prediction is
-scored), `averaging`, `attention`, `gpt2`, `modern` and its `ngram_embedding`; `counts`, `smoothing`,
-`ngram` (what counting alone can do); `mixture` (several models as one); then `cache` (how attention
-reads a text on without reading it again) and `registry` (which model a configuration means).
+scored), `averaging`, `attention`, `gpt2`, `ngram_embedding`, `modern`; then `counts`,
+`smoothing`, `ngram` (what counting alone can do); then `cache` (reading on without reading
+again), `registry` (which model a configuration means), `mixture` (several models as one),
+`device`.
 
-Letters in shapes: B batch, T time (characters, at most `block_size`), C channels (`n_embd`),
-H heads, D `head_size` (C = H * D), V `vocab_size`.
+Letters in shapes: B batch, T time (characters, at most `block_size`), C channels (`n_embd`), H
+heads, D `head_size` (C = H * D), V `vocab_size`.
 """
 
 from charlm.models.attention import AttentionModel, MultiHeadModel, attend, attend_plainly
