@@ -1,6 +1,5 @@
 """charlm sample: text from a trained model, printed as it is generated."""
 
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from charlm.errors import UsageError, check_stop
 
 if TYPE_CHECKING:
     from charlm.config import SampleConfig
-    from charlm.models import LanguageModel
     from charlm.runs import RunFolder
     from charlm.sampling import Drawing, Piece, Text
 
@@ -117,22 +115,29 @@ def sample(
                      repetition_penalty=repetition_penalty)
     # fmt: on
     text = config.prompt if interactive else read_prompt(prompt, prompt_file, config.prompt)
-    first = secrets.randbelow(2**31) if seed is None else seed
-    if not 0 <= first < 2**62:
-        raise UsageError(f"--seed {first}", "out of range", "use a number from 0 to 2^62 - 1")
 
     from charlm.runs.weights import load_model
-    from charlm.sampling import Drawing, Task, allowed_ids, encode_prompt, settings_of
+    from charlm.sampling import (
+        Drawing,
+        Task,
+        allowed_ids,
+        check_weights,
+        choose_seed,
+        encode_prompt,
+        settings_of,
+    )
     from charlm.text.tokenizer import load_tokenizer
 
+    first = choose_seed(seed)
     tokenizer = load_tokenizer(found.tokenizer)  # a bad prompt is refused before weights are read
     prompts: Iterable[Prompt] = [(text, encode_prompt(tokenizer, text, unknown))]
     allowed = None if allow is None else allowed_ids(tokenizer, allow)
     likely = json and show_alternatives
     task = Task(settings_of(config, allowed), config.max_new_chars, stop or [], weights, likely)
     model = load_model(found, checkpoint, device).model
-    if weights == "int8":
-        _check_int8(model)
+    if weights == "int8" and model.any_length:
+        output.note("--weights int8 has no effect: this model has no matrices")
+    check_weights(weights, model)
     show = _Show(json, echo, show_alternatives and not json and output.colours())
     if show_alternatives and not json:
         output.legend(show.colour)
@@ -141,7 +146,8 @@ def sample(
         if interactive:
             prompts = typed_prompts(text, lambda p: encode_prompt(tokenizer, p, unknown), signals)
         for text, ids in prompts:
-            drawing = Drawing(model, tokenizer, ids, task, signals.requested)
+            together = best_of if best_of > 1 else number
+            drawing = Drawing(model, tokenizer, ids, task, signals.requested, together)
             _write(drawing, text, seeds, best_of, show)
             seeds = range(seeds.stop, seeds.stop + number * best_of, best_of)
         check_stop(signals.requested)
@@ -151,15 +157,6 @@ def _config(run: "RunFolder", device: str, **given: float | None) -> "SampleConf
     """Return how a run samples, with the options that were given."""
     overrides = [f"sample.{key}={value}" for key, value in given.items() if value is not None]
     return run.read_config([*overrides, f"run.device={device}"]).sample
-
-
-def _check_int8(model: "LanguageModel") -> None:
-    if model.any_length:
-        output.note("--weights int8 has no effect: this model has no matrices")
-    if model.device.type != "cpu":
-        raise UsageError(
-            "--weights int8", "runs on the CPU only", "leave it out or use --device cpu"
-        )
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,22 @@ Read `choose` first (the pure steps from logits to a character), then `reader`, 
 
 from charlm.sampling.choose import Settings
 from charlm.sampling.draw import Drawing, Text
-from charlm.sampling.generate import Drawn, generate
+from charlm.sampling.generate import Context, Drawn, generate
 from charlm.sampling.load import Writer, load
 from charlm.sampling.prompt import encode_prompt
 from charlm.sampling.readers import reader_of
 from charlm.sampling.stream import Piece
-from charlm.sampling.write import Task, allowed_ids, settings_of, write
+from charlm.sampling.write import (
+    Task,
+    allowed_ids,
+    check_weights,
+    choose_seed,
+    settings_of,
+    write,
+)
 
 __all__ = [
+    "Context",
     "Drawing",
     "Drawn",
     "Piece",
@@ -23,6 +31,8 @@ __all__ = [
     "Text",
     "Writer",
     "allowed_ids",
+    "check_weights",
+    "choose_seed",
     "encode_prompt",
     "generate",
     "load",

@@ -4,11 +4,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from jaxtyping import Int
 from numpy import ndarray
 
 from charlm.models.base import LanguageModel
+from charlm.sampling.generate import Context
 from charlm.sampling.stream import Piece
 from charlm.sampling.write import Task, write
 from charlm.text.tokenizer import Tokenizer
@@ -52,6 +54,7 @@ class Drawing:
         prompt: Ids of what to continue, at least one.
         task: What to write.
         should_stop: Called at every character; what is drawn until then is kept.
+        texts: How many texts will be drawn together.
     """
 
     model: LanguageModel
@@ -59,11 +62,22 @@ class Drawing:
     prompt: Int[ndarray, "T"]
     task: Task
     should_stop: Callable[[], bool] = lambda: False
+    texts: int = 1
+
+    @property
+    def at_once(self) -> int:
+        """How many texts are drawn in parallel."""
+        return AT_ONCE if self.texts >= WORTH and self.task.weights == "float32" else 1
+
+    @cached_property
+    def context(self) -> Context:
+        """The prompt, read once for all texts."""
+        weights = self.task.weights
+        return Context(self.model, self.prompt, weights, several=self.at_once > 1)
 
     def groups(self, seeds: Sequence[int]) -> Iterator[Sequence[int]]:
         """Split seeds into groups whose texts are drawn in parallel."""
-        many = AT_ONCE if len(seeds) >= WORTH and self.task.weights == "float32" else 1
-        return (seeds[first : first + many] for first in range(0, len(seeds), many))
+        return (seeds[first : first + self.at_once] for first in range(0, len(seeds), self.at_once))
 
     def draw(
         self, seeds: Sequence[int], show: Callable[[list[Piece]], None] | None = None
@@ -78,7 +92,7 @@ class Drawing:
         texts, began = [Text(seed) for seed in seeds], time.perf_counter()
         if self.should_stop():
             return texts
-        for pieces in write(self.model, self.tokenizer, self.prompt, self.task, seeds):
+        for pieces in write(self.context, self.tokenizer, self.task, seeds):
             for text, more in zip(texts, pieces, strict=True):
                 text.pieces += more
             if show and pieces[0]:

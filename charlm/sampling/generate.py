@@ -34,40 +34,60 @@ class Drawn(NamedTuple):
     log_p: Float[ndarray, "B V"]
 
 
-def generate(
-    model: LanguageModel,
-    prompt: Int[ndarray, "B T"],
-    count: int,
-    settings: Settings,
-    seeds: Sequence[int],
-    weights: Weights = "float32",
-) -> Iterator[Drawn]:
-    """Draw `count` characters after each row of `prompt`, one of each row at a time.
+class Context:
+    """A prompt that a model has read: once, however many texts continue it.
 
     Args:
         model: In evaluation mode.
-        prompt: At least one character; of a prompt longer than the model's block the last counts.
+        idx: At least one character; of a prompt longer than the model's block the last count.
+        weights: See `reader_of`.
+        several: Whether many texts are to be drawn side by side.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        idx: Int[ndarray, "T"],
+        weights: Weights = "float32",
+        *,
+        several: bool = False,
+    ) -> None:
+        self.idx = idx[-(max(model.memory, LATELY) if model.any_length else model.block_size) :]
+        self.reader = reader_of(model, weights, several=several)
+        self.scores = self.reader.read(self.idx[None])
+
+
+def generate(
+    context: Context, count: int, settings: Settings, seeds: Sequence[int]
+) -> Iterator[Drawn]:
+    """Draw `count` characters after a prompt for each seed, one of each text at a time.
+
+    Args:
+        context: What to continue; it can be continued again.
         count: Characters to draw.
         settings: How they are chosen.
-        seeds: One for each row; a row's text depends on its own seed only.
-        weights: See `reader_of`.
+        seeds: One for each text; a text depends on its own seed only.
 
     Raises:
         NonFiniteError: The model's logits are NaN or infinite.
     """
-    seen = max(model.memory, LATELY) if model.any_length else model.block_size
-    idx = prompt[:, -seen:].copy()
-    recent = _Recent(idx, model.vocab_size) if settings.repetition_penalty != 1 else None
-    reader = reader_of(model, len(idx), weights)
-    rows = np.arange(len(idx))
+    reader = context.reader.fork(len(seeds))
+    scores = np.repeat(context.scores, len(seeds), axis=0)
+    recent = None
+    if settings.repetition_penalty != 1:
+        recent = _Recent(np.repeat(context.idx[None], len(seeds), axis=0), scores.shape[1])
+    rows = np.arange(len(seeds))
+    chosen: Int[ndarray, "B"]
     for i in range(count):
         if i % AHEAD == 0:
             uniform = np.stack([uniform_numbers(seed, i, AHEAD) for seed in seeds], axis=1)
-        scores = reader.read(idx)
+        if i:
+            scores = reader.read(chosen[:, None])
         if not math.isfinite(np.add.reduce(scores, axis=None)):
             raise NonFiniteError(
-                "the model's logits are NaN or infinite: its training diverged; use an earlier "
-                "checkpoint"
+                "the model's logits",
+                "NaN or infinite, because its training diverged",
+                "use an earlier checkpoint",
             )
         log_p = log_softmax(scores.astype(np.float64))
         probabilities = next_probabilities(log_p, settings, recent.mask() if recent else None)
@@ -75,7 +95,6 @@ def generate(
         yield Drawn(chosen, log_p[rows, chosen], log_p)
         if recent:
             recent.add(chosen)
-        idx = chosen[:, None]
 
 
 def uniform_numbers(seed: int, first: int, count: int) -> Float[ndarray, "count"]:

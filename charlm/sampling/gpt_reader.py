@@ -3,12 +3,13 @@
 A model's own `step` reads any number of characters of any number of texts, on any device. For one
 character of one text most of its time goes into calling torch, whose operations take microseconds
 to begin; NumPy's take a fraction, and its product of a matrix with a vector is faster. So what is
-done once a character is written out here. Read `charlm.models.gpt2` and `charlm.models.modern` first: what stands there is
-the model, and a test holds these readers to it.
+done once a character is written out here. Read `charlm.models.gpt2`, `charlm.models.modern` and
+`charlm.models.cache` first: what stands there is the model, and a test holds these readers to it.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from charlm.models import GPT2, ModernGPT
 from charlm.models.cache import BlockCache, KeysValues, SlidingView, band
 from charlm.models.ngram_embedding import GOLDEN, PRIME, ROW_BITS, ROWS
-from charlm.sampling.reader import StepReader, Weights, array
+from charlm.sampling.reader import OneTextReader, StepReader, Weights, array
 
 Vector = Float[ndarray, "_"]
 Rows = Float[ndarray, "n _"]
@@ -30,7 +31,7 @@ Linear = Callable[[Float[ndarray, "*n in"]], Float[ndarray, "*n out"]]  # of one
 SERIAL = 2048  # elements up to which neither torch nor MKL starts threads
 
 
-class GPT2Reader:
+class GPT2Reader(OneTextReader):
     """One text. Half a view that is read again goes through NumPy, too.
 
     Torch's threads would stand in the way of BLAS's own for milliseconds after each time.
@@ -41,12 +42,13 @@ class GPT2Reader:
     """
 
     def __init__(self, model: GPT2, weights: Weights = "float32") -> None:
-        self.block_size = model.block_size
         self.tokens = array(model.token_embedding.weight)
         self.positions = array(model.position_embedding.weight)
-        self.blocks = [GPT2Block(block, model.block_size, weights) for block in model.blocks]
+        self.blocks = [GPT2Block(block, weights) for block in model.blocks]
         self.norm = layer_norm(model.final_norm)
         self.head = linear(model.token_embedding.weight, weights)
+        self.block_size = model.block_size
+        self.layers = [KeysValues(model.block_size, model.block_size) for _ in model.blocks]
         self.ids: list[int] = []  # in view
 
     def read(self, idx: Int[ndarray, "1 n"]) -> Float[ndarray, "1 V"]:
@@ -57,39 +59,54 @@ class GPT2Reader:
             while len(self.ids) > self.block_size:
                 del self.ids[: max(1, self.block_size // 2)]
             new = self.ids
-            for block in self.blocks:
-                block.past.used = 0
+            for layer in self.layers:
+                layer.used = 0
         x = self.tokens[new] + self.positions[len(self.ids) - len(new) : len(self.ids)]
-        for block in self.blocks:
-            x = block(x)
+        for block, layer in zip(self.blocks, self.layers, strict=True):
+            x = block(x, layer)
         return self.head(self.norm(x[-1:]))
 
+    def copy(self) -> "GPT2Reader":
+        """Return a reader that goes on from here."""
+        other = copy(self)
+        other.ids = [*self.ids]
+        other.layers = [layer.repeat(1) for layer in self.layers]
+        return other
 
-class GPT2Block:
-    """A block of `gpt2` with what it has read: `charlm.models.gpt2.Block`."""
 
-    def __init__(self, block: Any, block_size: int, weights: Weights) -> None:
-        attention = block.attention
-        self.n_head = attention.n_head
-        self.past = KeysValues(block_size, block_size)
-        head_size = attention.projection.weight.shape[0] // self.n_head
-        self.past.held = torch.empty(2, 1, self.n_head, block_size, head_size)
-        self.attention_norm = layer_norm(block.attention_norm)
-        self.qkv = linear(attention.qkv.weight, weights)
-        self.projection = linear(attention.projection.weight, weights)
-        self.mlp_norm = layer_norm(block.mlp_norm)
+class GPTBlock:
+    """The matrices that the blocks of both styles have.
+
+    Args:
+        block: Of the model.
+        weights: What to read its matrices in.
+    """
+
+    def __init__(self, block: Any, weights: Weights) -> None:
+        self.n_head = block.attention.n_head
+        self.qkv = linear(block.attention.qkv.weight, weights)
+        self.projection = linear(block.attention.projection.weight, weights)
         self.expand = linear(block.mlp.expand.weight, weights)
         self.contract = linear(block.mlp.contract.weight, weights)
 
-    def __call__(self, x: Rows) -> Rows:
+
+class GPT2Block(GPTBlock):
+    """A block of `gpt2`: `charlm.models.gpt2.Block`."""
+
+    def __init__(self, block: Any, weights: Weights) -> None:
+        super().__init__(block, weights)
+        self.attention_norm = layer_norm(block.attention_norm)
+        self.mlp_norm = layer_norm(block.mlp_norm)
+
+    def __call__(self, x: Rows, past: KeysValues) -> Rows:
         """Communicate, then compute."""
         qkv = self.qkv(self.attention_norm(x)).reshape(len(x), 3, self.n_head, -1)
         query, key, value = qkv.transpose(1, 2, 0, 3)  # (H, n, D) each
-        x = x + self.projection(attend(query, key, value, self.past))
+        x = x + self.projection(attend(query, key, value, past))
         return x + self.contract(gelu(self.expand(self.mlp_norm(x))))
 
 
-class ModernReader(StepReader):
+class ModernReader(OneTextReader):
     """One text. The model reads the prompt, NumPy the rest.
 
     Args:
@@ -97,11 +114,8 @@ class ModernReader(StepReader):
         weights: What to read its matrices in.
     """
 
-    state: SlidingView
-    model: ModernGPT
-
     def __init__(self, model: ModernGPT, weights: Weights = "float32") -> None:
-        super().__init__(model, 1)
+        self.model = model
         self.tokens = array(model.token_embedding.weight)
         self.blocks = [ModernBlock(block, weights) for block in model.blocks]
         self.head = linear(model.head.weight, weights)
@@ -111,13 +125,14 @@ class ModernReader(StepReader):
             self.ngrams = array(model.ngram_embedding.table.weight)
             self.longest = model.ngram_embedding.longest
         self.recent: list[int] = []  # as many as n-grams have characters
+        self.state: SlidingView = model.start(1)
 
     def read(self, idx: Int[ndarray, "1 n"]) -> Float[ndarray, "1 V"]:
         """Read n more characters."""
         self.recent = [*self.recent, *idx[0, -self.longest :].tolist()][-self.longest :]
         state = self.state
         if idx.shape[1] > 1 or not state.length:
-            return super().read(idx)
+            return StepReader(self.model, state).read(idx)  # which moves the state on
         x = self.tokens[idx[0, 0]]
         if self.ngrams is not None:
             rows = ngram_rows(self.recent, self.longest, self.model.vocab_size)
@@ -130,22 +145,20 @@ class ModernReader(StepReader):
             x = block(x, past, cos, sin)
         return self.head(rms_norm(x))[None]
 
+    def copy(self) -> "ModernReader":
+        """Return a reader that goes on from here."""
+        other = copy(self)
+        other.state = self.state.repeat(1)
+        return other
 
-class ModernBlock:
+
+class ModernBlock(GPTBlock):
     """A block of `modern`, for one character: `charlm.models.modern.ModernBlock`."""
-
-    def __init__(self, block: Any, weights: Weights) -> None:
-        attention = block.attention
-        self.shape = (3, attention.n_head, -1)
-        self.qkv = linear(attention.qkv.weight, weights)
-        self.projection = linear(attention.projection.weight, weights)
-        self.expand = linear(block.mlp.expand.weight, weights)
-        self.contract = linear(block.mlp.contract.weight, weights)
 
     def __call__(self, x: Vector, past: BlockCache, cos: Vector, sin: Vector) -> Vector:
         """Communicate, then compute; `cos` and `sin` are of the position's angles."""
         shifted = token_shift(rms_norm(x), past.attention_input)
-        qkv = self.qkv(shifted).reshape(self.shape)
+        qkv = self.qkv(shifted).reshape(3, self.n_head, -1)
         query, key = rotate(rms_norm(qkv[:2]), cos, sin)[:, :, None]  # (H, 1, D) each
         x = x + self.projection(attend(query, key, qkv[2, :, None], past)[0])
         hidden = self.expand(token_shift(rms_norm(x), past.mlp_input))
@@ -249,12 +262,13 @@ def attend(
     past: KeysValues,
 ) -> Float[ndarray, "n C"]:
     """Average the values in view and the n new ones, by how well the queries fit their keys."""
-    n = query.shape[1]
+    heads, n, head_size = query.shape
+    if past.held is None:
+        past.held = torch.empty(2, 1, heads, past.slots, head_size)
     first, at, end = past.make_room(n)
-    assert past.held is not None, "there is room from the start, or the model reads the first"
     keys, values = past.held[:, 0].numpy()
     keys[:, at:end], values[:, at:end] = key, value
-    query = query / math.sqrt(query.shape[-1])
+    query = query / math.sqrt(head_size)
     scores = query @ keys[:, first:end].transpose(0, 2, 1)  # (H, n, S)
     if n > 1:
         unseen = ~band(n, at - first, past.window, past.held.device).numpy()

@@ -7,20 +7,29 @@ for piece in model.generate("ROMEO:", temperature=0.7):
     print(piece, end="", flush=True)
 """
 
-import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from charlm.errors import UsageError
+from jaxtyping import Int
+from numpy import ndarray
+
+from charlm.config import changed
+from charlm.errors import Setting, UsageError
 from charlm.runs import find_run
 from charlm.runs.weights import SavedModel, load_model
+from charlm.sampling.generate import Context
 from charlm.sampling.prompt import encode_prompt
 from charlm.sampling.reader import Weights
-from charlm.sampling.write import Task, allowed_ids, settings_of, write
+from charlm.sampling.write import (
+    Task,
+    allowed_ids,
+    check_weights,
+    choose_seed,
+    settings_of,
+    write,
+)
 from charlm.text.tokenizer import Unknown
-
-SEEDS = 2**31  # drawn where none is given: short enough to read aloud
 
 
 class Writer:
@@ -64,28 +73,25 @@ class Writer:
             NonFiniteError: The model's logits are NaN or infinite.
         """
         saved = self.saved
+        for name, value, known in (("unknown", unknown, Unknown), ("weights", weights, Weights)):
+            if value not in get_args(known):
+                raise UsageError(Setting(name, value), f"expected one of {get_args(known)}")
         overrides = [
             f"sample.{key}={value}" for key, value in settings.items() if value is not None
         ]
-        config = saved.run.read_config(overrides).sample
+        config = changed(saved.config, overrides).sample
         allowed = None if allow is None else allowed_ids(saved.tokenizer, allow)
         ids = encode_prompt(saved.tokenizer, config.prompt if prompt is None else prompt, unknown)
         stops = [stop] if isinstance(stop, str) else stop or ()
         task = Task(settings_of(config, allowed), config.max_new_chars, stops, weights)
-        if unknown not in get_args(Unknown) or weights not in get_args(Weights):
-            raise UsageError(
-                f"unknown={unknown!r}, weights={weights!r}: expected one of {get_args(Unknown)} and of "
-                f"{get_args(Weights)}"
-            )
-        if weights == "int8" and saved.model.device.type != "cpu":
-            raise UsageError(
-                "weights='int8': is for a CPU; leave it out, or load with device='cpu'"
-            )
-        seed = secrets.randbelow(SEEDS) if seed is None else seed
-        if not 0 <= seed < 2**62:
-            raise UsageError(f"seed={seed}: use a number from 0 to 2^62 - 1")
-        written = write(saved.model, saved.tokenizer, ids, task, [seed])
-        return (piece.text for pieces in written for piece in pieces[0])
+        check_weights(weights, saved.model)
+        seed = choose_seed(seed)
+        return self._written(ids, task, seed)
+
+    def _written(self, ids: Int[ndarray, "T"], task: Task, seed: int) -> Iterator[str]:
+        context = Context(self.saved.model, ids, task.weights)
+        for pieces in write(context, self.saved.tokenizer, task, [seed]):
+            yield from (piece.text for piece in pieces[0])
 
 
 def load(

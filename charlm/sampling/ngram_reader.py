@@ -7,12 +7,12 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from charlm.models import NGramModel
-from charlm.sampling.reader import Weights, array
+from charlm.sampling.reader import OneTextReader, Weights, array
 
 KEPT_BYTES = 8 << 20  # of distributions: some 16,000 at 65 characters
 
 
-class NGramReader:
+class NGramReader(OneTextReader):
     """One text, by the tables of an n-gram model.
 
     What follows a context is the shares of its followers and its left-over of what follows the
@@ -21,7 +21,7 @@ class NGramReader:
 
     Args:
         model: On a CPU.
-        weights: Ignored: it has no matrices.
+        weights: Not used: it has no matrices.
     """
 
     def __init__(self, model: NGramModel, weights: Weights = "float32") -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from charlm.errors import DataError
+from charlm.errors import DataError, Phrase, Setting
 from charlm.text.tokenizer import Tokenizer, Unknown
 
 
@@ -27,10 +27,12 @@ def encode_prompt(
     try:
         ids = tokenizer.encode(prompt, unknown)
     except DataError as error:
-        raise DataError(
-            f"prompt: {error}; use --unknown nearest to write them as the model can, or --unknown "
-            "skip to leave them out"
-        ) from None
+        mend = Phrase(
+            "use {} to write them as the model can, or {} to leave them out",
+            Setting("unknown", "nearest"),
+            Setting("unknown", "skip"),
+        )
+        raise error.replace(where=Setting("prompt"), mend=mend) from None
     if not len(ids):
         ids = tokenizer.encode("\n", "skip")
     if not len(ids):

@@ -1,7 +1,11 @@
 """Reading on: characters in, the logits of the next one out, whatever the model."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from copy import copy
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -14,10 +18,14 @@ Weights = Literal["float32", "int8"]
 
 @runtime_checkable
 class Reader(Protocol):
-    """What reads texts on, B of them side by side."""
+    """What reads texts on, B of them side by side; a new one has read nothing of one text."""
 
     def read(self, idx: Int[ndarray, "B n"]) -> Float[ndarray, "B V"]:
         """Read n more characters of each text, at least 1; return the logits of the next one."""
+        ...
+
+    def fork(self, count: int = 1) -> "Reader":
+        """Return a reader of `count` texts that all go on from one; this one stays usable."""
         ...
 
 
@@ -26,13 +34,13 @@ class StepReader:
 
     Args:
         model: In evaluation mode.
-        batch_size: Texts side by side (B).
+        state: What it remembers of the texts; None: nothing has been read of one text.
     """
 
-    def __init__(self, model: LanguageModel, batch_size: int) -> None:
+    def __init__(self, model: LanguageModel, state: Any = None) -> None:
         self.model = model
         with torch.no_grad():
-            self.state = model.start(batch_size)
+            self.state = model.start(1) if state is None else state
 
     def read(self, idx: Int[ndarray, "B n"]) -> Float[ndarray, "B V"]:
         """Read n more characters of each text."""
@@ -40,6 +48,48 @@ class StepReader:
             ids = torch.from_numpy(idx).to(self.model.device)
             logits, self.state = self.model.step(ids, self.state)
             return logits.float().cpu().numpy()
+
+    def fork(self, count: int = 1) -> Reader:
+        """Return a reader of `count` texts that all go on from one."""
+        with torch.no_grad():
+            return StepReader(self.model, self.model.repeat(self.state, count))
+
+
+class OneTextReader(ABC):
+    """What readers of one text have in common."""
+
+    @abstractmethod
+    def read(self, idx: Int[ndarray, "1 n"]) -> Float[ndarray, "1 V"]:
+        """Read n more characters."""
+
+    def copy(self) -> "OneTextReader":
+        """Return a reader that goes on from here; it shares the weights."""
+        return copy(self)
+
+    def fork(self, count: int = 1) -> Reader:
+        """Return a reader of `count` texts that all go on from this one."""
+        copies = [self.copy() for _ in range(count)]
+        return SideBySide(copies) if count > 1 else copies[0]
+
+
+class SideBySide:
+    """Several texts, by a reader of each.
+
+    Args:
+        readers: Of one text each.
+    """
+
+    def __init__(self, readers: Sequence[Reader]) -> None:
+        self.readers = readers
+
+    def read(self, idx: Int[ndarray, "B n"]) -> Float[ndarray, "B V"]:
+        """Read n more characters of each text."""
+        rows = zip(self.readers, idx[:, None], strict=True)
+        return np.concatenate([reader.read(row) for reader, row in rows])
+
+    def fork(self, count: int = 1) -> Reader:
+        """Return a reader in which each text goes on `count` times."""
+        return SideBySide([reader.fork() for reader in self.readers for _ in range(count)])
 
 
 def array(tensor: Tensor) -> Any:

@@ -7,6 +7,8 @@ NGramReader     one text, on a CPU
 MixtureReader   one text, on a CPU: the readers of its experts, joined
 """
 
+from copy import copy
+
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -15,29 +17,28 @@ from charlm.models import LanguageModel, MixtureModel
 from charlm.models.mixture import FLOOR
 from charlm.models.registry import kind_of
 from charlm.sampling.choose import log_softmax
-from charlm.sampling.reader import Reader, StepReader, Weights, array
+from charlm.sampling.reader import OneTextReader, Reader, StepReader, Weights, array
 
 
-def reader_of(model: LanguageModel, batch_size: int = 1, weights: Weights = "float32") -> Reader:
-    """Return the fastest reader of `batch_size` texts of which nothing has been read.
+def reader_of(
+    model: LanguageModel, weights: Weights = "float32", *, several: bool = False
+) -> Reader:
+    """Return the fastest reader of a text of which nothing has been read.
 
     Its log-probabilities are those of `model.read`, but for rounding: within 1e-4 on trained models.
 
     Args:
-        model: In evaluation mode. A reader may hold copies of its weights: it is for one text, or
-            one batch of them, and not for later, when the model has learned more.
-        batch_size: Texts side by side (B).
+        model: In evaluation mode. A reader may hold copies of its weights: it is not for later, when
+            the model has learned more.
         weights: What to read a GPT's matrices in. `int8` is for one text on a CPU; each row of a
             matrix has a scale of its own.
+        several: Whether it will be forked to read many texts side by side.
     """
-    if batch_size == 1 and model.device.type == "cpu":
-        fast = kind_of(model).find("reader")
-        if fast:
-            return fast(model, weights)  # type: ignore[no-any-return]
-    return StepReader(model, batch_size)
+    faster = None if several or model.device.type != "cpu" else kind_of(model).find("reader")
+    return faster(model, weights) if faster else StepReader(model)
 
 
-class MixtureReader:
+class MixtureReader(OneTextReader):
     """One text, by the readers of a mixture's experts: `charlm.models.mixture.join`.
 
     Args:
@@ -46,7 +47,7 @@ class MixtureReader:
     """
 
     def __init__(self, model: MixtureModel, weights: Weights = "float32") -> None:
-        self.readers = [reader_of(expert, 1, weights) for expert in model.experts.values()]
+        self.readers = [reader_of(expert, weights) for expert in model.experts.values()]
         self.shares = array(model.weights)[:, None].astype(np.float64)
         self.temperature = float(model.temperature)
         self.linear = model.combine == "linear"
@@ -61,3 +62,9 @@ class MixtureReader:
         else:
             joined = (self.shares * log_p).sum(axis=0)
         return joined[None] / self.temperature  # type: ignore[no-any-return]
+
+    def copy(self) -> "MixtureReader":
+        """Return a reader that goes on from here."""
+        other = copy(self)
+        other.readers = [reader.fork() for reader in self.readers]
+        return other

@@ -2,23 +2,25 @@
 
 import math
 import re
+import secrets
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from charlm.config import SampleConfig
-from charlm.errors import UsageError
-from charlm.models.base import LanguageModel
+from charlm.errors import Phrase, Setting, UsageError
+from charlm.models import LanguageModel
 from charlm.sampling.choose import Settings
-from charlm.sampling.generate import generate
+from charlm.sampling.generate import Context, generate
 from charlm.sampling.reader import Weights
 from charlm.sampling.stream import Alternatives, Piece, TextStream
 from charlm.text.tokenizer import Tokenizer
 
+SEEDS = 2**62  # seeds are below it: those of further texts count up from one, within 64 bits
 SHOWN = 5  # alternatives to a character
 A_CLASS = re.compile(r"\[\^?\]?(\\.|[^\]\\])*\]|\\[wWdDsS]", re.DOTALL)  # as [^a-z\]] or \d
 
@@ -43,18 +45,13 @@ class Task:
 
 
 def write(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    prompt: Int[ndarray, "T"],
-    task: Task,
-    seeds: Sequence[int],
+    context: Context, tokenizer: Tokenizer, task: Task, seeds: Sequence[int]
 ) -> Iterator[list[list[Piece]]]:
     """Write one text for each seed, all at once, a character of each at a time.
 
     Args:
-        model: In evaluation mode.
-        tokenizer: Its alphabet.
-        prompt: Ids of what to continue, at least one.
+        context: What to continue.
+        tokenizer: Of its model.
         task: What to write.
         seeds: One for each text; a text depends on its own seed only.
 
@@ -65,8 +62,7 @@ def write(
         NonFiniteError: The model's logits are NaN or infinite.
     """
     streams = [TextStream(tokenizer, task.stops) for _ in seeds]
-    start = np.broadcast_to(prompt, (len(seeds), len(prompt)))
-    for drawn in generate(model, start, task.count, task.settings, seeds, task.weights):
+    for drawn in generate(context, task.count, task.settings, seeds):
         pieces: list[list[Piece]] = []
         for i, stream in enumerate(streams):
             if stream.ended:
@@ -111,19 +107,45 @@ def allowed_ids(tokenizer: Tokenizer, allow: str) -> Bool[ndarray, "V"]:
     Raises:
         UsageError: The class cannot be read, or the alphabet has nothing of what is allowed.
     """
-    found = np.zeros(tokenizer.vocab_size, bool)
+    setting, found = Setting("allow", allow), np.zeros(tokenizer.vocab_size, bool)
     if A_CLASS.fullmatch(allow):
         try:
             with warnings.catch_warnings(action="ignore"):  # of what a class may mean one day
                 pattern = re.compile(allow)
         except re.error as error:
-            raise UsageError(f"--allow {allow!r}: {error}; write a class as [a-z]") from None
+            raise UsageError(setting, str(error), "write a class as [a-z]") from None
         known = range(128 if tokenizer.unit == "bytes" else tokenizer.vocab_size)
         for i in known:
             found[i] = pattern.fullmatch(tokenizer.decode([i])) is not None
     else:
         found[tokenizer.encode(allow, "skip")] = True
     if not found.any():
-        only = "; a class is of ASCII for a model of bytes" if tokenizer.unit == "bytes" else ""
-        raise UsageError(f"--allow {allow!r}: this model's alphabet has no such character{only}")
+        mend = "use ASCII in a class for a model of bytes" if tokenizer.unit == "bytes" else ""
+        raise UsageError(setting, "this model's alphabet has no such character", mend)
     return found
+
+
+def choose_seed(seed: int | None) -> int:
+    """Return a seed, drawn if it is None.
+
+    Raises:
+        UsageError: It is out of range.
+    """
+    if seed is None:
+        return secrets.randbelow(2**31)  # short enough to read aloud
+    if not 0 <= seed < SEEDS:
+        raise UsageError(Setting("seed", seed), "out of range", "use a number from 0 to 2^62 - 1")
+    return seed
+
+
+def check_weights(weights: Weights, model: LanguageModel) -> None:
+    """Refuse 8-bit weights where there are no kernels for them.
+
+    Raises:
+        UsageError: The model is not on a CPU.
+    """
+    if weights == "int8" and model.device.type != "cpu":
+        mend = Phrase("leave it out, or use {}", Setting("device", "cpu"))
+        raise UsageError(
+            Setting("weights", weights), f"not for {model.device}, only for a CPU", mend
+        )

@@ -143,10 +143,8 @@ class ByteTokenizer:
         except UnicodeEncodeError as error:
             if unknown == "error":
                 code = ord(text[error.start])
-                raise DataError(
-                    f"character U+{code:04X} at position {error.start}",
-                    "half a surrogate pair, which has no bytes",
-                ) from None
+                what = f"character U+{code:04X} at position {error.start} is half a surrogate pair"
+                raise DataError("", f"{what}, which has no bytes") from None
             data = text.encode("utf-8", "ignore")  # no other character comes near half a pair
         return np.frombuffer(data, np.uint8)
 

@@ -27,7 +27,7 @@ from charlm.runs.belongs import belongs, belongs_to
 from charlm.runs.folder import Checkpoint, MetricsLog
 from charlm.runs.state import TrainingState, load_checkpoint, save_checkpoint
 from charlm.runs.weights import load_from_run
-from charlm.sampling import encode_prompt, generate, settings_of
+from charlm.sampling import Context, encode_prompt, generate, settings_of
 from charlm.storage.machine import is_gone
 from charlm.text import Batches, Corpus, Tokenizer
 from charlm.text.batches import DROPOUT_STREAM, random_words
@@ -402,7 +402,7 @@ class Trainer:
         settings, state = self.config.sample, self.state
         count, seed = self.config.train.sample_chars, self.config.run.seed
         self.model.eval()
-        drawn = generate(self.model, self.prompt[None], count, settings_of(settings), [seed])
+        drawn = generate(Context(self.model, self.prompt), count, settings_of(settings), [seed])
         text = self.tokenizer.decode([*self.prompt.tolist(), *(int(d.idx[0]) for d in drawn)])
         state.sampled_step = state.step
         self.run.write_sample(state.step, text)

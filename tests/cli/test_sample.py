@@ -141,12 +141,17 @@ def test_what_looks_like_a_class_and_is_none_are_characters(charlm, trained, all
 def test_int8_texts_are_drawn_one_by_one(charlm, trained, monkeypatch):
     module, kinds = sys.modules["charlm.sampling.generate"], []
     plain = module.reader_of
-    monkeypatch.setattr(module, "reader_of", lambda *a: kinds.append(a[1:]) or plain(*a))
+
+    def watched(model, weights, *, several):
+        kinds.append((weights, several))
+        return plain(model, weights, several=several)
+
+    monkeypatch.setattr(module, "reader_of", watched)
 
     assert charlm(*SAMPLE, "--weights", "int8", "-n", 6).code == 0
     assert charlm(*SAMPLE, "-n", 6).code == 0
 
-    assert kinds == [(1, "int8")] * 6 + [(6, "float32")]
+    assert kinds == [("int8", False), ("float32", True)]
 
 
 def test_a_long_text_is_not_kept(charlm, trained, monkeypatch):

@@ -47,7 +47,8 @@ def test_each_text_is_another_without_a_seed(trained):
         ({"temperature": -1}, UsageError, "sample.temperature"),
         ({"tempereture": 1}, UsageError, "did you mean"),
         ({"allow": "☃"}, UsageError, "no such character"),
-        ({"seed": -1}, UsageError, "seed=-1: use a number"),
+        ({"seed": -1}, UsageError, "seed=-1: out of range; use a number"),
+        ({"prompt": "☃"}, DataError, "use unknown='nearest' to"),
         ({"seed": 2**62}, UsageError, "use a number from 0"),
     ],
 )

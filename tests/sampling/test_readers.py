@@ -11,12 +11,10 @@ from charlm.config import GPTConfig
 from charlm.models import build_model
 from charlm.models.counts import count_ngrams
 from charlm.models.smoothing import smooth
-from charlm.sampling import Settings, generate, gpt_reader, ngram_reader
+from charlm.sampling import Context, Settings, generate, gpt_reader, ngram_reader, readers
 from charlm.sampling.choose import log_softmax
-from charlm.sampling.gpt_reader import GPT2Reader, ModernReader
-from charlm.sampling.ngram_reader import NGramReader
 from charlm.sampling.reader import StepReader
-from charlm.sampling.readers import MixtureReader, reader_of
+from charlm.sampling.readers import reader_of
 from charlm.text.tokens import IdArray
 from tests.models.conftest import BLOCK, CONFIGS, VOCAB
 from tests.models.test_contract import knowing
@@ -43,6 +41,24 @@ def test_a_reader_says_what_its_model_says_at_every_position(model, generator, s
         found = torch.from_numpy(reader.read(text[:, at : at + n].numpy())).float().log_softmax(-1)
         at = min(at + n, LENGTH)
         torch.testing.assert_close(found, expected[:, at - 1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("length", [1, BLOCK + 3])
+def test_forks_go_on_from_what_was_read_as_if_each_were_alone(model, generator, several, length):
+    start = torch.randint(VOCAB, (1, length), generator=generator)
+    ends = torch.randint(VOCAB, (3, LENGTH), generator=generator)
+    with torch.no_grad():
+        whole = model.read(torch.cat([start.expand(3, -1), ends], dim=1)).log_softmax(-1)
+    reader = reader_of(model, several=several)
+    reader.read(start.numpy())
+
+    for forked, rows in [(reader.fork(3), ends), (reader.fork(), ends[:1]), (reader, ends[2:])]:
+        expected = whole[2:] if forked is reader else whole[: len(rows)]
+        for at in range(LENGTH):
+            found = torch.from_numpy(forked.read(rows[:, at : at + 1].numpy())).float()
+            found = found.log_softmax(-1)
+            torch.testing.assert_close(found, expected[:, length + at], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -99,14 +115,14 @@ def test_which_reader_a_model_gets():
     for name, kind in {
         "bigram": StepReader,
         "multihead": StepReader,
-        "gpt2": GPT2Reader,
-        "modern": ModernReader,
-        "ngram": NGramReader,
-        "mixture": MixtureReader,
+        "gpt2": gpt_reader.GPT2Reader,
+        "modern": gpt_reader.ModernReader,
+        "ngram": ngram_reader.NGramReader,
+        "mixture": readers.MixtureReader,
     }.items():
         model = build_model(CONFIGS[name], VOCAB).eval()
         assert type(reader_of(model)) is kind
-        assert type(reader_of(model, 2)) is StepReader
+        assert type(reader_of(model, several=True)) is StepReader
 
 
 @pytest.mark.parametrize("style", ["gpt2", "modern"])
@@ -115,7 +131,7 @@ def test_int8_weights_say_nearly_the_same(style):
     config = GPTConfig(type="gpt", style=style, block_size=16, n_layer=2, n_head=4, n_embd=64)
     model = knowing(config).eval()
     text = torch.randint(VOCAB, (1, 40), generator=torch.Generator().manual_seed(2)).numpy()
-    exact, rounded = reader_of(model), reader_of(model, 1, "int8")
+    exact, rounded = reader_of(model), reader_of(model, "int8")
 
     differences = [
         np.abs(log_softmax(exact.read(one)) - log_softmax(rounded.read(one))).max()
@@ -150,9 +166,8 @@ def test_gelu_is_torchs():
 
 @pytest.mark.parametrize("name", ["gpt2", "modern, n-grams", "ngram"])
 def test_memory_does_not_grow_with_the_text(name):
-    text = generate(
-        knowing(CONFIGS[name]).eval(), np.array([[1]]), 1000, Settings(repetition_penalty=1.1), [1]
-    )
+    context = Context(knowing(CONFIGS[name]).eval(), np.array([1]))
+    text = generate(context, 1000, Settings(repetition_penalty=1.1), [1])
     for _ in range(300):
         next(text)
     tracemalloc.start()
@@ -172,7 +187,7 @@ def test_positions_far_into_a_text_are_as_exact_as_the_first(generator):
     model = knowing(CONFIGS["modern"])
     text = torch.randint(VOCAB, (1, 2 * BLOCK), generator=generator)
     near, far = model.start(1), model.start(1)
-    far.read = 1_000_000
+    far.length = 1_000_000
 
     for at in range(2 * BLOCK):
         expected, near = model.step(text[:, at : at + 1], near)
