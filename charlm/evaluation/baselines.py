@@ -246,7 +246,7 @@ def add_one(counts: Counts, ids: IdArray, order: int) -> float:
 
 
 def _count(ids: IdArray, vocab_size: int, order: int, should_stop: Callable[[], bool]) -> Counts:
-    return count_ngrams(ids, vocab_size, order, poll=lambda: check_stop(should_stop))
+    return count_ngrams(ids, vocab_size, order, should_stop=should_stop)
 
 
 def _highest(counts: Counts, order: int, smoothing: str) -> Table:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from charlm.errors import check_stop
 from charlm.text.tokens import Ids
 
 Array = npt.NDArray[Any]
@@ -109,7 +110,7 @@ def count_ngrams(
     *,
     scratch: Path | None = None,
     budget: int | None = None,
-    poll: Callable[[], None] = lambda: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Counts:
     """Count the n-grams of every order up to `order`.
 
@@ -120,9 +121,10 @@ def count_ngrams(
         scratch: A folder for what does not fit into `budget`; without one all stays in memory.
         budget: Bytes of memory to count in; `BUDGET` if None. A text that may need more is
             counted on disk.
-        poll: Called often; may raise to stop.
+        should_stop: Called often.
 
     Raises:
+        Stopped: `should_stop` said so.
         OSError: The disk is too small or refuses.
     """
     budget = BUDGET if budget is None else budget
@@ -135,14 +137,14 @@ def count_ngrams(
         piece = max(1, budget // sorting)
     runs = []
     for number, first in enumerate(range(0, len(ids), piece)):
-        poll()
+        check_stop(should_stop)
         count = min(piece, len(ids) - first)
         text = ids.read(first, min(count + order - 1, len(ids) - first))
         runs.append(_distinct(packing.pack(text, count)))
         if scratch is not None:  # no name may keep a run in memory while the next is sorted
             runs.append(_written(runs.pop(), scratch, number))
     blocks = _merged(runs, max(1, min(STRIDE, piece) // len(runs)))
-    levels = _tree(map(packing.unpacked, blocks), vocab_size, order, scratch, poll)
+    levels = _tree(map(packing.unpacked, blocks), vocab_size, order, scratch, should_stop)
     opening = _walk(levels, ids.read(0, min(order, len(ids))), vocab_size)
     return Counts(levels, vocab_size, opening, Arrays(scratch))
 
@@ -251,14 +253,14 @@ def _tree(
     vocab_size: int,
     order: int,
     folder: Path | None,
-    poll: Callable[[], None],
+    should_stop: Callable[[], bool],
 ) -> list[Level]:
     """Turn sorted distinct windows into the nodes of every level."""
     grown = [_Growing(folder, k) for k in range(1, order + 1)]
     before = np.full(order, -1)  # the last window of the block before
     singles = np.zeros(vocab_size, np.int64)
     for symbols, counts in blocks:
-        poll()
+        check_stop(should_stop)
         new = np.zeros(len(counts), bool)
         parent = np.zeros(len(counts), np.int64)
         for k, level in enumerate(grown):

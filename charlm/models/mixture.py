@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from charlm.config import ModelConfig
+from charlm.errors import check_stop
 from charlm.models.base import LanguageModel, check_names, check_tensor
 from charlm.models.registry import construct
 
@@ -201,7 +202,7 @@ def fit_weights(
     logits: Float[Tensor, "E N V"],
     targets: Int[Tensor, "N"],
     combine: str,
-    poll: Callable[[], None] = lambda: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Float[Tensor, "E"], Float[Tensor, ""]]:
     """Return the weights and the temperature that predict the targets best.
 
@@ -214,31 +215,34 @@ def fit_weights(
         logits: Of each expert for each prediction.
         targets: What came next.
         combine: `log-linear` or `linear`.
-        poll: Called often; may raise to stop.
+        should_stop: Called often.
 
     Returns:
         Weights that add up to 1, and the temperature. Of experts that mislead, log-linear, the
         powers add up to next to nothing, or less: then the powers themselves, and temperature 1.
+
+    Raises:
+        Stopped: `should_stop` said so.
     """
     if combine == "log-linear":
-        powers = _fit_powers(_log_p(logits), targets, poll)
+        powers = _fit_powers(_log_p(logits), targets, should_stop)
         total = powers.sum()
         if total < 0.01 * powers.abs().sum():
             return powers.float(), torch.ones(())
         return (powers / total).float(), (1 / total).float()
     log_p = _log_p(logits)
-    weights = _fit_shares(log_p[:, torch.arange(len(targets)), targets].double(), poll)
+    weights = _fit_shares(log_p[:, torch.arange(len(targets)), targets].double(), should_stop)
     mixed = (weights.float().log()[:, None, None] + log_p).logsumexp(dim=0, keepdim=True)
-    power = _fit_powers(mixed, targets, poll).sum()
+    power = _fit_powers(mixed, targets, should_stop).sum()
     return weights.float(), (1 / power.clamp(min=LEAST_POWER)).float()
 
 
-def _fit_shares(log_p: Float[Tensor, "E N"], poll: Callable[[], None]) -> Float[Tensor, "E"]:
+def _fit_shares(log_p: Float[Tensor, "E N"], should_stop: Callable[[], bool]) -> Float[Tensor, "E"]:
     """Return the weights of the mean that gives the targets, of these log p, the most."""
     p = (log_p - log_p.max(dim=0).values).exp()  # what all of them call unlikely is above 0 too
     weights = torch.full((len(p),), 1 / len(p), dtype=torch.float64)
     for _ in range(1000):
-        poll()
+        check_stop(should_stop)
         share = weights[:, None] * p
         before, weights = weights, (share / share.sum(dim=0)).mean(dim=1)
         if float((weights - before).abs().max()) < 1e-7:
@@ -247,7 +251,7 @@ def _fit_shares(log_p: Float[Tensor, "E N"], poll: Callable[[], None]) -> Float[
 
 
 def _fit_powers(
-    log_p: Float[Tensor, "E N V"], targets: Int[Tensor, "N"], poll: Callable[[], None]
+    log_p: Float[Tensor, "E N V"], targets: Int[Tensor, "N"], should_stop: Callable[[], bool]
 ) -> Float[Tensor, "E"]:
     """Return the powers to which probabilities are raised before they are multiplied.
 
@@ -255,11 +259,11 @@ def _fit_powers(
     and a whole step leads anywhere: it is halved until the loss falls.
     """
     powers = torch.full((len(log_p),), 1 / len(log_p), dtype=torch.float64)
-    loss, gradient, curvature = _derivatives(powers, log_p, targets, poll)
+    loss, gradient, curvature = _derivatives(powers, log_p, targets, should_stop)
     for _ in range(50):
         move = torch.linalg.solve(curvature, gradient)
         while move.abs().max() > 1e-6:
-            tried = _derivatives(powers - move, log_p, targets, poll)
+            tried = _derivatives(powers - move, log_p, targets, should_stop)
             if tried[0] < loss:
                 break
             move /= 2
@@ -274,7 +278,7 @@ def _derivatives(
     powers: Float[Tensor, "E"],
     log_p: Float[Tensor, "E N V"],
     targets: Int[Tensor, "N"],
-    poll: Callable[[], None],
+    should_stop: Callable[[], bool],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "E"], Float[Tensor, "E E"]]:
     """Return the mean loss of a product of these powers, its gradient and second derivative.
 
@@ -287,7 +291,7 @@ def _derivatives(
     curvature = RIDGE * torch.eye(experts, dtype=torch.float64)
     chunk = max(1, CHUNK // (experts * vocab_size))
     for first in range(0, count, chunk):
-        poll()
+        check_stop(should_stop)
         some, y = log_p[:, first : first + chunk].double(), targets[first : first + chunk]
         at = torch.arange(len(y))
         joined = torch.einsum("e,env->nv", powers, some).log_softmax(dim=-1)

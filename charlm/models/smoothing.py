@@ -15,6 +15,7 @@ from itertools import chain, pairwise
 
 import numpy as np
 
+from charlm.errors import check_stop
 from charlm.models.counts import STRIDE, Array, Counts, Level
 
 FALLBACK = (0.5, 1.0, 1.5)  # where counts of counts give no discount; KenLM falls back to these
@@ -98,7 +99,7 @@ def smooth(
     *,
     k: float = 1.0,
     min_count: int = 1,
-    poll: Callable[[], None] = lambda: None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Table]:
     """Yield the table of each order, the lowest first.
 
@@ -108,9 +109,10 @@ def smooth(
         k: What `add-k` adds.
         min_count: N-grams of two characters and more that occur less often are left out, once
             the discounts are known; their share goes to shorter contexts.
-        poll: Called often; may raise to stop.
+        should_stop: Called often.
 
     Raises:
+        Stopped: `should_stop` said so.
         OSError: The disk is too small.
     """
     levels, vocab_size = counts.levels, counts.vocab_size
@@ -118,7 +120,7 @@ def smooth(
     # counts there is in how many places a k-gram stands, not how often in each.
     seen: Iterator[Array] = (level.counts for level in levels)
     if smoothing == "kneser-ney":
-        seen = chain(_left_neighbours(counts, poll), [levels[-1].counts])
+        seen = chain(_left_neighbours(counts, should_stop), [levels[-1].counts])
     number, contexts = np.zeros(1, np.int64), 1  # of the level above: here the empty context
     for level, some in zip(levels, seen, strict=True):
         method: Smooth = witten_bell
@@ -127,7 +129,9 @@ def smooth(
         elif smoothing == "add-k":
             method = partial(add_k, k=k, vocab_size=vocab_size)
         threshold = 0 if level is levels[0] else min_count
-        table, number = _table(counts, level, some, threshold, number, contexts, method, poll)
+        table, number = _table(
+            counts, level, some, threshold, number, contexts, method, should_stop
+        )
         contexts = len(table.keys)
         yield table
 
@@ -140,7 +144,7 @@ def _table(
     number: Array,
     contexts: int,
     method: Smooth,
-    poll: Callable[[], None],
+    should_stop: Callable[[], bool],
 ) -> tuple[Table, Array]:
     """Return one order's table, and the number of each of its nodes in it, -1 if left out.
 
@@ -152,7 +156,7 @@ def _table(
         number: Of each node of the level above in its table.
         contexts: Nodes in that table.
         method: How counts become shares.
-        poll: Called often.
+        should_stop: Called often.
     """
     size = sum(int(np.count_nonzero(some >= threshold)) for some in _stretches(level.counts))
     keys = counts.arrays.zeros(size, np.int64)
@@ -162,7 +166,7 @@ def _table(
     renumbered = counts.arrays.zeros(len(level.keys), np.int64)
     done = 0
     for start, stop in _whole_contexts(level, counts.vocab_size):
-        poll()
+        check_stop(should_stop)
         parent, symbol = np.divmod(level.keys[start:stop], counts.vocab_size)
         stays, some = level.counts[start:stop] >= threshold, seen[start:stop]
         first = np.flatnonzero(np.diff(parent, prepend=-1))
@@ -195,7 +199,7 @@ def _stretches(array: Array) -> Iterator[Array]:
     return (array[first : first + STRIDE] for first in range(0, len(array), STRIDE))
 
 
-def _left_neighbours(counts: Counts, poll: Callable[[], None]) -> Iterator[Array]:
+def _left_neighbours(counts: Counts, should_stop: Callable[[], bool]) -> Iterator[Array]:
     """Yield, for each order but the highest, in how many contexts each k-gram stands.
 
     That is the number of (k + 1)-grams that end with it, and one more for the k-gram that opens
@@ -207,7 +211,7 @@ def _left_neighbours(counts: Counts, poll: Callable[[], None]) -> Iterator[Array
         seen = counts.arrays.zeros(len(shorter.keys), np.int64)
         found = counts.arrays.zeros(len(level.keys), np.int64)
         for keys, nodes in zip(_stretches(level.keys), _stretches(found), strict=True):
-            poll()
+            check_stop(should_stop)
             parent, symbol = np.divmod(keys, vocab_size)
             nodes[:] = shorter.find(suffix[parent] * vocab_size + symbol)
             np.add.at(seen, nodes, 1)

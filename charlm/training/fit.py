@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from charlm.config import NGramConfig
 from charlm.config.memory import human_bytes, machine_bytes
-from charlm.errors import MachineError, check_stop
+from charlm.errors import MachineError
 from charlm.evaluation import score_windows
 from charlm.models import NGramModel
 from charlm.models.counts import count_ngrams
@@ -50,7 +50,7 @@ class Fitter(Trainer):
     def _step(self) -> Record:
         """Count the training part; the loss is on that same part, which a memory knows well."""
         started = time.perf_counter()
-        chars = fit_ngram(self.ngram, self.asked, self.train, self.run, self._poll)
+        chars = fit_ngram(self.ngram, self.asked, self.train, self.run, self.should_stop)
         seconds = time.perf_counter() - started
         score = score_windows(
             self.model,
@@ -69,12 +69,13 @@ class Fitter(Trainer):
             "seconds": self.state.seconds,
         }
 
-    def _poll(self) -> None:
-        check_stop(self.should_stop)
-
 
 def fit_ngram(
-    model: NGramModel, config: NGramConfig, ids: Split, run: RunFolder, poll: Callable[[], None]
+    model: NGramModel,
+    config: NGramConfig,
+    ids: Split,
+    run: RunFolder,
+    should_stop: Callable[[], bool],
 ) -> int:
     """Count a text into a model; what does not fit into memory goes to the run folder's disk.
 
@@ -83,20 +84,27 @@ def fit_ngram(
         config: Its order and smoothing.
         ids: The text.
         run: Whose disk to use.
-        poll: Called often; may raise to stop, and the model is then what it was.
+        should_stop: Called often; where it says so, the model is what it was.
 
     Returns:
         How many characters were counted.
 
     Raises:
+        Stopped: `should_stop` said so.
         MachineError: The disk is too small or refuses, or the tables are larger than memory.
     """
     if config.last_chars is not None:
         ids = replace(ids, start=max(ids.start, ids.stop - config.last_chars))
     with scratch_folder(run.path) as scratch:
-        counts = count_ngrams(ids, model.vocab_size, config.order, scratch=scratch, poll=poll)
+        counts = count_ngrams(
+            ids, model.vocab_size, config.order, scratch=scratch, should_stop=should_stop
+        )
         tables = smooth(
-            counts, config.smoothing, k=config.add_k, min_count=config.min_count, poll=poll
+            counts,
+            config.smoothing,
+            k=config.add_k,
+            min_count=config.min_count,
+            should_stop=should_stop,
         )
         model.set_tables(_that_fit(tables))
     return len(ids)

@@ -314,7 +314,7 @@ class Mixer(Trainer):
             model = self._expert(name)
             if not spec.run and isinstance(model, NGramModel):
                 assert isinstance(spec.model, NGramConfig)
-                fit_ngram(model, spec.model, part, self.run, self._poll)
+                fit_ngram(model, spec.model, part, self.run, self.should_stop)
         return time.perf_counter() - started
 
     def _fit(self, trainers: dict[str, _ExpertTrainer], counted: float) -> Fitted:
@@ -330,7 +330,7 @@ class Mixer(Trainer):
         logits, targets = self._predict(min(most, MAX_TUNED))
         predicted = time.perf_counter() - started
         combine = self.mixture.combine
-        weights, temperature = fit_weights(logits, targets, combine, self._poll)
+        weights, temperature = fit_weights(logits, targets, combine, self.should_stop)
 
         def loss(logits: Float[Tensor, "N V"]) -> float:
             return next_token_loss(logits[None], targets[None]).item()
@@ -385,7 +385,7 @@ class Mixer(Trainer):
             done = here.stop
             targets[here] = batch[:, 1:].flatten()
             for own, expert in zip(logits, experts, strict=True):
-                self._poll()
+                check_stop(self.should_stop)
                 own[here] = expert.read(batch[:, :-1]).flatten(0, 1)
         return logits, targets
 
@@ -395,9 +395,6 @@ class Mixer(Trainer):
         weights = [fitted.weights[name] for name in self.mixture.experts]
         self.model.weights.copy_(torch.tensor(weights))
         self.model.temperature.fill_(fitted.temperature)
-
-    def _poll(self) -> None:
-        check_stop(self.should_stop)
 
     def _step(self) -> Record:
         """Join: the experts are trained and the weights are set; this makes them one model."""

@@ -103,9 +103,9 @@ def test_a_stop_is_asked_for_between_pieces_and_between_blocks(tmp_path, monkeyp
     monkeypatch.setattr(counts, "STRIDE", 10)
     ids = IdArray(np.arange(100))
 
-    count_ngrams(ids, 100, 3, poll=lambda: asked.append(1))
+    count_ngrams(ids, 100, 3, should_stop=lambda: asked.append(1))
     in_one_piece = len(asked)
-    count_ngrams(ids, 100, 3, scratch=tmp_path, budget=1000, poll=lambda: asked.append(1))
+    count_ngrams(ids, 100, 3, scratch=tmp_path, budget=1000, should_stop=lambda: asked.append(1))
 
     assert in_one_piece == 1 + 10
     assert len(asked) - in_one_piece > 10 + 5

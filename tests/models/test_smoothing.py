@@ -188,7 +188,7 @@ def test_a_level_larger_than_a_stretch_gives_the_same_tables(method, monkeypatch
     asked = []
     monkeypatch.setattr(smoothing, "STRIDE", 7)
 
-    parts = fit(text, 5, 4, method, min_count=2, poll=lambda: asked.append(1)).state_dict()
+    parts = fit(text, 5, 4, method, min_count=2, should_stop=lambda: asked.append(1)).state_dict()
 
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert len(asked) > 20

@@ -79,13 +79,12 @@ def test_a_stop_is_obeyed_wherever_it_falls_and_the_model_stays_what_it_was(
     monkeypatch.setattr(counting, "BUDGET", budget or counting.BUDGET)
 
     def fit_until(last):
-        polls = iter(range(last))
+        asked = iter(range(last))
 
-        def poll():
-            if next(polls, None) is None:
-                raise Stopped
+        def should_stop():
+            return next(asked, None) is None
 
-        fit.fit_ngram(fitter.ngram, fitter.asked, fitter.train, fitter.run, poll)
+        fit.fit_ngram(fitter.ngram, fitter.asked, fitter.train, fitter.run, should_stop)
 
     for last in range(14 if budget else 6):  # fewer times than a fit asks
         with pytest.raises(Stopped):

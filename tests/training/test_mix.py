@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from charlm.config import load_config
-from charlm.errors import CheckpointError, NonFiniteError
+from charlm.errors import CheckpointError, NonFiniteError, check_stop
 from charlm.lifecycle.begin import create_run, prepare_text
 from charlm.lifecycle.resume import open_run, resumed_config
 from charlm.models import build_model
@@ -292,8 +292,7 @@ def test_a_stop_is_obeyed_while_experts_are_counted_or_weights_fitted(
 
     def signalled(*arguments):
         asked.append(1)
-        poll = arguments[-1]
-        poll()
+        check_stop(arguments[-1])
         pytest.fail("it went on")
 
     monkeypatch.setattr(mix, working, signalled)
