@@ -32,9 +32,10 @@ from charlm.backprop.rules import (
     TableCrossEntropy,
     TokenShift,
 )
+from charlm.errors import UsageError
 from charlm.models import GPT2, LanguageModel, ModernGPT, MultiHeadModel
 from charlm.models.attention import MultiHeadAttention as Heads
-from charlm.models.registry import kind_of
+from charlm.models.registry import Kind, kind_of
 
 Steps = Iterator[Step]
 LOSS = Step("loss", CrossEntropy(), "logits targets")
@@ -150,15 +151,26 @@ def _dropped(name: str, p: float) -> Steps:
         yield Step(name, Dropout(p), name)
 
 
+def check_derived(kind: Kind, name: str) -> None:
+    """Refuse a kind of model that nobody has derived by hand.
+
+    Raises:
+        UsageError: With its name.
+    """
+    if kind.by_hand is None:
+        what = f"model {name!r} has no gradients by hand"
+        raise UsageError("train.gradients", what, "leave it autograd")
+
+
 def plan_for(model: LanguageModel) -> Plan:
     """Return the steps from a model's weights, ids and targets to its mean loss in nats.
 
     Raises:
-        NotImplementedError: Nobody has derived this kind of model by hand.
+        UsageError: Nobody has derived this kind of model by hand.
     """
-    steps = kind_of(model).find("by_hand")
-    if steps is None:
-        raise NotImplementedError(f"no plan by hand for {type(model).__name__}")
+    kind = kind_of(model)
+    check_derived(kind, type(model).__name__)
+    steps = kind.find("by_hand")
     weights = [name for name, _ in model.named_parameters()]
     tables = [name for name, _ in model.named_buffers()]
     return Plan(" ".join([*weights, *tables, "idx", "positions", "targets"]), steps(model))

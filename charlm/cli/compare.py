@@ -166,17 +166,7 @@ def _title(cut: "Cut") -> str:
 
 def _counts(model: "LanguageModel") -> tuple[int, int]:
     """Return the trained parameters of a model and the n-grams that it stores."""
-    from charlm.models import NGramModel
-
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    counted = [module for module in model.modules() if isinstance(module, NGramModel)]
-    ngrams = sum(
-        len(tensor)
-        for module in counted
-        for name, tensor in module.state_dict().items()
-        if name.startswith("share")
-    )
-    return parameters, ngrams
+    return sum(parameter.numel() for parameter in model.parameters()), model.ngrams
 
 
 def _size(model: "LanguageModel") -> str:

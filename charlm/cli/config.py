@@ -1,11 +1,17 @@
-"""charlm config: the presets, and a JSON schema for editors."""
+"""charlm config: the presets, and a JSON schema for editors; what other verbs read with --config."""
 
 import json
-from typing import Annotated
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from charlm.cli import output
+from charlm.errors import Setting, UsageError
+
+if TYPE_CHECKING:
+    from charlm.config import Config
 
 app = typer.Typer(
     help="Presets and the schema of a configuration.", no_args_is_help=True, rich_markup_mode=None
@@ -37,3 +43,21 @@ def schema() -> None:
     from charlm.config import Config
 
     output.result(json.dumps(Config.model_json_schema(), indent=2))
+
+
+def named_config(name: str | None, overrides: Sequence[str]) -> "Config":
+    """Read the configuration that --config names, with KEY=VALUE overrides.
+
+    Raises:
+        UsageError: None is named, or it is wrong; a text is answered with how to train on it.
+    """
+    from charlm.config import NotAConfiguration, load_config
+
+    if name is None:
+        presets = "name a YAML file or a preset, such as quickstart or gpt (charlm config list)"
+        raise UsageError(Setting("config"), "missing", presets)
+    try:
+        return load_config(name, overrides)
+    except NotAConfiguration as error:
+        command = f"charlm train -c gpt data.source={shlex.quote(name)}"
+        raise error.replace(mend=f"to train on it: {command}") from None

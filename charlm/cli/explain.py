@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli import output
+from charlm.cli.config import named_config
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:
@@ -34,11 +35,10 @@ def explain(
 
     For a counted model: its order, look-ups and tables. For a mixture: each of its experts.
     """
-    from charlm.config import load_config
     from charlm.config.memory import human_bytes
     from charlm.config.size import checkpoint_bytes
 
-    checked = load_config(config, overrides or [])
+    checked = named_config(config, overrides or [])
     model = checked.model
     vocab, chars = (vocab_size, 0) if vocab_size else _measure(checked)
     output.result(f"{model.type}: V = {vocab} symbols, T = {model.block_size}\n")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli import output
+from charlm.cli.config import named_config
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import Stopped, UsageError
 
@@ -69,9 +70,9 @@ def gradcheck(
 
 def _models(name: str | None, overrides: list[str], vocab: int) -> "dict[str, LanguageModel]":
     """Build the models to check, by the heading of their rows."""
-    from charlm.config import load_config
+    from charlm.backprop.by_hand import check_derived
     from charlm.config.size import check_memory
-    from charlm.models import build_model
+    from charlm.models.registry import build_model, kind_for
 
     if name is None:
         from charlm.backprop.check import SMALL_MODELS
@@ -79,9 +80,13 @@ def _models(name: str | None, overrides: list[str], vocab: int) -> "dict[str, La
         if overrides:
             raise UsageError(f"{overrides[0]}: there is nothing to override; name a --config too")
         return {title: build_model(c, SMALL_VOCAB) for title, c in SMALL_MODELS.items()}
-    checked = load_config(name, overrides)
+    checked = named_config(name, overrides)
     models = {}
     for expert, alone in checked.training_runs().items():
+        try:
+            check_derived(kind_for(alone.model), alone.model.kind)
+        except UsageError as error:
+            raise error.replace(where=name, mend="name another model, such as gpt") from None
         few = alone.train.model_copy(update={"batch_size": 2 * WINDOWS, "micro_batch_size": None})
         check_memory(alone.model_copy(update={"train": few}), vocab)  # 2: numbers twice as wide
         title = f"{expert}: {alone.model.kind}" if expert else alone.model.kind
@@ -90,8 +95,9 @@ def _models(name: str | None, overrides: list[str], vocab: int) -> "dict[str, La
         kind = checked.model.type
         reason = "of counted experts and of runs" if checked.model.members() else "is counted and"
         raise UsageError(
-            f"{name}: a model of type {kind!r} {reason} has no gradients to check; "
-            "name a model that is trained, such as gpt"
+            name,
+            f"a model of type {kind!r} {reason} has no gradients to check",
+            "name a model that is trained, such as gpt",
         )
     return models
 

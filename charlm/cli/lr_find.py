@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli import output
+from charlm.cli.config import named_config
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import Stopped, UsageError
 
@@ -71,9 +72,7 @@ def lr_find(
 
 
 def _load(name: str | None, changes: list[str]) -> "Config":
-    from charlm.cli.train import load_named
-
-    config = load_named(name, changes)
+    config = named_config(name, changes)
     if config.model.trained_by != "gradients":
         raise UsageError(
             f"model.type: {config.model.type} has no learning rate of its own; lr-find is for "

@@ -13,6 +13,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.baselines import as_json, reached, table
+from charlm.cli.config import named_config
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import CharlmError, DataError, Stopped, UsageError
 
@@ -96,7 +97,7 @@ def train(
 
                 run = find_run(out) if resume else None
                 checked = (
-                    resumed_config(run, config, changes) if run else load_named(config, changes)
+                    resumed_config(run, config, changes) if run else named_config(config, changes)
                 )
             if print_config:
                 output.result(dump_yaml(checked.model_dump()).rstrip())
@@ -111,18 +112,6 @@ def train(
                 return _train(prepared, json, quiet, stop, began)
         except Stopped:
             return stop.exit_code
-
-
-def load_named(name: str | None, changes: list[str]) -> "Config":
-    """Read the configuration that --config names, with overrides."""
-    from charlm.config import load_config
-
-    if name is None:
-        raise UsageError(
-            "--config: missing; name a YAML file or a preset, such as quickstart or gpt (charlm config "
-            "list)"
-        )
-    return load_config(name, changes)
 
 
 @contextmanager

@@ -53,8 +53,8 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
     data = _read(name)
     meant = Path(name).suffix in ("", *YAML) or not data.strip() or _A_SECTION.search(data)
     if not meant:
-        mend = Phrase("to train on it set {}", Setting("data.source", name))
-        raise NotAConfiguration(name, "not a configuration", mend)
+        mend = Phrase("to train on it, set {}", Setting("data.source", name))
+        raise NotAConfiguration(name, "is not a configuration", mend)
     return read_config(data, name, overrides)
 
 

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import torch
 
+from charlm.backprop.by_hand import check_derived
 from charlm.config import Config, changed, dump_yaml
 from charlm.config.memory import human_bytes
 from charlm.config.size import check_memory, checkpoint_bytes
 from charlm.errors import CharlmError, DataError, MachineError, UsageError
 from charlm.lifecycle.takeover import check_first_weights, resolve_experts, seen_notes
 from charlm.models.device import choose_device, choose_dtype
+from charlm.models.registry import kind_for
 from charlm.runs import RunFolder, next_free_name
 from charlm.runs.folder import Checkpoint, read_metrics
 from charlm.storage import folder_lock, machine_errors, refuse_locked, write_file
@@ -158,12 +160,15 @@ def prepare_text(
 
     Raises:
         DataError: The text is missing, unreadable or too short.
-        UsageError: The model does not fit into this machine's memory.
+        UsageError: The model does not fit into this machine's memory, or has no gradients by hand.
         MachineError: The text may not be read or could not be fetched, the device or a compiler
             that is asked for is absent, or this process may not use so much memory.
     """
     choose_device(config.run.device)
     check_compiler(config)
+    for one in config.training_runs().values():
+        if one.train.gradients == "by_hand":
+            check_derived(kind_for(one.model), one.model.kind)
     # A mistake in sizes alone is answered before a large text is read: no text has fewer symbols.
     check_memory(config, vocab_size=1)
     source = open_source(config.data.source, fetch)

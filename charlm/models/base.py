@@ -61,6 +61,11 @@ class LanguageModel(nn.Module):
         return saved == self.version
 
     @property
+    def ngrams(self) -> int:
+        """How many counted n-grams it stores."""
+        return 0
+
+    @property
     def device(self) -> torch.device:
         """Where its weights are."""
         return next(self.parameters()).device

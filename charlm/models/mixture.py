@@ -82,6 +82,11 @@ class MixtureModel(LanguageModel):
         return saved == self.version or (saved == before and not slides)
 
     @property
+    def ngrams(self) -> int:
+        """How many counted n-grams its experts store."""
+        return sum(expert.ngrams for expert in self.experts.values())
+
+    @property
     def device(self) -> torch.device:
         """Where its weights are."""
         return self.weights.device

@@ -53,6 +53,11 @@ class NGramModel(LanguageModel):
         self.set_tables([Table(np.arange(vocab_size), np.zeros(vocab_size), np.ones(1))])
 
     @property
+    def ngrams(self) -> int:
+        """How many counted n-grams it stores."""
+        return sum(len(self._table(k)[1]) for k in range(1, self.order + 1))
+
+    @property
     def device(self) -> torch.device:
         """Where its tables are."""
         return self.get_buffer("keys_1").device

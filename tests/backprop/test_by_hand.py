@@ -16,6 +16,7 @@ from charlm.config import (
     GPTConfig,
     MultiHeadConfig,
 )
+from charlm.errors import UsageError
 from charlm.models import LanguageModel, build_model, next_token_loss
 from charlm.models.device import precision
 
@@ -331,7 +332,7 @@ def test_a_kind_of_model_without_a_plan_is_named():
         pass
 
     for make in (plan_for, ByHand):
-        with pytest.raises(NotImplementedError, match="no plan by hand for Novelty"):
+        with pytest.raises(UsageError, match="model 'Novelty' has no gradients by hand"):
             make(Novelty(VOCAB, 8))
 
 

@@ -39,3 +39,16 @@ def test_the_schema_is_the_one_of_the_configuration(charlm):
 
     assert (result.code, result.stderr) == (0, "")
     assert json.loads(result.stdout) == Config.model_json_schema()
+
+
+@pytest.mark.parametrize("command", ["train", "explain", "gradcheck", "lr-find"])
+def test_a_text_in_place_of_a_configuration_is_answered_with_a_command(charlm, tmp_path, command):
+    (tmp_path / "my text.txt").write_text("the quick brown fox\n")
+
+    result = charlm(command, "-c", "my text.txt")
+
+    assert result.code == 2
+    assert result.error == (
+        "my text.txt: is not a configuration; to train on it: "
+        "charlm train -c gpt data.source='my text.txt'"
+    )

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.config import Config, dump_yaml, load_config, preset_names, preset_text, read_config
+from charlm.config import (
+    Config,
+    NotAConfiguration,
+    changed,
+    dump_yaml,
+    load_config,
+    preset_names,
+    preset_text,
+    read_config,
+)
 from charlm.config.problems import ALIASES, NO_KEYS
 from charlm.config.sections import MAX_SYMBOLS, MINUTES
 from charlm.errors import UsageError
@@ -514,3 +523,44 @@ def test_an_unknown_preset_has_no_text():
         preset_text("gtp")
     with pytest.raises(UsageError, match="not one of"):
         preset_text("../pyproject")
+
+
+@pytest.mark.parametrize(
+    "text", ["the quick brown fox\n", "Romeo: wherefore art thou\nRomeo: again\n", "\xff\xfe\x00"]
+)
+def test_a_text_is_answered_with_how_to_train_on_it(text):
+    Path("my.txt").write_text(text, encoding="latin-1")
+
+    with pytest.raises(NotAConfiguration) as caught:
+        load_config("my.txt")
+
+    assert caught.value.lines() == [
+        "my.txt: is not a configuration; to train on it, set data.source=my.txt"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["model: {type: bigram}", "{model: {type: bigram}}", '"model": {type: bigram}']
+)
+def test_a_configuration_may_have_any_name(text):
+    Path("my.txt").write_text(text)
+
+    assert load_config("my.txt").model.type == "bigram"
+
+
+def test_a_changed_configuration_is_checked_and_overridden_without_its_file():
+    config = load(GPT)
+    train = config.train.model_copy(update={"min_lr": 1.0})
+
+    assert changed(config, ["train.max_steps=7", "train.warmup_steps=0"]).train.max_steps == 7
+    assert changed(load(MIXTURE), ["model.experts.gpt.run=a"]).model.experts["gpt"].run == "a"
+    with pytest.raises(UsageError) as caught:
+        changed(config.model_copy(update={"train": train}), where="the plan")
+    assert caught.value.lines() == [
+        "the plan: train: min_lr 1.0 is more than learning_rate 0.001; lower it"
+    ]
+    with pytest.raises(UsageError, match="unknown key; did you mean 'max_steps'"):
+        changed(config, ["train.max_step=7"])
+    large = config.sample.model_copy(update={"prompt": "x" * (1 << 20)})
+    with pytest.raises(UsageError, match="the configuration: more than 1,048,576 bytes"):
+        changed(config.model_copy(update={"sample": large}))

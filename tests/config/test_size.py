@@ -11,6 +11,7 @@ from charlm.models import build_model
 from charlm.models.counts import count_ngrams
 from charlm.models.smoothing import smooth
 from charlm.text.tokens import IdArray
+from charlm.training.optimizers import hidden_matrices
 
 V, CHARS = 11, 5000
 MODELS = {
@@ -45,6 +46,16 @@ def test_parameters_are_counted_as_the_real_model_has_them(name, vocab_size):
     real = build_model(model, vocab_size)
 
     assert model.parameter_count(vocab_size) == sum(p.numel() for p in real.parameters())
+
+
+@each_model
+def test_hidden_parts_are_the_matrices_that_muon_finds(name):
+    model = config(name).model
+
+    found = hidden_matrices(build_model(model, V)).values()
+
+    hidden = [part.parameters for part in model.parts(V) if part.hidden]
+    assert sum(hidden) == sum(matrix.numel() for matrix in found)
 
 
 def test_flops_of_a_bigram_table_are_none():
