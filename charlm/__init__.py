@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "load"]
 __version__ = "0.1.0"
 
-# NumPy's BLAS and torch take turns on the same cores: an idle thread of the former is to sleep after
-# 2^22 cycles, a millisecond or two, not after 2^26. It is read when NumPy is first imported.
+# NumPy's BLAS and torch share the cores: an idle BLAS thread should sleep after 2^22 cycles (a
+# millisecond or two), not 2^26. The variable is read when NumPy is first imported.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "22")
 
 
 def __getattr__(name: str) -> Any:
-    # Only who loads a model waits for torch: `charlm --help` does not.
+    # Imported on use, so that `charlm --help` does not wait for torch.
     if name == "load":
         from charlm.sampling import load
 

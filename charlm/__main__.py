@@ -1,15 +1,15 @@
-"""Where the `charlm` command and `python -m charlm` begin."""
+"""Entry point of the `charlm` command and of `python -m charlm`."""
 
 import os
 import signal
 
-# Ctrl-C while this is still being imported ends it as it ends any program, without a traceback.
+# Ctrl-C during imports ends the process without a traceback.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
-# To be asked to save before there is anything to save ends nothing.
+# A request to save is ignored until there is something to save.
 if hasattr(signal, "SIGUSR1"):
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
-# An empty name is the current folder to torch, where no compiled code is to be kept and run.
+# torch takes an empty name as the current folder; compiled code must not be kept or run there.
 if not os.environ.get("TORCHINDUCTOR_CACHE_DIR", "unset"):
     del os.environ["TORCHINDUCTOR_CACHE_DIR"]
 

@@ -1,4 +1,4 @@
-"""charlm baselines: what a text costs without training."""
+"""charlm baselines: the loss on a text of models that need no training."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import DataError, Phrase, Setting, Stopped, UsageError
+from charlm.errors import DataError, Phrase, Setting, UsageError
 
 if TYPE_CHECKING:
     from charlm.config import DataConfig
@@ -18,48 +18,43 @@ if TYPE_CHECKING:
 
 def baselines(
     source: Annotated[
-        str, typer.Argument(metavar="TEXT", help="A named text, a file, a folder, a glob, or -.")
+        str, typer.Argument(metavar="TEXT", help="A file, folder, glob, named text or -.")
     ],
     val_fraction: Annotated[
         float,
         typer.Option(
-            min=0, max=1, help="Share of the text at its end to score; the rest is counted."
+            min=0, max=1, help="Share of the text to score, at its end; the rest is for training."
         ),
     ] = 0.1,
-    unit: Annotated[Literal["chars", "bytes"], typer.Option(help="What a symbol is.")] = "chars",
-    encoding: Annotated[str, typer.Option(help="Of the text.")] = "utf-8",
-    max_order: Annotated[
-        int, typer.Option(min=1, max=16, help="The longest n-gram that is tried.")
-    ] = 10,
+    unit: Annotated[
+        Literal["chars", "bytes"], typer.Option(help="Symbols are characters or bytes.")
+    ] = "chars",
+    encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8",
+    max_order: Annotated[int, typer.Option(min=1, max=16, help="Longest n-gram to try.")] = 10,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> int:
-    """Score a text by what needs no training: n-grams from guessing up, and three compressors.
+) -> None:
+    """Score a text by baselines that need no training: n-grams and three compressors.
 
     For example: charlm baselines my.txt
     """
     data = _data_config(source, val_fraction, unit, encoding)
     load_torch()
-    with StopSignals() as stop, stop.scratch() as scratch:
-        try:
-            with stop.at_once():
-                from charlm.evaluation.baselines import climb
+    with StopSignals() as stop, stop.scratch() as scratch, stop.at_once():
+        from charlm.evaluation.baselines import climb
 
-                corpus, tokenizer = _read(data, scratch)
-                parts = corpus.splits
-                ladder = climb(parts["train"], parts["val"], tokenizer, max_order=max_order)
-        except Stopped:
-            return stop.exit_code
+        corpus, tokenizer = _read(data, scratch)
+        parts = corpus.splits
+        ladder = climb(parts["train"], parts["val"], tokenizer, max_order=max_order)
     if json:
         described = {"text": source, "unit": unit, "symbols": tokenizer.vocab_size}
         output.result_json(described | as_json(ladder))
-        return 0
+        return
     for line in table(ladder, unit):
         output.result(line)
-    return 0
 
 
 def _data_config(text: str, val_fraction: float, unit: str, encoding: str) -> "DataConfig":
-    """Return what a run that reads a text in this way would have in its configuration.
+    """Return the data section of a run that reads a text in this way.
 
     Raises:
         UsageError: An option is out of range.
@@ -68,7 +63,7 @@ def _data_config(text: str, val_fraction: float, unit: str, encoding: str) -> "D
 
     if val_fraction >= 1:
         raise UsageError(
-            f"--val-fraction {val_fraction:g}", "leaves nothing to count", "use a share below 1"
+            f"--val-fraction {val_fraction:g}", "leaves nothing to train on", "use a share below 1"
         )
     try:
         "".encode(encoding)
@@ -83,7 +78,7 @@ def _data_config(text: str, val_fraction: float, unit: str, encoding: str) -> "D
 
 
 def _read(data: "DataConfig", scratch: Path) -> tuple["Corpus", "Tokenizer"]:
-    """Read a text twice, for its alphabet and for its ids."""
+    """Read a text twice: for its alphabet and for its ids."""
     from charlm.text import encode_corpus, open_source, scan_text
     from charlm.text.corpus import split_bounds
 
@@ -98,7 +93,7 @@ def _read(data: "DataConfig", scratch: Path) -> tuple["Corpus", "Tokenizer"]:
         if length < 2:
             raise DataError(
                 data.source,
-                f"its {name} part has {length} of {scan.size:,} {data.unit} and needs 2",
+                f"its {name} part has {length} of {scan.size:,} {output.units(data.unit)} and needs 2",
                 "use a longer text or another --val-fraction",
             )
     tokenizer = fitted(scan, data)
@@ -119,8 +114,8 @@ def fitted(scan: "Scan", data: "DataConfig") -> "Tokenizer":
 
 
 def table(ladder: "Ladder", unit: str) -> Iterator[str]:
-    """Yield the lines of the table, and how to read it."""
-    symbol = unit.removesuffix("s")
+    """Yield the lines of the table and its legend."""
+    symbol, symbols = unit.removesuffix("s"), output.units(unit)
     yield f"{'baseline':<26}{'nats':>8}{f'bits/{symbol}':>11}{'perplexity':>12}{'seconds':>9}"
     for rung in ladder.rungs:
         score = rung.score
@@ -129,19 +124,19 @@ def table(ladder: "Ladder", unit: str) -> Iterator[str]:
             f"{score.perplexity:12.3f}{rung.seconds:9.1f}"
         )
     yield (
-        f"counted in the last {ladder.counted:,} {unit} of the training part; the first {symbol} "
-        f"after it is context only, the next {ladder.scored:,} are scored (stream)"
+        f"scored on {ladder.scored:,} validation {symbols}, with all the context before each; "
+        f"counted on the last {ladder.counted:,} training {symbols}"
     )
-    chosen = ", their best order chosen on the end of the training part" if ladder.order else ""
-    yield f"unigram and bigram: one added to every count; longer ones: Kneser-Ney{chosen}"
+    chosen = "; the best order was chosen on the end of the training part" if ladder.order else ""
+    yield f"unigram and bigram: add-one smoothing; longer n-grams: Kneser-Ney{chosen}"
     if not ladder.compressed:
         from charlm.evaluation.baselines import MIN_COMPRESSED
 
-        yield f"compressors: left out; they need {MIN_COMPRESSED:,} {unit} after the training part"
+        yield f"no compressors: they need at least {MIN_COMPRESSED:,} validation {symbols}"
         return
     yield (
-        f"compressors: what these {ladder.scored + 1:,} {unit} add to the last "
-        f"{ladder.compressed:,} of the training part; gzip looks back 32 KiB, bzip2 900 kB, xz 8 MiB"
+        "compressors: extra compressed size of the validation text after the last "
+        f"{ladder.compressed:,} training {symbols}; gzip looks back 32 KiB, bzip2 900 kB, xz 8 MiB"
     )
 
 
@@ -167,7 +162,7 @@ def as_json(ladder: "Ladder") -> dict[str, Any]:
 
 
 def reached(ladder: "Ladder", loss_nats: float) -> str:
-    """Say between which two rungs a loss is, or on which."""
+    """Say between which two baselines a loss is."""
     from charlm.evaluation.baselines import as_printed
 
     below, above = ladder.place(loss_nats)
@@ -178,4 +173,4 @@ def reached(ladder: "Ladder", loss_nats: float) -> str:
         return f"past {past}, level with {ahead}" if past else f"level with {ahead}"
     if past and ahead:
         return f"past {past}, short of {ahead}"
-    return f"past every baseline, the last {past}" if past else f"no baseline; next: {ahead}"
+    return f"past every baseline, the best is {past}" if past else f"no baseline; next: {ahead}"

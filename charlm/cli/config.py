@@ -1,4 +1,4 @@
-"""charlm config: the presets, and a JSON schema for editors; what other verbs read with --config."""
+"""charlm config: the presets, and the JSON schema; what other verbs read with --config."""
 
 import json
 import shlex
@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from charlm.config import Config
 
 app = typer.Typer(
-    help="Presets and the schema of a configuration.", no_args_is_help=True, rich_markup_mode=None
+    help="Presets, and the configuration's JSON schema.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
 @app.command("list")
 def list_presets() -> None:
-    """List the presets with what each is for."""
+    """List the presets and what each is for."""
     from charlm.config import preset_names, preset_text
 
     width = max(map(len, preset_names()))
@@ -31,7 +33,7 @@ def list_presets() -> None:
 
 @app.command("show")
 def show(name: Annotated[str, typer.Argument(help="Name of a preset.")]) -> None:
-    """Print a preset's commented YAML, to start a file of your own from."""
+    """Print a preset's commented YAML, as a start for a file of your own."""
     from charlm.config import preset_text
 
     output.result(preset_text(name).rstrip())
@@ -39,7 +41,7 @@ def show(name: Annotated[str, typer.Argument(help="Name of a preset.")]) -> None
 
 @app.command("schema")
 def schema() -> None:
-    """Print the JSON schema of a configuration, for completion and checks in an editor."""
+    """Print the configuration's JSON schema, for completion and checks in an editor."""
     from charlm.config import Config
 
     output.result(json.dumps(Config.model_json_schema(), indent=2))

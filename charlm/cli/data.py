@@ -1,4 +1,4 @@
-"""charlm data: the texts that have a name."""
+"""charlm data: named texts, and facts about any text."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,45 +11,45 @@ from charlm.cli.spelling import Verb
 from charlm.errors import DataError
 
 app = typer.Typer(
-    help="Texts: list, fetch, add, info.", no_args_is_help=True, rich_markup_mode=None
+    help="Named texts, and facts about any text.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
 @app.command("list")
 def list_texts() -> None:
-    """List the named texts and whether each is here."""
+    """List the named texts and whether each is on this machine."""
     from charlm.text.datasets import DATASETS
     from charlm.text.sources import EMBEDDED
 
     for name, about in EMBEDDED.items():
-        output.result(f"{name:<14} always here  {about}")
+        output.result(f"{name:<14} built in     {about}")
     for name, dataset in DATASETS.items():
-        here = "here       " if dataset.path().is_file() else "to fetch   "
-        output.result(f"{name:<14} {here}  {dataset.about}")
+        state = "here" if dataset.path().is_file() else "not fetched"
+        output.result(f"{name:<14} {state:<11}  {dataset.about}")
 
 
 @app.command("fetch")
 def fetch(name: Annotated[str, typer.Argument(help="Name of a text.")]) -> None:
-    """Fetch a named text over HTTPS and check it against its pinned SHA-256."""
+    """Download a named text and check its SHA-256."""
     output.result(str(_dataset(name).fetch(output.download_bar(quiet=False))))
 
 
 @app.command("add")
 def add(
     name: Annotated[str, typer.Argument(help="Name of a text.")],
-    file: Annotated[Path, typer.Argument(help="A copy that you already have.")],
+    file: Annotated[Path, typer.Argument(help="Your copy of the text.")],
 ) -> None:
-    """Take your own copy of a named text, after the same check."""
+    """Add your own copy of a named text, after the same check."""
     output.result(str(_dataset(name).add(file)))
 
 
 @app.command("info", cls=Verb)
 def info(
-    source: Annotated[str, typer.Argument(help="A name, file, folder, glob or -.")],
+    source: Annotated[str, typer.Argument(help="A file, folder, glob, named text or -.")],
     unit: Annotated[str, typer.Option(help="chars or bytes.")] = "chars",
-    encoding: Annotated[str, typer.Option(help="Of the text.")] = "utf-8",
+    encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8",
 ) -> None:
-    """Describe a text: size, alphabet, checksum, and how it would be cut."""
+    """Describe a text: size, checksum, alphabet, and the sizes of its parts."""
     from charlm.config import read_config
     from charlm.text import open_source, scan_text
     from charlm.text.corpus import split_bounds
@@ -78,7 +78,7 @@ def _dataset(name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
     from charlm.text.sources import EMBEDDED
 
     if name in EMBEDDED:
-        raise DataError(name, "always here: nothing to fetch or add")
+        raise DataError(name, "built in: nothing to fetch or add")
     if name not in DATASETS:
         raise DataError(name, "not a named text", f"use one of {', '.join(DATASETS)}")
     return DATASETS[name]

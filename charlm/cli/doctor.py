@@ -1,4 +1,4 @@
-"""charlm doctor: what this machine offers, in one screen to paste into a report."""
+"""charlm doctor: facts about this machine, on one screen, for bug reports."""
 
 import platform
 import shutil
@@ -10,7 +10,7 @@ from charlm.cli.signals import load_torch
 
 
 def doctor() -> None:
-    """Print versions, devices, memory and how fast this machine multiplies matrices."""
+    """Print versions, devices, memory and the speed of matrix products on this machine."""
     load_torch()
     import numpy as np
     import torch
@@ -30,7 +30,7 @@ def doctor() -> None:
         "cpu": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
         "memory": human_bytes(machine_bytes()),
         "disk": f"{human_bytes(shutil.disk_usage('.').free)} free here",
-        "c++": f"{compiler}" if compiler else "none: run.compile=true will not work on the CPU",
+        "c++": f"{compiler}" if compiler else "none: run.compile=true does not work on the CPU",
         "texts": str(data_folder().resolve()),
     }
     for name, value in rows.items():
@@ -47,7 +47,7 @@ def doctor() -> None:
 
 
 def _matmul_rate(device, dtype, size: int = 1024, repeats: int = 10) -> float:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    """Return the best rate of a few size x size products, in FLOP/s."""
+    """Return the best speed of a few size x size products, in FLOP/s."""
     import torch
 
     def finish() -> None:

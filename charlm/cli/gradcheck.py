@@ -1,4 +1,4 @@
-"""charlm gradcheck: every gradient by hand beside autograd and finite differences."""
+"""charlm gradcheck: hand-derived gradients against autograd and finite differences."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import typer
 from charlm.cli import output
 from charlm.cli.config import named_config
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import Stopped, UsageError
+from charlm.errors import UsageError
 
 if TYPE_CHECKING:
     from charlm.backprop.check import Difference
@@ -34,37 +34,32 @@ def gradcheck(
             "--config",
             "-c",
             metavar="FILE|PRESET",
-            help="Check this model. Default: a small one of every kind.",
+            help="Check this model. Default: a small model of each kind.",
         ),
     ] = None,
     vocab_size: Annotated[
-        int, typer.Option(min=1, max=2**21, help="Symbols of the configuration's model.")
+        int, typer.Option(min=1, max=2**21, help="Vocabulary size of that model.")
     ] = ASSUMED_VOCAB,
     json: Annotated[
         bool, typer.Option("--json", help="Print the result as one JSON object.")
     ] = False,
 ) -> int:
-    """Check the gradients by hand in two other ways.
+    """Check the hand-derived gradients against autograd and finite differences.
 
-    In float64, against autograd and against central finite differences: one row for each rule of
-    charlm.backprop and one for each weight of the model, or of each expert that a mixture trains.
-    Exit code 1 if any fails.
+    In float64, one row for each rule of charlm.backprop and for each weight of the model, or of
+    each expert that a mixture trains. Exit code 1 if any fails.
     """
     load_torch()
-    with StopSignals() as stop:
-        try:
-            with stop.at_once():
-                models = _models(config, overrides or [], vocab_size)
-                rows = list(_with_bar(models) if json else _printed(models))
-        except Stopped:
-            return stop.exit_code
+    with StopSignals() as stop, stop.at_once():
+        models = _models(config, overrides or [], vocab_size)
+        rows = list(_with_bar(models) if json else _printed(models))
     failed = [f"{group} {name}" for group, name, found in rows if not found.passed]
     if json:
         output.result_json(_as_json(rows))
     else:
         output.result(f"\n{len(rows)} checked, {len(failed)} failed")
     if failed:
-        output.error(f"wrong by hand: {', '.join(failed)}; see charlm/backprop/rules.py")
+        output.error(f"wrong gradients: {', '.join(failed)}; see charlm/backprop/rules.py")
     return FAILED if failed else 0
 
 
@@ -78,7 +73,7 @@ def _models(name: str | None, overrides: list[str], vocab: int) -> "dict[str, La
         from charlm.backprop.check import SMALL_MODELS
 
         if overrides:
-            raise UsageError(f"{overrides[0]}: there is nothing to override; name a --config too")
+            raise UsageError(overrides[0], "there is nothing to override", "name a --config too")
         return {title: build_model(c, SMALL_VOCAB) for title, c in SMALL_MODELS.items()}
     checked = named_config(name, overrides)
     models = {}
@@ -93,11 +88,11 @@ def _models(name: str | None, overrides: list[str], vocab: int) -> "dict[str, La
         models[title] = build_model(alone.model, vocab)
     if not models:
         kind = checked.model.type
-        reason = "of counted experts and of runs" if checked.model.members() else "is counted and"
+        reason = "trains no expert" if checked.model.members() else "is counted, not trained"
         raise UsageError(
             name,
-            f"a model of type {kind!r} {reason} has no gradients to check",
-            "name a model that is trained, such as gpt",
+            f"this {kind} {reason}: it has no gradients to check",
+            "name a model that is trained by gradients, such as gpt",
         )
     return models
 
@@ -113,7 +108,7 @@ def _rows(models: "dict[str, LanguageModel]") -> Iterator[Row]:
 
 
 def _printed(models: "dict[str, LanguageModel]") -> Iterator[Row]:
-    """Print each row as soon as it is there."""
+    """Print each row as soon as it is checked."""
     from charlm.backprop.check import AUTOGRAD_TOLERANCE, FINITE_TOLERANCE
 
     width = max(map(len, _names(models)))

@@ -22,7 +22,7 @@ PICTURES = (".svg", ".png", ".pdf", ".dot")
 
 
 class GraphCommand(Verb):
-    """Knows what to do about an expression that starts with a minus and so looks like an option."""
+    """A command whose expression may start with a minus and so look like an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line.
@@ -38,7 +38,7 @@ class GraphCommand(Verb):
                 raise
             reason = error.format_message().rstrip(".")
             raise UsageError(
-                f"{reason}; if {minus[0]!r} is an expression, put -- before it, after any options"
+                "", reason, f"if {minus[0]!r} is an expression, put -- before it, after any options"
             ) from None
 
 
@@ -47,7 +47,7 @@ def graph(
         str, typer.Argument(metavar="EXPRESSION", help="In quotes, such as '(a*b + c) * f'.")
     ],
     values: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME=NUMBER", help="What each name stands for.")
+        list[str] | None, typer.Argument(metavar="NAME=NUMBER", help="The value of each name.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -55,7 +55,7 @@ def graph(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Draw the chain rule of an arithmetic expression, from its result down to each input.
+    """Show the chain rule of an arithmetic expression, from its result back to each input.
 
     The expression may hold numbers, names, + - * / **, parentheses, and square, sqrt, exp, log,
     sin, cos, tan, tanh and relu. Put -- before one that starts with a minus.
@@ -72,8 +72,7 @@ def graph(
     for value in result.history():
         if not math.isfinite(value.grad):
             raise NonFiniteError(
-                f"{value.label}: its gradient is {value.grad}, no finite number; choose other "
-                "values"
+                value.label, f"its gradient is {value.grad}, not finite", "choose other values"
             )
     if json:
         output.result_json(as_records(result))
@@ -90,33 +89,30 @@ def _read_values(arguments: list[str]) -> dict[str, float]:
         name, equals, number = argument.partition("=")
         name = unicodedata.normalize("NFKC", name)  # as Python reads it in the expression
         if not equals or not name.isidentifier():
-            raise UsageError(
-                f"{argument}: expected NAME=NUMBER, such as a=2; the expression comes first, in "
-                "quotes"
-            )
+            mend = "put the expression first, in quotes"
+            raise UsageError(argument, "expected NAME=NUMBER, such as a=2", mend)
         if keyword.iskeyword(name):
-            raise UsageError(f"{argument}: {name} is reserved; choose a name such as {name}_")
+            raise UsageError(argument, f"{name} is reserved", f"choose a name such as {name}_")
         if name in values:
-            raise UsageError(f"{argument}: {name} is given twice; keep one")
+            raise UsageError(argument, f"{name} is given twice", "keep one")
         try:
             values[name] = float(number)
         except ValueError:
-            raise UsageError(
-                f"{argument}: {number!r} is not a number; write one such as 2 or -0.5"
-            ) from None
+            what = f"{number!r} is not a number"
+            raise UsageError(argument, what, "write one such as 2 or -0.5") from None
         if not math.isfinite(values[name]):
-            raise UsageError(f"{argument}: expected a finite number")
+            raise UsageError(argument, "expected a finite number")
     return values
 
 
 def _check_place(out: Path) -> None:
-    """Refuse what can be seen to be wrong before anything is printed."""
+    """Refuse a wrong file name before anything is printed."""
     if out.suffix.lower() not in PICTURES:
-        raise UsageError(f"{out}: not a kind of picture; end it in one of {', '.join(PICTURES)}")
+        raise UsageError(out, "unknown kind of picture", f"end it in one of {', '.join(PICTURES)}")
     if not out.parent.is_dir():
-        raise UsageError(f"{out}: there is no folder {out.parent}; make it first")
+        raise UsageError(out, f"there is no folder {out.parent}", "make it first")
     if out.is_dir():
-        raise UsageError(f"{out}: is a folder; name a file in it")
+        raise UsageError(out, "is a folder", "name a file in it")
 
 
 def _draw(result: "Value", out: Path) -> None:
@@ -127,7 +123,7 @@ def _draw(result: "Value", out: Path) -> None:
         picture = as_dot(result)
     except ImportError:
         raise MachineError(
-            f"{out}: not drawn, as the package graphviz is missing; pip install 'charlm[graph]'"
+            out, "not drawn: the package graphviz is missing", "pip install 'charlm[graph]'"
         ) from None
     kind = out.suffix.lower().removeprefix(".")
     write_file(out, picture.source.encode() if kind == "dot" else _render(picture, kind, out))
@@ -140,11 +136,12 @@ def _render(picture: "graphviz.Digraph", kind: str, out: Path) -> bytes:
         return bytes(picture.pipe(kind, quiet=True))
     except graphviz.ExecutableNotFound:
         raise MachineError(
-            f"{out}: not drawn, as the program dot is missing; install Graphviz from your system's "
-            "packages or https://graphviz.org/download, or write a .dot file"
+            out,
+            "not drawn: the program dot is missing",
+            "install Graphviz from your system's packages or https://graphviz.org/download, or "
+            "write a .dot file",
         ) from None
     except graphviz.CalledProcessError as error:
         said = (error.stderr or b"").decode(errors="replace").strip() or f"exit {error.returncode}"
-        raise MachineError(
-            f"{out}: not drawn, as dot failed: {said}; write a .dot file, or try another kind"
-        ) from None
+        mend = "write a .dot file, or try another kind"
+        raise MachineError(out, f"not drawn: dot failed: {said}", mend) from None

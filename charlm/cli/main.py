@@ -1,6 +1,6 @@
-"""The `charlm` command: its verbs, and what becomes of whatever goes wrong in them.
+"""The `charlm` command: its verbs, and how each error becomes a line and an exit code.
 
-Each verb imports what it needs when it runs, so `charlm --help` never waits for torch.
+Each verb imports what it needs when it runs, so `charlm --help` does not wait for torch.
 """
 
 import os
@@ -79,17 +79,17 @@ def main() -> None:
     """Run the command line and exit with its code."""
     output.never_refuse_a_character()
     code = run(sys.argv[1:])
-    # All is done: Ctrl-C while the interpreter winds up ends it without a traceback.
+    # Ctrl-C while the interpreter shuts down ends it without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command; return its exit code, every error answered with a line on stderr."""
+    """Run one command and return its exit code; each error becomes a line on stderr."""
     try:
-        os.getcwd()  # where there is none, what is imported next ends the process
+        os.getcwd()  # without one, the next imports would end the process
     except FileNotFoundError:
-        output.error("this folder: it was removed; change into another")
+        output.error("this folder: it was removed; change to another")
         return MachineError.exit_code
     try:
         code = app(arguments, standalone_mode=False, prog_name="charlm")
@@ -111,7 +111,7 @@ def run(arguments: list[str]) -> int:
             output.error(problem)
         return error.exit_code
     except (MemoryError, RuntimeError) as error:
-        # torch has names of its own for it, and is not imported here
+        # torch raises errors of its own, and is not imported here
         if not (isinstance(error, MemoryError) or "allocate" in str(error)):
             raise
         _trace()
@@ -126,7 +126,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _usage(error: Exception) -> int:
-    """Print a mistake in the command itself as one line; help asked for by silence, as help."""
+    """Print a mistake in the command itself as one line, or help where a verb is missing."""
     context = getattr(error, "ctx", None)
     message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
     if "\n" in message:  # no arguments at all: the message is the help text

@@ -1,4 +1,4 @@
-"""How charlm speaks: results on stdout, everything else on stderr, one line a thought."""
+"""How charlm prints: results on stdout, everything else on stderr."""
 
 import contextlib
 import json
@@ -13,14 +13,14 @@ from tqdm import tqdm
 from charlm.errors import check_stop
 
 CLOSED_PIPE = 141  # what a shell reports for a process ended by SIGPIPE
-LONGEST = 500  # characters of an error: what was given may itself be a whole text
+LONGEST = 500  # characters of an error, which may quote a whole text
 
 
 def _escapes() -> dict[int, str]:
     commands = {*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")}
-    breaks = {0x2028, 0x2029}  # of a line and a paragraph, to some
-    turns = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # make what follows read backwards
-    halves = range(0xD800, 0xE000)  # of surrogate pairs: no encoding has them
+    breaks = {0x2028, 0x2029}  # line and paragraph separators
+    turns = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # set the direction of what follows
+    halves = range(0xD800, 0xE000)  # of surrogate pairs: they cannot be encoded
     return {code: repr(chr(code))[1:-1] for code in (*commands, *breaks, *turns, *halves)}
 
 
@@ -28,9 +28,9 @@ _ESCAPES = _escapes()
 
 
 def printable(text: str) -> str:
-    """Escape what is a command to a terminal, newline and tab excepted, or no character at all.
+    """Escape control characters except newline and tab, and code points that cannot be encoded.
 
-    What a model or a file says must neither move the cursor nor turn round what stands beside it.
+    Text of a model or a file must not control the terminal.
     """
     return text.translate(_ESCAPES)
 
@@ -41,7 +41,7 @@ def result(text: str) -> None:
 
 
 def stream(text: str, nats: float | None = None) -> None:
-    """Write a part of a result to stdout at once, in the colour of its surprise if that is given.
+    """Write a part of a result to stdout at once, coloured by its log-probability if given.
 
     Args:
         text: What to write.
@@ -58,7 +58,7 @@ def stream(text: str, nats: float | None = None) -> None:
     sys.stdout.flush()
 
 
-# Colours of the terminal by log-probability, in nats: likelier than one in 2, 5, 20, and rarer.
+# Terminal colours by log-probability in nats: more likely than 1 in 2, 5, 20, and less likely.
 SURPRISE = (
     (math.log(1 / 2), ""),
     (math.log(1 / 5), "36"),
@@ -68,7 +68,7 @@ SURPRISE = (
 
 
 def colours() -> bool:
-    """Tell whether stdout takes colours: https://no-color.org."""
+    """Tell whether to print colours on stdout: https://no-color.org."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return sys.stdout.isatty() and not plain
 
@@ -86,7 +86,7 @@ def legend(coloured: bool) -> None:
 
 
 def units(unit: str) -> str:
-    """Return the word for many symbols of a text."""
+    """Return the plural for a text's symbols."""
     return "characters" if unit == "chars" else unit
 
 
@@ -114,7 +114,7 @@ def error(text: str) -> None:
 def bytes_bar(
     quiet: bool, should_stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Callable[[str, int], None]]:
-    """Give a callback that draws one bar for each named pass over a text, until the block ends."""
+    """Yield a callback that draws a bar for each named pass over a text."""
     bars: dict[str, Any] = {}
 
     def close() -> None:
@@ -184,7 +184,7 @@ def download_bar(
 
 
 def never_refuse_a_character() -> None:
-    """Escape what the terminal's or the file's encoding lacks, and accept closed streams."""
+    """Escape what the encoding of a stream lacks, and replace closed streams."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -197,12 +197,12 @@ def never_refuse_a_character() -> None:
 
 
 def silence_stdout() -> None:
-    """After a closed pipe: let the interpreter flush to nowhere, instead of complaining."""
+    """After a closed pipe: let the interpreter flush to nowhere instead of complaining."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _finite(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON cannot say, by null."""
+    """Replace NaN and infinity, which JSON lacks, by null."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -211,19 +211,19 @@ def _finite(value: Any) -> Any:
 
 
 class Forgiving:
-    """A stream whose reader may go away: what is only decoration must not end a training run."""
+    """A stream whose reader may go away: progress output must not end a training run."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write if anyone listens."""
+        """Write, and ignore a closed stream."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush if anyone listens."""
+        """Flush, and ignore a closed stream."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
@@ -232,8 +232,8 @@ class Forgiving:
 
 
 def one_line(text: str) -> str:
-    """Make one line of a text, of a length that can be read."""
+    """Make a text one line of bounded length."""
     line = printable(text).replace("\n", "\\n")
-    if len(line) > LONGEST:  # what is wrong stands first, how to mend it last
+    if len(line) > LONGEST:  # what is wrong comes first, how to mend it last
         line = f"{line[: LONGEST - 200]} ... {line[-195:]}"
     return line

@@ -42,19 +42,21 @@ def test_the_table_has_a_row_for_each_baseline_and_says_how_to_read_it(charlm):
     ]
     assert lines[1].split()[1:4] == [f"{math.log(31):.4f}", f"{math.log2(31):.4f}", "31.000"]
     assert lines[10] == (
-        "counted in the last 1,290 chars of the training part; the first char after it is context "
-        "only, the next 1,289 are scored (stream)"
+        "scored on 1,289 validation characters, with all the context before each; counted on the "
+        "last 1,290 training characters"
     )
     assert "chosen on the end of the training part" in lines[11]
-    assert lines[12].startswith("compressors: what these 1,290 chars add to the last 1,290 of the ")
+    assert lines[12].startswith(
+        "compressors: extra compressed size of the validation text after the last 1,290 "
+    )
 
 
 def test_a_short_text_has_no_compressors_and_the_table_says_why(charlm):
     lines = charlm("baselines", "text.txt").stdout.splitlines()
 
     assert [line.split()[0].rstrip(",") for line in lines[1:7]] == [*NAMES, "best"]
-    assert lines[7].startswith("counted in ")
-    assert lines[9] == "compressors: left out; they need 1,000 chars after the training part"
+    assert lines[7].startswith("scored on ")
+    assert lines[9] == "no compressors: they need at least 1,000 validation characters"
 
 
 def test_json_says_the_same(charlm):
@@ -92,11 +94,11 @@ def test_the_options_reach_the_text(charlm, monkeypatch):
     [
         (["nope.txt"], 3, "nope.txt: no such file or named text"),
         (["empty"], 3, "empty: empty (0 bytes)"),
-        (["short"], 3, "short: its val part has 1 of 3 chars and needs 2"),
-        (["text.txt", "--val-fraction", "0"], 3, "its val part has 0 of 2,580 chars"),
-        (["text.txt", "--val-fraction", "0.9999"], 3, "its train part has 0 of 2,580 chars"),
+        (["short"], 3, "short: its val part has 1 of 3 characters and needs 2"),
+        (["text.txt", "--val-fraction", "0"], 3, "its val part has 0 of 2,580 characters"),
+        (["text.txt", "--val-fraction", "0.9999"], 3, "its train part has 0 of 2,580 characters"),
         (["text.txt", "--val-fraction", "2"], 2, "'--val-fraction'"),
-        (["text.txt", "--val-fraction", "1"], 2, "--val-fraction 1: leaves nothing to count"),
+        (["text.txt", "--val-fraction", "1"], 2, "--val-fraction 1: leaves nothing to train on"),
         (["text.txt", "--max-order", "0"], 2, "'--max-order'"),
         (["text.txt", "--encoding", "morse"], 2, "--encoding: unknown 'morse'; utf-8, "),
         (["text.txt", "--encoding", "\0"], 2, "--encoding: unknown '\\x00'; utf-8, "),
@@ -309,7 +311,7 @@ def test_it_changes_nothing_of_what_is_trained(charlm):
     [
         (5.0, "no baseline; next: high (3.0000)"),
         (2.5, "past high (3.0000), short of low (2.0000)"),
-        (1.0, "past every baseline, the last low (2.0000)"),
+        (1.0, "past every baseline, the best is low (2.0000)"),
         (2.00001, "past high (3.0000), level with low (2.0000)"),
         (2.99999, "level with high (3.0000)"),
     ],

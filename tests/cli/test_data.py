@@ -16,9 +16,9 @@ def test_every_named_text_is_listed_with_whether_it_is_here(charlm, tmp_path, mo
     lines = {line.split()[0]: line for line in result.stdout.splitlines()}
     assert (result.code, result.stderr) == (0, "")
     assert list(lines) == [*EMBEDDED, *DATASETS]
-    assert " always here " in lines["python-docs"]
+    assert " built in " in lines["python-docs"]
     assert " here " in lines["names"]
-    assert " to fetch " in lines["shakespeare"]
+    assert " not fetched " in lines["shakespeare"]
 
 
 def test_a_text_is_described(charlm, tmp_path):
@@ -67,7 +67,7 @@ def test_remarks_about_a_text_are_notes(charlm, tmp_path):
         (["info", "a.txt", "--encoding", "klingon"], 2, "encoding: unknown 'klingon'"),
         (["info", "a.txt", "--encoding", "hex"], 2, "encoding: unknown 'hex'"),
         (["fetch", "shakespear"], 3, "shakespear: not a named text; use one of shakespeare"),
-        (["fetch", "python-docs"], 3, "python-docs: always here"),
+        (["fetch", "python-docs"], 3, "python-docs: built in"),
         (["add", "names", "nope.txt"], 3, "nope.txt: not found"),
         (["add", "names", "a.txt"], 3, "a.txt: is not names (228,145 bytes"),
         (["lst"], 2, "No such command 'lst'. Did you mean 'list'?"),

@@ -43,4 +43,4 @@ def test_a_missing_compiler_is_said(charlm, monkeypatch):
     monkeypatch.setattr("charlm.cli.doctor._matmul_rate", lambda *_: 1e9)
     monkeypatch.setattr("shutil.which", lambda name: None)
 
-    assert "c++      none: run.compile=true will not work" in charlm("doctor").stdout
+    assert "c++      none: run.compile=true does not work" in charlm("doctor").stdout

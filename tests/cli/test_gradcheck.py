@@ -164,12 +164,12 @@ def test_a_model_without_gradients_is_refused(charlm):
 
     assert (counted.code, counted.stdout) == (mixed.code, mixed.stdout) == (2, "")
     assert counted.error == (
-        "ngram: a model of type 'ngram' is counted and has no gradients to check; "
-        "name a model that is trained, such as gpt"
+        "ngram: this ngram is counted, not trained: it has no gradients to check; "
+        "name a model that is trained by gradients, such as gpt"
     )
     assert mixed.error == (
-        "mixture.yaml: a model of type 'mixture' of counted experts and of runs has no gradients "
-        "to check; name a model that is trained, such as gpt"
+        "mixture.yaml: this mixture trains no expert: it has no gradients to check; "
+        "name a model that is trained by gradients, such as gpt"
     )
 
 
@@ -207,7 +207,7 @@ def test_what_is_wrong_is_named_and_is_exit_code_1(charlm, tiny, few_probes, mon
     assert {row[2] for row in rows(result.stdout)} == {"pass", "FAIL"}
     assert result.stdout.endswith(f"\n{len(CASES) + len(names)} checked, {len(failed)} failed\n")
     listed = ", ".join(" ".join(row) for row in failed)
-    assert result.error == f"wrong by hand: {listed}; see charlm/backprop/rules.py"
+    assert result.error == f"wrong gradients: {listed}; see charlm/backprop/rules.py"
 
 
 def test_an_infinite_difference_is_null_in_json(charlm, few_probes, monkeypatch):
@@ -228,7 +228,9 @@ def test_an_infinite_difference_is_null_in_json(charlm, few_probes, monkeypatch)
         "passed": False,
         "reason": "no gradient for an input of (2, 5, 8)",
     }
-    assert result.error.startswith("wrong by hand: rules LogSoftmax, rules cross-entropy in parts;")
+    assert result.error.startswith(
+        "wrong gradients: rules LogSoftmax, rules cross-entropy in parts;"
+    )
 
 
 def forget(self, dout, x):
@@ -267,7 +269,7 @@ def test_a_backward_that_cannot_run_is_a_row_with_the_reason(charlm, monkeypatch
     assert result.code == 1
     (row,) = [line for line in result.stdout.splitlines() if line.startswith("  GELU ")]
     assert f"FAIL  {reason}" in row
-    assert result.error.startswith("wrong by hand: rules GELU;")
+    assert result.error.startswith("wrong gradients: rules GELU;")
 
 
 def test_the_memory_that_matters_is_that_of_the_check(charlm, one_rule, few_probes):

@@ -108,15 +108,15 @@ def test_an_expression_is_asked_for(charlm):
         ),
         (
             ["a", "*", "b"],
-            ["*: expected NAME=NUMBER, such as a=2; the expression comes first, in quotes"],
+            ["*: expected NAME=NUMBER, such as a=2; put the expression first, in quotes"],
         ),
         (
             ["a*b", "a"],
-            ["a: expected NAME=NUMBER, such as a=2; the expression comes first, in quotes"],
+            ["a: expected NAME=NUMBER, such as a=2; put the expression first, in quotes"],
         ),
         (
             ["a", "2=3"],
-            ["2=3: expected NAME=NUMBER, such as a=2; the expression comes first, in quotes"],
+            ["2=3: expected NAME=NUMBER, such as a=2; put the expression first, in quotes"],
         ),
         (["a", "a=x"], ["a=x: 'x' is not a number; write one such as 2 or -0.5"]),
         (["a", "a="], ["a=: '' is not a number; write one such as 2 or -0.5"]),
@@ -126,8 +126,11 @@ def test_an_expression_is_asked_for(charlm):
         (["a", "lambda=1"], ["lambda=1: lambda is reserved; choose a name such as lambda_"]),
         (["a^2", "a=1"], ["'a^2': ^ is no operation here; write ** for a power"]),
         (["log(a)", "a=-1"], ["'log(a)' with -1: no real result with a finite slope there; "]),
-        (["a", "a=1", "--out", "a.gif"], ["a.gif: not a kind of picture; end it in one of .svg, "]),
-        (["a", "a=1", "--out", "a"], ["a: not a kind of picture; end it in one of .svg, .png, "]),
+        (
+            ["a", "a=1", "--out", "a.gif"],
+            ["a.gif: unknown kind of picture; end it in one of .svg, "],
+        ),
+        (["a", "a=1", "--out", "a"], ["a: unknown kind of picture; end it in one of .svg, .png, "]),
         (["a", "a=1", "--out", "no/a.svg"], ["no/a.svg: there is no folder no; make it first"]),
     ],
 )
@@ -145,7 +148,7 @@ def test_a_gradient_that_is_no_number_is_named(charlm, options):
     result = charlm("graph", "a * 1e200 * 1e200", "a=1e-300", *options)
 
     assert (result.code, result.stdout) == (6, "")
-    assert result.error == "a: its gradient is inf, no finite number; choose other values"
+    assert result.error == "a: its gradient is inf, not finite; choose other values"
 
 
 def test_out_writes_the_source_for_graphviz(charlm, no_dot):
@@ -194,7 +197,7 @@ def test_without_the_package_the_tree_is_still_printed(charlm, monkeypatch, name
     assert result.code == 5
     assert result.stdout.startswith(" ")
     assert result.error == (
-        f"{name}: not drawn, as the package graphviz is missing; pip install 'charlm[graph]'"
+        f"{name}: not drawn: the package graphviz is missing; pip install 'charlm[graph]'"
     )
     assert files() == []
 
@@ -205,7 +208,7 @@ def test_without_the_program_the_tree_is_still_printed(charlm, no_dot):
     assert result.code == 5
     assert result.stdout == charlm("graph", "a*a", "a=2").stdout
     assert result.error == (
-        "a.svg: not drawn, as the program dot is missing; install Graphviz from your system's "
+        "a.svg: not drawn: the program dot is missing; install Graphviz from your system's "
         "packages or https://graphviz.org/download, or write a .dot file"
     )
     assert files() == []
@@ -222,7 +225,7 @@ def test_what_dot_says_when_it_fails_is_repeated(charlm, fake_dot, script, reaso
 
     assert result.code == 5
     assert result.error == (
-        f"a.png: not drawn, as dot failed: {reason}; write a .dot file, or try another kind"
+        f"a.png: not drawn: dot failed: {reason}; write a .dot file, or try another kind"
     )
     assert files() == []
 

@@ -219,7 +219,7 @@ def test_a_folder_that_was_removed_is_said_before_anything_ends_in_it(
 
     result = charlm("compare")
 
-    assert (result.code, result.error) == (5, "this folder: it was removed; change into another")
+    assert (result.code, result.error) == (5, "this folder: it was removed; change to another")
 
 
 def test_a_folder_of_ours_that_may_not_be_read_is_no_mistake_in_the_command(
