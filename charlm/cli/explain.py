@@ -7,13 +7,14 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.config import named_config
+from charlm.cli.spelling import one_line
 from charlm.errors import CharlmError
 
 if TYPE_CHECKING:
     from charlm.config import Config, ExpertConfig, ModelConfig
 
-ASSUMED_VOCAB = 65  # of Tiny Shakespeare, when the text is not here to be counted
-A_TABLE = "16 bytes at most for each n-gram that occurs"
+ASSUMED_VOCAB = 65  # of Tiny Shakespeare, for a text that is not on this machine
+A_TABLE = "at most 16 bytes for each n-gram that occurs"
 
 
 def explain(
@@ -142,7 +143,7 @@ def _row(name: str, value: str) -> None:
 
 
 def _measure(config: "Config") -> tuple[int, int]:
-    """Return the number of symbols and of characters to train on, 0 where those are unknown."""
+    """Return the number of symbols, and of characters to train on (0: not known)."""
     from charlm.text import DATASETS, open_source, scan_text
     from charlm.text.corpus import split_bounds
 
@@ -152,14 +153,14 @@ def _measure(config: "Config") -> tuple[int, int]:
         return 256, 0  # whatever the text is: no need to read it
     assumed = 256 if as_bytes else ASSUMED_VOCAB
     if source == "-" or (source in DATASETS and not DATASETS[source].path().is_file()):
-        output.note(f"{source} is not here to be counted; assuming {assumed} symbols")
+        output.note(f"{source}: not on disk; assuming {assumed} symbols")
         return assumed, 0
     try:
         scan = scan_text(open_source(source), config.data)
         first, last = split_bounds(scan.size, config.data)["train"]
         return scan.tokenizer(config.data).vocab_size, last - first
     except CharlmError as error:
-        output.note(f"{error}; assuming {assumed} symbols")
+        output.note(f"{one_line(error)}; assuming {assumed} symbols")
         return assumed, 0
 
 

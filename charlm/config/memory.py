@@ -37,7 +37,7 @@ def check_room() -> None:
 
 
 def machine_bytes() -> int:
-    """Return the memory that this process may have at most, in bytes."""
+    """Return the most memory that this process may use, in bytes."""
     return min([physical_bytes(), *(limit for limit, _ in memory_limits())])
 
 
@@ -49,11 +49,11 @@ def physical_bytes() -> int:
 def memory_limits(root: Path = Path("/")) -> list[tuple[int, str]]:
     """Return the limits of this process's memory, each in bytes and with its name.
 
-    Those of its control groups, which containers and batch systems set (cgroup v1 and v2), and
-    those of the shell (`ulimit -v`, `ulimit -d`). Empty where there are none.
+    Containers and batch systems set those of control groups (cgroup v1 and v2), the shell those of
+    `ulimit -v` and `ulimit -d`.
 
     Args:
-        root: Where `proc` and `sys` are.
+        root: The folder that holds `proc` and `sys`.
     """
     found = [*_group_limits(root)]
     if resource:
@@ -66,7 +66,7 @@ def memory_limits(root: Path = Path("/")) -> list[tuple[int, str]]:
 
 
 def in_use(name: str) -> int:
-    """Return what this process has by now of a limit that has this name, in bytes."""
+    """Return how much of the limit of this name the process uses already, in bytes."""
     field = {ADDRESSES: "VmSize:", SEGMENTS: "VmData:"}.get(name, "VmRSS:")
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -76,7 +76,7 @@ def in_use(name: str) -> int:
 
 
 def _group_limits(root: Path) -> Iterator[tuple[int, str]]:
-    """Yield the limits of the control groups, from the innermost to the whole machine's."""
+    """Yield the limits of the control groups, innermost first."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except (OSError, ValueError):
@@ -89,11 +89,11 @@ def _group_limits(root: Path) -> Iterator[tuple[int, str]]:
         if controllers:
             top, name = top / "memory", "memory.limit_in_bytes"
         inner = top / group.lstrip("/")
-        # A container may see its own group at the top, and not where its name says.
+        # In a container its own group can be at the top, and not where its name says.
         for folder in (inner, *inner.parents):
-            with contextlib.suppress(OSError, ValueError):  # not there; or `max`: none
+            with contextlib.suppress(OSError, ValueError):  # no such file, or `max`: no limit
                 limit = int((folder / name).read_text())
-                if limit < 1 << 60:  # v1 says so for none
+                if limit < 1 << 60:  # what v1 says for no limit
                     yield limit, name
             if folder == top:
                 break
@@ -101,7 +101,7 @@ def _group_limits(root: Path) -> Iterator[tuple[int, str]]:
 
 def human_bytes(count: int) -> str:
     """Write a number of bytes as people read it: 1.5 GiB."""
-    size = Decimal(count)  # a slip of the keyboard may ask for more than a float can say
+    size = Decimal(count)  # a typing mistake can ask for more than a float can hold
     for unit in ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"):
         if size < 1024:
             return f"{size:.4g} {unit}"

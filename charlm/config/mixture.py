@@ -65,7 +65,7 @@ class MixtureConfig(ModelConfig):
             if getattr(train, key) != usual:
                 yield Problem(
                     f"train.{key}",
-                    "a mixture is joined and each expert has its own training",
+                    "each expert of a mixture has its own training",
                     f"set model.experts.NAME.train.{key}",
                 )
         if train.init_from:

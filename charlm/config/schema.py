@@ -31,9 +31,8 @@ class Config(Section):
         if self.run.compile is True and any(t.gradients == "by_hand" for _, t in trained):
             yield Problem(
                 "run.compile",
-                "true compiles what autograd goes through and train.gradients: by_hand does "
-                "without it",
-                "set one of them back",
+                "true compiles the model for autograd, which train.gradients: by_hand does not use",
+                "change one of them",
             )
 
     def training_runs(self) -> "dict[str, Config]":

@@ -220,7 +220,7 @@ def test_a_mixture_says_where_its_experts_are_told_how_to_train(key):
 
     name = key.partition(":")[0]
     assert str(caught.value) == (
-        f"a.yaml:7: train.{name}: a mixture is joined and each expert has its own training; "
+        f"a.yaml:7: train.{name}: each expert of a mixture has its own training; "
         f"set model.experts.NAME.train.{name}"
     )
     assert getattr(read_config(text.encode(), "a").model.experts["a"].train, name) in key
@@ -229,7 +229,9 @@ def test_a_mixture_says_where_its_experts_are_told_how_to_train(key):
 def test_an_expert_by_hand_cannot_be_compiled():
     text = MIXTURE % ("gpt", "gradients: by_hand") + "run: {compile: true}"
 
-    with pytest.raises(UsageError, match=r"a\.yaml:7: run\.compile: true compiles what autograd"):
+    with pytest.raises(
+        UsageError, match=r"a\.yaml:7: run\.compile: true compiles the model for autograd"
+    ):
         read_config(text.encode(), "a.yaml")
 
 

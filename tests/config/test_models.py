@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+
+from charlm.config import read_config
+from charlm.models import build_model
+from charlm.models.counts import count_ngrams
+from charlm.models.smoothing import smooth
+from charlm.text.tokens import IdArray
+from charlm.training.optimizers import hidden_matrices
+from tests.config.conftest import CHARS, V, config, each_model
+
+
+@each_model
+@pytest.mark.parametrize("vocab_size", [1, V, 300])
+def test_parameters_are_counted_as_the_real_model_has_them(name, vocab_size):
+    model = config(name).model
+
+    real = build_model(model, vocab_size)
+
+    assert model.parameter_count(vocab_size) == sum(p.numel() for p in real.parameters())
+
+
+@each_model
+def test_hidden_parts_are_the_matrices_that_muon_finds(name):
+    model = config(name).model
+
+    found = hidden_matrices(build_model(model, V)).values()
+
+    hidden = [part.parameters for part in model.parts(V) if part.hidden]
+    assert sum(hidden) == sum(matrix.numel() for matrix in found)
+
+
+def test_flops_of_a_bigram_table_are_none():
+    assert config("bigram").model.flops_per_char(V) == 0
+
+
+@each_model
+def test_flops_equal_the_sum_by_hand(name):
+    head = V * 12
+    block = 12 * 12 * (3 + 1 + 4 + 4)
+    by_hand = {
+        "bigram": 0,
+        "averaging": 6 * 2 * head + 4 * 8 * 12,  # its matrix is constant
+        "attention": 6 * (3 * 144 + head) + 12 * 8 * 12,
+        "multihead": 6 * (4 * 144 + head) + 12 * 8 * 12,
+        "gpt2": 6 * (3 * block + head) + 3 * 12 * 8 * 12,
+        "modern": 6 * (3 * block + head) + 3 * 12 * 8 * 12,
+    }
+
+    assert config(name).model.flops_per_char(V) == by_hand[name]
+
+
+def test_the_published_size_of_nanogpts_models_is_met():
+    text = b"model: {type: gpt, style: gpt2, block_size: 256, n_layer: 6, n_head: 6, n_embd: 384}"
+    model = read_config(text, "a.yaml").model
+
+    # nanoGPT prints 10.65M, which leaves out its position embedding.
+    assert round((model.parameter_count(65) - 256 * 384) / 1e6, 2) == 10.65
+
+
+def test_a_mixture_has_the_weights_of_its_experts_by_name():
+    mixture = config("mixture").model
+
+    inside = {
+        f"{name}.{part.name}": part.parameters
+        for name, alone in (("small", "bigram"), ("large", "modern"), ("known", "averaging"))
+        for part in config(alone).model.parts(V)
+    }
+
+    assert {part.name: part.parameters for part in mixture.parts(V)} == inside
+    assert mixture.parameter_count(V) == sum(inside.values())
+    assert config("ngram").model.parameter_count(V) == 0
+
+
+def test_a_mixture_with_all_its_models_known_is_counted_as_the_real_one():
+    model = config("mixture").model
+    experts = {name: expert for name, expert in model.experts.items() if expert.model}
+    model = model.model_copy(update={"experts": experts})
+
+    real = build_model(model, V)
+
+    assert model.parameter_count(V) == sum(p.numel() for p in real.parameters())
+
+
+def test_tables_are_never_larger_than_is_said():
+    ids = np.random.default_rng(0).integers(0, V, CHARS)
+    counts = count_ngrams(IdArray(ids), V, 4)
+    model = build_model(config("ngram").model, V)
+    model.set_tables(smooth(counts, "kneser-ney"))
+
+    real = sum(tensor.nbytes for tensor in model.state_dict().values())
+
+    bound = config("ngram").model.table_bytes(V, CHARS)
+    assert 0.7 * bound < real <= bound
+
+
+def test_counting_builds_no_tensor(monkeypatch):
+    monkeypatch.setattr(torch, "empty", None)
+
+    assert config("modern", "model.n_layer=1000000000").model.parameter_count(V) > 10**12
