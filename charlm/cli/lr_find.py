@@ -12,7 +12,8 @@ from charlm.errors import Stopped, UsageError
 
 if TYPE_CHECKING:
     from charlm.config import Config
-    from charlm.training.range_test import RangeTest, Tried
+    from charlm.training.gradients import GradientLearner
+    from charlm.training.range_test import Tried
 
 WIDTH, HEIGHT = 70, 15  # of the picture, in characters
 LEAST, MOST = 1e-12, 1e6  # rates: none beyond these has ever been of use
@@ -46,7 +47,8 @@ def lr_find(
     """
     if not LEAST <= low < high <= MOST:
         raise UsageError(
-            f"--from {low:g} --to {high:g}: expected from < to, between {LEAST:g} and {MOST:g}"
+            f"--from {low:g} --to {high:g}",
+            f"expected from < to, between {LEAST:g} and {MOST:g}",
         )
     options = {"run.seed": seed, "run.device": device}
     changes = [*(overrides or [])]
@@ -57,15 +59,15 @@ def lr_find(
             resolved = _load(config, changes)
             with stop.scratch() as scratch:
                 with stop.at_once():
-                    test = _prepared(resolved, scratch, stop)
-                tried = _climb(test, low, high, steps)
+                    learner = _learner(resolved, scratch, stop)
+                tried = _climb(learner, low, high, steps, stop)
         except Stopped:
             return stop.exit_code
     if stop.requested():  # half a curve suggests nothing
         return stop.exit_code
     if len(tried) < 2:
         raise UsageError(
-            f"--from {low:g}: the loss is not finite after {len(tried)} updates; begin lower"
+            f"--from {low:g}", f"the loss is not finite after {len(tried)} updates", "begin lower"
         )
     _show(tried, json)
     return 0
@@ -75,31 +77,37 @@ def _load(name: str | None, changes: list[str]) -> "Config":
     config = named_config(name, changes)
     if config.model.trained_by != "gradients":
         raise UsageError(
-            f"model.type: {config.model.type} has no learning rate of its own; lr-find is for "
-            "models that are trained by gradients"
+            "model.type",
+            f"{config.model.type} has no learning rate of its own",
+            "lr-find is for models that are trained by gradients",
         )
     return config
 
 
-def _prepared(config: "Config", scratch: Path, stop: StopSignals) -> "RangeTest":
-    """Build the model, with its text in a folder that goes away."""
+def _learner(config: "Config", scratch: Path, stop: StopSignals) -> "GradientLearner":
+    """Build what is tested, with its text in a folder that goes away."""
     from charlm.lifecycle.begin import create_run, prepare_text
     from charlm.models import build_model
-    from charlm.training.range_test import RangeTest
+    from charlm.training import training_loop
+    from charlm.training.gradients import GradientLearner
 
     with output.bytes_bar(False, stop.requested) as progress:
         text = prepare_text(config, progress, output.download_bar(False, stop.requested))
         run = create_run(config, scratch, text, progress)
     model = build_model(config.model, run.tokenizer.vocab_size, config.run.seed)
-    return RangeTest(
-        run.config, run.run, run.corpus, run.tokenizer, model, should_stop=stop.requested
-    )
+    learner = training_loop(run.config, run.run, run.corpus, run.tokenizer, model).learner
+    assert isinstance(learner, GradientLearner), "only such have a learning rate"
+    return learner
 
 
-def _climb(test: "RangeTest", low: float, high: float, steps: int) -> "list[Tried]":
+def _climb(
+    learner: "GradientLearner", low: float, high: float, steps: int, stop: StopSignals
+) -> "list[Tried]":
     from tqdm import tqdm
 
-    updates = test.climb(low, high, steps)
+    from charlm.training.range_test import climb
+
+    updates = climb(learner, low, high, steps, stop.requested)
     return list(tqdm(updates, total=steps, unit="step", disable=None, leave=False))
 
 

@@ -30,7 +30,7 @@ from charlm.storage.machine import is_gone
 from charlm.text import Corpus, Scan, Source, Tokenizer, encode_corpus, open_source, scan_text
 from charlm.text.corpus import check_lengths, split_bounds
 from charlm.training.compiling import check_compiler
-from charlm.training.plan import Plan, given_keys, make_plan
+from charlm.training.plan import BudgetPlan, given_keys, make_plan
 
 # A save needs room for itself beside the one it replaces; the rest is for records and samples.
 DISK_FACTOR = 2.2
@@ -68,7 +68,7 @@ class PreparedRun:
     tokenizer: Tokenizer
     checkpoint: Checkpoint | None = None
     notes: list[str] = field(default_factory=list)
-    plans: dict[str, Plan] = field(default_factory=dict)
+    plans: dict[str, BudgetPlan] = field(default_factory=dict)
 
 
 def check_new_folder(out: Path) -> None:
@@ -248,7 +248,7 @@ def refuse_short(size: int, config: Config) -> None:
 
 def plan_run(
     config: Config, text: PreparedText, overrides: Sequence[str], spent: float = 0.0
-) -> tuple[Config, dict[str, Plan]]:
+) -> tuple[Config, dict[str, BudgetPlan]]:
     """Choose what `train.plan` leaves to the time, the text and the machine; see `make_plan`.
 
     Args:

@@ -24,7 +24,7 @@ class Kind:
 
     Args:
         model: A subclass of `LanguageModel`.
-        learner: What trains it.
+        learner: The `charlm.training.Learner` that trains it.
         reader: Reads one text on a CPU faster than the model's own `step`; called with the model
             and the precision of its weights. None: there is none.
         by_hand: Returns the steps of its forward pass for `charlm.backprop`; called with the model.
@@ -32,7 +32,7 @@ class Kind:
     """
 
     model: Named
-    learner: Named = "charlm.training.loop:Trainer"
+    learner: Named = "charlm.training.gradients:GradientLearner"
     reader: Named | None = None
     by_hand: Named | None = None
 
@@ -66,12 +66,12 @@ KINDS: dict[str, Kind] = {
     ),
     "ngram": _of_charlm(
         "ngram:NGramModel",
-        learner="training.fit:Fitter",
+        learner="training.counting:CountingLearner",
         reader="sampling.ngram_reader:NGramReader",
     ),
     "mixture": _of_charlm(
         "mixture:MixtureModel",
-        learner="training.mix:Mixer",
+        learner="training.joining:JoiningLearner",
         reader="sampling.readers:MixtureReader",
     ),
 }

@@ -1,22 +1,22 @@
-"""The loop and what it needs: `schedule`, `optimizers`, `compiling`, `loop`.
+"""Training: a loop that drives a learner.
 
-Then the runs that are not all steps: `fit` (counted models), `mix`
-(mixtures); `kinds` chooses.
+Read `schedule`, `muon`, `optimizers`, `compiling`, then `learner` (what the loop asks of one),
+`gradients` (the training step), `counting`, and `loop`. A mixture is `expert`, `tuning` and `joining`.
+Beside the runs: `plan` (what a budget of minutes buys) and `range_test` (which learning rates learn).
 """
 
-from charlm.runs.state import TrainingState, load_checkpoint, save_checkpoint
-from charlm.training.kinds import trainer_for
-from charlm.training.loop import Record, Trainer
+from charlm.training.begin import training_loop
+from charlm.training.learner import Clock, Job, Learner
+from charlm.training.loop import TrainingLoop
 from charlm.training.optimizers import build_optimizers
 from charlm.training.schedule import learning_rate
 
 __all__ = [
-    "Record",
-    "Trainer",
-    "TrainingState",
+    "Clock",
+    "Job",
+    "Learner",
+    "TrainingLoop",
     "build_optimizers",
     "learning_rate",
-    "load_checkpoint",
-    "save_checkpoint",
-    "trainer_for",
+    "training_loop",
 ]

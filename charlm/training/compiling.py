@@ -11,7 +11,7 @@ from torch import Tensor
 
 from charlm.config import Config
 from charlm.config.size import flops_per_step
-from charlm.errors import MachineError
+from charlm.errors import MachineError, Phrase, Setting
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, precision
 
@@ -20,6 +20,7 @@ from charlm.models.device import choose_device, precision
 # configuration is always trained alike: of `gpt`, two laptop cores do 9e10 a second.
 WORTH_MINUTES = 4.0
 WORTH_FLOPS = 60 * WORTH_MINUTES * 9e10
+NOT_COMPILED = Setting("run.compile", "false")
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -57,11 +58,12 @@ def compile_model(
     except Exception as error:  # whatever a compiler's many parts may raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         if choice is True:
-            mend = "install a C++ compiler"
-            if "No space left" in str(error):
-                mend = "free some space for temporary files"
+            full = "No space left" in str(error)
+            mend = "free some space for temporary files" if full else "install a C++ compiler"
             raise MachineError(
-                f"run.compile: failed ({lines[0][:100]}); {mend} or set run.compile=false"
+                "run.compile",
+                f"failed ({lines[0][:100]})",
+                Phrase(f"{mend} or set {{}}", NOT_COMPILED),
             ) from error
         return model, f"compile: fell back to eager ({lines[0][:100]})"
     finally:
@@ -78,8 +80,9 @@ def check_compiler(config: Config) -> None:
     asked = config.run.compile is True and config.training_runs()
     if asked and choose_device(config.run.device).type == "cpu" and not find_compiler():
         raise MachineError(
-            "run.compile: true needs a C++ compiler, and none of c++, g++ and clang++ is on the "
-            "PATH; install one or set run.compile=false"
+            "run.compile",
+            "true needs a C++ compiler, and none of c++, g++ and clang++ is on the PATH",
+            Phrase("install one or set {}", NOT_COMPILED),
         )
 
 
@@ -89,15 +92,21 @@ def find_compiler() -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
-def worth_trying(config: Config, model: LanguageModel) -> bool:
-    """Tell whether compiling pays for its wait: for a GPT on CUDA, and on a CPU in a long run."""
+def worth_trying(config: Config, model: LanguageModel, budget: float | None) -> bool:
+    """Tell whether compiling pays for its wait: for a GPT on CUDA, and on a CPU in a long run.
+
+    Args:
+        config: What is asked for.
+        model: On its device.
+        budget: Seconds that the run may take; None: its steps are counted.
+    """
     if not config.model.deep or config.train.gradients == "by_hand":
         return False
     device, train = model.device.type, config.train
     if device != "cpu":
         return device == "cuda"
-    if train.minutes is not None:
-        long = train.minutes >= WORTH_MINUTES
+    if budget is not None:
+        long = budget >= 60 * WORTH_MINUTES
     else:
         long = train.max_steps * flops_per_step(config, model.vocab_size) >= WORTH_FLOPS
     return long and find_compiler() is not None

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from charlm.config import Config
 from charlm.config.memory import machine_bytes
 from charlm.config.size import training_bytes
-from charlm.models import build_model, next_token_loss
-from charlm.models.device import choose_device, choose_dtype, precision
-from charlm.training.optimizers import build_optimizers
+from charlm.models import build_model
+from charlm.models.device import choose_device
+from charlm.training.gradients import GradientLearner
+from charlm.training.learner import Clock
 
 TRIALS = 3  # timed steps of each size, after one that fills caches
 TIMING = 0.02  # share of that time which may be spent on timing a size
@@ -76,7 +78,7 @@ REGULARISERS = ((9, 1.0, 0.2), (4, 1.0, 0.0), (2.5, 0.5, 0.0), (0, 0.2, 0.0))
 
 
 @dataclass(frozen=True)
-class Plan:
+class BudgetPlan:
     """What was chosen for one GPT.
 
     Args:
@@ -93,7 +95,7 @@ class Plan:
         sizes, train = self.config.model.sizes(), self.config.train
         return (
             f"{sizes['n_layer']} layers of {sizes['n_embd']} channels, dropout "
-            f"{sizes['dropout']:g}; some {self.updates:,} updates of {train.batch_size} windows of "
+            f"{sizes['dropout']:g}; about {self.updates:,} updates of {train.batch_size} windows of "
             f"{sizes['block_size']}, {self.passes:.2g} passes over the text"
         )
 
@@ -104,7 +106,7 @@ def make_plan(
     train_chars: int,
     given: Collection[str] = (),
     spent: float = 0.0,
-) -> tuple[Config, dict[str, Plan]]:
+) -> tuple[Config, dict[str, BudgetPlan]]:
     """Choose for each GPT with `train.plan` what fits into its minutes, if minutes are set.
 
     Args:
@@ -118,7 +120,7 @@ def make_plan(
         The configuration with the choices, and the plans by the name of the expert; "" outside of
         a mixture.
     """
-    plans: dict[str, Plan] = {}
+    plans: dict[str, BudgetPlan] = {}
     if config.train.minutes is None:
         return config, plans
     every = config.training_runs()
@@ -166,9 +168,9 @@ def _plannable(config: Config) -> bool:
 
 def _plan_one(
     config: Config, vocab_size: int, train_chars: int, seconds: float, kept: Collection[str]
-) -> Plan:
+) -> BudgetPlan:
     """Walk up the sizes as long as the time suffices for them."""
-    best: Plan | None = None
+    best: BudgetPlan | None = None
     for size in SIZES:
         candidate = _sized(config, size, train_chars, kept)
         if best and sum(training_bytes(candidate, vocab_size).values()) > machine_bytes() / 2:
@@ -187,7 +189,7 @@ def _plan_one(
             "train.eval_every": every,
             "train.sample_every": every if candidate.train.sample_every else 0,
         }
-        best = Plan(_choose(candidate, schedule, kept), updates, passes)
+        best = BudgetPlan(_choose(candidate, schedule, kept), updates, passes)
     assert best is not None
     return best
 
@@ -200,28 +202,41 @@ def seconds_a_step(config: Config, vocab_size: int, limit: float = math.inf) -> 
         vocab_size: Number of distinct characters (V).
         limit: Seconds after which one is enough.
     """
-    device = choose_device(config.run.device)
-    dtype = choose_dtype(config.run.dtype, device)
-    model = build_model(config.model, vocab_size, config.run.seed).to(device).train()
-    optimizers = build_optimizers(model, config.train, dtype).values()
-    windows = config.train.micro_batch_size or config.train.batch_size
-    text = torch.randint(vocab_size, (windows, config.model.block_size + 1), device=device)
+    model = build_model(config.model, vocab_size, config.run.seed)
+    learner = GradientLearner(
+        config,
+        model.to(choose_device(config.run.device)),
+        _MadeUpText(vocab_size, config.model.block_size, config.train.batch_size),
+        Clock(time.perf_counter()),
+    )
     taken = []
     for _ in range(TRIALS + 1):
         started = time.perf_counter()
-        for _ in range(config.train.batch_size // windows):
-            with precision(device, dtype):
-                logits = model(text[:, :-1])
-            loss = next_token_loss(logits.float(), text[:, 1:])
-            loss.backward()  # type: ignore[no-untyped-call]
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        loss.item()  # waits for the device
+        learner.update(0.0)  # a rate that cannot diverge
         taken.append(time.perf_counter() - started)
         if sum(taken) > limit:
             break
     return median(taken[1:] or taken)
+
+
+class _MadeUpText:
+    """Batches of characters drawn at random.
+
+    Args:
+        vocab_size: Number of distinct characters (V).
+        block_size: Characters in a window (T).
+        batch_size: Windows in a batch.
+    """
+
+    def __init__(self, vocab_size: int, block_size: int, batch_size: int) -> None:
+        self.text = np.random.default_rng(0).integers(vocab_size, size=(batch_size, block_size + 1))
+
+    def get(
+        self, step: int, first: int = 0, count: int | None = None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+        """Return the same inputs and targets at every step."""
+        windows = self.text[first:][:count]
+        return windows[:, :-1], windows[:, 1:]
 
 
 def _sized(config: Config, size: Size, train_chars: int, kept: Collection[str]) -> Config:

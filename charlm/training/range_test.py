@@ -7,12 +7,13 @@ Gugger do in fastai, so that all magnitudes get their turn.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from charlm.errors import NonFiniteError
-from charlm.training.loop import Trainer
+from charlm.runs.records import SkipRecord
+from charlm.training.gradients import GradientLearner
 
 SMOOTHING = 0.9  # of the running mean: single batches jump
 DIVERGED = 1.3  # times the lowest loss: it will not come back
@@ -37,37 +38,38 @@ class Tried:
     smooth_nats: float
 
 
-class RangeTest(Trainer):
-    """A trainer whose learning rate climbs from `low` to `high` in `steps` updates.
+def climb(
+    learner: GradientLearner,
+    low: float,
+    high: float,
+    steps: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Tried]:
+    """Train, one update after the other, until the loss has diverged or the rates are through.
 
-    Takes what a `Trainer` takes; its run folder is not kept.
+    Args:
+        learner: At its beginning.
+        low: First rate.
+        high: Last rate.
+        steps: Updates, at least 2.
+        should_stop: Asked after every update.
     """
-
-    def climb(self, low: float, high: float, steps: int) -> Iterator[Tried]:
-        """Train, one update after the other, until the loss has diverged or the rates are through.
-
-        Args:
-            low: First rate.
-            high: Last rate.
-            steps: Updates, at least 2.
-        """
-        growth: float = (high / low) ** (1 / (steps - 1))
-        mean, lowest = 0.0, math.inf
-        for i in range(steps):
-            self.rate = low * growth**i
-            try:
-                loss: float = self._step()["loss_nats"]
-            except NonFiniteError:
-                return
-            mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-            smooth = mean / (1 - SMOOTHING ** (i + 1))  # unbiased: the mean began at zero
-            yield Tried(self.rate, loss, smooth)
-            lowest = min(lowest, smooth)
-            if smooth > DIVERGED * lowest or self.should_stop():
-                return
-
-    def _learning_rate(self) -> float:
-        return self.rate
+    growth: float = (high / low) ** (1 / (steps - 1))
+    mean, lowest = 0.0, math.inf
+    for i in range(steps):
+        rate = low * growth**i
+        try:
+            record = learner.update(rate)
+        except NonFiniteError:
+            return
+        if isinstance(record, SkipRecord):
+            return
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * record.loss_nats
+        smooth = mean / (1 - SMOOTHING ** (i + 1))  # unbiased: the mean began at zero
+        yield Tried(rate, record.loss_nats, smooth)
+        lowest = min(lowest, smooth)
+        if smooth > DIVERGED * lowest or should_stop():
+            return
 
 
 def lowest(tried: list[Tried]) -> Tried:

@@ -606,7 +606,7 @@ def test_row_39_a_text_that_shrinks_while_it_is_trained_on_leaves_a_saved_step(
 
     assert result.code == 3
     assert result.error.startswith("run/tokens/ids.bin: cut short while in use: ")
-    assert result.error.endswith(f"; restore it or start a new run (step {last} is saved)")
+    assert result.error.endswith(f"; step {last} is saved; restore it or start a new run")
     assert len(result.error) <= 200
     assert charlm("sample", "--run", "run", "--checkpoint", last).code == 0
 

@@ -136,7 +136,7 @@ def test_training_shows_the_table_first_and_the_rung_last(charlm):
         line.rsplit(maxsplit=1)[0]
         for line in table[:7]  # all but the seconds
     ]
-    assert lines[head + 10].startswith("the model's own losses, from here on, are in windows of 8:")
+    assert lines[head + 10].startswith("the losses of the model below are in windows of 8: ")
     assert head < next(i for i, line in enumerate(lines) if line.startswith("step 0"))
     assert result.stdout.splitlines()[-1].startswith("reached ")
 
@@ -177,14 +177,16 @@ def test_nobody_waits_for_it_unless_a_budget_of_minutes_would_end_late(
     charlm, monkeypatch, options, first
 ):
     from charlm import evaluation
-    from charlm.training import Trainer
+    from charlm.training import TrainingLoop
 
     done = []
-    climb, records = evaluation.climb, Trainer.records
+    climb, records = evaluation.climb, TrainingLoop.records
     monkeypatch.setattr(
         evaluation, "climb", lambda *a, **k: (done.append("climbed"), climb(*a, **k))[1]
     )
-    monkeypatch.setattr(Trainer, "records", lambda self: (done.append("trained"), records(self))[1])
+    monkeypatch.setattr(
+        TrainingLoop, "records", lambda self: (done.append("trained"), records(self))[1]
+    )
 
     assert charlm(*TRAIN, *options).code == 0
     assert sorted(done) == ["climbed", "trained"]
@@ -224,9 +226,10 @@ def test_a_signal_while_it_counts_ends_the_run_as_one_while_it_trains(charlm, mo
 def test_a_resumed_run_gives_them_a_tenth_of_what_is_left(
     charlm, monkeypatch, spent, climbed, most
 ):
-    from charlm.cli import train
     from charlm.cli.signals import StopSignals
+    from charlm.cli.training_report import score_baselines
     from charlm.errors import Stopped
+    from charlm.training import Clock
 
     def climb(*_, should_stop):
         nonlocal clock
@@ -237,15 +240,14 @@ def test_a_resumed_run_gives_them_a_tenth_of_what_is_left(
         raise Stopped
 
     clock, taken = 1000.0, list[float]()
-    monkeypatch.setattr(train.time, "perf_counter", lambda: clock)
+    monkeypatch.setattr("time.perf_counter", lambda: clock)
     monkeypatch.setattr("charlm.evaluation.climb", climb)
     corpus = SimpleNamespace(splits={"train": "ab", "val": "ab"})
-    config = SimpleNamespace(
-        eval=SimpleNamespace(baselines=True), train=SimpleNamespace(minutes=0.5)
-    )
+    config = SimpleNamespace(eval=SimpleNamespace(baselines=True))
+    loop = SimpleNamespace(clock=Clock(began=clock - spent, budget=30.0))
     prepared = SimpleNamespace(corpus=corpus, config=config, tokenizer=None)
 
-    assert train._baselines(prepared, SimpleNamespace(began=clock - spent), StopSignals()) is None
+    assert score_baselines(prepared, loop, StopSignals(), quiet=True) is None
     assert taken == [pytest.approx(most, abs=0.011)]
     assert (taken[0] > 0) == climbed
 

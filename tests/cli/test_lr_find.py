@@ -71,15 +71,15 @@ def test_a_mistake_is_answered_in_one_line(charlm, tiny, arguments, message):
 
 
 def test_a_signal_ends_it_without_a_suggestion(charlm, tiny, monkeypatch):
-    from charlm.training.range_test import RangeTest
+    from charlm.training.gradients import GradientLearner
 
-    step = RangeTest._step
+    update = GradientLearner.update
 
-    def interrupted(self):
+    def interrupted(self, rate):
         os.kill(os.getpid(), signal.SIGINT)
-        return step(self)
+        return update(self, rate)
 
-    monkeypatch.setattr(RangeTest, "_step", interrupted)
+    monkeypatch.setattr(GradientLearner, "update", interrupted)
 
     result = charlm("lr-find", "-c", "tiny.yaml")
 

@@ -126,8 +126,8 @@ def test_a_stop_while_the_model_is_compiled_does_not_wait(charlm, tiny, monkeypa
 
     began = time.monotonic()
     with monkeypatch.context() as patch:
-        patch.setattr("charlm.training.loop.worth_trying", lambda *_: True)
-        patch.setattr("charlm.training.loop.compile_model", compile_model)
+        patch.setattr("charlm.training.gradients.worth_trying", lambda *_: True)
+        patch.setattr("charlm.training.gradients.compile_model", compile_model)
         result = charlm("train", "-c", "tiny.yaml", "--out", "run")
 
     assert time.monotonic() - began < 30

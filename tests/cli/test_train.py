@@ -318,19 +318,19 @@ def test_a_start_that_was_killed_before_it_was_a_run_is_made_again(charlm, tiny,
 
 def test_what_fails_late_leaves_what_is_not_its_own(charlm, tiny, monkeypatch):
     """The folder was moved away while it trained, and another took its name."""
-    from charlm.training.loop import Trainer
+    from charlm.training.gradients import GradientLearner
 
-    step = Trainer._step
+    step = GradientLearner.step
 
     def moved(self):
         record = step(self)
-        if record["step"] == 4:
+        if record.step == 4:
             Path("x").rename("kept")
             Path("x/photos").mkdir(parents=True)
             Path("x/thesis.txt").write_text("precious")
         return record
 
-    monkeypatch.setattr(Trainer, "_step", moved)
+    monkeypatch.setattr(GradientLearner, "step", moved)
 
     assert charlm("train", "-c", "tiny.yaml", "--out", "x", "-q").code == 5
 
@@ -370,27 +370,27 @@ def test_a_run_that_failed_before_its_first_step_can_be_begun_again(charlm, tiny
     command = ("train", "-c", "tiny.yaml", "--out", "runs/new", "-q")
 
     def fail(*_):
-        raise MachineError("run.compile: failed (odd); set run.compile=false")
+        raise MachineError("run.compile", "failed (odd)", "set run.compile=false")
 
     with monkeypatch.context() as broken:
-        broken.setattr("charlm.training.loop.Trainer._save", fail)
+        broken.setattr("charlm.training.loop.TrainingLoop.save", fail)
         assert charlm(*command).code == 5
         assert not Path("runs").exists()
 
-        def mine(trainer, *_):
-            (trainer.run.path / "samples").mkdir()
-            (trainer.run.path / "samples/mine.txt").touch()
-            (trainer.run.path / "checkpoints/mine").mkdir()
+        def mine(loop, *_):
+            (loop.run.path / "samples").mkdir()
+            (loop.run.path / "samples/mine.txt").touch()
+            (loop.run.path / "checkpoints/mine").mkdir()
             fail()
 
-        broken.setattr("charlm.training.loop.Trainer._save", mine)
+        broken.setattr("charlm.training.loop.TrainingLoop.save", mine)
         assert charlm(*command).code == 5
         left = {str(path.relative_to("runs/new")) for path in Path("runs/new").rglob("*")}
         assert left == {"samples", "samples/mine.txt", "checkpoints", "checkpoints/mine"}
         shutil.rmtree("runs/new")
 
         broken.undo()
-        broken.setattr("charlm.training.loop.Trainer._step", fail)
+        broken.setattr("charlm.training.gradients.GradientLearner.step", fail)
         assert charlm(*command).code == 5
         assert Path("runs/new/checkpoints/step-0").is_dir()  # which can be gone on from
 

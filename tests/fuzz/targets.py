@@ -353,7 +353,7 @@ def _small(kind: str) -> Any:
 def _states() -> list[bytes]:
     from dataclasses import asdict
 
-    from charlm.training import TrainingState
+    from charlm.runs.state import TrainingState
 
     good = asdict(TrainingState(step=3, seconds=1.5, val_loss_nats=2.0))
     changes: list[dict[str, Any]] = [
@@ -370,7 +370,7 @@ def _states() -> list[bytes]:
 @target(_states, '"step"', '"seconds"', '"metrics_bytes"', "null", "NaN", "1e999", "true")
 def state(data: bytes) -> None:
     """Load a checkpoint with this state.json; one that loads can be gone on from."""
-    from charlm.training import TrainingState, load_checkpoint
+    from charlm.runs.state import TrainingState, load_checkpoint
 
     checkpoint, model, optimizers = _checkpoint()
     (checkpoint.path / "state.json").write_bytes(data)
@@ -493,7 +493,7 @@ def optimizer(data: bytes) -> None:
     """Load a checkpoint with this optimizer.safetensors; one that loads takes a step."""
     import torch
 
-    from charlm.training import load_checkpoint
+    from charlm.runs.state import load_checkpoint
 
     checkpoint, model, optimizers = _checkpoint()
     (checkpoint.path / "optimizer.safetensors").write_bytes(data)

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from charlm.errors import CheckpointError
+from charlm.runs.state import TrainingState
 from charlm.runs.weights import load_weights
-from charlm.training import TrainingState
 from tests.fuzz import targets
 from tests.fuzz.inputs import JSON, amiss, changed, fuzzed, seeds
 from tests.fuzz.targets import CORPUS, FITTED, TARGETS, safetensors
@@ -212,7 +212,7 @@ def test_tables_that_no_text_has_are_refused(changes):
 @pytest.mark.parametrize("key", ["exp_avg", "exp_avg_sq", "step"])
 def test_optimizer_state_of_another_shape_is_refused(key):
     # The fused kernel read past its end, and wrote there.
-    from charlm.training import load_checkpoint
+    from charlm.runs.state import load_checkpoint
 
     checkpoint, model, optimizers = targets._checkpoint()
     tensors = {

@@ -37,9 +37,9 @@ def test_a_machine_without_fast_bfloat16_stays_in_single_precision():
 
 @pytest.mark.parametrize("given", [None, "tiny.yaml"])
 def test_a_run_goes_on_in_its_precision_wherever_it_is_resumed(
-    faster, make_trainer, monkeypatch, given
+    faster, make_loop, monkeypatch, given
 ):
-    make_trainer()
+    make_loop()
     monkeypatch.setattr("charlm.models.device.bfloat16_is_faster", lambda: False)
     run = RunFolder(Path("run"))
 

@@ -25,16 +25,16 @@ from tests.training.conftest import ignore, state_hash
 
 
 @pytest.fixture
-def finished(make_trainer):
-    trainer = make_trainer("train.save_every=2")
-    list(trainer.records())
-    return trainer
+def finished(make_loop):
+    loop = make_loop("train.save_every=2")
+    list(loop.records())
+    return loop
 
 
-def test_the_best_and_the_two_newest_stay(make_trainer):
-    trainer = make_trainer("train.max_steps=9", "train.save_every=1", "train.learning_rate=1e-2")
-    list(trainer.records())
-    run = RunFolder(trainer.run.path)
+def test_the_best_and_the_two_newest_stay(make_loop):
+    loop = make_loop("train.max_steps=9", "train.save_every=1", "train.learning_rate=1e-2")
+    list(loop.records())
+    run = RunFolder(loop.run.path)
 
     steps = {c.step for c in run.checkpoints()}
 
@@ -50,7 +50,9 @@ def test_a_save_that_fails_leaves_the_older_checkpoints(finished, monkeypatch):
     monkeypatch.setattr(module, "save_weights", fail)
     finished.state.step = 99
     with pytest.raises(MachineError, match="No space left on device; free some space"):
-        save_checkpoint(run, finished.state, finished.model, finished.optimizers, b"{}")
+        save_checkpoint(
+            run, finished.state, finished.learner.model, finished.learner.optimizers, b"{}"
+        )
 
     assert {c.step for c in run.checkpoints()} == before
     assert not list(run.path.glob("checkpoints/.tmp-*"))
@@ -59,7 +61,9 @@ def test_a_save_that_fails_leaves_the_older_checkpoints(finished, monkeypatch):
 def test_saving_a_step_again_replaces_it(finished):
     finished.state.bad_evals = 42
 
-    save_checkpoint(finished.run, finished.state, finished.model, finished.optimizers, b"{}")
+    save_checkpoint(
+        finished.run, finished.state, finished.learner.model, finished.learner.optimizers, b"{}"
+    )
 
     last = finished.run.last()
     assert last.step == 6
@@ -67,9 +71,9 @@ def test_saving_a_step_again_replaces_it(finished):
     assert not list(finished.run.path.glob("checkpoints/.tmp-*"))
 
 
-def test_another_optimizer_is_refused(finished, make_trainer):
+def test_another_optimizer_is_refused(finished, make_loop):
     with pytest.raises(CheckpointError, match=r"train\.optimizer: .*'muon'.*'adamw'"):
-        make_trainer("train.optimizer=muon", resume=True)
+        make_loop("train.optimizer=muon", resume=True)
 
 
 @pytest.mark.parametrize(
@@ -85,18 +89,18 @@ def test_what_would_make_it_another_run_is_refused_with_both_values(finished, ch
         resumed_config(finished.run, None, [change])
 
 
-def test_a_text_that_changed_is_refused_unless_allowed(finished, make_trainer, tmp_path):
+def test_a_text_that_changed_is_refused_unless_allowed(finished, make_loop, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(text.read_text().replace("fox", "box"))
 
     with pytest.raises(DataError, match=r"text\.txt: changed .*--allow-new-data"):
-        make_trainer(resume=True)
+        make_loop(resume=True)
 
 
-def test_a_text_that_is_gone_does_not_matter(finished, make_trainer, tmp_path):
+def test_a_text_that_is_gone_does_not_matter(finished, make_loop, tmp_path):
     (tmp_path / "text.txt").unlink()
 
-    resumed = make_trainer("train.max_steps=7", resume=True)
+    resumed = make_loop("train.max_steps=7", resume=True)
     list(resumed.records())
 
     assert resumed.state.step == 7
@@ -117,32 +121,34 @@ def test_a_state_without_a_field_is_refused(finished):
     (folder / "MANIFEST.json").write_text(json.dumps(manifest))
 
     with pytest.raises(CheckpointError, match="incomplete"):
-        module.load_checkpoint(finished.run.last(), finished.model, finished.optimizers)
+        module.load_checkpoint(
+            finished.run.last(), finished.learner.model, finished.learner.optimizers
+        )
 
 
-def test_resuming_passes_over_a_damaged_checkpoint_and_ends_alike(make_trainer):
-    trainer = make_trainer("train.save_every=2", "train.schedule=constant")
-    list(trainer.records())
-    weights = trainer.run.checkpoint_path(6) / "model.safetensors"
+def test_resuming_passes_over_a_damaged_checkpoint_and_ends_alike(make_loop):
+    loop = make_loop("train.save_every=2", "train.schedule=constant")
+    list(loop.records())
+    weights = loop.run.checkpoint_path(6) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
 
-    resumed = make_trainer(resume=True)
+    resumed = make_loop(resume=True)
 
     assert resumed.state.step == 4
     list(resumed.records())
-    assert state_hash(resumed) == state_hash(trainer)
+    assert state_hash(resumed) == state_hash(loop)
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_is_refused(finished, make_trainer):
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused(finished, make_loop):
     for checkpoint in finished.run.checkpoints():
         (checkpoint.path / "model.safetensors").unlink()
 
     with pytest.raises(CheckpointError, match=r"'model\.safetensors' is missing"):
-        make_trainer(resume=True)
+        make_loop(resume=True)
 
 
-def test_loading_restores_the_whole_state(finished, make_trainer):
-    resumed = make_trainer(resume=True)
+def test_loading_restores_the_whole_state(finished, make_loop):
+    resumed = make_loop(resume=True)
 
     finished.state.metrics_bytes = resumed.state.metrics_bytes
     assert state_hash(resumed) == state_hash(finished)
@@ -157,7 +163,7 @@ def test_a_changed_environment_is_named(finished, monkeypatch):
     assert drift(finished.run.last())[0].endswith("now 77")
 
 
-def test_checkpoints_newer_than_the_one_resumed_from_make_way(finished, make_trainer):
+def test_checkpoints_newer_than_the_one_resumed_from_make_way(finished, make_loop):
     (finished.run.checkpoint_path(6) / "model.safetensors").write_bytes(b"damaged")
     config = resumed_config(finished.run, None, ["train.max_steps=5"])
     prepared = open_run(config, finished.run, ignore)

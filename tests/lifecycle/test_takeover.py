@@ -12,30 +12,30 @@ from tests.training.conftest import state_hash
 FROM = "train.init_from=runs/tiny"
 
 
-def test_it_begins_with_the_best_weights_of_the_other(make_trainer, trained):
-    trainer = make_trainer(FROM)
+def test_it_begins_with_the_best_weights_of_the_other(make_loop, trained):
+    loop = make_loop(FROM)
 
     best = load_tensors(trained / "checkpoints" / "step-6" / "model.safetensors")
-    for name, parameter in trainer.model.named_parameters():
+    for name, parameter in loop.learner.model.named_parameters():
         assert torch.equal(parameter, best[name])
-    assert trainer.state.step == 0
-    first = next(r for r in trainer.records() if r["kind"] == "eval")
-    assert first["loss_nats"] == pytest.approx(3.416, abs=0.01)
+    assert loop.state.step == 0
+    first = next(r for r in loop.records() if r.kind == "eval")
+    assert first.loss_nats == pytest.approx(3.416, abs=0.01)
 
 
 @pytest.mark.parametrize("val", ["0.1", "0"])
-def test_resumed_it_does_not_need_the_other_any_more(make_trainer, trained, val):
+def test_resumed_it_does_not_need_the_other_any_more(make_loop, trained, val):
     options = [FROM, f"data.val_fraction={val}"]
-    straight = make_trainer(*options, out="straight")
+    straight = make_loop(*options, out="straight")
     list(straight.records())
-    stopped = make_trainer(*options)
+    stopped = make_loop(*options)
     for record in stopped.records():
-        if record["kind"] == "train":
+        if record.kind == "train":
             break
     stopped.metrics.close()
     trained.rename("away")
 
-    resumed = make_trainer(resume=True)
+    resumed = make_loop(resume=True)
     assert resumed.state.step == 0
     list(resumed.records())
 

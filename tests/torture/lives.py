@@ -241,7 +241,7 @@ def _wait(process: int, until: float) -> None:
 
 def _child(job: dict[str, Any], plan: Plan, shared: mmap.mmap, said: Path) -> int:
     from charlm.cli.main import run
-    from charlm.training.loop import Trainer
+    from charlm.training.gradients import GradientLearner
     from tests.torture.disk import watched
 
     os.chdir(job["folder"])
@@ -259,14 +259,14 @@ def _child(job: dict[str, Any], plan: Plan, shared: mmap.mmap, said: Path) -> in
                 os.kill(os.getpid(), signal.SIGKILL)
             raise OSError(plan.error, os.strerror(plan.error or 0), str(path) if path else None)
 
-    step = Trainer._step
+    step = GradientLearner.step
 
-    def counted(self: Trainer) -> dict[str, Any]:
+    def counted(self: GradientLearner) -> Any:
         record = step(self)
         shared[:8] = struct.pack("q", self.state.step)
         return record
 
-    Trainer._step = counted  # type: ignore[method-assign]
+    GradientLearner.step = counted  # type: ignore[method-assign]
     with watched(Path(job["folder"]), count):
         return run(job["arguments"])
 

@@ -37,7 +37,7 @@ def main(folder: Path) -> None:
     from charlm.text import Corpus
     from charlm.text.batches import window_starts
     from charlm.text.tokens import Split, TokenFile
-    from charlm.training import Trainer
+    from charlm.training import training_loop
     from tests.torture.trials import begin
 
     torch.set_num_threads(1)
@@ -69,19 +69,19 @@ def main(folder: Path) -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    trainer = Trainer(prepared.config, prepared.run, corpus, prepared.tokenizer, model)
-    steps = [record for record in trainer.records() if record["kind"] == "train"]
+    loop = training_loop(prepared.config, prepared.run, corpus, prepared.tokenizer, model)
+    steps = [record for record in loop.records() if record.kind == "train"]
     firsts = [
         int(first)
         for step in range(len(steps))
-        for first in window_starts(0, step, 4, trainer.batches.windows)
+        for first in window_starts(0, step, 4, loop.learner.batches.windows)
     ]
     done.set()
     watcher.join()
-    trainer.batches.get(len(steps))
+    loop.learner.batches.get(len(steps))
     before = resident()
     for step in range(READS // 4):  # four windows in each
-        trainer.batches.get(step)
+        loop.learner.batches.get(step)
     figures = {
         "bytes": path.stat().st_size,
         "disk_bytes": 512 * path.stat().st_blocks,

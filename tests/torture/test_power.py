@@ -16,7 +16,7 @@ from charlm.runs import RunFolder
 from charlm.runs.folder import MetricsLog
 from charlm.runs.state import load_checkpoint
 from charlm.storage import atomic, manifest, write_file
-from charlm.training import trainer_for
+from charlm.training import training_loop
 from tests.torture.power import LEFT, Moment, lay, moments, same
 from tests.training.conftest import ignore
 
@@ -24,17 +24,17 @@ SAVES = ("train.save_every=1", "train.max_steps=4", "train.eval_every=2")
 
 
 def begin(root: Path, *overrides: str):
-    """Make a run in `root` and its trainer."""
+    """Make a run in `root` and its loop."""
     config = load_config("tiny.yaml", overrides)
     text = prepare_text(config, ignore, ignore)
     with new_folder_for_run(root / "run"):
         prepared = create_run(config, root / "run", text, ignore)
-    return trainer(prepared)
+    return loop_of(prepared)
 
 
-def trainer(prepared):
+def loop_of(prepared):
     model = build_model(prepared.config.model, prepared.tokenizer.vocab_size, 0)
-    return trainer_for(prepared.config)(
+    return training_loop(
         prepared.config,
         prepared.run,
         prepared.corpus,
@@ -85,9 +85,9 @@ def failures_of_saving(tmp_path: Path) -> Iterator[str]:
 
     def work() -> None:
         for record in one.records():
-            if record["kind"] == "save":
-                saved[record["step"]] = content(one.run.checkpoint_path(record["step"]))
-                promises.append((len(found), record["step"]))
+            if record.kind == "save":
+                saved[record.step] = content(one.run.checkpoint_path(record.step))
+                promises.append((len(found), record.step))
 
     found: list[Moment] = []
     moments(tmp_path / "disk", work, found)
@@ -106,8 +106,10 @@ def failures_of_saving(tmp_path: Path) -> Iterator[str]:
             elif step >= 0:
                 if content(prepared.checkpoint.path) != saved[step]:
                     yield f"{cut}: step {step} is not what was saved"
-                again = trainer(prepared)
-                state = load_checkpoint(prepared.checkpoint, again.model, again.optimizers)
+                again = loop_of(prepared)
+                state = load_checkpoint(
+                    prepared.checkpoint, again.learner.model, again.learner.optimizers
+                )
                 MetricsLog(prepared.run.metrics, keep=state.metrics_bytes).close()
         except CharlmError as error:
             yield f"{cut}: {error}"
@@ -204,7 +206,7 @@ def test_a_cut_while_fitting_leaves_the_tables_or_none(tiny, tmp_path):
             assert content(prepared.checkpoint.path) == whole, cut
         else:
             assert number < len(found) - 1, cut
-            again = trainer(prepared)
+            again = loop_of(prepared)
             list(again.records())
             assert again.state.val_loss_nats == one.state.val_loss_nats
 

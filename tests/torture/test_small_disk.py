@@ -48,7 +48,7 @@ def test_a_disk_that_is_full_for_a_while_costs_saves_and_a_sample_but_no_step(fo
     said = "\n".join(found["full for a while"]["said"])
 
     assert found["full for a while"]["code"] == 0
-    assert said.count("not saved, going on; step 10 is saved: ") == 2
+    assert said.count("the save failed, going on; step 10 is saved: ") == 2
     assert said.count("a sample is not kept, going on: run/samples/step-20.txt: No space") == 1
     assert found["saved"] == [25, 30]
     assert found["undisturbed"] == {"code": 0, "said": []}

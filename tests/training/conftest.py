@@ -1,4 +1,4 @@
-"""Runs made in a few lines: `make_trainer(overrides, out)` and the state of one as a hash."""
+"""Runs made in a few lines: `make_loop(overrides, out)` and the state of one as a hash."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from charlm.models import build_model
 from charlm.runs import RunFolder
 from charlm.runs.folder import read_metrics
 from charlm.runs.optimizer_state import optimizer_tensors
-from charlm.training import Trainer
+from charlm.training import training_loop
 
 
 def ignore(*_):
@@ -21,7 +21,7 @@ def ignore(*_):
 
 
 @pytest.fixture
-def make_trainer(tiny):
+def make_loop(tiny):
     """Begin or resume a run of the tiny configuration."""
 
     def make(*overrides, out="run", resume=False, **kwargs):
@@ -37,7 +37,7 @@ def make_trainer(tiny):
             prepared = create_run(config, folder, text, ignore)
             config = prepared.config
         model = build_model(config.model, prepared.tokenizer.vocab_size, config.run.seed)
-        return Trainer(
+        return training_loop(
             config,
             prepared.run,
             prepared.corpus,
@@ -50,14 +50,15 @@ def make_trainer(tiny):
     return make
 
 
-def state_hash(trainer):
+def state_hash(loop):
     """SHA-256 over weights, optimizer state and counters; wall-clock times left out."""
     digest = hashlib.sha256()
-    tensors = dict(trainer.model.named_parameters())
-    tensors |= optimizer_tensors(trainer.optimizers, trainer.model)
+    learner = loop.learner
+    tensors = dict(learner.model.named_parameters())
+    tensors |= optimizer_tensors(learner.optimizers, learner.model)
     for name in sorted(tensors):
         digest.update(name.encode() + tensors[name].detach().numpy().tobytes())
-    state = vars(trainer.state) | {"seconds": 0, "metrics_bytes": 0}
+    state = vars(loop.state) | {"seconds": 0, "metrics_bytes": 0}
     digest.update(json.dumps(state, sort_keys=True).encode())
     return digest.hexdigest()
 

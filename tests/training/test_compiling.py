@@ -11,7 +11,8 @@ import torch
 from charlm.config import GPTConfig, load_config
 from charlm.errors import MachineError
 from charlm.models import build_model
-from charlm.training import loop
+from charlm.runs.records import NoteRecord
+from charlm.training import Clock, gradients
 from charlm.training.compiling import compile_model, worth_trying
 
 
@@ -53,27 +54,29 @@ def broken(monkeypatch):
 def test_on_a_cpu_a_long_run_of_a_gpt_is_worth_compiling(preset, changes, worth, model):
     config = load_config(preset, ["run.device=cpu", changes])
 
-    assert worth_trying(config, model) == worth
+    assert worth_trying(config, model, Clock.of(config, 0.0).budget) == worth
 
 
 def test_without_a_compiler_nothing_is_tried(model, monkeypatch):
     monkeypatch.setenv("PATH", "")
 
-    assert not worth_trying(load_config("gpt", ["train.minutes=60"]), model)
+    assert not worth_trying(load_config("gpt", []), model, budget=3600.0)
 
 
-def test_nothing_is_compiled_before_there_is_a_step_to_do(make_trainer, monkeypatch):
+def test_nothing_is_compiled_before_there_is_a_step_to_do(make_loop, monkeypatch):
     tried = []
-    monkeypatch.setattr(loop, "worth_trying", lambda config, model: True)
-    monkeypatch.setattr(loop, "compile_model", lambda model, *a: tried.append(a) or (model, "why"))
+    monkeypatch.setattr(gradients, "worth_trying", lambda *_: True)
+    monkeypatch.setattr(
+        gradients, "compile_model", lambda model, *a: tried.append(a) or (model, "why")
+    )
 
-    records = list(make_trainer("train.max_steps=2").records())
-    kinds = [record["kind"] for record in records]
+    records = list(make_loop("train.max_steps=2").records())
+    kinds = [record.kind for record in records]
     assert tried == [("auto", 4, torch.float32)]
     assert kinds.index("eval") < kinds.index("compile") < kinds.index("note") < kinds.index("train")
-    assert {"kind": "note", "text": "why"} in records
+    assert NoteRecord(text="why") in records
 
-    assert list(make_trainer(resume=True).records()) == []
+    assert list(make_loop(resume=True).records()) == []
     assert len(tried) == 1
 
 
@@ -113,7 +116,7 @@ def test_the_trial_is_one_micro_step_and_leaves_no_gradient(model, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_trial_is_just_what_a_step_does(make_trainer, monkeypatch, dtype):
+def test_the_trial_is_just_what_a_step_does(make_loop, monkeypatch, dtype):
     """What compiled code depends on must not change after it, or the first step compiles again."""
     calls = []
 
@@ -127,22 +130,22 @@ def test_the_trial_is_just_what_a_step_does(make_trainer, monkeypatch, dtype):
 
     monkeypatch.setattr(torch, "compile", compile)
 
-    trainer = make_trainer("train.max_steps=2", "run.compile=true", f"run.dtype={dtype}")
-    list(trainer.records())
+    loop = make_loop("train.max_steps=2", "run.compile=true", f"run.dtype={dtype}")
+    list(loop.records())
 
     assert len(calls) == 3
     assert len(set(calls)) == 1
     assert calls[0][3] == (dtype == "bfloat16")
 
 
-def test_going_on_in_another_way_is_said(make_trainer, monkeypatch):
+def test_going_on_in_another_way_is_said(make_loop, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda module: lambda idx: module(idx))
-    list(make_trainer("train.max_steps=2", "run.compile=true").records())
+    list(make_loop("train.max_steps=2", "run.compile=true").records())
 
-    again = make_trainer("train.max_steps=3", "run.compile=true", resume=True)
-    assert not [r for r in again.records() if r["kind"] == "note"]
-    eager = make_trainer("train.max_steps=4", "run.compile=false", resume=True)
-    notes = [r["text"] for r in eager.records() if r["kind"] == "note"]
+    again = make_loop("train.max_steps=3", "run.compile=true", resume=True)
+    assert not [r for r in again.records() if r.kind == "note"]
+    eager = make_loop("train.max_steps=4", "run.compile=false", resume=True)
+    notes = [r.text for r in eager.records() if r.kind == "note"]
     assert notes == ["not bit-exact: steps were compiled, now they are not"]
 
 

@@ -31,56 +31,56 @@ def full(monkeypatch):
     return steps
 
 
-def test_a_save_that_fails_is_said_and_tried_again(make_trainer, full):
-    straight = make_trainer(*EVERY_STEP, out="straight")
+def test_a_failed_save_is_reported_and_retried(make_loop, full):
+    straight = make_loop(*EVERY_STEP, out="straight")
     list(straight.records())
     full |= {3, 4, 5}
-    trainer = make_trainer(*EVERY_STEP)
+    loop = make_loop(*EVERY_STEP)
 
-    records = list(trainer.records())
+    records = list(loop.records())
 
-    notes = [r["text"] for r in records if r["kind"] == "note"]
+    notes = [r.text for r in records if r.kind == "note"]
     assert len(notes) == 3
-    assert all(n.startswith("not saved, going on; step 2 is saved: ") for n in notes)
+    assert all(n.startswith("the save failed, going on; step 2 is saved: ") for n in notes)
     assert all("free some space" in n for n in notes)
-    assert state_hash(trainer) == state_hash(straight)
-    assert timeless(trainer.run.metrics) == timeless(straight.run.metrics)
-    saves = [r["step"] for r in read_metrics(trainer.run.metrics) if r["kind"] == "save"]
+    assert state_hash(loop) == state_hash(straight)
+    assert timeless(loop.run.metrics) == timeless(straight.run.metrics)
+    saves = [r["step"] for r in read_metrics(loop.run.metrics) if r["kind"] == "save"]
     assert saves == [0, 1, 2, 6, 7, 8]
-    assert not list(trainer.run.path.rglob(".tmp-*"))
+    assert not list(loop.run.path.rglob(".tmp-*"))
 
 
-def test_while_it_fails_the_older_checkpoints_stay(make_trainer, full):
+def test_while_it_fails_the_older_checkpoints_stay(make_loop, full):
     full |= set(range(4, 9))
-    trainer = make_trainer(*EVERY_STEP)
+    loop = make_loop(*EVERY_STEP)
 
     with pytest.raises(MachineError, match="No space left"):  # the last one must not fail
-        list(trainer.records())
+        list(loop.records())
 
-    assert [c.step for c in trainer.run.checkpoints()] == [0, 2, 3]
-    for checkpoint in trainer.run.checkpoints():
+    assert [c.step for c in loop.run.checkpoints()] == [0, 2, 3]
+    for checkpoint in loop.run.checkpoints():
         verify_folder(checkpoint.path)
     full.clear()
-    resumed = make_trainer(resume=True)
+    resumed = make_loop(resume=True)
     assert resumed.state.step == 3
     list(resumed.records())
-    straight = make_trainer(*EVERY_STEP, out="straight")
+    straight = make_loop(*EVERY_STEP, out="straight")
     list(straight.records())
     assert state_hash(resumed) == state_hash(straight)
 
 
-def test_the_first_save_must_not_fail(make_trainer, full):
+def test_the_first_save_must_not_fail(make_loop, full):
     full |= {0}
-    trainer = make_trainer(*EVERY_STEP)
+    loop = make_loop(*EVERY_STEP)
 
     with pytest.raises(MachineError, match="No space left"):
-        list(trainer.records())
+        list(loop.records())
 
-    assert trainer.state.step == 0
+    assert loop.state.step == 0
 
 
-def test_a_full_disk_costs_no_records(make_trainer, monkeypatch):
-    trainer = make_trainer(*EVERY_STEP)
+def test_a_full_disk_costs_no_records(make_loop, monkeypatch):
+    loop = make_loop(*EVERY_STEP)
     refused = Counter()
 
     class Full:
@@ -97,108 +97,106 @@ def test_a_full_disk_costs_no_records(make_trainer, monkeypatch):
             return self.file.__exit__(*error)
 
         def write(self, data):
-            refused[trainer.state.step] += 1
-            if 2 <= trainer.state.step <= 4:
+            refused[loop.state.step] += 1
+            if 2 <= loop.state.step <= 4:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return self.file.write(data[: max(1, len(data) // 2)])  # a short write is none either
 
-    for record in trainer.records():
-        if record["kind"] == "eval":
-            trainer.metrics.file = Full(trainer.metrics.file)
+    for record in loop.records():
+        if record.kind == "eval":
+            loop.metrics.file = Full(loop.metrics.file)
 
     assert refused[3]
-    steps = [r["step"] for r in read_metrics(trainer.run.metrics) if r["kind"] == "train"]
+    steps = [r["step"] for r in read_metrics(loop.run.metrics) if r["kind"] == "train"]
     assert steps == list(range(1, 9))
-    saves = [r["step"] for r in read_metrics(trainer.run.metrics) if r["kind"] == "save"]
+    saves = [r["step"] for r in read_metrics(loop.run.metrics) if r["kind"] == "save"]
     assert saves == [0, 1, 5, 6, 7, 8]
 
 
-def test_a_run_folder_that_vanishes_is_said_and_does_not_come_back_in_part(make_trainer):
-    trainer = make_trainer(*EVERY_STEP)
+def test_a_run_folder_that_vanishes_is_said_and_does_not_come_back_in_part(make_loop):
+    loop = make_loop(*EVERY_STEP)
     notes = []
 
     def watch():
-        for record in trainer.records():
-            if record["kind"] == "train" and record["step"] == 5:
-                shutil.rmtree(trainer.run.path)
-            if record["kind"] == "note":
-                notes.append(record["text"])
+        for record in loop.records():
+            if record.kind == "train" and record.step == 5:
+                shutil.rmtree(loop.run.path)
+            if record.kind == "note":
+                notes.append(record.text)
 
     with pytest.raises(MachineError, match="No such file"):
         watch()
 
     assert len(notes) == 3  # steps 5 to 7
-    assert not trainer.run.path.exists()
+    assert not loop.run.path.exists()
 
 
-def test_a_run_folder_that_comes_back_is_used_again(make_trainer):
-    trainer = make_trainer(*EVERY_STEP)
-    away = trainer.run.path.with_name("away")
+def test_a_run_folder_that_comes_back_is_used_again(make_loop):
+    loop = make_loop(*EVERY_STEP)
+    away = loop.run.path.with_name("away")
 
-    for record in trainer.records():
-        if record["kind"] == "train" and record["step"] == 4:
-            trainer.run.path.rename(away)
-        if record["kind"] == "train" and record["step"] == 7:
-            away.rename(trainer.run.path)
+    for record in loop.records():
+        if record.kind == "train" and record.step == 4:
+            loop.run.path.rename(away)
+        if record.kind == "train" and record.step == 7:
+            away.rename(loop.run.path)
 
-    assert [c.step for c in trainer.run.checkpoints()] == [7, 8]
-    steps = [r["step"] for r in read_metrics(trainer.run.metrics) if r["kind"] == "train"]
+    assert [c.step for c in loop.run.checkpoints()] == [7, 8]
+    steps = [r["step"] for r in read_metrics(loop.run.metrics) if r["kind"] == "train"]
     assert steps == list(range(1, 9))
 
 
-def test_saving_when_asked_changes_nothing_else(make_trainer):
+def test_saving_when_asked_changes_nothing_else(make_loop):
     options = ["train.max_steps=8", "train.eval_every=100"]
-    straight = make_trainer(*options, out="straight")
+    straight = make_loop(*options, out="straight")
     list(straight.records())
     asked = [False, False, False, True, False, False]
-    trainer = make_trainer(*options, should_save=lambda: bool(asked) and asked.pop(0))
+    loop = make_loop(*options, should_save=lambda: bool(asked) and asked.pop(0))
 
-    saves = [r["step"] for r in trainer.records() if r["kind"] == "save"]
+    saves = [r.step for r in loop.records() if r.kind == "save"]
 
     assert saves == [0, 3, 8]
-    assert state_hash(trainer) == state_hash(straight)
+    assert state_hash(loop) == state_hash(straight)
 
 
-def test_a_save_that_would_fill_the_disk_is_not_begun(make_trainer, monkeypatch):
-    trainer = make_trainer(*EVERY_STEP)
+def test_a_save_that_would_fill_the_disk_is_not_begun(make_loop, monkeypatch):
+    loop = make_loop(*EVERY_STEP)
     room = shutil._ntuple_diskusage(10**12, 10**12 - 9000, 9000)
     notes = []
-    for record in trainer.records():
-        if record["kind"] == "train":
-            ample = record["step"] in (4, 8)
+    for record in loop.records():
+        if record.kind == "train":
+            ample = record.step in (4, 8)
             monkeypatch.setattr(
                 shutil,
                 "disk_usage",
                 lambda _, ample=ample: room._replace(free=10**12 * ample + 9000),
             )
-        if record["kind"] == "note":
-            notes.append(record["text"])
+        if record.kind == "note":
+            notes.append(record.text)
 
-    assert [c.step for c in trainer.run.checkpoints()] == [4, 8]
+    assert [c.step for c in loop.run.checkpoints()] == [4, 8]
     assert len(notes) == 6
     assert re.search(r"step-1: a checkpoint needs [\d.]+ KiB and 8.789 KiB is free; free", notes[0])
 
 
-def test_a_checkpoint_whose_name_could_not_be_flushed_can_be_resumed_from(
-    make_trainer, monkeypatch
-):
+def test_a_checkpoint_whose_name_could_not_be_flushed_can_be_resumed_from(make_loop, monkeypatch):
     """It is there, and vouches for records that must not be cut off then."""
-    straight = make_trainer(*EVERY_STEP, out="straight")
+    straight = make_loop(*EVERY_STEP, out="straight")
     list(straight.records())
-    trainer = make_trainer(*EVERY_STEP)
+    loop = make_loop(*EVERY_STEP)
     flush_folder = atomic.flush_folder
 
     def flush(path):
-        if path.name == "checkpoints" and trainer.state.step >= 5:
+        if path.name == "checkpoints" and loop.state.step >= 5:
             raise OSError(errno.EIO, "Input/output error", str(path))
         flush_folder(path)
 
     with monkeypatch.context() as patch:
         patch.setattr(atomic, "flush_folder", flush)
         with pytest.raises(MachineError, match="Input/output error"):
-            list(trainer.records())
+            list(loop.records())
 
-    resumed = make_trainer(resume=True)
+    resumed = make_loop(resume=True)
     list(resumed.records())
 
     assert state_hash(resumed) == state_hash(straight)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from charlm.errors import NonFiniteError
 from charlm.runs.weights import load_tensors
-from charlm.training import loop
+from charlm.training import gradients
 from charlm.training.compiling import worth_trying
 from tests.training.conftest import state_hash, timeless
 
@@ -41,24 +42,24 @@ def of_kind(tiny):
     return write
 
 
-def finish(trainer):
-    return list(trainer.records())
+def finish(loop):
+    return list(loop.records())
 
 
 def losses(records, kind="train"):
-    return [record["loss_nats"] for record in records if record["kind"] == kind]
+    return [record.loss_nats for record in records if record.kind == kind]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_two_hundred_steps_have_the_losses_of_autograd(of_kind, make_trainer, variant):
+def test_two_hundred_steps_have_the_losses_of_autograd(of_kind, make_loop, variant):
     of_kind(variant.split(",")[0])
     options = ["train.max_steps=200", "train.learning_rate=3e-3", *VARIANTS[variant]]
 
-    with_autograd = finish(make_trainer(*options, out="autograd"))
-    trainer = make_trainer(*options, BY_HAND, out="by_hand")
-    by_hand = finish(trainer)
+    with_autograd = finish(make_loop(*options, out="autograd"))
+    loop = make_loop(*options, BY_HAND, out="by_hand")
+    by_hand = finish(loop)
 
-    assert trainer.by_hand is not None
+    assert loop.learner.by_hand is not None
     assert len(losses(by_hand)) == 200
     assert losses(by_hand) == pytest.approx(losses(with_autograd), abs=1e-4, rel=0)
     scores = losses(by_hand, "eval")
@@ -66,19 +67,19 @@ def test_two_hundred_steps_have_the_losses_of_autograd(of_kind, make_trainer, va
     assert scores[-1] < scores[0] - 0.3  # it learned something on the way
 
 
-def test_gradients_are_autograds_unless_asked_otherwise(make_trainer, monkeypatch):
+def test_gradients_are_autograds_unless_asked_otherwise(make_loop, monkeypatch):
     def refuse(*_):
         raise AssertionError("not asked for")
 
-    monkeypatch.setattr(loop.ByHand, "__call__", refuse)
+    monkeypatch.setattr(gradients.ByHand, "__call__", refuse)
 
-    assert len(losses(finish(make_trainer()))) == 6
+    assert len(losses(finish(make_loop()))) == 6
     with pytest.raises(AssertionError, match="not asked for"):
-        finish(make_trainer(BY_HAND, out="by_hand"))
+        finish(make_loop(BY_HAND, out="by_hand"))
 
 
-def test_a_run_by_hand_asks_autograd_for_nothing(make_trainer, monkeypatch):
-    expected = losses(finish(make_trainer(out="autograd")))
+def test_a_run_by_hand_asks_autograd_for_nothing(make_loop, monkeypatch):
+    expected = losses(finish(make_loop(out="autograd")))
 
     def refuse(*_, **__):
         raise AssertionError("this was to be done by hand")
@@ -86,7 +87,7 @@ def test_a_run_by_hand_asks_autograd_for_nothing(make_trainer, monkeypatch):
     for place in (torch.Tensor, torch.autograd):
         monkeypatch.setattr(place, "backward", refuse)
     monkeypatch.setattr(torch.autograd, "grad", refuse)
-    found = losses(finish(make_trainer(BY_HAND)))
+    found = losses(finish(make_loop(BY_HAND)))
 
     assert found == pytest.approx(expected, abs=1e-5)
 
@@ -95,9 +96,9 @@ HARD = ["train.max_steps=8", "model.dropout=0.2", "train.micro_batch_size=2", BY
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "modern"])
-def test_two_runs_by_hand_of_one_seed_end_with_equal_bits(of_kind, make_trainer, kind):
+def test_two_runs_by_hand_of_one_seed_end_with_equal_bits(of_kind, make_loop, kind):
     of_kind(kind)
-    one, other = make_trainer(*HARD), make_trainer(*HARD, out="other")
+    one, other = make_loop(*HARD), make_loop(*HARD, out="other")
 
     finish(one)
     torch.manual_seed(3)  # whatever the global generator holds must not matter
@@ -109,17 +110,17 @@ def test_two_runs_by_hand_of_one_seed_end_with_equal_bits(of_kind, make_trainer,
 
 @pytest.mark.parametrize("kind", ["gpt2", "modern"])
 @pytest.mark.parametrize("cut", [1, 5])
-def test_stopped_and_resumed_by_hand_equals_uninterrupted(of_kind, make_trainer, kind, cut):
+def test_stopped_and_resumed_by_hand_equals_uninterrupted(of_kind, make_loop, kind, cut):
     of_kind(kind)
-    straight = make_trainer(*HARD, out="straight")
+    straight = make_loop(*HARD, out="straight")
     finish(straight)
-    stopped = make_trainer(*HARD, should_stop=lambda: stopped.state.step == cut)
+    stopped = make_loop(*HARD, should_stop=lambda: stopped.state.step == cut)
     finish(stopped)
     assert stopped.stopped
 
-    resumed = make_trainer(resume=True)
+    resumed = make_loop(resume=True)
     assert resumed.state.step == cut
-    assert resumed.by_hand is not None  # the run remembers how it was asked
+    assert resumed.learner.by_hand is not None  # the run remembers how it was asked
     torch.manual_seed(cut)
     finish(resumed)
 
@@ -128,53 +129,52 @@ def test_stopped_and_resumed_by_hand_equals_uninterrupted(of_kind, make_trainer,
 
 
 @pytest.mark.parametrize("first", ["autograd", "by_hand"])
-def test_a_run_goes_on_with_the_other_kind_of_gradients(make_trainer, first):
+def test_a_run_goes_on_with_the_other_kind_of_gradients(make_loop, first):
     second = {"autograd": "by_hand", "by_hand": "autograd"}[first]
     options = ["train.max_steps=30", "train.eval_every=10", "model.dropout=0.2"]
-    straight = make_trainer(*options, f"train.gradients={first}", out="straight")
+    straight = make_loop(*options, f"train.gradients={first}", out="straight")
     expected = losses(finish(straight))
-    stopped = make_trainer(
+    stopped = make_loop(
         *options, f"train.gradients={first}", should_stop=lambda: stopped.state.step == 10
     )
     finish(stopped)
 
-    resumed = make_trainer(f"train.gradients={second}", resume=True)
+    resumed = make_loop(f"train.gradients={second}", resume=True)
     found = losses(finish(resumed))
 
-    assert (resumed.by_hand is not None) == (second == "by_hand")
+    assert (resumed.learner.by_hand is not None) == (second == "by_hand")
     assert resumed.state.step == 30
     assert found == pytest.approx(expected[10:], abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["multihead", "gpt2", "modern"])
-def test_it_trains_in_bfloat16(of_kind, make_trainer, kind):
+def test_it_trains_in_bfloat16(of_kind, make_loop, kind):
     of_kind(kind)
     options = ["train.max_steps=40", "train.learning_rate=1e-2", BY_HAND]
-    single = losses(finish(make_trainer(*options, out="single")))
+    single = losses(finish(make_loop(*options, out="single")))
 
-    trainer = make_trainer(*options, "run.dtype=bfloat16")
-    narrow = losses(finish(trainer))
+    loop = make_loop(*options, "run.dtype=bfloat16")
+    narrow = losses(finish(loop))
 
     assert narrow != single
     assert narrow[-1] < narrow[0] - 0.3
     assert narrow == pytest.approx(single, abs=0.1)
-    saved = load_tensors(trainer.run.last().path / "model.safetensors")
+    saved = load_tensors(loop.run.last().path / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
 
 
-def test_a_model_by_hand_is_not_compiled(make_trainer):
-    config, model = (make_trainer(out="run").config, make_trainer(out="other").model)
-    train = config.train.model_copy(update={"minutes": 60.0})
+def test_a_model_by_hand_is_not_compiled(make_loop):
+    config, model = (make_loop(out="run").config, make_loop(out="other").learner.model)
+    train = config.train.model_copy(update={"gradients": "by_hand"})
 
-    assert worth_trying(config.model_copy(update={"train": train}), model)
-    train = train.model_copy(update={"gradients": "by_hand"})
-    assert not worth_trying(config.model_copy(update={"train": train}), model)
+    assert worth_trying(config, model, budget=3600.0)
+    assert not worth_trying(config.model_copy(update={"train": train}), model, budget=3600.0)
 
 
-def test_a_weight_that_is_not_finite_ends_a_run_by_hand_too(make_trainer):
-    trainer = make_trainer(BY_HAND)
+def test_a_weight_that_is_not_finite_ends_a_run_by_hand_too(make_loop):
+    loop = make_loop(BY_HAND)
     with torch.no_grad():
-        next(trainer.model.parameters()).fill_(torch.nan)
+        next(loop.learner.model.parameters()).fill_(torch.nan)
 
-    with pytest.raises(loop.NonFiniteError, match="loss nan at step 1"):
-        trainer._step()
+    with pytest.raises(NonFiniteError, match="step 1: loss nan"):
+        loop.learner.step()

@@ -1,76 +1,80 @@
-"""Fitting a counted model: the same run as any other, done in one step."""
+"""Learning by counting: a run of a single step, before which the model knows nothing."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-
-from torch.optim import Optimizer
+from typing import cast
 
 from charlm.config import NGramConfig
 from charlm.config.memory import human_bytes, machine_bytes
-from charlm.errors import MachineError
+from charlm.errors import MachineError, Phrase, Setting
 from charlm.evaluation import score_windows
 from charlm.models import NGramModel
 from charlm.models.counts import count_ngrams
 from charlm.models.ngram import BYTES_A_GRAM
 from charlm.models.smoothing import Table, smooth
 from charlm.runs import RunFolder
+from charlm.runs.records import TrainRecord
+from charlm.runs.state import TrainingState
 from charlm.storage.atomic import scratch_folder
 from charlm.text.tokens import Split
-from charlm.training.loop import Record, Trainer
+from charlm.training.learner import Job, Learner
 
 
-class Fitter(Trainer):
-    """A run of a counted model: before its one step it knows nothing, after it everything."""
+class CountingLearner(Learner):
+    """Learning by counting.
+
+    Args:
+        job: What the run is about.
+    """
+
+    total_steps = 1
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.model = job.model
+        self.optimizers = {}
+        self.state = TrainingState()
+
+    @classmethod
+    def of(cls, job: Job) -> "CountingLearner":
+        """Return the learner of a run, at its beginning."""
+        return cls(job)
 
     @property
-    def total_steps(self) -> int:
-        """One: the fit."""
-        return 1
+    def ready(self) -> bool:
+        """Whether the text is counted: before, it may score better on a strange text than after."""
+        return self.state.step > 0
 
-    def _optimizers(self) -> dict[str, Optimizer]:
-        return {}
-
-    def _prepare(self) -> None:
-        model, asked = self.model, self.config.model
-        if not (isinstance(model, NGramModel) and isinstance(asked, NGramConfig)):
-            raise TypeError(f"a model of type {asked.type} is trained, not fitted")
-        self.ngram, self.asked = model, asked
-
-    def _spent(self) -> float:
+    def spent(self) -> float:
+        """Return 1 once the text is counted."""
         return float(self.state.step)
 
-    def _evaluation_due(self, last: bool) -> bool:
-        # What is not fitted yet is no model of the text, and may score better on a strange one.
-        return self.state.step > 0 and super()._evaluation_due(last)
-
-    def _save_due(self, ending: bool) -> bool:
-        return self.state.step > 0 and super()._save_due(ending)
-
-    def _step(self) -> Record:
+    def step(self) -> TrainRecord:
         """Count the training part; the loss is on that same part, which a memory knows well."""
+        job, train = self.job, self.job.corpus.splits["train"]
+        model, config = cast(NGramModel, self.model), cast(NGramConfig, job.config.model)
         started = time.perf_counter()
-        chars = fit_ngram(self.ngram, self.asked, self.train, self.run, self.should_stop)
+        chars = count_text(model, config, train, job.run, job.should_stop)
         seconds = time.perf_counter() - started
         score = score_windows(
             self.model,
-            self.train,
-            self.asked.block_size,
-            max_chars=self.config.eval.max_chars,
-            should_stop=self.should_stop,
+            train,
+            config.block_size,
+            max_chars=job.config.eval.max_chars,
+            should_stop=job.should_stop,
         )
         self.state.step = 1
-        self.state.seconds = time.perf_counter() - self.began
-        return {
-            "kind": "train",
-            "step": 1,
-            "loss_nats": score.loss_nats,
-            "chars_per_second": chars / max(seconds, 1e-9),
-            "seconds": self.state.seconds,
-        }
+        self.state.seconds = job.clock.seconds()
+        return TrainRecord(
+            step=1,
+            loss_nats=score.loss_nats,
+            chars_per_second=chars / max(seconds, 1e-9),
+            seconds=self.state.seconds,
+        )
 
 
-def fit_ngram(
+def count_text(
     model: NGramModel,
     config: NGramConfig,
     ids: Split,
@@ -84,14 +88,14 @@ def fit_ngram(
         config: Its order and smoothing.
         ids: The text.
         run: Whose disk to use.
-        should_stop: Called often; where it says so, the model is what it was.
+        should_stop: Asked often.
 
     Returns:
         How many characters were counted.
 
     Raises:
-        Stopped: `should_stop` said so.
         MachineError: The disk is too small or refuses, or the tables are larger than memory.
+        Stopped: It was asked to stop; the model is what it was.
     """
     if config.last_chars is not None:
         ids = replace(ids, start=max(ids.start, ids.stop - config.last_chars))
@@ -117,8 +121,12 @@ def _that_fit(tables: Iterable[Table]) -> Iterator[Table]:
         needed += BYTES_A_GRAM * len(table.keys)
         if needed > machine_bytes():
             raise MachineError(
-                f"model.order: the tables up to order {k} need {human_bytes(needed)} of memory and "
-                f"this machine has {human_bytes(machine_bytes())}; lower model.order, or leave "
-                "rare n-grams out (model.min_count=2)"
+                "model.order",
+                f"the tables up to order {k} need {human_bytes(needed)} of memory and this "
+                f"machine has {human_bytes(machine_bytes())}",
+                Phrase(
+                    "lower model.order, or leave rare n-grams out ({})",
+                    Setting("model.min_count", 2),
+                ),
             )
         yield table

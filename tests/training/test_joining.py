@@ -19,8 +19,9 @@ from charlm.runs import RunFolder
 from charlm.runs.weights import load_model
 from charlm.storage import read_manifest, verify_folder
 from charlm.storage.manifest import write_manifest
-from charlm.training import mix
-from charlm.training.mix import LATE, SLICE_PASSES, Mixer
+from charlm.training import TrainingLoop, joining, training_loop, tuning
+from charlm.training.expert import LATE, SLICE_PASSES, PhasedBatches
+from charlm.training.gradients import GradientLearner
 from tests.conftest import TEXT
 from tests.training.conftest import ignore, timeless
 
@@ -45,7 +46,7 @@ SLICE = TRAIN - TRAIN // 10  # where the slice begins
 
 
 @pytest.fixture
-def make_mixer(tiny):
+def make_loop(tiny):
     """Begin or resume a mixture of a trigram and two models that are trained a little."""
     Path("mixture.yaml").write_text(MIXTURE)
 
@@ -59,7 +60,7 @@ def make_mixer(tiny):
             text = prepare_text(config, ignore, ignore)
             folder.mkdir()
             prepared = create_run(config, folder, text, ignore)
-        mixer = Mixer(
+        loop = training_loop(
             prepared.config,
             prepared.run,
             prepared.corpus,
@@ -68,14 +69,14 @@ def make_mixer(tiny):
             checkpoint=prepared.checkpoint,
             **kwargs,
         )
-        mixer.notes = prepared.notes
-        return mixer
+        loop.notes = prepared.notes
+        return loop
 
     return make
 
 
-def finish(mixer):
-    return list(mixer.records())
+def finish(loop):
+    return list(loop.records())
 
 
 def snapshot(model):
@@ -88,71 +89,71 @@ def differing(one, other):
     return {name for name in one if not torch.equal(one[name], other[name])}
 
 
-def everything_recorded(mixer):
-    runs = [mixer.run.metrics, *sorted(mixer.run.path.glob("experts/*/metrics.jsonl"))]
+def everything_recorded(loop):
+    runs = [loop.run.metrics, *sorted(loop.run.path.glob("experts/*/metrics.jsonl"))]
     return [timeless(path) for path in runs]
 
 
 @pytest.mark.parametrize("combine", ["log-linear", "linear"])
-def test_one_file_trains_its_experts_and_joins_them(make_mixer, combine):
-    mixer = make_mixer(f"model.combine={combine}")
+def test_one_file_trains_its_experts_and_joins_them(make_loop, combine):
+    loop = make_loop(f"model.combine={combine}")
 
-    records = finish(mixer)
+    records = finish(loop)
 
-    (tune,) = (r for r in records if r["kind"] == "tune")
-    assert tune["loss_nats"] < min(tune["alone_nats"].values()) + 1e-3
-    assert tune["chars"] == (TRAIN - SLICE - 1) // 16 * 16
-    assert sum(tune["weights"].values()) == pytest.approx(1)
-    steps = Counter(r["expert"] for r in records if r["kind"] == "train" and "expert" in r)
+    (tune,) = (r for r in records if r.kind == "tune")
+    assert tune.loss_nats < min(tune.alone_nats.values()) + 1e-3
+    assert tune.chars == (TRAIN - SLICE - 1) // 16 * 16
+    assert sum(tune.weights.values()) == pytest.approx(1)
+    steps = Counter(r.expert for r in records if r.kind == "train" and r.expert)
     assert steps == {"gpt": 14, "mean": 8}
-    (joined,) = (r for r in records if r["kind"] == "train" and "expert" not in r)
-    assert joined["weights"] == tune["weights"]
-    (scored,) = (r for r in records if r["kind"] == "eval")
-    assert scored["step"] == 1
-    saved = load_model(mixer.run)
+    (joined,) = (r for r in records if r.kind == "train" and not r.expert)
+    assert joined.weights == tune.weights
+    (scored,) = (r for r in records if r.kind == "eval")
+    assert scored.step == 1
+    saved = load_model(loop.run)
     assert saved.step == 1
-    assert not differing(saved.model.state_dict(), mixer.model.state_dict())
-    assert saved.model.weights.tolist() == [tune["weights"][n] for n in ("counts", "gpt", "mean")]
+    assert not differing(saved.model.state_dict(), loop.learner.model.state_dict())
+    assert saved.model.weights.tolist() == [tune.weights[n] for n in ("counts", "gpt", "mean")]
 
 
 def test_what_was_found_is_what_the_experts_were_worth_when_they_had_not_read_it(
-    make_mixer, monkeypatch
+    make_loop, monkeypatch
 ):
     """What the weights are fitted to is the slice as it is scored, expert by expert."""
-    mixer = make_mixer("model.experts.gpt.model.dropout=0.5")
-    fit, seen = mix.fit_weights, []
+    loop = make_loop("model.experts.gpt.model.dropout=0.5")
+    fit, seen = tuning.fit_weights, []
 
     def watched(logits, targets, *rest):
-        ids = mixer.slice.read(0, len(mixer.slice))[: len(targets) + 1]
+        ids = loop.learner.slice.read(0, len(loop.learner.slice))[: len(targets) + 1]
         rows = torch.from_numpy(ids.astype("int64"))
         assert targets.tolist() == rows[1:].tolist()
         with torch.no_grad():
-            for own, expert in zip(logits, mixer.model.experts.values(), strict=True):
+            for own, expert in zip(logits, loop.learner.model.experts.values(), strict=True):
                 expected = expert.eval().read(rows[:-1].view(-1, 16))
                 torch.testing.assert_close(own, expected.flatten(0, 1))
         seen.append(len(targets))
         return fit(logits, targets, *rest)
 
-    monkeypatch.setattr(mix, "fit_weights", watched)
-    finish(mixer)
+    monkeypatch.setattr(tuning, "fit_weights", watched)
+    finish(loop)
 
     assert seen
 
 
-def test_a_slice_too_large_for_memory_is_sampled_evenly(make_mixer, monkeypatch):
-    monkeypatch.setattr(mix, "MAX_LOGITS", 3 * 40 * 30)
-    mixer = make_mixer()
+def test_a_slice_too_large_for_memory_is_sampled_evenly(make_loop, monkeypatch):
+    monkeypatch.setattr(tuning, "MAX_LOGITS", 3 * 40 * 30)
+    loop = make_loop()
 
-    (tune,) = (r for r in finish(mixer) if r["kind"] == "tune")
+    (tune,) = (r for r in finish(loop) if r.kind == "tune")
 
-    assert tune["chars"] == 3 * 40 * 30 // (3 * mixer.tokenizer.vocab_size) // 16 * 16
+    assert tune.chars == 3 * 40 * 30 // (3 * loop.tokenizer.vocab_size) // 16 * 16
 
 
-def test_validation_never_reaches_what_is_fitted(make_mixer):
-    finish(make_mixer())
+def test_validation_never_reaches_what_is_fitted(make_loop):
+    finish(make_loop())
     validation = TEXT[TRAIN:]
     Path("text.txt").write_text(TEXT[:TRAIN] + validation[::-1])
-    finish(make_mixer(out="other"))
+    finish(make_loop(out="other"))
 
     one, other = (load_model(RunFolder(Path(out))) for out in ("run", "other"))
     assert not differing(one.model.state_dict(), other.model.state_dict())
@@ -164,24 +165,24 @@ def test_validation_never_reaches_what_is_fitted(make_mixer):
 
 
 def test_no_expert_has_read_the_slice_when_the_weights_are_fitted_and_each_has_after(
-    make_mixer, monkeypatch
+    make_loop, monkeypatch
 ):
-    fit, at_fit = mix.fit_weights, []
+    fit, at_fit = tuning.fit_weights, []
 
     def watched(*arguments):
-        at_fit.append(snapshot(mixer.model))
+        at_fit.append(snapshot(loop.learner.model))
         return fit(*arguments)
 
-    monkeypatch.setattr(mix, "fit_weights", watched)
+    monkeypatch.setattr(tuning, "fit_weights", watched)
     ends = []
     for out, text in (
         ("run", TEXT),
         ("other", TEXT[:SLICE] + TEXT[SLICE:TRAIN][::-1] + TEXT[TRAIN:]),
     ):
         Path("text.txt").write_text(text)
-        mixer = make_mixer(out=out)
-        finish(mixer)
-        ends.append(snapshot(mixer.model))
+        loop = make_loop(out=out)
+        finish(loop)
+        ends.append(snapshot(loop.learner.model))
 
     assert not differing(*at_fit)
     changed = {name.split(".")[1] for name in differing(*ends) if name.startswith("experts.")}
@@ -189,9 +190,15 @@ def test_no_expert_has_read_the_slice_when_the_weights_are_fitted_and_each_has_a
     assert "weights" in differing(*ends)
 
 
-def test_late_steps_read_the_whole_part_and_the_slice_in_turn(make_mixer):
-    mixer = make_mixer()
-    phases = mixer._trainer("gpt", mixer.config.training_runs()["gpt"]).phases
+def batches(loop, name):
+    """What an expert of a mixture reads."""
+    learner = loop.learner
+    return PhasedBatches.of(learner.trained[name], learner.first, learner.slice)
+
+
+def test_late_steps_read_the_whole_part_and_the_slice_in_turn(make_loop):
+    loop = make_loop()
+    phases = batches(loop, "gpt")
     phases.late_from = 6
     parts = [phases.early.split, phases.whole.split, phases.slice.split]
 
@@ -202,22 +209,19 @@ def test_late_steps_read_the_whole_part_and_the_slice_in_turn(make_mixer):
         assert (phases.get(step)[0] == expected.get(step)[0]).all()
 
 
-def test_experts_that_are_cut_alike_read_windows_of_their_own(make_mixer):
-    mixer = make_mixer("model.experts.mean.model.block_size=8")
+def test_experts_that_are_cut_alike_read_windows_of_their_own(make_loop):
+    loop = make_loop("model.experts.mean.model.block_size=8")
 
-    read = [
-        mixer._trainer(name, one).phases.get(0)[0].tolist()
-        for name, one in mixer.config.training_runs().items()
-    ]
+    read = [batches(loop, name).get(0)[0].tolist() for name in loop.config.training_runs()]
 
     assert len(read) == 2
     assert read[0] != read[1]
 
 
-def test_in_a_long_run_the_slice_is_not_read_over_and_over(make_mixer):
+def test_in_a_long_run_the_slice_is_not_read_over_and_over(make_loop):
     """However long the late phase is, some three passes over the slice alone, and not one less."""
-    mixer = make_mixer()
-    phases = mixer._trainer("gpt", mixer.config.training_runs()["gpt"]).phases
+    loop = make_loop()
+    phases = batches(loop, "gpt")
     phases.late_from = 20_000
     late = range(20_000, round(20_000 / LATE))
 
@@ -228,12 +232,12 @@ def test_in_a_long_run_the_slice_is_not_read_over_and_over(make_mixer):
 
 
 @pytest.fixture
-def straight(make_mixer):
+def straight(make_loop):
     """A mixture that was never interrupted, and how often it asked whether to stop."""
     asked = []
-    mixer = make_mixer(out="straight", should_stop=lambda: bool(asked.append(1)))
-    records = finish(mixer)
-    return mixer, len(asked), len(records)
+    loop = make_loop(out="straight", should_stop=lambda: bool(asked.append(1)))
+    records = finish(loop)
+    return loop, len(asked), len(records)
 
 
 def where(run):
@@ -244,23 +248,25 @@ def where(run):
     return [s.step if s else None for s in steps], fitted, joined.step if joined else None
 
 
-def test_stopped_anywhere_and_resumed_equals_uninterrupted(make_mixer, straight):
+def test_stopped_anywhere_and_resumed_equals_uninterrupted(make_loop, straight):
     whole, asked, _ = straight
     places = set()
     for last in range(asked - 1, 0, -6):
         shutil.rmtree("run", ignore_errors=True)
         calls = iter(range(last))
-        stopped = make_mixer(should_stop=lambda calls=calls: next(calls, None) is None)
+        stopped = make_loop(should_stop=lambda calls=calls: next(calls, None) is None)
         finish(stopped)
         assert stopped.stopped
         steps, fitted, joined = where(stopped.run.path)
         places.add((steps[0] is None or steps[0] < 10, fitted, joined))
 
-        resumed = make_mixer(resume=True)
+        resumed = make_loop(resume=True)
         finish(resumed)
 
         assert not resumed.stopped
-        assert not differing(resumed.model.state_dict(), whole.model.state_dict()), last
+        assert not differing(
+            resumed.learner.model.state_dict(), whole.learner.model.state_dict()
+        ), last
         assert everything_recorded(resumed) == everything_recorded(whole), last
     # In training, in counting or fitting, in the last updates, in the last count, in scoring.
     assert {(True, False, None), (False, False, None), (False, True, None), (False, True, 1)} <= (
@@ -268,25 +274,27 @@ def test_stopped_anywhere_and_resumed_equals_uninterrupted(make_mixer, straight)
     )
 
 
-def test_after_a_kill_anywhere_the_run_goes_on_to_the_same_bits(make_mixer, straight):
+def test_after_a_kill_anywhere_the_run_goes_on_to_the_same_bits(make_loop, straight):
     whole, _, records = straight
     for last in range(records - 1, 0, -6):
         shutil.rmtree("run", ignore_errors=True)
-        killed = make_mixer("model.experts.gpt.train.save_every=2").records()
+        killed = make_loop("model.experts.gpt.train.save_every=2").records()
         for _ in range(last):
             next(killed)
         killed.close()
 
-        resumed = make_mixer(resume=True)
+        resumed = make_loop(resume=True)
         finish(resumed)
 
-        assert not differing(resumed.model.state_dict(), whole.model.state_dict()), last
+        assert not differing(
+            resumed.learner.model.state_dict(), whole.learner.model.state_dict()
+        ), last
         assert everything_recorded(resumed) == everything_recorded(whole), last
 
 
-@pytest.mark.parametrize("working", ["fit_ngram", "fit_weights"])
+@pytest.mark.parametrize(("room", "working"), [(joining, "count_text"), (tuning, "fit_weights")])
 def test_a_stop_is_obeyed_while_experts_are_counted_or_weights_fitted(
-    make_mixer, monkeypatch, working
+    make_loop, monkeypatch, room, working
 ):
     asked = []
 
@@ -295,34 +303,34 @@ def test_a_stop_is_obeyed_while_experts_are_counted_or_weights_fitted(
         check_stop(arguments[-1])
         pytest.fail("it went on")
 
-    monkeypatch.setattr(mix, working, signalled)
-    mixer = make_mixer(should_stop=lambda: bool(asked))
-    finish(mixer)
+    monkeypatch.setattr(room, working, signalled)
+    loop = make_loop(should_stop=lambda: bool(asked))
+    finish(loop)
 
-    assert mixer.stopped
+    assert loop.stopped
     assert not Path("run/mixture.json").exists()
 
 
-def test_a_stop_is_not_passed_on_to_the_next_expert(make_mixer):
-    mixer = make_mixer(should_stop=lambda: len(done) > 5)
+def test_a_stop_is_not_passed_on_to_the_next_expert(make_loop):
+    loop = make_loop(should_stop=lambda: len(done) > 5)
     done = []
-    for record in mixer.records():
+    for record in loop.records():
         done.append(record)
 
-    assert mixer.stopped
-    assert {r["expert"] for r in done} == {"gpt"}
+    assert loop.stopped
+    assert {r.expert for r in done} == {"gpt"}
     assert not RunFolder(Path("run/experts/mean")).checkpoints()
 
 
-def test_a_slice_shorter_than_an_experts_block_is_read_as_a_part_of_the_whole(make_mixer):
-    mixer = make_mixer("model.experts.mean.model.block_size=64", "model.tune_fraction=0.02")
+def test_a_slice_shorter_than_an_experts_block_is_read_as_a_part_of_the_whole(make_loop):
+    loop = make_loop("model.experts.mean.model.block_size=64", "model.tune_fraction=0.02")
 
-    assert finish(mixer)[-1]["kind"] == "save"
+    assert finish(loop)[-1].kind == "save"
 
 
-def test_experts_that_are_given_in_another_order_keep_their_places(make_mixer):
+def test_experts_that_are_given_in_another_order_keep_their_places(make_loop):
     """Weights and seeds go by place: the same file in another order goes on with the same run."""
-    make_mixer()
+    make_loop()
     before, counts, after = MIXTURE.partition("    counts: {model: {type: ngram, order: 3}}\n")
     experts, run, end = after.partition("run:")
     Path("mixture.yaml").write_text(before + experts + counts + run + end)
@@ -334,17 +342,17 @@ def test_experts_that_are_given_in_another_order_keep_their_places(make_mixer):
     assert config == RunFolder(Path("run")).read_config()
 
 
-def test_a_finished_mixture_that_is_resumed_has_nothing_left_to_do(make_mixer):
-    mixer = make_mixer()
-    finish(mixer)
+def test_a_finished_mixture_that_is_resumed_has_nothing_left_to_do(make_loop):
+    loop = make_loop()
+    finish(loop)
     shutil.rmtree("run/experts")
     Path("run/mixture.json").unlink()
     Path("run/belongs.json").unlink()
 
-    again = make_mixer(resume=True)
+    again = make_loop(resume=True)
 
     assert finish(again) == []
-    assert not differing(again.model.state_dict(), mixer.model.state_dict())
+    assert not differing(again.learner.model.state_dict(), loop.learner.model.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -358,10 +366,10 @@ def test_a_finished_mixture_that_is_resumed_has_nothing_left_to_do(make_mixer):
 )
 @pytest.mark.parametrize("fitted", [False, True])
 def test_what_may_not_change_may_not_before_the_experts_are_joined(
-    make_mixer, charlm, before, after, key, fitted
+    make_loop, charlm, before, after, key, fitted
 ):
-    records = make_mixer("model.experts.gpt.train.save_every=2").records()
-    next(r for r in records if r["kind"] == ("tune" if fitted else "save"))
+    records = make_loop("model.experts.gpt.train.save_every=2").records()
+    next(r for r in records if r.kind == ("tune" if fitted else "save"))
     records.close()
     config = Path("run/config.yaml")
     assert before in config.read_text()
@@ -379,20 +387,20 @@ def test_what_may_not_change_may_not_before_the_experts_are_joined(
     assert f"damaged  run/config.yaml: {key}" in verified.stdout
 
 
-def begin(make_mixer, kind, *overrides):
+def begin(make_loop, kind, *overrides):
     """Begin a mixture and leave it at its first record of this kind."""
-    records = make_mixer("model.experts.gpt.train.save_every=2", *overrides).records()
-    next(r for r in records if r["kind"] == kind)
+    records = make_loop("model.experts.gpt.train.save_every=2", *overrides).records()
+    next(r for r in records if r.kind == kind)
     records.close()
 
 
 RESUME = ("train", "--resume", "--out", "run", "-q")
 
 
-def test_experts_that_have_read_the_slice_are_not_judged_by_it(make_mixer, charlm):
-    records = make_mixer("model.experts.gpt.train.save_every=2").records()
-    next(r for r in records if r["kind"] == "tune")
-    next(r for r in records if r["kind"] == "save")
+def test_experts_that_have_read_the_slice_are_not_judged_by_it(make_loop, charlm):
+    records = make_loop("model.experts.gpt.train.save_every=2").records()
+    next(r for r in records if r.kind == "tune")
+    next(r for r in records if r.kind == "save")
     records.close()
     found = Path("run/mixture.json")
     content = found.read_bytes()
@@ -415,10 +423,10 @@ def test_experts_that_have_read_the_slice_are_not_judged_by_it(make_mixer, charl
     ("before", "after"), [("n_head: 2", "n_head: 1"), ("batch_size: 4", "batch_size: 8")]
 )
 def test_what_experts_were_saved_with_stands_where_the_mixture_says_nothing(
-    make_mixer, charlm, before, after
+    make_loop, charlm, before, after
 ):
     """A mixture of before has no belongs.json; what it is refused for does not become one."""
-    begin(make_mixer, "save")
+    begin(make_loop, "save")
     Path("run/belongs.json").unlink()
     config = Path("run/config.yaml")
     text = config.read_text()
@@ -440,8 +448,8 @@ def test_what_experts_were_saved_with_stands_where_the_mixture_says_nothing(
 
 @pytest.mark.parametrize("place", ["metrics.jsonl", "config.yaml", "checkpoints", ""])
 @pytest.mark.parametrize("kind", ["link", "pipe"])
-def test_nothing_of_an_expert_is_written_elsewhere_or_waited_for(make_mixer, charlm, place, kind):
-    begin(make_mixer, "save")
+def test_nothing_of_an_expert_is_written_elsewhere_or_waited_for(make_loop, charlm, place, kind):
+    begin(make_loop, "save")
     path = Path("run/experts/gpt", place)
     path.rename("elsewhere")
     if kind == "link":
@@ -460,8 +468,8 @@ def test_nothing_of_an_expert_is_written_elsewhere_or_waited_for(make_mixer, cha
     assert f"damaged  {refused.error}" in charlm("verify", "run").stdout
 
 
-def test_an_expert_does_not_go_on_alone(make_mixer, charlm):
-    begin(make_mixer, "save")
+def test_an_expert_does_not_go_on_alone(make_loop, charlm):
+    begin(make_loop, "save")
 
     refused = charlm("train", "--resume", "--out", "run/experts/gpt", "-q")
 
@@ -472,8 +480,8 @@ def test_an_expert_does_not_go_on_alone(make_mixer, charlm):
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "tokenizer.json", "tokens"])
-def test_what_a_mixture_writes_again_for_its_experts_is_no_damage(make_mixer, charlm, name):
-    begin(make_mixer, "save")
+def test_what_a_mixture_writes_again_for_its_experts_is_no_damage(make_loop, charlm, name):
+    begin(make_loop, "save")
     Path("run/experts/gpt", name).unlink()
 
     verified = charlm("verify", "run")
@@ -489,8 +497,8 @@ def test_what_a_mixture_writes_again_for_its_experts_is_no_damage(make_mixer, ch
 @pytest.mark.parametrize(
     "name", ["config.yaml", "metrics.jsonl", "tokens", "checkpoints/step-14/state.json"]
 )
-def test_a_joined_mixture_is_sound_whatever_became_of_its_experts(make_mixer, charlm, name):
-    finish(make_mixer())
+def test_a_joined_mixture_is_sound_whatever_became_of_its_experts(make_loop, charlm, name):
+    finish(make_loop())
     Path("run/experts/gpt", name).unlink()
 
     verified = charlm("verify", "run")
@@ -501,8 +509,8 @@ def test_a_joined_mixture_is_sound_whatever_became_of_its_experts(make_mixer, ch
     assert line.endswith("; the mixture is joined and needs it no more")
 
 
-def test_an_expert_that_begins_again_is_said_to(make_mixer, charlm):
-    begin(make_mixer, "tune")
+def test_an_expert_that_begins_again_is_said_to(make_loop, charlm):
+    begin(make_loop, "tune")
     Path("run/mixture.json").unlink()
     shutil.rmtree("run/experts/gpt")
 
@@ -513,8 +521,8 @@ def test_an_expert_that_begins_again_is_said_to(make_mixer, charlm):
     assert "expert mean" not in resumed.stderr
 
 
-def test_verify_asks_for_nothing_that_a_joined_mixture_needs_no_more(make_mixer, charlm):
-    finish(make_mixer())
+def test_verify_asks_for_nothing_that_a_joined_mixture_needs_no_more(make_loop, charlm):
+    finish(make_loop())
     Path("run/mixture.json").write_text("{")
     shutil.rmtree("run/experts/gpt/checkpoints")
 
@@ -526,18 +534,18 @@ def test_verify_asks_for_nothing_that_a_joined_mixture_needs_no_more(make_mixer,
     assert line.endswith("; the mixture is joined and needs it no more")
 
 
-def test_a_damaged_checkpoint_of_an_expert_is_passed_over_for_the_one_before(make_mixer, straight):
+def test_a_damaged_checkpoint_of_an_expert_is_passed_over_for_the_one_before(make_loop, straight):
     whole, *_ = straight
-    records = make_mixer("model.experts.gpt.train.save_every=4").records()
-    next(r for r in records if r["kind"] == "tune")
+    records = make_loop("model.experts.gpt.train.save_every=4").records()
+    next(r for r in records if r.kind == "tune")
     records.close()
     (newest,) = Path("run/experts/gpt/checkpoints").glob("step-10")
     (newest / "model.safetensors").write_bytes(b"broken")
 
-    resumed = make_mixer(resume=True)
+    resumed = make_loop(resume=True)
     finish(resumed)
 
-    assert not differing(resumed.model.state_dict(), whole.model.state_dict())
+    assert not differing(resumed.learner.model.state_dict(), whole.learner.model.state_dict())
     kept = RunFolder(Path("run/experts/gpt")).checkpoints()
     assert [checkpoint.step for checkpoint in kept] == [12, 14]
     for checkpoint in kept:
@@ -557,15 +565,15 @@ def test_a_damaged_checkpoint_of_an_expert_is_passed_over_for_the_one_before(mak
         lambda found: json.dumps(found | {"weights": dict.fromkeys(found["weights"], "a")}),
     ],
 )
-def test_a_damaged_record_of_the_weights_is_refused(make_mixer, damage):
-    records = make_mixer().records()
-    next(r for r in records if r["kind"] == "tune")
+def test_a_damaged_record_of_the_weights_is_refused(make_loop, damage):
+    records = make_loop().records()
+    next(r for r in records if r.kind == "tune")
     records.close()
     path = Path("run/mixture.json")
     path.write_text(damage(json.loads(path.read_text())))
 
     with pytest.raises(CheckpointError, match=r"(?s)^run/mixture.json: cannot be read .*new run$"):
-        finish(make_mixer(resume=True))
+        finish(make_loop(resume=True))
 
 
 RUNS = """\
@@ -590,8 +598,8 @@ def runs(charlm, tiny):
     Path("mixture.yaml").write_text(RUNS)
 
 
-def test_the_run_of_an_expert_that_is_gone_is_named_by_its_key(make_mixer, runs):
-    records = make_mixer("model.experts.old.run=gpt").records()
+def test_the_run_of_an_expert_that_is_gone_is_named_by_its_key(make_loop, runs):
+    records = make_loop("model.experts.old.run=gpt").records()
     shutil.rmtree("gpt")
 
     with pytest.raises(CheckpointError, match=r"^model\.experts\.old\.run: gpt: not found; "):
@@ -619,9 +627,9 @@ def test_weights_of_a_run_that_do_not_belong_to_it_are_refused(charlm, runs):
     ],
 )
 @pytest.mark.parametrize("fitted", [False, True])
-def test_an_experts_run_does_not_become_another(make_mixer, charlm, runs, change, core, fitted):
+def test_an_experts_run_does_not_become_another(make_loop, charlm, runs, change, core, fitted):
     Path("other.txt").write_text(TEXT.replace("P", "H"))
-    records = make_mixer().records()
+    records = make_loop().records()
     if fitted:
         next(records)
         records.close()
@@ -634,8 +642,8 @@ def test_an_experts_run_does_not_become_another(make_mixer, charlm, runs, change
     assert refused.error.startswith(f"model.experts.old.run: {core}")
 
 
-def test_weights_are_those_that_were_fitted_not_others_of_the_same_step(make_mixer, charlm, runs):
-    records = make_mixer().records()
+def test_weights_are_those_that_were_fitted_not_others_of_the_same_step(make_loop, charlm, runs):
+    records = make_loop().records()
     next(records)
     records.close()
     shutil.rmtree("gpt")
@@ -651,9 +659,9 @@ def test_weights_are_those_that_were_fitted_not_others_of_the_same_step(make_mix
 
 @pytest.mark.parametrize("fitted", [False, True])
 def test_verify_looks_at_the_runs_that_a_mixture_is_still_to_take_experts_from(
-    make_mixer, charlm, runs, fitted
+    make_loop, charlm, runs, fitted
 ):
-    records = make_mixer().records()
+    records = make_loop().records()
     if fitted:
         next(records)
         records.close()
@@ -668,8 +676,8 @@ def test_verify_looks_at_the_runs_that_a_mixture_is_still_to_take_experts_from(
     assert f"damaged  {refused.error}" in verified.stdout
 
 
-def test_a_run_whose_manifest_has_no_weights_is_damaged(make_mixer, charlm, runs):
-    make_mixer().records()
+def test_a_run_whose_manifest_has_no_weights_is_damaged(make_loop, charlm, runs):
+    make_loop().records()
     folder = Path("gpt/checkpoints/step-6")
     facts = read_manifest(folder)
     (folder / "MANIFEST.json").unlink()
@@ -689,32 +697,32 @@ def test_a_mixture_that_failed_before_its_first_step_can_be_begun_again(charlm, 
     def fail(*_):
         raise CheckpointError("odd; do this")
 
-    monkeypatch.setattr("charlm.training.loop.Trainer._step", fail)
-    monkeypatch.setattr("charlm.training.loop.Trainer._save", fail)
+    monkeypatch.setattr(GradientLearner, "step", fail)
+    monkeypatch.setattr(TrainingLoop, "save", fail)
 
     assert charlm("train", "-c", "mixture.yaml", "--out", "runs/new", "-q").code == 4
     assert not Path("runs").exists()
 
 
-def test_runs_are_joined_as_they_are(make_mixer, runs):
+def test_runs_are_joined_as_they_are(make_loop, runs):
     Path("mixture.yaml").write_text(RUNS)
-    mixer = make_mixer()
+    loop = make_loop()
 
-    records = finish(mixer)
+    records = finish(loop)
 
-    assert [r["kind"] for r in records] == ["tune", "train", "eval", "save"]
+    assert [r.kind for r in records] == ["tune", "train", "eval", "save"]
     for name, run in (("old", "gpt"), ("counts", "runs/counts")):
         own = load_model(RunFolder(Path(run))).model
-        assert not differing(own.state_dict(), mixer.model.experts[name].state_dict())
-    notes = [note for note in mixer.notes if note.startswith("model.experts.")]
+        assert not differing(own.state_dict(), loop.learner.model.experts[name].state_dict())
+    notes = [note for note in loop.notes if note.startswith("model.experts.")]
     assert len(notes) == 2
     assert "has read the end of the training part" in notes[0]
 
 
-def test_a_joined_mixture_needs_its_runs_no_more(make_mixer, runs, charlm):
+def test_a_joined_mixture_needs_its_runs_no_more(make_loop, runs, charlm):
     Path("mixture.yaml").write_text(RUNS)
-    mixer = make_mixer()
-    finish(mixer)
+    loop = make_loop()
+    finish(loop)
     shutil.rmtree("gpt")
     shutil.rmtree("runs")
 
@@ -724,21 +732,21 @@ def test_a_joined_mixture_needs_its_runs_no_more(make_mixer, runs, charlm):
     assert charlm("eval", "--run", "run").code == 0
 
 
-def test_weights_are_kept_with_the_step_of_a_run_that_they_were_fitted_to(make_mixer, runs, charlm):
+def test_weights_are_kept_with_the_step_of_a_run_that_they_were_fitted_to(make_loop, runs, charlm):
     Path("mixture.yaml").write_text(RUNS)
-    whole = make_mixer(out="whole")
+    whole = make_loop(out="whole")
     finish(whole)
-    records = make_mixer().records()
-    next(r for r in records if r["kind"] == "tune")
+    records = make_loop().records()
+    next(r for r in records if r.kind == "tune")
     records.close()
     more = ("train.max_steps=9", "train.eval_every=9", "train.learning_rate=0.1")
     assert charlm("train", "--resume", "--out", "gpt", "-q", *more).code == 0
     assert RunFolder(Path("gpt")).best().step == 9
 
-    resumed = make_mixer(resume=True)
+    resumed = make_loop(resume=True)
     finish(resumed)
 
-    assert not differing(resumed.model.state_dict(), whole.model.state_dict())
+    assert not differing(resumed.learner.model.state_dict(), whole.learner.model.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -748,35 +756,35 @@ def test_weights_are_kept_with_the_step_of_a_run_that_they_were_fitted_to(make_m
         ("data.val_fraction=0.05", None),  # the runs have read less than the experts would here
     ],
 )
-def test_a_run_that_has_read_the_validation_part_is_noted(make_mixer, runs, override, core):
+def test_a_run_that_has_read_the_validation_part_is_noted(make_loop, runs, override, core):
     Path("mixture.yaml").write_text(RUNS)
 
-    mixer = make_mixer(override, "model.tune_fraction=0.02")
-    notes = [note for note in mixer.notes if note.startswith("model.experts.")]
+    loop = make_loop(override, "model.tune_fraction=0.02")
+    notes = [note for note in loop.notes if note.startswith("model.experts.")]
 
     assert len(notes) == (2 if core else 0)
     assert all(core in note for note in notes)
 
 
-def test_a_run_of_another_text_is_not_suspected(make_mixer, runs):
+def test_a_run_of_another_text_is_not_suspected(make_loop, runs):
     Path("mixture.yaml").write_text(RUNS)
     Path("text.txt").write_text(TEXT[::-1])
 
-    assert [note for note in make_mixer().notes if note.startswith("model.experts.")] == []
+    assert [note for note in make_loop().notes if note.startswith("model.experts.")] == []
 
 
-def test_an_expert_that_does_nothing_is_saved_as_it_was(make_mixer):
+def test_an_expert_that_does_nothing_is_saved_as_it_was(make_loop):
     nothing = ("max_steps=0", "warmup_steps=0")
-    mixer = make_mixer(*(f"model.experts.gpt.train.{key}" for key in nothing))
+    loop = make_loop(*(f"model.experts.gpt.train.{key}" for key in nothing))
 
-    finish(mixer)
+    finish(loop)
 
     own = load_model(RunFolder(Path("run/experts/gpt")))
     assert own.step == 0
-    assert not differing(own.model.state_dict(), mixer.model.experts["gpt"].state_dict())
+    assert not differing(own.model.state_dict(), loop.learner.model.experts["gpt"].state_dict())
 
 
-def test_experts_keep_to_their_own_settings_and_are_never_scored(make_mixer):
+def test_experts_keep_to_their_own_settings_and_are_never_scored(make_loop):
     settings = {
         "sample_every": 3,
         "sample_chars": 5,
@@ -784,21 +792,21 @@ def test_experts_keep_to_their_own_settings_and_are_never_scored(make_mixer):
         "patience": 1,
         "save_every": 3,
     }
-    mixer = make_mixer(*(f"model.experts.gpt.train.{key}={n}" for key, n in settings.items()))
+    loop = make_loop(*(f"model.experts.gpt.train.{key}={n}" for key, n in settings.items()))
 
-    records = [r for r in finish(mixer) if r.get("expert") == "gpt"]
+    records = [r for r in finish(loop) if r.expert == "gpt"]
 
-    assert Counter(r["kind"] for r in records) == {"train": 14, "sample": 4, "save": 6}
+    assert Counter(r.kind for r in records) == {"train": 14, "sample": 4, "save": 6}
     assert len(list(Path("run/experts/gpt/samples").iterdir())) == 4
 
 
-def test_an_expert_that_diverges_is_named(make_mixer):
-    mixer = make_mixer(
+def test_an_expert_that_diverges_is_named(make_loop):
+    loop = make_loop(
         "model.experts.mean.train.learning_rate=1e38", "model.experts.mean.train.grad_clip=0"
     )
 
     with pytest.raises(NonFiniteError, match=r"^model\.experts\.mean: "):
-        finish(mixer)
+        finish(loop)
 
 
 @pytest.fixture
@@ -816,70 +824,71 @@ def clock(monkeypatch):
         monkeypatch.setattr(place, name, call)
 
     monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
-    costs(mix._ExpertTrainer, "_step", lambda *_: 0.5)
-    costs(mix, "fit_ngram", lambda *_: 2.0)
-    costs(Mixer, "_predict", lambda mixer, most: clock.predicting * min(most, 224) / 224)
-    costs(Mixer, "_evaluate", lambda *_: clock.predicting * 258 / 224)
+    costs(GradientLearner, "step", lambda *_: 0.5)
+    costs(joining, "count_text", lambda *_: 2.0)
+    for room in (joining, tuning):
+        costs(room, "predict", lambda *given: clock.predicting * min(given[3], 224) / 224)
+    costs(TrainingLoop, "_evaluate", lambda *_: clock.predicting * 258 / 224)
     return clock
 
 
-def test_minutes_end_on_time_with_scoring_and_are_shared_alike(make_mixer, clock):
-    mixer = make_mixer("train.minutes=1", began=1000.0)
+def test_minutes_end_on_time_with_scoring_and_are_shared_alike(make_loop, clock):
+    loop = make_loop("train.minutes=1", began=1000.0)
 
-    records = finish(mixer)
+    records = finish(loop)
 
     assert 58.5 <= clock.now - 1000 <= 60.5
-    of = {n: [r for r in records if r.get("expert") == n and r["kind"] == "train"] for n in
+    of = {n: [r for r in records if r.expert == n and r.kind == "train"] for n in
           ("gpt", "mean")}  # fmt: skip
     assert abs(len(of["gpt"]) - len(of["mean"])) <= 2
     assert len(of["gpt"]) > 45
     # The schedule ends with the time, whatever max_steps says.
-    rates = [r["learning_rate"] for r in of["mean"]]
+    rates = [r.learning_rate for r in of["mean"]]
     assert rates[len(rates) // 2] > 2e-3
     assert rates[-1] == pytest.approx(1e-4, abs=2e-5)
-    assert records[-1]["seconds"] == pytest.approx(clock.now - 1000, abs=0.5)
+    assert records[-1].seconds == pytest.approx(clock.now - 1000, abs=0.5)
 
 
 @pytest.mark.parametrize(("after", "fitted"), [(0, False), (20, False), (60, False), (95, True)])
-def test_minutes_go_on_where_they_were_when_resumed(make_mixer, clock, after, fitted):
+def test_minutes_go_on_where_they_were_when_resumed(make_loop, clock, after, fitted):
     done = []
-    mixer = make_mixer("train.minutes=1", began=1000.0, should_stop=lambda: len(done) > after)
-    for record in mixer.records():
+    loop = make_loop("train.minutes=1", began=1000.0, should_stop=lambda: len(done) > after)
+    for record in loop.records():
         done.append(record)
-    assert mixer.stopped
+    assert loop.stopped
     assert Path("run/mixture.json").exists() == fitted
     clock.now += 500  # the night between
 
-    resumed = make_mixer(resume=True, began=clock.now)
+    resumed = make_loop(resume=True, began=clock.now)
     done += finish(resumed)
 
     # Where the weights were not fitted, counting is done again; how long it took is not known then,
     # nor how long it was tried how long a prediction takes.
     assert 58.5 <= clock.now - 1500 <= (61.5 if fitted else 63.5)
-    steps = Counter(r["expert"] for r in done if r["kind"] == "train" and "expert" in r)
+    steps = Counter(r.expert for r in done if r.kind == "train" and r.expert)
     assert abs(steps["gpt"] - steps["mean"]) <= 3
 
 
-def test_time_is_kept_for_the_last_updates_however_long_predicting_takes(make_mixer, clock):
+def test_time_is_kept_for_the_last_updates_however_long_predicting_takes(make_loop, clock):
     clock.predicting = 5.0
-    mixer = make_mixer("train.minutes=0.5", began=1000.0)
+    loop = make_loop("train.minutes=0.5", began=1000.0)
 
-    records = finish(mixer)
+    records = finish(loop)
 
     assert clock.now - 1000 <= 31  # each expert may end half a step late
-    fitted = next(i for i, record in enumerate(records) if record["kind"] == "tune")
-    late = Counter(r["expert"] for r in records[fitted:] if r.get("expert"))
+    fitted = next(i for i, record in enumerate(records) if record.kind == "tune")
+    late = Counter(r.expert for r in records[fitted:] if r.expert)
     assert late["gpt"] > 1
     assert late["mean"] > 1
 
 
-def test_minutes_that_were_lowered_leave_the_rest_to_those_that_had_less(make_mixer, clock):
+def test_minutes_that_were_lowered_leave_the_rest_to_those_that_had_less(make_loop, clock):
     done = []
-    mixer = make_mixer("train.minutes=1", began=1000.0, should_stop=lambda: len(done) > 50)
-    for record in mixer.records():
+    loop = make_loop("train.minutes=1", began=1000.0, should_stop=lambda: len(done) > 50)
+    for record in loop.records():
         done.append(record)
 
-    resumed = make_mixer("train.minutes=0.6", resume=True)
+    resumed = make_loop("train.minutes=0.6", resume=True)
     done += finish(resumed)
 
     assert 34 <= clock.now - 1000 <= 40.5

@@ -1,0 +1,206 @@
+"""Learning by gradients: the one training step of the project.
+
+A step is a pure function of the weights, the optimizers' state, the seed and the step's number: which
+windows it draws and what dropout drops are computed from (seed, step, micro-batch). So a run that was
+stopped and resumed ends with the same bits as one that was not.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from charlm.backprop.by_hand import ByHand
+from charlm.config import Config
+from charlm.errors import NonFiniteError, Phrase, Setting
+from charlm.models import LanguageModel, next_token_loss
+from charlm.models.device import choose_dtype, precision
+from charlm.runs.records import CompileRecord, NoteRecord, Record, SkipRecord, TrainRecord
+from charlm.runs.state import TrainingState
+from charlm.text import Batches
+from charlm.text.batches import DROPOUT_STREAM, random_words
+from charlm.training.compiling import Forward, compile_model, worth_trying
+from charlm.training.learner import Clock, Job, Learner
+from charlm.training.non_finite import worst_gradients
+from charlm.training.optimizers import build_optimizers, set_learning_rate
+from charlm.training.schedule import learning_rate
+
+MOST_SKIPPED = 3  # steps in a row whose updates are left out
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """Where windows come from: `Batches`, or what chooses between several."""
+
+    def get(
+        self, step: int, first: int = 0, count: int | None = None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+        """Return inputs and targets of a batch or of a slice of it, (count, T) each."""
+        ...
+
+
+class GradientLearner(Learner):
+    """Learning by gradients.
+
+    Args:
+        config: What is asked for.
+        model: With its first weights, on its device.
+        batches: Its windows.
+        clock: Of the run.
+    """
+
+    def __init__(
+        self, config: Config, model: LanguageModel, batches: BatchSource, clock: Clock
+    ) -> None:
+        self.config = config
+        self.model = model
+        self.batches = batches
+        self.clock = clock
+        self.state = TrainingState()
+        self.total_steps = config.train.max_steps
+        self.device = model.device
+        self.dtype = choose_dtype(config.run.dtype, self.device)
+        self.optimizers = build_optimizers(model, config.train, self.dtype)
+        self.micro_batch_size = config.train.micro_batch_size or config.train.batch_size
+        self.dropout = config.model.has_dropout
+        self.by_hand = ByHand(model) if config.train.gradients == "by_hand" else None
+        self.forward: Forward = model
+
+    @classmethod
+    def of(cls, job: Job) -> "GradientLearner":
+        """Return the learner of a run, at its beginning."""
+        config = job.config
+        train, batch_size = job.corpus.splits["train"], config.train.batch_size
+        batches = Batches(train, config.model.block_size, batch_size, config.run.seed)
+        return cls(config, job.model, batches, job.clock)
+
+    def spent(self) -> float:
+        """Return the share of the steps, or of the minutes, that is done."""
+        if self.clock.budget is not None:
+            return self.clock.share()
+        return self.state.step / self.total_steps if self.total_steps else 1.0
+
+    def prepare(self) -> Iterator[Record]:
+        """Compile the model if that is asked for, or pays; it can take a minute."""
+        choice = self.config.run.compile
+        if choice == "auto" and not worth_trying(self.config, self.model, self.clock.budget):
+            choice = False
+        if choice:
+            yield CompileRecord()
+        self.forward, reason = compile_model(self.model, choice, self.micro_batch_size, self.dtype)
+        if reason:
+            yield NoteRecord(text=reason)
+        before, self.compiled = self.compiled, self.forward is not self.model
+        if before not in (None, self.compiled):
+            was = "compiled, now they are not" if before else "not compiled, now they are"
+            yield NoteRecord(text=f"not bit-exact: steps were {was}")
+
+    def step(self) -> TrainRecord | SkipRecord:
+        """Do one optimizer update at the learning rate that the schedule says."""
+        return self.update(self.learning_rate())
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the next update."""
+        spent = None if self.clock.budget is None else self.clock.share()
+        rate = learning_rate(self.config.train, self.state.step, spent)
+        return rate * self.state.rate_factor
+
+    def update(self, rate: float) -> TrainRecord | SkipRecord:
+        """Do one optimizer update at this learning rate.
+
+        The loss in its record is the mean over the batch before the update.
+
+        Raises:
+            NonFiniteError: Loss or gradient are NaN or infinite, and not to be skipped.
+        """
+        started = time.perf_counter()
+        state = self.state
+        set_learning_rate(self.optimizers.values(), rate)
+        loss, norm = self.gradients()
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        if finite:
+            for optimizer in self.optimizers.values():
+                optimizer.step()
+            state.skipped = 0
+        else:
+            reason = self._non_finite(loss, norm, rate)
+            state.skipped += 1
+        state.step += 1
+        state.seconds = self.clock.seconds()
+        if not finite:
+            return SkipRecord(step=state.step, reason=reason, seconds=state.seconds)
+        chars = self.config.train.batch_size * self.config.model.block_size
+        return TrainRecord(
+            step=state.step,
+            loss_nats=loss,
+            learning_rate=rate,
+            grad_norm=norm,
+            chars_per_second=chars / max(time.perf_counter() - started, 1e-9),
+            seconds=state.seconds,
+        )
+
+    def gradients(self) -> tuple[float, float]:
+        """Work out the gradient of the step's batch; return the mean loss and the gradient's norm.
+
+        A pure function of the weights, the seed and the step's number.
+        """
+        train = self.config.train
+        self.model.train()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.device)
+        for first in range(0, train.batch_size, self.micro_batch_size):
+            loss += self._accumulate(first)
+        parameters = list(self.model.parameters())
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if train.grad_clip and norm.isfinite():  # else all would become what one of them is
+            torch.nn.utils.clip_grads_with_norm_(parameters, train.grad_clip, norm)
+        return loss.item(), norm.item()
+
+    def _accumulate(self, first: int) -> Tensor:
+        """Add the gradient of one micro-batch; return its share of the batch's mean loss."""
+        train, micro = self.config.train, self.micro_batch_size
+        x, y = (
+            torch.from_numpy(ids).to(self.device, non_blocking=True)
+            for ids in self.batches.get(self.state.step, first, micro)
+        )
+        if self.dropout:
+            sample = self.state.step * train.batch_size + first
+            seed = random_words(self.config.run.seed, DROPOUT_STREAM, sample, 1)[0]
+            torch.manual_seed(int(seed >> np.uint64(1)))  # the seed of dropout alone
+        share = micro / train.batch_size
+        with precision(self.device, self.dtype):
+            if self.by_hand:
+                return self.by_hand(x, y, share)
+            logits = self.forward(x)
+        loss = next_token_loss(logits.float(), y) * share
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _non_finite(self, loss: float, norm: float, rate: float) -> str:
+        """Say why an update is left out; the weights are as they were.
+
+        The gradients are worked out again: what does not happen twice is the machine's fault, not
+        the recipe's.
+
+        Raises:
+            NonFiniteError: It is not to be left out.
+        """
+        what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
+        worst = worst_gradients(self.model)
+        again = all(map(math.isfinite, self.gradients()))
+        count = "not when repeated" if again else "again when repeated"
+        what = f"{what}, {count} (learning rate {rate:.3g}); {worst}"
+        where = f"step {self.state.step + 1}"
+        if self.config.train.non_finite == "skip" and self.state.skipped < MOST_SKIPPED:
+            return f"{where}: {what}"
+        if not again:
+            raise NonFiniteError(where, what, "lower train.learning_rate")
+        mend = Phrase("suspect the machine, go on with {}", Setting("resume", True))
+        raise NonFiniteError(where, what, mend)

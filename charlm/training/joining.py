@@ -1,0 +1,260 @@
+"""Learning a mixture: its experts, then their weights, then the text that was held back for them.
+
+    1  experts are trained on the training part without its last slice (`model.tune_fraction`)
+    2  the weights are fitted on that slice, which no expert has seen, never on validation
+    3  the slice is given back: counts are taken anew, trained experts spend their last updates
+       on the whole part, some of them on the slice alone: `SLICE_PASSES`
+    4  the joined model is scored and saved, as one step
+
+A text's end is the best guide to how it goes on (the same play, the same names), so step 3 matters:
+see docs/experiments.md.
+
+Every expert that is trained has a run folder of its own, `experts/NAME/`, `mixture.json` keeps what
+step 2 found, and `belongs.json` what it all rests on. They are there to resume from until the
+joined model is saved; then it is whole.
+"""
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import asdict
+from typing import cast
+
+import torch
+
+from charlm.config import MixtureConfig, NGramConfig
+from charlm.errors import NonFiniteError, Stopped
+from charlm.models import MixtureModel, NGramModel
+from charlm.runs.belongs import BELONGS, belongs
+from charlm.runs.folder import Checkpoint
+from charlm.runs.mixture import (
+    FITTED,
+    Fitted,
+    expert_from_run,
+    read_fitted_of,
+    saved_experts,
+    sha256_of_weights,
+)
+from charlm.runs.records import NoteRecord, Record, TrainRecord, TuneRecord
+from charlm.runs.state import TrainingState, drift
+from charlm.storage import write_file
+from charlm.text.tokens import Split
+from charlm.training.counting import count_text
+from charlm.training.expert import LATE, Expert, open_expert
+from charlm.training.learner import Job, Learner
+from charlm.training.tuning import predict, tune
+
+RESERVE = 0.05  # share of a wall-clock budget kept for what was not measured: Newton's steps
+TRIED = 2048  # characters predicted to see how long it takes
+SAVED_A_SECOND = 2e8  # bytes; a guess, for the end of a wall-clock budget
+
+
+class JoiningLearner(Learner):
+    """Training experts, each by a loop of its own, and joining them, which is the one step.
+
+    Args:
+        job: What the run is about.
+    """
+
+    model: MixtureModel
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.config, self.run, self.clock = job.config, job.run, job.clock
+        self.mixture = cast(MixtureConfig, job.config.model)
+        self.model = cast(MixtureModel, job.model)
+        self.optimizers = {}
+        self.state = TrainingState()
+        self.trained = job.config.training_runs()
+        # The updates of all experts that are trained here, and the joining.
+        self.total_steps = sum(one.train.max_steps for one in self.trained.values()) + 1
+        self.whole = job.corpus.splits["train"]
+        cut = len(self.whole) - self.mixture.held_back(len(self.whole))
+        self.first, self.slice = self.whole.part(0, cut), self.whole.part(cut, len(self.whole))
+        self.fitted: Fitted | None = None
+
+    @classmethod
+    def of(cls, job: Job) -> "JoiningLearner":
+        """Return the learner of a run, at its beginning."""
+        return cls(job)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the experts are joined: before, they save themselves."""
+        return self.state.step > 0
+
+    def spent(self) -> float:
+        """Return 1 once the experts are joined."""
+        return float(self.state.step)
+
+    def prepare(self) -> Iterator[Record]:
+        """Train the experts and fit their weights; records of experts carry their name.
+
+        Raises:
+            NonFiniteError: An expert's loss or weights became NaN or infinite.
+            CheckpointError: The run of an expert, or what was fitted, is missing or damaged.
+            MachineError: A checkpoint could not be written; older ones are unharmed.
+            Stopped: It was asked to stop; what was done is saved.
+        """
+        begun = (self.run.path / BELONGS).exists()
+        remarks: list[str] = []
+        checkpoints = saved_experts(self.run, self.config, self.job.tokenizer, remarks)
+        self.fitted = read_fitted_of(self.run, self.config, checkpoints)
+        taken = self._from_runs()
+        # No checkpoint of the mixture keeps yet what its experts and their weights rest on.
+        together = belongs(self.config, self.job.tokenizer.to_json())
+        write_file(self.run.path / BELONGS, together)
+        experts = []
+        for name, config in self.trained.items():
+            checkpoint = checkpoints[name]
+            experts.append(open_expert(self.job, name, config, self.first, self.slice, checkpoint))
+            if checkpoint:
+                remarks += [f"not bit-exact: {change}" for change in drift(checkpoint)]
+            elif begun:
+                remarks.append(f"expert {name}: no checkpoint yet: starting at step 0")
+        for text in dict.fromkeys(remarks):
+            yield NoteRecord(text=text)
+        # What was spent before a stop belongs to the minutes, and to the seconds of records.
+        self.clock.add(sum((expert.seconds for expert in experts), 0.0))
+        with contextlib.ExitStack() as closing:
+            for expert in experts:  # none may write on after this has ended
+                closing.callback(expert.records.close)
+            yield from self._train_and_fit(experts, taken)
+        self._count(self.whole)
+
+    def _from_runs(self) -> dict[str, Checkpoint]:
+        """Read the weights of the experts that come from runs; return which they are."""
+        return {
+            name: expert_from_run(
+                self.run,
+                self.config,
+                name,
+                self.fitted,
+                self.job.tokenizer,
+                self.model.experts[name],
+            )
+            for name, spec in self.mixture.experts.items()
+            if spec.run
+        }
+
+    def _train_and_fit(
+        self, experts: list[Expert], taken: dict[str, Checkpoint]
+    ) -> Iterator[Record]:
+        """Train the experts up to the slice, fit the weights on it, train them on."""
+        if self.fitted is None:
+            counted = self._count(self.first)
+            if self.clock.budget is not None:
+                # An expert predicts as fast before it is trained as after.
+                predicted = self._seconds_a_char() * (len(self.slice) + self._to_score())
+                left = self.clock.left()
+                self._share_time(experts, left - (counted + predicted + RESERVE * left))
+            yield from self._train(experts, LATE)
+            self.fitted = self._fit(experts, taken, counted)
+            content = json.dumps(asdict(self.fitted), indent=1) + "\n"
+            write_file(self.run.path / FITTED, content.encode())
+        else:
+            self.clock.add(self.fitted.seconds)
+        fitted = self.fitted
+        weights = [fitted.weights[name] for name in self.mixture.experts]
+        self.model.weights.copy_(torch.tensor(weights))
+        self.model.temperature.fill_(fitted.temperature)
+        yield TuneRecord(
+            weights=fitted.weights,
+            temperature=fitted.temperature,
+            loss_nats=fitted.loss_nats,
+            alone_nats=fitted.alone_nats,
+            chars=fitted.chars,
+        )
+        if self.clock.budget is not None:
+            self._share_time(experts, self.clock.left() - fitted.reserve)
+        for expert in experts:
+            expert.give_slice(fitted.steps[expert.name])
+        yield from self._train(experts, math.inf)
+
+    def _train(self, experts: list[Expert], share: float) -> Iterator[Record]:
+        """Train one expert after the other until this share is done.
+
+        Raises:
+            Stopped: One of them was asked to stop.
+        """
+        for expert in experts:
+            try:
+                yield from expert.until(share)
+            except NonFiniteError as error:
+                raise error.within(f"model.experts.{expert.name}") from None
+            if expert.loop.stopped:
+                raise Stopped
+
+    def _share_time(self, experts: Collection[Expert], left: float) -> None:
+        """Divide the seconds that are left, so that all have had the same in the end."""
+        waiting = sorted(experts, key=lambda expert: expert.seconds)
+        while waiting:
+            total = left + sum(expert.seconds for expert in waiting)
+            most = waiting.pop()
+            # One may have had more before the run was stopped and the minutes were lowered.
+            share = max(most.seconds, total / (len(waiting) + 1))
+            most.loop.clock.budget = share
+            left -= share - most.seconds
+
+    def _count(self, part: Split) -> float:
+        """Fit the counted experts; return the seconds that it took."""
+        started = time.perf_counter()
+        for name, spec in self.mixture.experts.items():
+            model = self.model.experts[name]
+            if not spec.run and isinstance(model, NGramModel):
+                assert isinstance(spec.model, NGramConfig)
+                count_text(model, spec.model, part, self.run, self.job.should_stop)
+        return time.perf_counter() - started
+
+    def _fit(self, experts: list[Expert], taken: dict[str, Checkpoint], counted: float) -> Fitted:
+        """Fit weights and temperature on the slice.
+
+        Args:
+            experts: Those that are trained.
+            taken: The checkpoints of those that come from runs.
+            counted: Seconds that counting took; it will be done again.
+        """
+        started = time.perf_counter()
+        tuned = tune(self.model, self.slice, self.mixture.block_size, self.job.should_stop)
+        steps = {name: checkpoint.step for name, checkpoint in taken.items()}
+        to_save = sum(tensor.nbytes for tensor in self.model.state_dict().values())
+        # Scoring a character takes as long as predicting one took here.
+        scoring = tuned.seconds_a_char * self._to_score()
+        return Fitted(
+            weights=tuned.weights,
+            temperature=tuned.temperature,
+            loss_nats=tuned.loss_nats,
+            alone_nats=tuned.alone_nats,
+            chars=tuned.chars,
+            steps=steps | {expert.name: expert.loop.state.step for expert in experts},
+            seconds=counted + time.perf_counter() - started,
+            reserve=counted + scoring + to_save / SAVED_A_SECOND,
+            weights_sha256={name: sha256_of_weights(one) for name, one in taken.items()},
+        )
+
+    def _to_score(self) -> int:
+        """Return how many characters of validation will be scored."""
+        val = len(self.job.corpus.splits["val"])
+        return min(val, self.config.eval.max_chars or val)
+
+    def _seconds_a_char(self) -> float:
+        """Return how long all experts take to predict a character."""
+        started = time.perf_counter()
+        block_size = self.mixture.block_size
+        _, targets = predict(self.model, self.slice, block_size, TRIED, self.job.should_stop)
+        return (time.perf_counter() - started) / len(targets)
+
+    def step(self) -> TrainRecord:
+        """Join: the experts are trained and the weights are set; this makes them one model."""
+        assert self.fitted is not None, "prepare comes before the first step"
+        self.state.step = 1
+        self.state.seconds = self.clock.seconds()
+        return TrainRecord(
+            step=1,
+            loss_nats=self.fitted.loss_nats,
+            weights=self.fitted.weights,
+            temperature=self.fitted.temperature,
+            seconds=self.state.seconds,
+        )
