@@ -1,8 +1,9 @@
-"""Choose the next character, and string characters into text.
+"""Choose the next character, and turn characters into text.
 
-Read `choose` first (the pure steps from logits to a character), then `reader`, `gpt_reader`,
-`ngram_reader` and `readers` (a character in, the next logits out, fast), `generate` (ids as they come),
-`stream` and `write` (text as it comes), `draw` (several texts), `load` (the same for Python programs).
+Read in this order: `choose` (from logits to a character, in pure steps), `prompt`, `reader` (read
+on: characters in, the next logits out), `gpt_reader`, `ngram_reader`, `readers` (the fastest for
+a model), `generate` (ids, one by one), `stream`, `write` (text, piece by piece), `draw` (several
+texts), `load` (the same for Python programs).
 """
 
 from charlm.sampling.choose import Settings

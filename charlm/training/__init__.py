@@ -1,8 +1,9 @@
-"""Training: a loop that drives a learner.
+"""Training: one loop that drives a learner.
 
-Read `schedule`, `muon`, `optimizers`, `compiling`, then `learner` (what the loop asks of one),
-`gradients` (the training step), `counting`, and `loop`. A mixture is `expert`, `tuning` and `joining`.
-Beside the runs: `plan` (what a budget of minutes buys) and `range_test` (which learning rates learn).
+Read in this order: `learner` (what the loop asks of one), `loop`; then gradient descent:
+`schedule`, `muon`, `optimizers`, `compiling`, `non_finite`, `gradients` (the training step); then
+`counting`, and mixtures: `expert`, `tuning`, `joining`; then `begin` (from a configuration to its
+loop), `plan` (a model for a time budget) and `range_test` (which learning rates learn).
 """
 
 from charlm.training.begin import training_loop
