@@ -1,7 +1,7 @@
 """Gradients by hand: every backward rule derived, checked, and fast enough to train with.
 
 Read in this order: `value` (the chain rule on single numbers), `expression`, `graph` (a picture
-of it), `rules` (the same for tensors), `plan` (rules in a row), `by_hand` (whole models without
+of it), `rules` (the same for tensors), `program` (rules in a row), `by_hand` (whole models without
 autograd), `cases`, `check` (how we know that a rule is right).
 
 `docs/backprop.md` explains all of it. Letters in shapes are as in `charlm.models`; `dx` is the

@@ -1,6 +1,6 @@
-"""Whole models without autograd: a plan for each, in the order in which a reader would derive it.
+"""Whole models without autograd: a program for each, in the order in which a reader would derive it.
 
-Each plan says in rules what the model's `forward` says in modules, and goes on to the loss. Read
+Each program says in rules what the model's `forward` says in modules, and goes on to the loss. Read
 them beside the lessons: the names are the models' own. The same weights serve both.
 """
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from charlm.backprop.plan import Plan, Step
+from charlm.backprop.program import Program, Step
 from charlm.backprop.rules import (
     GELU,
     Add,
@@ -162,7 +162,7 @@ def check_derived(kind: Kind, name: str) -> None:
         raise UsageError("train.gradients", what, "leave it autograd")
 
 
-def plan_for(model: LanguageModel) -> Plan:
+def program_for(model: LanguageModel) -> Program:
     """Return the steps from a model's weights, ids and targets to its mean loss in nats.
 
     Raises:
@@ -173,7 +173,7 @@ def plan_for(model: LanguageModel) -> Plan:
     steps = kind.find("by_hand")
     weights = [name for name, _ in model.named_parameters()]
     tables = [name for name, _ in model.named_buffers()]
-    return Plan(" ".join([*weights, *tables, "idx", "positions", "targets"]), steps(model))
+    return Program(" ".join([*weights, *tables, "idx", "positions", "targets"]), steps(model))
 
 
 class ByHand:
@@ -186,7 +186,7 @@ class ByHand:
     """
 
     def __init__(self, model: LanguageModel) -> None:
-        self.plan = plan_for(model)
+        self.program = program_for(model)
         self.parameters = list(model.parameters())
         self.constants = list(model.buffers())
         self.positions = torch.arange(model.block_size, device=self.parameters[0].device)
@@ -207,9 +207,11 @@ class ByHand:
         """
         positions = self.positions[: idx.shape[1]]
         loss: Tensor
-        loss, saved = self.plan.forward(*self.parameters, *self.constants, idx, positions, targets)
+        loss, saved = self.program.forward(
+            *self.parameters, *self.constants, idx, positions, targets
+        )
         # The base case d loss / d loss = 1, of which these windows have their share.
-        gradients = self.plan.backward(torch.full_like(loss, share), *saved)
+        gradients = self.program.backward(torch.full_like(loss, share), *saved)
         for parameter, gradient in zip(self.parameters, gradients, strict=False):
             gradient = gradient.to(parameter.dtype)
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlm.backprop import rules
-from charlm.backprop.plan import Plan, Step
+from charlm.backprop.program import Program, Step
 from charlm.models import next_token_loss
 from charlm.models.attention import MultiHeadAttention
 from charlm.models.modern import rotary_table
@@ -167,7 +167,7 @@ def _cross_entropy_in_parts(s: Sizes, draw: Draw) -> Cases:
         Step("mean", rules.Mean(), "picked"),
         Step("loss", rules.Scale(-1.0), "mean"),
     ]
-    yield Case(Plan("logits targets", steps), next_token_loss, *_predictions(s, draw))
+    yield Case(Program("logits targets", steps), next_token_loss, *_predictions(s, draw))
 
 
 def _table_cross_entropy(s: Sizes, draw: Draw) -> Cases:
@@ -296,7 +296,7 @@ def _residual_sum(s: Sizes, draw: Draw) -> Cases:
     steps = [Step("y", rules.Multiply(), "x w"), Step("x", rules.Add(), "x y")]
     shape = (s.batch, s.time, s.channels)
     inputs = draw.normal(*shape), draw.normal(s.channels)
-    yield Case(Plan("x w", steps), lambda x, w: x + x * w, inputs)
+    yield Case(Program("x w", steps), lambda x, w: x + x * w, inputs)
 
 
 def _weight_tying(s: Sizes, draw: Draw) -> Cases:
@@ -308,7 +308,7 @@ def _weight_tying(s: Sizes, draw: Draw) -> Cases:
         Step("logits", rules.Linear(), "x table"),
     ]
     table, idx = draw.normal(s.vocab, s.channels), draw.ids(s.vocab, s.batch, s.time)
-    yield Case(Plan("table idx", steps), reference, (table,), (idx,))
+    yield Case(Program("table idx", steps), reference, (table,), (idx,))
 
 
 CASES: dict[str, Callable[[Sizes, Draw], Cases]] = {

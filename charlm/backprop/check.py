@@ -11,19 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 from torch.nn import functional as F
 
-from charlm.backprop.by_hand import plan_for
+from charlm.backprop.by_hand import program_for
 from charlm.backprop.cases import CASES, SIZES, Case, Draw, Sizes
-from charlm.config import (
-    AttentionConfig,
-    AveragingConfig,
-    BigramConfig,
-    GPTConfig,
-    ModelConfig,
-    MultiHeadConfig,
-)
+from charlm.config import ModelConfig
+from charlm.config.base import AnyModel
 from charlm.models import LanguageModel, next_token_loss
 
 AUTOGRAD_TOLERANCE = 1e-10
@@ -36,18 +31,26 @@ FLOOR = 1e-2  # gradients below this part of the largest are compared with that 
 PROBES = 12  # elements of an input that are moved one at a time; then all at once, at random
 SEED = 1
 
-# Every kind of model, small enough for a look at all of them to take seconds.
-SMALL_MODELS: dict[str, ModelConfig] = {
-    "bigram": BigramConfig(type="bigram", block_size=8),
-    "averaging": AveragingConfig(type="averaging", block_size=8, n_embd=12),
-    "attention": AttentionConfig(type="attention", block_size=8, n_embd=12),
-    "multihead": MultiHeadConfig(type="multihead", block_size=8, n_embd=12, n_head=3),
-    "gpt (gpt2)": GPTConfig(
-        type="gpt", style="gpt2", block_size=8, n_layer=2, n_head=3, n_embd=12, dropout=0.1
-    ),
-    "gpt (modern)": GPTConfig(
-        type="gpt", style="modern", block_size=8, n_layer=2, n_head=3, n_embd=12, dropout=0.1
-    ),
+
+def _small(**keys: Any) -> ModelConfig:
+    model: ModelConfig = TypeAdapter(AnyModel).validate_python({**keys, "block_size": 8})
+    return model
+
+
+_WIDE = {"n_embd": 12, "n_head": 3}
+_DEEP = {**_WIDE, "type": "gpt", "n_layer": 2, "dropout": 0.1}
+
+# Every kind of model that is derived by hand, small enough to be checked in seconds.
+SMALL_MODELS = {
+    model.kind: model
+    for model in (
+        _small(type="bigram"),
+        _small(type="averaging", n_embd=12),
+        _small(type="attention", n_embd=12),
+        _small(type="multihead", **_WIDE),
+        _small(style="gpt2", **_DEEP),
+        _small(style="modern", **_DEEP),
+    )
 }
 
 
@@ -95,7 +98,7 @@ def check_model(
     zeros that would hide mistakes. Ids are random.
 
     Args:
-        model: Any that has a plan by hand; it is changed.
+        model: Any that has a program by hand; it is changed.
         windows: Of ids (B).
         length: Of a window (T); `block_size` if None.
         probes: Elements of each weight that are moved one at a time.
@@ -115,7 +118,7 @@ def check_model(
         return next_token_loss(torch.func.functional_call(model, state, (idx,)), targets)
 
     constants = (*model.buffers(), idx, torch.arange(length), targets)
-    case = Case(plan_for(model), reference, tuple(weights.values()), constants)
+    case = Case(program_for(model), reference, tuple(weights.values()), constants)
     yield from zip(weights, compare(case, probes), strict=True)
 
 

@@ -594,7 +594,7 @@ class MergeHeads:
 class MultiHeadAttention:
     """Five rules in a row, as one: `Linear`, `SplitHeads`, `Attention`, `MergeHeads`, `Linear`.
 
-    Any chain of rules is again a rule; `plan` does in general what is spelled out here.
+    Any chain of rules is again a rule; `program` does in general what is spelled out here.
     """
 
     n_head: int

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from charlm.backprop.by_hand import ByHand, plan_for
+from charlm.backprop.by_hand import ByHand, program_for
 from charlm.backprop.cases import Draw
 from charlm.backprop.check import SMALL_MODELS, check_model
 from charlm.config import (
@@ -327,23 +327,23 @@ def test_the_loss_in_bfloat16_is_a_number_in_single_precision(title):
     torch.testing.assert_close(loss, expected, rtol=5e-3, atol=0)
 
 
-def test_a_kind_of_model_without_a_plan_is_named():
+def test_a_kind_of_model_without_a_program_is_named():
     class Novelty(LanguageModel):
         pass
 
-    for make in (plan_for, ByHand):
+    for make in (program_for, ByHand):
         with pytest.raises(UsageError, match="model 'Novelty' has no gradients by hand"):
             make(Novelty(VOCAB, 8))
 
 
 @each_model
-def test_a_plan_begins_with_every_weight_and_table_of_its_model(title):
+def test_a_program_begins_with_every_weight_and_table_of_its_model(title):
     model = small(title)
-    plan = plan_for(model)
+    program = program_for(model)
 
     names = [name for name, _ in [*model.named_parameters(), *model.named_buffers()]]
-    assert plan.inputs == [*names, "idx", "positions", "targets"]
-    used = {name for step in plan for name in step.inputs}
+    assert program.inputs == [*names, "idx", "positions", "targets"]
+    used = {name for step in program for name in step.inputs}
     assert {name for name, _ in model.named_parameters()} <= used
 
 

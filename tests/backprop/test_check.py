@@ -18,7 +18,7 @@ from charlm.backprop.check import (
     check_rules,
     compare,
 )
-from charlm.backprop.plan import Plan
+from charlm.backprop.program import Program
 from charlm.backprop.rules import rotate, unbroadcast
 from charlm.models import build_model
 
@@ -187,8 +187,8 @@ def token_shift_back_in_a_ring(self, dout):
     return (torch.cat([own, before.roll(-1, dims=-2)], dim=-1),)
 
 
-def plan_that(add):
-    """Plan's backward, but for what happens to a name that waits already."""
+def program_that(add):
+    """Program's backward, but for what happens to a name that waits already."""
 
     def backward(self, dout, saved):
         waiting = {self.steps[-1].outputs[0]: dout}
@@ -203,7 +203,7 @@ def plan_that(add):
     return backward
 
 
-def plan_that_leaves_names_behind(self, dout, saved):
+def program_that_leaves_names_behind(self, dout, saved):
     waiting = {self.steps[-1].outputs[0]: dout}
     for step in reversed(self.steps):
         result = waiting[step.outputs[0]]  # and so an older value of that name gets it too
@@ -215,8 +215,8 @@ def plan_that_leaves_names_behind(self, dout, saved):
 
 
 R = rules
-latest = plan_that(lambda waiting, gradient: gradient)
-earliest = plan_that(lambda waiting, gradient: gradient if waiting is None else waiting)
+latest = program_that(lambda waiting, gradient: gradient)
+earliest = program_that(lambda waiting, gradient: gradient if waiting is None else waiting)
 
 # The mistake in words: where it shows, whose backward it is, and the backward.
 MISTAKES = {
@@ -532,15 +532,15 @@ MISTAKES = {
         token_shift_back_in_a_ring,
     ),
     "token shift: not moved": ("TokenShift", R.TokenShift, lambda s, dout: (dout,)),
-    "residual: the branch overwrites the path": ("residual sum", Plan, latest),
-    "residual: the path overwrites the branch": ("residual sum", Plan, earliest),
+    "residual: the branch overwrites the path": ("residual sum", Program, latest),
+    "residual: the path overwrites the branch": ("residual sum", Program, earliest),
     "residual: a name's older value gets what was the newer's": (
         "residual sum",
-        Plan,
-        plan_that_leaves_names_behind,
+        Program,
+        program_that_leaves_names_behind,
     ),
-    "weight tying: only the last use counts": ("weight tying", Plan, earliest),
-    "weight tying: only the first use counts": ("weight tying", Plan, latest),
+    "weight tying: only the last use counts": ("weight tying", Program, earliest),
+    "weight tying: only the first use counts": ("weight tying", Program, latest),
 }
 
 
@@ -567,7 +567,7 @@ def test_the_spelled_out_backwards_are_right_with_nothing_left_out(monkeypatch):
     monkeypatch.setattr(rules.LayerNorm, "backward", layer_norm_without(""))
     monkeypatch.setattr(rules.RMSNorm, "backward", rms_norm_without(""))
     monkeypatch.setattr(
-        Plan, "backward", plan_that(lambda waiting, g: g if waiting is None else waiting + g)
+        Program, "backward", program_that(lambda waiting, g: g if waiting is None else waiting + g)
     )
 
     for name in ("Attention", "LayerNorm", "RMSNorm", "residual sum", "weight tying"):

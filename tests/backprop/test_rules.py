@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import mutually_broadcastable_shapes
 from charlm.backprop import rules
 from charlm.backprop.cases import CASES, Case, Draw, Sizes
 from charlm.backprop.check import check_rule, compare
-from charlm.backprop.plan import Plan, Step
+from charlm.backprop.program import Program, Step
 
 SHAPES = st.builds(
     Sizes,
@@ -138,10 +138,10 @@ def test_attention_gives_no_gradient_to_what_no_query_saw():
 def test_backward_can_be_called_twice(name):
     """What forward saved and the gradient that came in are not written to.
 
-    A plan uses up what it saved, to free memory; the rules in it do not.
+    A program uses up what it saved, to free memory; the rules in it do not.
     """
     for case in CASES[name](Sizes(), Draw(0)):
-        if isinstance(case.rule, Plan):
+        if isinstance(case.rule, Program):
             return
         out, saved = case.rule.forward(*case.inputs, *case.constants)
         dout = tuple(map(torch.ones_like, out)) if isinstance(out, tuple) else torch.ones_like(out)
@@ -158,7 +158,7 @@ def test_backward_can_be_called_twice(name):
 
 
 def fine(inputs, *steps):
-    return Plan(inputs, [Step(*step) for step in steps])
+    return Program(inputs, [Step(*step) for step in steps])
 
 
 SOFTMAX = (
@@ -262,7 +262,7 @@ ABSTRACTIONS = {
 
 @pytest.mark.parametrize("name", ABSTRACTIONS)
 def test_the_level_of_abstraction_is_free(name):
-    coarse, plan, make = ABSTRACTIONS[name]
+    coarse, program, make = ABSTRACTIONS[name]
     inputs = make(Draw(0))
     finer = list(inputs)
     if name == "attention":
@@ -271,10 +271,10 @@ def test_the_level_of_abstraction_is_free(name):
         finer.append(torch.tensor(1e-5).double())
 
     out, saved = coarse.forward(*inputs)
-    fine_out, fine_saved = plan.forward(*finer)
+    fine_out, fine_saved = program.forward(*finer)
     dout = Draw(1).normal(*out.shape)
     gradients = list(coarse.backward(dout, *saved))
-    fine_gradients = list(plan.backward(dout, *fine_saved))
+    fine_gradients = list(program.backward(dout, *fine_saved))
 
     torch.testing.assert_close(fine_out, out)
     if name == "attention":

@@ -1,6 +1,6 @@
 """Rules in a row: a forward pass as a list of steps, and the same list read from its end.
 
-A plan is a rule itself. Written with fine rules or with coarse ones it gives the same gradients:
+A program is a rule itself. Written with fine rules or with coarse ones it gives the same gradients:
 the level of abstraction is free.
 """
 
@@ -34,7 +34,7 @@ class Step:
         return f"{', '.join(self.outputs)} = {type(rule).__name__}({arguments})"
 
 
-class Plan:
+class Program:
     """A list of steps from named inputs to the result of the last step.
 
     A name may be used again for a later value, as in `x = Add(x, a)`.
@@ -90,7 +90,7 @@ class Plan:
     def _refuse_loose_ends(self) -> None:
         """A result that nobody uses would wait in vain for its gradient."""
         if not self.steps:
-            raise ValueError("a plan needs a step")
+            raise ValueError("a program needs a step")
         unused: set[str] = set()
         known = set(self.inputs)
         for step in self.steps:

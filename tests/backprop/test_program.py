@@ -8,26 +8,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.backprop import rules
-from charlm.backprop.by_hand import plan_for
+from charlm.backprop.by_hand import program_for
 from charlm.backprop.cases import Case, Draw
 from charlm.backprop.check import compare
-from charlm.backprop.plan import Plan, Step
+from charlm.backprop.program import Program, Step
 from charlm.config import GPTConfig
 from charlm.models import build_model
 
 
-def plan(inputs, *steps):
-    return Plan(inputs, [Step(*step) for step in steps])
+def made(inputs, *steps):
+    return Program(inputs, [Step(*step) for step in steps])
 
 
-def ones_like_result(a_plan, *inputs):
-    """Return the gradients of the sum of a plan's result."""
-    out, saved = a_plan.forward(*inputs)
-    return a_plan.backward(torch.ones_like(out), *saved)
+def ones_like_result(a_program, *inputs):
+    """Return the gradients of the sum of a program's result."""
+    out, saved = a_program.forward(*inputs)
+    return a_program.backward(torch.ones_like(out), *saved)
 
 
-def assert_right(a_plan, reference, *inputs):
-    found = list(compare(Case(a_plan, reference, inputs), probes=2))
+def assert_right(a_program, reference, *inputs):
+    found = list(compare(Case(a_program, reference, inputs), probes=2))
 
     assert len(found) == len(inputs)
     assert all(difference.passed for difference in found), found
@@ -38,7 +38,7 @@ ADD, MULTIPLY, EXP = rules.Add(), rules.Multiply(), rules.Exp()
 
 def test_a_name_that_is_used_again_belongs_to_the_later_value():
     draw = Draw(0)
-    steps = plan("x y", ("x", ADD, "x y"), ("x", MULTIPLY, "x y"), ("x", ADD, "x x"))
+    steps = made("x y", ("x", ADD, "x y"), ("x", MULTIPLY, "x y"), ("x", ADD, "x x"))
 
     assert_right(steps, lambda x, y: 2 * (x + y) * y, draw.normal(2, 3), draw.normal(3))
 
@@ -48,7 +48,7 @@ def test_the_gradient_of_a_later_value_does_not_reach_the_earlier_one():
 
     # The second x is made of y alone: the first was only squared.
     gradients = ones_like_result(
-        plan("x y", ("z", MULTIPLY, "x x"), ("x", rules.Scale(5.0), "y"), ("out", ADD, "z x")), x, y
+        made("x y", ("z", MULTIPLY, "x x"), ("x", rules.Scale(5.0), "y"), ("out", ADD, "z x")), x, y
     )
 
     assert [g.item() for g in gradients] == [4, 5]
@@ -56,7 +56,7 @@ def test_the_gradient_of_a_later_value_does_not_reach_the_earlier_one():
 
 def test_an_input_whose_name_is_taken_before_it_was_used_gets_none():
     nothing, dy = ones_like_result(
-        plan("x y", ("x", rules.Scale(5.0), "y"), ("x", ADD, "x y")),
+        made("x y", ("x", rules.Scale(5.0), "y"), ("x", ADD, "x y")),
         torch.tensor([2.0]),
         torch.tensor([3.0]),
     )
@@ -67,7 +67,7 @@ def test_an_input_whose_name_is_taken_before_it_was_used_gets_none():
 
 def test_a_value_that_two_steps_use_gets_the_sum():
     draw = Draw(0)
-    steps = plan("x w", ("y", MULTIPLY, "x w"), ("z", EXP, "x"), ("out", ADD, "y z"))
+    steps = made("x w", ("y", MULTIPLY, "x w"), ("z", EXP, "x"), ("out", ADD, "y z"))
 
     assert_right(steps, lambda x, w: x * w + x.exp(), draw.normal(2, 3), draw.normal(2, 3))
 
@@ -75,16 +75,16 @@ def test_a_value_that_two_steps_use_gets_the_sum():
 def test_a_value_that_one_step_uses_twice_gets_the_sum():
     draw = Draw(0)
 
-    assert_right(plan("y", ("out", MULTIPLY, "y y")), torch.square, draw.normal(2, 3))
-    assert_right(plan("y", ("out", rules.Matmul(), "y y")), lambda y: y @ y, draw.normal(3, 3))
-    (dy,) = ones_like_result(plan("y", ("out", ADD, "y y")), torch.zeros(2))
+    assert_right(made("y", ("out", MULTIPLY, "y y")), torch.square, draw.normal(2, 3))
+    assert_right(made("y", ("out", rules.Matmul(), "y y")), lambda y: y @ y, draw.normal(3, 3))
+    (dy,) = ones_like_result(made("y", ("out", ADD, "y y")), torch.zeros(2))
     assert dy.tolist() == [2, 2]
 
 
 def test_an_input_that_nobody_uses_gets_none():
     x, unused = torch.ones(2), torch.ones(3)
 
-    dx, nothing = ones_like_result(plan("x unused", ("out", EXP, "x")), x, unused)
+    dx, nothing = ones_like_result(made("x unused", ("out", EXP, "x")), x, unused)
 
     assert torch.equal(dx, x.exp())
     assert nothing is None
@@ -94,7 +94,7 @@ def test_a_constant_gets_none():
     table, idx = torch.eye(3), torch.tensor([[0, 2]])
 
     dtable, nothing = ones_like_result(
-        plan("table idx", ("x", rules.Embedding(), "table idx")), table, idx
+        made("table idx", ("x", rules.Embedding(), "table idx")), table, idx
     )
 
     assert dtable.sum(1).tolist() == [3, 0, 3]
@@ -114,19 +114,19 @@ def test_a_step_may_have_several_results():
         return query * key * value
 
     steps = heads, ("out", MULTIPLY, "query key"), ("out", MULTIPLY, "out value")
-    assert_right(plan("qkv", *steps), product, qkv)
-    assert_right(plan("qkv", heads), split, qkv)  # the last step may, too
+    assert_right(made("qkv", *steps), product, qkv)
+    assert_right(made("qkv", heads), split, qkv)  # the last step may, too
     assert_right(
-        plan("x", ("x", rules.Scale(2.0), "x"), ("q k v", heads[1], "x")),
+        made("x", ("x", rules.Scale(2.0), "x"), ("q k v", heads[1], "x")),
         lambda x: split(2 * x),
         qkv,
     )
 
 
-def test_a_plan_is_a_rule_and_stands_in_another():
-    cube = plan("x", ("y", MULTIPLY, "x x"), ("y", MULTIPLY, "x y"))
-    inner = plan("a b", ("y", ADD, "a b"), ("y", cube, "y"))
-    outer = plan("x w", ("y", inner, "x w"), ("y", inner, "y x"))
+def test_a_program_is_a_rule_and_stands_in_another():
+    cube = made("x", ("y", MULTIPLY, "x x"), ("y", MULTIPLY, "x y"))
+    inner = made("a b", ("y", ADD, "a b"), ("y", cube, "y"))
+    outer = made("x w", ("y", inner, "x w"), ("y", inner, "y x"))
     draw = Draw(0)
 
     assert isinstance(cube, rules.Rule)
@@ -138,16 +138,16 @@ def test_a_plan_is_a_rule_and_stands_in_another():
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_a_wrong_number_of_inputs_is_refused(count):
     with pytest.raises(ValueError, match=r"argument 2 is (shorter|longer)"):
-        plan("x y", ("out", ADD, "x y")).forward(*[torch.ones(1)] * count)
+        made("x y", ("out", ADD, "x y")).forward(*[torch.ones(1)] * count)
 
 
 def test_a_wrong_number_of_gradients_or_results_is_refused():
     x = torch.ones(1, 1, 6)
-    two_names = plan("qkv", ("query key", rules.SplitHeads(1), "qkv"))
+    two_names = made("qkv", ("query key", rules.SplitHeads(1), "qkv"))
     with pytest.raises(ValueError, match="argument 2 is longer"):
         two_names.forward(x)
 
-    heads = plan("qkv", ("query key value", rules.SplitHeads(1), "qkv"))
+    heads = made("qkv", ("query key value", rules.SplitHeads(1), "qkv"))
     (query, key, _), saved = heads.forward(x)
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         heads.backward((query, key), *saved)
@@ -208,7 +208,7 @@ def test_any_program_has_the_gradients_of_autograd(program):
     expected = torch.autograd.grad(out.sum(), tuple(values.values()), allow_unused=True)
 
     with torch.no_grad():
-        gradients = ones_like_result(plan("a b c", *as_steps(program)), *values.values())
+        gradients = ones_like_result(made("a b c", *as_steps(program)), *values.values())
 
     for gradient, truth in zip(gradients, expected, strict=True):
         if truth is None:
@@ -218,7 +218,7 @@ def test_any_program_has_the_gradients_of_autograd(program):
 
 
 def test_what_was_saved_is_used_up():
-    steps = plan("x", ("y", EXP, "x"), ("y", EXP, "y"))
+    steps = made("x", ("y", EXP, "x"), ("y", EXP, "y"))
     out, saved = steps.forward(torch.zeros(1))
     assert len(saved[0]) == 2
 
@@ -252,7 +252,7 @@ def test_the_memory_of_a_step_serves_those_before_it():
             return (dout,)
 
     last = None
-    steps = plan("x", ("x", First(), "x"), ("x", rules.Scale(2.0), "x"), ("x", Last(), "x"))
+    steps = made("x", ("x", First(), "x"), ("x", rules.Scale(2.0), "x"), ("x", Last(), "x"))
     out, saved = steps.forward(torch.zeros(1))
     steps.backward(torch.ones_like(out), *saved)
 
@@ -261,7 +261,7 @@ def test_the_memory_of_a_step_serves_those_before_it():
 
 def test_forward_keeps_only_what_rules_ask_for():
     x = torch.zeros(1)
-    steps = plan("x", ("y", ADD, "x x"), ("y", rules.Scale(2.0), "y"), ("y", EXP, "y"))
+    steps = made("x", ("y", ADD, "x x"), ("y", rules.Scale(2.0), "y"), ("y", EXP, "y"))
 
     out, (saved,) = steps.forward(x)
 
@@ -276,11 +276,14 @@ def test_a_step_says_what_it_does():
     assert str(Step("y", rules.Mean(0), "x")) == "y = Mean(x, dim=0)"
 
 
-def test_a_plan_is_its_steps_in_order():
+def test_a_program_is_its_steps_in_order():
     steps = [Step("x", ADD, "x y"), Step("x", EXP, "x")]
 
-    assert list(Plan("x y", steps)) == steps
-    assert str(Plan("x y", steps * 5)).splitlines()[-2:] == [" 9  x = Add(x, y)", "10  x = Exp(x)"]
+    assert list(Program("x y", steps)) == steps
+    assert str(Program("x y", steps * 5)).splitlines()[-2:] == [
+        " 9  x = Add(x, y)",
+        "10  x = Exp(x)",
+    ]
 
 
 PRINTED = {
@@ -333,20 +336,20 @@ def gpt(style, **named):
 
 
 @pytest.mark.parametrize("style", PRINTED)
-def test_the_plan_of_a_model_reads_as_its_lesson(style):
-    assert str(plan_for(gpt(style))) == PRINTED[style]
+def test_the_program_of_a_model_reads_as_its_lesson(style):
+    assert str(program_for(gpt(style))) == PRINTED[style]
 
 
 @pytest.mark.parametrize(("style", "per_layer"), [("gpt2", 8), ("modern", 18)])
 def test_each_layer_adds_its_steps(style, per_layer):
-    one, three = (len(list(plan_for(gpt(style, n_layer=n)))) for n in (1, 3))
+    one, three = (len(list(program_for(gpt(style, n_layer=n)))) for n in (1, 3))
 
     assert three == one + 2 * per_layer
 
 
 @pytest.mark.parametrize("style", PRINTED)
 def test_dropout_adds_a_step_after_the_embedding_and_after_each_branch(style):
-    lines = str(plan_for(gpt(style, dropout=0.1))).splitlines()
+    lines = str(program_for(gpt(style, dropout=0.1))).splitlines()
 
     steps = [line[4:] for line in lines]
     dropped = [f"{name} = Dropout({name}, p=0.1)" for name in ("x", "gathered", "thought")]
@@ -371,9 +374,9 @@ def test_dropout_adds_a_step_after_the_embedding_and_after_each_branch(style):
         ),
     ],
 )
-def test_a_loose_end_is_refused_when_the_plan_is_made(steps, reason):
+def test_a_loose_end_is_refused_when_the_program_is_made(steps, reason):
     with pytest.raises(ValueError, match=reason):
-        plan("x", *steps)
+        made("x", *steps)
 
 
 def test_a_step_that_only_makes_ids_hands_no_gradient_on():
@@ -385,14 +388,14 @@ def test_a_step_that_only_makes_ids_hands_no_gradient_on():
             raise AssertionError("there is no gradient of ids")
 
     x, table = Draw(0).normal(2, 3), Draw(1).normal(3, 4)
-    a_plan = plan("x table", ("idx", Likeliest(), "x"), ("y", rules.Embedding(), "table idx"))
+    a_program = made("x table", ("idx", Likeliest(), "x"), ("y", rules.Embedding(), "table idx"))
 
-    dx, dtable = ones_like_result(a_plan, x, table)
+    dx, dtable = ones_like_result(a_program, x, table)
 
     assert dx is None
     assert dtable.sum() == 8
 
 
-def test_a_plan_needs_a_step():
-    with pytest.raises(ValueError, match="a plan needs a step"):
-        plan("x")
+def test_a_program_needs_a_step():
+    with pytest.raises(ValueError, match="a program needs a step"):
+        made("x")
