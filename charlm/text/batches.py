@@ -1,8 +1,7 @@
 """Which windows of the text make up a training batch: a pure function of (seed, step, sample).
 
-Batch k can be made without having made batch k-1. So there is no position to save, a resumed run
-draws what an uninterrupted one would have drawn, and any number of processes or micro-batches
-share out the same global batch.
+Batch k does not depend on batch k-1. So there is no position to save, a resumed run draws the same
+batches as an uninterrupted one, and any number of processes or micro-batches share the same batch.
 """
 
 from typing import Any
@@ -13,10 +12,10 @@ import numpy.typing as npt
 from charlm.errors import DataError
 from charlm.text.tokens import Split
 
-# Independent streams of random words under one seed: the second word of the Philox key.
+# Independent streams of random words of one seed: the second word of the Philox key.
 DATA_STREAM, DROPOUT_STREAM, INIT_STREAM, SAMPLE_STREAM = 0, 1, 2, 3
 
-HELD = 8 << 20  # bytes of ids to hold in memory: many reads of a few ids cost more than one of all
+HELD = 8 << 20  # bytes of ids to keep in memory, which is faster than many small reads
 
 _WORDS_A_BLOCK = 4  # Philox4x64 makes four 64-bit words for each value of its counter
 
@@ -24,9 +23,9 @@ _WORDS_A_BLOCK = 4  # Philox4x64 makes four 64-bit words for each value of its c
 def random_words(seed: int, stream: int, first: int, count: int) -> npt.NDArray[np.uint64]:
     """Return words `first` to `first + count` of a stream of random 64-bit words.
 
-    Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") computes any
-    word from its position alone. Raw words are used, not NumPy's distributions: only the bit
-    stream is promised to stay the same between NumPy's versions.
+    Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") computes a
+    word from its position. These are raw words because NumPy keeps only the bit stream the same
+    between versions, not its distributions.
     """
     skipped = first % _WORDS_A_BLOCK
     generator = np.random.Philox(key=[seed, stream], counter=first // _WORDS_A_BLOCK)
@@ -42,7 +41,7 @@ def window_starts(
         seed: Of the run.
         step: Optimizer updates done so far.
         batch_size: Windows in the whole batch.
-        windows: Number of places a window can start at.
+        windows: Number of positions where a window can start.
         first: First window of the slice.
         count: Windows in the slice; the rest of the batch if None.
 
@@ -73,7 +72,7 @@ class Batches:
         self.block_size = block_size
         self.batch_size = batch_size
         self.seed = seed
-        # The last window still needs the character after it, its last target.
+        # The character after the last window is its last target.
         self.windows = len(split) - block_size
         if self.windows < 1:
             raise DataError(

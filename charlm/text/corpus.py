@@ -1,7 +1,7 @@
-"""A text becomes a corpus: scanned for its alphabet, encoded to a token file, cut by position.
+"""From a text to a corpus: scan its alphabet, encode it to a token file, split it by position.
 
-Both passes read in chunks, so memory does not grow with the text. The alphabet is fitted on the
-whole text before it is cut; otherwise the validation part could hold a character without an id.
+Both passes read in chunks, so memory does not grow with the text. The alphabet is that of the whole
+text; otherwise the validation part could have a character without an id.
 """
 
 import codecs
@@ -25,12 +25,12 @@ from charlm.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from charlm.text.tokens import Split, TokenFile
 
 IDS = "ids.bin"
-CHUNK_BYTES = 1 << 18  # its arrays fit in a CPU's cache
+CHUNK_BYTES = 1 << 18  # small enough for the CPU's cache
 _CODE_POINTS = 0x110000
 _CHECKED = 1 << 20  # ids at a time
-_NUL_SHARE = 0.01  # a text may hold a stray NUL; a file with more is not text
+_NUL_SHARE = 0.01  # a text may have a stray NUL; a file with more is binary
 
-_BYTE_ORDER_MARKS = {  # UTF-32 first: in little-endian it begins like UTF-16
+_BYTE_ORDER_MARKS = {  # UTF-32 first: its little-endian mark begins like that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -53,13 +53,13 @@ Progress = Callable[[int], None]  # called with the bytes read since the last ca
 
 @dataclass
 class Scan:
-    """What one pass over a text learns.
+    """What one pass over a text finds.
 
     Args:
         size: Its length in symbols: characters, or bytes in byte mode.
         sha256: Of its bytes.
-        counts: How often each code point (or byte) occurs.
-        notes: Remarks for the user that are no errors.
+        counts: Of each code point (or byte).
+        notes: Remarks for the user.
     """
 
     size: int
@@ -68,7 +68,7 @@ class Scan:
     notes: list[str] = field(default_factory=list)
 
     def tokenizer(self, data: DataConfig) -> Tokenizer:
-        """Fit the tokenizer: every character that occurs anywhere in the text.
+        """Return a tokenizer for every character of the text.
 
         Raises:
             DataError: There are more characters than `data.max_vocab`.
@@ -88,7 +88,7 @@ class Scan:
         return CharTokenizer(map(chr, codes))
 
     def strange_to(self, tokenizer: Tokenizer) -> list[str]:
-        """List the characters of the text that a tokenizer lacks, in the order of Unicode."""
+        """Return the characters of the text that a tokenizer lacks, in Unicode order."""
         if not isinstance(tokenizer, CharTokenizer):
             return []
         known = set(tokenizer.alphabet)
@@ -97,11 +97,11 @@ class Scan:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as ids on disk, cut into its parts.
+    """A text as ids on disk, split into parts.
 
     Args:
-        splits: The parts by name: `train`, `val` and `test`; one may be empty.
-        facts: What the manifest records: source, its SHA-256, sizes, the dtype of an id.
+        splits: The parts `train`, `val` and `test`; a part may be empty.
+        facts: From the manifest: source, its SHA-256, sizes, the dtype of an id.
     """
 
     splits: Mapping[str, Split]
@@ -109,31 +109,31 @@ class Corpus:
 
 
 def scan_text(source: Source, data: DataConfig, progress: Progress = lambda read: None) -> Scan:
-    """Read a text once: its length, alphabet, checksum, and whether it is text at all.
+    """Read a text once for its length, alphabet and checksum.
 
     Raises:
         DataError: Empty, not decodable, compressed or binary; with the part, byte and line.
-        MachineError: It may not be read.
+        MachineError: It cannot be read.
     """
     size, digest = 0, hashlib.sha256()
     notes: list[str] = []
     counts = np.zeros(256 if data.unit == "bytes" else _CODE_POINTS, np.int64)
     for symbols in _symbols(source, data, digest.update, notes, progress):
         size += len(symbols)
-        found = np.bincount(symbols)  # as long as its largest code: short for most texts
+        found = np.bincount(symbols)  # as long as the largest code: short for most texts
         counts[: len(found)] += found
     if not size:
         raise DataError(source.name, "empty (0 bytes)", "name another text")
     if counts[ord("\r")] and data.unit == "chars":
-        notes.append("carriage returns (\\r) are kept exactly as they stand")
+        notes.append("carriage returns (\\r) are kept as they are")
     if np.count_nonzero(counts) == 1:
         notes.append("only one distinct symbol: there is nothing to learn")
     return Scan(size, digest.hexdigest(), counts, notes)
 
 
 def split_bounds(size: int, data: DataConfig) -> dict[str, tuple[int, int]]:
-    """Cut [0, size) by position into train, then val, then test."""
-    # Fractions as they are written: in floats 1 - 0.9 is less than 0.1.
+    """Split [0, size) by position into train, then val, then test."""
+    # Exact fractions: in floats 1 - 0.9 is less than 0.1.
     val_share, test_share = Fraction(str(data.val_fraction)), Fraction(str(data.test_fraction))
     train, val = int(size * (1 - val_share - test_share)), size - int(size * test_share)
     if not val_share:
@@ -145,7 +145,7 @@ def check_lengths(size: int, data: DataConfig, block_size: int) -> None:
     """Refuse a text with a part too short for one window and the character after it.
 
     Raises:
-        DataError: With the part, its length, and two ways to mend it.
+        DataError: With the part and its length.
     """
     needed = block_size + 1
     for name, (start, stop) in split_bounds(size, data).items():
@@ -167,11 +167,11 @@ def encode_corpus(
     folder: Path,
     progress: Progress = lambda read: None,
 ) -> Corpus:
-    """Read a text again and write it as ids into a new `folder`.
+    """Read a text again and write its ids to a new `folder`.
 
     Raises:
         DataError: The text changed since it was scanned, or has a character without an id.
-        MachineError: The disk or its permissions refuse; `folder` does not appear.
+        MachineError: The disk or its permissions refuse; there is no new `folder`.
     """
     dtype = id_dtype(tokenizer.vocab_size)
     digest = hashlib.sha256()
@@ -203,7 +203,7 @@ def open_corpus(folder: Path) -> Corpus:
 
     Raises:
         DataError: Its file of ids was cut short.
-        CheckpointError: It is missing, damaged in another way, or holds what is no id.
+        CheckpointError: It is missing, otherwise damaged, or has invalid ids.
     """
     mend = "restore it or start a new run"
     path = folder / IDS
@@ -213,7 +213,7 @@ def open_corpus(folder: Path) -> Corpus:
         raise DataError(path, f"truncated, {found:,} of {expected:,} bytes", mend)
     corpus = _corpus(folder, verify_folder(folder, mend))
     tokens, vocab_size = corpus.splits["train"].tokens, corpus.facts["vocab_size"]
-    if vocab_size <= np.iinfo(tokens.dtype).max:  # a model would look such an id up in vain
+    if vocab_size <= np.iinfo(tokens.dtype).max:  # a larger id would be an index error in the model
         for start in range(0, tokens.size, _CHECKED):
             ids = tokens.read(start, min(_CHECKED, tokens.size - start))
             if ids.max() >= vocab_size:
@@ -268,7 +268,7 @@ def _symbols(
     notes: list[str],
     progress: Progress,
 ) -> Iterator[npt.NDArray[Any]]:
-    """Yield the text's code points (or bytes) in chunks, feeding the raw bytes to `update`."""
+    """Yield the text's code points (or bytes) in chunks, and pass the raw bytes to `update`."""
     for part in source.parts:
         with machine_errors(Path(part.label)), part.open() as file:
             decoder = None if data.unit == "bytes" else _Decoder(part, data.encoding, notes)
@@ -281,7 +281,7 @@ def _symbols(
 
 
 class _Decoder:
-    """Decodes one part chunk by chunk and knows where it is when that fails."""
+    """Decodes one part chunk by chunk and tells where it fails."""
 
     def __init__(self, part: Part, encoding: str, notes: list[str]) -> None:
         self.part = part
@@ -292,24 +292,23 @@ class _Decoder:
         self.lines = 1
 
     def decode(self, chunk: bytes, final: bool = False) -> npt.NDArray[Any]:
-        """Return the code points that `chunk` completes; a `final` chunk leaves none open."""
+        """Return the code points that `chunk` completes; `final` ends the part."""
         if self.consumed == 0:
             chunk = self._begin(chunk)
         before = self.decoder.getstate()
         if self.encoding == "utf-8" and not before[0] and chunk.isascii():
             self.consumed += len(chunk)
             self.lines += chunk.count(b"\n")
-            return np.frombuffer(chunk, np.uint8)  # most chunks of most texts: nothing to decode
+            return np.frombuffer(chunk, np.uint8)  # ASCII needs no decoding
         try:
             text = self.decoder.decode(chunk, final)
         except UnicodeDecodeError as error:
-            # The decoder may have held back the start of an unfinished character: count from the
-            # end of what it saw, which is the end of the chunk.
+            # The decoder may hold bytes of an earlier chunk: count from the end, which they share.
             good = len(chunk) - len(error.object) + error.start
             byte = self.consumed + good
             self.decoder.setstate(before)
             line = self.lines
-            with contextlib.suppress(UnicodeError):  # what came before may lack its mark as well
+            with contextlib.suppress(UnicodeError):  # the bytes before may fail as well
                 line += self.decoder.decode(chunk[: max(good, 0)]).count("\n")
             raise DataError(
                 self.part.label,
@@ -326,11 +325,11 @@ class _Decoder:
             ) from None
         self.consumed += len(chunk)
         self.lines += text.count("\n")
-        # Only utf-7 and the escape codecs let a lone surrogate through; it is a symbol like others.
+        # Only utf-7 and the escape codecs decode lone surrogates; they are symbols like others.
         return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
     def _begin(self, chunk: bytes) -> bytes:
-        """Look at the first bytes: is this text, and in the encoding that was promised?"""
+        """Check by the first bytes that this is text in the expected encoding."""
         for signature, kind in _SIGNATURES.items():
             if chunk.startswith(signature):
                 mend = Phrase("unpack it first, or use {}", _BYTES)

@@ -1,4 +1,4 @@
-"""The texts that have a name: where they come from, their licence, and how to know them again."""
+"""Named texts: where they come from, their licence, size and checksum."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class Pin:
-    """A file known by its size in bytes and its SHA-256."""
+    """A file's name, size in bytes and SHA-256."""
 
     name: str
     size: int
@@ -26,15 +26,15 @@ class Pin:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A text that is fetched once and kept.
+    """A text that is downloaded once and kept.
 
     Args:
-        name: What `data.source` calls it.
-        about: One line for people.
+        name: Its name in `data.source`.
+        about: One line of description.
         licence: Of the text.
-        url: Where it is fetched from, by https.
-        text: The file that is trained on.
-        archive: The zip it comes in, if any; the text is its only member.
+        url: Where to download it, by https.
+        text: The file to train on.
+        archive: The zip file it comes in, if any; the text is its only member.
     """
 
     name: str
@@ -49,14 +49,14 @@ class Dataset:
         return data_folder() / self.text.name
 
     def fetch(self, progress: Callable[[int, int], None] = lambda done, total: None) -> Path:
-        """Return the path of the text, fetching and checking it first if it is not there.
+        """Return the path of the text, downloading and checking it first if it is not there.
 
         Args:
-            progress: Called with bytes done and in all while it is fetched.
+            progress: Called during the download with the bytes so far and in total.
 
         Raises:
             MachineError: The network or the disk failed.
-            DataError: What came, or a file that is in its place, is not the pinned one.
+            DataError: The downloaded file, or one in its place, is not the expected one.
         """
         path = self.path()
         if path.exists():
@@ -75,10 +75,10 @@ class Dataset:
         return path
 
     def add(self, file: Path) -> Path:
-        """Take a copy that the user already has, after the same check.
+        """Add a copy that the user already has, after the same check.
 
         Raises:
-            DataError: The file is missing or is not the pinned one.
+            DataError: The file is missing or is not the expected one.
             MachineError: It cannot be read or copied.
         """
         if not file.is_file():
@@ -101,7 +101,7 @@ class Dataset:
         return self.path()
 
     def _unpack(self, archive: Path) -> None:
-        """Write the one member of a zip to the text's place, never more than its pinned size."""
+        """Extract the only member of a zip, stopping beyond its expected size."""
         path = self.path()
         part = path.with_name(path.name + ".part")
         with machine_errors(path):
@@ -112,7 +112,7 @@ class Dataset:
                     zipped.open(self.text.name) as member,
                     part.open("wb") as file,
                 ):
-                    # A chunk more than pinned is enough to tell a bomb from the text.
+                    # A zip bomb shows when a chunk goes beyond the expected size.
                     while file.tell() <= self.text.size and (chunk := member.read(_CHUNK)):
                         file.write(chunk)
             except (zipfile.BadZipFile, KeyError) as error:
@@ -128,7 +128,7 @@ def _as_it_is(file: Path) -> str:
 
 
 def data_folder() -> Path:
-    """Return where fetched texts are kept: $CHARLM_DATA, or `data/` in the current folder."""
+    """Return where downloaded texts are kept: $CHARLM_DATA, or `data/` in the current folder."""
     return Path(os.environ.get("CHARLM_DATA") or "data")
 
 

@@ -1,7 +1,7 @@
 """Where text comes from: a name, a file, a folder, a glob, or standard input.
 
-A `Source` is a list of parts that can each be opened any number of times, so a text may be read
-once for its alphabet and again for its ids without ever being held in memory.
+A `Source` is a list of parts that can be opened again, so a text is read once for its alphabet and
+once for its ids without being held in memory.
 """
 
 import difflib
@@ -50,7 +50,7 @@ class Source:
 def open_source(
     name: str, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Source:
-    """Find the text called `name`, fetching a named one that is not here yet.
+    """Find the text called `name`, fetching a named text if needed.
 
     Args:
         name: `python-docs`, `shakespeare`, ...; a file, a folder, a glob; or `-`.
@@ -58,9 +58,9 @@ def open_source(
 
     Raises:
         DataError: There is no such text, or it is not a regular file.
-        MachineError: It may not be read, or could not be fetched.
+        MachineError: It cannot be read or fetched.
     """
-    if not name:  # else the folder that one is in
+    if not name:  # Path("") is the current folder
         raise DataError("text", "got an empty name", "name a file, a folder, a glob, a text, or -")
     if name == "python-docs":
         return Source(name, (Part(name, _python_docs),))
@@ -99,14 +99,14 @@ def _fetched(name: str, progress: Callable[[int, int], None]) -> Path:
 
 
 def _standard_input() -> Part:
-    """Copy what can be read only once to a file that vanishes with the process."""
+    """Copy standard input, which can be read only once, to a file that ends with the process."""
     spool = tempfile.TemporaryFile()  # noqa: SIM115 -- lives in the closure, without a name
     with machine_errors(Path(tempfile.gettempdir())):
         shutil.copyfileobj(sys.stdin.buffer, spool)
         spool.flush()
 
     def reopen() -> BinaryIO:
-        spool.seek(0)  # one reader at a time: a copy of the descriptor shares its position
+        spool.seek(0)  # a copy of the descriptor shares its position: one reader at a time
         return os.fdopen(os.dup(spool.fileno()), "rb")
 
     weakref.finalize(reopen, spool.close)

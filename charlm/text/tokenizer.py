@@ -30,18 +30,18 @@ _CODE_POINTS = 0x110000
 
 @runtime_checkable
 class StreamDecoder(Protocol):
-    """Turns ids into text one at a time, for output that streams."""
+    """Decodes ids one at a time, for output that streams."""
 
     def push(self, idx: int) -> str:
-        """Take one id; return the text it completes, which may be empty."""
+        """Take one id; return the text that it completes, which may be empty."""
 
     def finish(self) -> str:
-        """Return what is left over at the end."""
+        """Return what is left at the end."""
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What the rest of charlm asks of a tokenizer."""
+    """The interface of a tokenizer."""
 
     @property
     def unit(self) -> str:
@@ -61,14 +61,14 @@ class Tokenizer(Protocol):
         """Return a fresh decoder for output that streams."""
 
     def to_json(self) -> str:
-        """Write the tokenizer down."""
+        """Return the tokenizer as JSON."""
 
 
 class CharTokenizer:
     """One id for each character of an alphabet, in the order of Unicode.
 
     Args:
-        alphabet: The characters; repeats and order do not matter.
+        alphabet: The characters, in any order; repeats do not matter.
     """
 
     unit = "chars"
@@ -87,11 +87,11 @@ class CharTokenizer:
 
         Args:
             text: What to encode.
-            unknown: `error` refuses a character outside the alphabet, `skip` leaves it out,
-                `nearest` writes it as the alphabet can (see `nearest`), or leaves it out.
+            unknown: For a character outside the alphabet: `error` refuses it, `skip` leaves it
+                out, `nearest` replaces it (see `nearest`) or leaves it out.
 
         Raises:
-            DataError: A character is not in the alphabet; the message lists them.
+            DataError: Characters are not in the alphabet; the message lists them.
         """
         if unknown == "nearest":
             text = text.replace("\r\n", "\n") if "\r" not in self.alphabet else text
@@ -111,23 +111,23 @@ class CharTokenizer:
         return "".join(self.alphabet[i] for i in ids)
 
     def table(self, dtype: npt.DTypeLike) -> Ids:
-        """Return a table from code point to id, for encoding in bulk. Unknown points map to 0."""
+        """Return a table from code point to id, to encode much text. Unknown ones map to 0."""
         table = np.zeros(_CODE_POINTS, dtype)
         table[self._codes] = np.arange(len(self._codes))
         return table
 
     def stream_decoder(self) -> StreamDecoder:
-        """Return a decoder for output that streams: each id is a character at once."""
+        """Return a decoder for output that streams."""
         return _CharStream(self.alphabet)
 
     def to_json(self) -> str:
-        """Write the alphabet as JSON."""
+        """Return the alphabet as JSON."""
         content = {"format": FORMAT, "unit": self.unit, "alphabet": self.alphabet}
         return json.dumps(content, indent=1) + "\n"
 
 
 class ByteTokenizer:
-    """One id for each of the 256 byte values: reads any file, knows every prompt."""
+    """One id for each of the 256 byte values: encodes any file and any prompt."""
 
     unit = "bytes"
     vocab_size = 256
@@ -136,7 +136,7 @@ class ByteTokenizer:
         """Return the UTF-8 bytes of a text; only half a surrogate pair is unknown.
 
         Raises:
-            DataError: The text holds one.
+            DataError: The text has one, and `unknown` is `error`.
         """
         try:
             data = text.encode("utf-8", "surrogateescape")
@@ -145,11 +145,11 @@ class ByteTokenizer:
                 code = ord(text[error.start])
                 what = f"character U+{code:04X} at position {error.start} is half a surrogate pair"
                 raise DataError("", f"{what}, which has no bytes") from None
-            data = text.encode("utf-8", "ignore")  # no other character comes near half a pair
+            data = text.encode("utf-8", "ignore")  # half a pair has no similar character
         return np.frombuffer(data, np.uint8)
 
     def decode(self, ids: Iterable[int] | Ids) -> str:
-        """Return the text of UTF-8 bytes; what is not UTF-8 becomes U+FFFD."""
+        """Return the text of UTF-8 bytes; invalid bytes become U+FFFD."""
         return bytes(int(i) for i in ids).decode("utf-8", "replace")
 
     def stream_decoder(self) -> StreamDecoder:
@@ -157,11 +157,11 @@ class ByteTokenizer:
         return _ByteStream()
 
     def to_json(self) -> str:
-        """Write that bytes are the unit."""
+        """Return the unit as JSON."""
         return json.dumps({"format": FORMAT, "unit": self.unit}, indent=1) + "\n"
 
 
-# What compatibility decompositions leave as it is, though a plain keyboard writes it otherwise.
+# Characters that NFKD does not decompose but that have a plain equivalent.
 _PLAIN = {
     **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u2039\u203a`\u00b4", "'"),
     **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"'),
@@ -191,10 +191,10 @@ _PLAIN = {
 
 
 def nearest(character: str, alphabet: str) -> str:
-    """Return the characters of an alphabet that stand best for one that it may lack.
+    """Return the best replacement for a character in an alphabet.
 
-    Itself; in plain letters, or without its accents; in the other case; of these the first that the
-    alphabet has. Nothing, where it has none.
+    The first of these that the alphabet has: the character itself, its plain equivalent, the
+    character without accents, and each of them in the other case. Empty if it has none.
     """
     plain = _PLAIN.get(character, "")
     bare = "".join(

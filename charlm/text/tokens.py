@@ -1,8 +1,7 @@
 """Ids on disk, read where they are needed.
 
-Positioned reads rather than a memory map: a map of a large file counts as the process's own
-memory page by page, and a
-file that shrinks under a map ends the process where a read ends in an error.
+Reads at a position are used, not a memory map: the pages of a map count as memory of the process,
+and a mapped file that shrinks ends the process, where a read raises an error.
 """
 
 import os
@@ -36,10 +35,10 @@ class TokenFile:
     Args:
         path: The file.
         dtype: Of one id, little-endian unsigned.
-        size: Number of ids it must hold.
+        size: Number of ids that it must hold.
 
     Raises:
-        DataError: It holds another number.
+        DataError: It does not hold that many.
         MachineError: It cannot be opened.
     """
 
@@ -98,7 +97,7 @@ class Split:
         """Return `count` ids of this part, from its position `first`: (count,).
 
         Raises:
-            IndexError: Some of them lie outside it.
+            IndexError: Some of them are outside it.
         """
         _check_range(self, first, count)
         return self.tokens.read(self.start + first, count)
@@ -107,14 +106,14 @@ class Split:
         """Return positions [first, stop) of this part, as a part of its own.
 
         Raises:
-            IndexError: Some of them lie outside it.
+            IndexError: Some of them are outside it.
         """
         _check_range(self, first, stop - first)
         return Split(self.tokens, self.start + first, self.start + stop)
 
 
 class IdArray:
-    """Ids in memory, read like a `Split`: for a text that was given on the spot.
+    """Ids in memory, read like a `Split`.
 
     Args:
         ids: All of them, (N,).

@@ -648,7 +648,7 @@ def _prompts() -> list[bytes]:
 @target(_prompts)
 def prompt(data: bytes) -> None:
     """Read a prompt from a file, and from the command line as a shell passes it."""
-    from charlm.cli.sample import _read_prompt
+    from charlm.cli.prompts import read_prompt
     from charlm.sampling import encode_prompt
 
     path = Path("prompt.txt")
@@ -656,7 +656,7 @@ def prompt(data: bytes) -> None:
     argument = data.decode("utf-8", "surrogateescape")
     for given in ((None, path), (argument, None)):
         with refused_in_one_line_each(DataError):
-            read = _read_prompt(*given, "")
+            read = read_prompt(*given, "")
             for known in _tokenizers_of_prompts():
                 for unknown in ("error", "skip", "nearest"):
                     with refused_in_one_line_each(DataError):

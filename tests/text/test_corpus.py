@@ -266,7 +266,7 @@ def test_carriage_returns_are_kept_with_a_note(tmp_path, newline):
     corpus, tokenizer = make_corpus(tmp_path / "tokens", text.encode())
 
     assert tokenizer.decode(whole(corpus)) == text
-    assert "kept exactly" in scan_text(source_of(text.encode()), DataConfig()).notes[0]
+    assert "are kept as they are" in scan_text(source_of(text.encode()), DataConfig()).notes[0]
     assert scan_text(source_of(text.encode()), DataConfig(unit="bytes")).notes == []
 
 
