@@ -14,6 +14,7 @@ from typing import Any
 from charlm.backprop.value import Number, Value
 from charlm.errors import Problem, UsageError
 
+SHORTEN = "compute a part of it and pass it as a value"
 LONGEST = 10_000  # characters of an expression
 QUOTED = 60  # characters of it that an error repeats
 
@@ -56,33 +57,29 @@ def parse(expression: str, values: Mapping[str, Number]) -> Value:
     given = {unicodedata.normalize("NFKC", name): number for name, number in values.items()}
     for name, number in given.items():
         if not math.isfinite(number):
-            raise UsageError(f"{name}={number}: expected a finite number")
+            raise UsageError(f"{name}={number}", "expected a finite number")
     leaves = {name: Value(number, label=name) for name, number in given.items()}
     try:
         tree = _syntax_tree(source)
         result = _Reader(source, tree, leaves).read(tree)
     except (RecursionError, MemoryError):
-        raise UsageError(
-            f"{_quoted(source)}: too many operations, nested or in a row; compute a part of it and "
-            "pass it as a value"
-        ) from None
+        what = "too many operations, nested or in a row"
+        raise UsageError(_quoted(source), what, SHORTEN) from None
     _match_names(tree, leaves)
     return result
 
 
 def _syntax_tree(source: str) -> ast.expr:
     if not source:
-        raise UsageError("expression: empty; write one such as '(a*b + c) * f'")
+        raise UsageError("expression", "empty", "write one such as '(a*b + c) * f'")
     if "#" in source:  # Python would read the rest as a comment
         column = source.index("#") + 1
         raise UsageError(
-            f"{_quoted(source)}: # at character {column}; leave it out, with what follows"
+            _quoted(source), f"# at character {column}", "leave it out, with what follows"
         )
     if len(source) > LONGEST:
-        raise UsageError(
-            f"{_quoted(source)}: {len(source):,} characters; the most is {LONGEST:,}, so compute a "
-            "part of it and pass it as a value"
-        )
+        what = f"{len(source):,} characters, more than {LONGEST:,}"
+        raise UsageError(_quoted(source), what, SHORTEN)
     try:
         with warnings.catch_warnings():  # Python remarks on odd numbers such as "1or 2"
             warnings.simplefilter("ignore")
@@ -91,11 +88,10 @@ def _syntax_tree(source: str) -> ast.expr:
         # What follows is advice on Python: "invalid syntax. Maybe you meant '==' or ..."
         reason = re.split("[.:;] ", error.msg)[0]
         place = f"character {error.offset}" if error.offset else "the end"
-        raise UsageError(
-            f"{_quoted(source)}: {reason} at {place}; write an expression such as '(a*b + c) * f'"
-        ) from None
+        mend = "write an expression such as '(a*b + c) * f'"
+        raise UsageError(_quoted(source), f"{reason} at {place}", mend) from None
     except ValueError:
-        raise UsageError(f"{_quoted(source)}: holds what is no character; retype it") from None
+        raise UsageError(_quoted(source), "not all of it is characters", "retype it") from None
 
 
 def _match_names(tree: ast.expr, leaves: Mapping[str, Value]) -> None:
@@ -106,11 +102,12 @@ def _match_names(tree: ast.expr, leaves: Mapping[str, Value]) -> None:
     problems = []
     if missing := sorted(used - leaves.keys()):
         mend = " ".join(f"{name}=NUMBER" for name in missing)
-        problems.append(f"{', '.join(missing)}: no value given; add {mend}")
+        problems.append(Problem(", ".join(missing), "no value given", f"add {mend}"))
     if unused := sorted(leaves.keys() - used):
-        problems.append(f"{', '.join(unused)}: not in the expression; use it there or leave it out")
+        mend = "use it there or leave it out"
+        problems.append(Problem(", ".join(unused), "not in the expression", mend))
     if problems:
-        raise UsageError.of(*map(Problem, problems))
+        raise UsageError.of(*problems)
 
 
 class _Reader:
@@ -161,7 +158,7 @@ class _Reader:
                 with contextlib.suppress(OverflowError):
                     if math.isfinite(written):
                         return float(written)
-                raise UsageError(f"{self.quoted(node)}: too large a number; write a smaller one")
+                raise UsageError(self.quoted(node), "too large a number", "write a smaller one")
         return None
 
     def compute(
@@ -181,30 +178,27 @@ class _Reader:
             reason = "division by zero" if division else "no real result with a finite slope there"
         numbers = [x.data if isinstance(x, Value) else x for x in inputs]
         given = " and ".join(f"{number:g}" for number in numbers)
-        raise UsageError(f"{self.quoted(node)} with {given}: {reason}; choose other values")
+        raise UsageError(f"{self.quoted(node)} with {given}", reason, "choose other values")
 
     def refusal(self, node: ast.AST) -> UsageError:
         """Say what to write instead of what is no arithmetic."""
         where = self.quoted(node)
         match node:
             case ast.Call(func=ast.Name(id=name)) if name in FUNCTIONS:
-                return UsageError(f"{where}: {name} takes one number; write {name}(x)")
+                return UsageError(where, f"{name} takes one number", f"write {name}(x)")
             case ast.Call(func=ast.Name(id=name)) if name in self.leaves:
-                return UsageError(f"{where}: {name} is a number; write * to multiply with it")
+                return UsageError(where, f"{name} is a number", "write * to multiply with it")
             case ast.Call(func=ast.Name(id=name)):
                 near = difflib.get_close_matches(name, FUNCTIONS, n=1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
-                return UsageError(
-                    f"{where}: unknown function {name!r}; {hint}there are {', '.join(FUNCTIONS)}"
-                )
+                mend = f"{hint}there are {', '.join(FUNCTIONS)}"
+                return UsageError(where, f"unknown function {name!r}", mend)
             case ast.Call(func=ast.Constant() | ast.BinOp() | ast.UnaryOp() | ast.Call()):
-                return UsageError(f"{where}: not a function; write * to multiply")
+                return UsageError(where, "not a function", "write * to multiply")
             case ast.BinOp(op=ast.BitXor()):
-                return UsageError(f"{where}: ^ is no operation here; write ** for a power")
-        return UsageError(
-            f"{where}: not arithmetic; use numbers, names, + - * / **, parentheses and "
-            f"{', '.join(FUNCTIONS)}"
-        )
+                return UsageError(where, "^ is no operation here", "write ** for a power")
+        mend = f"use numbers, names, + - * / **, parentheses and {', '.join(FUNCTIONS)}"
+        return UsageError(where, "not arithmetic", mend)
 
     def quoted(self, node: ast.AST) -> str:
         return _quoted(ast.get_source_segment(self.source, node) or self.source)

@@ -22,9 +22,8 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and "cuda:0" in available:
         return torch.device("cuda:0")
     if name not in available:
-        raise MachineError(
-            f"run.device: {name!r} is not available; this machine has {', '.join(available)}"
-        )
+        known = ", ".join(available)
+        raise MachineError("run.device", f"{name!r} is not available", f"this machine has {known}")
     return torch.device(name)
 
 
