@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from charlm.evaluation.protocols import Cut
     from charlm.evaluation.score import Score
     from charlm.evaluation.scoring import Scored
-    from charlm.runs.weights import SavedModel
+    from charlm.runs.load import SavedModel
     from charlm.text import Tokenizer
 
 Unknown = Literal["error", "uniform"]
@@ -80,19 +80,20 @@ def evaluate(
 
     For example: charlm eval --split val --json
     """
+    from charlm.config import changed
     from charlm.runs import find_run
 
     load_torch()
     _check_options(source, protocol, by_position, per_char, json)
     found = find_run(run)
-    config = found.read_config([f"run.device={device}"])
+    config = changed(found.config, [f"run.device={device}"])
     if per_char not in (None, "-"):
         _check_place(Path(per_char), found.path, source or config.data.source)
     with StopSignals() as stop, stop.scratch() as scratch:
         with stop.at_once():
             from charlm.evaluation import protocols
             from charlm.evaluation.given import GivenText, open_part
-            from charlm.runs.weights import load_model
+            from charlm.runs.load import load_model
 
             saved = load_model(found, checkpoint, device)
             cut = protocols.choose(saved.model, protocol, block_size, stride, per_char is not None)

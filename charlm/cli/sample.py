@@ -116,7 +116,7 @@ def sample(
     # fmt: on
     text = config.prompt if interactive else read_prompt(prompt, prompt_file, config.prompt)
 
-    from charlm.runs.weights import load_model
+    from charlm.runs.load import load_model
     from charlm.sampling import (
         Drawing,
         Task,
@@ -126,10 +126,9 @@ def sample(
         encode_prompt,
         settings_of,
     )
-    from charlm.text.tokenizer import load_tokenizer
 
     first = choose_seed(seed)
-    tokenizer = load_tokenizer(found.tokenizer)  # a bad prompt is refused before weights are read
+    tokenizer = found.tokenizer  # a bad prompt is refused before weights are read
     prompts: Iterable[Prompt] = [(text, encode_prompt(tokenizer, text, unknown))]
     allowed = None if allow is None else allowed_ids(tokenizer, allow)
     likely = json and show_alternatives
@@ -156,7 +155,9 @@ def sample(
 def _config(run: "RunFolder", device: str, **given: float | None) -> "SampleConfig":
     """Return how a run samples, with the options that were given."""
     overrides = [f"sample.{key}={value}" for key, value in given.items() if value is not None]
-    return run.read_config([*overrides, f"run.device={device}"]).sample
+    from charlm.config import changed
+
+    return changed(run.config, [*overrides, f"run.device={device}"]).sample
 
 
 @dataclass(frozen=True)

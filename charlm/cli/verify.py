@@ -7,10 +7,11 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import CheckpointError, MachineError, Stopped
+from charlm.cli.spelling import spelling
+from charlm.errors import CheckpointError, MachineError, Phrase, Setting, Stopped, Words
 
 if TYPE_CHECKING:
-    from charlm.runs.checks import Checked
+    from charlm.runs.verify import Finding
 
 
 def verify(
@@ -32,34 +33,49 @@ def verify(
     """
     load_torch()
     from charlm.runs import find_run
-    from charlm.runs.checks import verify as parts
+    from charlm.runs.verify import verify as findings
 
-    found: list[Checked] = []
+    found: list[Finding] = []
     chosen = folder or find_run(None).path
     with StopSignals() as stop:
         try:
             with stop.at_once():
-                for part in parts(chosen):
-                    found.append(part)
-                    if json:
-                        facts = {"state": part.state, "problem": part.problem}
-                        output.result_json({"path": str(part.path), **facts})
-                    else:
-                        says = part.problem or f"{part.path}: {part.says}"
-                        output.result(f"{part.state:8} {output.one_line(says)}")
+                for finding in findings(chosen):
+                    found.append(finding)
+                    _show(finding, json)
         except Stopped:
             return stop.exit_code
-    amiss = [part for part in found if part.problem]
-    if not amiss:
-        return 0
-    states = {part.state for part in amiss}
-    sound = {part.path for part in found if part.state == "sound"}
+    _refuse(chosen, found)
+    return 0
+
+
+def _show(finding: "Finding", json: bool) -> None:
+    line = finding.line(spelling)
+    if json:
+        problem = line if finding.problem else None
+        output.result_json({"path": str(finding.path), "state": finding.state, "problem": problem})
+    else:
+        output.result(f"{finding.state:8} {output.one_line(line)}")
+
+
+def _refuse(chosen: Path, found: "list[Finding]") -> None:
+    """Say how many parts are wrong, if any.
+
+    Raises:
+        MachineError: They could not be read.
+        CheckpointError: They are damaged or refused.
+    """
+    wrong = [finding for finding in found if finding.problem]
+    if not wrong:
+        return
+    states = {finding.state for finding in wrong}
+    sound = {finding.path for finding in found if finding.state == "sound"}
     folders = {path.parent for path in sound if path.parent.name == "checkpoints"}
     # One that is sound alone does not fit what lies beside it; an older one would not, either.
-    older = all(part.path not in sound and part.path.parent in folders for part in amiss)
-    then = "mend it as said above"
+    older = all(one.path not in sound and one.path.parent in folders for one in wrong)
+    then: Words = "mend it as said above"
     if older and states == {"damaged"}:
-        then = "--resume goes on from the newest sound checkpoint"
-    parts_are = "1 part is" if len(amiss) == 1 else f"{len(amiss)} parts are"
+        then = Phrase("{} goes on from the newest sound checkpoint", Setting("resume", True))
+    parts_are = "1 part is" if len(wrong) == 1 else f"{len(wrong)} parts are"
     kind = MachineError if states == {"unread"} else CheckpointError
-    raise kind(f"{chosen}: {parts_are} {' or '.join(sorted(states))}; {then}")
+    raise kind(chosen, f"{parts_are} {' or '.join(sorted(states))}", then)

@@ -15,9 +15,9 @@ from charlm.evaluation.score import Score
 from charlm.evaluation.scoring import score_text, utf8_lengths
 from charlm.models import LanguageModel
 from charlm.runs import RunFolder
-from charlm.runs.folder import Checkpoint
+from charlm.runs.checkpoints import Checkpoint
+from charlm.runs.load import SavedModel, load_model
 from charlm.runs.state import read_state
-from charlm.runs.weights import SavedModel, load_model
 from charlm.text.tokens import Split
 
 
@@ -81,7 +81,7 @@ def _load_best(run: RunFolder, device: str) -> tuple[SavedModel, float]:
     def load(best: Checkpoint) -> tuple[SavedModel, float]:
         return load_model(run, str(best.step), device), read_state(best.path, best.step).seconds
 
-    return run.read("best", load)
+    return run.checkpoints.use("best", load)
 
 
 def common_length(models: Sequence[LanguageModel]) -> int:

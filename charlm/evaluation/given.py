@@ -43,7 +43,7 @@ def open_part(run: RunFolder, name: str) -> tuple[Split, Mapping[str, Any]]:
     Raises:
         DataError: The part has fewer than 2 characters.
     """
-    corpus = open_corpus(run.tokens)
+    corpus = open_corpus(run.tokens_path)
     part = corpus.splits[name]
     if len(part) < 2:
         raise DataError(

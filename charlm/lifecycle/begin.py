@@ -17,12 +17,16 @@ from charlm.backprop.by_hand import check_derived
 from charlm.config import Config, changed, dump_yaml
 from charlm.config.memory import human_bytes
 from charlm.config.size import check_memory, checkpoint_bytes
-from charlm.errors import CharlmError, DataError, MachineError, UsageError
+from charlm.config.yaml_file import MAX_BYTES
+from charlm.errors import CharlmError, DataError, MachineError, Phrase, Setting, UsageError
 from charlm.lifecycle.takeover import check_first_weights, resolve_experts, seen_notes
 from charlm.models.device import choose_device, choose_dtype
 from charlm.models.registry import kind_for
 from charlm.runs import RunFolder, next_free_name
-from charlm.runs.folder import Checkpoint, read_metrics
+from charlm.runs.checkpoints import Checkpoint
+from charlm.runs.metrics import read_metrics
+from charlm.runs.mixture import FITTED
+from charlm.runs.provenance import PROVENANCE
 from charlm.storage import folder_lock, machine_errors, refuse_locked, write_file
 from charlm.storage.atomic import flush_folder, is_leftover, make_folder, remove_leftovers
 from charlm.storage.lock import HOLDER, LOCK
@@ -36,6 +40,8 @@ from charlm.training.plan import BudgetPlan, given_keys, make_plan
 DISK_FACTOR = 2.2
 
 LOCKS = (LOCK, HOLDER)
+OUT, RESUME = Setting("out"), Setting("resume", True)
+ANOTHER = Phrase("choose another {}", OUT)
 Progress = Callable[[str, int], None]  # what is being done, and the bytes read since the last call
 
 
@@ -86,24 +92,23 @@ def check_new_folder(out: Path) -> None:
 def _check_new_folder(out: Path) -> None:
     with machine_errors(out):
         if RunFolder(out).exists():
-            raise UsageError(
-                f"{out}: holds a run; continue it with --resume, or choose another --out"
-            )
+            mend = Phrase("continue it with {}, or choose another {}", RESUME, OUT)
+            raise UsageError(out, "holds a run", mend)
         for path in (out, *out.parents):
             if os.path.lexists(path) and not path.is_dir():
                 kind = "file" if path.is_file() else "device, pipe or broken link"
-                raise UsageError(f"{path}: is a {kind}; choose another --out")
+                raise UsageError(path, f"is a {kind}", ANOTHER)
         names = {path.name for path in out.iterdir()} if out.is_dir() else set()
         # A start that was killed leaves its parts, and the holder of the lock, behind.
         ours = set(LOCKS)
         if HOLDER in names:
             ours |= {"tokens", "tokenizer.json", "checkpoints"}
         if any(name not in ours and not is_leftover(name) for name in names):
-            raise UsageError(f"{out}: is not empty and not a run; choose another --out")
+            raise UsageError(out, "is not empty and not a run", ANOTHER)
     try:
         str(out).encode()
     except UnicodeEncodeError:  # weights could be written there, but not read again
-        raise UsageError(f"{str(out)!r}: not UTF-8; choose another --out") from None
+        raise UsageError(repr(str(out)), "not UTF-8", ANOTHER) from None
 
 
 @contextlib.contextmanager
@@ -189,7 +194,7 @@ def check_prompt(config: Config, tokenizer: Tokenizer) -> None:
     try:
         tokenizer.encode(config.sample.prompt)
     except DataError as error:
-        raise DataError(f"sample.prompt: {error}; choose another") from None
+        raise error.within("sample.prompt").replace(mend="choose another") from None
 
 
 def resolve_dtype(config: Config) -> Config:
@@ -221,10 +226,11 @@ def refuse_short(size: int, config: Config) -> None:
         wanted = name == "train" or getattr(config.data, f"{name}_fraction") > 0
         if wanted and last - first < 2:  # whatever the model: one character to read, one to predict
             mend = "" if name == "train" else f" or raise data.{name}_fraction"
-            raise DataError(
-                f"{source}: too short: of its {size} characters {last - first} make the {name} "
-                f"part, which needs 2; use a longer text{mend}"
+            what = (
+                f"too short: of its {size} characters {last - first} make the {name} part, which "
+                "needs 2"
             )
+            raise DataError(source, what, f"use a longer text{mend}")
     if model.trained_by == "gradients":
         check_lengths(size, config.data, model.block_size)
         return
@@ -233,17 +239,16 @@ def refuse_short(size: int, config: Config) -> None:
     if model.members():
         tuned = model.held_back(length)
         if tuned < 2:
-            raise DataError(
-                f"model.tune_fraction: of the {length} characters to train on in {source} it leaves "
-                f"{tuned}, too few to fit weights on; raise it or use a longer text"
+            what = (
+                f"of the {length} characters to train on in {source} it leaves {tuned}, too few to "
+                "fit weights on"
             )
+            raise DataError("model.tune_fraction", what, "raise it or use a longer text")
         length -= tuned
     for key, needed in model.least_text().items():
         if length < needed:
-            raise DataError(
-                f"model.{key}: needs {needed} characters to train on and {source} leaves {length}; "
-                "lower it or use a longer text"
-            )
+            what = f"needs {needed} characters to train on and {source} leaves {length}"
+            raise DataError(f"model.{key}", what, "lower it or use a longer text")
 
 
 def plan_run(
@@ -271,6 +276,19 @@ def plan_run(
     return planned, plans
 
 
+def config_file(config: Config, where: str) -> bytes:
+    """Return a config.yaml with every key of a configuration, which can be read again.
+
+    Raises:
+        UsageError: It would be larger than a configuration may be.
+    """
+    content = dump_yaml(config.model_dump()).encode()
+    if len(content) > MAX_BYTES:
+        what = f"more than {MAX_BYTES:,} bytes (1 MiB) with every key written out"
+        raise UsageError(where, what, "shorten its texts")
+    return content
+
+
 def create_run(config: Config, out: Path, text: PreparedText, progress: Progress) -> PreparedRun:
     """Fill a locked, empty folder: the text as ids, the alphabet, and last the configuration.
 
@@ -294,17 +312,17 @@ def take_back_unless_begun(run: RunFolder) -> None:
     """
     runs = [run, *map(RunFolder, run.path.glob("experts/*"))]
     with contextlib.suppress(CharlmError, OSError):
-        if any(one.saved() for one in runs):
+        if any(one.checkpoints.saved() for one in runs):
             return
-        logs = [one.metrics for one in runs if not is_gone(one.metrics)]
+        logs = [one.metrics_path for one in runs if not is_gone(one.metrics_path)]
         if any(r["kind"] in ("train", "skip") for log in logs for r in read_metrics(log)):
             return
         remove_leftovers(run.path)
         for one in reversed(runs):
-            ours = [one.metrics, one.path / "mixture.json", one.path / "belongs.json", one.config]
+            ours = [one.path / FITTED, one.path / PROVENANCE, one.metrics_path, one.config_path]
             if one is not run:
-                ours += [one.tokenizer, one.tokens]  # a link to the mixture's
-            for path in [*one.samples.glob("step-*.txt"), *ours]:
+                ours += [one.tokenizer_path, one.tokens_path]  # a link to the mixture's
+            for path in [*one.samples_path.glob("step-*.txt"), *ours]:
                 path.unlink(missing_ok=True)
             for name in ("samples", "checkpoints", "experts", "."):
                 with contextlib.suppress(OSError):  # only what is empty goes
@@ -329,8 +347,7 @@ def _create_run(
 ) -> PreparedRun:
     out = run.path
     config = resolve_dtype(resolve_experts(config, text.tokenizer))
-    # All that is left out is written out there, and it is to be read again.
-    changed(config, where=str(run.config))
+    content = config_file(config, str(run.config_path))
     check_first_weights(config, text.tokenizer)
     check_disk(config, out, text)
     remove_leftovers(out)
@@ -339,13 +356,13 @@ def _create_run(
         config.data,
         text.scan,
         text.tokenizer,
-        run.tokens,
+        run.tokens_path,
         lambda read: progress("encoding", read),
     )
     with machine_errors(out):
         make_folder(out / "checkpoints")
-    write_file(run.tokenizer, text.tokenizer.to_json().encode())
-    write_file(run.config, dump_yaml(config.model_dump()).encode())
+    write_file(run.tokenizer_path, text.tokenizer.to_json().encode())
+    write_file(run.config_path, content)
     notes = [*text.scan.notes, *seen_notes(config, corpus)]
     return PreparedRun(config, run, corpus, text.tokenizer, notes=notes)
 
@@ -363,6 +380,7 @@ def check_disk(config: Config, out: Path, text: PreparedText) -> None:
         free = shutil.disk_usage(out).free
     if free < needed:
         raise MachineError(
-            f"{out}: this run needs about {human_bytes(needed)} of disk and {human_bytes(free)} is "
-            "free; free some space or choose another --out"
+            out,
+            f"this run needs about {human_bytes(needed)} of disk and {human_bytes(free)} is free",
+            Phrase("free some space or choose another {}", OUT),
         )

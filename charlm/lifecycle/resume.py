@@ -7,31 +7,31 @@ import os
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from charlm.config import Config, changed, dump_yaml, load_config
+from charlm.config import Config, changed, load_config
 from charlm.config.keys import leaves
 from charlm.config.size import check_memory
-from charlm.errors import CheckpointError, DataError, MachineError
+from charlm.errors import CheckpointError, DataError, MachineError, Phrase, Setting
 from charlm.lifecycle.begin import (
     PreparedRun,
     PreparedText,
     Progress,
     check_prompt,
+    config_file,
     refuse_short,
 )
 from charlm.models.device import choose_device
 from charlm.runs import RunFolder
-from charlm.runs.belongs import FIXED, Belongs, begun_with, belongs_to, is_moved
-from charlm.runs.folder import check_log
-from charlm.runs.mixture import OWN_PLACE, strange_places
-from charlm.runs.state import TrainingState, drift, newest_sound, read_state
+from charlm.runs.checks import RunChecks, require_to_resume
+from charlm.runs.provenance import FIXED, is_moved, provenance_of, provenance_of_unjoined
+from charlm.runs.state import drift, read_state
+from charlm.runs.verify import checks, places
 from charlm.storage import machine_errors, write_file
 from charlm.storage.atomic import make_folder, remove_leftovers
-from charlm.text import Corpus, encode_corpus, load_tokenizer, open_corpus, open_source, scan_text
+from charlm.text import Corpus, encode_corpus, open_source, scan_text
 from charlm.training.compiling import check_compiler
 from charlm.training.plan import given_keys, keep_plan
-
-_MEND = "restore it"
 
 
 def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) -> Config:
@@ -48,9 +48,9 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
         UsageError: An override is wrong.
     """
     _refuse_expert(run)
-    own = _as_it_was(run.read_config())
+    own, file = _as_it_was(run.config), str(run.config_path)
     if given is None:
-        config = _as_it_was(run.read_config(overrides))
+        config = _as_it_was(changed(run.config, overrides, file))
     else:
         config = _with_experts_of(own, load_config(given, overrides))
         config = keep_plan(config, own, given_keys(overrides))
@@ -62,21 +62,23 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
         for key in {**theirs, **ours}:
             then, now = theirs.get(key), ours.get(key)
             if then != now and not is_moved(f"{section}.{key}", then, now):
-                raise CheckpointError(
-                    f"{run.path}: {section}.{key}: the configuration says {now!r}, the run was made "
-                    f"with {then!r}; start a new run for a change"
-                )
+                raise _another(run, f"{section}.{key}", then, now)
     if config.train.init_from is None:
         train = config.train.model_copy(update={"init_from": own.train.init_from})
         config = config.model_copy(update={"train": train})
     for whole in FIXED:
         key = whole.removeprefix("train.")
         if getattr(own.train, key) != getattr(config.train, key):
-            raise CheckpointError(
-                f"{run.path}: {whole}: the configuration says {getattr(config.train, key)!r}, "
-                f"the run was made with {getattr(own.train, key)!r}; start a new run for a change"
-            )
-    return changed(config, where=f"{given}, as planned" if given else str(run.config))
+            raise _another(run, whole, getattr(own.train, key), getattr(config.train, key))
+    where = f"{given}, as planned" if given else file
+    config = changed(config, where=where)
+    config_file(config, where)
+    return config
+
+
+def _another(run: RunFolder, key: str, then: Any, now: Any) -> CheckpointError:
+    what = f"the configuration says {now!r}, the run was made with {then!r}"
+    return CheckpointError(f"{run.path}: {key}", what, "start a new run for a change")
 
 
 def _refuse_expert(run: RunFolder) -> None:
@@ -88,10 +90,9 @@ def _refuse_expert(run: RunFolder) -> None:
     path = Path(os.path.abspath(run.path))
     mixture = RunFolder(path.parent.parent)
     inside = path.parent.name == "experts" and mixture.exists()
-    if inside and path.name in mixture.read_config().model.members():
-        raise CheckpointError(
-            f"{run.path}: is trained as an expert of {mixture.path}; go on with that one"
-        )
+    if inside and path.name in mixture.config.model.members():
+        what = f"is trained as an expert of {mixture.path}"
+        raise CheckpointError(run.path, what, "go on with that one")
 
 
 def _as_it_was(config: Config) -> Config:
@@ -132,52 +133,45 @@ def open_run(
     """
     choose_device(config.run.device)
     check_compiler(config)
-    _refuse_strange_places(config, run)
+    sound = RunChecks(run, config=config)
+    require_to_resume(places(sound))
     remove_leftovers(run.path)
-    own = _as_it_was(run.read_config())
-    tokenizer = load_tokenizer(run.tokenizer)
-    check_prompt(config, tokenizer)
-    check_memory(config, tokenizer.vocab_size)
-    corpus = open_corpus(run.tokens)
-    prepared = PreparedRun(config, run, corpus, tokenizer)
-    prepared.checkpoint = newest_sound(run, prepared.notes)
-    prepared.notes += _what_differs(prepared, own)
-    if not prepared.checkpoint and not config.model.members():
-        prepared.notes.append("no checkpoint yet: starting at step 0")
-    moved = own.data.source != config.data.source
-    text, differs = _current_text(config, prepared, progress, moved=moved), False
-    if text:
-        differs = text.scan.sha256 != corpus.facts["source_sha256"]
-        if differs and not allow_new_data:
-            raise DataError(
-                f"{config.data.source}: changed since this run began (SHA-256 "
-                f"{text.scan.sha256[:12]}... now, {str(corpus.facts['source_sha256'])[:12]}... "
-                "then); restore it, or go on with --allow-new-data"
-            )
-        _refuse_strange_symbols(run, text)
-    _kept(prepared).check(config, tokenizer.to_json())
-    if text and differs:
+    check_prompt(config, run.tokenizer)
+    check_memory(config, run.tokenizer.vocab_size)
+    require_to_resume(checks(sound))
+    checkpoint, notes = sound.newest(), sound.notes
+    prepared = PreparedRun(config, run, sound.corpus, run.tokenizer, checkpoint, notes)
+    notes += _what_differs(prepared)
+    if not checkpoint and not config.model.members():
+        notes.append("no checkpoint yet: starting at step 0")
+    moved = run.config.data.source != config.data.source
+    text = _current_text(config, prepared, progress, moved=moved)
+    if not text:
+        return prepared
+    then, now = str(sound.corpus.facts["source_sha256"]), text.scan.sha256
+    if now != then and not allow_new_data:
+        raise DataError(
+            config.data.source,
+            f"changed since this run began (SHA-256 {now[:12]}... now, {then[:12]}... then)",
+            Phrase("restore it, or go on with {}", Setting("allow_new_data", True)),
+        )
+    _refuse_strange_symbols(run, text)
+    if now != then:
         prepared.corpus = _encode_anew(config, prepared, text, progress)
     return prepared
 
 
-def _kept(prepared: PreparedRun) -> Belongs:
-    """Return what the weights that a run goes on with belong to."""
-    checkpoint = prepared.checkpoint
-    return belongs_to(checkpoint) if checkpoint else begun_with(prepared.run)
-
-
-def _what_differs(prepared: PreparedRun, own: Config) -> list[str]:
-    """Say what is otherwise than when a run was saved, one remark for each kind.
+def _what_differs(prepared: PreparedRun) -> list[str]:
+    """Say what is not as it was when the run was saved, one note for each kind.
 
     Raises:
-        CheckpointError: What may not change did, in its config.yaml or in its log.
+        CheckpointError: Something that may not change did.
     """
-    run, checkpoint, state = prepared.run, prepared.checkpoint, TrainingState()
+    checkpoint, factor = prepared.checkpoint, 1.0
+    kept = provenance_of(checkpoint) if checkpoint else provenance_of_unjoined(prepared.run)
     if checkpoint:
-        state = read_state(checkpoint.path, checkpoint.step)
-        check_log(run.metrics, state.metrics_bytes)
-    changes = _kept(prepared).differences(own, prepared.config)
+        factor = read_state(checkpoint.path, checkpoint.step).rate_factor
+    changes = kept.differences(_as_it_was(prepared.run.config), prepared.config)
     notes = []
     otherwise = drift(checkpoint) if checkpoint else []
     if "run.dtype" in changes:
@@ -189,24 +183,22 @@ def _what_differs(prepared: PreparedRun, own: Config) -> list[str]:
         shown = reprlib.repr
         told = (f"{key} {shown(before)} -> {shown(now)}" for key, (before, now) in changes.items())
         notes.append(f"changed from here on: {'; '.join(told)}")
-    if state.rate_factor < 1:
-        notes.append(
-            f"steps were not finite: the learning rate is {state.rate_factor:g} of what is asked for"
-        )
+    if factor < 1:
+        notes.append(f"steps were not finite: the learning rate is {factor:g} of what is asked for")
     return notes
 
 
 def _encode_anew(
     config: Config, prepared: PreparedRun, text: PreparedText, progress: Progress
 ) -> Corpus:
-    """Put a text that changed in the place of the run's own copy."""
+    """Replace the run's copy of the text by the text that changed."""
     refuse_short(text.scan.size, config)
     corpus = encode_corpus(
         text.source,
         config.data,
         text.scan,
         text.tokenizer,
-        prepared.run.tokens,
+        prepared.run.tokens_path,
         lambda read: progress("encoding", read),
     )
     prepared.notes.append(
@@ -225,27 +217,18 @@ def _refuse_strange_symbols(run: RunFolder, text: PreparedText) -> None:
     strange = text.scan.strange_to(text.tokenizer)
     if strange:
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-        raise CheckpointError(
-            f"{text.source.name}: {strange[0]!r} (U+{ord(strange[0]):04X}){more} not in "
-            f"{run.tokenizer}, the run's alphabet; start a new run for this text"
+        what = (
+            f"{strange[0]!r} (U+{ord(strange[0]):04X}){more} not in {run.tokenizer_path}, the run's "
+            "alphabet"
         )
-
-
-def _refuse_strange_places(config: Config, run: RunFolder) -> None:
-    """Refuse a run that would be written to in another place, or where writing waits for ever.
-
-    Raises:
-        CheckpointError: One of its own files, or of its experts, is a link, a pipe or a device.
-    """
-    for path, kind in strange_places(config, run):
-        raise CheckpointError(f"{path}: is {kind}; {OWN_PLACE}")
+        raise CheckpointError(text.source.name, what, "start a new run for this text")
 
 
 def commit_resume(prepared: PreparedRun) -> None:
-    """Write down what a resumed run goes on with, once nothing can refuse it any more.
+    """Write the configuration that a resumed run goes on with, once nothing can refuse it any more.
 
-    Checkpoints after the one it goes on from are damaged and would be taken for newer than what
-    comes now: they are set aside.
+    Checkpoints after the one it goes on from are damaged, and would be taken for newer than those
+    that come now: they are set aside.
 
     Raises:
         MachineError: The disk or its permissions refuse.
@@ -253,9 +236,9 @@ def commit_resume(prepared: PreparedRun) -> None:
     run, config = prepared.run, prepared.config
     with machine_errors(run.path):
         make_folder(run.path / "checkpoints")
-    run.set_aside_after(prepared.checkpoint.step if prepared.checkpoint else -1)
-    if config != run.read_config():
-        write_file(run.config, dump_yaml(config.model_dump()).encode())
+    run.checkpoints.set_aside_after(prepared.checkpoint.step if prepared.checkpoint else -1)
+    if config != run.config:
+        write_file(run.config_path, config_file(config, str(run.config_path)))
 
 
 def _current_text(
@@ -283,10 +266,9 @@ def _current_text(
         if moved:
             raise
         if source and isinstance(error, DataError):
-            raise DataError(
-                f"{str(error).rpartition('; ')[0]}: changed since this run began; restore it, or move "
-                "it away to go on with the run's own copy"
-            ) from None
+            mend = "restore it, or move it away to go on with the run's own copy"
+            what = f"{error.what}: changed since this run began"
+            raise error.replace(what=what, mend=mend) from None
         prepared.notes.append(f"{name}: no longer readable; using the run's own copy")
         return None
     return PreparedText(source, scan, prepared.tokenizer)

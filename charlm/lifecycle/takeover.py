@@ -6,10 +6,9 @@ from charlm.config import Config, ModelConfig
 from charlm.config.keys import leaves
 from charlm.errors import CheckpointError
 from charlm.runs import RunFolder, find_run
-from charlm.runs.belongs import belongs_to
-from charlm.runs.weights import compare_alphabets
+from charlm.runs.load import compare_alphabets, use_checkpoint
 from charlm.storage import read_manifest
-from charlm.text import Corpus, Tokenizer, load_tokenizer
+from charlm.text import Corpus, Tokenizer
 
 
 def resolve_experts(config: Config, tokenizer: Tokenizer) -> Config:
@@ -25,11 +24,12 @@ def resolve_experts(config: Config, tokenizer: Tokenizer) -> Config:
             try:
                 model = _model_of_run(expert.run, tokenizer)
             except CheckpointError as error:
-                raise CheckpointError(f"model.experts.{name}.run: {error}") from None
+                raise error.within(f"model.experts.{name}.run") from None
             if expert.model not in (None, model):
                 raise CheckpointError(
-                    f"model.experts.{name}.model: {expert.run} has another; leave model out, it "
-                    "comes from the run"
+                    f"model.experts.{name}.model",
+                    f"{expert.run} has another",
+                    "leave model out, it comes from the run",
                 )
             expert = expert.model_copy(update={"model": model})
         experts[name] = expert
@@ -51,42 +51,39 @@ def check_first_weights(config: Config, tokenizer: Tokenizer) -> None:
 def _check_first_weights(where: str, name: str, config: Config, tokenizer: Tokenizer) -> None:
     try:
         run = find_run(Path(name))
-        theirs = run.read_config().model
-        if theirs != config.model:
+        if run.config.model != config.model:
             ours = dict(leaves(config.model.model_dump()))
-            for key, value in leaves(theirs.model_dump()):
+            for key, value in leaves(run.config.model.model_dump()):
                 if ours.get(key) != value:
-                    raise CheckpointError(
-                        f"{name}: its model.{key} is {value!r}, here {ours.get(key)!r}; make them equal"
-                    )
-        compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
-        run.read("best", lambda best: belongs_to(best).check(config, tokenizer.to_json()))
+                    what = f"its model.{key} is {value!r}, here {ours.get(key)!r}"
+                    raise CheckpointError(name, what, "make them equal")
+        compare_alphabets(name, run.tokenizer, tokenizer)
+        use_checkpoint(run, "best", lambda best: best)
     except CheckpointError as error:
-        raise CheckpointError(f"{where}: {error}") from None
+        raise error.within(where) from None
 
 
 def _model_of_run(name: str, tokenizer: Tokenizer) -> ModelConfig:
     """Return the model of a run that can be an expert, its checkpoint verified."""
     run = find_run(Path(name))
-    config = run.read_config()
-    if not config.model.can_be_expert:
-        raise CheckpointError(f"{name}: is a mixture itself; name its experts")
-    compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
-    run.read("best", lambda best: belongs_to(best).check(config, tokenizer.to_json()))
-    return config.model
+    if not run.config.model.can_be_expert:
+        raise CheckpointError(name, "is a mixture itself", "name its experts")
+    compare_alphabets(name, run.tokenizer, tokenizer)
+    use_checkpoint(run, "best", lambda best: best)
+    return run.config.model
 
 
 def seen_notes(config: Config, corpus: Corpus) -> list[str]:
-    """Say of which experts the runs have read what they are going to be judged by, one note each.
+    """Note which experts come from runs that have read what they will be judged by.
 
-    Only a run of this very text can be told; its own copy of the text says where it was cut.
+    This is known of runs of the same text only: their copy of the text says where it was split.
     """
     notes = []
     train = corpus.splits["train"]
     cut = len(train) - config.model.held_back(len(train))
     for name, expert in config.model.members().items():
         try:
-            theirs = read_manifest(RunFolder(Path(expert.run)).tokens) if expert.run else {}
+            theirs = read_manifest(RunFolder(Path(expert.run)).tokens_path) if expert.run else {}
             end = theirs["splits"]["train"][1]
         except (CheckpointError, KeyError, TypeError, IndexError):
             continue  # not from a run, or one that has lost its text

@@ -1,7 +1,8 @@
-"""What a run is on the disk: its folder, metrics, checkpoints, and whether they are sound.
+"""What a run is on the disk, and whether it is sound.
 
-Read `folder` first, then `belongs` (what weights mean nothing without), `weights`, `state` (what a
-checkpoint holds), `mixture`, and `checks`.
+Read `checkpoints`, `metrics` and `folder` first (what is where), then `provenance` (what weights were
+trained with), `weights`, `state` (what a checkpoint holds), `checks` (one list of them), `load`,
+`mixture`, and `verify`.
 """
 
 from charlm.runs.folder import RunFolder, find_run, next_free_name

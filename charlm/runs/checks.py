@@ -1,341 +1,243 @@
-"""Is everything in a run folder what was written? The checks that going on does, by hand."""
+"""What is looked at in a run, in which order, and with which error.
 
-import contextlib
-import json
-import os
-from collections.abc import Callable, Iterator
+One list serves all: resuming requires some of it, reading a model some, and `verify` reports it all.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 from charlm.config import Config
-from charlm.errors import CharlmError, CheckpointError, MachineError
-from charlm.runs import RunFolder
-from charlm.runs.belongs import BELONGS, Belongs, begun_with, belongs_to
-from charlm.runs.folder import ASIDE, Checkpoint, check_log, read_checkpoint
-from charlm.runs.mixture import (
-    FITTED,
-    OWN_PLACE,
-    Fitted,
-    expert_from_run,
-    expert_run,
-    read_fitted_of,
-    strange_places,
-)
-from charlm.runs.state import read_state
+from charlm.errors import CharlmError, CheckpointError, Words
+from charlm.runs.checkpoints import Checkpoint
+from charlm.runs.folder import RunFolder
+from charlm.runs.metrics import check_length, check_records
+from charlm.runs.provenance import provenance_of
+from charlm.runs.state import newest_sound, read_state, sound_checkpoint
 from charlm.runs.weights import build_from
-from charlm.storage import OtherFormatError, verify_folder
-from charlm.storage.atomic import is_leftover
 from charlm.storage.machine import is_gone, machine_errors
-from charlm.storage.manifest import NAME
-from charlm.text import Tokenizer, load_tokenizer
+from charlm.text import Corpus, Tokenizer, open_corpus
 
-MAX_LINE = 1 << 26  # bytes of a record: a sample may be long
 Part = TypeVar("Part")
-_RESTORE = "restore it or start a new run"
+Arguments = ParamSpec("Arguments")
 
 
 @dataclass(frozen=True)
-class Checked:
-    """One part of a run.
+class Check:
+    """One thing to look at.
 
     Args:
         path: Where it is.
-        says: What it is, where nothing is wrong.
-        error: What is wrong with it, and what to do; None: nothing.
-        used: Whether going on needs it.
+        look: Returns what it is, in words, if anything; raises what is wrong.
+        to_resume: Whether resuming needs it to be sound.
+        to_read: Whether reading the model does.
+        fleeting: Whether training may delete it at any moment.
+        spare: Why nothing needs it, if nothing does.
     """
 
     path: Path
-    says: str
-    error: CharlmError | None = None
-    used: bool = True
+    look: Callable[[], Words]
+    to_resume: bool = True
+    to_read: bool = False
+    fleeting: bool = False
+    spare: Words = ""
 
-    @property
-    def problem(self) -> str | None:
-        """What is wrong, in one line."""
-        return self.error.lines()[0] if self.error and self.used else None
+    def run(self) -> Words:
+        """Look at it.
 
-    @property
-    def state(self) -> str:
-        """How it is.
-
-        `sound` or `damaged`; `refused`, if another version of charlm can read it; `unread`, if the
-        disk or its permissions do not give it; `unused`, if nothing rests on it.
+        Raises:
+            CharlmError: What is wrong.
         """
-        if not self.used:
-            return "unused"
-        match self.error:
-            case None:
-                return "sound"
-            case OtherFormatError():
-                return "refused"
-            case MachineError():
-                return "unread"
-        return "damaged"
-
-    def unless(self, why: str) -> "Checked":
-        """Return it as what going on does not need, where something is wrong with it."""
-        if not self.error or not self.used:
-            return self
-        what = self.error.lines()[0].removeprefix(str(self.path)).lstrip("/: ")
-        return Checked(self.path, f"{what.rpartition('; ')[0] or what}; {why}", used=False)
+        with machine_errors(self.path):
+            return self.look()
 
 
-def verify(path: Path) -> Iterator[Checked]:
-    """Check a run, its experts' runs with it, or one folder with a manifest; read every file.
-
-    Raises:
-        CheckpointError: There is neither at `path`.
-    """
-    run = RunFolder(path)
-    if not run.exists():
-        if not (path / NAME).exists():
-            kind = "no run and no folder with a manifest" if path.exists() else "not found"
-            raise CheckpointError(f"{path}: {kind}; name a run folder or a checkpoint")
-        yield _folder(path, "restore it")
-        return
-    config = _read(run.read_config)
-    strange = dict(strange_places(config, run)) if config else {}
-    for place, kind in strange.items():
-        yield Checked(place, "", CheckpointError(f"{place}: is {kind}; {OWN_PLACE}"))
-    for part in _run(run, config):
-        if part.path not in strange:
-            yield part
-
-
-def _run(run: RunFolder, config: Config | None) -> Iterator[Checked]:
-    """Check a run, and those of its experts.
+class RunChecks:
+    """The checks of one run; what they read is kept.
 
     Args:
-        run: Its folder.
-        config: What is gone on with; None: it cannot be read.
-    """
-    tokenizer = _read(lambda: load_tokenizer(run.tokenizer))
-    yield from _names(run)
-    checkpoints, newest = _saved(run)
-    joined = bool(checkpoints)
-    yield from _log(run, newest)
-    yield from checkpoints
-    if config and tokenizer and newest:
-        yield from _rests(newest, config, tokenizer)
-    if config and config.model.members():
-        yield from _of_mixture(run, config, tokenizer, joined=joined)
-    yield from _unused(run.path)
+        run: The run.
+        chosen: The checkpoint that is to be read; None: the newest sound one.
+        mixture: Whose expert it is.
+        config: What it is to be trained with; None: what its config.yaml says.
 
-
-def _names(run: RunFolder) -> Iterator[Checked]:
-    """Check what a run is made of before it begins."""
-    yield _one(run.config, lambda: f"a {run.read_config().model.type}")
-    yield _one(run.tokenizer, lambda: f"an alphabet of {load_tokenizer(run.tokenizer).unit}")
-    # The text of a mixture's expert is that of the mixture.
-    if not (run.path.parent.name == "experts" and run.tokens.is_symlink()):
-        yield _folder(run.tokens, _RESTORE)
-
-
-def _log(run: RunFolder, newest: Checkpoint | None) -> Iterator[Checked]:
-    """Check the records of a run, against its newest checkpoint too."""
-    vouched = 0
-    if newest:
-        with contextlib.suppress(CheckpointError):  # pruned meanwhile
-            vouched = read_state(newest.path, newest.step).metrics_bytes
-
-    def look() -> str:
-        says = "" if is_gone(run.metrics) else _records(run.metrics, vouched)
-        check_log(run.metrics, vouched)
-        return says
-
-    if vouched or not is_gone(run.metrics):
-        yield _one(run.metrics, look)
-
-
-def _saved(run: RunFolder) -> tuple[list[Checked], Checkpoint | None]:
-    """Check the checkpoints, each alone; return the newest that is sound, too."""
-    found, newest = [], None
-    try:
-        saved = run.saved()
-        if not saved and (lost := run.saved_by_log()) is not None:
-            raise CheckpointError(f"{run.path / 'checkpoints'}: step {lost} was saved; {_RESTORE}")
-    except CharlmError as error:
-        return [Checked(run.path / "checkpoints", "", error)], None
-    for step, folder in saved:
-        checked = _one(folder, lambda at=(step, folder): _checkpoint(*at))  # type: ignore[misc]
-        if not is_gone(folder):  # else a run that goes on has pruned it
-            found.append(checked)
-            if not checked.error:
-                with contextlib.suppress(CheckpointError):  # pruned meanwhile
-                    newest = read_checkpoint(step, folder)
-    return found, newest
-
-
-def _rests(
-    newest: Checkpoint,
-    config: Config,
-    tokenizer: Tokenizer,
-    mixture: RunFolder | None = None,
-) -> Iterator[Checked]:
-    """Check that the newest checkpoint makes a model with what it rests on beside it.
-
-    Args:
-        newest: Which is sound alone.
-        config: What it is gone on with.
-        tokenizer: With which alphabet.
-        mixture: Whose expert it is, if it is one.
+    Attributes:
+        sound: `sound_checkpoint`, which looks at each only once.
+        newest: Returns the newest sound checkpoint, or raises what `newest_sound` does.
+        notes: Which checkpoints it passed over.
     """
 
-    def look() -> str:
-        _unchanged(belongs_to(newest, mixture), config, tokenizer)
-        build_from(newest, config, tokenizer)
+    def __init__(
+        self,
+        run: RunFolder,
+        chosen: Checkpoint | None = None,
+        *,
+        mixture: RunFolder | None = None,
+        config: Config | None = None,
+    ) -> None:
+        self.run = run
+        self.chosen = chosen
+        self.mixture = mixture
+        self.given = config
+        self.notes: list[str] = []
+        self.sound = _once(sound_checkpoint)
+        self.newest = _once(lambda: newest_sound(run, self.notes, self.sound))
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The text as ids, verified."""
+        return open_corpus(self.run.tokens_path)
+
+    def places(self) -> Iterator[Check]:
+        """List what is of another kind than a run makes in its place."""
+        for path, kind in self.run.strange():
+            yield Check(path, partial(refuse_place, path, kind))
+
+    def begun(self) -> Iterator[Check]:
+        """List what is there before the first step."""
+        run = self.run
+        yield Check(run.config_path, lambda: f"a {run.config.model.type}", to_read=True)
+        yield Check(
+            run.tokenizer_path, lambda: f"an alphabet of {run.tokenizer.unit}", to_read=True
+        )
+        if not (self.mixture and run.tokens_path.is_symlink()):  # the text is the mixture's
+            yield Check(run.tokens_path, lambda: files(self.corpus.facts))
+
+    def trained(self) -> Iterator[Check]:
+        """List what training leaves behind."""
+        log, checkpoints = self.run.metrics_path, self.run.checkpoints
+        yield Check(log, self._records, to_resume=False)
+        yield Check(log, self._length)
+        saved = attempt(checkpoints.saved) or []
+        if self.chosen:
+            saved = [(self.chosen.step, self.chosen.path)]
+        for step, path in saved:
+            look = partial(self._checkpoint, step, path)
+            yield Check(path, look, to_resume=False, to_read=True, fleeting=True)
+        # If the newest one is damaged, its own check has said so.
+        at = saved[-1][1] if saved else checkpoints.folder
+        yield Check(at, self._any_sound, fleeting=bool(saved))
+        checkpoint = self.chosen or attempt(self.newest)
+        config, tokenizer = attempt(lambda: self.config), attempt(lambda: self._tokenizer)
+        if checkpoint and config and tokenizer:
+            yield from self._together(checkpoint, config, tokenizer)
+
+    def _together(
+        self, checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer
+    ) -> Iterator[Check]:
+        """List what a checkpoint, sound alone, needs of what stands beside it."""
+
+        def usable() -> Words:
+            provenance_of(checkpoint, self.mixture).check(config, tokenizer.to_json())
+            return ""
+
+        def unchanged() -> Words:
+            provenance_of(checkpoint, self.mixture).differences(config, config)
+            return ""
+
+        def fits() -> Words:
+            build_from(checkpoint, config, tokenizer)
+            return ""
+
+        yield Check(checkpoint.path, usable, to_read=True, fleeting=True)
+        yield Check(checkpoint.path, unchanged, fleeting=True)
+        # Resuming and reading build the model anyway.
+        yield Check(checkpoint.path, fits, to_resume=False, fleeting=True)
+
+    @property
+    def config(self) -> Config:
+        """What it is trained with."""
+        return self.given or self.run.config
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        return (self.mixture or self.run).tokenizer
+
+    def _checkpoint(self, step: int, path: Path) -> Words:
+        return files(self.sound(step, path).facts)
+
+    def _any_sound(self) -> Words:
+        self.newest()
         return ""
 
-    checked = _one(newest.path, look)
-    if checked.error and not is_gone(newest.path):
-        yield checked
+    def _kept_records(self) -> int:
+        """Return how many bytes of the log the newest checkpoint counts on."""
+        newest = attempt(self.newest)
+        state = attempt(lambda: read_state(newest.path, newest.step)) if newest else None
+        return state.metrics_bytes if state else 0
+
+    def _length(self) -> Words:
+        check_length(self.run.metrics_path, self._kept_records())
+        return ""
+
+    def _records(self) -> Words:
+        path = self.run.metrics_path
+        return "" if is_gone(path) else check_records(path, self._kept_records())
 
 
-def _unchanged(then: Belongs, config: Config, tokenizer: Tokenizer) -> None:
-    then.check(config, tokenizer.to_json())
-    then.differences(config, config)
-
-
-def _of_mixture(
-    run: RunFolder, config: Config, tokenizer: Tokenizer | None, *, joined: bool
-) -> Iterator[Checked]:
-    """Check what a mixture has before it is joined; afterwards going on needs none of it.
-
-    Args:
-        run: Of the mixture.
-        config: Of the mixture.
-        tokenizer: Its alphabet; None: it cannot be read.
-        joined: Whether it is.
-    """
-    parts, checkpoints = [], {}
-    for name, one in config.training_runs().items():
-        expert = expert_run(run, name)
-        if not expert.path.is_dir() or expert.path.is_symlink():
-            continue
-        names = list(_names(expert))
-        if not joined:  # going on writes them anew
-            names = [part.unless("--resume writes it again") for part in names]
-        parts += names
-        saved, checkpoints[name] = _saved(expert)
-        newest = checkpoints[name]
-        parts += [*_log(expert, newest), *saved]
-        if newest and tokenizer:
-            parts += _rests(newest, one, tokenizer, mixture=run)
-
-    found: list[Fitted | None] = []
-
-    def fitted() -> str:
-        found.append(read_fitted_of(run, config, checkpoints))
-        return "weights of a mixture"
-
-    def begun() -> str:
-        if tokenizer:
-            _unchanged(begun_with(run), config, tokenizer)
-        return "what its experts were begun for"
-
-    own = [_one(run.path / FITTED, fitted), _one(run.path / BELONGS, begun)]
-    parts = [part for part in own if part.error or not is_gone(part.path)] + parts
-    if not joined and tokenizer and found:
-        parts += _other_runs(run, config, tokenizer, found[0])
-    for part in parts:
-        yield part.unless("the mixture is joined and needs it no more") if joined else part
-
-
-def _other_runs(
-    run: RunFolder, config: Config, tokenizer: Tokenizer, fitted: Fitted | None
-) -> Iterator[Checked]:
-    """Check the runs that a mixture is still to take experts from."""
-    for name, spec in config.model.members().items():
-        if spec.run:
-
-            def look(name: str = name) -> str:
-                step = expert_from_run(run, config, name, fitted, tokenizer).step
-                return f"expert {name}, of step {step}"
-
-            yield _one(Path(spec.run), look)
-
-
-def _unused(run: Path) -> Iterator[Checked]:
-    """List what nothing reads."""
-    for place, folders, files in os.walk(run):
-        for name in sorted(folders + files):
-            if name.startswith(ASIDE) and Path(place).name == "checkpoints":
-                says = "damaged, set aside in training: nothing reads it"
-                yield Checked(Path(place, name), says, used=False)
-            elif is_leftover(name):
-                says = "not finished: being written, or left by a stop and cleared away by --resume"
-                yield Checked(Path(place, name), says, used=False)
-
-
-def _folder(folder: Path, mend: str) -> Checked:
-    def look() -> str:
-        facts = verify_folder(folder, mend)
-        files = facts["files"].values()
-        return f"{len(files)} file{'s' * (len(files) != 1)}, {sum(file['size'] for file in files):,} bytes"
-
-    return _one(folder, look)
-
-
-def _checkpoint(step: int, folder: Path) -> str:
-    """Check a checkpoint alone.
+def require_to_resume(checks: Iterable[Check]) -> None:
+    """Refuse a run that cannot be resumed.
 
     Raises:
-        CheckpointError: It is damaged.
-        MachineError: The disk or its permissions refuse.
+        CharlmError: The first thing that is wrong.
     """
-    checked = _folder(folder, "restore it")
-    if checked.error:
-        raise checked.error
-    read_checkpoint(step, folder, "restore it")
-    read_state(folder, step)
-    return checked.says
+    for check in checks:
+        if check.to_resume:
+            check.run()
 
 
-def _one(path: Path, look: Callable[[], str]) -> Checked:
-    try:
-        with machine_errors(path):
-            return Checked(path, look())
-    except CharlmError as error:
-        return Checked(path, "", error)
+def require_to_read(run: RunFolder, checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that cannot be read into a model.
+
+    Raises:
+        CharlmError: The first thing that is wrong.
+    """
+    checks = RunChecks(run, checkpoint)
+    for check in (*checks.begun(), *checks.trained()):
+        if check.to_read:
+            check.run()
 
 
-def _read(read: Callable[[], Part]) -> Part | None:
+def attempt(read: Callable[[], Part]) -> Part | None:
+    """Return a part, or None if it cannot be read: it has a check of its own that says why."""
     try:
         return read()
     except CharlmError:
-        return None  # it is told as a part of its own
+        return None
 
 
-def _records(path: Path, vouched: int = 0) -> str:
-    """Read a log; each step may be there once.
-
-    Args:
-        path: The metrics.jsonl.
-        vouched: Bytes of it that a checkpoint vouches for; what comes after is done again.
+def refuse_place(path: Path, kind: str) -> NoReturn:
+    """Refuse what is not of the kind that a run makes there.
 
     Raises:
-        CheckpointError: It is damaged.
+        CheckpointError: Always.
     """
-    lines = steps = last = read = 0
-    try:
-        if not path.is_file():
-            raise ValueError("not a regular file")
-        with path.open("rb") as file:
-            while line := file.readline(MAX_LINE):
-                lines += 1
-                if len(line) == MAX_LINE:
-                    raise ValueError(f"a record of more than {MAX_LINE:,} bytes")
-                if not line.endswith(b"\n"):
-                    return f"{steps:,} steps; its last record is cut short: --resume does it again"
-                record = json.loads(line)
-                if record["kind"] in ("train", "skip"):
-                    if record["step"] != last + 1:
-                        raise ValueError(f"step {record['step']} follows step {last}")
-                    steps, last = steps + 1, record["step"]
-                read += len(line)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        mend = "restore it" if read < vouched else "--resume does this part again"
-        raise CheckpointError(f"{path}: line {lines}: {error}; {mend}") from None
-    return f"{steps:,} steps, each once"
+    raise CheckpointError(path, f"is {kind}", "put a file or folder of its own there")
+
+
+def _once(read: Callable[Arguments, Part]) -> Callable[Arguments, Part]:
+    """Return `read` so that it reads only once, its error included: a disk may fail just once."""
+
+    @functools.cache
+    def outcome(*arguments: Any) -> tuple[Any, CharlmError | None]:
+        try:
+            return read(*arguments), None  # type: ignore[call-arg]
+        except CharlmError as error:
+            return None, error
+
+    def remembered(*arguments: Arguments.args, **_: Arguments.kwargs) -> Part:
+        result, error = outcome(*arguments)
+        if error:
+            raise error
+        return cast(Part, result)
+
+    return remembered
+
+
+def files(facts: Mapping[str, Any]) -> str:
+    """Say how much a folder with this manifest holds."""
+    sizes = [file["size"] for file in facts["files"].values()]
+    return f"{len(sizes)} file{'s' * (len(sizes) != 1)}, {sum(sizes):,} bytes"

@@ -1,6 +1,6 @@
 """What a mixture keeps on disk until it is joined: the runs of its experts, and `mixture.json`."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -9,21 +9,22 @@ import torch
 from charlm.config import Config
 from charlm.errors import CheckpointError
 from charlm.models import LanguageModel
-from charlm.runs.belongs import belongs_to
-from charlm.runs.folder import Checkpoint, RunFolder
+from charlm.runs.checkpoints import Checkpoint
+from charlm.runs.folder import RunFolder
+from charlm.runs.load import load_from_run
+from charlm.runs.provenance import provenance_of
 from charlm.runs.state import newest_sound, read_state
-from charlm.runs.weights import WEIGHTS, load_from_run
+from charlm.runs.weights import WEIGHTS
 from charlm.storage.json_file import is_count, read_object
-from charlm.storage.machine import is_gone
 from charlm.text import Tokenizer
 
 FITTED = "mixture.json"
-OWN_PLACE = "put a file or folder of its own there"
+_RESTORE = "restore it or start a new run"
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was found on the slice; `mixture.json` keeps it.
+    """What was fitted on the slice; `mixture.json` keeps it.
 
     Args:
         weights: Of each expert.
@@ -61,7 +62,7 @@ def sha256_of_weights(checkpoint: Checkpoint) -> str:
     """
     files = checkpoint.facts["files"]
     if WEIGHTS not in files:
-        raise CheckpointError(f"{checkpoint.path}: {WEIGHTS} is missing; restore it")
+        raise CheckpointError(checkpoint.path, f"{WEIGHTS} is missing", "restore it")
     return str(files[WEIGHTS]["sha256"])
 
 
@@ -79,9 +80,9 @@ def expert_from_run(
         run: Of the mixture.
         config: Of the mixture.
         name: Of the expert.
-        fitted: What was found; it is of one step of that run. None: nothing yet.
+        fitted: What was fitted, to one step of that run. None: nothing yet.
         tokenizer: Of the mixture.
-        model: Of the expert; None: it is only looked whether they can be read.
+        model: Of the expert; None: only look whether they can be read.
 
     Raises:
         CheckpointError: They are missing, damaged, or not what they were.
@@ -89,18 +90,17 @@ def expert_from_run(
     spec = config.model.members()[name]
     assert spec.run is not None
     if spec.model is None:  # it was resolved when the mixture was begun
-        raise CheckpointError(f"{run.config}: model.experts.{name}.model: missing; restore it")
+        where = f"{run.config_path}: model.experts.{name}.model"
+        raise CheckpointError(where, "missing", "restore it")
     which = str(fitted.steps[name]) if fitted else "best"
     try:
         checkpoint = load_from_run(model, spec.run, which, spec.model, tokenizer)
         then = fitted.weights_sha256.get(name) if fitted else None
         if then not in (None, sha256_of_weights(checkpoint)):
-            raise CheckpointError(
-                f"{checkpoint.path}: not the weights that {run.path / FITTED} was found with; "
-                "restore it or start a new run"
-            )
+            what = f"not the weights that {run.path / FITTED} was found with"
+            raise CheckpointError(checkpoint.path, what, _RESTORE)
     except CheckpointError as error:
-        raise CheckpointError(f"model.experts.{name}.run: {error}") from None
+        raise error.within(f"model.experts.{name}.run") from None
     return checkpoint
 
 
@@ -113,7 +113,7 @@ def saved_experts(
         run: Of the mixture.
         config: Of the mixture.
         tokenizer: Its alphabet.
-        notes: What is passed over is told here.
+        notes: Is told what is passed over.
 
     Raises:
         CheckpointError: One is damaged, or was trained with another configuration or alphabet.
@@ -123,7 +123,7 @@ def saved_experts(
     for name, one in config.training_runs().items():
         checkpoint = found[name] = newest_sound(expert_run(run, name), notes)
         if checkpoint:
-            kept = belongs_to(checkpoint, mixture=run)
+            kept = provenance_of(checkpoint, mixture=run)
             kept.check(one, tokenizer.to_json())
             kept.differences(one, one)
     return found
@@ -148,10 +148,8 @@ def read_fitted_of(
     if fitted is None:
         for name, checkpoint in checkpoints.items():
             if checkpoint and read_state(checkpoint.path, checkpoint.step).late_from >= 0:
-                raise CheckpointError(
-                    f"{run.path / FITTED}: not found, and expert {name} has read what the weights "
-                    "are fitted on; restore it or start a new run"
-                )
+                what = f"not found, and expert {name} has read what the weights are fitted on"
+                raise CheckpointError(run.path / FITTED, what, _RESTORE)
     return fitted
 
 
@@ -193,21 +191,8 @@ def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> 
         return None
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: cannot be read ({str(error)[:60]}); the experts may have read what the weights are "
-            "fitted on by now: start a new run"
+            path,
+            f"cannot be read ({str(error)[:60]})",
+            "the experts may have read what the weights are fitted on by now: start a new run",
         ) from None
     return fitted
-
-
-def strange_places(config: Config, run: RunFolder) -> Iterator[tuple[Path, str]]:
-    """Yield what is not of the kind that is written there, in a run and those of its experts."""
-    yield from run.strange()
-    if config.model.members() and not (run.path / "experts").is_symlink():
-        for name in config.training_runs():
-            expert = run.path / "experts" / name
-            if expert.is_symlink():
-                yield expert, "a link"
-            elif not is_gone(expert) and not expert.is_dir():
-                yield expert, "no folder"
-            else:
-                yield from RunFolder(expert).strange()

@@ -4,7 +4,7 @@ import json
 import math
 import reprlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from charlm.config.memory import human_bytes
 from charlm.errors import CheckpointError, MachineError
 from charlm.models import LanguageModel
 from charlm.runs import RunFolder
-from charlm.runs.belongs import BELONGS
-from charlm.runs.folder import ASIDE, Checkpoint, read_checkpoint
+from charlm.runs.checkpoints import ASIDE, Checkpoint, read_checkpoint
+from charlm.runs.metrics import last_saved_step
 from charlm.runs.optimizer_state import optimizer_tensors, restore_optimizers
+from charlm.runs.provenance import PROVENANCE
 from charlm.runs.weights import (
     WEIGHTS,
     load_tensors,
@@ -82,7 +83,7 @@ def save_checkpoint(
     state: TrainingState,
     model: LanguageModel,
     optimizers: Mapping[str, Optimizer],
-    belongs: bytes,
+    provenance: bytes,
     compiled: bool | None = None,
 ) -> None:
     """Write the checkpoint of `state.step`, whole or not at all, and prune older ones.
@@ -92,13 +93,13 @@ def save_checkpoint(
         state: Where training is.
         model: Its weights.
         optimizers: Their state.
-        belongs: What the weights mean nothing without; see `charlm.runs.belongs.belongs`.
+        provenance: What the weights were trained with: `provenance_json`.
         compiled: Whether steps were compiled, if there were any: equal bits depend on it too.
 
     Raises:
         MachineError: The disk or its permissions refuse; older checkpoints are unharmed.
     """
-    path = run.checkpoint_path(state.step)
+    path = run.checkpoints.path(state.step)
     facts: dict[str, Any] = {
         "kind": "checkpoint",
         "step": state.step,
@@ -107,13 +108,13 @@ def save_checkpoint(
         "compiled": compiled,
     }
     tensors = optimizer_tensors(optimizers, model)
-    _check_room(path, [*model.state_dict().values(), *tensors.values()], len(belongs))
+    _check_room(path, [*model.state_dict().values(), *tensors.values()], len(provenance))
     with new_folder(path, facts) as folder:
         save_weights(model, folder / WEIGHTS)
         save_tensors(tensors, folder / OPTIMIZER)
         (folder / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
-        (folder / BELONGS).write_bytes(belongs)
-    run.prune()
+        (folder / PROVENANCE).write_bytes(provenance)
+    run.checkpoints.prune()
 
 
 def _check_room(path: Path, tensors: Iterable[Tensor], beside: int) -> None:
@@ -127,8 +128,9 @@ def _check_room(path: Path, tensors: Iterable[Tensor], beside: int) -> None:
         free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise MachineError(
-            f"{path}: a checkpoint needs {human_bytes(needed)} and {human_bytes(free)} is free; free "
-            f"{human_bytes(needed - free)} there"
+            path,
+            f"a checkpoint needs {human_bytes(needed)} and {human_bytes(free)} is free",
+            f"free {human_bytes(needed - free)} there",
         )
 
 
@@ -145,14 +147,16 @@ def load_checkpoint(
     tensors = load_tensors(checkpoint.path / OPTIMIZER)
     kinds = {name.split("/")[0] for name in tensors}
     if tensors and kinds != set(optimizers):
-        raise CheckpointError(
-            f"{checkpoint.path}: saved with {' + '.join(sorted(kinds))[:60]}, the configuration asks "
-            f"for {' + '.join(sorted(optimizers))}; keep train.optimizer or start a new run"
+        what = (
+            f"saved with {' + '.join(sorted(kinds))[:60]}, the configuration asks for "
+            f"{' + '.join(sorted(optimizers))}"
         )
+        mend = "keep train.optimizer or start a new run"
+        raise CheckpointError(checkpoint.path, what, mend)
     try:
         restore_optimizers(optimizers, model, tensors)
     except ValueError as error:
-        raise CheckpointError(f"{checkpoint.path / OPTIMIZER}: {error}") from None
+        raise CheckpointError(checkpoint.path / OPTIMIZER, str(error)) from None
     return read_state(checkpoint.path, checkpoint.step)
 
 
@@ -168,9 +172,8 @@ def read_state(folder: Path, step: int) -> TrainingState:
         _refuse_impossible(content, step)
         return TrainingState(**{field.name: content[field.name] for field in fields(TrainingState)})
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: incomplete or impossible ({str(error)[:60]}); use an earlier checkpoint"
-        ) from None
+        what = f"incomplete or impossible ({str(error)[:60]})"
+        raise CheckpointError(path, what, "use an earlier checkpoint") from None
 
 
 def _refuse_impossible(content: Mapping[str, Any], step: int) -> None:
@@ -215,42 +218,58 @@ def environment() -> dict[str, Any]:
     }
 
 
-def newest_sound(run: RunFolder, notes: list[str]) -> Checkpoint | None:
-    """Return the newest checkpoint that verifies: an older one serves where a newer is damaged.
+def sound_checkpoint(step: int, path: Path) -> Checkpoint:
+    """Read a checkpoint whose files are those that were saved, and whose state is possible.
 
     Raises:
-        OtherFormatError: The newest is of a format that this version does not read: not damaged,
-            and its steps are not to be done again.
-        CheckpointError: There are checkpoints, and all are damaged; or there are none, and by the
-            log there were.
+        OtherFormatError: It is of a format that this version does not read.
+        CheckpointError: It is damaged.
+        MachineError: The disk or its permissions refuse.
+    """
+    checkpoint = read_checkpoint(step, path, "restore it")
+    verify_folder(path, "restore it")
+    read_state(path, step)
+    return checkpoint
+
+
+def newest_sound(
+    run: RunFolder,
+    notes: list[str],
+    sound: Callable[[int, Path], Checkpoint] = sound_checkpoint,
+) -> Checkpoint | None:
+    """Return the newest sound checkpoint: an older one serves where a newer is damaged.
+
+    Args:
+        run: The run.
+        notes: Is told which are passed over.
+        sound: How to look at one.
+
+    Raises:
+        OtherFormatError: The newest is of a format that this version does not read: it is not
+            damaged, and its steps are not to be done again.
+        CheckpointError: There are checkpoints, and all are damaged; or there are none, and the log
+            says that there were.
         MachineError: The disk or its permissions refuse: one may be sound.
     """
     damage: CheckpointError | None = None
-    for step, path in reversed(run.saved()):
+    for step, path in reversed(run.checkpoints.saved()):
         try:
-            checkpoint = read_checkpoint(step, path, "restore it")
-            verify_folder(path, "restore it")
-            read_state(path, step)
+            return sound(step, path)
         except OtherFormatError:
             raise
         except MachineError as error:
-            raise MachineError(
-                f"{error}, or move {path.name} away to go on from an older"
-            ) from None
+            mend = f"{error.mend}, or move {path.name} away to go on from an older"
+            raise error.replace(mend=mend) from None
         except CheckpointError as error:
-            reason = str(error).rpartition("; ")[0]
             notes.append(
-                f"damaged, kept as {ASIDE}{path.name}, going back to an older one: {reason}"
+                f"damaged, kept as {ASIDE}{path.name}, going back to an older one: "
+                f"{error.replace(mend='')}"
             )
             damage = error
-        else:
-            return checkpoint
     if damage:
-        raise CheckpointError(f"{damage} or start a new run")
-    lost = run.saved_by_log()
+        raise damage.replace(mend=f"{damage.mend} or start a new run")
+    lost = last_saved_step(run.metrics_path)
     if lost is not None:
-        raise CheckpointError(
-            f"{run.path / 'checkpoints'}: no checkpoint there, {run.metrics.name} knows of step {lost}; "
-            "restore them or start a new run"
-        )
+        what = f"no checkpoint there, {run.metrics_path.name} knows of step {lost}"
+        raise CheckpointError(run.checkpoints.folder, what, "restore them or start a new run")
     return None

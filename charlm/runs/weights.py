@@ -4,7 +4,6 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from charlm.config import Config, ModelConfig
+from charlm.config import Config
 from charlm.config.memory import human_bytes, machine_bytes
 from charlm.errors import CheckpointError
 from charlm.models.base import LanguageModel
-from charlm.models.device import choose_device
 from charlm.models.registry import build_model
-from charlm.runs.belongs import belongs_to
-from charlm.runs.folder import Checkpoint, RunFolder, find_run
+from charlm.runs.checkpoints import Checkpoint
 from charlm.storage import OtherFormatError, machine_errors
-from charlm.text import CharTokenizer
-from charlm.text.tokenizer import Tokenizer, load_tokenizer
+from charlm.text.tokenizer import Tokenizer
 
 WEIGHTS = "model.safetensors"
 VERSION = "version"  # of the model, among the facts of its weights
@@ -34,103 +30,6 @@ _RUNS_CODE = {
     "a pickle": re.compile(rb"\x80[\x00-\x05]|\(*c[\w.]+\n|\(+[dlitS]|[}\])]q"),
     "a zip archive, as torch.save writes around a pickle": re.compile(rb"PK\x03\x04"),
 }
-
-
-@dataclass(frozen=True)
-class SavedModel:
-    """A model as a run folder keeps it.
-
-    Args:
-        model: In evaluation mode, on its device.
-        tokenizer: Its alphabet.
-        config: Its run's configuration.
-        run: Its run folder.
-        step: The optimizer updates behind it.
-    """
-
-    model: LanguageModel
-    tokenizer: Tokenizer
-    config: Config
-    run: RunFolder
-    step: int
-
-
-def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> SavedModel:
-    """Load the model of a run folder; nothing else is needed.
-
-    Args:
-        run: The run folder.
-        which: `best`, `last`, or a step.
-        device: Where to put it; `auto` chooses.
-
-    Raises:
-        CheckpointError: The checkpoint is missing, damaged, or does not fit the configuration.
-        MachineError: The device is not there.
-    """
-    config = run.read_config()
-    tokenizer = load_tokenizer(run.tokenizer)
-
-    def load(checkpoint: Checkpoint) -> SavedModel:
-        belongs_to(checkpoint).check(config, tokenizer.to_json())
-        model = build_from(checkpoint, config, tokenizer)
-        model.to(choose_device(device)).eval()
-        return SavedModel(model, tokenizer, config, run, checkpoint.step)
-
-    return run.read(which, load)
-
-
-def load_from_run(
-    model: LanguageModel | None,
-    name: str,
-    which: str,
-    expected: ModelConfig,
-    tokenizer: Tokenizer,
-) -> Checkpoint:
-    """Read a checkpoint of another run into a model; return which it was.
-
-    Args:
-        model: Of what is expected; None: it is only looked whether they could be read.
-        name: Of the run's folder.
-        which: `best`, `last`, or a step.
-        expected: What it was when the run that it is read for began; it may be another by now.
-        tokenizer: Of the run that it is read for.
-
-    Raises:
-        CheckpointError: It is missing, damaged, another model, or has another alphabet.
-    """
-    run = find_run(Path(name))
-    config = run.read_config()
-    if config.model != expected:
-        raise CheckpointError(f"{name}: its model is another by now; restore it or start a new run")
-    compare_alphabets(name, load_tokenizer(run.tokenizer), tokenizer)
-
-    def load(checkpoint: Checkpoint) -> Checkpoint:
-        belongs_to(checkpoint).check(config, tokenizer.to_json())
-        if model:
-            load_weights(model, checkpoint.path / WEIGHTS)
-        return checkpoint
-
-    return run.read(which, load)
-
-
-def compare_alphabets(run: str, theirs: Tokenizer, ours: Tokenizer) -> None:
-    """Refuse a run whose ids mean other characters.
-
-    Raises:
-        CheckpointError: With the first character that only one of them has.
-    """
-    if theirs.to_json() == ours.to_json():
-        return
-    if not (isinstance(theirs, CharTokenizer) and isinstance(ours, CharTokenizer)):
-        raise CheckpointError(
-            f"{run}: is a model of {theirs.unit}, this text is read as {ours.unit}; set data.unit"
-        )
-    odd = min(set(theirs.alphabet) ^ set(ours.alphabet))
-    owner = "the run" if odd in theirs.alphabet else "this text"
-    raise CheckpointError(
-        f"{run}: has another alphabet: only {owner} has {odd!r} (U+{ord(odd):04X}); train it on "
-        "this text, or the mixture on the text of the run"
-    )
 
 
 def build_from(checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> LanguageModel:
@@ -153,15 +52,17 @@ def _refuse_excess(config: Config, tokenizer: Tokenizer, path: Path) -> None:
     """
     needed, found = 4 * config.model.parameter_count(tokenizer.vocab_size), path.stat().st_size
     if needed > found + MARGIN:
-        raise CheckpointError(
-            f"{path}: {human_bytes(found)}, where the model of config.yaml has weights of "
-            f"{human_bytes(needed)}; was config.yaml changed?"
+        what = (
+            f"{human_bytes(found)}, where the model of config.yaml has weights of "
+            f"{human_bytes(needed)}"
         )
+        raise CheckpointError(path, what, "was config.yaml changed?")
     if (needed := config.model.buffer_bytes()) > machine_bytes():
-        raise CheckpointError(
-            f"{path}: its model needs {human_bytes(needed)} of memory for averages and this machine "
-            f"has {human_bytes(machine_bytes())}; was config.yaml changed?"
+        what = (
+            f"its model needs {human_bytes(needed)} of memory for averages and this machine has "
+            f"{human_bytes(machine_bytes())}"
         )
+        raise CheckpointError(path, what, "was config.yaml changed?")
 
 
 def save_weights(model: LanguageModel, path: Path) -> None:
@@ -181,13 +82,14 @@ def load_weights(model: LanguageModel, path: Path) -> None:
     try:
         model.load_state_dict(tensors)
     except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise CheckpointError(path, str(error)) from None
     found = facts.get(VERSION, "1")
     if not model.reads_version(found):
-        raise OtherFormatError(
-            f"{path}: weights of version {found[:20]} of its model, this charlm has version "
-            f"{model.version} and computes otherwise; use the charlm that saved it, or train again"
+        what = (
+            f"weights of version {found[:20]} of its model, this charlm has version "
+            f"{model.version} and computes otherwise"
         )
+        raise OtherFormatError(path, what, "use the charlm that saved it, or train again")
 
 
 def save_tensors(
@@ -202,7 +104,7 @@ def save_tensors(
         whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
         try:
             save_file(whole, path, dict(facts) if facts else None)
-        except SafetensorError as error:  # it tells what the system said in words alone
+        except SafetensorError as error:  # what the system said, in words only
             number = re.search(r"os error (\d+)", str(error))
             if not number:
                 raise
@@ -232,9 +134,9 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             facts = file.metadata() or {}
         _refuse_repeated_names(path)
         return tensors, facts
-    # Torch opens the file once more, and what it raises where training pruned it is a RuntimeError.
+    # Torch opens the file again, and raises a RuntimeError if training has pruned it by then.
     except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: {_why_unreadable(path, error)}; name another") from None
+        raise CheckpointError(path, _why_unreadable(path, error), "name another") from None
 
 
 def _refuse_repeated_names(path: Path) -> None:
@@ -256,7 +158,7 @@ def _refuse_repeated_names(path: Path) -> None:
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
-    """Say what a file is instead of safetensors, by its content; it is only looked at."""
+    """Say what a file is instead of safetensors, by its first bytes; nothing in it is run."""
     try:
         with path.open("rb") as file:
             head = file.read(256)

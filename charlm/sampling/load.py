@@ -17,7 +17,7 @@ from numpy import ndarray
 from charlm.config import changed
 from charlm.errors import Setting, UsageError
 from charlm.runs import find_run
-from charlm.runs.weights import SavedModel, load_model
+from charlm.runs.load import SavedModel, load_model
 from charlm.sampling.generate import Context
 from charlm.sampling.prompt import encode_prompt
 from charlm.sampling.reader import Weights

@@ -30,8 +30,8 @@ def download(
 ) -> None:
     """Fetch `url` into `target`, which appears only with the right size and SHA-256.
 
-    What a broken transfer brought stays beside the target as `.part` and is continued from, by
-    this call (up to `attempts` times) or by a later one.
+    After a broken transfer, the part that came stays beside the target as `.part`; this call (up to
+    `attempts` times) or a later one continues from there.
 
     Args:
         url: An https address; plain http is taken from this very machine only.
@@ -48,7 +48,7 @@ def download(
     address = urllib.parse.urlsplit(url)
     local = address.scheme == "http" and address.hostname in _LOOPBACK
     if address.scheme != "https" and not local:
-        raise DataError(f"{url}: only https addresses are fetched")
+        raise DataError(url, "only https addresses are fetched")
     part = target.with_name(target.name + ".part")
     with machine_errors(target), _folder_for(target):
         if _size(part) > size:  # begun for another version of the file
@@ -60,14 +60,12 @@ def download(
             reason = _transfer(url, part, size, progress)
         done = _size(part)
         if done < size:
-            raise MachineError(f"{url}: {done:,} of {size:,} bytes came ({reason}); try again")
+            raise MachineError(url, f"{done:,} of {size:,} bytes came ({reason})", "try again")
         found = sha256_of(part)
         if found != sha256:
             part.unlink()
-            raise DataError(
-                f"{url}: SHA-256 is {found[:16]}..., expected {sha256[:16]}...; the file there is "
-                "not the pinned one and was discarded"
-            )
+            what = f"SHA-256 is {found[:16]}..., expected {sha256[:16]}..."
+            raise DataError(url, what, "the file there is not the pinned one and was discarded")
         put_in_place(part, target)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from charlm.errors import MachineError
+from charlm.errors import MachineError, Phrase, Setting
 from charlm.storage.json_file import read_object
 from charlm.storage.machine import machine_errors
 
@@ -57,7 +57,7 @@ def refuse_locked(folder: Path) -> None:
         MachineError: Another process holds it, and the message says which; or it may not be read.
     """
     if (folder / LOCK).exists():
-        # Without a word about the holder: one that was killed left it, as a sign of whose this is.
+        # The holder's file stays: a killed process left it, and it says whose the folder is.
         _acquired(folder).release()
 
 
@@ -67,10 +67,9 @@ def _acquired(folder: Path) -> BaseFileLock:
         try:
             lock.acquire(timeout=0)
         except Timeout:  # an OSError too: answered before machine_errors sees it
-            raise MachineError(
-                f"{folder}: {_describe(folder / HOLDER)} is writing there; wait for it or choose "
-                "another --out"
-            ) from None
+            what = f"{_describe(folder / HOLDER)} is writing there"
+            mend = Phrase("wait for it or choose another {}", Setting("out"))
+            raise MachineError(folder, what, mend) from None
     return lock
 
 

@@ -1,4 +1,4 @@
-"""What the operating system refuses, in one clear line."""
+"""What the operating system refuses, as an error that says what to do."""
 
 import contextlib
 import errno
@@ -12,7 +12,7 @@ from charlm.errors import MachineError
 
 @contextlib.contextmanager
 def machine_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses about `path` into one clear line.
+    """Turn what the operating system refuses about `path` into a `MachineError`.
 
     Raises:
         MachineError: Permission, space, a read-only or failing disk.
@@ -30,7 +30,7 @@ def machine_errors(path: Path) -> Iterator[None]:
                 mend = "the disk is read-only; choose another place"
             case _:
                 mend = "check the path and the disk"
-        raise MachineError(f"{at}: {error.strerror or error}; {mend}") from error
+        raise MachineError(str(at), error.strerror or str(error), mend) from error
 
 
 def _user() -> str:
@@ -41,7 +41,7 @@ def _user() -> str:
 
 
 def is_gone(path: Path) -> bool:
-    """Tell whether there is nothing at `path`; what may not be looked at is there."""
+    """Tell whether there is nothing at `path`; what cannot be looked at counts as there."""
     try:
         path.lstat()
     except OSError as error:

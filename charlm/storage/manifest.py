@@ -2,7 +2,7 @@
 
 `{"format": 1, "files": {name: {"size": bytes, "sha256": hex}}, ...facts}`. A folder without a
 manifest was never finished. Among the files is the manifest itself: its SHA-256 is that of its
-bytes with zeros where that SHA-256 stands. Those of the first version have none.
+bytes with zeros in the place of that SHA-256. Manifests of the first version have none.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from charlm.storage.machine import is_gone, machine_errors
 
 NAME = "MANIFEST.json"
 FORMAT = 1
-_UNKNOWN = b"0" * 64  # in the place of a manifest's own SHA-256 while that is worked out
-# What stands before that place. In no value can it stand: quotes have a backslash before them there.
+_UNKNOWN = b"0" * 64  # stands for a manifest's own SHA-256 while that is computed
+# What comes right before it. No value can contain this: quotes are escaped there.
 _OWN = f'"{NAME}": {{\n   "sha256": "'.encode()
 _MAX_BYTES = 1 << 20
 _CHUNK = 1 << 20
-# What systems leave in folders that people look at, and network file systems for what is open.
+# What file managers leave in folders, and network file systems for files that are still open.
 _LITTER = re.compile(r"\.DS_Store$|\._|\.nfs[0-9a-f]+$|(?i:thumbs\.db|desktop\.ini)$")
-# Errors that come of what a folder or a manifest says; all others are the machine's.
+# Errors caused by what is in a folder or a manifest; all others are the machine's.
 _OF_WHAT_IS_THERE = {
     errno.ENOENT,
     errno.ENOTDIR,
@@ -59,10 +59,8 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     content = {"format": FORMAT, **facts, "files": files}
     data = (json.dumps(content, indent=1) + "\n").encode()
     if len(data) > _MAX_BYTES:
-        raise CheckpointError(
-            f"{folder / NAME}: would have {len(data):,} bytes and may have {_MAX_BYTES:,}; give "
-            "shorter names"
-        )
+        what = f"would have {len(data):,} bytes and may have {_MAX_BYTES:,}"
+        raise CheckpointError(folder / NAME, what, "give shorter names")
     own = hashlib.sha256(data).hexdigest().encode()
     with (folder / NAME).open("wb") as file:
         file.write(data.replace(_OWN + _UNKNOWN, _OWN + own))
@@ -85,27 +83,26 @@ def read_manifest(folder: Path, mend: str = "name another") -> dict[str, Any]:
     path = folder / NAME
     with _reading(path, mend):
         if path.is_symlink():
-            raise CheckpointError(f"{path}: unsafe path, a symbolic link; {mend}")
+            raise CheckpointError(path, "unsafe path, a symbolic link", mend)
         if is_gone(path) or not stat.S_ISREG(path.stat().st_mode):
             state = "not found" if is_gone(folder) else f"no {NAME}, so it was never finished"
-            raise CheckpointError(f"{folder}: {state}; {mend}")
+            raise CheckpointError(folder, state, mend)
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
-            raise CheckpointError(f"{path}: more than {_MAX_BYTES:,} bytes, no manifest; {mend}")
+            raise CheckpointError(path, f"more than {_MAX_BYTES:,} bytes, no manifest", mend)
         content = json.loads(data)
     if not isinstance(content, dict) or "format" not in content:
-        raise CheckpointError(f"{path}: not a manifest; {mend}")
+        raise CheckpointError(path, "not a manifest", mend)
     if content["format"] != FORMAT:
         found = reprlib.repr(content["format"])
-        raise OtherFormatError(
-            f"{path}: format {found}, this charlm reads {FORMAT}; upgrade charlm"
-        )
+        what = f"format {found}, this charlm reads {FORMAT}"
+        raise OtherFormatError(path, what, "upgrade charlm")
     if not _is_listing(content.get("files")):
-        raise CheckpointError(f"{path}: not a manifest; {mend}")
+        raise CheckpointError(path, "not a manifest", mend)
     own = content["files"].pop(NAME, None)
     if own is not None and not _is_own(data):
-        raise CheckpointError(f"{path}: SHA-256 differs from its manifest; {mend}")
+        raise CheckpointError(path, "SHA-256 differs from its manifest", mend)
     return content
 
 
@@ -135,24 +132,23 @@ def verify_folder(folder: Path, mend: str = "name another") -> dict[str, Any]:
             path = folder / name
             size, expected = path.stat().st_size, files[name].get("size")
             if size != expected:
-                raise CheckpointError(
-                    f"{path}: {size} bytes, its manifest says {reprlib.repr(expected)}; {mend}"
-                )
+                what = f"{size} bytes, its manifest says {reprlib.repr(expected)}"
+                raise CheckpointError(path, what, mend)
             if sha256_of(path) != files[name].get("sha256"):
-                raise CheckpointError(f"{path}: SHA-256 differs from its manifest; {mend}")
+                raise CheckpointError(path, "SHA-256 differs from its manifest", mend)
     return content
 
 
 @contextlib.contextmanager
 def _reading(path: Path, mend: str) -> Iterator[None]:
-    """Tell what is damaged, or was pruned just now, from what a disk that fails does not give."""
+    """Turn errors into what they mean: damaged or just pruned, or a disk that fails."""
     with machine_errors(path):
         try:
             yield
         except (OSError, ValueError, RecursionError) as error:
             if isinstance(error, OSError) and error.errno not in _OF_WHAT_IS_THERE:
                 raise
-            raise CheckpointError(f"{path}: cannot be read ({_reason(error)}); {mend}") from None
+            raise CheckpointError(path, f"cannot be read ({_reason(error)})", mend) from None
 
 
 def _check_name(folder: Path, name: str, files: Mapping[str, Any], mend: str) -> None:
@@ -163,16 +159,14 @@ def _check_name(folder: Path, name: str, files: Mapping[str, Any], mend: str) ->
     """
     path, shown = folder / name, reprlib.repr(name)
     if Path(name).name != name or name == ".." or path.is_symlink():
-        raise CheckpointError(f"{folder}: unsafe path {shown}; {mend}")
+        raise CheckpointError(folder, f"unsafe path {shown}", mend)
     if name in _PICKLES or path.suffix in _PICKLES:
-        raise CheckpointError(
-            f"{folder}: {shown} is named as a pickle, which can run code, and was not read; remove "
-            f"it or {mend}"
-        )
+        what = f"{shown} is named as a pickle, which can run code, and was not read"
+        raise CheckpointError(folder, what, f"remove it or {mend}")
     if name not in files:
-        raise CheckpointError(f"{folder}: {shown} is not in its manifest; {mend}")
+        raise CheckpointError(folder, f"{shown} is not in its manifest", mend)
     if not path.is_file():
-        raise CheckpointError(f"{folder}: {shown} is missing or no regular file; {mend}")
+        raise CheckpointError(folder, f"{shown} is missing or no regular file", mend)
 
 
 def _reason(error: Exception) -> str:

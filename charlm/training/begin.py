@@ -8,7 +8,7 @@ from charlm.models import LanguageModel
 from charlm.models.device import choose_device
 from charlm.models.registry import kind_for
 from charlm.runs import RunFolder
-from charlm.runs.folder import Checkpoint
+from charlm.runs.checkpoints import Checkpoint
 from charlm.text import Corpus, Tokenizer
 from charlm.training.learner import Clock, Job, Learner
 from charlm.training.loop import TrainingLoop

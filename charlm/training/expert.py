@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from charlm.config import Config, dump_yaml
 from charlm.models import MixtureModel
-from charlm.runs.folder import Checkpoint
+from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.mixture import expert_run
 from charlm.runs.records import Record
 from charlm.storage import machine_errors, write_file
@@ -146,9 +146,9 @@ def open_expert(
     loop = TrainingLoop(own, GradientLearner(config, own.model, batches, own.clock), checkpoint)
     with machine_errors(run.path):
         make_folder(run.path / "checkpoints")
-    write_file(run.tokenizer, job.tokenizer.to_json().encode())
-    write_file(run.config, dump_yaml(config.model_dump()).encode())
+    write_file(run.tokenizer_path, job.tokenizer.to_json().encode())
+    write_file(run.config_path, dump_yaml(config.model_dump()).encode())
     with contextlib.suppress(OSError):  # so that an expert can be scored alone, as any run
-        run.tokens.symlink_to(Path("..", "..", job.run.tokens.name))
-    run.set_aside_after(checkpoint.step if checkpoint else -1)
+        run.tokens_path.symlink_to(Path("..", "..", job.run.tokens_path.name))
+    run.checkpoints.set_aside_after(checkpoint.step if checkpoint else -1)
     return Expert(name, loop, batches)

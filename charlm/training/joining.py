@@ -27,8 +27,7 @@ import torch
 from charlm.config import MixtureConfig, NGramConfig
 from charlm.errors import NonFiniteError, Stopped
 from charlm.models import MixtureModel, NGramModel
-from charlm.runs.belongs import BELONGS, belongs
-from charlm.runs.folder import Checkpoint
+from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.mixture import (
     FITTED,
     Fitted,
@@ -37,6 +36,7 @@ from charlm.runs.mixture import (
     saved_experts,
     sha256_of_weights,
 )
+from charlm.runs.provenance import PROVENANCE, provenance_json
 from charlm.runs.records import NoteRecord, Record, TrainRecord, TuneRecord
 from charlm.runs.state import TrainingState, drift
 from charlm.storage import write_file
@@ -98,14 +98,14 @@ class JoiningLearner(Learner):
             MachineError: A checkpoint could not be written; older ones are unharmed.
             Stopped: It was asked to stop; what was done is saved.
         """
-        begun = (self.run.path / BELONGS).exists()
+        begun = (self.run.path / PROVENANCE).exists()
         remarks: list[str] = []
         checkpoints = saved_experts(self.run, self.config, self.job.tokenizer, remarks)
         self.fitted = read_fitted_of(self.run, self.config, checkpoints)
         taken = self._from_runs()
         # No checkpoint of the mixture keeps yet what its experts and their weights rest on.
-        together = belongs(self.config, self.job.tokenizer.to_json())
-        write_file(self.run.path / BELONGS, together)
+        together = provenance_json(self.config, self.job.tokenizer.to_json())
+        write_file(self.run.path / PROVENANCE, together)
         experts = []
         for name, config in self.trained.items():
             checkpoint = checkpoints[name]

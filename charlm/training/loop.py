@@ -19,8 +19,10 @@ from charlm.errors import (
     Stopped,
 )
 from charlm.evaluation import score_windows
-from charlm.runs.belongs import belongs, belongs_to
-from charlm.runs.folder import Checkpoint, MetricsLog
+from charlm.runs.checkpoints import Checkpoint
+from charlm.runs.load import load_from_run
+from charlm.runs.metrics import MetricsLog
+from charlm.runs.provenance import provenance_json, provenance_of
 from charlm.runs.records import (
     EndRecord,
     EvalRecord,
@@ -31,7 +33,6 @@ from charlm.runs.records import (
     SaveRecord,
 )
 from charlm.runs.state import TrainingState, load_checkpoint, save_checkpoint
-from charlm.runs.weights import load_from_run
 from charlm.sampling import Context, encode_prompt, generate, settings_of
 from charlm.storage.machine import is_gone
 from charlm.training.learner import Clock, Job, Learner
@@ -60,7 +61,7 @@ class TrainingLoop:
         self.stopped = False
         self.prepared = False
         if checkpoint:
-            belongs_to(checkpoint).check(self.config, self.tokenizer.to_json())
+            provenance_of(checkpoint).check(self.config, self.tokenizer.to_json())
             learner.state = load_checkpoint(checkpoint, learner.model, learner.optimizers)
             learner.compiled = checkpoint.facts.get("compiled")
             self.saved_step = self.state.step
@@ -97,7 +98,7 @@ class TrainingLoop:
             DataError: The text became shorter; the steps until then are saved.
         """
         # The steps after the checkpoint are done, and recorded, again.
-        self.metrics = MetricsLog(self.run.metrics, keep=self.state.metrics_bytes)
+        self.metrics = MetricsLog(self.run.metrics_path, keep=self.state.metrics_bytes)
         try:
             ended = False
             while not (ended or self.stopped):
@@ -228,13 +229,13 @@ class TrainingLoop:
         record = self._logged(SaveRecord(step=state.step, seconds=state.seconds))
         try:
             state.metrics_bytes = self.metrics.flush()
-            together = belongs(self.config, self.tokenizer.to_json())
+            together = provenance_json(self.config, self.tokenizer.to_json())
             save_checkpoint(
                 self.run, state, learner.model, learner.optimizers, together, learner.compiled
             )
         except MachineError as error:
             # Where only the last flush failed the checkpoint is there, and vouches for the record.
-            if not self.run.checkpoint_path(state.step).exists():
+            if not self.run.checkpoints.path(state.step).exists():
                 with contextlib.suppress(MachineError):
                     self.metrics.cut(before)
             if ending or self.saved_step < 0:
@@ -268,11 +269,11 @@ class TrainingLoop:
         Raises:
             NonFiniteError: That is not asked for, there is none, or it was done often enough.
         """
-        checkpoint = self.run.choose("best") if self.saved_step >= 0 else None
+        checkpoint = self.run.checkpoints.choose("best") if self.saved_step >= 0 else None
         factor = self.state.rate_factor / 2
         if self.config.train.non_finite != "rollback" or not checkpoint or factor < LOWEST_FACTOR:
             raise self._with_what_is_saved(error) from None
-        self.run.remove_after(checkpoint.step)
+        self.run.checkpoints.remove_after(checkpoint.step)
         back = load_checkpoint(checkpoint, self.learner.model, self.learner.optimizers)
         # What an expert has read of the slice stays read.
         self.learner.state = replace(back, rate_factor=factor, late_from=self.state.late_from)
@@ -292,7 +293,7 @@ class TrainingLoop:
         return error.replace(what=f"{error.what}; {self._what_is_saved()}")
 
     def _what_is_saved(self) -> str:
-        there = self.saved_step >= 0 and not is_gone(self.run.checkpoint_path(self.saved_step))
+        there = self.saved_step >= 0 and not is_gone(self.run.checkpoints.path(self.saved_step))
         return f"step {self.saved_step} is saved" if there else "nothing is saved"
 
     def _logged(self, record: Record) -> Record:

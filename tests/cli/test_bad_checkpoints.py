@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from charlm.runs.belongs import BELONGS
+from charlm.runs.provenance import PROVENANCE
 from charlm.storage.manifest import write_manifest
 
 RUN = Path("runs/tiny")
@@ -44,10 +44,10 @@ def trained(trained):
     text = config.read_text().replace("baselines: true", "baselines: false")
     config.write_text(text.replace("max_steps: 6", "max_steps: 8"))
     for folder in (OLDER, LAST):
-        belongs = json.loads((folder / BELONGS).read_bytes())
+        belongs = json.loads((folder / PROVENANCE).read_bytes())
         belongs["config"]["train"]["max_steps"] = 8
         belongs["config"]["eval"]["baselines"] = False
-        (folder / BELONGS).write_text(json.dumps(belongs))
+        (folder / PROVENANCE).write_text(json.dumps(belongs))
         reseal(folder)
     return trained
 
@@ -62,7 +62,7 @@ def reseal(folder: Path, **changes) -> None:
 
 def without_belongs(folder: Path) -> None:
     """Leave a checkpoint as the first ones were."""
-    (folder / BELONGS).unlink(missing_ok=True)
+    (folder / PROVENANCE).unlink(missing_ok=True)
     reseal(folder)
 
 
@@ -505,11 +505,12 @@ def test_row_57_an_alphabet_of_another_run_is_refused(named):
     content = json.loads((RUN / "tokenizer.json").read_bytes())
     other = content["alphabet"].replace("x", "\u00e9")
     change(RUN / "tokenizer.json", alphabet="".join(sorted(other)))
-    named("text.txt: 'x' (U+0078) not in runs/tiny/tokenizer.json", commands=[RESUME])
+    core = "tokenizer.json: not the alphabet that step-6 was saved with"
+    named(core, commands=[RESUME])
 
     change(RUN / "tokenizer.json", alphabet=content["alphabet"][1:])
     commands = [SAMPLE, (*EVAL, "--checkpoint", 6)]
-    named("tokenizer.json: not the alphabet that step-6 was saved with", commands=commands)
+    named(core, commands=commands)
     without_belongs(LAST)
     named("(31, 16) torch.float32, expected (30, 16)", commands=commands)
 

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -376,7 +377,7 @@ def test_a_checkpoint_is_best_or_last_or_a_step(charlm, trained, which):
     result = charlm(*SAMPLE, f"--checkpoint={which}")
 
     assert result.code == 2
-    assert result.error == f"--checkpoint {which!r}: use best, last or a step"
+    assert result.error == f"--checkpoint {shlex.quote(which)}: expected best, last or a step"
 
 
 def test_no_characters_may_be_asked_for(charlm, trained):

@@ -181,15 +181,15 @@ def manifest(data: bytes) -> None:
     """Verify a folder by its MANIFEST.json, and find and judge the checkpoint that it makes."""
     from charlm.config import read_config
     from charlm.runs import RunFolder
-    from charlm.runs.belongs import belongs_to
-    from charlm.runs.checks import verify
+    from charlm.runs.provenance import provenance_of
     from charlm.runs.state import drift
+    from charlm.runs.verify import verify
     from charlm.storage import verify_folder
 
     read, known = read_config(b"model: {type: bigram}", "a.yaml"), _tokenizers_of_prompts()[0]
 
     run = RunFolder(folder("run"))
-    place = run.checkpoint_path(7)
+    place = run.checkpoints.path(7)
     place.mkdir(parents=True)
     (place / "a.bin").write_bytes(b"abc")
     (place / "MANIFEST.json").write_bytes(data)
@@ -199,23 +199,23 @@ def manifest(data: bytes) -> None:
         assert found["files"].keys() == {"a.bin"}
     (checked,) = verify(place)
     assert checked.says or checked.problem
-    for checkpoint in run.checkpoints():
+    for checkpoint in run.checkpoints.all():
         loss = checkpoint.loss
         assert loss is None or math.isfinite(loss)
         assert all(isinstance(change, str) for change in drift(checkpoint))
         with refused_in_one_line_each(CheckpointError):
-            belongs_to(checkpoint).check(read, known.to_json())
-    run.best()
+            provenance_of(checkpoint).check(read, known.to_json())
+    run.checkpoints.best()
 
 
 def _belongings() -> list[bytes]:
     from charlm.config import read_config
-    from charlm.runs.belongs import belongs
+    from charlm.runs.provenance import provenance_json
 
     mixture = b"model: {type: mixture, experts: {run: {model: {type: bigram}}}}"
     return [
         *(
-            belongs(read_config(config, "a.yaml"), "an alphabet")
+            provenance_json(read_config(config, "a.yaml"), "an alphabet")
             for config in (b"model: {type: bigram}", mixture)
         ),
         b'{"config": {"model": {"experts": {"a": {"experts": []}, "b": 3}}}}',
@@ -228,15 +228,15 @@ def belongings(data: bytes) -> None:
     """Hold a configuration and an alphabet against what a belongs.json says."""
     from charlm.config import read_config
     from charlm.runs import RunFolder
-    from charlm.runs.belongs import BELONGS, begun_with
+    from charlm.runs.provenance import PROVENANCE, provenance_of_unjoined
 
     run = RunFolder(folder("run"))
-    (run.path / BELONGS).write_bytes(data)
+    (run.path / PROVENANCE).write_bytes(data)
     read = read_config(b"model: {type: bigram}", "a.yaml")
     with refused_in_one_line_each(CheckpointError):
-        begun_with(run).check(read, "an alphabet")
+        provenance_of_unjoined(run).check(read, "an alphabet")
     with refused_in_one_line_each(CheckpointError):
-        begun_with(run).differences(read, read)
+        provenance_of_unjoined(run).differences(read, read)
 
 
 def _tokenizers() -> list[bytes]:
@@ -395,7 +395,7 @@ def _checkpoint() -> Any:
     """Return a checkpoint of a bigram without its manifest, the model and its optimizers."""
     import torch
 
-    from charlm.runs.folder import Checkpoint
+    from charlm.runs.checkpoints import Checkpoint
     from charlm.runs.optimizer_state import optimizer_tensors
     from charlm.runs.weights import save_tensors, save_weights
     from charlm.training.optimizers import build_optimizers
@@ -567,15 +567,14 @@ def _records() -> list[bytes]:
 @target(_records, '"step"', '"kind"', "NaN", "{}\n", "[\n")
 def metrics(data: bytes) -> None:
     """Read a metrics.jsonl, and check it as `charlm verify` does: objects, or a refusal."""
-    from charlm.runs.checks import _records
-    from charlm.runs.folder import read_metrics
+    from charlm.runs.metrics import check_records, read_metrics
 
     path = Path("metrics.jsonl")
     path.write_bytes(data)
     with refused_in_one_line_each(CheckpointError):
         assert all(type(record) is dict for record in read_metrics(path))
     with refused_in_one_line_each(CheckpointError):
-        _records(path)
+        check_records(path, 0)
 
 
 def _holders() -> list[bytes]:

@@ -36,13 +36,13 @@ def test_the_best_and_the_two_newest_stay(make_loop):
     list(loop.records())
     run = RunFolder(loop.run.path)
 
-    steps = {c.step for c in run.checkpoints()}
+    steps = {c.step for c in run.checkpoints.all()}
 
-    assert steps == {8, 9, run.best().step}
+    assert steps == {8, 9, run.checkpoints.best().step}
 
 
 def test_a_save_that_fails_leaves_the_older_checkpoints(finished, monkeypatch):
-    run, before = finished.run, {c.step for c in finished.run.checkpoints()}
+    run, before = finished.run, {c.step for c in finished.run.checkpoints.all()}
 
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -54,7 +54,7 @@ def test_a_save_that_fails_leaves_the_older_checkpoints(finished, monkeypatch):
             run, finished.state, finished.learner.model, finished.learner.optimizers, b"{}"
         )
 
-    assert {c.step for c in run.checkpoints()} == before
+    assert {c.step for c in run.checkpoints.all()} == before
     assert not list(run.path.glob("checkpoints/.tmp-*"))
 
 
@@ -65,7 +65,7 @@ def test_saving_a_step_again_replaces_it(finished):
         finished.run, finished.state, finished.learner.model, finished.learner.optimizers, b"{}"
     )
 
-    last = finished.run.last()
+    last = finished.run.checkpoints.last()
     assert last.step == 6
     assert json.loads((last.path / "state.json").read_text())["bad_evals"] == 42
     assert not list(finished.run.path.glob("checkpoints/.tmp-*"))
@@ -93,7 +93,7 @@ def test_a_text_that_changed_is_refused_unless_allowed(finished, make_loop, tmp_
     text = tmp_path / "text.txt"
     text.write_text(text.read_text().replace("fox", "box"))
 
-    with pytest.raises(DataError, match=r"text\.txt: changed .*--allow-new-data"):
+    with pytest.raises(DataError, match=r"text\.txt: changed .*allow_new_data"):
         make_loop(resume=True)
 
 
@@ -107,7 +107,7 @@ def test_a_text_that_is_gone_does_not_matter(finished, make_loop, tmp_path):
 
 
 def test_a_state_without_a_field_is_refused(finished):
-    folder = finished.run.checkpoint_path(6)
+    folder = finished.run.checkpoints.path(6)
     state = json.loads((folder / "state.json").read_text())
     del state["best_step"]
     (folder / "state.json").write_text(json.dumps(state))
@@ -122,14 +122,14 @@ def test_a_state_without_a_field_is_refused(finished):
 
     with pytest.raises(CheckpointError, match="incomplete"):
         module.load_checkpoint(
-            finished.run.last(), finished.learner.model, finished.learner.optimizers
+            finished.run.checkpoints.last(), finished.learner.model, finished.learner.optimizers
         )
 
 
 def test_resuming_passes_over_a_damaged_checkpoint_and_ends_alike(make_loop):
     loop = make_loop("train.save_every=2", "train.schedule=constant")
     list(loop.records())
-    weights = loop.run.checkpoint_path(6) / "model.safetensors"
+    weights = loop.run.checkpoints.path(6) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
 
     resumed = make_loop(resume=True)
@@ -140,7 +140,7 @@ def test_resuming_passes_over_a_damaged_checkpoint_and_ends_alike(make_loop):
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_refused(finished, make_loop):
-    for checkpoint in finished.run.checkpoints():
+    for checkpoint in finished.run.checkpoints.all():
         (checkpoint.path / "model.safetensors").unlink()
 
     with pytest.raises(CheckpointError, match=r"'model\.safetensors' is missing"):
@@ -155,28 +155,28 @@ def test_loading_restores_the_whole_state(finished, make_loop):
 
 
 def test_a_changed_environment_is_named(finished, monkeypatch):
-    assert drift(finished.run.last()) == []
+    assert drift(finished.run.checkpoints.last()) == []
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
 
-    assert len(drift(finished.run.last())) == 1
-    assert drift(finished.run.last())[0].endswith("now 77")
+    assert len(drift(finished.run.checkpoints.last())) == 1
+    assert drift(finished.run.checkpoints.last())[0].endswith("now 77")
 
 
 def test_checkpoints_newer_than_the_one_resumed_from_make_way(finished, make_loop):
-    (finished.run.checkpoint_path(6) / "model.safetensors").write_bytes(b"damaged")
+    (finished.run.checkpoints.path(6) / "model.safetensors").write_bytes(b"damaged")
     config = resumed_config(finished.run, None, ["train.max_steps=5"])
     prepared = open_run(config, finished.run, ignore)
     assert prepared.checkpoint.step == 4
 
     commit_resume(prepared)
 
-    assert finished.run.last().step == 4
-    assert finished.run.read_config().train.max_steps == 5
+    assert finished.run.checkpoints.last().step == 4
+    assert RunFolder(finished.run.path).config.train.max_steps == 5
 
 
 def test_a_refused_resume_leaves_the_configuration_as_it_was(finished, monkeypatch):
-    before = finished.run.config.read_bytes()
+    before = finished.run.config_path.read_bytes()
     for change, error in [
         ("run.device=cuda:99", MachineError),
         ("sample.prompt=\u00e9", DataError),
@@ -185,7 +185,7 @@ def test_a_refused_resume_leaves_the_configuration_as_it_was(finished, monkeypat
         with pytest.raises(error):
             open_run(config, finished.run, ignore)
 
-    assert finished.run.config.read_bytes() == before
+    assert finished.run.config_path.read_bytes() == before
 
 
 def test_a_resume_says_what_it_changes(finished):
@@ -197,7 +197,7 @@ def test_a_resume_says_what_it_changes(finished):
 
 
 def test_a_resume_says_that_the_rate_was_lowered(finished):
-    path = finished.run.last().path
+    path = finished.run.checkpoints.last().path
     state = json.loads((path / "state.json").read_text())
     facts = read_manifest(path)
     (path / "MANIFEST.json").unlink()
@@ -211,13 +211,13 @@ def test_a_resume_says_that_the_rate_was_lowered(finished):
 
 def test_a_new_text_that_is_too_short_is_refused_before_the_old_one_goes(finished, tmp_path):
     (tmp_path / "text.txt").write_text("the")
-    config = finished.run.read_config()
-    before = (finished.run.tokens / "ids.bin").read_bytes()
+    config = finished.run.config
+    before = (finished.run.tokens_path / "ids.bin").read_bytes()
 
     with pytest.raises(DataError, match="too short: of its 3 characters"):
         open_run(config, finished.run, ignore, allow_new_data=True)
 
-    assert (finished.run.tokens / "ids.bin").read_bytes() == before
+    assert (finished.run.tokens_path / "ids.bin").read_bytes() == before
 
 
 def test_a_start_that_was_killed_can_be_made_again(tiny, tmp_path):
@@ -259,8 +259,8 @@ def test_a_users_own_files_are_no_leftovers(tmp_path):
 
 def as_before(run):
     """Make a run look like one of before recipes were counted and precision was settled."""
-    run.config.write_text(run.config.read_text().replace("dtype: float32", "dtype: auto"))
-    for checkpoint in run.checkpoints():
+    run.config_path.write_text(run.config_path.read_text().replace("dtype: float32", "dtype: auto"))
+    for checkpoint in run.checkpoints.all():
         path = checkpoint.path / "MANIFEST.json"
         manifest = read_manifest(checkpoint.path)
         del manifest["environment"]["recipe"]
@@ -285,4 +285,4 @@ def test_a_run_of_before_keeps_the_precision_that_auto_meant(finished, monkeypat
     assert config.run.dtype == "float32"
     prepared = open_run(config, finished.run, ignore)
     commit_resume(prepared)
-    assert finished.run.read_config().run.dtype == "float32"
+    assert RunFolder(finished.run.path).config.run.dtype == "float32"

@@ -5,7 +5,7 @@ import pytest
 
 from charlm.errors import CheckpointError, MachineError, UsageError
 from charlm.runs import RunFolder, find_run, next_free_name
-from charlm.runs.folder import MetricsLog, read_metrics
+from charlm.runs.metrics import MetricsLog, last_saved_step, read_metrics
 from charlm.storage import new_folder
 
 
@@ -22,12 +22,12 @@ def make_run(path, age=0):
 
 
 def save(run, step, loss=None):
-    with new_folder(run.checkpoint_path(step), {"step": step, "val_loss_nats": loss}):
+    with new_folder(run.checkpoints.path(step), {"step": step, "val_loss_nats": loss}):
         pass
 
 
 def steps(run):
-    return [checkpoint.step for checkpoint in run.checkpoints()]
+    return [checkpoint.step for checkpoint in run.checkpoints.all()]
 
 
 def test_checkpoints_are_listed_by_number_not_by_name(run):
@@ -35,7 +35,7 @@ def test_checkpoints_are_listed_by_number_not_by_name(run):
         save(run, step)
 
     assert steps(run) == [9, 10, 100]
-    assert run.last().step == 100
+    assert run.checkpoints.last().step == 100
 
 
 def test_unfinished_and_foreign_folders_are_passed_over(run):
@@ -51,39 +51,39 @@ def test_the_best_has_the_least_loss_and_is_the_earliest_of_equals(run):
     for step, loss in [(1, 3.0), (2, 2.0), (3, 2.0), (4, None)]:
         save(run, step, loss)
 
-    assert run.best().step == 2
-    assert run.choose("best").step == 2
-    assert run.choose("last").step == 4
-    assert run.choose("3").step == 3
+    assert run.checkpoints.best().step == 2
+    assert run.checkpoints.choose("best").step == 2
+    assert run.checkpoints.choose("last").step == 4
+    assert run.checkpoints.choose("3").step == 3
 
 
 @pytest.mark.parametrize("loss", [None, float("nan"), float("inf"), "1.0"])
 def test_a_checkpoint_without_a_finite_loss_is_never_the_best(run, loss):
     save(run, 1, loss)
-    assert run.best() is None
-    assert run.choose("best").step == 1  # the last, since none was evaluated
+    assert run.checkpoints.best() is None
+    assert run.checkpoints.choose("best").step == 1  # the last, since none was evaluated
 
     save(run, 2, 3.0)
-    assert run.best().step == 2
+    assert run.checkpoints.best().step == 2
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(run):
     with pytest.raises(CheckpointError, match="saved steps: none yet"):
-        run.choose("last")
+        run.checkpoints.choose("last")
     save(run, 5)
     save(run, 6)
 
     with pytest.raises(CheckpointError, match="no checkpoint '7'; saved steps: 5, 6"):
-        run.choose("7")
-    with pytest.raises(UsageError, match="'newest': use best, last or a step"):
-        run.choose("newest")
+        run.checkpoints.choose("7")
+    with pytest.raises(UsageError, match="'newest': expected best, last or a step"):
+        run.checkpoints.choose("newest")
 
 
 def test_pruning_keeps_the_best_and_the_newest_two(run):
     for step, loss in [(1, 3.0), (2, 1.0), (3, 2.0), (4, 2.5), (5, 2.6)]:
         save(run, step, loss)
 
-    run.prune()
+    run.checkpoints.prune()
 
     assert steps(run) == [2, 4, 5]
     assert sorted(os.listdir(run.path / "checkpoints")) == ["step-2", "step-4", "step-5"]
@@ -94,7 +94,7 @@ def test_pruning_keeps_two_when_the_best_is_new_or_unknown(run, losses):
     for step, loss in enumerate(losses, start=1):
         save(run, step, loss)
 
-    run.prune()
+    run.checkpoints.prune()
 
     assert steps(run) == [2, 3]
 
@@ -104,7 +104,7 @@ def test_the_newest_run_is_the_one_last_written_to(tmp_path):
     old, new = make_run(runs / "old", age=100), make_run(runs / "new", age=50)
     assert find_run(None, runs) == new
 
-    old.metrics.write_text("")  # now
+    old.metrics_path.write_text("")  # now
 
     assert find_run(None, runs) == old
     assert find_run(runs / "new") == new
@@ -121,11 +121,7 @@ def test_a_run_that_is_not_there_is_refused_with_those_that_are(tmp_path, run):
 
 def test_a_run_without_a_readable_configuration_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.yaml: No such file"):
-        RunFolder(tmp_path).read_config()
-
-
-def test_the_configuration_is_read_with_overrides(run):
-    assert run.read_config(["run.seed=5"]).run.seed == 5
+        assert RunFolder(tmp_path).config
 
 
 def test_the_next_free_name_counts_from_two(tmp_path):
@@ -140,7 +136,7 @@ def test_the_next_free_name_counts_from_two(tmp_path):
 def test_a_sample_is_kept_under_its_step(run):
     run.write_sample(3, "héllo\ud800")
 
-    assert (run.samples / "step-3.txt").read_bytes() == "héllo?".encode()
+    assert (run.samples_path / "step-3.txt").read_bytes() == "héllo?".encode()
 
 
 def test_a_resumed_log_loses_what_its_checkpoint_does_not_vouch_for(tmp_path):
@@ -202,17 +198,17 @@ def test_what_a_damaged_log_still_says_was_saved(run):
         b'{"kind": "end"}',
     ]
     for count, expected in ((2, None), (3, None), (4, None), (5, 5)):
-        run.metrics.write_bytes(b"".join(line + b"\n" for line in lines[:count]))
-        assert run.saved_by_log() == expected
+        run.metrics_path.write_bytes(b"".join(line + b"\n" for line in lines[:count]))
+        assert last_saved_step(run.metrics_path) == expected
 
 
 def test_a_damaged_checkpoint_is_set_aside_once_there_are_newer_ones(run):
     for step in (1, 2, 3, 4):
         save(run, step)
     for step in (1, 4):
-        (run.checkpoint_path(step) / "MANIFEST.json").write_text("{")
+        (run.checkpoints.path(step) / "MANIFEST.json").write_text("{")
 
-    run.prune()
+    run.checkpoints.prune()
 
     names = sorted(path.name for path in run.path.glob("checkpoints/*"))
     assert names == ["damaged-step-1", "step-2", "step-3", "step-4"]
@@ -220,15 +216,10 @@ def test_a_damaged_checkpoint_is_set_aside_once_there_are_newer_ones(run):
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"model: [", b"model: {type: bigramm}"])
 def test_a_damaged_configuration_of_a_run_is_no_mistake_in_a_command(run, content):
-    run.config.write_bytes(content)
+    run.config_path.write_bytes(content)
 
     with pytest.raises(CheckpointError, match=r"config\.yaml.*; restore it or name another run$"):
-        run.read_config()
-
-
-def test_overrides_are_mistakes_in_a_command(run):
-    with pytest.raises(UsageError, match=r"run\.device=tpu"):
-        run.read_config(["run.device=tpu"])
+        assert run.config
 
 
 def test_a_file_in_the_place_of_checkpoints_is_damage(run):
@@ -236,13 +227,13 @@ def test_a_file_in_the_place_of_checkpoints_is_damage(run):
     (run.path / "checkpoints").touch()
 
     with pytest.raises(CheckpointError, match="checkpoints: no folder; restore it"):
-        run.saved()
+        run.checkpoints.saved()
 
 
 def test_digits_of_other_scripts_are_no_steps(run):
     save(run, 3)
     (run.path / "checkpoints" / "step-\u0664").mkdir()
 
-    assert [step for step, _ in run.saved()] == [3]
-    with pytest.raises(UsageError, match="use best, last or a step"):
-        run.choose("\u0663")
+    assert [step for step, _ in run.checkpoints.saved()] == [3]
+    with pytest.raises(UsageError, match="expected best, last or a step"):
+        run.checkpoints.choose("\u0663")

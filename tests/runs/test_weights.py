@@ -6,10 +6,10 @@ import torch
 from charlm.config import read_config
 from charlm.errors import CheckpointError, MachineError
 from charlm.models import MixtureModel, build_model
-from charlm.runs import RunFolder
-from charlm.runs import folder as run_folder
+from charlm.runs import RunFolder, state
 from charlm.runs import weights as saved
-from charlm.runs.weights import load_model, load_weights, save_tensors, save_weights
+from charlm.runs.load import load_model
+from charlm.runs.weights import load_weights, save_tensors, save_weights
 from charlm.storage import read_manifest
 from charlm.storage.manifest import sha256_of
 from charlm.text.tokenizer import load_tokenizer
@@ -89,7 +89,7 @@ def test_a_run_folder_alone_is_enough(trained, tmp_path):
 
 def test_a_flipped_bit_is_refused(trained):
     run = RunFolder(trained)
-    path = run.checkpoint_path(6) / "model.safetensors"
+    path = run.checkpoints.path(6) / "model.safetensors"
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(data)
@@ -100,15 +100,15 @@ def test_a_flipped_bit_is_refused(trained):
 
 def test_weights_that_do_not_fit_the_configuration_are_refused(trained):
     run = RunFolder(trained)
-    text = run.config.read_text().replace("n_layer: 2", "n_layer: 3")
-    run.config.write_text(text)
+    text = run.config_path.read_text().replace("n_layer: 2", "n_layer: 3")
+    run.config_path.write_text(text)
 
     with pytest.raises(CheckpointError, match=r"model\.n_layer is 3, step-6 was saved with 2"):
         load_model(run)
 
 
 def test_the_manifest_vouches_for_every_file(trained):
-    folder = RunFolder(trained).checkpoint_path(6)
+    folder = RunFolder(trained).checkpoints.path(6)
     files = read_manifest(folder)["files"]
 
     expected = {"model.safetensors", "optimizer.safetensors", "state.json", "belongs.json"}
@@ -191,7 +191,7 @@ def test_averages_that_no_memory_holds_are_refused_before_they_are_made(trained)
 @pytest.mark.parametrize(
     ("module", "before"),
     [
-        (run_folder, "verify_folder"),
+        (state, "verify_folder"),
         (saved, "load_weights"),
         (saved, "safe_open"),
         (saved, "_refuse_repeated_names"),
@@ -205,7 +205,7 @@ def test_a_checkpoint_that_is_pruned_while_it_is_read_gives_way_to_the_next(
 
     def prune(*arguments):
         if not pruned:
-            pruned.append(run.checkpoint_path(6))
+            pruned.append(run.checkpoints.path(6))
             shutil.rmtree(pruned[0])
         return real(*arguments)
 
@@ -216,7 +216,7 @@ def test_a_checkpoint_that_is_pruned_while_it_is_read_gives_way_to_the_next(
 
 def test_a_checkpoint_that_is_damaged_does_not_give_way(trained):
     run = RunFolder(trained)
-    (run.checkpoint_path(6) / "state.json").write_text("{}")
+    (run.checkpoints.path(6) / "state.json").write_text("{}")
 
     with pytest.raises(CheckpointError, match=r"state\.json: 2 bytes"):
         load_model(run, "last")

@@ -291,7 +291,7 @@ def _break(what: str | None) -> None:
 
         Batches.get = drawn  # type: ignore[method-assign]
     elif what == "no cut of the log":
-        from charlm.runs.folder import MetricsLog
+        from charlm.runs.metrics import MetricsLog
 
         begin = MetricsLog.__init__
 

@@ -53,14 +53,14 @@ def main(folder: Path) -> None:
     found["full for a while"] = command(*TRAIN)
     GradientLearner.step = step  # type: ignore[method-assign]
     run = RunFolder(Path("run"))
-    found["saved"] = [checkpoint.step for checkpoint in run.checkpoints()]
+    found["saved"] = [checkpoint.step for checkpoint in run.checkpoints.all()]
 
     fill(Path("filler"))
     found["full"] = command(*RESUME, "train.max_steps=35")
     found["full, new"] = command(*TRAIN[:-2], "other", "-q")
     found["left behind"] = Path("other").exists()
     found["full, read"] = [command(*reader) for reader in READERS]
-    found["saved when full"] = [checkpoint.step for checkpoint in run.checkpoints()]
+    found["saved when full"] = [checkpoint.step for checkpoint in run.checkpoints.all()]
     Path("filler").unlink()
 
     subprocess.run(["mount", "-o", "remount,ro", "tmpfs", disk], check=True)
@@ -71,7 +71,7 @@ def main(folder: Path) -> None:
 
     found["in the end"] = command(*RESUME, "train.max_steps=35")
     found["undisturbed"] = command(*TRAIN[:-2], "other", "-q")
-    both = (run.checkpoint_path(30), RunFolder(Path("other")).checkpoint_path(30))
+    both = (run.checkpoints.path(30), RunFolder(Path("other")).checkpoints.path(30))
     found["equal"] = [
         len({(path / name).read_bytes() for path in both}) == 1
         for name in ("model.safetensors", "optimizer.safetensors")

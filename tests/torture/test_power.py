@@ -13,7 +13,7 @@ from charlm.lifecycle.begin import create_run, new_folder_for_run, prepare_text
 from charlm.lifecycle.resume import commit_resume, open_run, resumed_config
 from charlm.models import build_model
 from charlm.runs import RunFolder
-from charlm.runs.folder import MetricsLog
+from charlm.runs.metrics import MetricsLog
 from charlm.runs.state import load_checkpoint
 from charlm.storage import atomic, manifest, write_file
 from charlm.training import training_loop
@@ -86,7 +86,7 @@ def failures_of_saving(tmp_path: Path) -> Iterator[str]:
     def work() -> None:
         for record in one.records():
             if record.kind == "save":
-                saved[record.step] = content(one.run.checkpoint_path(record.step))
+                saved[record.step] = content(one.run.checkpoints.path(record.step))
                 promises.append((len(found), record.step))
 
     found: list[Moment] = []
@@ -110,7 +110,7 @@ def failures_of_saving(tmp_path: Path) -> Iterator[str]:
                 state = load_checkpoint(
                     prepared.checkpoint, again.learner.model, again.learner.optimizers
                 )
-                MetricsLog(prepared.run.metrics, keep=state.metrics_bytes).close()
+                MetricsLog(prepared.run.metrics_path, keep=state.metrics_bytes).close()
         except CharlmError as error:
             yield f"{cut}: {error}"
 
@@ -123,7 +123,7 @@ def test_a_cut_while_a_damaged_checkpoint_is_set_aside_loses_neither(tiny, tmp_p
     (tmp_path / "disk").mkdir()
     one = begin(tmp_path / "disk", *SAVES)
     list(one.records())
-    weights = one.run.checkpoint_path(4) / "model.safetensors"
+    weights = one.run.checkpoints.path(4) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     damaged = content(weights.parent)
     prepared = reopen(tmp_path / "disk")
@@ -196,7 +196,7 @@ def test_a_cut_while_fitting_leaves_the_tables_or_none(tiny, tmp_path):
     (tmp_path / "disk").mkdir()
     one = begin(tmp_path / "disk")
     found = moments(tmp_path / "disk", lambda: list(one.records()))
-    whole = content(one.run.checkpoint_path(1))
+    whole = content(one.run.checkpoints.path(1))
 
     outcomes = set()
     for number, cut in each_cut(found, tmp_path / "cut"):

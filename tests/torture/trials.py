@@ -15,7 +15,7 @@ from pathlib import Path
 
 from charlm.errors import CharlmError
 from charlm.runs import RunFolder
-from charlm.runs.folder import read_metrics
+from charlm.runs.metrics import read_metrics
 from charlm.storage import verify_folder
 from tests.torture import sparse
 from tests.torture.lives import ROOT, Life, Lives, Plan
@@ -78,7 +78,7 @@ def outcome(run: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for folder in [run, *sorted(run.glob("experts/*"))]:
         name = folder.name
-        last = RunFolder(folder).last()
+        last = RunFolder(folder).checkpoints.last()
         if last:
             verify_folder(last.path)
             for file in sorted(last.path.iterdir()):
@@ -104,7 +104,7 @@ def saved_step(run: Path) -> int:
     """Return the newest step that verifies, of a run and of its experts together; 0: none."""
     steps = 0
     for folder in [run, *run.glob("experts/*")]:
-        for checkpoint in reversed(RunFolder(folder).checkpoints()):
+        for checkpoint in reversed(RunFolder(folder).checkpoints.all()):
             try:
                 verify_folder(checkpoint.path)
             except CharlmError:

@@ -11,7 +11,7 @@ from charlm.lifecycle.begin import create_run, prepare_text
 from charlm.lifecycle.resume import open_run, resumed_config
 from charlm.models import build_model
 from charlm.runs import RunFolder
-from charlm.runs.folder import read_metrics
+from charlm.runs.metrics import read_metrics
 from charlm.runs.optimizer_state import optimizer_tensors
 from charlm.training import training_loop
 

@@ -14,7 +14,7 @@ from charlm.lifecycle.resume import open_run, resumed_config
 from charlm.models import NGramModel, build_model, counts
 from charlm.models.smoothing import smooth
 from charlm.runs import RunFolder
-from charlm.runs.weights import load_model
+from charlm.runs.load import load_model
 from charlm.text import IdArray
 from charlm.training import counting, training_loop
 from tests.training.conftest import ignore, timeless
@@ -107,7 +107,7 @@ def test_a_stopped_fit_resumes_to_the_same_tables_and_records(make_loop):
     list(resumed.records())
 
     assert same_tables(resumed.learner.model, straight.learner.model)
-    assert timeless(resumed.run.metrics) == timeless(straight.run.metrics)
+    assert timeless(resumed.run.metrics_path) == timeless(straight.run.metrics_path)
 
 
 def test_a_finished_fit_that_is_resumed_has_nothing_left_to_do(make_loop):
@@ -184,4 +184,4 @@ def test_what_is_not_fitted_is_never_the_best(make_loop):
     list(loop.records())
 
     assert loop.state.val_loss_nats > math.log(loop.tokenizer.vocab_size)
-    assert loop.run.choose("best").step == 1
+    assert loop.run.checkpoints.choose("best").step == 1

@@ -9,7 +9,7 @@ import pytest
 
 from charlm.errors import MachineError
 from charlm.runs import state as checkpoints
-from charlm.runs.folder import read_metrics
+from charlm.runs.metrics import read_metrics
 from charlm.storage import atomic, verify_folder
 from tests.training.conftest import state_hash, timeless
 
@@ -44,8 +44,8 @@ def test_a_failed_save_is_reported_and_retried(make_loop, full):
     assert all(n.startswith("the save failed, going on; step 2 is saved: ") for n in notes)
     assert all("free some space" in n for n in notes)
     assert state_hash(loop) == state_hash(straight)
-    assert timeless(loop.run.metrics) == timeless(straight.run.metrics)
-    saves = [r["step"] for r in read_metrics(loop.run.metrics) if r["kind"] == "save"]
+    assert timeless(loop.run.metrics_path) == timeless(straight.run.metrics_path)
+    saves = [r["step"] for r in read_metrics(loop.run.metrics_path) if r["kind"] == "save"]
     assert saves == [0, 1, 2, 6, 7, 8]
     assert not list(loop.run.path.rglob(".tmp-*"))
 
@@ -57,8 +57,8 @@ def test_while_it_fails_the_older_checkpoints_stay(make_loop, full):
     with pytest.raises(MachineError, match="No space left"):  # the last one must not fail
         list(loop.records())
 
-    assert [c.step for c in loop.run.checkpoints()] == [0, 2, 3]
-    for checkpoint in loop.run.checkpoints():
+    assert [c.step for c in loop.run.checkpoints.all()] == [0, 2, 3]
+    for checkpoint in loop.run.checkpoints.all():
         verify_folder(checkpoint.path)
     full.clear()
     resumed = make_loop(resume=True)
@@ -107,9 +107,9 @@ def test_a_full_disk_costs_no_records(make_loop, monkeypatch):
             loop.metrics.file = Full(loop.metrics.file)
 
     assert refused[3]
-    steps = [r["step"] for r in read_metrics(loop.run.metrics) if r["kind"] == "train"]
+    steps = [r["step"] for r in read_metrics(loop.run.metrics_path) if r["kind"] == "train"]
     assert steps == list(range(1, 9))
-    saves = [r["step"] for r in read_metrics(loop.run.metrics) if r["kind"] == "save"]
+    saves = [r["step"] for r in read_metrics(loop.run.metrics_path) if r["kind"] == "save"]
     assert saves == [0, 1, 5, 6, 7, 8]
 
 
@@ -141,8 +141,8 @@ def test_a_run_folder_that_comes_back_is_used_again(make_loop):
         if record.kind == "train" and record.step == 7:
             away.rename(loop.run.path)
 
-    assert [c.step for c in loop.run.checkpoints()] == [7, 8]
-    steps = [r["step"] for r in read_metrics(loop.run.metrics) if r["kind"] == "train"]
+    assert [c.step for c in loop.run.checkpoints.all()] == [7, 8]
+    steps = [r["step"] for r in read_metrics(loop.run.metrics_path) if r["kind"] == "train"]
     assert steps == list(range(1, 9))
 
 
@@ -174,7 +174,7 @@ def test_a_save_that_would_fill_the_disk_is_not_begun(make_loop, monkeypatch):
         if record.kind == "note":
             notes.append(record.text)
 
-    assert [c.step for c in loop.run.checkpoints()] == [4, 8]
+    assert [c.step for c in loop.run.checkpoints.all()] == [4, 8]
     assert len(notes) == 6
     assert re.search(r"step-1: a checkpoint needs [\d.]+ KiB and 8.789 KiB is free; free", notes[0])
 
@@ -200,5 +200,5 @@ def test_a_checkpoint_whose_name_could_not_be_flushed_can_be_resumed_from(make_l
     list(resumed.records())
 
     assert state_hash(resumed) == state_hash(straight)
-    steps = [r["step"] for r in read_metrics(resumed.run.metrics) if r["kind"] == "train"]
+    steps = [r["step"] for r in read_metrics(resumed.run.metrics_path) if r["kind"] == "train"]
     assert steps == list(range(1, 9))

@@ -105,7 +105,7 @@ def test_two_runs_by_hand_of_one_seed_end_with_equal_bits(of_kind, make_loop, ki
     finish(other)
 
     assert state_hash(one) == state_hash(other)
-    assert timeless(one.run.metrics) == timeless(other.run.metrics)
+    assert timeless(one.run.metrics_path) == timeless(other.run.metrics_path)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "modern"])
@@ -125,7 +125,7 @@ def test_stopped_and_resumed_by_hand_equals_uninterrupted(of_kind, make_loop, ki
     finish(resumed)
 
     assert state_hash(resumed) == state_hash(straight)
-    assert timeless(resumed.run.metrics) == timeless(straight.run.metrics)
+    assert timeless(resumed.run.metrics_path) == timeless(straight.run.metrics_path)
 
 
 @pytest.mark.parametrize("first", ["autograd", "by_hand"])
@@ -159,7 +159,7 @@ def test_it_trains_in_bfloat16(of_kind, make_loop, kind):
     assert narrow != single
     assert narrow[-1] < narrow[0] - 0.3
     assert narrow == pytest.approx(single, abs=0.1)
-    saved = load_tensors(loop.run.last().path / "model.safetensors")
+    saved = load_tensors(loop.run.checkpoints.last().path / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
 
 

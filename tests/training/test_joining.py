@@ -16,7 +16,7 @@ from charlm.lifecycle.begin import create_run, prepare_text
 from charlm.lifecycle.resume import open_run, resumed_config
 from charlm.models import build_model
 from charlm.runs import RunFolder
-from charlm.runs.weights import load_model
+from charlm.runs.load import load_model
 from charlm.storage import read_manifest, verify_folder
 from charlm.storage.manifest import write_manifest
 from charlm.training import TrainingLoop, joining, training_loop, tuning
@@ -90,7 +90,7 @@ def differing(one, other):
 
 
 def everything_recorded(loop):
-    runs = [loop.run.metrics, *sorted(loop.run.path.glob("experts/*/metrics.jsonl"))]
+    runs = [loop.run.metrics_path, *sorted(loop.run.path.glob("experts/*/metrics.jsonl"))]
     return [timeless(path) for path in runs]
 
 
@@ -161,7 +161,9 @@ def test_validation_never_reaches_what_is_fitted(make_loop):
     for one_found in found:
         del one_found["seconds"], one_found["reserve"]
     assert found[0] == found[1]
-    assert one.run.best().loss != other.run.best().loss  # it was scored all the same
+    assert (
+        one.run.checkpoints.best().loss != other.run.checkpoints.best().loss
+    )  # it was scored all the same
 
 
 def test_no_expert_has_read_the_slice_when_the_weights_are_fitted_and_each_has_after(
@@ -242,8 +244,8 @@ def straight(make_loop):
 
 def where(run):
     """How far a run has come: who has trained, whether weights are fitted, whether it is joined."""
-    steps = [RunFolder(run / "experts" / n).last() for n in ("gpt", "mean")]
-    joined = RunFolder(run).last()
+    steps = [RunFolder(run / "experts" / n).checkpoints.last() for n in ("gpt", "mean")]
+    joined = RunFolder(run).checkpoints.last()
     fitted = (run / "mixture.json").is_file()
     return [s.step if s else None for s in steps], fitted, joined.step if joined else None
 
@@ -319,7 +321,7 @@ def test_a_stop_is_not_passed_on_to_the_next_expert(make_loop):
 
     assert loop.stopped
     assert {r.expert for r in done} == {"gpt"}
-    assert not RunFolder(Path("run/experts/mean")).checkpoints()
+    assert not RunFolder(Path("run/experts/mean")).checkpoints.all()
 
 
 def test_a_slice_shorter_than_an_experts_block_is_read_as_a_part_of_the_whole(make_loop):
@@ -339,7 +341,7 @@ def test_experts_that_are_given_in_another_order_keep_their_places(make_loop):
     config = resumed_config(RunFolder(Path("run")), "mixture.yaml", [])
 
     assert list(config.model.experts) == ["counts", "gpt", "mean"]
-    assert config == RunFolder(Path("run")).read_config()
+    assert config == RunFolder(Path("run")).config
 
 
 def test_a_finished_mixture_that_is_resumed_has_nothing_left_to_do(make_loop):
@@ -546,7 +548,7 @@ def test_a_damaged_checkpoint_of_an_expert_is_passed_over_for_the_one_before(mak
     finish(resumed)
 
     assert not differing(resumed.learner.model.state_dict(), whole.learner.model.state_dict())
-    kept = RunFolder(Path("run/experts/gpt")).checkpoints()
+    kept = RunFolder(Path("run/experts/gpt")).checkpoints.all()
     assert [checkpoint.step for checkpoint in kept] == [12, 14]
     for checkpoint in kept:
         verify_folder(checkpoint.path)
@@ -741,7 +743,7 @@ def test_weights_are_kept_with_the_step_of_a_run_that_they_were_fitted_to(make_l
     records.close()
     more = ("train.max_steps=9", "train.eval_every=9", "train.learning_rate=0.1")
     assert charlm("train", "--resume", "--out", "gpt", "-q", *more).code == 0
-    assert RunFolder(Path("gpt")).best().step == 9
+    assert RunFolder(Path("gpt")).checkpoints.best().step == 9
 
     resumed = make_loop(resume=True)
     finish(resumed)

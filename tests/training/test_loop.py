@@ -8,7 +8,7 @@ import torch
 from charlm.errors import NonFiniteError
 from charlm.models import next_token_loss
 from charlm.runs import RunFolder
-from charlm.runs.folder import read_metrics
+from charlm.runs.metrics import read_metrics
 from charlm.runs.weights import load_tensors
 from charlm.training import gradients
 from tests.training.conftest import state_hash, timeless
@@ -37,7 +37,7 @@ def test_no_steps_leave_the_first_weights_scored_and_saved(make_loop):
     kinds = [r.kind for r in finish(loop)]
 
     assert kinds == ["eval", "save"]
-    assert RunFolder(loop.run.path).last().step == 0
+    assert RunFolder(loop.run.path).checkpoints.last().step == 0
 
 
 def test_a_record_has_the_names_that_others_rely_on(make_loop):
@@ -62,8 +62,8 @@ def test_the_loss_falls_and_the_best_checkpoint_is_kept(make_loop):
     assert losses[0] == pytest.approx(math.log(loop.tokenizer.vocab_size))
     assert losses[60] < losses[0] - 0.5
     run = RunFolder(loop.run.path)
-    assert run.best().loss == min(losses.values())
-    assert run.last().step == 60
+    assert run.checkpoints.best().loss == min(losses.values())
+    assert run.checkpoints.last().step == 60
 
 
 def test_the_first_update_equals_one_done_by_hand(make_loop):
@@ -155,7 +155,7 @@ def test_stopped_and_resumed_equals_uninterrupted(make_loop, variant, cut):
 
     assert not resumed.stopped
     assert state_hash(resumed) == state_hash(straight)
-    assert timeless(resumed.run.metrics) == timeless(straight.run.metrics)
+    assert timeless(resumed.run.metrics_path) == timeless(straight.run.metrics_path)
 
 
 def test_after_a_kill_the_run_goes_on_from_its_last_checkpoint(make_loop):
@@ -174,7 +174,7 @@ def test_after_a_kill_the_run_goes_on_from_its_last_checkpoint(make_loop):
     finish(resumed)
 
     assert state_hash(resumed) == state_hash(straight)
-    steps = [r["step"] for r in read_metrics(resumed.run.metrics) if r["kind"] == "train"]
+    steps = [r["step"] for r in read_metrics(resumed.run.metrics_path) if r["kind"] == "train"]
     assert steps == list(range(1, 10))
 
 
@@ -232,7 +232,7 @@ def test_patience_ends_a_run_that_stopped_improving(make_loop):
 
     assert loop.state.bad_evals == 3
     assert loop.state.step < 500
-    assert loop.run.last().step == loop.state.step
+    assert loop.run.checkpoints.last().step == loop.state.step
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
@@ -292,7 +292,7 @@ def test_a_run_without_a_validation_part_trains_and_saves(make_loop):
     kinds = Counter(r.kind for r in finish(loop))
 
     assert kinds == {"train": 6, "save": 1}
-    assert loop.run.choose("best").step == 6
+    assert loop.run.checkpoints.choose("best").step == 6
 
 
 def test_samples_start_from_the_same_prompt_and_seed_each_time(make_loop):
@@ -302,7 +302,7 @@ def test_samples_start_from_the_same_prompt_and_seed_each_time(make_loop):
 
     assert len(texts) == 2
     assert all(text.startswith("the ") and len(text) == 16 for text in texts)
-    files = sorted(p.read_text() for p in loop.run.samples.iterdir())
+    files = sorted(p.read_text() for p in loop.run.samples_path.iterdir())
     assert files == sorted(texts)
 
 
@@ -353,10 +353,10 @@ def test_weights_that_an_update_broke_are_never_saved(make_loop):
     with pytest.raises(NonFiniteError):
         finish(loop)
 
-    for checkpoint in loop.run.checkpoints():
+    for checkpoint in loop.run.checkpoints.all():
         for tensor in load_tensors(checkpoint.path / "model.safetensors").values():
             assert tensor.isfinite().all()
-    text = loop.run.metrics.read_text()
+    text = loop.run.metrics_path.read_text()
     assert "NaN" not in text
     assert "Infinity" not in text
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from charlm.errors import NonFiniteError
-from charlm.runs.folder import read_metrics
+from charlm.runs.metrics import read_metrics
 from tests.training.conftest import state_hash, timeless
 
 STEADY = ["train.schedule=constant", "train.max_steps=12", "train.eval_every=4"]
@@ -25,7 +25,7 @@ def poison(loop, breaks, value=math.nan):
 def kinds(loop):
     """What the run's log says of each step."""
     found = {}
-    for record in read_metrics(loop.run.metrics):
+    for record in read_metrics(loop.run.metrics_path):
         if record["kind"] in ("train", "skip"):
             assert record["step"] not in found
             found[record["step"]] = record["kind"]
@@ -121,7 +121,7 @@ def test_a_run_with_steps_left_out_is_resumed_exactly(make_loop):
     list(poison(resumed, lambda step: step in bad).records())
 
     assert state_hash(resumed) == state_hash(straight)
-    assert timeless(resumed.run.metrics) == timeless(straight.run.metrics)
+    assert timeless(resumed.run.metrics_path) == timeless(straight.run.metrics_path)
 
 
 def too_fast(loop, limit):
@@ -139,7 +139,9 @@ def test_a_run_can_return_to_its_best_checkpoint_and_go_on_slower(make_loop):
     assert all(r.step == 4 for r in back)
     assert back[0].reason.startswith("step 7: loss nan, again when repeated (")
     assert kinds(loop) == dict.fromkeys(range(1, 13), "train")
-    rates = [r["learning_rate"] for r in read_metrics(loop.run.metrics) if r["kind"] == "train"]
+    rates = [
+        r["learning_rate"] for r in read_metrics(loop.run.metrics_path) if r["kind"] == "train"
+    ]
     assert rates[3] == 1e-3
     assert rates[4:] == [2.5e-4] * 8
 
@@ -175,7 +177,7 @@ def test_a_run_that_returned_is_resumed_exactly(make_loop, cut):
     list(too_fast(resumed, 3e-4).records())
 
     assert state_hash(resumed) == state_hash(straight)
-    assert timeless(resumed.run.metrics) == timeless(straight.run.metrics)
+    assert timeless(resumed.run.metrics_path) == timeless(straight.run.metrics_path)
 
 
 def test_weights_that_an_update_broke_are_left_behind_by_returning(make_loop):

@@ -1,4 +1,4 @@
-"""What weights mean nothing without: the configuration that they were trained with, their alphabet.
+"""What weights were trained with, and mean nothing without: a configuration and an alphabet.
 
 Each checkpoint keeps it as `belongs.json`, and so does a mixture whose experts are not joined yet.
 """
@@ -15,21 +15,22 @@ from typing import Any
 from charlm.config import Config
 from charlm.config.keys import leaves
 from charlm.errors import CheckpointError
-from charlm.runs.folder import Checkpoint, RunFolder
+from charlm.runs.checkpoints import Checkpoint
+from charlm.runs.folder import RunFolder
 from charlm.storage.json_file import read_object
 from charlm.storage.machine import machine_errors
 
-BELONGS = "belongs.json"
+PROVENANCE = "belongs.json"
 MAX_BYTES = 1 << 22  # a configuration has 1 MiB at most; each character of it may be escaped here
 # Keys of `train` that stay what they were, as all of `model` and `data` do.
 FIXED = ("train.batch_size", "train.optimizer", "train.init_from")
 # But these say where something is, and it may have been moved.
 PLACES = re.compile(r"data\.source|model\.experts\.[^.]+\.run")
-# Keys of a model, and of an expert, that what it computes does not rest on.
+# Keys of a model, and of an expert, that do not change what it computes.
 IDLE = ("train", "dropout", "run", "tune_fraction")
 
 
-def belongs(config: Config, alphabet: str) -> bytes:
+def provenance_json(config: Config, alphabet: str) -> bytes:
     """Return what `belongs.json` is to hold.
 
     Args:
@@ -44,20 +45,20 @@ def belongs(config: Config, alphabet: str) -> bytes:
 
 
 @dataclass(frozen=True)
-class Belongs:
-    """What was kept, to hold what stands beside the weights now against it.
+class Provenance:
+    """What weights were trained with; the run they are in now is held against it.
 
     Args:
-        run: Where that stands.
-        begun: What was kept when, for messages: `step-5 was saved`.
-        model: What the weights rest on, by its whole key. Sizes show in the shapes of tensors; the
-            number of heads does not.
-        alphabet_sha256: Nor does the order of the alphabet; None: it was not kept.
+        run: The run's folder.
+        then: What was done with it, for messages: `step-5 was saved`.
+        model: What the model computes from, by its whole key: sizes show in the shapes of tensors,
+            the number of heads does not.
+        alphabet_sha256: Of the alphabet; None: it was not kept.
         config: The whole configuration by its whole keys; None: it was not kept.
     """
 
     run: Path
-    begun: str
+    then: str
     model: Mapping[str, Any]
     alphabet_sha256: str | None
     config: Mapping[str, Any] | None
@@ -68,17 +69,16 @@ class Belongs:
         Raises:
             CheckpointError: With the first difference.
         """
-        for key, value in _rests_on(config.model.model_dump(mode="json")):
+        for key, value in _computed_from(config.model.model_dump(mode="json")):
             if key in self.model and self.model[key] != value:
                 raise self._changed(f"model.{key}", self.model[key], value)
         digest = hashlib.sha256(alphabet.encode()).hexdigest()
         if self.alphabet_sha256 not in (None, digest):
-            raise CheckpointError(
-                f"{self.run / 'tokenizer.json'}: not the alphabet that {self.begun} with; restore it"
-            )
+            path, what = self.run / "tokenizer.json", f"not the alphabet that {self.then} with"
+            raise CheckpointError(path, what, "restore it")
 
     def differences(self, before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
-        """Return what training would go on with otherwise than it was.
+        """Return what training would go on with that it did not have then.
 
         Args:
             before: What the run says, in the place of a configuration that was not kept.
@@ -105,81 +105,80 @@ class Belongs:
         return found
 
     def _changed(self, key: str, then: Any, now: Any) -> CheckpointError:
-        return CheckpointError(
-            f"{self.run / 'config.yaml'}: {key} is {reprlib.repr(now)}, {self.begun} with "
-            f"{reprlib.repr(then)}; restore it"
-        )
+        what = f"{key} is {reprlib.repr(now)}, {self.then} with {reprlib.repr(then)}"
+        return CheckpointError(self.run / "config.yaml", what, "restore it")
 
 
 def is_moved(key: str, then: Any, now: Any) -> bool:
-    """Tell whether two values of a key are two places for what may be the same."""
+    """Tell whether two values of a key are two places where the same may be found."""
     return bool(PLACES.fullmatch(key) and then and now and "-" not in (then, now))
 
 
-def belongs_to(checkpoint: Checkpoint, mixture: RunFolder | None = None) -> Belongs:
-    """Read what a checkpoint, its files verified, was saved with.
+def provenance_of(checkpoint: Checkpoint, mixture: RunFolder | None = None) -> Provenance:
+    """Read what a checkpoint, its files verified, was trained with.
 
     Args:
         checkpoint: Of a run.
-        mixture: Whose expert it is, where the configuration of that is compared: it is what the
-            expert goes on with.
+        mixture: Whose expert it is, if the mixture's configuration is to be compared: the expert
+            goes on with that one.
 
     Raises:
-        CheckpointError: What it holds is no such thing.
+        CheckpointError: Its belongs.json is damaged.
         MachineError: The disk or its permissions refuse.
     """
-    # Older ones have it in their manifest; the oldest have nothing to compare.
+    # Older checkpoints have it in their manifest; the oldest have nothing to compare.
     older = checkpoint.facts.get("belongs")
     run, of = checkpoint.path.parent.parent, ""
     if mixture:
         run, of = mixture.path, f" of {run.name}"
-    return _read(checkpoint.path / BELONGS, older, run, f"{checkpoint.path.name}{of} was saved")
+    then = f"{checkpoint.path.name}{of} was saved"
+    return _read(checkpoint.path, older if isinstance(older, dict) else {}, run, then)
 
 
-def begun_with(run: RunFolder) -> Belongs:
+def provenance_of_unjoined(mixture: RunFolder) -> Provenance:
     """Read what a mixture that is not joined yet was begun with.
 
     Raises:
         CheckpointError: It is damaged.
         MachineError: The disk or its permissions refuse.
     """
-    return _read(run.path / BELONGS, None, run.path, "it was begun")
+    return _read(mixture.path, {}, mixture.path, "it was begun")
 
 
-def _read(path: Path, older: Any, run: Path, begun: str) -> Belongs:
+def _read(folder: Path, older: Mapping[str, Any], run: Path, then: str) -> Provenance:
+    path = folder / PROVENANCE
     with machine_errors(path):
         try:
-            content = read_object(path, MAX_BYTES)
+            content: Mapping[str, Any] = read_object(path, MAX_BYTES)
         except FileNotFoundError:
-            content = older if isinstance(older, dict) else {}
+            content = older
         except ValueError as error:
             raise _unreadable(path, error) from None
     try:
-        return _parsed(content, run, begun)
+        return _parsed(content, run, then)
     except RecursionError as error:
         raise _unreadable(path, error) from None
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: cannot be read ({str(error)[:60]}); restore it or start a new run"
-    )
+    what = f"cannot be read ({str(error)[:60]})"
+    return CheckpointError(path, what, "restore it or start a new run")
 
 
-def _parsed(content: Mapping[str, Any], run: Path, begun: str) -> Belongs:
+def _parsed(content: Mapping[str, Any], run: Path, then: str) -> Provenance:
     model, config, alphabet = (content.get(key) for key in ("model", "config", "alphabet_sha256"))
     if isinstance(config, dict) and isinstance(config.get("model"), dict):
-        model = dict(_rests_on(config["model"]))
-    return Belongs(
+        model = dict(_computed_from(config["model"]))
+    return Provenance(
         run,
-        begun,
+        then,
         model if isinstance(model, dict) else {},
         alphabet if isinstance(alphabet, str) else None,
         dict(leaves(config)) if isinstance(config, dict) else None,
     )
 
 
-def _rests_on(model: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def _computed_from(model: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     """Yield what a model, or an expert, computes from, by its whole key."""
     for key, value in model.items():
         if key in IDLE:
@@ -187,8 +186,8 @@ def _rests_on(model: Mapping[str, Any], before: str = "") -> Iterator[tuple[str,
         if key == "experts" and isinstance(value, Mapping):
             for name, expert in value.items():  # whatever its name
                 if isinstance(expert, Mapping):
-                    yield from _rests_on(expert, f"{before}{key}.{name}.")
+                    yield from _computed_from(expert, f"{before}{key}.{name}.")
         elif isinstance(value, Mapping):
-            yield from _rests_on(value, f"{before}{key}.")
+            yield from _computed_from(value, f"{before}{key}.")
         else:
             yield before + key, value

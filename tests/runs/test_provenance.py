@@ -7,8 +7,13 @@ import pytest
 from charlm.config import read_config
 from charlm.errors import CheckpointError
 from charlm.runs import RunFolder
-from charlm.runs.belongs import BELONGS, begun_with, belongs, belongs_to
-from charlm.runs.folder import Checkpoint
+from charlm.runs.checkpoints import Checkpoint
+from charlm.runs.provenance import (
+    PROVENANCE,
+    provenance_json,
+    provenance_of,
+    provenance_of_unjoined,
+)
 
 GPT = (
     b"data: {source: text.txt}\nmodel: {type: gpt, block_size: 8, n_layer: 1, n_head: 2, n_embd: 8}"
@@ -28,10 +33,10 @@ def kept(tmp_path):
 
     def keep(config: bytes, *overrides: str, alphabet: str = "abc"):
         run = RunFolder(tmp_path)
-        (tmp_path / BELONGS).write_bytes(
-            belongs(read_config(config, "a.yaml", overrides), alphabet)
+        (tmp_path / PROVENANCE).write_bytes(
+            provenance_json(read_config(config, "a.yaml", overrides), alphabet)
         )
-        return begun_with(run)
+        return provenance_of_unjoined(run)
 
     return keep
 
@@ -94,24 +99,24 @@ def test_manifests_of_before_are_read(tmp_path):
     path.mkdir(parents=True)
     now = read_config(GPT, "a.yaml")
     older = {"model": {"n_head": 4, "type": "gpt"}, "alphabet_sha256": "0" * 64}
-    newer = older | {"config": json.loads(belongs(now, "abc"))["config"]}
+    newer = older | {"config": json.loads(provenance_json(now, "abc"))["config"]}
 
-    belongs_to(Checkpoint(path, 5, {})).check(now, "abc")
-    assert belongs_to(Checkpoint(path, 5, {"belongs": older})).differences(now, now) == {}
+    provenance_of(Checkpoint(path, 5, {})).check(now, "abc")
+    assert provenance_of(Checkpoint(path, 5, {"belongs": older})).differences(now, now) == {}
     with pytest.raises(CheckpointError, match=r"model\.n_head is 2, step-5 was saved with 4"):
-        belongs_to(Checkpoint(path, 5, {"belongs": older})).check(now, "abc")
+        provenance_of(Checkpoint(path, 5, {"belongs": older})).check(now, "abc")
     with pytest.raises(CheckpointError, match="not the alphabet that step-5 was saved with"):
-        belongs_to(Checkpoint(path, 5, {"belongs": newer})).check(now, "abc")
+        provenance_of(Checkpoint(path, 5, {"belongs": newer})).check(now, "abc")
 
 
 @pytest.mark.parametrize(
     "content", [b"[]", b"{", b'{"config": ' + b'{"a": ' * 970 + b"1" + b"}" * 971]
 )
 def test_what_is_none_is_refused(tmp_path, content):
-    (tmp_path / BELONGS).write_bytes(content)
+    (tmp_path / PROVENANCE).write_bytes(content)
 
     with pytest.raises(CheckpointError, match=r"belongs\.json: cannot be read .*; restore it or"):
-        begun_with(RunFolder(tmp_path))
+        provenance_of_unjoined(RunFolder(tmp_path))
 
 
 def test_a_section_that_is_gone_is_refused(kept):

@@ -1,0 +1,127 @@
+"""The model of a run, read back with all that is needed to use it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from charlm.config import Config, ModelConfig
+from charlm.errors import CheckpointError, Phrase, Setting
+from charlm.models import LanguageModel
+from charlm.models.device import choose_device
+from charlm.runs.checkpoints import Checkpoint
+from charlm.runs.checks import require_to_read
+from charlm.runs.folder import RunFolder, find_run
+from charlm.runs.weights import WEIGHTS, build_from, load_weights
+from charlm.text import CharTokenizer, Tokenizer
+
+Used = TypeVar("Used")
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model as a run folder keeps it.
+
+    Args:
+        model: In evaluation mode, on its device.
+        tokenizer: Its alphabet.
+        config: Its run's configuration.
+        run: Its run folder.
+        step: The optimizer updates behind it.
+    """
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    config: Config
+    run: RunFolder
+    step: int
+
+
+def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> SavedModel:
+    """Load the model of a run folder; nothing else is needed.
+
+    Args:
+        run: The run folder.
+        which: `best`, `last`, or a step.
+        device: Where to put it; `auto` chooses.
+
+    Raises:
+        CheckpointError: The checkpoint is missing, damaged, or does not fit the configuration.
+        MachineError: The device is not there.
+    """
+
+    def load(checkpoint: Checkpoint) -> SavedModel:
+        model = build_from(checkpoint, run.config, run.tokenizer)
+        model.to(choose_device(device)).eval()
+        return SavedModel(model, run.tokenizer, run.config, run, checkpoint.step)
+
+    return use_checkpoint(run, which, load)
+
+
+def use_checkpoint(run: RunFolder, which: str, use: Callable[[Checkpoint], Used]) -> Used:
+    """Return what `use` makes of a chosen checkpoint, once all is checked that reading it needs.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or does not fit the configuration or the alphabet.
+        MachineError: The disk or its permissions refuse.
+        UsageError: `which` is none of `best`, `last` and a step.
+    """
+
+    def look(checkpoint: Checkpoint) -> Used:
+        require_to_read(run, checkpoint)
+        return use(checkpoint)
+
+    return run.checkpoints.use(which, look)
+
+
+def load_from_run(
+    model: LanguageModel | None,
+    name: str,
+    which: str,
+    expected: ModelConfig,
+    tokenizer: Tokenizer,
+) -> Checkpoint:
+    """Read a checkpoint of another run into a model; return which it was.
+
+    Args:
+        model: The model that is expected; None: only look whether it could be read.
+        name: The other run's folder.
+        which: `best`, `last`, or a step.
+        expected: What that run's model was when this run began; it may be another by now.
+        tokenizer: This run's alphabet.
+
+    Raises:
+        CheckpointError: It is missing, damaged, another model, or has another alphabet.
+    """
+    run = find_run(Path(name))
+    if run.config.model != expected:
+        what, mend = "its model is another by now", "restore it or start a new run"
+        raise CheckpointError(name, what, mend)
+    compare_alphabets(name, run.tokenizer, tokenizer)
+
+    def load(checkpoint: Checkpoint) -> Checkpoint:
+        if model:
+            load_weights(model, checkpoint.path / WEIGHTS)
+        return checkpoint
+
+    return use_checkpoint(run, which, load)
+
+
+def compare_alphabets(run: str, theirs: Tokenizer, ours: Tokenizer) -> None:
+    """Refuse a run whose ids mean other characters.
+
+    Raises:
+        CheckpointError: With the first character that only one of them has.
+    """
+    if theirs.to_json() == ours.to_json():
+        return
+    if not (isinstance(theirs, CharTokenizer) and isinstance(ours, CharTokenizer)):
+        what = f"is a model of {theirs.unit}, this text is read as {ours.unit}"
+        raise CheckpointError(run, what, Phrase("set {}", Setting("data.unit", theirs.unit)))
+    odd = min(set(theirs.alphabet) ^ set(ours.alphabet))
+    owner = "the run" if odd in theirs.alphabet else "this text"
+    raise CheckpointError(
+        run,
+        f"has another alphabet: only {owner} has {odd!r} (U+{ord(odd):04X})",
+        "train it on this text, or the mixture on the text of the run",
+    )

@@ -1,0 +1,202 @@
+"""metrics.jsonl: one JSON record a line, each training step once."""
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from charlm.errors import CheckpointError, MachineError, Phrase, Setting, Words
+from charlm.storage.atomic import flush_folder
+from charlm.storage.json_file import parse_object
+from charlm.storage.machine import is_gone, machine_errors
+
+BUFFERED = 1 << 13  # bytes of records that are written at once
+MAX_WAITING = 1 << 20  # bytes of records in memory before they are flushed
+MAX_LINE = 1 << 26  # bytes of a record: a sample may be long
+
+_AGAIN = Phrase("{} does this part again", Setting("resume", True))
+
+
+class MetricsLog:
+    """Append records to metrics.jsonl; a resumed run first cuts off what it will do again.
+
+    Records wait in memory until they are known to be on the disk, so a disk that is full for a while
+    costs none of them.
+
+    Args:
+        path: The file.
+        keep: Bytes of it to keep: those that the checkpoint resumed from counts on.
+
+    Raises:
+        CheckpointError: The file is shorter than that, or no record ends there.
+        MachineError: The disk or its permissions refuse.
+    """
+
+    def __init__(self, path: Path, keep: int = 0) -> None:
+        self.path = path
+        with machine_errors(path):
+            check_length(path, keep)
+            self.file = path.open("ab", buffering=0)
+            self.file.truncate(keep)
+            flush_folder(path.parent)  # it may be new there
+        self.durable = keep  # bytes that are on the disk for certain
+        self.waiting = bytearray()  # what comes after them
+        self.written = 0  # bytes of it that were handed to the system
+
+    @property
+    def length(self) -> int:
+        """Bytes of all records."""
+        return self.durable + len(self.waiting)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record as one line; a later call writes what the disk refuses now."""
+        self.waiting += json.dumps(record).encode() + b"\n"
+        if len(self.waiting) - self.written >= BUFFERED:
+            with contextlib.suppress(OSError):
+                self._write()
+        if len(self.waiting) > MAX_WAITING:
+            with contextlib.suppress(MachineError):
+                self.flush()
+
+    def flush(self) -> int:
+        """Put all records on the disk; return the length of the file in bytes.
+
+        Raises:
+            MachineError: The disk or its permissions refuse; the next call tries again.
+        """
+        with machine_errors(self.path):
+            self._write()
+            try:
+                os.fsync(self.file.fileno())
+            except OSError:
+                self.written = 0  # it may be lost, and a second fsync would not report that
+                raise
+        self.durable += len(self.waiting)
+        self.waiting.clear()
+        self.written = 0
+        return self.durable
+
+    def cut(self, length: int) -> None:
+        """Forget the records after `length` bytes.
+
+        Raises:
+            MachineError: The disk or its permissions refuse.
+        """
+        del self.waiting[max(0, length - self.durable) :]
+        self.durable = min(self.durable, length)
+        self.written = min(self.written, len(self.waiting))
+        with machine_errors(self.path):
+            self.file.truncate(self.durable + self.written)
+
+    def close(self) -> None:
+        """Write the rest if the disk takes it (no checkpoint counts on it), and close the file."""
+        if not self.file.closed:
+            with contextlib.suppress(OSError), self.file:
+                self._write()
+
+    def _write(self) -> None:
+        """Hand the waiting records to the system."""
+        self.file.truncate(self.durable + self.written)  # a write may have stopped midway
+        while self.written < len(self.waiting):
+            self.written += self.file.write(self.waiting[self.written :])
+
+
+def check_length(path: Path, keep: int) -> None:
+    """Refuse a metrics.jsonl that lacks records which a checkpoint counts on.
+
+    Args:
+        path: The file.
+        keep: Bytes that it had when the checkpoint was saved: whole records.
+
+    Raises:
+        CheckpointError: It is shorter, or no record ends there.
+        MachineError: The disk or its permissions refuse.
+    """
+    end = b""
+    with machine_errors(path):
+        if keep and not is_gone(path) and stat.S_ISREG(path.stat().st_mode):
+            with path.open("rb") as file:
+                file.seek(keep - 1)
+                end = file.read(1)
+    if keep and end != b"\n":
+        what = "not as its checkpoint says" if end else "shorter than its checkpoint says"
+        raise CheckpointError(path, what, "restore it or start a new run")
+
+
+def check_records(path: Path, keep: int) -> Words:
+    """Read every record of a metrics.jsonl, which may hold each step once; say what it holds.
+
+    Args:
+        path: The file.
+        keep: Bytes of it that a checkpoint counts on; resuming does again what comes after.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    lines = steps = last = read = 0
+    try:
+        if not path.is_file():
+            raise ValueError("not a regular file")
+        with path.open("rb") as file:
+            while line := file.readline(MAX_LINE):
+                lines += 1
+                if len(line) == MAX_LINE:
+                    raise ValueError(f"a record of more than {MAX_LINE:,} bytes")
+                if not line.endswith(b"\n"):
+                    told = "{} steps; its last record is cut short: {} does it again"
+                    return Phrase(told, f"{steps:,}", Setting("resume", True))
+                record = json.loads(line)
+                if record["kind"] in ("train", "skip"):
+                    if record["step"] != last + 1:
+                        raise ValueError(f"step {record['step']} follows step {last}")
+                    steps, last = steps + 1, record["step"]
+                read += len(line)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        mend = "restore it" if read < keep else _AGAIN
+        raise CheckpointError(path, f"line {lines}: {error}", mend) from None
+    return f"{steps:,} steps, each once"
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a metrics.jsonl; a last line that was cut short is passed over.
+
+    Raises:
+        CheckpointError: It cannot be read, or a line holds no record.
+    """
+    number = 0
+    try:
+        if not (is_gone(path) or path.is_file()):
+            raise CheckpointError(path, "no regular file", "put the log of the run there")
+        with path.open("rb") as file:
+            for line in file:
+                number += 1
+                if line.endswith(b"\n"):
+                    yield parse_object(line)
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}:{number}", f"not a record ({error})", "restore it") from None
+
+
+def last_saved_step(path: Path) -> int | None:
+    """Return the last step that a metrics.jsonl says was saved, or None; damaged lines are skipped.
+
+    A save is recorded before it is made, so the last record, if it is of a save, proves nothing.
+    """
+    step = saving = None
+    with contextlib.suppress(OSError):
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            for line in file:
+                try:
+                    record = parse_object(line)
+                except ValueError:
+                    continue
+                step, saving = saving if saving is not None else step, None
+                if record.get("kind") == "save":
+                    saving = record.get("step")
+    return step
