@@ -33,7 +33,7 @@ def baselines(
     max_order: Annotated[int, typer.Option(min=1, max=16, help="Longest n-gram to try.")] = 10,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Score a text by baselines that need no training: n-grams and three compressors.
+    """Score a text without training: n-grams and compressors.
 
     For example: charlm baselines my.txt
     """

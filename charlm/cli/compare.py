@@ -41,9 +41,9 @@ def compare(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Score the best checkpoint of each run in the same way: one table, the best run first.
+    """Score runs in the same way and show them in one table.
 
-    Runs that differ only in run.seed are grouped, with the mean and the sample standard deviation
+    Each run is scored at its best checkpoint, and the best run comes first. Runs that differ only in run.seed are grouped, with the mean and the sample standard deviation
     of their losses. Losses on different texts are not comparable: each text has its own table.
 
     For example: charlm compare runs/gpt*

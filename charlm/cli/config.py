@@ -32,8 +32,8 @@ def list_presets() -> None:
 
 
 @app.command("show")
-def show(name: Annotated[str, typer.Argument(help="Name of a preset.")]) -> None:
-    """Print a preset's commented YAML, as a start for a file of your own."""
+def show(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a preset.")]) -> None:
+    """Print a preset's commented YAML, to start your own from."""
     from charlm.config import preset_text
 
     output.result(preset_text(name).rstrip())
@@ -41,7 +41,7 @@ def show(name: Annotated[str, typer.Argument(help="Name of a preset.")]) -> None
 
 @app.command("schema")
 def schema() -> None:
-    """Print the configuration's JSON schema, for completion and checks in an editor."""
+    """Print the configuration's JSON schema, for editors."""
     from charlm.config import Config
 
     output.result(json.dumps(Config.model_json_schema(), indent=2))

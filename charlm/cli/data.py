@@ -29,15 +29,15 @@ def list_texts() -> None:
 
 
 @app.command("fetch")
-def fetch(name: Annotated[str, typer.Argument(help="Name of a text.")]) -> None:
+def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a text.")]) -> None:
     """Download a named text and check its SHA-256."""
     output.result(str(_dataset(name).fetch(output.download_bar(quiet=False))))
 
 
 @app.command("add")
 def add(
-    name: Annotated[str, typer.Argument(help="Name of a text.")],
-    file: Annotated[Path, typer.Argument(help="Your copy of the text.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a text.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Your copy of the text.")],
 ) -> None:
     """Add your own copy of a named text, after the same check."""
     output.result(str(_dataset(name).add(file)))
@@ -45,11 +45,13 @@ def add(
 
 @app.command("info", cls=Verb)
 def info(
-    source: Annotated[str, typer.Argument(help="A file, folder, glob, named text or -.")],
+    source: Annotated[
+        str, typer.Argument(metavar="TEXT", help="A file, folder, glob, named text or -.")
+    ],
     unit: Annotated[str, typer.Option(help="chars or bytes.")] = "chars",
     encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8",
 ) -> None:
-    """Describe a text: size, checksum, alphabet, and the sizes of its parts."""
+    """Describe a text: size, checksum, alphabet and parts."""
     from charlm.config import read_config
     from charlm.text import open_source, scan_text
     from charlm.text.corpus import split_bounds

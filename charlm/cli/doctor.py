@@ -10,7 +10,7 @@ from charlm.cli.signals import load_torch
 
 
 def doctor() -> None:
-    """Print versions, devices, memory and the speed of matrix products on this machine."""
+    """Print facts about this machine, for bug reports."""
     load_torch()
     import numpy as np
     import torch

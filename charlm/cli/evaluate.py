@@ -76,7 +76,9 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Score a trained model on a text, with a 95 % confidence interval.
+    """Score a trained model on a text.
+
+    Each character is scored once; the loss has a 95 % confidence interval.
 
     For example: charlm eval --split val --json
     """

@@ -1,4 +1,4 @@
-"""charlm explain: what a configuration means in shapes, parameters, FLOPs and memory."""
+"""charlm explain: the shapes, parameters, FLOPs and memory of a configuration."""
 
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated
@@ -29,10 +29,10 @@ def explain(
     ] = None,
     vocab_size: Annotated[
         int | None,
-        typer.Option(min=1, max=2**21, help="Symbols. Default: counted in the text."),
+        typer.Option(min=1, max=2**21, help="Vocabulary size. Default: that of the text."),
     ] = None,
 ) -> None:
-    """Show the shapes, parameters, FLOPs and memory of a configuration, without training it.
+    """Show a configuration's shapes, parameters, FLOPs and memory.
 
     For a counted model: its order, look-ups and tables. For a mixture: each of its experts.
     """
@@ -62,7 +62,7 @@ def explain(
 
 
 def _explain_mixture(config: "Config", vocab: int, chars: int) -> None:
-    """Explain the experts in a few words, then each that is trained or counted for the mixture."""
+    """List the experts, then explain each that is trained or counted for the mixture."""
     title, rows = config.model.facts(chars)
     output.result(title)
     for name, expert in config.model.members().items():
@@ -81,10 +81,10 @@ def _explain_mixture(config: "Config", vocab: int, chars: int) -> None:
 
 
 def _clock(config: "Config", minutes: float | None, share: str = "") -> str:
-    """Return the budget of a run that has one, and what is not known before it starts."""
+    """Return the budget of a run in words, if it has one."""
     if minutes is None:
         return ""
-    planned = "; train.plan: the size is then chosen for the budget" if config.train.plan else ""
+    planned = "; train.plan chooses the size for the budget" if config.train.plan else ""
     return f"{share}{minutes:g} minutes of wall time{planned}"
 
 
@@ -108,7 +108,7 @@ def _explain_counted(model: "ModelConfig", vocab: int, chars: int) -> None:
 
 
 def _explain_trained(config: "Config", vocab: int, clock: str) -> None:
-    """Explain a model with weights; `clock` is its budget, if it is not trained by steps."""
+    """Explain a model with weights; `clock` is its budget of wall time, if it has one."""
     from charlm.config.memory import human_bytes
     from charlm.config.size import flops_per_step, training_bytes
 
@@ -150,10 +150,10 @@ def _measure(config: "Config") -> tuple[int, int]:
     source = config.data.source
     as_bytes = config.data.unit == "bytes"
     if as_bytes and not _has_tables(config.model):
-        return 256, 0  # whatever the text is: no need to read it
+        return 256, 0  # the same for any text: no need to read it
     assumed = 256 if as_bytes else ASSUMED_VOCAB
     if source == "-" or (source in DATASETS and not DATASETS[source].path().is_file()):
-        output.note(f"{source}: not on disk; assuming {assumed} symbols")
+        output.note(f"{source}: not on this machine; assuming {assumed} symbols")
         return assumed, 0
     try:
         scan = scan_text(open_source(source), config.data)

@@ -44,10 +44,11 @@ def gradcheck(
         bool, typer.Option("--json", help="Print the result as one JSON object.")
     ] = False,
 ) -> int:
-    """Check the hand-derived gradients against autograd and finite differences.
+    """Check the hand-derived gradients.
 
-    In float64, one row for each rule of charlm.backprop and for each weight of the model, or of
-    each expert that a mixture trains. Exit code 1 if any fails.
+    Against autograd and finite differences, in float64: one row for each rule of charlm.backprop
+    and for each weight of the model, or of each expert that a mixture trains. Exit code 1 if any
+    fails.
     """
     load_torch()
     with StopSignals() as stop, stop.at_once():

@@ -55,9 +55,9 @@ def graph(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show the chain rule of an arithmetic expression, from its result back to each input.
+    """Show the chain rule of an arithmetic expression.
 
-    The expression may hold numbers, names, + - * / **, parentheses, and square, sqrt, exp, log,
+    Each value has its gradient, from the result back to the inputs. The expression may hold numbers, names, + - * / **, parentheses, and square, sqrt, exp, log,
     sin, cos, tan, tanh and relu. Put -- before one that starts with a minus.
 
     For example: charlm graph "(a*b + c) * f" a=2 b=-3 c=10 f=-2

@@ -1,4 +1,4 @@
-"""charlm lr-find: which learning rates learn, in one short run."""
+"""charlm lr-find: a learning rate range test in one short run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +8,7 @@ import typer
 from charlm.cli import output
 from charlm.cli.config import named_config
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import Stopped, UsageError
+from charlm.errors import UsageError, check_stop
 
 if TYPE_CHECKING:
     from charlm.config import Config
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from charlm.training.range_test import Tried
 
 WIDTH, HEIGHT = 70, 15  # of the picture, in characters
-LEAST, MOST = 1e-12, 1e6  # rates: none beyond these has ever been of use
+LEAST, MOST = 1e-12, 1e6  # learning rates; none beyond these is of use
 
 
 def lr_find(
@@ -30,9 +30,11 @@ def lr_find(
             "--config", "-c", metavar="FILE|PRESET", help="A YAML file or a preset's name."
         ),
     ] = None,
-    low: Annotated[float, typer.Option("--from", help="The first rate.")] = 1e-5,
-    high: Annotated[float, typer.Option("--to", help="The last rate.")] = 1.0,
-    steps: Annotated[int, typer.Option(min=10, max=100_000, help="Updates in between.")] = 100,
+    low: Annotated[float, typer.Option("--from", help="First learning rate.")] = 1e-5,
+    high: Annotated[float, typer.Option("--to", help="Last learning rate.")] = 1.0,
+    steps: Annotated[
+        int, typer.Option(min=10, max=100_000, help="Steps from first to last.")
+    ] = 100,
     seed: Annotated[int | None, typer.Option(help="Override run.seed.")] = None,
     device: Annotated[
         str | None, typer.Option(help="Override run.device: auto, cpu, cuda, mps.")
@@ -40,10 +42,10 @@ def lr_find(
     json: Annotated[
         bool, typer.Option("--json", help="Print the result as one JSON object.")
     ] = False,
-) -> int:
-    """Draw the loss over a learning rate that grows with every update, and suggest one.
+) -> None:
+    """Suggest a learning rate from one short run.
 
-    Nothing is kept. For example: charlm lr-find --config gpt data.source=my.txt
+    Plots the loss while the learning rate grows with every step, and saves nothing. For example: charlm lr-find --config gpt data.source=my.txt
     """
     if not LEAST <= low < high <= MOST:
         raise UsageError(
@@ -54,23 +56,17 @@ def lr_find(
     changes = [*(overrides or [])]
     changes += [f"{key}={value}" for key, value in options.items() if value is not None]
     load_torch()
-    with StopSignals() as stop:
-        try:
-            resolved = _load(config, changes)
-            with stop.scratch() as scratch:
-                with stop.at_once():
-                    learner = _learner(resolved, scratch, stop)
-                tried = _climb(learner, low, high, steps, stop)
-        except Stopped:
-            return stop.exit_code
-    if stop.requested():  # half a curve suggests nothing
-        return stop.exit_code
+    with StopSignals() as stop, stop.scratch() as scratch:
+        resolved = _load(config, changes)
+        with stop.at_once():
+            learner = _learner(resolved, scratch, stop)
+        tried = _climb(learner, low, high, steps, stop)
+        check_stop(stop.requested)  # half a curve suggests nothing
     if len(tried) < 2:
         raise UsageError(
-            f"--from {low:g}", f"the loss is not finite after {len(tried)} updates", "begin lower"
+            f"--from {low:g}", f"the loss is not finite after step {len(tried)}", "start lower"
         )
     _show(tried, json)
-    return 0
 
 
 def _load(name: str | None, changes: list[str]) -> "Config":
@@ -78,14 +74,14 @@ def _load(name: str | None, changes: list[str]) -> "Config":
     if config.model.trained_by != "gradients":
         raise UsageError(
             "model.type",
-            f"{config.model.type} has no learning rate of its own",
-            "lr-find is for models that are trained by gradients",
+            f"{config.model.type} has no learning rate",
+            "name a model that is trained by gradients, such as gpt",
         )
     return config
 
 
 def _learner(config: "Config", scratch: Path, stop: StopSignals) -> "GradientLearner":
-    """Build what is tested, with its text in a folder that goes away."""
+    """Build the model and its optimizer, with the text in a temporary folder."""
     from charlm.lifecycle.begin import create_run, prepare_text
     from charlm.models import build_model
     from charlm.training import training_loop
@@ -96,7 +92,7 @@ def _learner(config: "Config", scratch: Path, stop: StopSignals) -> "GradientLea
         run = create_run(config, scratch, text, progress)
     model = build_model(config.model, run.tokenizer.vocab_size, config.run.seed)
     learner = training_loop(run.config, run.run, run.corpus, run.tokenizer, model).learner
-    assert isinstance(learner, GradientLearner), "only such have a learning rate"
+    assert isinstance(learner, GradientLearner), "only these have a learning rate"
     return learner
 
 
@@ -132,10 +128,10 @@ def _show(tried: "list[Tried]", json: bool) -> None:
     )
     best, rate = lowest(tried), suggestion(tried)
     if best is tried[-1]:
-        output.note("the loss was still falling; raise --to, or --steps")
+        output.note("the loss was still falling at the end; raise --to or --steps")
     elif rate is None:
-        output.note(f"the loss never fell from {tried[0].smooth_nats:.4f} nats; lower --from")
+        output.note(f"the loss never fell below {tried[0].smooth_nats:.4f} nats; lower --from")
     if rate is None:
         return
-    output.result(f"lowest {best.smooth_nats:.4f} nats at {best.rate:.1e}; begin at a tenth of it")
+    output.result(f"lowest {best.smooth_nats:.4f} nats at {best.rate:.1e}; start at a tenth of it")
     output.result(f"try    train.learning_rate={rate:.0e}")

@@ -40,7 +40,7 @@ def sample(
     ] = None,
     stop: Annotated[
         list[str] | None,
-        typer.Option(help="Repeatable; generation ends before the first match."),
+        typer.Option(help="Generation ends before the first match; repeatable."),
     ] = None,
     temperature: Annotated[
         float | None, typer.Option(help="Below 1: safer. Above 1: more varied. 0 = greedy.")
@@ -98,7 +98,7 @@ def sample(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per sample.")] = False,
 ) -> None:
-    """Generate text with a trained model, printed as it is generated.
+    """Generate text with a trained model.
 
     For example: charlm sample --prompt "ROMEO:" --temperature 0.7
     """

@@ -39,34 +39,34 @@ def train(
         typer.Option(help="Run folder. Default: the next free name under runs/.", readable=False),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, or with the newest.")
+        bool, typer.Option("--resume", help="Continue the run in --out, or the newest run.")
     ] = False,
     init_from: Annotated[
         Path | None,
         typer.Option(
-            metavar="RUN", readable=False, help="Begin with the best weights of another run."
+            metavar="RUN", readable=False, help="Start from the best weights of another run."
         ),
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(help="Train for this long by the clock, whatever max_steps says."),
+        typer.Option(help="Budget of wall time, instead of train.max_steps."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Override run.seed.")] = None,
     device: Annotated[
         str | None, typer.Option(help="Override run.device: auto, cpu, cuda, mps.")
     ] = None,
     allow_new_data: Annotated[
-        bool, typer.Option("--allow-new-data", help="With --resume: accept that the text changed.")
+        bool, typer.Option("--allow-new-data", help="With --resume: accept a changed text.")
     ] = False,
     print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print the resolved configuration and stop.")
+        bool, typer.Option("--print-config", help="Print the full configuration and exit.")
     ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print the result as one JSON object.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> int:
-    """Train a model and keep it in a run folder.
+    """Train a model and save it in a run folder.
 
     For example: charlm train --config gpt data.source=my.txt --minutes 5
     """
@@ -74,7 +74,7 @@ def train(
     if resume and init_from:
         raise UsageError(
             "--resume with --init-from",
-            "one goes on with a run's own weights, the other begins with another run's",
+            "one continues a run, the other starts a new one from another's weights",
             "choose one",
         )
     options = {
@@ -89,38 +89,33 @@ def train(
     load_torch()
     with StopSignals() as stop:
         asked = _Asked(config, changes, out, json, quiet or json, began, stop)
-        try:
-            with stop.at_once():
-                from charlm.lifecycle.resume import resumed_config
-                from charlm.runs import find_run
+        with stop.at_once():
+            from charlm.lifecycle.resume import resumed_config
+            from charlm.runs import find_run
 
-                run = find_run(out) if resume else None
-                checked = (
-                    resumed_config(run, config, changes) if run else named_config(config, changes)
-                )
-            if print_config:
-                from charlm.config import dump_yaml
+            run = find_run(out) if resume else None
+            checked = resumed_config(run, config, changes) if run else named_config(config, changes)
+        if print_config:
+            from charlm.config import dump_yaml
 
-                output.result(dump_yaml(checked.model_dump()).rstrip())
-                return 0
-            ready = _resumed(asked, checked, run, allow_new_data) if run else _begun(asked, checked)
-            with ready as prepared:
-                return _train(asked, prepared)
-        except Stopped:
-            return stop.exit_code
+            output.result(dump_yaml(checked.model_dump()).rstrip())
+            return 0
+        ready = _resumed(asked, checked, run, allow_new_data) if run else _begun(asked, checked)
+        with ready as prepared:
+            return _train(asked, prepared)
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """What the command was given, beside the configuration.
+    """The options of the command.
 
     Args:
         config: --config.
         changes: KEY=VALUE, and options that stand for a key.
         out: --out.
         json: --json.
-        quiet: Whether to say nothing on stderr but remarks.
-        began: When it was given, by `time.perf_counter`: budgets begin there.
+        quiet: Whether to print only notes on stderr.
+        began: When the command started, by `time.perf_counter`; a budget of wall time starts there.
         stop: The signals.
     """
 
@@ -137,7 +132,7 @@ class _Asked:
 def _resumed(
     asked: _Asked, config: "Config", run: "RunFolder", allow_new_data: bool
 ) -> Iterator["PreparedRun"]:
-    """Lock a run and open it to go on with."""
+    """Lock a run and open it, to continue it."""
     from charlm.lifecycle.resume import open_run
     from charlm.storage import folder_lock
 
@@ -207,7 +202,7 @@ def _train(asked: _Asked, prepared: "PreparedRun") -> int:
     commit_resume(prepared)
     if not quiet:
         introduce(prepared, loop)
-    # A budget of minutes is to end on time, so what belongs to it comes before the first step.
+    # Baselines count towards a budget of wall time, so they come before the first step then.
     early = not quiet or config.train.minutes is not None
     ladder = score_baselines(prepared, loop, stop, quiet) if early else None
     with nullcontext() if quiet else TrainingBar(loop) as bar:
@@ -219,15 +214,15 @@ def _train(asked: _Asked, prepared: "PreparedRun") -> int:
     run = shlex.quote(str(prepared.run.path))
     if loop.stopped:
         done = f" at step {loop.state.step}, saved" if loop.saved_step >= 0 else ""
-        output.say(f"stopped{done}; go on with: charlm train --resume --out {run}")
+        output.say(f"stopped{done}; continue with: charlm train --resume --out {run}")
         return stop.exit_code
     if not loop.state.step and config.train.minutes:
-        output.note("the time was over before the first step; start-up counts, allow more")
+        output.note("the budget ended before the first step; it includes start-up, so allow more")
     if not early:
         ladder = score_baselines(prepared, loop, stop, quiet)
     conclude(prepared, loop, ladder, asked.json)
     if not early and stop.requested():
-        output.note("stopped before the baselines were scored; the run itself is finished")
+        output.note("stopped before the baselines were scored; the run is finished")
         return stop.exit_code
     if not quiet:
         output.say(f"{loop.state.seconds:.0f} s; sample from it: charlm sample --run {run}")
@@ -235,7 +230,7 @@ def _train(asked: _Asked, prepared: "PreparedRun") -> int:
 
 
 def _records(loop: "TrainingLoop", stop: StopSignals) -> Iterator["Record"]:
-    """Yield what training yields; a signal does not wait until the model is compiled."""
+    """Yield the records of training; a signal ends the compilation of a model at once."""
     from charlm.runs.records import CompileRecord
 
     records = loop.records()
@@ -246,7 +241,7 @@ def _records(loop: "TrainingLoop", stop: StopSignals) -> Iterator["Record"]:
         try:
             with stop.at_once():
                 following = next(records, None)
-        except Stopped:  # every step so far was saved before the compiling
+        except Stopped:  # all steps were saved before the compilation
             loop.stopped = True
             return
         if following:
@@ -254,7 +249,7 @@ def _records(loop: "TrainingLoop", stop: StopSignals) -> Iterator["Record"]:
 
 
 def _refuse_half_set_launch() -> None:
-    """Notice a launcher that set some of torchrun's variables and not the others."""
+    """Refuse an environment with only some of torchrun's variables."""
     import os
 
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -270,6 +265,6 @@ def _refuse_half_set_launch() -> None:
     if size != "1":
         raise UsageError(
             "environment",
-            f"WORLD_SIZE is {size!r} and this charlm trains in one process",
+            f"WORLD_SIZE is {size!r}, but charlm trains in one process",
             "unset it",
         )

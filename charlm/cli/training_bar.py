@@ -1,4 +1,4 @@
-"""What a training run says while it goes on: a bar, a line for each evaluation, remarks."""
+"""What is printed during training: a bar, a line for each evaluation, notes."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 def remark(record: Record) -> str | None:
-    """Return what a record says to people, however quiet it is to be; None: nothing."""
+    """Return a record's note, which is printed even with --quiet; None if it has none."""
     match record:
         case NoteRecord():
             text = record.text
         case SkipRecord():
-            text = f"update left out: {record.reason}"
+            text = f"update skipped: {record.reason}"
         case RollbackRecord():
             text = (
-                f"back at step {record.step}, with {record.rate_factor:g} of the learning rate: "
+                f"back to step {record.step}, with {record.rate_factor:g} of the learning rate: "
                 f"{record.reason}"
             )
         case _:
@@ -38,7 +38,7 @@ def remark(record: Record) -> str | None:
 
 
 class TrainingBar:
-    """A tqdm bar on stderr while training; one line for each evaluation.
+    """A tqdm bar on stderr, and a line for each evaluation.
 
     Args:
         loop: What trains.
@@ -89,14 +89,14 @@ class TrainingBar:
                     f"on {record.chars:,} characters at the end of the training part"
                 )
             case CompileRecord():
-                output.say("compiling the model (half a minute, less the next time)")
+                output.say("compiling the model (about half a minute, less the next time)")
             case SampleRecord():
                 output.say(f"{'':{self.width + 7}}{record.text.strip()[:72]!r}")
 
     def _move(self, record: TrainRecord) -> None:
         if record.expert != self.expert:
             self.expert, self.loss = record.expert, None
-        # A running mean over about the last 20 steps: single batches jump.
+        # A running mean over about the last 20 steps: the loss of single batches is noisy.
         loss = record.loss_nats
         self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
         name = f"{self.expert} " if self.expert else ""

@@ -1,4 +1,4 @@
-"""What a training run says before and after: what is trained, baselines, the result."""
+"""What is printed before and after training: the run, its baselines, its result."""
 
 import math
 import time
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 
 def introduce(prepared: "PreparedRun", loop: "TrainingLoop") -> None:
-    """Say on stderr what is trained on what, and where."""
+    """Print the text, the model, the device and the run on stderr."""
     from charlm.models.device import describe_device
 
     config, splits = prepared.config, prepared.corpus.splits
     vocab = prepared.tokenizer.vocab_size
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in splits.items() if len(part))
     output.say(
-        f"text   {output.one_line(config.data.source)}: {sizes} {config.data.unit}; {vocab} symbols"
+        f"text   {output.one_line(config.data.source)}: {sizes} {output.units(config.data.unit)}; "
+        f"{vocab} symbols"
     )
     output.say(f"model  {config.model.described(vocab)}")
     for name, plan in prepared.plans.items():
@@ -33,17 +34,17 @@ def introduce(prepared: "PreparedRun", loop: "TrainingLoop") -> None:
     output.say(f"device {describe_device(config.run)}{by_hand}")
     output.say(f"run    {prepared.run.path}")
     if loop.state.step:
-        output.say(f"going on from step {loop.state.step}")
+        output.say(f"continuing from step {loop.state.step}")
 
 
 def score_baselines(
     prepared: "PreparedRun", loop: "TrainingLoop", stop: StopSignals, quiet: bool
 ) -> "Ladder | None":
-    """Score what needs no training, in at most a tenth of the minutes that are left; print a table.
+    """Score the baselines, in at most a tenth of the remaining budget, and print their table.
 
     Returns:
-        None if baselines are switched off, impossible, interrupted or too late, or fail: a
-        comparison must not end a run.
+        None if they are switched off, impossible, stopped or late, or fail: a comparison must not
+        end a run.
     """
     from charlm.evaluation import climb
 
@@ -53,7 +54,7 @@ def score_baselines(
     ends = math.inf
     if loop.clock.budget is not None:
         left = loop.clock.left()
-        # The last tenth of the budget, which only a resumed run begins in, is for training alone.
+        # A resumed run may start in the last tenth of the budget: that is for training only.
         ends = time.perf_counter() + (0.1 * left if left > 0.1 * loop.clock.budget else 0)
 
     def should_stop() -> bool:
@@ -64,7 +65,7 @@ def score_baselines(
     except Stopped:
         if not stop.requested():
             output.note(
-                "no baselines: they take over a tenth of the minutes left; see charlm baselines"
+                "no baselines: they would take over a tenth of the remaining budget; see charlm baselines"
             )
     except (MemoryError, OSError, CharlmError) as error:
         reason = "out of memory" if isinstance(error, MemoryError) else error
@@ -80,15 +81,15 @@ def _show_baselines(ladder: "Ladder", config: "Config") -> None:
     for line in table(ladder, config.data.unit):
         output.say(f"  {line}")
     output.say(
-        f"  the losses of the model below are in windows of {config.model.block_size}: the first "
-        "characters of each have less context"
+        f"  the losses of the model below are in windows of {config.model.block_size}, where the "
+        "first characters have little context"
     )
 
 
 def conclude(
     prepared: "PreparedRun", loop: "TrainingLoop", ladder: "Ladder | None", json: bool
 ) -> None:
-    """Print what came of it, beside what is reached without training."""
+    """Print the result of training and which baselines it beats."""
     from charlm.evaluation import Score
 
     state, run, best = loop.state, prepared.run.path, loop.state.best_loss_nats
@@ -114,7 +115,7 @@ def conclude(
     else:
         last = Score(1, state.val_loss_nats)
         output.result(
-            f"validation loss  {last.loss_nats:.4f} nats  ({last.bits_per_char:.3f} bits a "
+            f"validation loss  {last.loss_nats:.4f} nats  ({last.bits_per_char:.3f} bits per "
             f"character, step {state.step})"
         )
         if state.best_step != state.step:

@@ -175,7 +175,7 @@ def test_row_2_a_folder_is_no_configuration(refused):
         ),
         pytest.param(
             MODEL + "train: {gradients: by_hand}\nrun: {compile: true}\n",
-            "run.compile: true compiles the model for autograd goes through and train.gradients: by_hand",
+            "run.compile: true compiles the model for autograd, which train.gradients: by_hand",
             id="17-by-hand-compiled",
         ),
         pytest.param(
@@ -289,7 +289,7 @@ def test_row_23_more_processes_than_this_version_has_are_refused(refused, monkey
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
 
-    line = "environment: WORLD_SIZE is '2' and this charlm trains in one process; unset it"
+    line = "environment: WORLD_SIZE is '2', but charlm trains in one process; unset it"
     assert refused(2, *TRAIN) == [line]
 
 
@@ -737,7 +737,7 @@ def test_an_interrupted_training_saves_its_step_and_says_how_to_go_on(tiny):
     stopped = errors.splitlines()[-1]
     step = int(stopped.split()[3].rstrip(","))
     assert stopped == (
-        f"stopped at step {step}, saved; go on with: charlm train --resume --out run"
+        f"stopped at step {step}, saved; continue with: charlm train --resume --out run"
     )
     assert Path(f"run/checkpoints/step-{step}/MANIFEST.json").is_file()
 

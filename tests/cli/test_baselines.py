@@ -136,7 +136,7 @@ def test_training_shows_the_table_first_and_the_rung_last(charlm):
         line.rsplit(maxsplit=1)[0]
         for line in table[:7]  # all but the seconds
     ]
-    assert lines[head + 10].startswith("the losses of the model below are in windows of 8: ")
+    assert lines[head + 10].startswith("the losses of the model below are in windows of 8, ")
     assert head < next(i for i, line in enumerate(lines) if line.startswith("step 0"))
     assert result.stdout.splitlines()[-1].startswith("reached ")
 
@@ -198,7 +198,7 @@ def test_a_budget_of_minutes_is_for_training(charlm):
 
     assert result.code == 0
     assert "uniform" not in result.stderr + result.stdout
-    assert "no baselines: they take over a tenth of the minutes left" in result.stderr
+    assert "no baselines: they would take over a tenth of the remaining budget" in result.stderr
 
 
 def test_a_signal_while_it_counts_ends_the_run_as_one_while_it_trains(charlm, monkeypatch):
@@ -293,7 +293,7 @@ def test_a_signal_in_those_that_come_last_ends_with_its_code_after_the_result(ch
 
     assert result.code == 143
     assert (found["step"], found["baselines"]) == (2, None)
-    assert "stopped before the baselines were scored; the run itself is finished" in result.stderr
+    assert "stopped before the baselines were scored; the run is finished" in result.stderr
 
 
 def test_it_changes_nothing_of_what_is_trained(charlm):

@@ -161,7 +161,7 @@ def test_a_mixture_is_explained_expert_by_expert(charlm, tiny):
 def test_the_experts_of_a_mixture_share_its_minutes(charlm):
     result = charlm("explain", "-c", "mixture", "train.minutes=3", "--vocab-size", 5)
 
-    planned = "train.plan: the size is then chosen for the budget"
+    planned = "train.plan chooses the size for the budget"
     clock = f"whole run: its share of 3 minutes of wall time; {planned}\n"
     assert result.stdout.count(clock) == 1
     assert result.stdout.endswith(", and tables: at most 16 bytes for each n-gram that occurs\n")

@@ -133,7 +133,7 @@ def test_a_stop_while_the_model_is_compiled_does_not_wait(charlm, tiny, monkeypa
     assert time.monotonic() - began < 30
     assert result.code == 130
     lines = result.stderr.splitlines()
-    assert lines[-1] == "stopped at step 0, saved; go on with: charlm train --resume --out run"
+    assert lines[-1] == "stopped at step 0, saved; continue with: charlm train --resume --out run"
     assert lines[-2].startswith("compiling the model")
     assert charlm("train", "--resume", "--out", "run").code == 0
 

@@ -19,10 +19,10 @@ def test_a_tiny_run_trains_and_says_what_came_of_it(charlm, tiny):
     assert result.code == 0
     first, second = result.stdout.splitlines()
     assert first.startswith("validation loss  3.")
-    assert first.endswith(" bits a character, step 6)")
+    assert first.endswith(" bits per character, step 6)")
     assert second.startswith("reached          past uniform (3.4340), short of ")
     assert result.stderr.splitlines()[0] == (
-        "text   text.txt: 2,322 train, 258 val chars; 31 symbols"
+        "text   text.txt: 2,322 train, 258 val characters; 31 symbols"
     )
     assert result.stderr.splitlines()[-1].endswith("charlm sample --run runs/tiny")
     assert [line.split()[1] for line in result.stderr.splitlines() if line.startswith("step")] == [
@@ -207,7 +207,7 @@ def test_resume_takes_the_newest_run(charlm, trained):
     result = charlm("train", "--resume")
 
     assert result.code == 0
-    assert "going on from step 6" in result.stderr
+    assert "continuing from step 6" in result.stderr
     assert "runs/tiny" in result.stderr
 
 
@@ -297,7 +297,7 @@ def test_too_little_time_for_a_step_is_said(charlm, tiny):
     result = charlm(*TRAIN, "--minutes", "0.0000001")
 
     assert result.code == 0
-    assert "the time was over before the first step" in result.stderr
+    assert "the budget ended before the first step" in result.stderr
 
 
 @pytest.mark.parametrize("times", [1, 2])
