@@ -1,9 +1,9 @@
 """Lessons 3 and 4: a weighted average whose weights depend on the characters.
 
-Each position emits a query (what do I look for), a key (what do I contain) and a value (what do I
-hand over). The scaled product of a query with all keys, masked so that nobody sees the future and
-put through a softmax, is a row of weights that sums to 1: the averaging matrix of lesson 2, but
-learned. Vaswani et al. 2017, "Attention is all you need", section 3.2.
+Each position computes a query (what do I look for), a key (what do I contain) and a value (what do I
+pass on). The products of a query with all keys are scaled, masked so that no position sees the
+future, and put through a softmax. That gives a row of weights that sum to 1: the averaging matrix of
+lesson 2, but learned. Vaswani et al. 2017, "Attention is all you need", section 3.2.
 """
 
 import math
@@ -27,10 +27,10 @@ def attend_plainly(
     mask: Mask,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H T D"]:
-    """Do what `attend` does, one idea a line: this is the form to read."""
-    # A sum of D products has a variance of D; unscaled, the softmax would all but pick one key.
+    """Do what `attend` does in plain steps; this is the version to read."""
+    # A sum of D products has variance D; without scaling, the softmax would pick almost one key.
     query = query / math.sqrt(query.shape[-1])
-    scores = query @ key.transpose(-2, -1)  # (B, H, T, S): how well each query fits each key
+    scores = query @ key.transpose(-2, -1)  # (B, H, T, S): how well each query matches each key
     if mask == "causal":
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if mask is not None:
@@ -47,21 +47,21 @@ def attend(
     mask: Mask,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H T D"]:
-    """Average the values, weighted by how well each query fits each key.
+    """Average the values, weighted by how well each query matches each key.
 
-    In self-attention all three come from the same x. In cross-attention the keys and values come
-    from elsewhere, and S may differ from T.
+    In self-attention all three are computed from the same x. In cross-attention the keys and values
+    come from another sequence, and S may differ from T.
 
     Args:
         query: What each of T positions looks for.
         key: What each of S positions contains.
-        value: What each of S positions hands over.
+        value: What each of S positions passes on.
         mask: True where query t may see key s; "causal" lets t see 0 to t; None, everything.
         dropout: Probability of dropping a weight.
 
     Returns:
-        The weighted averages. By a fused kernel that never stores the (T, S) weights, or by
-        `attend_plainly` where that is faster; they are equal up to rounding.
+        The weighted averages, computed by a fused kernel that never stores the (T, S) weights, or
+        by `attend_plainly` where that is faster. Both agree up to rounding.
     """
     if torch.is_grad_enabled() and key.shape[-2] <= _longest_plain(value):
         return attend_plainly(query, key, value, mask, dropout)
@@ -76,10 +76,10 @@ def attend(
 
 
 def _longest_plain(value: Tensor) -> int:
-    """Return up to how many keys plain products train faster than the fused kernel.
+    """Return the number of keys up to which `attend_plainly` trains faster than the fused kernel.
 
-    Measured on two cores (docs/experiments.md): its backward pass on a CPU is four times as slow in
-    bfloat16 at 64 keys, and still twice as slow at 512.
+    Measured on two cores (docs/experiments.md): on a CPU the kernel's backward pass in bfloat16 is
+    four times as slow at 64 keys, and still twice as slow at 512.
     """
     if value.device.type != "cpu":
         return 0
@@ -88,7 +88,7 @@ def _longest_plain(value: Tensor) -> int:
 
 @runtime_checkable
 class Cache(Protocol):
-    """What a layer of attention keeps of a text that it reads on (`charlm.models.cache`).
+    """What a layer of attention keeps of the text read so far (see `charlm.models.cache`).
 
     Attributes:
         used: How many characters it holds.
@@ -99,7 +99,7 @@ class Cache(Protocol):
     def add(
         self, key: Float[Tensor, "B H n D"], value: Float[Tensor, "B H n D"]
     ) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B H S D"], Bool[Tensor, "n S"] | None]:
-        """Keep n more keys and values; return all that are in view, and who sees which."""
+        """Keep n more keys and values; return all in view, and the mask of who sees which."""
         ...
 
 
@@ -120,7 +120,7 @@ class Head(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T C"], past: Cache | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Let each position gather from those up to it, those that were read before included."""
+        """Let each position gather from all up to it, also from those of earlier calls."""
         query, key, value = (f(x).unsqueeze(1) for f in (self.query, self.key, self.value))
         mask: Mask = "causal"
         if past is not None:
@@ -131,8 +131,8 @@ class Head(nn.Module):
 class MultiHeadAttention(nn.Module):
     """Many heads at once: one projection makes all queries, keys and values.
 
-    Each head works in D = C / H channels and can look for something of its own; the last
-    projection mixes what they found.
+    Each head works in D = C / H channels and can look for something different. The last projection
+    mixes what the heads found.
 
     Args:
         n_embd: Channels (C).
@@ -150,7 +150,7 @@ class MultiHeadAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T C"], past: Cache | None = None
     ) -> Float[Tensor, "B T C"]:
-        """Let each position gather, in every head, from those up to it, read before or now."""
+        """Let each position gather, in every head, from all up to it."""
         qkv = self.qkv(x).unflatten(-1, (3, self.n_head, -1))  # (B, T, 3, H, D)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
         (query, key), value = self.prepare(qkv[:2], past), qkv[2]
@@ -164,14 +164,14 @@ class MultiHeadAttention(nn.Module):
     def prepare(
         self, query_key: Float[Tensor, "2 B H T D"], past: Cache | None
     ) -> Float[Tensor, "2 B H T D"]:
-        """Return queries and keys as they are; the modern style normalises and turns them."""
+        """Return queries and keys unchanged; the modern style normalises and rotates them."""
         return query_key
 
 
 class AttentiveModel(LanguageModel):
-    """A model that reads on without reading again what is in view.
+    """A model whose layers keep what they have read, so that `go_on` reads only what is new.
 
-    How is told after the lessons, in `charlm.models.cache`.
+    `charlm.models.cache`, which comes after the lessons, explains how.
 
     Attributes:
         depth: How many layers of attention it has.
@@ -190,40 +190,40 @@ class AttentiveModel(LanguageModel):
         return state.go_on(self, idx), state
 
     def repeat(self, state: Any, count: int) -> Any:
-        """Return the state of `count` texts that all go on from one."""
+        """Return the state of `count` texts that all continue one text."""
         return state.repeat(count)
 
 
-class OneLayerModel(AttentiveModel):
-    """What one layer of attention finds joins the character's own embedding.
+class AttentionModel(AttentiveModel):
+    """Lesson 3: what one head finds is added to the character's own embedding.
 
     Args:
         vocab_size: Number of distinct characters (V).
         block_size: Longest context, in characters.
-        attention: The layer, of n_embd channels.
         n_embd: Channels of an embedding (C).
-        generator: What draws the first weights; None: PyTorch's default generator.
+        attention: A layer of attention; None: one head of n_embd channels.
+        generator: Draws the first weights; None: PyTorch's default generator.
     """
 
     def __init__(
         self,
         vocab_size: int,
         block_size: int,
-        attention: nn.Module,
         n_embd: int,
-        generator: torch.Generator | None,
+        *,
+        attention: nn.Module | None = None,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(vocab_size, block_size)
         self.depth = 1
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.position_embedding = nn.Embedding(block_size, n_embd)
-        self.attention = attention
+        self.attention = attention or Head(n_embd, n_embd)
         self.head = nn.Linear(n_embd, vocab_size)
         nn.init.normal_(self.token_embedding.weight, generator=generator)
         nn.init.normal_(self.position_embedding.weight, std=0.1, generator=generator)
         for projection in self.attention.parameters():
-            std = 1 / math.sqrt(n_embd)
-            nn.init.normal_(projection, std=std, generator=generator)
+            nn.init.normal_(projection, std=1 / math.sqrt(n_embd), generator=generator)
         nn.init.zeros_(self.head.weight)  # so the first loss is ln V
         nn.init.zeros_(self.head.bias)
 
@@ -234,42 +234,21 @@ class OneLayerModel(AttentiveModel):
         self.check_length(idx)
         first = past[0].used if past else 0
         positions = torch.arange(first, first + idx.shape[1], device=idx.device)
-        # Attention alone sees a bag of characters; the position's embedding gives them an order.
+        # Attention alone ignores order; the embedding of the position adds it.
         x = self.token_embedding(idx) + self.position_embedding(positions)  # (B, T, C)
         x = x + self.attention(x, past[0] if past else None)
         return self.head(x)  # type: ignore[no-any-return]
 
 
-class AttentionModel(OneLayerModel):
-    """Lesson 3: one head of attention.
-
-    Args:
-        vocab_size: Number of distinct characters (V).
-        block_size: Longest context, in characters.
-        n_embd: Channels of an embedding (C) and of the head.
-        generator: What draws the first weights; None: PyTorch's default generator.
-    """
-
-    def __init__(
-        self,
-        vocab_size: int,
-        block_size: int,
-        n_embd: int,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(vocab_size, block_size, Head(n_embd, n_embd), n_embd, generator)
-
-
-class MultiHeadModel(OneLayerModel):
-    """Lesson 4: many heads.
+class MultiHeadModel(AttentionModel):
+    """Lesson 4: the same, with many heads.
 
     Args:
         vocab_size: Number of distinct characters (V).
         block_size: Longest context, in characters.
         n_embd: Channels of an embedding (C).
         n_head: Heads (H), a divisor of C.
-        generator: What draws the first weights; None: PyTorch's default generator.
+        generator: Draws the first weights; None: PyTorch's default generator.
     """
 
     def __init__(
@@ -282,4 +261,4 @@ class MultiHeadModel(OneLayerModel):
         generator: torch.Generator | None = None,
     ) -> None:
         attention = MultiHeadAttention(n_embd, n_head)
-        super().__init__(vocab_size, block_size, attention, n_embd, generator)
+        super().__init__(vocab_size, block_size, n_embd, attention=attention, generator=generator)

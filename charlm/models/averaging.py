@@ -1,14 +1,14 @@
-"""Lesson 2: let the past speak, by the plainest means: its average.
+"""Lesson 2: use the past in the simplest way: average it.
 
-A lower-triangular matrix of ones, each row divided by its sum, times the embeddings, gives at each
-position the mean of everything up to it, in one product and without looking ahead:
+Multiply the embeddings by a lower-triangular matrix whose rows sum to 1. One product gives, at each
+position, the mean of everything up to it, without looking ahead:
 
     [1   0   0  ]   [x0]   [x0              ]
     [1/2 1/2 0  ] @ [x1] = [(x0 + x1) / 2   ]
     [1/3 1/3 1/3]   [x2]   [(x0 + x1 + x2)/3]
 
-All order is lost (a bag of characters), which is what attention will mend: it is this same
-product with weights that depend on the characters.
+The order of the characters is lost. Attention (lesson 3) is this same product with weights that
+depend on the characters.
 """
 
 import torch
@@ -25,13 +25,13 @@ def averaging_matrix(size: int) -> Float[Tensor, "T T"]:
 
 
 class AveragingModel(LanguageModel):
-    """The character's own embedding joined by the mean of the past, then one linear layer.
+    """The character's own embedding next to the mean of the past, then one linear layer.
 
     Args:
         vocab_size: Number of distinct characters (V).
         block_size: Longest context, in characters.
         n_embd: Channels of an embedding (C).
-        generator: What draws the first weights; None: PyTorch's default generator.
+        generator: Draws the first weights; None: PyTorch's default generator.
     """
 
     averaging: Tensor

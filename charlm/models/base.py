@@ -1,11 +1,12 @@
-"""What every model promises, so that training, scoring and sampling never ask which one it is.
+"""The interface of every model: training, scoring and sampling need nothing else.
 
     logits = model(idx)                         (B, T) int64 -> (B, T, V), always
-    state = model.start(batch_size)             nothing read yet
-    logits, state = model.go_on(idx, state)     (B, n) int64 -> (B, n, V), reading on
+    state = model.start(batch_size)             nothing has been read
+    logits, state = model.go_on(idx, state)     (B, n) int64 -> (B, n, V), for the next n characters
 
 `logits[b, t]` scores the character that follows `idx[b, : t + 1]` and must not depend on anything
-later. Reading a text on in pieces gives the logits of reading it at once. The loss is never computed inside a model (see `loss`).
+later. A text that is read in pieces gets the same logits as in one call. The loss is never computed
+inside a model (see `loss`).
 """
 
 import reprlib
@@ -27,11 +28,11 @@ class LanguageModel(nn.Module):
         block_size: Longest context it looks at, in characters.
 
     Attributes:
-        memory: How many characters back a prediction can depend on. Most models use their whole
-            block; a bigram, whose block is only how its training text is cut, remembers one.
-        any_length: Whether T may exceed `block_size`: so for models whose memory is bounded by
-            what they are, not by how much they are shown.
-        version: Of the meaning of its weights; saved weights of another version are refused.
+        memory: How many characters back a prediction can depend on: the whole block for most
+            models, one for a bigram, whose block only says how the training text is cut.
+        any_length: Whether T may exceed `block_size`: true of models with a fixed memory.
+        version: Changes when the same weights come to mean something else; saved weights of another
+            version are refused.
     """
 
     any_length = False
@@ -52,7 +53,7 @@ class LanguageModel(nn.Module):
         Args:
             config: Of this kind of model; `config.sizes()` are the constructor's arguments.
             vocab_size: Number of distinct characters (V).
-            generator: What draws the first weights; None: PyTorch's default generator.
+            generator: Draws the first weights; None: PyTorch's default generator.
         """
         return cls(vocab_size, generator=generator, **config.sizes())  # type: ignore[call-arg]
 
@@ -78,7 +79,7 @@ class LanguageModel(nn.Module):
         raise NotImplementedError
 
     def check_length(self, idx: Int[Tensor, "B T"]) -> None:
-        """Refuse a window that is longer than the block.
+        """Check that a window fits into the block.
 
         Raises:
             ValueError: Names both lengths.
@@ -92,22 +93,22 @@ class LanguageModel(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Take weights that `state_dict` returned: all of them or, if one does not fit, none.
+        """Load weights that `state_dict` returned: all of them or, if one does not fit, none.
 
         Args:
             state_dict: The weights by name.
-            strict: Weights that are missing or left over are always refused.
+            strict: Ignored: missing and unexpected weights are always refused.
             assign: See `nn.Module`.
 
         Raises:
-            ValueError: A tensor is missing, left over, of another shape or type, or not finite; the
-                message names it with what was expected and found.
+            ValueError: A tensor is missing, unexpected, of another shape or type, or not finite;
+                the message names it, and what was expected and found.
         """
         self.check_state(state_dict)
         return super().load_state_dict(state_dict, assign=assign)
 
     def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Refuse weights that do not fit; see `load_state_dict`."""
+        """Check that weights fit; see `load_state_dict`."""
         expected = self.state_dict()
         check_names(state_dict, expected)
         for name, own in expected.items():
@@ -116,20 +117,20 @@ class LanguageModel(nn.Module):
     def start(self, batch_size: int) -> Any:
         """Return the state of `batch_size` texts of which nothing has been read.
 
-        This state is the characters in view. A model that keeps more than them overrides `start`,
-        `go_on` and, unless its state is made of tensors with a row for each text, `repeat`.
+        By default the state is the characters in view. A model that keeps something else overrides
+        `start` and `go_on`; and `repeat`, unless its state consists of tensors with a row per text.
         """
         return torch.empty(batch_size, 0, dtype=torch.int64, device=self.device)
 
     def go_on(self, idx: Int[Tensor, "B n"], state: Any) -> tuple[Float[Tensor, "B n V"], Any]:
-        """Read n more characters of each text, n at least 1; the text may outgrow the block.
+        """Read n >= 1 more characters of each text, which may become longer than the block.
 
-        However a text is cut into pieces, its logits are the same, and within the block they are
-        those of `forward`. This default runs the model again on all that is in view (see `views`).
+        The logits do not depend on how a text is cut into pieces; within the block they are those
+        of `forward`. This default runs the model again on everything in view (see `views`).
 
         Returns:
-            The logits of the character after each of them, and the state to go on from. The state
-            that was passed in must not be used again.
+            The logits at each of the n positions, and the next state. The old state must not be
+            used again.
         """
         if self.any_length:
             ids = torch.cat([state, idx], dim=1)
@@ -141,13 +142,13 @@ class LanguageModel(nn.Module):
         return torch.cat(logits, dim=1), state
 
     def repeat(self, state: Any, count: int) -> Any:
-        """Return the state of `count` texts that all go on from one; `state` stays usable."""
+        """Return the state of `count` texts that all continue one text; `state` stays usable."""
         if isinstance(state, Tensor):
             return state.repeat_interleave(count, dim=0)
         return tuple(self.repeat(part, count) for part in state)
 
     def step(self, idx: Int[Tensor, "B n"], state: Any) -> tuple[Float[Tensor, "B V"], Any]:
-        """Read on as `go_on` does, but return the logits after the last character only."""
+        """Do what `go_on` does, but return only the logits after the last character."""
         for part in torch.split(idx, self.block_size, dim=1):
             logits, state = self.go_on(part, state)
         return logits[:, -1], state
@@ -162,11 +163,11 @@ class LanguageModel(nn.Module):
 def views(
     ids: Int[Tensor, "B S"], idx: Int[Tensor, "B n"], block_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the views in which `idx` is read after `ids`: what they keep, and what is new.
+    """Yield the views through which `idx` is read after `ids`: the old part and the new part.
 
-    A view that fills the block forgets its older half before it takes in more. A learned position
-    belongs to a place in the view, so everything kept has to be read again there: doing so once in
-    half a block costs two positions a character, where moving on at each would cost a block.
+    When a view fills the block, it drops its older half. With learned positions, moving the view
+    means reading all of it again. Doing so once per half block costs two positions per character;
+    sliding by one character each time would cost a whole block per character.
     """
     while idx.shape[1]:
         if ids.shape[1] == block_size:
@@ -177,7 +178,7 @@ def views(
 
 
 def check_names(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Refuse weights if one is missing or left over.
+    """Check that no weight is missing and none unexpected.
 
     Raises:
         ValueError: Names it.
@@ -188,16 +189,13 @@ def check_names(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 
 
 def check_tensor(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
-    """Refuse a tensor of a checkpoint that is not what is expected, or not finite.
+    """Check the shape and type of a saved tensor, and that it is finite.
 
     Raises:
-        ValueError: With its name, and what was expected and found, or how many of its values are NaN
-            or infinite.
+        ValueError: Names the tensor, and what was expected and found.
     """
     if tensor.shape != tuple(shape) or tensor.dtype != dtype:
-        found = reprlib.repr(
-            tuple(tensor.shape)
-        )  # a hostile file may give it a thousand dimensions
+        found = reprlib.repr(tuple(tensor.shape))  # a file may give it a thousand dimensions
         raise ValueError(
             f"{name} is {found} {tensor.dtype}, expected {tuple(shape)} {dtype}; was config.yaml "
             "changed?"

@@ -1,8 +1,8 @@
-"""Lesson 1: one table. Each character reads off the logits of the next.
+"""Lesson 1: one table that gives, for each character, the logits of the next.
 
-Row i of a V x V table holds the logits of whatever follows character i, so the embedding look-up
-*is* the model. Trained long enough, softmax(row i) approaches the counts of what followed i in the
-text; no model that sees one character of context can do better on that text.
+Row i of a V x V table holds the logits of the character after i, so the embedding look-up *is* the
+model. With enough training, softmax(row i) approaches the relative counts of what followed i in the
+text. No model with one character of context can do better on that text.
 """
 
 import torch
@@ -18,7 +18,7 @@ class BigramModel(LanguageModel):
     Args:
         vocab_size: Number of distinct characters (V).
         block_size: Characters in a training window; the model itself looks at the last one only.
-        generator: Not used: the table starts at zero.
+        generator: Ignored: the table starts at zero.
     """
 
     any_length = True

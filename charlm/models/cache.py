@@ -1,12 +1,12 @@
-"""What attention has read, kept: the next character then costs one position instead of a window.
+"""Key/value caches: the next character costs one position instead of a whole window.
 
-Keys and values of characters that were read do not change when more are read, as long as all of
-them stay in view. When the window is full there are two ways on:
+The keys and values of a character do not change when more is read, as long as all characters stay
+in view. When the view is full there are two ways to continue:
 
-    HalvedView     where each position has an embedding of its own (`gpt2` and the lessons), the
-                   older half is forgotten and the other half read again: see `base.views`
-    SlidingView    where only distances count (`modern`), the view slides: each character sees the
-                   last `block_size` at every layer, and the oldest fall out one by one
+    HalvedView     with learned positions (`gpt2` and the lessons) the older half is dropped and the
+                   other half read again: see `base.views`
+    SlidingView    where only distances matter (`modern`) the view slides: at every layer each
+                   character sees the last `block_size`, and the oldest are dropped one by one
 """
 
 from copy import copy as shallow_copy
@@ -25,8 +25,8 @@ class KeysValues:
     """The keys and values of one layer, in memory that is allocated once.
 
     Args:
-        slots: Characters that there is room for.
-        window: How far back a character sees, itself included.
+        slots: Characters there is room for.
+        window: How many characters a character sees, itself included.
     """
 
     def __init__(self, slots: int, window: int) -> None:
@@ -38,11 +38,11 @@ class KeysValues:
     def add(
         self, key: Float[Tensor, "B H n D"], value: Float[Tensor, "B H n D"]
     ) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B H S D"], Bool[Tensor, "n S"] | None]:
-        """Take n more, at most `window`.
+        """Add n <= `window` more.
 
         Returns:
-            Keys and values of all that the first of the n sees, up to the last of them, and the
-            mask that says which of these each sees; None: all.
+            Keys and values from the oldest that the first of the n sees up to the last of them, and
+            the mask of which of these each sees; None: all.
         """
         n = key.shape[-2]
         if self.held is None:
@@ -55,14 +55,15 @@ class KeysValues:
         return keys, values, None if n == 1 else band(n, used - first, self.window, key.device)
 
     def make_room(self, n: int) -> tuple[int, int, int]:
-        """Count n more as taken, at most `window`.
+        """Reserve slots for n <= `window` more.
 
         Returns:
-            The first slot that the first of them sees, their own first, and the one after them.
+            The oldest slot that the first of them sees, their own first slot, and the slot after
+            them.
         """
         if self.used + n > self.slots:
-            # Each copy frees slots - window of them, so its cost is shared by as many characters.
-            assert self.held is not None, "there is room for a window"
+            # A copy frees slots - window slots, so as many characters share its cost.
+            assert self.held is not None, "the first window always fits"
             last = self.held[..., self.used - self.window + 1 : self.used, :].clone()
             self.used = self.window - 1
             self.held[..., : self.used, :] = last
@@ -70,7 +71,7 @@ class KeysValues:
         return max(0, used + 1 - self.window), used, self.used
 
     def repeat(self, count: int) -> "KeysValues":
-        """Return those of `count` texts that all go on from this one."""
+        """Return the cache of `count` texts that all continue this one."""
         copy = shallow_copy(self)
         if self.held is not None:
             copy.held = self.held.new_empty(2, count, *self.held.shape[2:])
@@ -79,12 +80,12 @@ class KeysValues:
 
 
 class BlockCache(KeysValues):
-    """What a modern block keeps: keys and values, and what its token shifts read last.
+    """What a modern block keeps: keys and values, and the last inputs of its token shifts.
 
     Attributes:
-        table: The angles of the positions that are read next, the first one's first.
-        attention_input: What attention read at the last position, before the shift.
-        mlp_input: What the MLP read there.
+        table: Rotary table that begins with the next position.
+        attention_input: Input of attention at the last position, before the shift.
+        mlp_input: Input of the MLP there.
     """
 
     table: Float[Tensor, "2 T D_half"]
@@ -92,7 +93,7 @@ class BlockCache(KeysValues):
     mlp_input: Float[Tensor, "B 1 C"] | None = None
 
     def repeat(self, count: int) -> "BlockCache":
-        """Return what blocks of `count` texts keep that all go on from this one."""
+        """Return the cache of `count` texts that all continue this one."""
         copy = cast(BlockCache, super().repeat(count))
         for name in ("attention_input", "mlp_input"):
             if (last := getattr(self, name)) is not None:
@@ -104,8 +105,8 @@ class HalvedView:
     """The state of a model with learned positions.
 
     Args:
-        model: What reads.
-        ids: Nothing yet, of each text.
+        model: The model that reads.
+        ids: An empty row for each text.
 
     Attributes:
         ids: The characters in view, (B, S).
@@ -114,9 +115,9 @@ class HalvedView:
 
     def __init__(self, model: AttentiveModel, ids: Int[Tensor, "B 0"]) -> None:
         self.ids = ids
-        self.layers = self._forgetful(model)
+        self.layers = self._empty(model)
 
-    def _forgetful(self, model: AttentiveModel) -> list[KeysValues]:
+    def _empty(self, model: AttentiveModel) -> list[KeysValues]:
         return [KeysValues(model.block_size, model.block_size) for _ in range(model.depth)]
 
     def go_on(self, model: AttentiveModel, idx: Int[Tensor, "B n"]) -> Float[Tensor, "B n V"]:
@@ -125,12 +126,12 @@ class HalvedView:
         for kept, new in views(self.ids, idx, model.block_size):
             self.ids, unread = torch.cat([kept, new], dim=1), new
             if self.layers[0].used > kept.shape[1]:
-                self.layers, unread = self._forgetful(model), self.ids
+                self.layers, unread = self._empty(model), self.ids
             logits.append(model(unread, self.layers)[:, -new.shape[1] :])
         return torch.cat(logits, dim=1)
 
     def repeat(self, count: int) -> "HalvedView":
-        """Return the state of `count` texts that all go on from this one."""
+        """Return the state of `count` texts that all continue this one."""
         copy = shallow_copy(self)
         copy.ids = self.ids.repeat(count, 1)
         copy.layers = [layer.repeat(count) for layer in self.layers]
@@ -141,13 +142,13 @@ class SlidingView:
     """The state of a `ModernGPT`.
 
     Args:
-        model: What reads.
-        ids: Nothing yet, of each text.
+        model: The model that reads.
+        ids: An empty row for each text.
 
     Attributes:
-        ids: The last characters that were read, (B, S): as many as n-grams look back.
-        blocks: What each block keeps.
-        length: How many characters were read.
+        ids: The last characters read, (B, S): as many as n-grams look back.
+        blocks: The cache of each block.
+        length: Number of characters read.
     """
 
     def __init__(self, model: ModernGPT, ids: Int[Tensor, "B 0"]) -> None:
@@ -155,7 +156,7 @@ class SlidingView:
         size = model.block_size
         self.blocks = [BlockCache(2 * size, size) for _ in model.blocks]
         self.length = 0
-        self._first = 0  # position that the table begins with
+        self._first = 0  # position of the table's first column
         self._table = torch.empty(2, 0, model.head_size // 2)
 
     def go_on(self, model: ModernGPT, idx: Int[Tensor, "B n"]) -> Float[Tensor, "B n V"]:
@@ -173,7 +174,7 @@ class SlidingView:
         return torch.cat(logits, dim=1)
 
     def angles(self, count: int) -> Float[Tensor, "2 T D_half"]:
-        """Return the table of the next `count` positions or more, the next one first."""
+        """Return the rotary table of at least the next `count` positions."""
         if self.length + count > self._first + self._table.shape[1]:
             self._first = self.length
             slots, head_size = self.blocks[0].slots, 2 * self._table.shape[2]
@@ -182,7 +183,7 @@ class SlidingView:
         return self._table[:, self.length - self._first :]
 
     def repeat(self, count: int) -> "SlidingView":
-        """Return the state of `count` texts that all go on from this one."""
+        """Return the state of `count` texts that all continue this one."""
         copy = shallow_copy(self)
         copy.ids = self.ids.repeat(count, 1)
         copy.blocks = [block.repeat(count) for block in self.blocks]
@@ -190,7 +191,7 @@ class SlidingView:
 
 
 def band(n: int, before: int, window: int, device: torch.device) -> Bool[Tensor, "n S"]:
-    """Return which of `before` + n characters each of the last n sees: itself, and those before."""
+    """Return which of `before` + n characters each of the last n sees: up to `window` of them."""
     query = torch.arange(before, before + n, device=device)[:, None]
     key = torch.arange(before + n, device=device)
     return (key <= query) & (key > query - window)

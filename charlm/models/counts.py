@@ -1,14 +1,14 @@
 """How often every n-gram of a text occurs, for all orders at once, in bounded memory.
 
-Every position of the text starts one window of `order` characters. Sorted, windows that share
-their first k characters stand side by side, so one sort counts the n-grams of every order: each
-run of equal prefixes is one n-gram, its length the count. A text too large for the budget is
-sorted in pieces, written to disk, and merged; what is larger than memory then lies in files that
-are mapped, and is worked on a stretch at a time.
+Every position of the text starts one window of `order` characters. After sorting, windows with the
+same first k characters are neighbours, so one sort counts the n-grams of every order: each run of
+equal prefixes is one n-gram, and its length is the count. A text that is too large for the memory
+budget is sorted in pieces, which are written to disk and merged. Arrays larger than memory are
+mapped files, processed in stretches.
 
-The counts form a tree. A node of level k is a distinct k-gram, numbered in sorted order; its
-parent is the same without its last character. A node is found by its key, parent * V + character:
-whatever the order and the alphabet, 64 bits are enough, where the k-gram itself may need 192.
+The counts form a tree. A node of level k is a distinct k-gram, numbered in sorted order; its parent
+is the k-gram without its last character. A node is found by its key, parent * V + character, which
+fits into 64 bits for any order and alphabet.
 """
 
 import contextlib
@@ -27,18 +27,18 @@ from charlm.text.tokens import Ids
 Array = npt.NDArray[Any]
 
 BUDGET = 1 << 30  # bytes
-STRIDE = 1 << 18  # nodes or windows worked on at a time: their arrays fit in a CPU's cache
+STRIDE = 1 << 18  # nodes or windows processed at a time: their arrays fit into a CPU's cache
 
 
 class Arrays:
-    """Makes arrays: in memory, or as files of a folder when they may be larger than memory."""
+    """Allocates arrays in memory, or as mapped files when they may be larger than memory."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
         self._made = 0
 
     def zeros(self, size: int, dtype: npt.DTypeLike) -> Array:
-        """Return an array of `size` zeros; a file's pages are the system's to take back.
+        """Return an array of `size` zeros.
 
         Raises:
             OSError: The disk is too small.
@@ -49,7 +49,7 @@ class Arrays:
         path = self.folder / f"array-{self._made}"
         with path.open("wb") as file:
             length = size * np.dtype(dtype).itemsize
-            if hasattr(os, "posix_fallocate"):  # a disk found full behind a map ends the process
+            if hasattr(os, "posix_fallocate"):  # a full disk behind a map would kill the process
                 os.posix_fallocate(file.fileno(), 0, length)
             else:
                 file.truncate(length)
@@ -62,9 +62,9 @@ def _append(path: Path, array: Array) -> None:
 
 
 def _mapped(path: Path, dtype: npt.DTypeLike, mode: Literal["r", "r+"] = "r") -> Array:
-    """Map a file into memory; its place on the disk is free again when the map is gone."""
+    """Map a file into memory; its disk space is freed with the map."""
     array = np.memmap(path, dtype, mode=mode)
-    with contextlib.suppress(OSError):  # Windows keeps a mapped file; it goes with its folder
+    with contextlib.suppress(OSError):  # Windows cannot; the file is deleted with its folder
         path.unlink()
     return array
 
@@ -82,7 +82,7 @@ class Level:
     counts: Array
 
     def find(self, keys: Array) -> Array:
-        """Return the nodes of `keys`, all of which must be there."""
+        """Return the nodes of `keys`, all of which must exist."""
         return np.searchsorted(self.keys, keys)
 
 
@@ -94,7 +94,7 @@ class Counts:
         levels: `levels[k - 1]` holds the k-grams.
         vocab_size: Number of distinct characters (V).
         opening: The nodes of the text's first 1, 2, ... characters: they have no left neighbour.
-        arrays: Where further arrays of a level's size are to be made.
+        arrays: Allocates further arrays of a level's size.
     """
 
     levels: list[Level]
@@ -118,9 +118,8 @@ def count_ngrams(
         ids: The text, (N,).
         vocab_size: Number of distinct characters (V).
         order: Characters of the longest n-gram.
-        scratch: A folder for what does not fit into `budget`; without one all stays in memory.
-        budget: Bytes of memory to count in; `BUDGET` if None. A text that may need more is
-            counted on disk.
+        scratch: A folder for what exceeds `budget`; None: use memory only.
+        budget: Bytes of memory; None: `BUDGET`. A text that may need more is counted on disk.
         should_stop: Called often.
 
     Raises:
@@ -129,8 +128,8 @@ def count_ngrams(
     """
     budget = BUDGET if budget is None else budget
     packing = _Packing(vocab_size, order)
-    sorting = 2 * packing.width + 40  # bytes for each character of a piece while it is sorted
-    growing = 40 * order  # at worst, each begins an n-gram of its own in every level
+    sorting = 2 * packing.width + 40  # bytes per character while a piece is sorted
+    growing = 40 * order  # at worst each character starts a new n-gram in every level
     if scratch is None or len(ids) * (sorting + growing) <= budget:
         scratch, piece = None, len(ids)
     else:
@@ -141,7 +140,7 @@ def count_ngrams(
         count = min(piece, len(ids) - first)
         text = ids.read(first, min(count + order - 1, len(ids) - first))
         runs.append(_distinct(packing.pack(text, count)))
-        if scratch is not None:  # no name may keep a run in memory while the next is sorted
+        if scratch is not None:  # keep no reference to a run while the next is sorted
             runs.append(_written(runs.pop(), scratch, number))
     blocks = _merged(runs, max(1, min(STRIDE, piece) // len(runs)))
     levels = _tree(map(packing.unpacked, blocks), vocab_size, order, scratch, should_stop)
@@ -150,10 +149,10 @@ def count_ngrams(
 
 
 class _Packing:
-    """Windows as numbers or byte strings that sort as the windows do.
+    """Windows as numbers or byte strings that sort like the windows.
 
-    A character takes as few bits as V + 1 values need; the extra value, zero, stands behind the
-    end of the text. As many characters as fit go into each 64-bit word.
+    A character takes as few bits as V + 1 values need; the extra value, zero, stands for the places
+    after the end of the text. Each 64-bit word holds as many characters as fit.
     """
 
     def __init__(self, vocab_size: int, order: int) -> None:
@@ -177,11 +176,11 @@ class _Packing:
                 value <<= np.uint64(self.bits)
                 value |= padded[place : place + count]
             packed[:, word] = value
-        # Big-endian words compare as one string of bytes, which NumPy sorts whatever its width.
+        # Big-endian words compare like one string of bytes, which NumPy can sort at any width.
         return packed.view(f"S{self.width}").ravel() if self.words > 1 else packed.ravel()
 
     def unpacked(self, run: tuple[Array, Array]) -> tuple[Array, Array]:
-        """Return the characters of sorted windows, (order, M), -1 behind the end; and counts."""
+        """Return the characters of sorted windows, (order, M), -1 after the end; and counts."""
         keys, counts = run
         words = np.ascontiguousarray(keys).view(">u8" if self.words > 1 else np.uint64)
         words = words.reshape(len(keys), self.words)
@@ -199,7 +198,7 @@ class _Packing:
 
 
 def _distinct(keys: Array, counts: Array | None = None) -> tuple[Array, Array]:
-    """Return the distinct keys in order, and how often each occurs."""
+    """Return the distinct keys in order, and their counts."""
     if counts is None:
         keys.sort()
     else:
@@ -212,7 +211,7 @@ def _distinct(keys: Array, counts: Array | None = None) -> tuple[Array, Array]:
 
 
 def _written(run: tuple[Array, Array], folder: Path, number: int) -> tuple[Array, Array]:
-    """Put a sorted run on disk; return it as maps of its files."""
+    """Write a sorted run to disk and return it as mapped files."""
     paths = [folder / f"run-{number}-{name}" for name in ("keys", "counts")]
     for path, array in zip(paths, run, strict=True):
         _append(path, array)
@@ -223,8 +222,8 @@ def _merged(runs: list[tuple[Array, Array]], block: int) -> Iterator[tuple[Array
     """Yield the distinct keys of sorted runs in order, with the sums of their counts.
 
     Args:
-        runs: Distinct keys in order, and how often each occurs.
-        block: How many of each run to look at a time.
+        runs: Distinct keys in order, and their counts.
+        block: Number of keys of each run to look at per pass.
     """
     if len(runs) == 1:
         keys, counts = runs[0]
@@ -233,7 +232,7 @@ def _merged(runs: list[tuple[Array, Array]], block: int) -> Iterator[tuple[Array
         return
     at = [0] * len(runs)
     while any(start < len(keys) for start, (keys, _) in zip(at, runs, strict=True)):
-        # Whatever is no larger than the least last key of the blocks cannot come up again.
+        # No key up to the smallest last key of the blocks can appear in a later block.
         limit = min(
             keys[min(start + block, len(keys)) - 1]
             for start, (keys, _) in zip(at, runs, strict=True)
@@ -279,11 +278,11 @@ def _tree(
 
 
 class _Growing:
-    """A level to which blocks of nodes are added, in memory or in two files."""
+    """A level while blocks of nodes are added to it, in memory or in two files."""
 
     def __init__(self, folder: Path | None, k: int) -> None:
         self.size = 0
-        self.last = 0  # the count so far of the node that the next block may go on with
+        self.last = 0  # count so far of the last node, which the next block may continue
         self.parts: list[tuple[Array, Array]] = []
         self.paths = [folder / f"level-{k}-{name}" for name in ("keys", "counts")] if folder else []
 
@@ -291,10 +290,10 @@ class _Growing:
         """Add the nodes that begin at `starts`; return the node of each row.
 
         Args:
-            starts: Where a new node begins, (M,).
-            there: Which rows have a k-gram at all, (M,); the text's last ones end before it.
-            keys: Of each row, (M,).
-            counts: Of each row, (M,).
+            starts: Which rows start a new node, (M,).
+            there: Which rows have a k-gram, (M,); the text's last windows are shorter.
+            keys: The key of each row, (M,).
+            counts: The count of each row, (M,).
         """
         rows = np.flatnonzero(starts)
         nodes = self.size - 1 + np.cumsum(starts)
@@ -302,7 +301,7 @@ class _Growing:
         self.last += int(sums[rows[0]] if len(rows) else sums[-1])
         if len(rows):
             totals = np.diff(sums[rows], append=sums[-1])
-            # The last node of all is held back: the next block may add to it.
+            # The last node is held back: the next block may add to it.
             finished = np.concatenate([[self.last], totals[:-1]] if self.size else [totals[:-1]])
             self.last = int(totals[-1])
             self._keep(keys[rows], finished)
@@ -314,7 +313,7 @@ class _Growing:
         self._keep(np.empty(0, np.int64), np.array([self.last] if self.size else [], np.int64))
         if not self.paths:
             keys, counts = (np.concatenate(parts) for parts in zip(*self.parts, strict=True))
-            self.parts.clear()  # else each level would be held twice until the last is done
+            self.parts.clear()  # otherwise each level would be in memory twice
             return Level(keys, counts)
         if not self.size:
             return Level(np.empty(0, np.int64), np.empty(0, np.int64))

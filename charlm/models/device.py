@@ -1,4 +1,4 @@
-"""Where tensors live and in what precision matrices are multiplied."""
+"""The device of a run, and the precision of its matrix products."""
 
 import time
 from contextlib import AbstractContextManager
@@ -14,7 +14,7 @@ def choose_device(name: str) -> torch.device:
     """Return the device called `name`; `auto` takes CUDA, then MPS, then the CPU.
 
     Raises:
-        MachineError: This machine has no such device; the message lists those it has.
+        MachineError: This machine has no such device; the message lists the devices it has.
     """
     available = available_devices()
     if name == "auto":
@@ -50,14 +50,14 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 @cache
 def bfloat16_is_faster() -> bool:
-    """Tell, by trying, whether this CPU multiplies bfloat16 at least 1.5 times as fast as float32.
+    """Measure whether this CPU multiplies bfloat16 at least 1.5 times as fast as float32.
 
-    Those with the instructions for it take half the time, those without up to twice as long, so
-    the answer does not depend on what else the machine is doing. It takes some 10 ms.
+    CPUs with instructions for bfloat16 take half the time, others up to twice as long, so the
+    answer does not depend on the load. It takes about 10 ms.
     """
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
-        x = torch.ones(768, 256, dtype=dtype)  # a small batch, and a width that people use
+        x = torch.ones(768, 256, dtype=dtype)  # a small batch and a common width
         tries = []
         for _ in range(7):
             started = time.perf_counter()
@@ -73,7 +73,7 @@ def precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManage
 
 
 def describe_device(config: RunConfig) -> str:
-    """Say in a few words where a run happens: `cpu (2 threads), float32`."""
+    """Return the device and precision of a run in words: `cpu (2 threads), float32`."""
     device = choose_device(config.device)
     dtype = str(choose_dtype(config.dtype, device)).removeprefix("torch.")
     threads = torch.get_num_threads()

@@ -1,7 +1,7 @@
 """Lesson 5: a GPT, in the style of GPT-2 as nanoGPT trains it.
 
-Blocks of communication (attention) and computation (an MLP), each on a residual path, so that
-gradients reach the first layer undimmed. Learned positions, LayerNorm before each part, GELU, no
+Blocks of communication (attention) and computation (an MLP), each added to a residual path, so that
+gradients reach the first layer undiminished. Learned positions, LayerNorm before each part, GELU, no
 biases, and one matrix for both the embedding and the head. Radford et al. 2019, "Language models
 are unsupervised multitask learners", section 2.3; the recipe is nanoGPT's.
 """
@@ -18,7 +18,7 @@ from charlm.models.attention import AttentiveModel, Cache, MultiHeadAttention
 
 
 class MLP(nn.Module):
-    """Each position thinks on its own: expand four times, GELU, contract.
+    """Process each position by itself: expand four times, GELU, contract.
 
     Args:
         n_embd: Channels (C).
@@ -30,12 +30,12 @@ class MLP(nn.Module):
         self.contract = nn.Linear(4 * n_embd, n_embd, bias=False)
 
     def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
-        """Map each position by itself."""
+        """Process each position by itself."""
         return self.contract(F.gelu(self.expand(x)))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each normalised before and added back after.
+    """Attention, then an MLP; the input of each is normalised, its output added back.
 
     Args:
         n_embd: Channels (C).
@@ -54,7 +54,7 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T C"], past: Cache | None = None
     ) -> Float[Tensor, "B T C"]:
-        """Communicate, then compute."""
+        """Apply attention, then the MLP."""
         x = x + self.dropout(self.attention(self.attention_norm(x), past))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]
 
@@ -69,7 +69,7 @@ class GPT2(AttentiveModel):
         n_head: Heads (H), a divisor of C.
         n_embd: Channels (C).
         dropout: Probability of dropping an activation in training.
-        generator: What draws the first weights; None: PyTorch's default generator.
+        generator: Draws the first weights; None: PyTorch's default generator.
     """
 
     def __init__(
@@ -103,13 +103,13 @@ class GPT2(AttentiveModel):
         x = self.dropout(x)
         for i, block in enumerate(self.blocks):
             x = block(x, past[i] if past else None)
-        # Tied weights (Press and Wolf 2017): a character's logit is how much x resembles it.
+        # Tied weights (Press and Wolf 2017): a character's logit is how similar x is to it.
         return F.linear(self.final_norm(x), self.token_embedding.weight)  # (B, T, V)
 
     def _draw_weights(self, generator: torch.Generator | None) -> None:
-        """Draw from N(0, 0.02), the last layer of each residual branch scaled by 1/sqrt(2 n_layer).
+        """Draw from N(0, 0.02); scale the last layer of each residual branch by 1/sqrt(2 n_layer).
 
-        Each block adds two branches to the residual path; the scale keeps its variance from
+        Each block adds two branches to the residual path. The scale keeps the variance there from
         growing with depth (GPT-2, section 2.3).
         """
         for name, parameter in self.named_parameters():

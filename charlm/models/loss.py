@@ -1,4 +1,4 @@
-"""How a prediction is scored: the cross-entropy of the character that really came next."""
+"""The score of a prediction: the cross-entropy of the character that came next."""
 
 from typing import Protocol, runtime_checkable
 
@@ -14,14 +14,13 @@ def next_token_loss(
 ) -> Tensor:
     """Return the cross-entropy of the next character, in nats.
 
-    `F.cross_entropy` wants the classes second: (N, V) against (N,). Every position of every window
-    is one prediction of its own, so (B, T, V) flattens to (B*T, V) and (B, T) to (B*T,); the order
-    of the rows does not matter as long as both agree.
+    `F.cross_entropy` expects (N, V) against (N,). Every position of every window is a separate
+    prediction, so (B, T, V) flattens to (B*T, V) and (B, T) to (B*T,), in the same order.
 
     Args:
         logits: Unnormalised scores.
         targets: Ids of the characters that came next.
-        reduction: `mean` (the default), `sum`, or `none` for one value a prediction, (B*T,).
+        reduction: `mean`, `sum`, or `none` for one value per prediction, (B*T,).
 
     Returns:
         A scalar. Guessing uniformly scores ln V: 4.174 for V = 65.
@@ -39,11 +38,11 @@ class _KnowsProbabilities(Protocol):
 def surprisal(
     model: LanguageModel, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
-    """Return how surprising each target is after what stands before it, in nats.
+    """Return the surprisal of each target, its negative log-probability, in nats.
 
-    A counted model can look one probability up without working out the other V - 1: if it has
-    `log_probability`, that is asked, and must agree with its logits.
+    A counted model can look up one probability without computing the other V - 1. If a model has
+    `log_probability`, which must agree with its logits, that is used.
     """
     if isinstance(model, _KnowsProbabilities):
-        return 0 - model.log_probability(idx, targets)  # what is certain costs 0, not -0
+        return 0 - model.log_probability(idx, targets)  # a certain target costs 0, not -0
     return next_token_loss(model(idx).float(), targets, reduction="none").view(targets.shape)

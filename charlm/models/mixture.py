@@ -1,10 +1,10 @@
-"""Several models as one: their predictions multiplied, or averaged.
+"""Several models as one: the product or the mean of their predictions.
 
     log-linear   log p = (sum of weight_e * log p_e) / temperature, renormalised
     linear       p = sum of weight_e * p_e, then to the power 1 / temperature, renormalised
 
-The product is sharp where the experts agree and lets one that is sure rule a character out; the
-mean keeps whatever any expert thinks possible. Genest and Zidek 1986, "Combining probability
+The product is sharp where the experts agree, and one confident expert can rule a character out. The
+mean keeps every character that any expert thinks possible. Genest and Zidek 1986, "Combining probability
 distributions", sections 2 and 3; for experts that are counted, Jelinek and Mercer 1980 (linear)
 and Klakow 1998, "Log-linear interpolation of language models".
 """
@@ -21,10 +21,10 @@ from charlm.errors import check_stop
 from charlm.models.base import LanguageModel, check_names, check_tensor
 from charlm.models.registry import construct
 
-RIDGE = 1e-4  # pulls weights to equal ones, where experts are too alike to tell them apart
-CHUNK = 1 << 18  # numbers worked on at a time: 2 MiB of float64, which a CPU's cache holds
-FLOOR = -1e4  # log p of what an expert calls impossible: 0 times minus infinity is no number
-LEAST_POWER = 1e-7  # of a mean that misleads: a temperature of ten million is guessing
+RIDGE = 1e-4  # pulls weights of nearly identical experts towards equal ones
+CHUNK = 1 << 18  # numbers processed at a time: 2 MiB of float64, which fits into a CPU's cache
+FLOOR = -1e4  # least log p: 0 times minus infinity would be NaN
+LEAST_POWER = 1e-7  # of a misleading mean: a temperature of ten million is a uniform guess
 
 
 class MixtureModel(LanguageModel):
@@ -32,8 +32,8 @@ class MixtureModel(LanguageModel):
 
     Args:
         vocab_size: Number of distinct characters (V), the same for all.
-        block_size: Longest text it is shown at once; an expert with a shorter block sees at least
-            half a block of context.
+        block_size: Longest window, in characters; an expert with a shorter block sees at least half
+            of its block as context.
         experts: By name.
         combine: `log-linear` or `linear`.
     """
@@ -55,7 +55,6 @@ class MixtureModel(LanguageModel):
         self.combine = combine
         self.any_length = all(expert.any_length for expert in experts.values())
         self.memory = max(expert.memory for expert in experts.values())
-        # Weights add up to 1; together with the temperature they say all there is to say.
         self.register_buffer("weights", torch.full((len(experts),), 1 / len(experts)))
         self.register_buffer("temperature", torch.ones(()))
 
@@ -63,7 +62,7 @@ class MixtureModel(LanguageModel):
     def from_config(
         cls, config: ModelConfig, vocab_size: int, generator: torch.Generator | None = None
     ) -> "MixtureModel":
-        """Build the mixture that a configuration describes, one expert after the other."""
+        """Build the mixture that a configuration describes; experts are drawn in order."""
         experts = {
             name: construct(expert.model, vocab_size, generator)
             for name, expert in config.members().items()
@@ -118,11 +117,11 @@ class MixtureModel(LanguageModel):
         return [expert.repeat(own, count) for expert, own in zip(experts, state, strict=True)]
 
     def join(self, logits: Iterable[Float[Tensor, "*shape V"]]) -> Float[Tensor, "*shape V"]:
-        """Join the experts' logits; one expert's are held at a time."""
+        """Join the experts' logits, holding those of one expert at a time."""
         return join(logits, self.weights, self.temperature, self.combine)
 
     def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Refuse what are not a mixture's weights, temperature and experts.
+        """Check weights, temperature, and the state of each expert.
 
         Raises:
             ValueError: Names a tensor and what is wrong with it.
@@ -148,7 +147,7 @@ class MixtureModel(LanguageModel):
 
 
 class Experts(nn.Module):
-    """Models by name; `nn.ModuleDict` refuses the names of its own attributes, such as `keys`.
+    """Models by name. `nn.ModuleDict` would refuse names of its own attributes, such as `keys`.
 
     Args:
         experts: By name.
@@ -166,7 +165,7 @@ class Experts(nn.Module):
         return self._modules[name]
 
     def train(self, mode: bool = True) -> "Experts":
-        """Set the mode of each, but no `self.training`: an expert may have that name."""
+        """Set the mode of each; not `self.training`, as an expert may have that name."""
         for expert in self.values():
             expert.train(mode)
         return self
@@ -181,9 +180,9 @@ def join(
     """Return the logits of a mixture, from those of each of its experts.
 
     Args:
-        logits: Of one expert after the other.
+        logits: Of each expert, in order.
         weights: Of the experts.
-        temperature: Of their product or mean.
+        temperature: Of the product or mean.
         combine: `log-linear` or `linear`.
     """
     total: Tensor | None = None
@@ -191,7 +190,7 @@ def join(
         log_p = _log_p(own.float())
         if combine == "log-linear":
             total = weight * log_p if total is None else total.add_(weight * log_p)
-        else:  # in logarithms: what all experts call unlikely would round to 0
+        else:  # in logarithms: a sum of tiny probabilities would round to 0
             share = weight.log() + log_p
             total = share if total is None else torch.logaddexp(total, share)
     assert total is not None, "a mixture has at least one expert"
@@ -211,10 +210,10 @@ def fit_weights(
 ) -> tuple[Float[Tensor, "E"], Float[Tensor, ""]]:
     """Return the weights and the temperature that predict the targets best.
 
-    Log-linear, it is one convex problem: powers of the experts' probabilities, which are weights
-    and temperature in one (Newton's method). A power may be negative: what that expert says is then
-    read as what the others have said already. Linear, it is two: the weights by expectation
-    maximisation, then the temperature, one power of their mean.
+    Log-linear: one convex problem, solved by Newton's method for the powers of the experts'
+    probabilities, which are weight over temperature. A power may be negative, if other experts
+    already contain what that expert knows. Linear: the weights by expectation maximisation, then
+    the temperature as one power of their mean.
 
     Args:
         logits: Of each expert for each prediction.
@@ -223,8 +222,8 @@ def fit_weights(
         should_stop: Called often.
 
     Returns:
-        Weights that add up to 1, and the temperature. Of experts that mislead, log-linear, the
-        powers add up to next to nothing, or less: then the powers themselves, and temperature 1.
+        Weights that sum to 1, and the temperature. If the powers of misleading experts sum to about
+        zero or less (log-linear only), the powers themselves, and temperature 1.
 
     Raises:
         Stopped: `should_stop` said so.
@@ -243,8 +242,8 @@ def fit_weights(
 
 
 def _fit_shares(log_p: Float[Tensor, "E N"], should_stop: Callable[[], bool]) -> Float[Tensor, "E"]:
-    """Return the weights of the mean that gives the targets, of these log p, the most."""
-    p = (log_p - log_p.max(dim=0).values).exp()  # what all of them call unlikely is above 0 too
+    """Return the weights of the mean with the highest likelihood of the targets."""
+    p = (log_p - log_p.max(dim=0).values).exp()  # scaled, so that no column is all zero
     weights = torch.full((len(p),), 1 / len(p), dtype=torch.float64)
     for _ in range(1000):
         check_stop(should_stop)
@@ -258,10 +257,10 @@ def _fit_shares(log_p: Float[Tensor, "E N"], should_stop: Callable[[], bool]) ->
 def _fit_powers(
     log_p: Float[Tensor, "E N V"], targets: Int[Tensor, "N"], should_stop: Callable[[], bool]
 ) -> Float[Tensor, "E"]:
-    """Return the powers to which probabilities are raised before they are multiplied.
+    """Return the powers of the experts' probabilities in the best product, by Newton's method.
 
-    Newton's method. Where experts are sure of themselves and wrong, the curvature is next to nothing
-    and a whole step leads anywhere: it is halved until the loss falls.
+    Where experts are confident and wrong, the curvature is almost zero and a full step overshoots,
+    so a step is halved until the loss falls.
     """
     powers = torch.full((len(log_p),), 1 / len(log_p), dtype=torch.float64)
     loss, gradient, curvature = _derivatives(powers, log_p, targets, should_stop)
@@ -285,10 +284,10 @@ def _derivatives(
     targets: Int[Tensor, "N"],
     should_stop: Callable[[], bool],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "E"], Float[Tensor, "E E"]]:
-    """Return the mean loss of a product of these powers, its gradient and second derivative.
+    """Return the mean loss of the product with these powers, its gradient and second derivative.
 
-    The gradient is the mean of what the product expects of log p_e, less what it was at the target;
-    the second derivative is the covariance of the log p_e under the product.
+    The gradient is the mean over positions of E[log p_e] - log p_e(target), with the expectation
+    under the product. The second derivative is the covariance of the log p_e under the product.
     """
     experts, count, vocab_size = log_p.shape
     off = powers - 1 / experts
@@ -302,7 +301,7 @@ def _derivatives(
         joined = torch.einsum("e,env->nv", powers, some).log_softmax(dim=-1)
         p = joined.exp()
         expected, observed = torch.einsum("nv,env->en", p, some), some[:, at, y]
-        centred = some - expected[..., None]  # a difference of large squares would lose its digits
+        centred = some - expected[..., None]  # a difference of large squares would lose digits
         loss -= joined[at, y].sum() / count
         gradient += (expected - observed).sum(dim=1) / count
         curvature += torch.einsum("env,fnv->ef", p * centred, centred) / count

@@ -1,9 +1,9 @@
-"""Lesson 6: the same GPT with what a decade of small improvements left standing.
+"""Lesson 6: the same GPT with the small improvements of a decade that proved useful.
 
-rotary positions           a query and a key are turned by an angle that grows with position,
-                           so their product knows the distance: Su et al. 2021, RoFormer, 3.2
-RMSNorm without weights    Zhang and Sennrich 2019; what its gains would learn, the next
-                           matrix can learn as well
+rotary positions           queries and keys are rotated by an angle that grows with position, so
+                           their product depends on the distance: Su et al. 2021, RoFormer, 3.2
+RMSNorm without weights    Zhang and Sennrich 2019; the next matrix can learn what its gains
+                           would learn
 normalised queries, keys   keep attention from saturating: Dehghani et al. 2023, ViT-22B, 2.1
 token shift                half of what attention and MLP read comes from the character before:
                            Peng et al. 2023, RWKV, 3.1
@@ -13,7 +13,6 @@ projections and head       ln V: Yang et al. 2022, Tensor Programs V, D.2, for t
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -31,16 +30,14 @@ ROTARY_BASE = 10_000.0  # RoFormer, section 3.3
 class RMSNorm(torch.autograd.Function):
     """x over the root of its mean square, along the last dimension, with its derivative by hand.
 
-    `F.rms_norm` says the same; on a CPU autograd takes it apart into squares and powers. The
-    derivative is worked out at `charlm.backprop.rules.RMSNorm`.
+    `F.rms_norm` gives the same, but on a CPU autograd splits it into squares and powers.
+    `charlm.backprop.rules.RMSNorm` derives the derivative.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         """Return x / r, with r = sqrt(mean(x^2) + eps)."""
-        exact: torch.dtype = torch.promote_types(
-            x.dtype, torch.float32
-        )  # also where x is in bfloat16
+        exact = torch.promote_types(x.dtype, torch.float32)  # for x in bfloat16
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact)
         scale = length.square().div_(x.shape[-1]).add_(torch.finfo(exact).eps).rsqrt_()
         out: Tensor = (x * scale).to(x.dtype)
@@ -49,7 +46,7 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Remove what lies along the output: its length is fixed."""
+        """Remove the part of the gradient along the output, whose length is fixed."""
         out: Tensor
         scale: Tensor
         out, scale = ctx.saved_tensors
@@ -65,11 +62,11 @@ def norm(x: Tensor) -> Tensor:
 def token_shift(
     x: Float[Tensor, "B T C"], last: Float[Tensor, "B 1 C"] | None = None
 ) -> Float[Tensor, "B T C"]:
-    """Take the second half of the channels from the position before: pairs of characters, for free.
+    """Take the second half of the channels from the position before: pairs of characters for free.
 
     Args:
-        x: At positions one after the other.
-        last: At the position before the first of them; None: there is nothing, zeros.
+        x: Consecutive positions.
+        last: The position before the first of them; None: zeros.
     """
     own, before = x.chunk(2, dim=-1)
     if last is None:
@@ -84,10 +81,10 @@ def rotary_table(
     """Return the cosines and sines of the angles position x base^(-2i / D), i < D / 2, in float32.
 
     Args:
-        length: How many positions (T).
-        head_size: Channels that are turned in pairs (D).
-        first: The first of the positions.
-        dtype: To work angles out in: float32 is exact to 1e-4 up to some thousand positions.
+        length: Number of positions (T).
+        head_size: Channels, rotated in pairs (D).
+        first: The first position.
+        dtype: Precision of the angles: float32 is exact to 1e-4 up to some thousand positions.
     """
     frequencies = ROTARY_BASE ** (-torch.arange(0, head_size, 2) / head_size)
     positions = torch.arange(first, first + length, dtype=dtype)
@@ -98,36 +95,36 @@ def rotary_table(
 def rotate(
     x: Float[Tensor, "*batch T D"], table: Float[Tensor, "2 T D_half"]
 ) -> Float[Tensor, "*batch T D"]:
-    """Turn each pair (x[i], x[i + D/2]) of each position by its angle."""
+    """Rotate each pair (x[i], x[i + D/2]) of each position by its angle."""
     cos, sin = table.to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
 class Rotary(torch.autograd.Function):
-    """`rotate`, with its derivative by hand: the gradient is turned back by the same angles."""
+    """`rotate`, with its derivative by hand: the gradient is rotated back by the same angles."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, table: Tensor) -> Tensor:
-        """Turn."""
+        """Rotate."""
         ctx.save_for_backward(table)
         return rotate(x, table)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Turn back: the inverse of a rotation is its transpose."""
+        """Rotate back: the inverse of a rotation is its transpose."""
         cos, sin = ctx.saved_tensors[0]
         return rotate(gradient, torch.stack([cos, -sin])), None
 
 
 @runtime_checkable
 class BlockCache(Cache, Protocol):
-    """What a block keeps of a text that it reads on (`charlm.models.cache`).
+    """What a block keeps of the text read so far (see `charlm.models.cache`).
 
     Attributes:
-        table: The angles of the positions that are read next, the first one's first.
-        attention_input: What attention read at the last position, before the shift.
-        mlp_input: What the MLP read there.
+        table: Rotary table that begins with the next position.
+        attention_input: Input of attention at the last position, before the shift.
+        mlp_input: Input of the MLP there.
     """
 
     table: Float[Tensor, "2 T D_half"]
@@ -135,21 +132,8 @@ class BlockCache(Cache, Protocol):
     mlp_input: Float[Tensor, "B 1 C"] | None
 
 
-@runtime_checkable
-class TextCache(Protocol):
-    """What the model keeps of a text that it reads on.
-
-    Attributes:
-        ids: The last characters that were read, as many as n-grams look back.
-        blocks: What each block keeps.
-    """
-
-    ids: Int[Tensor, "B S"]
-    blocks: Sequence[Any]
-
-
 class RotaryAttention(MultiHeadAttention):
-    """Multi-head attention whose queries and keys are normalised, then turned by position.
+    """Multi-head attention whose queries and keys are normalised, then rotated by position.
 
     Args:
         n_embd: Channels (C).
@@ -168,7 +152,7 @@ class RotaryAttention(MultiHeadAttention):
     def prepare(
         self, query_key: Float[Tensor, "2 B H T D"], past: Cache | None
     ) -> Float[Tensor, "2 B H T D"]:
-        """Normalise, then turn."""
+        """Normalise, then rotate."""
         table = self.rotary if past is None else cast(BlockCache, past).table
         table = table[:, : query_key.shape[-2]]
         return Rotary.apply(norm(query_key), table)  # type: ignore[no-any-return, no-untyped-call]
@@ -177,7 +161,7 @@ class RotaryAttention(MultiHeadAttention):
 class SquaredReLU(torch.autograd.Function):
     """max(x, 0)^2, with its derivative by hand: 2 max(x, 0).
 
-    Autograd would chain the derivatives of the square and of the ReLU: six times as slow on a CPU.
+    Autograd chains the derivatives of square and ReLU, which takes six times as long on a CPU.
     """
 
     @staticmethod
@@ -196,7 +180,7 @@ class SquaredReLU(torch.autograd.Function):
 
 
 class SquaredReLUMLP(nn.Module):
-    """Each position thinks on its own: expand four times, squared ReLU, contract.
+    """Process each position by itself: expand four times, squared ReLU, contract.
 
     Args:
         n_embd: Channels (C).
@@ -208,13 +192,13 @@ class SquaredReLUMLP(nn.Module):
         self.contract = nn.Linear(4 * n_embd, n_embd, bias=False)
 
     def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
-        """Map each position by itself."""
+        """Process each position by itself."""
         hidden = SquaredReLU.apply(self.expand(x))  # type: ignore[no-untyped-call]
         return self.contract(hidden)  # type: ignore[no-any-return]
 
 
 class ModernBlock(nn.Module):
-    """Attention, then an MLP, each normalised before and added back after.
+    """Attention, then an MLP; the input of each is normalised, its output added back.
 
     Args:
         n_embd: Channels (C).
@@ -232,7 +216,7 @@ class ModernBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T C"], past: BlockCache | None = None
     ) -> Float[Tensor, "B T C"]:
-        """Communicate, then compute."""
+        """Apply attention, then the MLP."""
         own = norm(x)
         shifted = token_shift(own, past.attention_input if past else None)
         x = x + self.dropout(self.attention(shifted, past))
@@ -256,7 +240,7 @@ class ModernGPT(AttentiveModel):
         n_embd: Channels (C).
         dropout: Probability of dropping an activation in training.
         n_gram: Characters of the longest n-gram with an embedding of its own; 1: none has.
-        generator: What draws the first weights; None: PyTorch's default generator.
+        generator: Draws the first weights; None: PyTorch's default generator.
     """
 
     version = "2"  # 1 had no token shift
@@ -287,10 +271,13 @@ class ModernGPT(AttentiveModel):
         self.head = nn.Linear(n_embd, vocab_size, bias=False)
         self._draw_weights(generator)
 
-    def forward(
-        self, idx: Int[Tensor, "B T"], past: TextCache | None = None
-    ) -> Float[Tensor, "B T V"]:
-        """Return the logits of the next character at every position."""
+    def forward(self, idx: Int[Tensor, "B T"], past: Any = None) -> Float[Tensor, "B T V"]:
+        """Return the logits of the next character at every position.
+
+        Args:
+            idx: Characters.
+            past: What is kept of the text before them: a `charlm.models.cache.SlidingView`.
+        """
         self.check_length(idx)
         x = self.token_embedding(idx)  # (B, T, C)
         if self.ngram_embedding is not None:
@@ -307,9 +294,9 @@ class ModernGPT(AttentiveModel):
         return SlidingView(self, LanguageModel.start(self, batch_size))
 
     def _draw_weights(self, generator: torch.Generator | None) -> None:
-        """Zero what writes to the residual path or the logits; draw the rest from N(0, 1/C).
+        """Zero the matrices that write to the residual path or the logits; draw others from N(0, 1/C).
 
-        n-grams begin at zero too: those never seen in training then say nothing.
+        n-gram embeddings are zero too, so that n-grams never seen in training have no effect.
         """
         zeroed = (
             "projection.weight",

@@ -1,9 +1,9 @@
-"""A model that was counted, not trained: the n-gram, from the lesson's bigram to order 32.
+"""A model that is counted, not trained: the n-gram, up to order 32.
 
-What follows a context is read off the counts of what followed it in the text; `smoothing` says
-what becomes of contexts that are rare or were never seen. A table for each order, looked up by
-binary search; the contexts of all orders at one position are found one from the other, so
-nothing depends on how wide the alphabet or how long the context is.
+What follows a context is predicted from the counts of what followed it in the text; `smoothing` says
+how contexts that are rare or unseen are handled. There is one table per order, looked up by binary
+search. The contexts of all orders at one position are found one from the other, so the cost does
+not depend on the size of the alphabet.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ from charlm.models.counts import STRIDE
 from charlm.models.smoothing import Table
 
 PARTS = ("keys", "share", "left_over")
-BYTES_A_GRAM = 24  # its parts, and where its followers begin
+BYTES_A_GRAM = 24  # its parts, and the start of its followers
 
 
 class NGramModel(LanguageModel):
@@ -26,12 +26,12 @@ class NGramModel(LanguageModel):
 
     Args:
         vocab_size: Number of distinct characters (V).
-        block_size: Characters in a window when it is scored in windows; it looks at the last
-            `order - 1` only.
+        block_size: Characters in a window when it is scored in windows; the model itself looks at
+            the last `order - 1` only.
         order: Characters of the longest n-gram.
         backs_off: Whether an unseen context asks the one without its oldest character (Kneser-Ney,
-            Witten-Bell), or gives all characters the same probability (add-k).
-        generator: Not used: before a fit, every character is equally likely.
+            Witten-Bell), or makes all characters equally likely (add-k).
+        generator: Ignored: before a fit, all characters are equally likely.
     """
 
     any_length = True
@@ -49,7 +49,7 @@ class NGramModel(LanguageModel):
         self.order = order
         self.memory = order - 1
         self.backs_off = backs_off
-        self.register_buffer("keys_1", torch.empty(0))  # says where the model is
+        self.register_buffer("keys_1", torch.empty(0))  # for `device`
         self.set_tables([Table(np.arange(vocab_size), np.zeros(vocab_size), np.ones(1))])
 
     @property
@@ -63,7 +63,7 @@ class NGramModel(LanguageModel):
         return self.get_buffer("keys_1").device
 
     def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Refuse what are not tables of this order and alphabet.
+        """Check that these are tables of this order and alphabet.
 
         Raises:
             ValueError: Names a table and what is wrong with it.
@@ -88,16 +88,16 @@ class NGramModel(LanguageModel):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Tensor], prefix: str, *options: object
     ) -> None:
-        """Take tables, whose sizes need not be those of the tables it has."""
+        """Take tables, which may have other sizes than the present ones."""
         self.set_tables(
             Table(*(state_dict[f"{prefix}{part}_{k}"].numpy() for part in PARTS))
             for k in range(1, self.order + 1)
         )
 
     def set_tables(self, tables: Iterable[Table]) -> None:
-        """Take the tables of all orders, the lowest first; orders without one stay empty.
+        """Take the tables of all orders, the lowest first; orders without a table stay empty.
 
-        They are copied to memory, where they must fit: `BYTES_A_GRAM` each.
+        They are copied to memory: `BYTES_A_GRAM` per n-gram.
         """
         tables, device = iter(tables), self.device
         contexts, nothing = 1, np.empty(0)
@@ -114,7 +114,7 @@ class NGramModel(LanguageModel):
             self.register_buffer(name, tensor.to(device), persistent=not name.startswith("first"))
 
     def _first(self, keys: Int[Tensor, "N"], contexts: int) -> Int[Tensor, "M"]:
-        """Return where each context's followers begin in `keys`, and where the last one's end."""
+        """Return the start of each context's followers in `keys`, and the end of the last one's."""
         first = torch.empty(contexts + 1, dtype=torch.int64)
         for start in range(0, contexts + 1, STRIDE):
             stretch = torch.arange(start, min(start + STRIDE, contexts + 1))
@@ -122,12 +122,12 @@ class NGramModel(LanguageModel):
         return first
 
     def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Return log-probabilities: logits whose softmax is themselves. T is not limited."""
+        """Return log-probabilities, which are logits too. T is not limited."""
         weight = self._ones(idx)
         p = weight.new_zeros(idx.numel(), self.vocab_size)
         for k, row, context in self._known(idx):
             keys, share, left_over = self._table(k)
-            # Each row's followers stand side by side in the table: count them off.
+            # Each row's followers are neighbours in the table: enumerate them.
             first = self.get_buffer(f"first_{k}")
             begin, many = first[context], first[context + 1] - first[context]
             behind = torch.repeat_interleave(begin - many.cumsum(0) + many, many)
@@ -142,22 +142,22 @@ class NGramModel(LanguageModel):
     def log_probability(
         self, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
     ) -> Float[Tensor, "B T"]:
-        """Return the log-probability of each target alone, in nats: one look-up an order."""
+        """Return only the log-probability of each target, in nats: one look-up per order."""
         weight = self._ones(idx)
         p, target = torch.zeros_like(weight), targets.flatten()
         for k, row, context in self._known(idx):
             _, share, left_over = self._table(k)
             node = self._find(k, context * self.vocab_size + target[row])
-            if len(share):  # no table before the fit, nor for a text too short for this order
+            if len(share):  # empty before a fit, and for a text too short for this order
                 p[row] += weight[row] * torch.where(node >= 0, share[node], 0.0)
             weight[row] *= left_over[context]
         p += weight * self.shortest()[target]
-        return p.log_().clamp_(max=0).float().view(idx.shape)  # rounding may pass 1 by 1e-8
+        return p.log_().clamp_(max=0).float().view(idx.shape)  # rounding may exceed 1 by 1e-8
 
     def _known(
         self, idx: Int[Tensor, "B T"]
     ) -> Iterator[tuple[int, Int[Tensor, "R"], Int[Tensor, "R"]]]:
-        """Yield, for each order from the highest to 2, which positions it has a context for.
+        """Yield, for each order from the highest to 2, the positions whose context it knows.
 
         Yields:
             The order k, the positions in the flattened `idx`, and the nodes of their contexts.
@@ -167,20 +167,22 @@ class NGramModel(LanguageModel):
             context = contexts.pop()
             known = context >= 0
             if not self.backs_off and k < self.order:
-                known[:, k - 1 :] = False  # those with more before them asked a longer order
+                known[:, k - 1 :] = (
+                    False  # with more text before them, only the highest order counts
+                )
             row = torch.nonzero(known.flatten())[:, 0]
             yield k, row, context.flatten()[row]
 
     def _ones(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "N"]:
-        """Return what the highest order leaves to begin with, in the precision to add up in.
+        """Return the initial weight of each position, in the precision of the sums.
 
-        Where long runs of a text repeat, a product of left-overs can be smaller than any float32.
+        Where long passages repeat, a product of left-overs can be too small for float32.
         """
         dtype = torch.float32 if idx.device.type == "mps" else torch.float64  # MPS has no float64
         return torch.ones(idx.numel(), dtype=dtype, device=idx.device)
 
     def shortest(self) -> Float[Tensor, "V"]:
-        """Return the distribution that stands below order 2: what an unknown context predicts."""
+        """Return the distribution below order 2, which an unknown context predicts."""
         _, share, left_over = self._table(1)
         uniform = torch.full_like(share, 1 / self.vocab_size)
         return share + left_over * uniform if self.backs_off or self.order == 1 else uniform
@@ -206,7 +208,7 @@ class NGramModel(LanguageModel):
         return keys, share, left_over
 
     def _find(self, k: int, keys: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
-        """Return the nodes of level k with these keys, -1 for those that are not there."""
+        """Return the nodes of level k with these keys, -1 for missing ones."""
         table = self.get_buffer(f"keys_{k}")
         if not len(table):
             return torch.full_like(keys, -1)

@@ -1,14 +1,13 @@
 """An embedding for each pair, triple, ... of characters, beside the character's own.
 
-A GPT over characters spends its first layers on finding out which characters stand together. A
-table that is looked up by the last n characters knows at once. There are too many n-grams for a row
-each, so they share rows by their hash, as the features of Weinberger et al. 2009, "Feature hashing
-for large scale multitask learning": those that share one are seldom both frequent, and what follows
-tells them apart.
+The first layers of a character GPT learn which characters occur together. A table that is looked up
+by the last n characters provides that directly. There are too many n-grams for one row each, so
+they share rows by a hash (Weinberger et al. 2009, "Feature hashing for large scale multitask
+learning"): two that share a row are rarely both frequent, and later layers can tell them apart.
 
-Such tables learn the text by heart. So in training each n-gram's embedding is left out half of the
-time, as words are in Iyyer et al. 2015, "Deep unordered composition rivals syntactic methods for
-text classification", section 3.1, and the rest of the model does not come to rely on any one.
+Such tables memorise the text. So training drops each n-gram's embedding half of the time, as Iyyer
+et al. 2015, "Deep unordered composition rivals syntactic methods for text classification", section
+3.1, drop words; the rest of the model then does not rely on any single n-gram.
 """
 
 import torch
@@ -20,9 +19,9 @@ from charlm.config.models import NGRAM_ROWS
 
 ROWS = NGRAM_ROWS  # for each n; four times as many gained 0.006 nats (docs/experiments.md)
 
-DROPOUT = 0.5  # without it the loss of unseen text rises after a few passes over the text
+DROPOUT = 0.5  # without it the validation loss rises after a few passes over the text
 
-PRIME = 2**31 - 1  # keys stay below it, so that no product of two leaves 64 bits
+PRIME = 2**31 - 1  # keys stay below it, so that products of two fit into 64 bits
 GOLDEN = 2_654_435_769  # 2^32 over the golden ratio: Knuth, TAOCP 3, section 6.4
 ROW_BITS = ROWS.bit_length() - 1
 
@@ -31,7 +30,7 @@ def ngram_rows(idx: Int[Tensor, "B T"], longest: int, vocab_size: int) -> Int[Te
     """Return the row of the n characters that end at each position, for n from 2 to `longest`.
 
     Args:
-        idx: Ids of characters. What would stand before the first counts as a character of its own.
+        idx: Ids of characters. The places before the first one count as one extra character.
         longest: The largest n.
         vocab_size: Number of distinct characters (V).
 
@@ -39,7 +38,7 @@ def ngram_rows(idx: Int[Tensor, "B T"], longest: int, vocab_size: int) -> Int[Te
         Rows of one table: those of n = 2 are below `ROWS`, those of n = 3 below 2 `ROWS`, and so on.
     """
     length = idx.shape[1]
-    numbers = idx + 1  # 0 is for what stands before the text
+    numbers = idx + 1  # 0 stands for the places before the text
     key, rows = numbers, []
     for n in range(2, longest + 1):
         before = F.pad(numbers, (n - 1, 0))[:, :length]
@@ -72,7 +71,7 @@ class NGramEmbedding(nn.Module):
 
         Args:
             idx: Characters.
-            before: What stands before them: all of it, or as much as n-grams look back.
+            before: The characters before them, at least as many as n-grams look back, or all.
         """
         text = idx if before is None else torch.cat([before, idx], dim=1)
         rows = ngram_rows(text, self.longest, self.vocab_size)[:, -idx.shape[1] :]
@@ -84,5 +83,5 @@ class NGramEmbedding(nn.Module):
 
 
 def dropped(rows: Int[Tensor, "N n"], dtype: torch.dtype) -> Float[Tensor, "N n"]:
-    """Draw which n-grams count, and how much: 0, or 1 / (1 - `DROPOUT`), so that their mean stays."""
+    """Draw the weight of each n-gram: 0, or 1 / (1 - `DROPOUT`), which keeps the mean."""
     return F.dropout(torch.ones(rows.shape, dtype=dtype, device=rows.device), DROPOUT)

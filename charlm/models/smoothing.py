@@ -1,11 +1,11 @@
-"""From counts to probabilities: part of what was seen is given up to what was not.
+"""From counts to probabilities: smoothing moves probability from seen to unseen characters.
 
-Every method has one form. After the context h (the last k - 1 characters),
+Every method has the same form. After the context h (the last k - 1 characters),
 
     p(w | h) = share(h w) + left_over(h) * p(w | h without its oldest character)
 
-where the shares of a context and its left-over sum to 1, and 1 / V stands below the empty context.
-So nothing is ever impossible. The methods differ in what they count and how much of it they keep.
+where the shares of a context and its left-over sum to 1, and the empty context backs off to 1 / V.
+So no character has probability zero. The methods differ in what they count and how much they keep.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,9 +18,9 @@ import numpy as np
 from charlm.errors import check_stop
 from charlm.models.counts import STRIDE, Array, Counts, Level
 
-FALLBACK = (0.5, 1.0, 1.5)  # where counts of counts give no discount; KenLM falls back to these
+FALLBACK = (0.5, 1.0, 1.5)  # if counts of counts give no valid discount; KenLM's values
 
-# (counts, where each context's begin, total of each context) -> (what is kept, what is left over)
+# (counts, start of each context, total of each context) -> (shares, left-over of each context)
 Smooth = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
@@ -29,10 +29,10 @@ class Table:
     """The probabilities of one order.
 
     Args:
-        keys: Of the k-grams, parent * V + last character, increasing, (N,) int64.
-        share: What each has of its context's probability, (N,) float32.
+        keys: The k-grams as parent * V + last character, increasing, (N,) int64.
+        share: The share of each k-gram in its context's probability, (N,) float32.
         left_over: What each context (a node one level up) leaves to shorter ones, (M,) float32;
-            1 for a context that was never followed by anything.
+            1 for a context that nothing followed.
     """
 
     keys: Array
@@ -43,7 +43,7 @@ class Table:
 def kneser_ney(
     counts: Array, first: Array, total: Array, *, discount: Array
 ) -> tuple[Array, Array]:
-    """Take a discount off every count: one for 1, one for 2, one for 3 and more.
+    """Subtract a discount from every count: one for 1, one for 2, one for 3 and more.
 
     Interpolated modified Kneser-Ney: Chen and Goodman 1998, "An empirical study of smoothing
     techniques for language modeling" (TR-10-98), section 3.
@@ -54,7 +54,7 @@ def kneser_ney(
 
 
 def witten_bell(counts: Array, first: Array, total: Array) -> tuple[Array, Array]:
-    """Count each first occurrence of a character after a context as one sight of something new.
+    """Count each distinct character after a context as one observation of something new.
 
     Witten and Bell 1991, "The zero-frequency problem", method C; interpolated.
     """
@@ -68,7 +68,7 @@ def add_k(
 ) -> tuple[Array, Array]:
     """Add k to every count (Laplace's rule of succession for k = 1).
 
-    What is left over goes to all V characters alike, not to shorter contexts.
+    The left-over goes to all V characters equally, not to shorter contexts.
     """
     added = k * vocab_size
     spread = np.diff(first, append=len(counts))
@@ -107,8 +107,8 @@ def smooth(
         counts: Of all orders.
         smoothing: `kneser-ney`, `witten-bell` or `add-k`.
         k: What `add-k` adds.
-        min_count: N-grams of two characters and more that occur less often are left out, once
-            the discounts are known; their share goes to shorter contexts.
+        min_count: N-grams of two or more characters that occur less often are dropped after the
+            discounts are estimated; their share goes to shorter contexts.
         should_stop: Called often.
 
     Raises:
@@ -116,12 +116,12 @@ def smooth(
         OSError: The disk is too small.
     """
     levels, vocab_size = counts.levels, counts.vocab_size
-    # Kneser and Ney 1995: where a shorter context is asked, the longer one has failed. What
-    # counts there is in how many places a k-gram stands, not how often in each.
+    # Kneser and Ney 1995: a shorter context is used where the longer one fails. So its k-grams are
+    # counted by the number of distinct characters before them, not by how often they occur.
     seen: Iterator[Array] = (level.counts for level in levels)
     if smoothing == "kneser-ney":
         seen = chain(_left_neighbours(counts, should_stop), [levels[-1].counts])
-    number, contexts = np.zeros(1, np.int64), 1  # of the level above: here the empty context
+    number, contexts = np.zeros(1, np.int64), 1  # of the level above; first the empty context
     for level, some in zip(levels, seen, strict=True):
         method: Smooth = witten_bell
         if smoothing == "kneser-ney":
@@ -146,16 +146,16 @@ def _table(
     method: Smooth,
     should_stop: Callable[[], bool],
 ) -> tuple[Table, Array]:
-    """Return one order's table, and the number of each of its nodes in it, -1 if left out.
+    """Return the table of one order, and each node's row in it, -1 if dropped.
 
     Args:
-        counts: What the level belongs to.
+        counts: The counts of all orders.
         level: The k-grams.
-        seen: What the method counts of each.
-        threshold: Those that occur less often are left out.
-        number: Of each node of the level above in its table.
-        contexts: Nodes in that table.
-        method: How counts become shares.
+        seen: The count of each k-gram that the method uses.
+        threshold: K-grams that occur less often are dropped.
+        number: Row of each node of the level above in its table.
+        contexts: Rows of that table.
+        method: Turns counts into shares.
         should_stop: Called often.
     """
     size = sum(int(np.count_nonzero(some >= threshold)) for some in _stretches(level.counts))
@@ -173,7 +173,7 @@ def _table(
         kept, rest = method(some, first, np.add.reduceat(some, first))
         rest = rest + np.add.reduceat(np.where(stays, 0.0, kept), first)
         after = done + int(np.count_nonzero(stays))
-        # A k-gram is never more frequent than its context, so whoever stays has a parent.
+        # A k-gram is never more frequent than its context, so the parent of each kept one is kept.
         keys[done:after] = number[parent[stays]] * counts.vocab_size + symbol[stays]
         share[done:after] = kept[stays]
         context = number[parent[first]]
@@ -184,7 +184,7 @@ def _table(
 
 
 def _whole_contexts(level: Level, vocab_size: int) -> Iterator[tuple[int, int]]:
-    """Cut a level into stretches that end where a context does."""
+    """Split a level into stretches of whole contexts."""
     start = 0
     while start < len(level.keys):
         stop = min(start + STRIDE, len(level.keys))
@@ -195,18 +195,18 @@ def _whole_contexts(level: Level, vocab_size: int) -> Iterator[tuple[int, int]]:
 
 
 def _stretches(array: Array) -> Iterator[Array]:
-    """Cut an array that may be larger than memory into pieces."""
+    """Split an array that may be larger than memory."""
     return (array[first : first + STRIDE] for first in range(0, len(array), STRIDE))
 
 
 def _left_neighbours(counts: Counts, should_stop: Callable[[], bool]) -> Iterator[Array]:
-    """Yield, for each order but the highest, in how many contexts each k-gram stands.
+    """Yield, for each order but the highest, how many distinct characters precede each k-gram.
 
-    That is the number of (k + 1)-grams that end with it, and one more for the k-gram that opens
-    the text, whose left neighbour is the text's edge.
+    That is the number of (k + 1)-grams that end with it. The k-gram at the start of the text gets
+    one more, as the start counts as a neighbour.
     """
     levels, vocab_size = counts.levels, counts.vocab_size
-    suffix = np.zeros(vocab_size, np.int64)  # of each node: the same without its first character
+    suffix = np.zeros(vocab_size, np.int64)  # of each node: the node without its first character
     for depth, (shorter, level) in enumerate(pairwise(levels)):
         seen = counts.arrays.zeros(len(shorter.keys), np.int64)
         found = counts.arrays.zeros(len(level.keys), np.int64)
