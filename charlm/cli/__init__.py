@@ -1,1 +1,7 @@
-"""The command line: one file a verb. Only here is anything printed, drawn, or exited with."""
+"""The command line: one file for each verb. Only this room prints, draws bars or sets exit codes.
+
+Read in this order: `output`, `signals`, `spelling` (how settings are written on the command
+line); then the verbs: `config`, `baselines`, `data`, `training_bar`, `training_report`, `train`,
+`prompts`, `sample`, `evaluate`, `compare`, `lr_find`, `explain`, `gradcheck`, `graph`, `verify`,
+`doctor`; last `main`, which joins them.
+"""
