@@ -1,7 +1,7 @@
 """Whole models without autograd: a program for each, in the order in which a reader would derive it.
 
-Each program says in rules what the model's `forward` says in modules, and goes on to the loss. Read
-them beside the lessons: the names are the models' own. The same weights serve both.
+Each program does with rules what the model's `forward` does with modules, and then computes the
+loss. Read them beside the lessons: the names and the weights are the models' own.
 """
 
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ LOSS = Step("loss", CrossEntropy(), "logits targets")
 
 
 def bigram_steps(model: LanguageModel) -> Steps:
-    """Lesson 1: one table. `Embedding`, then `CrossEntropy`, as one rule that is much faster."""
+    """Lesson 1: one table. `Embedding` and `CrossEntropy` as one rule, which is much faster."""
     yield Step("loss", TableCrossEntropy(), "table.weight idx targets")
 
 
@@ -177,9 +177,9 @@ def program_for(model: LanguageModel) -> Program:
 
 
 class ByHand:
-    """The loss of a model and its gradient, with no graph: what `loss.backward()` would do.
+    """The loss of a model and its gradient without a graph, like `loss.backward()`.
 
-    Dropout drops, as in training, whatever mode the model is in.
+    Dropout is always active, whatever the mode of the model.
 
     Args:
         model: Whose weights are used and given gradients; already on its device.
@@ -198,9 +198,9 @@ class ByHand:
         """Add the gradient of `share` times the mean loss to every weight's `grad`.
 
         Args:
-            idx: What is read.
-            targets: What came next.
-            share: Of these windows in the whole batch.
+            idx: The windows.
+            targets: The characters that come next.
+            share: The part of the whole batch that these windows are.
 
         Returns:
             The share of the mean loss, in nats.

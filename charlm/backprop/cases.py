@@ -1,4 +1,4 @@
-"""What each rule is tried on: tensors of several sizes, beside PyTorch's own form of the rule."""
+"""Test cases of each rule: tensors of several sizes, and PyTorch's own form of the rule."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,13 +19,13 @@ from charlm.models.ngram_embedding import ROWS, ngram_rows
 
 @dataclass(frozen=True)
 class Case:
-    """A rule, PyTorch's own form of it, and something to try both on.
+    """A rule, PyTorch's own form of it, and inputs for both.
 
     Args:
-        rule: What is checked.
+        rule: The rule to check.
         reference: The same function, for autograd to differentiate.
-        inputs: The tensors that get a gradient.
-        constants: The inputs after them, which get none: ids and tables.
+        inputs: The inputs with a gradient.
+        constants: The inputs after them, without one: ids and tables.
     """
 
     rule: rules.Rule
@@ -36,7 +36,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of the tensors that rules are tried on."""
+    """Sizes of the tensors of a case."""
 
     batch: int = 2
     time: int = 5
@@ -73,7 +73,7 @@ class Draw:
         return self.normal(*shape).abs() + 0.5
 
     def off_zero(self, *shape: int) -> Tensor:
-        """Draw numbers of both signs, none close to zero, where a ReLU has its corner."""
+        """Draw numbers of both signs away from zero, where a ReLU has its corner."""
         x = self.normal(*shape)
         return x + x.sign() * 0.1
 

@@ -1,8 +1,8 @@
-"""How we know that a gradient is right: two other ways to the same numbers.
+"""Check hand-derived gradients against autograd and finite differences.
 
-Autograd differentiates PyTorch's own form of a rule or model. Finite differences need no calculus
-at all: they move an input a little to both sides and watch the result. All of it in float64, where
-rounding leaves room to tell a wrong rule from a right one.
+Autograd differentiates PyTorch's own form of a rule or model. Finite differences need no calculus:
+they move an input a little to both sides and measure the result. Everything is in float64, where
+rounding is small enough to tell a wrong rule from a right one.
 """
 
 import math
@@ -24,11 +24,11 @@ from charlm.models import LanguageModel, next_token_loss
 AUTOGRAD_TOLERANCE = 1e-10
 FINITE_TOLERANCE = 1e-6
 
-# Of finite differences. Small, to keep clear of where slopes change fast: norms of almost nothing,
-# and the corner in the slope of squared ReLU. Rounding costs 1e-16 / STEP.
+# Step of finite differences: small, as slopes change fast in norms of tiny vectors and at the corner
+# of squared ReLU's slope. The rounding error is 1e-16 / STEP.
 STEP = 1e-5
 FLOOR = 1e-2  # gradients below this part of the largest are compared with that part of it
-PROBES = 12  # elements of an input that are moved one at a time; then all at once, at random
+PROBES = 12  # elements of an input to move one at a time, before all at once at random
 SEED = 1
 
 
@@ -56,13 +56,13 @@ SMALL_MODELS = {
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a gradient by hand is from its two witnesses, relative to the largest gradient.
+    """The error of a hand-derived gradient, relative to the largest gradient.
 
     Args:
-        autograd: Largest difference to autograd over all elements, or that of the forward pass to
-            PyTorch's if it is larger.
-        finite: Largest difference to central finite differences over the directions tried.
-        reason: Why there is no gradient to compare, if there is none.
+        autograd: Largest difference from autograd over all elements, or the difference between the
+            forward passes if that is larger.
+        finite: Largest difference from central finite differences over the directions tried.
+        reason: Why there is no gradient to compare, if so.
     """
 
     autograd: float
@@ -76,13 +76,13 @@ class Difference:
 
 
 def check_rules() -> Iterator[tuple[str, Difference]]:
-    """Yield the name of each rule with what was found for it."""
+    """Yield each rule's name and its errors."""
     for name in CASES:
         yield name, check_rule(name)
 
 
 def check_rule(name: str, sizes: Iterable[Sizes] = SIZES, probes: int = PROBES) -> Difference:
-    """Return the worst that was found for a rule over all sizes and inputs."""
+    """Return a rule's largest errors over all sizes and inputs."""
     cases = [case for size in sizes for case in CASES[name](size, Draw(SEED))]
     found = [difference for case in cases for difference in compare(case, probes)]
     reason = next((d.reason for d in found if d.reason), "")
@@ -92,16 +92,16 @@ def check_rule(name: str, sizes: Iterable[Sizes] = SIZES, probes: int = PROBES) 
 def check_model(
     model: LanguageModel, *, windows: int = 2, length: int | None = None, probes: int = 3
 ) -> Iterator[tuple[str, Difference]]:
-    """Yield the name of each weight of a model with what was found for it.
+    """Yield the name of each weight of a model and the errors of its gradient.
 
-    The model is turned to float64 and its weights are drawn anew: the first weights of a run hold
-    zeros that would hide mistakes. Ids are random.
+    The model is converted to float64 and gets new random weights, as zeros among the initial weights
+    would hide errors. Ids are random.
 
     Args:
-        model: Any that has a program by hand; it is changed.
-        windows: Of ids (B).
-        length: Of a window (T); `block_size` if None.
-        probes: Elements of each weight that are moved one at a time.
+        model: Any model with gradients by hand; it is changed.
+        windows: Number of windows (B).
+        length: Characters in a window (T); None: `block_size`.
+        probes: Elements of each weight to move one at a time.
     """
     draw = Draw(SEED)
     model.double().train()
@@ -123,7 +123,7 @@ def check_model(
 
 
 def compare(case: Case, probes: int = PROBES) -> Iterator[Difference]:
-    """Yield, for each input of a case, how far the gradient by hand is from its witnesses."""
+    """Yield the errors of the gradient by hand for each input of a case."""
     outs, douts, expected = _by_autograd(case)
     gradients: Sequence[Tensor | None] = [None] * len(expected)
     forward, reason = math.inf, ""
@@ -132,7 +132,7 @@ def compare(case: Case, probes: int = PROBES) -> Iterator[Difference]:
         forward = _worst(map(_forward_difference, outs_by_hand, outs))
     except MemoryError:
         raise
-    except Exception as error:  # a rule that cannot even be computed is as wrong as can be
+    except Exception as error:  # a rule that cannot be computed is wrong
         reason = f"{type(error).__name__}: {error}"
     smallest = FLOOR * max(_largest(x) for x in (*douts, *expected))
     for i, (gradient, truth) in enumerate(zip(gradients, expected, strict=True)):
@@ -150,7 +150,7 @@ def compare(case: Case, probes: int = PROBES) -> Iterator[Difference]:
 
 
 def _by_autograd(case: Case) -> tuple[tuple[Tensor, ...], ...]:
-    """Return the outputs, a random gradient for each, and what autograd makes of it."""
+    """Return the outputs, a random gradient for each, and autograd's gradients of the inputs."""
     inputs = tuple(x.detach().requires_grad_() for x in case.inputs)
     outs = _tuple(_seeded(case.reference, *inputs, *case.constants))
     draw = Draw(SEED + 1)
@@ -162,7 +162,7 @@ def _by_autograd(case: Case) -> tuple[tuple[Tensor, ...], ...]:
 def _by_hand(
     case: Case, douts: tuple[Tensor, ...]
 ) -> tuple[tuple[Tensor, ...], Sequence[Tensor | None]]:
-    """Return the outputs, and what the rule makes of the gradients for them."""
+    """Return the outputs, and the rule's gradients of the inputs."""
     with torch.no_grad():
         out, saved = _seeded(case.rule.forward, *case.inputs, *case.constants)
         gradients = case.rule.backward(douts if len(douts) > 1 else douts[0], *saved)
@@ -173,7 +173,7 @@ def _by_hand(
 
 
 def _forward_difference(out: Tensor, truth: Tensor) -> float:
-    """Return the largest difference relative to the largest output; what is masked is infinite."""
+    """Return the largest difference relative to the largest output; ignore masked (infinite) ones."""
     finite = truth.isfinite()
     if out.shape != truth.shape or not torch.equal(out.isfinite(), finite):
         return math.inf
@@ -182,9 +182,9 @@ def _forward_difference(out: Tensor, truth: Tensor) -> float:
 
 
 def _slope(case: Case, douts: tuple[Tensor, ...], i: int, direction: Tensor) -> float:
-    """Return how fast sum(out dout) moves as input i does, by the five-point central difference.
+    """Return the slope of sum(out dout) along a direction of input i.
 
-    Its error is of the order of STEP^4, where that of the plain one is of STEP^2.
+    By the five-point central difference, whose error is O(STEP^4) instead of O(STEP^2).
     """
 
     def moved(steps: int) -> float:
@@ -193,7 +193,7 @@ def _slope(case: Case, douts: tuple[Tensor, ...], i: int, direction: Tensor) -> 
         with torch.no_grad():
             out, _ = _seeded(case.rule.forward, *inputs, *case.constants)
         return math.fsum(
-            part.masked_fill(part.isinf(), 0).mul(dout).sum().item()  # what is masked stays so
+            part.masked_fill(part.isinf(), 0).mul(dout).sum().item()  # ignore masked elements
             for part, dout in zip(_tuple(out), douts, strict=True)
         )
 
@@ -201,7 +201,7 @@ def _slope(case: Case, douts: tuple[Tensor, ...], i: int, direction: Tensor) -> 
 
 
 def _directions(x: Tensor, probes: int) -> Iterator[Tensor]:
-    """Yield directions of length 1: along some elements, then a random one across all."""
+    """Yield unit vectors: along some elements, then one random direction."""
     draw = Draw(SEED + 2)
     for element in torch.randperm(x.numel(), generator=draw.generator)[:probes]:
         yield F.one_hot(element, x.numel()).to(x).view(x.shape)
@@ -210,7 +210,7 @@ def _directions(x: Tensor, probes: int) -> Iterator[Tensor]:
 
 
 def _seeded(function: Callable[..., Any], *inputs: Tensor) -> Any:
-    """Call a function that may draw dropout masks: the same ones each time."""
+    """Call a function so that it draws the same dropout masks each time."""
     kept = torch.get_rng_state()
     torch.default_generator.manual_seed(SEED)
     try:
@@ -228,5 +228,5 @@ def _largest(x: Tensor) -> float:
 
 
 def _worst(differences: Iterable[float]) -> float:
-    """Return the largest; NaN, which compares with nothing, is worse than any."""
+    """Return the largest; NaN counts as infinite."""
     return max(math.inf if math.isnan(d) else d for d in differences)

@@ -1,4 +1,4 @@
-"""From an arithmetic expression, such as `(a*b + c) * tanh(f)`, to values that remember it."""
+"""Parse an arithmetic expression such as `(a*b + c) * tanh(f)` into values."""
 
 import ast
 import contextlib
@@ -16,7 +16,7 @@ from charlm.errors import Problem, UsageError
 
 SHORTEN = "compute a part of it and pass it as a value"
 LONGEST = 10_000  # characters of an expression
-QUOTED = 60  # characters of it that an error repeats
+QUOTED = 60  # characters of it that an error quotes
 
 OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Value]] = {
     ast.Add: operator.add,
@@ -39,10 +39,10 @@ FUNCTIONS: dict[str, Callable[[Value], Value]] = {
 
 
 def parse(expression: str, values: Mapping[str, Number]) -> Value:
-    """Compute an expression such as `(a*b + c) * tanh(f)`, remembering how.
+    """Compute an expression such as `(a*b + c) * tanh(f)` in values.
 
-    A name is one leaf however often it is used; a number is a leaf each time, except as an exponent
-    (`x**2`), where it belongs to the operation.
+    A name is one leaf, however often it is used. Each number is a leaf, except an exponent (`x**2`),
+    which belongs to the operation.
 
     Args:
         expression: Numbers, names, + - * / **, parentheses, and the functions in `FUNCTIONS`.

@@ -1,7 +1,7 @@
-"""A picture of the chain rule: as a tree for the terminal, or as a graph for Graphviz.
+"""Pictures of the chain rule: a tree for the terminal, or a graph for Graphviz.
 
-Both show, on each edge, the local derivative that the gradient is multiplied with on its way from a
-result down to an input.
+Both show on each edge the local derivative, by which the gradient is multiplied on its way from a
+result to an input.
 """
 
 import re
@@ -14,14 +14,14 @@ from charlm.backprop.value import Value
 if TYPE_CHECKING:
     import graphviz
 
-DEEPEST = 60  # columns to the right before the picture goes on at the left
+DEEPEST = 60  # columns of indentation before the tree continues at the left
 
 
 def as_text(result: Value) -> str:
-    """Draw what a value was made of as a tree with its gradients: the result above, inputs below.
+    """Draw a value's computation as a tree with gradients: the result at the top, inputs below.
 
-    Each line carries one product of the chain rule. A value that is used more than once is drawn
-    once and then referred to, and its gradient is the sum over its lines. Call `backward` first.
+    Each line shows one product of the chain rule. A value that is used several times is drawn once
+    and then referred to; its gradient is the sum over its lines. Call `backward` first.
     """
     rows = [("", "data", "local", "above", "share", "grad"), *_rows(result)]
     titles, *columns = zip(*rows, strict=True)
@@ -46,7 +46,7 @@ def _rows(result: Value) -> Iterator[tuple[str, ...]]:
     history = result.history()
     uses = Counter(id(parent) for value in history for parent, _ in value.made_of)
     alike = Counter(map(_label, history))
-    numbers: dict[int, int] = {}  # of values referred to whose label leaves doubt which is meant
+    numbers: dict[int, int] = {}  # of values referred to by a label that is not unique
 
     def name(value: Value) -> str:
         if alike[_label(value)] == 1:
@@ -56,7 +56,7 @@ def _rows(result: Value) -> Iterator[tuple[str, ...]]:
     drawn: set[int] = set()
     promised: set[int] = set()
     roots = [result]
-    for root in roots:  # which grows on the way, by what is too far to the right
+    for root in roots:  # grows by values that are too far to the right
         if id(root) in drawn:
             continue
         if root is not result:
@@ -84,7 +84,7 @@ def _rows(result: Value) -> Iterator[tuple[str, ...]]:
 
 
 def as_records(result: Value) -> dict[str, list[dict[str, Any]]]:
-    """List what a value was made of: nodes, inputs first and the result last, and edges."""
+    """List a value's computation: nodes, inputs first and the result last, and edges."""
     history = result.history()
     ids = {id(value): number for number, value in enumerate(history)}
     return {
@@ -101,7 +101,7 @@ def as_records(result: Value) -> dict[str, list[dict[str, Any]]]:
 
 
 def as_dot(result: Value) -> "graphviz.Digraph":
-    """Draw what a value was made of as a graph, from inputs at the left to the result at the right.
+    """Draw a value's computation as a graph, from inputs at the left to the result at the right.
 
     Raises:
         ImportError: The package `graphviz` is not installed.
@@ -111,8 +111,8 @@ def as_dot(result: Value) -> "graphviz.Digraph":
     graph = graphviz.Digraph(graph_attr={"rankdir": "LR"}, node_attr={"shape": "record"})
     records = as_records(result)
     for node in records["nodes"]:
-        label = node["label"].replace("&", "&amp;")  # Graphviz reads entities, as HTML has them
-        label = re.sub(r"([\\{}<>| ])", r"\\\1", label)  # signs that divide a record
+        label = node["label"].replace("&", "&amp;")  # Graphviz reads HTML entities
+        label = re.sub(r"([\\{}<>| ])", r"\\\1", label)  # characters that divide a record
         data, grad = _shown(node["data"]), _shown(node["grad"])
         graph.node(str(node["id"]), f"{{ {label} | data {data} | grad {grad} }}")
     for edge in records["edges"]:
@@ -129,7 +129,7 @@ def _shown(number: float) -> str:
 
 
 def _aligned(column: Sequence[str]) -> list[str]:
-    """Pad a heading and the numbers below it, so that the decimal points stand in one line."""
+    """Pad a heading and the numbers below it, so that decimal points line up."""
     heading, *numbers = column
     parts = [number.partition(".") for number in numbers]
     before = max(len(whole) for whole, _, _ in parts)

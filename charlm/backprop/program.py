@@ -1,7 +1,6 @@
-"""Rules in a row: a forward pass as a list of steps, and the same list read from its end.
+"""Programs: a forward pass as a list of steps, and the backward pass as the same list in reverse.
 
-A program is a rule itself. Written with fine rules or with coarse ones it gives the same gradients:
-the level of abstraction is free.
+A program is itself a rule. Fine rules and coarse rules give the same gradients.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,9 +16,9 @@ class Step:
     """One rule applied to named values.
 
     Args:
-        outputs: The name of its result; several, apart by spaces, where the rule has several.
-        rule: What is done.
-        inputs: The names of what it is done to, apart by spaces.
+        outputs: The name of its result, or several names separated by spaces.
+        rule: The rule.
+        inputs: The names of its inputs, separated by spaces.
     """
 
     def __init__(self, outputs: str, rule: Rule, inputs: str) -> None:
@@ -40,12 +39,12 @@ class Program:
     A name may be used again for a later value, as in `x = Add(x, a)`.
 
     Args:
-        inputs: The names of what goes in, apart by spaces.
-        steps: In the order in which they are computed.
+        inputs: The names of the inputs, separated by spaces.
+        steps: In order of computation.
 
     Raises:
-        ValueError: There are no steps, or one uses what nothing before it made, or makes what
-            nothing after it uses.
+        ValueError: There are no steps; a step uses a value that no earlier step makes, or makes a
+            value that no later step uses.
     """
 
     def __init__(self, inputs: str, steps: Iterable[Step]) -> None:
@@ -67,16 +66,16 @@ class Program:
     def backward(self, dout: Any, saved: list[Saved]) -> Gradients:
         """Apply the chain rule, last step first.
 
-        A step takes the gradient of its results away from those that wait: what is left under the
-        same name belongs to the value that had it before. What was saved is used up on the way, so
-        that the memory of each step serves those before it: call it once for each forward.
+        A step removes the gradients of its results from `waiting`, so that what is added under the
+        same name later belongs to the earlier value of that name. `saved` is emptied on the way, to
+        free memory early: call backward once for each forward.
         """
         last = self.steps[-1].outputs
         waiting: dict[str, Tensor] = dict(
             zip(last, dout if isinstance(dout, tuple) else (dout,), strict=True)
         )
         for step in reversed(self.steps):
-            if not waiting.keys() & set(step.outputs):  # it only made ids or constants of others
+            if not waiting.keys() & set(step.outputs):  # it only made ids or constants
                 saved.pop()
                 continue
             results = tuple(waiting.pop(name) for name in step.outputs)
@@ -88,7 +87,7 @@ class Program:
         return tuple(waiting.get(name) for name in self.inputs)
 
     def _refuse_loose_ends(self) -> None:
-        """A result that nobody uses would wait in vain for its gradient."""
+        """Check that every value is made before it is used, and used after it is made."""
         if not self.steps:
             raise ValueError("a program needs a step")
         unused: set[str] = set()

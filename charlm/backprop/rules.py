@@ -1,12 +1,12 @@
-"""The backward pass, rule by rule: each a forward, a backward, and why the backward is right.
+"""The backward pass, rule by rule: each a forward, a backward, and the derivation of the backward.
 
-A gradient has the shape of what it belongs to. `dout` stands for d loss / d out, what the steps
-after this one have already worked out; a rule answers with d loss / d input for each of its inputs,
-None for those that have none (ids). What backward needs from forward, forward hands over.
+A gradient has the shape of its value. `dout` stands for d loss / d out, which later steps have
+computed. A rule returns d loss / d input for each of its inputs, and None for inputs without a
+gradient (ids). Forward returns what backward needs.
 
-The derivations are for one element; where a sum over an index remains, it is a matrix product, a
-`sum` or a scatter, and the shapes leave no choice which. Gradients may share memory with one
-another and with dout: add them, never write into them.
+The derivations are for one element. A remaining sum over an index is a matrix product, a `sum` or a
+scatter; the shapes determine which. Gradients may share memory with one another and with dout: add
+them, never write into them.
 """
 
 import math
@@ -44,7 +44,7 @@ class Rule(Protocol):
 
 
 def _at_least_single(x: Tensor) -> torch.dtype:
-    """Return the precision to sum in: half precision is for products alone."""
+    """Return the precision of sums: half precision is only for products."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
@@ -60,9 +60,9 @@ def unbroadcast(gradient: Tensor, shape: torch.Size) -> Tensor:
 
 
 class Add:
-    """out = a + b. Both move out one for one: each gets dout, summed where it was repeated.
+    """out = a + b. Both have slope 1: each gets dout, summed where it was broadcast.
 
-    So a residual sum x + f(x) hands the whole gradient past f, however deep the stack.
+    So a residual sum x + f(x) passes the whole gradient around f, however deep the stack.
     """
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Saved]:
@@ -70,7 +70,7 @@ class Add:
         return a + b, (a.shape, b.shape)
 
     def backward(self, dout: Tensor, a: torch.Size, b: torch.Size) -> Gradients:
-        """Hand dout to both."""
+        """Pass dout to both."""
         return unbroadcast(dout, a), unbroadcast(dout, b)
 
 
@@ -176,7 +176,7 @@ class GELU:
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Saved]:
-        """Weigh each x by the chance that a normal variable is less."""
+        """Weight each x by the probability that a normal variable is smaller."""
         return F.gelu(x), (x,)
 
     def backward(self, dout: Tensor, x: Tensor) -> Gradients:
@@ -202,7 +202,7 @@ class Dropout:
         return x * mask, (mask,)
 
     def backward(self, dout: Tensor, mask: Tensor) -> Gradients:
-        """Apply the same mask: what was dropped had no say."""
+        """Apply the same mask: dropped elements had no effect."""
         return (dout * mask,)
 
 
@@ -211,7 +211,7 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Sum:
-    """out = the sum of x, over all of it or over one axis. Each element moves it one for one."""
+    """out = the sum of x, over all of it or over one axis. Each element has slope 1."""
 
     dim: int | None = None
 
@@ -226,7 +226,7 @@ class Sum:
 
 @dataclass(frozen=True)
 class Mean:
-    """out = (x_1 + ... + x_N) / N. Each of the N elements has 1/N of a say."""
+    """out = (x_1 + ... + x_N) / N. Each of the N elements has slope 1/N."""
 
     dim: int | None = None
 
@@ -241,7 +241,7 @@ class Mean:
 
 
 class Concatenate:
-    """out = a and b side by side along the last axis. Each gets back its own part of dout."""
+    """out = a and b joined along the last axis. Each gets its own part of dout."""
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Saved]:
         """Join."""
@@ -269,12 +269,12 @@ class Matmul:
         return a @ b, (a, b)
 
     def backward(self, dout: Tensor, a: Tensor, b: Tensor) -> Gradients:
-        """Multiply by the transpose of the other, on the side where the other stood."""
+        """Multiply by the transpose of the other factor, on that factor's side."""
         return unbroadcast(dout @ b.mT, a.shape), unbroadcast(a.mT @ dout, b.shape)
 
 
 class Linear:
-    """out = x W + b, a row of x at a time.
+    """out = x W + b, for each row of x.
 
     It is `Matmul`, then `Add` of a row to every row: dx = dout W^T, dW = x^T dout, and db = dout
     summed over the batch. PyTorch keeps W transposed, `weight` = W^T (outputs, inputs), so here
@@ -322,8 +322,7 @@ class Embedding:
 class NGramEmbedding:
     """out_t = the sum of the rows that belong to the 2, 3, ... characters that end at t.
 
-    Each of those rows moves the sum one for one, so each gets all of dout; with dropout, as much of
-    it as the row had of a say.
+    Each of those rows has slope 1, so each gets all of dout; with dropout, dout times its weight.
     """
 
     longest: int
@@ -379,7 +378,7 @@ class LogSoftmax:
         return out, (out,)
 
     def backward(self, dout: Tensor, out: Tensor) -> Gradients:
-        """Take from each its share, by probability, of the whole."""
+        """Subtract from each its probability times the sum."""
         return (dout - out.exp() * dout.sum(-1, keepdim=True),)
 
 
@@ -405,7 +404,7 @@ class CrossEntropy:
 
         dx = (p - onehot(target)) / N
 
-    What the model believed, less what was true. No graph, no logarithm is left to differentiate.
+    Prediction minus truth, with no logarithm left.
     """
 
     def forward(
@@ -416,27 +415,26 @@ class CrossEntropy:
         log_probs = rows.log_softmax(-1, dtype=_at_least_single(logits))
         column = targets.reshape(-1, 1)  # (B*T, 1)
         loss = -log_probs.gather(1, column).mean()
-        wrong = log_probs.exp_()  # what backward needs is all but there: p, less 1 at the target
+        wrong = log_probs.exp_()  # backward needs p minus 1 at the target
         wrong.scatter_add_(1, column, wrong.new_full((1, 1), -1).expand_as(column))
         return loss, (wrong, logits.shape)
 
     def backward(self, dout: Tensor, wrong: Tensor, shape: torch.Size) -> Gradients:
-        """Subtract the truth from the belief."""
+        """Subtract the truth from the prediction."""
         return (wrong * (dout / len(wrong))).view(shape), None
 
 
 class TableCrossEntropy:
     """`Embedding` in a table of logits, then `CrossEntropy`: a whole bigram model as one rule.
 
-    Every time character i was read, the same row x_i was scored; only what came next differed. Let
-    n_ij count how often j came after i, and n_i = sum_j n_ij. Summing softmax minus one-hot over
-    those times,
+    Each time character i is read, the same row x_i is scored; only the target differs. Let n_ij
+    count how often j comes after i, and n_i = sum_j n_ij. Summing softmax minus one-hot over all
+    positions,
 
         loss = -(1/N) sum_ij n_ij ln softmax(x_i)_j        dx_i = (n_i softmax(x_i) - n_i.) / N
 
-    with n_i. the row of counts. So a softmax is worked out once for each distinct character and not
-    for each position; and the gradient vanishes where softmax(x_i)_j = n_ij / n_i: training a
-    bigram table is a slow way to count.
+    with n_i. the row of counts. So one softmax per distinct character is enough. The gradient is
+    zero where softmax(x_i)_j = n_ij / n_i: training a bigram table is a slow way to count.
     """
 
     def forward(
@@ -446,9 +444,7 @@ class TableCrossEntropy:
         targets: Int[Tensor, "*batch"],
     ) -> tuple[Float[Tensor, ""], Saved]:
         """Score every prediction by the log-probability of what came, in nats."""
-        seen, row = torch.unique(
-            idx.flatten(), return_inverse=True
-        )  # the n characters that were read
+        seen, row = torch.unique(idx.flatten(), return_inverse=True)  # n distinct characters
         counts = table.new_zeros(len(seen), table.shape[1])  # (n, V)
         counts.index_put_((row, targets.flatten()), counts.new_ones(()), accumulate=True)
         log_probs = table[seen].log_softmax(-1)
@@ -464,13 +460,13 @@ class TableCrossEntropy:
         log_probs: Tensor,
         total: int,
     ) -> Gradients:
-        """Subtract what was counted from what was expected."""
+        """Subtract the counts from their expectation."""
         expected = counts.sum(1, keepdim=True) * log_probs.exp()
         dx = (expected - counts) * (dout / total)
         return dx.new_zeros(shape).index_copy_(0, seen, dx), None, None
 
 
-# --- Letting the past speak -----------------------------------------------------------------------
+# --- Using the past -------------------------------------------------------------------------------
 
 
 class CausalAverage:
@@ -484,14 +480,14 @@ class CausalAverage:
         return average @ x, (average,)
 
     def backward(self, dout: Tensor, average: Tensor) -> Gradients:
-        """Give each position its share in all averages from it on."""
+        """Give each position its share in all averages that contain it."""
         return average.mT @ dout, None
 
 
 class CausalMask:
     """out = x on and below the diagonal, minus infinity above: no query sees a later key.
 
-    Where x was replaced it has no say: its gradient there is zero.
+    Replaced elements of x have no effect: their gradient is zero.
     """
 
     def forward(self, x: Float[Tensor, "*batch T S"]) -> tuple[Tensor, Saved]:
@@ -500,7 +496,7 @@ class CausalMask:
         return x.masked_fill(~seen, -math.inf), (seen,)
 
     def backward(self, dout: Tensor, seen: Tensor) -> Gradients:
-        """Hide it again."""
+        """Hide the future again."""
         return (dout * seen,)
 
 
@@ -512,9 +508,9 @@ class Attention:
     dS = W (dW - rowsum(dW W)); the mask needs nothing, as W is zero there; the scale and the first
     product give dQ = dS K / sqrt D and dK = dS^T Q / sqrt D.
 
-    The row sum is cheaper from what is smaller: sum_s dW_ts W_ts = sum_s sum_d dout_td V_sd W_ts =
-    sum_d dout_td out_td (Dao et al. 2022, FlashAttention, appendix B.2). Dropout stands between
-    W and V; with M its mask, V is averaged by M W, dW gains the factor M, and the row sum holds.
+    The row sum can be computed from smaller tensors: sum_s dW_ts W_ts = sum_s sum_d dout_td V_sd W_ts
+    = sum_d dout_td out_td (Dao et al. 2022, FlashAttention, appendix B.2). Dropout acts between W
+    and V: with its mask M, V is averaged by M W, dW gains the factor M, and the row sum holds.
     """
 
     dropout: float = 0.0
@@ -525,8 +521,8 @@ class Attention:
         key: Float[Tensor, "*batch T D"],
         value: Float[Tensor, "*batch T E"],
     ) -> tuple[Float[Tensor, "*batch T E"], Saved]:
-        """Average the values, weighted by how well each query fits each key."""
-        key, value = key.contiguous(), value.contiguous()  # once, not in each product
+        """Average the values, weighted by how well each query matches each key."""
+        key, value = key.contiguous(), value.contiguous()  # once instead of in each product
         scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.mT
         seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         weights = scores.masked_fill_(~seen, -math.inf).softmax(-1)
@@ -559,9 +555,9 @@ class Attention:
 
 @dataclass(frozen=True)
 class SplitHeads:
-    """Cut (B, T, 3C) into queries, keys and values of H heads, each (B, H, T, D), C = H D.
+    """Split (B, T, 3C) into queries, keys and values of H heads, each (B, H, T, D), C = H D.
 
-    Nothing is computed, only moved; the gradients move back.
+    This only moves elements; backward moves the gradients back.
     """
 
     n_head: int
@@ -579,7 +575,7 @@ class SplitHeads:
 
 
 class MergeHeads:
-    """Lay the heads side by side: (B, H, T, D) to (B, T, C), C = H D."""
+    """Join the heads: (B, H, T, D) to (B, T, C), C = H D."""
 
     def forward(self, x: Float[Tensor, "B H T D"]) -> tuple[Float[Tensor, "B T C"], Saved]:
         """Join."""
@@ -592,9 +588,9 @@ class MergeHeads:
 
 @dataclass(frozen=True)
 class MultiHeadAttention:
-    """Five rules in a row, as one: `Linear`, `SplitHeads`, `Attention`, `MergeHeads`, `Linear`.
+    """Five rules as one: `Linear`, `SplitHeads`, `Attention`, `MergeHeads`, `Linear`.
 
-    Any chain of rules is again a rule; `program` does in general what is spelled out here.
+    A chain of rules is a rule; `program` does in general what is written out here.
     """
 
     n_head: int
@@ -606,7 +602,7 @@ class MultiHeadAttention:
         qkv_weight: Float[Tensor, "three_C C"],
         projection_weight: Float[Tensor, "C C"],
     ) -> tuple[Float[Tensor, "B T C"], Saved]:
-        """Let each position gather, in every head, from those up to it."""
+        """Let each position gather, in every head, from all up to it."""
         qkv, to_qkv = Linear().forward(x, qkv_weight)
         heads, _ = SplitHeads(self.n_head).forward(qkv)
         gathered, attended = Attention(self.dropout).forward(*heads)
@@ -615,7 +611,7 @@ class MultiHeadAttention:
         return out, (to_qkv, attended, projected)
 
     def backward(self, dout: Tensor, to_qkv: Saved, attended: Saved, projected: Saved) -> Gradients:
-        """Take the five in reverse."""
+        """Apply the five backward rules in reverse order."""
         dmerged, dprojection_weight = Linear().backward(dout, *projected)
         (dgathered,) = MergeHeads().backward(dmerged, self.n_head)
         dheads = Attention(self.dropout).backward(dgathered, *attended)
@@ -635,9 +631,9 @@ class LayerNorm:
 
         dx = (dn - mean(dn) - n mean(dn n)) / s
 
-    dn, less its component along ones and its component along n: a norm's output cannot move in
-    those directions. The gain was shared by all positions: dgain = dout n, summed over them. (A
-    bias, where there is one, is an `Add` after it.) Ba et al. 2016, "Layer normalization", 3.
+    This is dn without its components along ones and along n: the output of a norm cannot move in
+    those directions. All positions share the gain: dgain = dout n, summed over them. (A bias would
+    be an `Add` after it.) Ba et al. 2016, "Layer normalization", 3.
     """
 
     def forward(
@@ -650,7 +646,7 @@ class LayerNorm:
         return normalised * gain, (normalised, scale, gain)
 
     def backward(self, dout: Tensor, normalised: Tensor, scale: Tensor, gain: Tensor) -> Gradients:
-        """Remove from dn what a norm's output cannot do."""
+        """Remove from dn the directions in which the output cannot move."""
         dn = dout * gain
         along = (dn * normalised).mean(-1, keepdim=True)
         dx = (dn - dn.mean(-1, keepdim=True)).addcmul_(normalised, along, value=-1).mul_(scale)
@@ -683,31 +679,30 @@ class RMSNorm:
 
 
 class Rotary:
-    """Turn each pair (x_i, x_(i + D/2)) of position t by an angle a that grows with t.
+    """Rotate each pair (x_i, x_(i + D/2)) of position t by an angle a that grows with t.
 
     (u, v) becomes (u cos a - v sin a, u sin a + v cos a). The inverse of a rotation is its
-    transpose, so the gradient is turned back by the same angle: (cos a, -sin a) in their place.
-    Su et al. 2021, RoFormer, 3.2.
+    transpose, so the gradient is rotated back by the same angle: with -sin a instead of sin a. Su et al. 2021, RoFormer, 3.2.
     """
 
     def forward(
         self, x: Float[Tensor, "*batch T D"], table: Float[Tensor, "2 block D_half"]
     ) -> tuple[Float[Tensor, "*batch T D"], Saved]:
-        """Turn by the angles whose cosines and sines stand in the table."""
+        """Rotate by the angles whose cosines and sines are in the table."""
         table = table[:, : x.shape[-2]]
         return rotate(x, table), (table,)
 
     def backward(self, dout: Tensor, table: Tensor) -> Gradients:
-        """Turn back."""
+        """Rotate back."""
         cos, sin = table
         return rotate(dout, torch.stack([cos, -sin])), None
 
 
 class TokenShift:
-    """out_t = (u_t, v_(t-1)) where x_t = (u_t, v_t): half of the channels come one position later.
+    """out_t = (u_t, v_(t-1)) where x_t = (u_t, v_t): half of the channels move one position on.
 
-    What v_t became stands at position t + 1, so its gradient is fetched from there; the last v has
-    gone nowhere, and its gradient is zero. Peng et al. 2023, RWKV, 3.1.
+    v_t is used at position t + 1, so its gradient comes from there; the last v is not used, and its
+    gradient is zero. Peng et al. 2023, RWKV, 3.1.
     """
 
     def forward(self, x: Float[Tensor, "*batch T C"]) -> tuple[Float[Tensor, "*batch T C"], Saved]:

@@ -1,8 +1,8 @@
 """Backpropagation on single numbers: a value remembers what it was made of.
 
-Each operation notes, beside its result, the local derivative with respect to each of its inputs:
-how fast the result moves when that input alone moves. The chain rule multiplies them along each
-path from an input to the final result, and adds the paths up.
+Each operation stores, beside its result, the local derivative with respect to each of its inputs:
+how fast the result moves when only that input moves. The chain rule multiplies them along each path
+from an input to the final result, and sums over the paths.
 """
 
 import math
@@ -28,17 +28,17 @@ class Value:
         self.grad = 0.0
 
     def backward(self) -> None:
-        """Work out `grad`, d self / d value, for every value that this one was made of.
+        """Compute `grad`, d self / d value, for every value that this one was made of.
 
-        What was made of others gets it anew; leaves add it to the gradient they had, so that
-        several results can share them. Set theirs to zero before the next step.
+        Leaves add it to the gradient they had, so that several results can share them: set theirs
+        to zero before the next step. All other values start from zero.
         """
         history = self.history()
         for value in history:
             if value.made_of:
                 value.grad = 0.0
         self.grad = 1.0  # the base case: d self / d self
-        for value in reversed(history):  # a value's gradient is complete before it is handed on
+        for value in reversed(history):  # a value's gradient is complete before it is passed on
             for parent, local in value.made_of:
                 parent.grad += local * value.grad  # +=, since a value may be used more than once
 

@@ -3,7 +3,7 @@
     logits -> repetition penalty -> allowed characters -> temperature
            -> top-k -> top-p -> min-p -> typical -> probabilities -> draw
 
-A row of some hundred numbers is quicker in NumPy than in torch, whose calls cost more each.
+For rows of about a hundred numbers NumPy is faster than torch, whose calls cost more.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-LEAST = -1e300  # log-probability of what a penalty all but rules out: finite, so that one is left
+LEAST = -1e300  # least log-probability after a penalty: finite, so that one character is left
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,15 @@ class Settings:
     """How characters are chosen.
 
     Args:
-        temperature: Divides the logits; below 1 sharpens, 0 puts all on the likeliest character.
-        top_k: Draw only from this many likeliest characters, at least 1.
-        top_p: Draw only from the likeliest that together have this probability, in (0, 1].
-        min_p: Draw only from those at least so many times as likely as the likeliest, in (0, 1].
-        typical_p: Draw only from those nearest to the expected surprise that together have this
+        temperature: Divides the logits; below 1 sharpens, 0 is greedy.
+        top_k: Draw only from the k most likely characters, at least 1.
+        top_p: Draw only from the most likely characters with this total probability, in (0, 1].
+        min_p: Draw only from characters at least this fraction as likely as the most likely, in
+            (0, 1].
+        typical_p: Draw only from the characters closest to the expected surprisal with this total
             probability, in (0, 1].
-        repetition_penalty: Multiplies the log-probability of characters that came lately; 1: none.
-        allowed: Which characters may be drawn, (V,); None: all. At least one.
+        repetition_penalty: Multiplies the log-probability of recent characters; 1: none.
+        allowed: Which characters may be drawn, (V,), at least one; None: all.
     """
 
     temperature: float = 1.0
@@ -50,7 +51,7 @@ def next_probabilities(
     Args:
         logits: The model's, of any float type.
         settings: Which steps to take.
-        repeated: Which characters came lately, for the repetition penalty.
+        repeated: Which characters are recent, for the repetition penalty.
     """
     logits = logits.astype(np.float64)
     if settings.repetition_penalty != 1 and repeated is not None:
@@ -60,7 +61,7 @@ def next_probabilities(
     if settings.temperature == 0:
         return softmax(keep_top_k(logits, 1))
     if settings.temperature != 1:
-        # The largest becomes 0 first: a small temperature would otherwise overflow to infinity.
+        # With the largest logit at 0, a small temperature cannot overflow to plus infinity.
         with np.errstate(over="ignore"):  # minus infinity: never drawn
             logits = below_largest(logits) / settings.temperature
     if settings.top_k is not None:
@@ -96,7 +97,7 @@ def penalize_repetition(
 ) -> Float[ndarray, "B V"]:
     """Multiply the log-probability of each repeated character by `penalty`.
 
-    Keskar et al. 2019, "CTRL", section 4.1, which divides logits; a logit's sign means nothing, a
+    Keskar et al. 2019, "CTRL", section 4.1, divide logits. But the sign of a logit is arbitrary; a
     log-probability is never above 0, so a penalty above 1 always makes a character less likely.
     """
     log_p = log_softmax(logits)
@@ -112,14 +113,14 @@ def keep_allowed(
 
 
 def keep_top_k(logits: Float[ndarray, "B V"], k: int) -> Float[ndarray, "B V"]:
-    """Rule out all but the k likeliest characters of each row; exactly k, ties or not."""
+    """Rule out all but the k most likely characters of each row; exactly k, also with ties."""
     if k >= logits.shape[-1]:
         return logits
     return _keep_first(logits, _likeliest_first(logits), np.full(len(logits), k))
 
 
 def keep_top_p(logits: Float[ndarray, "B V"], p: float) -> Float[ndarray, "B V"]:
-    """Rule out all but the fewest likeliest characters that together have probability p.
+    """Rule out all but the smallest set of most likely characters with total probability p.
 
     Nucleus sampling: Holtzman et al. 2020, "The curious case of neural text degeneration", 3.1.
     """
@@ -128,7 +129,7 @@ def keep_top_p(logits: Float[ndarray, "B V"], p: float) -> Float[ndarray, "B V"]
 
 
 def keep_min_p(logits: Float[ndarray, "B V"], p: float) -> Float[ndarray, "B V"]:
-    """Rule out every character less than p times as likely as the likeliest.
+    """Rule out every character less than p times as likely as the most likely.
 
     Nguyen et al. 2024, "Turning up the heat: min-p sampling", section 3.
     """
@@ -136,10 +137,10 @@ def keep_min_p(logits: Float[ndarray, "B V"], p: float) -> Float[ndarray, "B V"]
 
 
 def keep_typical(logits: Float[ndarray, "B V"], p: float) -> Float[ndarray, "B V"]:
-    """Rule out all but the characters about as surprising as is to be expected.
+    """Rule out all but the smallest set of typical characters with total probability p.
 
-    Those whose surprise is closest to the entropy, the fewest of them that together have
-    probability p: Meister et al. 2023, "Locally typical sampling", section 4.
+    Typical characters are those whose surprisal is closest to the entropy: Meister et al. 2023,
+    "Locally typical sampling", section 4.
     """
     log_p = log_softmax(logits)
     probabilities = np.exp(log_p)
@@ -158,7 +159,7 @@ def _likeliest_first(logits: Float[ndarray, "B V"]) -> Int[ndarray, "B V"]:
 def _fewest(
     probabilities: Float[ndarray, "B V"], order: Int[ndarray, "B V"], p: float
 ) -> Int[ndarray, "B"]:
-    """Return how many characters of each row, in this order, it takes to reach p, above 0."""
+    """Return how many characters of each row, in this order, are needed to reach p > 0."""
     ordered = np.take_along_axis(probabilities, order, axis=-1)
     before = ordered.cumsum(axis=-1) - ordered  # of everything that comes earlier
     return (before < p).sum(axis=-1)  # type: ignore[no-any-return]
@@ -176,16 +177,16 @@ def _keep_first(
 
 
 def draw(probabilities: Float[ndarray, "B V"], uniform: Float[ndarray, "B"]) -> Int[ndarray, "B"]:
-    """Return, for each row, the character in whose share of [0, 1) its number falls.
+    """Return, for each row, the character in whose part of [0, 1) its number falls.
 
-    Inverting the distribution function takes one random number a row, so what a row draws does
-    not depend on how many rows are drawn beside it.
+    Inverting the distribution function takes one random number per row, so a row's draw does not
+    depend on the number of rows.
 
     Args:
         probabilities: Rows that sum to 1 up to rounding.
         uniform: One number in [0, 1) for each row.
     """
     ends = np.add.accumulate(probabilities, axis=-1)
-    # Below 1 by a rounding at least, so never behind the last possible character.
+    # Always below the last end, so never after the last possible character.
     point = uniform[:, None] * ends[:, -1:]
     return (ends > point).argmax(axis=-1)  # type: ignore[no-any-return]

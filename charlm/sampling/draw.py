@@ -1,4 +1,4 @@
-"""Several texts after one prompt: in parallel where that is faster, and the best of many."""
+"""Draw several texts after one prompt, in parallel where that is faster, or the best of many."""
 
 import math
 import time
@@ -24,7 +24,7 @@ class Text:
     """A text as it grows.
 
     Args:
-        seed: The seed that it is drawn with.
+        seed: Its seed.
         pieces: Its characters.
         seconds: Wall time, shared with the texts that were drawn in parallel.
     """

@@ -1,4 +1,4 @@
-"""Text as it comes: one character of each row at a time."""
+"""Generate ids, one character of each text at a time."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,8 @@ from charlm.sampling.reader import Weights
 from charlm.sampling.readers import reader_of
 from charlm.text.batches import SAMPLE_STREAM, random_words
 
-LATELY = 64  # characters that the repetition penalty looks back on: a line of text
-AHEAD = 256  # random numbers of a row that are made at once
+LATELY = 64  # characters that the repetition penalty looks back on: about a line of text
+AHEAD = 256  # random numbers of a text that are made at once
 
 
 class Drawn(NamedTuple):
@@ -26,7 +26,7 @@ class Drawn(NamedTuple):
         idx: Its id, (B,).
         logprob: Its log-probability under the model itself, before temperature and filters, in
             nats, (B,).
-        log_p: Of every character in its place, (B, V).
+        log_p: The log-probabilities of all characters in its place, (B, V).
     """
 
     idx: Int[ndarray, "B"]
@@ -98,15 +98,15 @@ def generate(
 
 
 def uniform_numbers(seed: int, first: int, count: int) -> Float[ndarray, "count"]:
-    """Return the numbers in [0, 1) that characters `first` to `first + count` of a seed's text take.
+    """Return the numbers in [0, 1) that draw characters `first` to `first + count` of a seed's text.
 
-    The 53 highest bits of a random word: all that a float64 below 1 has room for.
+    Each is the 53 highest bits of a random word, the precision of a float64.
     """
     return (random_words(seed, SAMPLE_STREAM, first, count) >> np.uint64(11)) * 2.0**-53
 
 
 class _Recent:
-    """Which characters came lately, in each row."""
+    """The recent characters of each row."""
 
     def __init__(self, prompt: Int[ndarray, "B T"], vocab_size: int) -> None:
         ids = prompt[:, -LATELY:]

@@ -1,10 +1,9 @@
-"""A GPT that reads one character of one text after the other, as fast as a CPU can.
+"""Fast readers of one text for GPTs on a CPU, in NumPy.
 
-A model's own `step` reads any number of characters of any number of texts, on any device. For one
-character of one text most of its time goes into calling torch, whose operations take microseconds
-to begin; NumPy's take a fraction, and its product of a matrix with a vector is faster. So what is
-done once a character is written out here. Read `charlm.models.gpt2`, `charlm.models.modern` and
-`charlm.models.cache` first: what stands there is the model, and a test holds these readers to it.
+For one character of one text, a model's own `step` spends most of its time in the overhead of torch
+calls, which take microseconds each. NumPy's overhead is a fraction of that, and its matrix-vector
+product is faster. So the work per character is written out here. Read `charlm.models.gpt2`,
+`charlm.models.modern` and `charlm.models.cache` first; tests compare these readers with the models.
 """
 
 import math
@@ -28,17 +27,17 @@ Vector = Float[ndarray, "_"]
 Rows = Float[ndarray, "n _"]
 Linear = Callable[[Float[ndarray, "*n in"]], Float[ndarray, "*n out"]]  # of one vector, or of rows
 
-SERIAL = 2048  # elements up to which neither torch nor MKL starts threads
+SERIAL = 2048  # up to this many elements neither torch nor MKL starts threads
 
 
 class GPT2Reader(OneTextReader):
-    """One text. Half a view that is read again goes through NumPy, too.
+    """Reads one text. When half a view is read again, NumPy does that too.
 
-    Torch's threads would stand in the way of BLAS's own for milliseconds after each time.
+    Torch's threads would slow BLAS's own down for milliseconds each time.
 
     Args:
         model: In evaluation mode, on a CPU.
-        weights: What to read its matrices in.
+        weights: Precision of its matrices.
     """
 
     def __init__(self, model: GPT2, weights: Weights = "float32") -> None:
@@ -52,7 +51,7 @@ class GPT2Reader(OneTextReader):
         self.ids: list[int] = []  # in view
 
     def read(self, idx: Int[ndarray, "1 n"]) -> Float[ndarray, "1 V"]:
-        """Read n more characters; when the view is full, half of it anew."""
+        """Read n more characters; when the view is full, read half of it again."""
         new = idx[0].tolist()
         self.ids += new
         if len(self.ids) > self.block_size:
@@ -67,7 +66,7 @@ class GPT2Reader(OneTextReader):
         return self.head(self.norm(x[-1:]))
 
     def copy(self) -> "GPT2Reader":
-        """Return a reader that goes on from here."""
+        """Return a copy that shares the weights."""
         other = copy(self)
         other.ids = [*self.ids]
         other.layers = [layer.repeat(1) for layer in self.layers]
@@ -79,7 +78,7 @@ class GPTBlock:
 
     Args:
         block: Of the model.
-        weights: What to read its matrices in.
+        weights: Precision of its matrices.
     """
 
     def __init__(self, block: Any, weights: Weights) -> None:
@@ -99,7 +98,7 @@ class GPT2Block(GPTBlock):
         self.mlp_norm = layer_norm(block.mlp_norm)
 
     def __call__(self, x: Rows, past: KeysValues) -> Rows:
-        """Communicate, then compute."""
+        """Apply attention, then the MLP."""
         qkv = self.qkv(self.attention_norm(x)).reshape(len(x), 3, self.n_head, -1)
         query, key, value = qkv.transpose(1, 2, 0, 3)  # (H, n, D) each
         x = x + self.projection(attend(query, key, value, past))
@@ -107,11 +106,11 @@ class GPT2Block(GPTBlock):
 
 
 class ModernReader(OneTextReader):
-    """One text. The model reads the prompt, NumPy the rest.
+    """Reads one text: the prompt with the model, the rest with NumPy.
 
     Args:
         model: In evaluation mode, on a CPU.
-        weights: What to read its matrices in.
+        weights: Precision of its matrices.
     """
 
     def __init__(self, model: ModernGPT, weights: Weights = "float32") -> None:
@@ -124,7 +123,7 @@ class ModernReader(OneTextReader):
         if model.ngram_embedding is not None:
             self.ngrams = array(model.ngram_embedding.table.weight)
             self.longest = model.ngram_embedding.longest
-        self.recent: list[int] = []  # as many as n-grams have characters
+        self.recent: list[int] = []  # the last `longest` characters
         self.state: SlidingView = model.start(1)
 
     def read(self, idx: Int[ndarray, "1 n"]) -> Float[ndarray, "1 V"]:
@@ -132,7 +131,7 @@ class ModernReader(OneTextReader):
         self.recent = [*self.recent, *idx[0, -self.longest :].tolist()][-self.longest :]
         state = self.state
         if idx.shape[1] > 1 or not state.length:
-            return StepReader(self.model, state).read(idx)  # which moves the state on
+            return StepReader(self.model, state).read(idx)  # updates the state in place
         x = self.tokens[idx[0, 0]]
         if self.ngrams is not None:
             rows = ngram_rows(self.recent, self.longest, self.model.vocab_size)
@@ -146,17 +145,17 @@ class ModernReader(OneTextReader):
         return self.head(rms_norm(x))[None]
 
     def copy(self) -> "ModernReader":
-        """Return a reader that goes on from here."""
+        """Return a copy that shares the weights."""
         other = copy(self)
         other.state = self.state.repeat(1)
         return other
 
 
 class ModernBlock(GPTBlock):
-    """A block of `modern`, for one character: `charlm.models.modern.ModernBlock`."""
+    """A block of `modern` for one character: `charlm.models.modern.ModernBlock`."""
 
     def __call__(self, x: Vector, past: BlockCache, cos: Vector, sin: Vector) -> Vector:
-        """Communicate, then compute; `cos` and `sin` are of the position's angles."""
+        """Apply attention, then the MLP; `cos` and `sin` are of the position's angles."""
         shifted = token_shift(rms_norm(x), past.attention_input)
         qkv = self.qkv(shifted).reshape(3, self.n_head, -1)
         query, key = rotate(rms_norm(qkv[:2]), cos, sin)[:, :, None]  # (H, 1, D) each
@@ -174,7 +173,7 @@ def linear(weight: Float[Tensor, "out in"], weights: Weights) -> Linear:
         return int8_linear(weight)
     if weight.shape[0] < weight.shape[1]:
         columns = weight.numpy().T
-    else:  # BLAS is up to twice as fast along rows that are long: where the output is longer, turned
+    else:  # BLAS is up to twice as fast on long rows
         columns = weight.t().contiguous().numpy()
     return lambda x: x @ columns
 
@@ -182,20 +181,20 @@ def linear(weight: Float[Tensor, "out in"], weights: Weights) -> Linear:
 def int8_linear(weight: Float[Tensor, "out in"]) -> Linear:
     """Return x -> weight x with the weights rounded to 8 bits, and a single x to bfloat16.
 
-    Each row times a scale of its own, its largest weight over 127; no zero point. A quarter of the
-    memory is read for each character.
+    Each row has its own scale, its largest weight over 127, and no zero point. A character reads a
+    quarter of the memory.
     """
     scale = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12).bfloat16()
     rounded = (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
-    # Its kernels read 16 or 32 at a time, beyond the end if need be.
+    # The kernels read 16 or 32 at a time, even beyond the end.
     lacking = -rounded.shape[1] % 32
     packed = F.pad(rounded, (0, lacking))
     weights, scales = rounded.numpy(), scale.float().numpy()[:, None]
 
     def product(x: Float[ndarray, "*n in"]) -> Float[ndarray, "*n out"]:
-        if x.ndim > 1 and len(x) > 1:  # many rows are quicker with the matrix as it was
+        if x.ndim > 1 and len(x) > 1:  # many rows are faster in float32
             return x @ (weights * scales).T  # type: ignore[no-any-return]
-        # What torch's own weight-only quantisation calls; it has no public name.
+        # The kernel of torch's weight-only quantisation, which has no public name.
         row = F.pad(torch.from_numpy(x.reshape(1, -1)), (0, lacking)).bfloat16()
         found = torch._weight_int8pack_mm(row, packed, scale).float().numpy()
         return found.reshape(*x.shape[:-1], -1)
@@ -217,8 +216,8 @@ def layer_norm(norm: nn.LayerNorm) -> Callable[[Rows], Rows]:
 
 
 def gelu(x: Rows) -> Rows:
-    """Return x times the share of a normal distribution below x."""
-    # NumPy has no erf. `F.gelu` itself starts threads, which then stand in the way of BLAS's own.
+    """Return x times the normal distribution function at x."""
+    # NumPy has no erf. `F.gelu` would start threads, which then slow BLAS's own down.
     share = torch.from_numpy(x * math.sqrt(0.5))
     for part in torch.split(share.view(-1), SERIAL):
         part.erf_()
@@ -237,7 +236,7 @@ EPSILON = np.float32(torch.finfo(torch.float32).eps)
 
 
 def token_shift(own: Vector, before: Float[Tensor, "1 1 C"] | None) -> Vector:
-    """Return own with the second half of the channels from before; `before` becomes own."""
+    """Return own with the second half of its channels from `before`; write own to `before`."""
     assert before is not None, "the model itself reads the first character"
     half = len(own) - len(own) // 2
     held = before.numpy()[0, 0]
@@ -249,7 +248,7 @@ def token_shift(own: Vector, before: Float[Tensor, "1 1 C"] | None) -> Vector:
 def rotate(
     x: Float[ndarray, "*batch D"], cos: Float[ndarray, "D_half"], sin: Float[ndarray, "D_half"]
 ) -> Float[ndarray, "*batch D"]:
-    """Turn each pair (x[i], x[i + D/2]) by its angle."""
+    """Rotate each pair (x[i], x[i + D/2]) by its angle."""
     half = len(cos)
     first, second = x[..., :half], x[..., half:]
     return np.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
@@ -261,7 +260,7 @@ def attend(
     value: Float[ndarray, "H n D"],
     past: KeysValues,
 ) -> Float[ndarray, "n C"]:
-    """Average the values in view and the n new ones, by how well the queries fit their keys."""
+    """Add n keys and values, and average all values in view by how well queries match keys."""
     heads, n, head_size = query.shape
     if past.held is None:
         past.held = torch.empty(2, 1, heads, past.slots, head_size)
@@ -273,7 +272,7 @@ def attend(
     if n > 1:
         unseen = ~band(n, at - first, past.window, past.held.device).numpy()
         scores[:, unseen] = -math.inf
-    scores -= scores.max(axis=-1, keepdims=True)  # else exp overflows
+    scores -= scores.max(axis=-1, keepdims=True)  # otherwise exp overflows
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
     return (scores @ values[:, first:end]).transpose(1, 0, 2).reshape(n, -1)  # type: ignore[no-any-return]

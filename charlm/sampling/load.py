@@ -33,7 +33,7 @@ from charlm.text.tokenizer import Unknown
 
 
 class Writer:
-    """A model that was trained, and what it takes to write with it.
+    """A trained model that writes texts.
 
     Args:
         saved: The model, its alphabet, its run's configuration.
@@ -53,19 +53,19 @@ class Writer:
         weights: Weights = "float32",
         **settings: Any,
     ) -> Iterator[str]:
-        """Yield a text as it is written; the prompt is not part of it.
+        """Yield the characters of a text as they are drawn, without the prompt.
 
         Args:
             prompt: What to continue; None: the run's own prompt.
-            seed: The same seed gives the same text; None: a new one each time.
-            stop: Text, or texts, to end before.
+            seed: The same seed gives the same text; None: a new seed each time.
+            stop: Generation ends before the first of these texts.
             allow: Draw only these characters, or this class of a regular expression: `[a-z ]`.
-            unknown: What to do with characters of the prompt that the model lacks: `error`, `skip`,
-                or `nearest`.
-            weights: `int8` reads a GPT's matrices in 8 bits: faster for large models, and on a CPU.
+            unknown: For characters of the prompt that the model does not know: `error`, `skip`, or
+                `nearest`.
+            weights: `int8` uses a GPT's matrices in 8 bits: faster for large models, CPU only.
             settings: Any key of the section `sample` of a configuration: `max_new_chars`,
-                `temperature`, `top_k`, `top_p`, `min_p`, `typical_p`, `repetition_penalty`. What is
-                not given is as the run has it.
+                `temperature`, `top_k`, `top_p`, `min_p`, `typical_p`, `repetition_penalty`. The
+                default is the run's own.
 
         Raises:
             UsageError: A setting is unknown or out of range.

@@ -1,4 +1,4 @@
-"""An n-gram model that reads one text: each distribution is put together once."""
+"""A reader for n-gram models that computes each distribution once."""
 
 from bisect import bisect_left
 
@@ -9,19 +9,19 @@ from numpy import ndarray
 from charlm.models import NGramModel
 from charlm.sampling.reader import OneTextReader, Weights, array
 
-KEPT_BYTES = 8 << 20  # of distributions: some 16,000 at 65 characters
+KEPT_BYTES = 8 << 20  # of distributions: about 16,000 at 65 characters
 
 
 class NGramReader(OneTextReader):
-    """One text, by the tables of an n-gram model.
+    """Reads one text with the tables of an n-gram model.
 
-    What follows a context is the shares of its followers and its left-over of what follows the
-    context without its oldest character; so a distribution is put together from the next shorter
-    one's. Those of contexts that come again are kept, up to a bound.
+    The distribution after a context is computed from the one after the next shorter context: the
+    left-over times that, plus the shares of the context's followers. Distributions are cached, up
+    to a bound.
 
     Args:
         model: On a CPU.
-        weights: Not used: it has no matrices.
+        weights: Ignored: there are no matrices.
     """
 
     def __init__(self, model: NGramModel, weights: Weights = "float32") -> None:
@@ -29,7 +29,7 @@ class NGramReader(OneTextReader):
         self.tables = [_NGramTable(model, k) for k in range(1, model.order + 1)]
         self.shortest = model.shortest().numpy().astype(np.float64)
         self.kept: dict[tuple[int, int], Float[ndarray, "V"]] = {}
-        # Of the contexts of 0, 1, ... characters that end the text: their nodes, -1 if not known.
+        # Nodes of the last 0, 1, ... characters of the text, -1 for unknown contexts.
         self.nodes = [0]
 
     def read(self, idx: Int[ndarray, "1 n"]) -> Float[ndarray, "1 V"]:
@@ -43,7 +43,7 @@ class NGramReader(OneTextReader):
         return np.log(self._distribution())[None]  # type: ignore[no-any-return]
 
     def _distribution(self) -> Float[ndarray, "V"]:
-        """Return what follows the longest context."""
+        """Return the distribution after the longest context."""
         if len(self.kept) * self.shortest.nbytes > KEPT_BYTES:
             self.kept.clear()
         longest, p = len(self.nodes) - 1, self.shortest
@@ -63,7 +63,7 @@ class NGramReader(OneTextReader):
 
 
 class _NGramTable:
-    """One order of an n-gram model, as `NGramModel` has it; views, which Python reads faster."""
+    """One order of an `NGramModel`, as memory views, whose elements Python reads faster."""
 
     def __init__(self, model: NGramModel, k: int) -> None:
         self.keys, self.share = (array(model.get_buffer(f"{p}_{k}")) for p in ("keys", "share"))
@@ -80,10 +80,10 @@ class _NGramTable:
     def after(
         self, context: int, shorter: Float[ndarray, "V"], vocab_size: int
     ) -> Float[ndarray, "V"]:
-        """Return what follows a context, from what follows the next shorter one."""
+        """Return the distribution after a context, from that after the next shorter one."""
         begin, end, base = self.first[context], self.first[context + 1], context * vocab_size
         p = shorter * self.left_over[context]
-        if end - begin == 1:  # as after most long contexts
+        if end - begin == 1:  # true of most long contexts
             p[self.keys_seen[begin] - base] += self.share_seen[begin]
         else:
             p[self.keys[begin:end] - base] += self.share[begin:end]

@@ -1,4 +1,4 @@
-"""From what a user typed to ids that a model can continue."""
+"""Turn a prompt into ids that a model can continue."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,11 @@ def encode_prompt(
 ) -> npt.NDArray[np.int64]:
     """Return the ids of a prompt, at least one.
 
-    A model continues something, so an empty prompt becomes a newline, which starts a line in most
-    texts, or the first symbol of an alphabet without one.
+    An empty prompt becomes a newline, which starts a line in most texts, or the first symbol of an
+    alphabet without newlines.
 
     Args:
-        tokenizer: Of the model.
+        tokenizer: The model's.
         prompt: What to continue.
         unknown: `error` refuses a character outside the alphabet, `skip` leaves it out,
             `nearest` writes it as the alphabet can.

@@ -1,4 +1,4 @@
-"""Reading on: characters in, the logits of the next one out, whatever the model."""
+"""Readers: characters in, the logits of the next one out, for any model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,23 +18,23 @@ Weights = Literal["float32", "int8"]
 
 @runtime_checkable
 class Reader(Protocol):
-    """What reads texts on, B of them side by side; a new one has read nothing of one text."""
+    """Reads B texts in parallel. A new reader is for one text, of which nothing has been read."""
 
     def read(self, idx: Int[ndarray, "B n"]) -> Float[ndarray, "B V"]:
         """Read n more characters of each text, at least 1; return the logits of the next one."""
         ...
 
     def fork(self, count: int = 1) -> "Reader":
-        """Return a reader of `count` texts that all go on from one; this one stays usable."""
+        """Return a reader of `count` texts that all continue this one, which stays usable."""
         ...
 
 
 class StepReader:
-    """Any model, any number of texts.
+    """Reads any number of texts with any model.
 
     Args:
         model: In evaluation mode.
-        state: What it remembers of the texts; None: nothing has been read of one text.
+        state: The model's state; None: nothing has been read of one text.
     """
 
     def __init__(self, model: LanguageModel, state: Any = None) -> None:
@@ -44,39 +44,39 @@ class StepReader:
 
     def read(self, idx: Int[ndarray, "B n"]) -> Float[ndarray, "B V"]:
         """Read n more characters of each text."""
-        with torch.no_grad():  # not inference mode, whose tensors nobody else may write into
+        with torch.no_grad():  # inference mode would forbid later writes into its tensors
             ids = torch.from_numpy(idx).to(self.model.device)
             logits, self.state = self.model.step(ids, self.state)
             return logits.float().cpu().numpy()
 
     def fork(self, count: int = 1) -> Reader:
-        """Return a reader of `count` texts that all go on from one."""
+        """Return a reader of `count` texts that all continue this one."""
         with torch.no_grad():
             return StepReader(self.model, self.model.repeat(self.state, count))
 
 
 class OneTextReader(ABC):
-    """What readers of one text have in common."""
+    """Base of the readers of one text."""
 
     @abstractmethod
     def read(self, idx: Int[ndarray, "1 n"]) -> Float[ndarray, "1 V"]:
         """Read n more characters."""
 
     def copy(self) -> "OneTextReader":
-        """Return a reader that goes on from here; it shares the weights."""
+        """Return a copy that shares the weights."""
         return copy(self)
 
     def fork(self, count: int = 1) -> Reader:
-        """Return a reader of `count` texts that all go on from this one."""
+        """Return a reader of `count` texts that all continue this one."""
         copies = [self.copy() for _ in range(count)]
         return SideBySide(copies) if count > 1 else copies[0]
 
 
 class SideBySide:
-    """Several texts, by a reader of each.
+    """Reads several texts, each with a reader of its own.
 
     Args:
-        readers: Of one text each.
+        readers: One per text.
     """
 
     def __init__(self, readers: Sequence[Reader]) -> None:
@@ -88,7 +88,7 @@ class SideBySide:
         return np.concatenate([reader.read(row) for reader, row in rows])
 
     def fork(self, count: int = 1) -> Reader:
-        """Return a reader in which each text goes on `count` times."""
+        """Return a reader with `count` continuations of each text."""
         return SideBySide([reader.fork() for reader in self.readers for _ in range(count)])
 
 

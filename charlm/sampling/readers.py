@@ -1,4 +1,4 @@
-"""Which reader is the fastest for a model.
+"""The fastest reader for a model.
 
 StepReader      any model, any number of texts: its `step`
 GPT2Reader      one text, on a CPU
@@ -23,27 +23,26 @@ from charlm.sampling.reader import OneTextReader, Reader, StepReader, Weights, a
 def reader_of(
     model: LanguageModel, weights: Weights = "float32", *, several: bool = False
 ) -> Reader:
-    """Return the fastest reader of a text of which nothing has been read.
+    """Return the fastest reader for a new text.
 
-    Its log-probabilities are those of `model.read`, but for rounding: within 1e-4 on trained models.
+    Its log-probabilities are those of `model.read` up to rounding: within 1e-4 on trained models.
 
     Args:
-        model: In evaluation mode. A reader may hold copies of its weights: it is not for later, when
-            the model has learned more.
-        weights: What to read a GPT's matrices in. `int8` is for one text on a CPU; each row of a
-            matrix has a scale of its own.
-        several: Whether it will be forked to read many texts side by side.
+        model: In evaluation mode. A reader may copy weights, so later training does not reach it.
+        weights: Precision of a GPT's matrices. `int8` is for one text on a CPU; each row of a matrix
+            has its own scale.
+        several: Whether it will be forked to read many texts in parallel.
     """
     faster = None if several or model.device.type != "cpu" else kind_of(model).find("reader")
     return faster(model, weights) if faster else StepReader(model)
 
 
 class MixtureReader(OneTextReader):
-    """One text, by the readers of a mixture's experts: `charlm.models.mixture.join`.
+    """Reads one text with the readers of a mixture's experts: `charlm.models.mixture.join`.
 
     Args:
         model: In evaluation mode, on a CPU.
-        weights: What to read the matrices of its GPTs in.
+        weights: Precision of the matrices of its GPTs.
     """
 
     def __init__(self, model: MixtureModel, weights: Weights = "float32") -> None:
@@ -64,7 +63,7 @@ class MixtureReader(OneTextReader):
         return joined[None] / self.temperature  # type: ignore[no-any-return]
 
     def copy(self) -> "MixtureReader":
-        """Return a reader that goes on from here."""
+        """Return a copy that shares the weights."""
         other = copy(self)
         other.readers = [reader.fork() for reader in self.readers]
         return other

@@ -1,4 +1,4 @@
-"""Texts as they grow: ids become characters, and a stop text ends one."""
+"""Texts as they grow: turn ids into characters, and end at a stop text."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,13 +9,14 @@ Alternatives = list[tuple[str, float]]
 
 
 class Piece(NamedTuple):
-    """What one character adds to a text; of a model of bytes, the bytes that make it.
+    """One character of a text.
 
     Args:
         text: The character.
-        nats: Its log-probability under the model itself, before temperature and filters.
-        likely: What was likely in its place with probabilities, the likeliest first, where that is
-            asked for; of a model of bytes, in the place of its last byte.
+        nats: Its log-probability under the model itself, before temperature and filters. For a
+            model of bytes, the sum over its bytes.
+        likely: The most likely characters in its place and their probabilities, if asked for. For
+            a model of bytes, in the place of its last byte.
     """
 
     text: str
@@ -24,7 +25,7 @@ class Piece(NamedTuple):
 
 
 class TextStream:
-    """One text as it is drawn; it holds back only what may still turn out otherwise.
+    """One text as it is drawn; it holds back only what may still change.
 
     That is the beginning of a stop text, or of a character of several bytes.
 
@@ -40,19 +41,19 @@ class TextStream:
         self.ended = False
         self._decoder = tokenizer.stream_decoder()
         self._stops = [stop for stop in stops if stop]
-        self._nats = 0.0  # of the bytes of a character that is not complete
+        self._nats = 0.0  # of the bytes of an incomplete character
         self._held: list[Piece] = []
 
     def push(self, idx: int, nats: float, likely: Alternatives | None = None) -> list[Piece]:
-        """Take one more id; return what is certain now and was not before."""
+        """Take one more id; return the characters that became certain."""
         if self.ended:
             return []
         text = self._decoder.push(idx)
         if not text:
             self._nats += nats
             return []
-        # Bytes that turn out to be no character come together with what shows it: theirs are the
-        # first characters of the text, and the last is this id's.
+        # Invalid bytes are released by the id that shows them invalid: they are the first characters
+        # of the text, and the last one belongs to this id.
         pieces = [Piece(c, 0.0) for c in text[:-1]] + [Piece(text[-1], nats, likely)]
         pieces[0] = pieces[0]._replace(nats=pieces[0].nats + self._nats)
         self._nats = 0.0
@@ -67,7 +68,7 @@ class TextStream:
         return given
 
     def finish(self) -> list[Piece]:
-        """Return what was held back: nothing more will come."""
+        """Return what was held back at the end of the text."""
         rest = "" if self.ended else self._decoder.finish()
         given, self._held = self._held + [Piece(c, 0.0) for c in rest], []
         if rest:
@@ -75,13 +76,13 @@ class TextStream:
         return given[: self._first_stop("".join(piece.text for piece in given))]
 
     def _first_stop(self, held: str) -> int:
-        """Return where the first stop text begins, which ends this one; where none does, the end."""
+        """Return the start of the first stop text, which ends this text; without one, the length."""
         found = [at for at in (held.find(stop) for stop in self._stops) if at >= 0]
         self.ended = self.ended or bool(found)
         return min(found, default=len(held))
 
     def _beginning_of_a_stop(self, held: str) -> int:
-        """Return how many characters at the end of what is held could be the start of a stop."""
+        """Return how many characters at the end of `held` could begin a stop text."""
         for length in range(min(len(held), max(map(len, self._stops)) - 1), 0, -1):
             if any(stop.startswith(held[-length:]) for stop in self._stops):
                 return length

@@ -1,4 +1,4 @@
-"""Text from a saved model: prompts in, characters out, as they come."""
+"""Write texts: a prompt in, characters out as they are drawn."""
 
 import math
 import re
@@ -20,21 +20,21 @@ from charlm.sampling.reader import Weights
 from charlm.sampling.stream import Alternatives, Piece, TextStream
 from charlm.text.tokenizer import Tokenizer
 
-SEEDS = 2**62  # seeds are below it: those of further texts count up from one, within 64 bits
-SHOWN = 5  # alternatives to a character
+SEEDS = 2**62  # limit of a seed, so that seeds that count up from it fit into 64 bits
+SHOWN = 5  # alternatives shown per character
 A_CLASS = re.compile(r"\[\^?\]?(\\.|[^\]\\])*\]|\\[wWdDsS]", re.DOTALL)  # as [^a-z\]] or \d
 
 
 @dataclass(frozen=True)
 class Task:
-    """What to write after a prompt, whichever it is.
+    """What to write after any prompt.
 
     Args:
         settings: How characters are chosen.
-        count: Characters of each text at most; bytes, of a model of bytes.
-        stops: Texts that end a text; they are not part of it.
-        weights: What to read a GPT's matrices in; see `charlm.sampling.readers.reader_of`.
-        alternatives: Whether to say what else was likely.
+        count: Most characters of a text; bytes for a model of bytes.
+        stops: A text ends before the first of these.
+        weights: Precision of a GPT's matrices; see `charlm.sampling.readers.reader_of`.
+        alternatives: Whether to list the most likely characters in each place.
     """
 
     settings: Settings
@@ -47,16 +47,16 @@ class Task:
 def write(
     context: Context, tokenizer: Tokenizer, task: Task, seeds: Sequence[int]
 ) -> Iterator[list[list[Piece]]]:
-    """Write one text for each seed, all at once, a character of each at a time.
+    """Write one text for each seed in parallel, a character of each at a time.
 
     Args:
         context: What to continue.
-        tokenizer: Of its model.
+        tokenizer: The model's.
         task: What to write.
         seeds: One for each text; a text depends on its own seed only.
 
     Yields:
-        What became certain of each text: one piece most of the time, sometimes none or several.
+        The new pieces of each text: usually one, sometimes none or several.
 
     Raises:
         NonFiniteError: The model's logits are NaN or infinite.
@@ -77,13 +77,13 @@ def write(
 
 
 def alternatives(log_p: Float[ndarray, "V"], tokenizer: Tokenizer) -> Alternatives:
-    """Return the likeliest characters and their probabilities under the model itself."""
+    """Return the most likely characters and their probabilities under the model itself."""
     likeliest = np.argsort(-log_p, kind="stable")[:SHOWN].tolist()
     return [(tokenizer.decode([i]), round(math.exp(log_p[i]), 4)) for i in likeliest]
 
 
 def settings_of(config: SampleConfig, allowed: Bool[ndarray, "V"] | None = None) -> Settings:
-    """Return how characters are chosen, by a configuration."""
+    """Return the settings of a configuration."""
     return Settings(
         config.temperature,
         config.top_k,
@@ -99,10 +99,9 @@ def allowed_ids(tokenizer: Tokenizer, allow: str) -> Bool[ndarray, "V"]:
     """Return which ids may be drawn.
 
     Args:
-        tokenizer: Of the model.
-        allow: A class of a regular expression, such as `[a-z ]`, or else the characters
-            themselves. A model of bytes draws a byte if a character of `allow` has it; of a class,
-            if it is a character of ASCII in it.
+        tokenizer: The model's.
+        allow: A class of a regular expression, such as `[a-z ]`, or the characters themselves. For
+            a model of bytes: the bytes of these characters; of a class, its ASCII characters.
 
     Raises:
         UsageError: The class cannot be read, or the alphabet has nothing of what is allowed.
@@ -110,7 +109,7 @@ def allowed_ids(tokenizer: Tokenizer, allow: str) -> Bool[ndarray, "V"]:
     setting, found = Setting("allow", allow), np.zeros(tokenizer.vocab_size, bool)
     if A_CLASS.fullmatch(allow):
         try:
-            with warnings.catch_warnings(action="ignore"):  # of what a class may mean one day
+            with warnings.catch_warnings(action="ignore"):  # about future meanings of a class
                 pattern = re.compile(allow)
         except re.error as error:
             raise UsageError(setting, str(error), "write a class as [a-z]") from None
