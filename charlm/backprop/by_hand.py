@@ -1,4 +1,4 @@
-"""Whole models without autograd: a program for each, in the order in which a reader would derive it.
+"""Whole models without autograd: a program for each, in the order of its derivation.
 
 Each program does with rules what the model's `forward` does with modules, and then computes the
 loss. Read them beside the lessons: the names and the weights are the models' own.

@@ -24,8 +24,8 @@ from charlm.models import LanguageModel, next_token_loss
 AUTOGRAD_TOLERANCE = 1e-10
 FINITE_TOLERANCE = 1e-6
 
-# Step of finite differences: small, as slopes change fast in norms of tiny vectors and at the corner
-# of squared ReLU's slope. The rounding error is 1e-16 / STEP.
+# Step of finite differences: small, as slopes change fast in norms of tiny vectors and at the
+# corner of squared ReLU's slope. The rounding error is 1e-16 / STEP.
 STEP = 1e-5
 FLOOR = 1e-2  # gradients below this part of the largest are compared with that part of it
 PROBES = 12  # elements of an input to move one at a time, before all at once at random
@@ -94,7 +94,7 @@ def check_model(
 ) -> Iterator[tuple[str, Difference]]:
     """Yield the name of each weight of a model and the errors of its gradient.
 
-    The model is converted to float64 and gets new random weights, as zeros among the initial weights
+    The model is converted to float64 and gets new random weights, as zeros among the initial ones
     would hide errors. Ids are random.
 
     Args:
@@ -173,7 +173,7 @@ def _by_hand(
 
 
 def _forward_difference(out: Tensor, truth: Tensor) -> float:
-    """Return the largest difference relative to the largest output; ignore masked (infinite) ones."""
+    """Return the largest difference relative to the largest output; ignore masked elements."""
     finite = truth.isfinite()
     if out.shape != truth.shape or not torch.equal(out.isfinite(), finite):
         return math.inf

@@ -41,8 +41,8 @@ FUNCTIONS: dict[str, Callable[[Value], Value]] = {
 def parse(expression: str, values: Mapping[str, Number]) -> Value:
     """Compute an expression such as `(a*b + c) * tanh(f)` in values.
 
-    A name is one leaf, however often it is used. Each number is a leaf, except an exponent (`x**2`),
-    which belongs to the operation.
+    A name is one leaf, however often it is used. Each number is a leaf, except an exponent
+    (`x**2`), which belongs to the operation.
 
     Args:
         expression: Numbers, names, + - * / **, parentheses, and the functions in `FUNCTIONS`.

@@ -508,8 +508,8 @@ class Attention:
     dS = W (dW - rowsum(dW W)); the mask needs nothing, as W is zero there; the scale and the first
     product give dQ = dS K / sqrt D and dK = dS^T Q / sqrt D.
 
-    The row sum can be computed from smaller tensors: sum_s dW_ts W_ts = sum_s sum_d dout_td V_sd W_ts
-    = sum_d dout_td out_td (Dao et al. 2022, FlashAttention, appendix B.2). Dropout acts between W
+    The row sum needs smaller tensors only: sum_s dW_ts W_ts = sum_s sum_d dout_td V_sd W_ts =
+    sum_d dout_td out_td (Dao et al. 2022, FlashAttention, appendix B.2). Dropout acts between W
     and V: with its mask M, V is averaged by M W, dW gains the factor M, and the row sum holds.
     """
 
@@ -682,7 +682,8 @@ class Rotary:
     """Rotate each pair (x_i, x_(i + D/2)) of position t by an angle a that grows with t.
 
     (u, v) becomes (u cos a - v sin a, u sin a + v cos a). The inverse of a rotation is its
-    transpose, so the gradient is rotated back by the same angle: with -sin a instead of sin a. Su et al. 2021, RoFormer, 3.2.
+    transpose, so the gradient is rotated back by the same angle: with -sin a instead of sin a.
+    Su et al. 2021, RoFormer, 3.2.
     """
 
     def forward(

@@ -1,9 +1,9 @@
 """Lessons 3 and 4: a weighted average whose weights depend on the characters.
 
-Each position computes a query (what do I look for), a key (what do I contain) and a value (what do I
-pass on). The products of a query with all keys are scaled, masked so that no position sees the
-future, and put through a softmax. That gives a row of weights that sum to 1: the averaging matrix of
-lesson 2, but learned. Vaswani et al. 2017, "Attention is all you need", section 3.2.
+Each position computes a query (what do I look for), a key (what do I contain) and a value (what do
+I pass on). The products of a query with all keys are scaled, masked so that no position sees the
+future, and put through a softmax. That gives a row of weights that sum to 1: the averaging matrix
+of lesson 2, but learned. Vaswani et al. 2017, "Attention is all you need", section 3.2.
 """
 
 import math

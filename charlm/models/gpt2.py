@@ -1,8 +1,8 @@
 """Lesson 5: a GPT, in the style of GPT-2 as nanoGPT trains it.
 
 Blocks of communication (attention) and computation (an MLP), each added to a residual path, so that
-gradients reach the first layer undiminished. Learned positions, LayerNorm before each part, GELU, no
-biases, and one matrix for both the embedding and the head. Radford et al. 2019, "Language models
+gradients reach the first layer undiminished. Learned positions, LayerNorm before each part, GELU,
+no biases, and one matrix for both the embedding and the head. Radford et al. 2019, "Language models
 are unsupervised multitask learners", section 2.3; the recipe is nanoGPT's.
 """
 

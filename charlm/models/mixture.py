@@ -4,8 +4,8 @@
     linear       p = sum of weight_e * p_e, then to the power 1 / temperature, renormalised
 
 The product is sharp where the experts agree, and one confident expert can rule a character out. The
-mean keeps every character that any expert thinks possible. Genest and Zidek 1986, "Combining probability
-distributions", sections 2 and 3; for experts that are counted, Jelinek and Mercer 1980 (linear)
+mean keeps every character that any expert thinks possible. Genest and Zidek 1986, "Combining
+probability distributions", sections 2 and 3; for counted experts, Jelinek and Mercer 1980 (linear)
 and Klakow 1998, "Log-linear interpolation of language models".
 """
 

@@ -294,7 +294,7 @@ class ModernGPT(AttentiveModel):
         return SlidingView(self, LanguageModel.start(self, batch_size))
 
     def _draw_weights(self, generator: torch.Generator | None) -> None:
-        """Zero the matrices that write to the residual path or the logits; draw others from N(0, 1/C).
+        """Zero what writes to the residual path or the logits; draw the rest from N(0, 1/C).
 
         n-gram embeddings are zero too, so that n-grams never seen in training have no effect.
         """

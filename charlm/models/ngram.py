@@ -1,7 +1,7 @@
 """A model that is counted, not trained: the n-gram, up to order 32.
 
-What follows a context is predicted from the counts of what followed it in the text; `smoothing` says
-how contexts that are rare or unseen are handled. There is one table per order, looked up by binary
+What follows a context is predicted from the counts of what followed it in the text; `smoothing`
+says how rare and unseen contexts are handled. There is one table per order, looked up by binary
 search. The contexts of all orders at one position are found one from the other, so the cost does
 not depend on the size of the alphabet.
 """

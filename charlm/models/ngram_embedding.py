@@ -35,7 +35,7 @@ def ngram_rows(idx: Int[Tensor, "B T"], longest: int, vocab_size: int) -> Int[Te
         vocab_size: Number of distinct characters (V).
 
     Returns:
-        Rows of one table: those of n = 2 are below `ROWS`, those of n = 3 below 2 `ROWS`, and so on.
+        Rows of one table: below `ROWS` for n = 2, below 2 `ROWS` for n = 3, and so on.
     """
     length = idx.shape[1]
     numbers = idx + 1  # 0 stands for the places before the text

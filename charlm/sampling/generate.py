@@ -98,7 +98,7 @@ def generate(
 
 
 def uniform_numbers(seed: int, first: int, count: int) -> Float[ndarray, "count"]:
-    """Return the numbers in [0, 1) that draw characters `first` to `first + count` of a seed's text.
+    """Return the numbers in [0, 1) that draw characters `first` to `first + count` of a text.
 
     Each is the 53 highest bits of a random word, the precision of a float64.
     """

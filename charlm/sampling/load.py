@@ -106,7 +106,7 @@ def load(
 
     Raises:
         UsageError: `checkpoint` is none of these.
-        CheckpointError: The run or the checkpoint is missing, damaged, or does not fit the configuration.
+        CheckpointError: The run or checkpoint is missing, damaged, or does not fit the configuration.
         MachineError: The device is not there.
     """
     return Writer(load_model(find_run(None if run is None else Path(run)), str(checkpoint), device))

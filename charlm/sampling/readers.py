@@ -29,8 +29,7 @@ def reader_of(
 
     Args:
         model: In evaluation mode. A reader may copy weights, so later training does not reach it.
-        weights: Precision of a GPT's matrices. `int8` is for one text on a CPU; each row of a matrix
-            has its own scale.
+        weights: Precision of a GPT's matrices. `int8` is for one text on a CPU.
         several: Whether it will be forked to read many texts in parallel.
     """
     faster = None if several or model.device.type != "cpu" else kind_of(model).find("reader")

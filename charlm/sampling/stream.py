@@ -52,7 +52,7 @@ class TextStream:
         if not text:
             self._nats += nats
             return []
-        # Invalid bytes are released by the id that shows them invalid: they are the first characters
+        # Invalid bytes come out with the id that shows them invalid: they are the first characters
         # of the text, and the last one belongs to this id.
         pieces = [Piece(c, 0.0) for c in text[:-1]] + [Piece(text[-1], nats, likely)]
         pieces[0] = pieces[0]._replace(nats=pieces[0].nats + self._nats)
@@ -76,7 +76,7 @@ class TextStream:
         return given[: self._first_stop("".join(piece.text for piece in given))]
 
     def _first_stop(self, held: str) -> int:
-        """Return the start of the first stop text, which ends this text; without one, the length."""
+        """Return the start of the first stop text, which ends this text, or the length."""
         found = [at for at in (held.find(stop) for stop in self._stops) if at >= 0]
         self.ended = self.ended or bool(found)
         return min(found, default=len(held))
