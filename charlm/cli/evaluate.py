@@ -111,8 +111,6 @@ def evaluate(
     # Where the characters took standard output, the summary must not end up among them.
     tell = output.say if per_char == "-" else output.result
     tell(_summary(source or split, score, saved.tokenizer.unit))
-    if score.by_position:
-        tell(_table(score.by_position))
     output.say(
         f"scored {score.chars:,} {output.units(saved.tokenizer.unit)} {cut.in_words}; "
         f"{found.path} step {saved.step}\n{_about_interval(score)}"
@@ -258,7 +256,8 @@ def _summary(name: str, score: "Score", unit: str) -> str:
     bits = f"{score.bits_per_byte:.4f} bits per byte"
     if unit == "chars":
         bits = f"{score.bits_per_char:.4f} bits per character, {bits}"
-    return f"{name}: {score.loss_nats:.4f} nats{around}, {bits}, perplexity {score.perplexity:.3f}"
+    line = f"{name}: {score.loss_nats:.4f} nats{around}, {bits}, perplexity {score.perplexity:.3f}"
+    return "\n".join([line, *_by_position(score.by_position or ())])
 
 
 def _about_interval(score: "Score") -> str:
@@ -274,9 +273,8 @@ def _about_interval(score: "Score") -> str:
     return f"no 95 % interval: the text has fewer than {FEWEST_BLOCKS} blocks of {BLOCK_CHARS:,}"
 
 
-def _table(by_position: tuple[float, ...]) -> str:
-    """Show positions 1, 2, 4, 8, ... and the last."""
-    longest = len(by_position)
-    shown = [1 << k for k in range(longest.bit_length())]
-    rows = [f"{p:8d}  {by_position[p - 1]:6.4f}" for p in sorted({*shown, longest})]
-    return "\n".join(["position    nats", *rows])
+def _by_position(nats: tuple[float, ...]) -> list[str]:
+    """Return a table of positions 1, 2, 4, 8, ... and the last, if there are any."""
+    shown = {1 << k for k in range(len(nats).bit_length())} | {len(nats)} if nats else set()
+    rows = [f"{p:8d}  {nats[p - 1]:6.4f}" for p in sorted(shown)]
+    return ["position    nats", *rows] if rows else []

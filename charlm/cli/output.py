@@ -73,16 +73,17 @@ def colours() -> bool:
     return sys.stdout.isatty() and not plain
 
 
-def legend(coloured: bool) -> None:
-    """Explain the colours on stderr, or why there are none."""
-    if not coloured:
+def legend() -> bool:
+    """Explain the colours on stderr, or why there are none; tell whether there are."""
+    if not colours():
         note("--show-alternatives: colours need a terminal; for files there is --json")
-        return
+        return False
     text = (
         "more likely than 1 in 2, \x1b[36m1 in 5\x1b[0m, \x1b[33m1 in 20\x1b[0m, "
         "\x1b[31mless likely\x1b[0m"
     )
     tqdm.write(text, file=sys.stderr)
+    return True
 
 
 def units(unit: str) -> str:

@@ -13,6 +13,9 @@ from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import UsageError, check_stop
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from charlm.config import SampleConfig
     from charlm.runs import RunFolder
     from charlm.sampling import Drawing, Piece, Text
@@ -94,7 +97,10 @@ def sample(
     echo: Annotated[bool, typer.Option("--echo/--no-echo", help="Print the prompt first.")] = True,
     show_alternatives: Annotated[
         bool,
-        typer.Option(help="Colour characters by probability; with --json, list the likeliest."),
+        typer.Option(
+            "--show-alternatives",
+            help="Colour characters by probability; with --json, list the likeliest.",
+        ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per sample.")] = False,
 ) -> None:
@@ -105,9 +111,8 @@ def sample(
     from charlm.runs import find_run
 
     load_torch()
-    if interactive and (prompt is not None or prompt_file is not None or json):
-        mend = "leave out --prompt, --prompt-file and --json"
-        raise UsageError("--interactive", "asks for prompts and prints text", mend)
+    if interactive:
+        _check_interactive(prompt, prompt_file, json)
     found = find_run(run)
     # fmt: off
     config = _config(found, device, max_new_chars=max_new_chars, temperature=temperature,
@@ -116,47 +121,45 @@ def sample(
     # fmt: on
     text = config.prompt if interactive else read_prompt(prompt, prompt_file, config.prompt)
 
+    from charlm import sampling
     from charlm.runs.load import load_model
-    from charlm.sampling import (
-        Drawing,
-        Task,
-        allowed_ids,
-        check_weights,
-        choose_seed,
-        encode_prompt,
-        settings_of,
-    )
 
-    first = choose_seed(seed)
-    tokenizer = found.tokenizer  # a bad prompt is refused before weights are read
-    prompts: Iterable[Prompt] = [(text, encode_prompt(tokenizer, text, unknown))]
-    allowed = None if allow is None else allowed_ids(tokenizer, allow)
-    likely = json and show_alternatives
-    task = Task(settings_of(config, allowed), config.max_new_chars, stop or [], weights, likely)
+    first = sampling.choose_seed(seed)
+
+    def encode(prompt: str) -> "npt.NDArray[np.int64]":
+        return sampling.encode_prompt(found.tokenizer, prompt, unknown)
+
+    prompts: Iterable[Prompt] = [(text, encode(text))]  # refused before the weights are read
+    allowed = None if allow is None else sampling.allowed_ids(found.tokenizer, allow)
+    settings, likely = sampling.settings_of(config, allowed), json and show_alternatives
+    task = sampling.Task(settings, config.max_new_chars, stop or [], weights, likely)
     model = load_model(found, checkpoint, device).model
     if weights == "int8" and model.any_length:
         output.note("--weights int8 has no effect: this model has no matrices")
-    check_weights(weights, model)
-    show = _Show(json, echo, show_alternatives and not json and output.colours())
-    if show_alternatives and not json:
-        output.legend(show.colour)
+    sampling.check_weights(weights, model)
+    show = _Show(json, echo, show_alternatives and not json and output.legend())
     seeds = range(first, first + number * best_of, best_of)
+    many = best_of if best_of > 1 else number
     with StopSignals() as signals:
-        if interactive:
-            prompts = typed_prompts(text, lambda p: encode_prompt(tokenizer, p, unknown), signals)
+        prompts = typed_prompts(text, encode, signals) if interactive else prompts
         for text, ids in prompts:
-            together = best_of if best_of > 1 else number
-            drawing = Drawing(model, tokenizer, ids, task, signals.requested, together)
+            drawing = sampling.Drawing(model, found.tokenizer, ids, task, signals.requested, many)
             _write(drawing, text, seeds, best_of, show)
             seeds = range(seeds.stop, seeds.stop + number * best_of, best_of)
         check_stop(signals.requested)
 
 
+def _check_interactive(prompt: str | None, file: Path | None, json: bool) -> None:
+    if prompt is not None or file is not None or json:
+        mend = "leave out --prompt, --prompt-file and --json"
+        raise UsageError("--interactive", "asks for prompts and prints text", mend)
+
+
 def _config(run: "RunFolder", device: str, **given: float | None) -> "SampleConfig":
     """Return how a run samples, with the options that were given."""
-    overrides = [f"sample.{key}={value}" for key, value in given.items() if value is not None]
     from charlm.config import changed
 
+    overrides = [f"sample.{key}={value}" for key, value in given.items() if value is not None]
     return changed(run.config, [*overrides, f"run.device={device}"]).sample
 
 

@@ -123,16 +123,15 @@ def score_text(
         Stopped: `should_stop` said so.
     """
     length = len(ids) - 1
-    unknown = 0 if left_out is None else len(left_out.before)
+    unknown = len(left_out.before) if left_out else 0
     tally = Tally(length + unknown)
     positions = np.zeros((2, min(cut.length, length)))  # sums and counts
     known_done, done, size = 0, 0, 0
     passes = cut.passes(length, max(1, chars_a_pass(model, bool(each)) // cut.length))
-    likeliest = LIKELIEST if each else 0
     # The first known character is not scored; unknown ones may come before it.
-    unscored = 0 if left_out is None else int(np.searchsorted(left_out.before, 1))
+    unscored = int(np.searchsorted(left_out.before, 1)) if left_out else 0
     with _evaluating(model):
-        for nats, targets, top in _predict(model, ids, passes, likeliest, should_stop):
+        for nats, targets, top in _predict(model, ids, passes, LIKELIEST * bool(each), should_stop):
             if by_position:
                 positions[:, : nats.shape[1]] += nats.sum(axis=0), np.full(nats.shape[1], len(nats))
             flat, symbols, known = nats.ravel(), targets.ravel(), np.ones(nats.size, bool)
@@ -140,8 +139,7 @@ def score_text(
                 last = known_done + nats.size == length
                 flat, symbols, known = left_out.weave(known_done + 1, last, flat, symbols)
             tally.add(flat)
-            if byte_lengths is not None:
-                size += int(byte_lengths[symbols].sum())
+            size += 0 if byte_lengths is None else int(byte_lengths[symbols].sum())
             if each:
                 at = np.arange(done, done + len(flat))
                 each(Scored(at + (at >= unscored), flat, symbols, known, top))
