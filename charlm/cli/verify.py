@@ -1,4 +1,4 @@
-"""charlm verify: is a run on the disk what was written?"""
+"""charlm verify: whether the files of a run are what was written."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +8,7 @@ import typer
 from charlm.cli import output
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.cli.spelling import spelling
-from charlm.errors import CheckpointError, MachineError, Phrase, Setting, Stopped, Words
+from charlm.errors import CheckpointError, MachineError, Phrase, Setting, Words
 
 if TYPE_CHECKING:
     from charlm.runs.verify import Finding
@@ -26,8 +26,10 @@ def verify(
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object for each part.")
     ] = False,
-) -> int:
-    """Check every file of a run against the SHA-256 that was recorded when it was written.
+) -> None:
+    """Check the files of a run against their checksums.
+
+    Each file has a SHA-256 that was recorded when it was written.
 
     For example: charlm verify runs/gpt
     """
@@ -37,16 +39,11 @@ def verify(
 
     found: list[Finding] = []
     chosen = folder or find_run(None).path
-    with StopSignals() as stop:
-        try:
-            with stop.at_once():
-                for finding in findings(chosen):
-                    found.append(finding)
-                    _show(finding, json)
-        except Stopped:
-            return stop.exit_code
+    with StopSignals() as stop, stop.at_once():
+        for finding in findings(chosen):
+            found.append(finding)
+            _show(finding, json)
     _refuse(chosen, found)
-    return 0
 
 
 def _show(finding: "Finding", json: bool) -> None:
@@ -71,11 +68,11 @@ def _refuse(chosen: Path, found: "list[Finding]") -> None:
     states = {finding.state for finding in wrong}
     sound = {finding.path for finding in found if finding.state == "sound"}
     folders = {path.parent for path in sound if path.parent.name == "checkpoints"}
-    # One that is sound alone does not fit what lies beside it; an older one would not, either.
+    # A sound checkpoint may not fit its neighbours; an older one would not fit either.
     older = all(one.path not in sound and one.path.parent in folders for one in wrong)
-    then: Words = "mend it as said above"
+    then: Words = "see above how to mend it"
     if older and states == {"damaged"}:
-        then = Phrase("{} goes on from the newest sound checkpoint", Setting("resume", True))
+        then = Phrase("{} continues from the newest sound checkpoint", Setting("resume", True))
     parts_are = "1 part is" if len(wrong) == 1 else f"{len(wrong)} parts are"
     kind = MachineError if states == {"unread"} else CheckpointError
     raise kind(chosen, f"{parts_are} {' or '.join(sorted(states))}", then)

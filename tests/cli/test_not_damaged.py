@@ -74,7 +74,7 @@ def test_checkpoints_that_cannot_be_listed_are_not_none(unchanged, charlm, monke
     verified = charlm("verify", RUN)
     assert verified.code == 5
     assert "unread   runs/tiny/checkpoints: Permission denied; " in verified.stdout
-    assert verified.error == "runs/tiny: 1 part is unread; mend it as said above"
+    assert verified.error == "runs/tiny: 1 part is unread; see above how to mend it"
 
 
 def test_checkpoints_that_are_gone_are_not_begun_anew(unchanged, charlm):
@@ -180,7 +180,7 @@ def test_what_may_not_change_may_not_by_hand_either(unchanged, charlm, before, a
     verified = charlm("verify", RUN)
     assert verified.stdout.count("damaged") == 1
     assert f"damaged  runs/tiny/config.yaml: {said}" in verified.stdout
-    assert verified.error == "runs/tiny: 1 part is damaged; mend it as said above"
+    assert verified.error == "runs/tiny: 1 part is damaged; see above how to mend it"
 
 
 def test_what_may_change_is_told_when_it_was_by_hand(trained, charlm):

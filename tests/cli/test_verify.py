@@ -36,10 +36,10 @@ def flip(path):
     [
         (
             "checkpoints/step-6/model.safetensors",
-            "--resume goes on from the newest sound checkpoint",
+            "--resume continues from the newest sound checkpoint",
         ),
-        ("checkpoints/step-3/state.json", "--resume goes on from the newest sound checkpoint"),
-        ("tokens/ids.bin", "mend it as said above"),
+        ("checkpoints/step-3/state.json", "--resume continues from the newest sound checkpoint"),
+        ("tokens/ids.bin", "see above how to mend it"),
     ],
 )
 def test_a_flipped_bit_is_found_and_the_rest_is_checked_too(charlm, trained, name, then):
@@ -235,7 +235,7 @@ def test_weights_of_another_version_are_sound_and_refused(charlm, trained):
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("refused")]
     weights = "runs/tiny/checkpoints/step-6/model.safetensors"
     assert line.startswith(f"refused  {weights}: weights of version 99 of its model, ")
-    assert result.error == "runs/tiny: 1 part is refused; mend it as said above"
+    assert result.error == "runs/tiny: 1 part is refused; see above how to mend it"
 
 
 def test_a_name_of_two_lines_is_shown_in_one(charlm, trained):
