@@ -73,7 +73,7 @@ def typed_prompts(
             prompt = _decoded(prompt.encode("utf-8", "surrogateescape"), "what was typed")
             ids = encode(prompt)
         except DataError as error:
-            output.note(one_line(error))
+            output.note(one_line(error.replace(where="what was typed")))
             continue
         yield prompt, ids
         signals.forget(signal.SIGINT)

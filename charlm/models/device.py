@@ -7,7 +7,7 @@ from functools import cache
 import torch
 
 from charlm.config import RunConfig
-from charlm.errors import MachineError
+from charlm.errors import MachineError, Setting
 
 
 def choose_device(name: str) -> torch.device:
@@ -23,7 +23,9 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda:0")
     if name not in available:
         known = ", ".join(available)
-        raise MachineError("run.device", f"{name!r} is not available", f"this machine has {known}")
+        raise MachineError(
+            Setting("run.device", name), "not available", f"this machine has {known}"
+        )
     return torch.device(name)
 
 

@@ -99,7 +99,7 @@ class RunChecks:
     def begun(self) -> Iterator[Check]:
         """List what is there before the first step."""
         run = self.run
-        yield Check(run.config_path, lambda: f"a {run.config.model.type}", to_read=True)
+        yield Check(run.config_path, lambda: f"model {run.config.model.type}", to_read=True)
         yield Check(
             run.tokenizer_path, lambda: f"an alphabet of {run.tokenizer.unit}", to_read=True
         )

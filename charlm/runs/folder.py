@@ -140,7 +140,7 @@ def find_run(path: Path | None, runs: Path = Path("runs")) -> RunFolder:
             f"{runs}/",
             "no run there",
             Phrase(
-                "train one first, such as with {}, or name one with {}",
+                "train one first, for example with {}, or name one with {}",
                 Setting("config", "quickstart"),
                 Setting("run"),
             ),

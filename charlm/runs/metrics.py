@@ -157,7 +157,7 @@ def check_records(path: Path, keep: int) -> Words:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         mend = "restore it" if read < keep else _AGAIN
         raise CheckpointError(path, f"line {lines}: {error}", mend) from None
-    return f"{steps:,} steps, each once"
+    return f"{steps:,} step{'s' * (steps != 1)}, each recorded once"
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

@@ -28,7 +28,7 @@ def encode_prompt(
         ids = tokenizer.encode(prompt, unknown)
     except DataError as error:
         mend = Phrase(
-            "use {} to write them as the model can, or {} to leave them out",
+            "use {} to replace them by similar characters, or {} to leave them out",
             Setting("unknown", "nearest"),
             Setting("unknown", "skip"),
         )

@@ -215,7 +215,7 @@ def test_resume_without_a_run_says_how_to_make_one(charlm):
     result = charlm("train", "--resume")
 
     assert result.code == 4
-    assert "train one first, such as with --config quickstart" in result.error
+    assert "train one first, for example with --config quickstart" in result.error
 
 
 @pytest.mark.parametrize("override", ["model.n_layer=3", "data.unit=bytes", "train.batch_size=8"])

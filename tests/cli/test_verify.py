@@ -16,8 +16,8 @@ def test_a_sound_run_is_said_to_be_part_by_part(charlm, trained):
     assert (result.code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert all(line.startswith("sound    runs/tiny/") for line in lines)
-    assert lines[0] == "sound    runs/tiny/config.yaml: a gpt"
-    assert "sound    runs/tiny/metrics.jsonl: 6 steps, each once" in lines
+    assert lines[0] == "sound    runs/tiny/config.yaml: model gpt"
+    assert "sound    runs/tiny/metrics.jsonl: 6 steps, each recorded once" in lines
     assert lines[-1].startswith("sound    runs/tiny/checkpoints/step-6: 4 files, ")
 
 
@@ -111,7 +111,7 @@ def test_a_mixture_is_checked_with_its_experts(charlm, tiny):
 
     found = [line for line in charlm("verify", "mix").stdout.splitlines() if "experts/gpt" in line]
 
-    assert any("metrics.jsonl: 4 steps, each once" in line for line in found)
+    assert any("metrics.jsonl: 4 steps, each recorded once" in line for line in found)
     assert any("checkpoints/step-4" in line for line in found)
 
 

@@ -24,7 +24,9 @@ def test_auto_prefers_the_first_gpu(monkeypatch):
 def test_an_absent_device_is_refused_with_those_there_are(monkeypatch):
     monkeypatch.setattr(device, "available_devices", lambda: ["cpu", "mps"])
 
-    with pytest.raises(MachineError, match="'cuda:9' is not available; this machine has cpu, mps"):
+    with pytest.raises(
+        MachineError, match=r"run\.device=cuda:9: not available; this machine has cpu, mps"
+    ):
         device.choose_device("cuda:9")
 
 
