@@ -84,16 +84,14 @@ def _learner(config: "Config", scratch: Path, stop: StopSignals) -> "GradientLea
     """Build the model and its optimizer, with the text in a temporary folder."""
     from charlm.lifecycle.begin import create_run, prepare_text
     from charlm.models import build_model
-    from charlm.training import training_loop
-    from charlm.training.gradients import GradientLearner
+    from charlm.training import Job
+    from charlm.training.gradients import gradient_learner
 
     with output.bytes_bar(False, stop.requested) as progress:
         text = prepare_text(config, progress, output.download_bar(False, stop.requested))
         run = create_run(config, scratch, text, progress)
     model = build_model(config.model, run.tokenizer.vocab_size, config.run.seed)
-    learner = training_loop(run.config, run.run, run.corpus, run.tokenizer, model).learner
-    assert isinstance(learner, GradientLearner), "only these have a learning rate"
-    return learner
+    return gradient_learner(Job(run.config, run.run, run.corpus, run.tokenizer, model))
 
 
 def _climb(

@@ -4,7 +4,6 @@ import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,117 +87,97 @@ def train(
     _refuse_half_set_launch()
     load_torch()
     with StopSignals() as stop:
-        asked = _Asked(config, changes, out, json, quiet or json, began, stop)
         with stop.at_once():
+            from charlm.config import dump_yaml
             from charlm.lifecycle.resume import resumed_config
             from charlm.runs import find_run
 
             run = find_run(out) if resume else None
-            checked = resumed_config(run, config, changes) if run else named_config(config, changes)
+            asked = resumed_config(run, config, changes) if run else named_config(config, changes)
         if print_config:
-            from charlm.config import dump_yaml
-
-            output.result(dump_yaml(checked.model_dump()).rstrip())
+            output.result(dump_yaml(asked.model_dump()).rstrip())
             return 0
-        ready = _resumed(asked, checked, run, allow_new_data) if run else _begun(asked, checked)
+        quiet = quiet or json
+        if run:
+            ready = _resumed(asked, run, allow_new_data, quiet, stop)
+        else:
+            ready = _begun(asked, out, Path(config or "run").stem, changes, quiet, stop, began)
         with ready as prepared:
-            return _train(asked, prepared)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """The options of the command.
-
-    Args:
-        config: --config.
-        changes: KEY=VALUE, and options that stand for a key.
-        out: --out.
-        json: --json.
-        quiet: Whether to print only notes on stderr.
-        began: When the command started, by `time.perf_counter`; a budget of wall time starts there.
-        stop: The signals.
-    """
-
-    config: str | None
-    changes: list[str]
-    out: Path | None
-    json: bool
-    quiet: bool
-    began: float
-    stop: StopSignals
+            return _train(prepared, json, quiet, stop, began)
 
 
 @contextmanager
 def _resumed(
-    asked: _Asked, config: "Config", run: "RunFolder", allow_new_data: bool
+    config: "Config", run: "RunFolder", allow_new_data: bool, quiet: bool, stop: StopSignals
 ) -> Iterator["PreparedRun"]:
     """Lock a run and open it, to continue it."""
     from charlm.lifecycle.resume import open_run
     from charlm.storage import folder_lock
 
     with folder_lock(run.path):
-        with asked.stop.at_once(), output.bytes_bar(asked.quiet, asked.stop.requested) as progress:
+        with stop.at_once(), output.bytes_bar(quiet, stop.requested) as progress:
             prepared = open_run(config, run, progress, allow_new_data=allow_new_data)
         yield prepared
 
 
 @contextmanager
-def _begun(asked: _Asked, config: "Config") -> Iterator["PreparedRun"]:
+def _begun(
+    config: "Config",
+    out: Path | None,
+    name: str,
+    changes: list[str],
+    quiet: bool,
+    stop: StopSignals,
+    began: float,
+) -> Iterator["PreparedRun"]:
     """Read the text and plan, then make, lock and fill the folder of a new run."""
-    from charlm.lifecycle.begin import (
-        check_new_folder,
-        create_run,
-        free_folder,
-        new_folder_for_run,
-        plan_run,
-        prepare_text,
-        take_back_unless_begun,
-    )
+    from charlm.lifecycle import begin
     from charlm.runs import next_free_name
 
-    quiet, stop = asked.quiet, asked.stop
-    name = Path(asked.config or "run").stem
-    chosen = asked.out or (Path(config.run.out) if config.run.out else None)
-    check_new_folder(chosen or next_free_name(name))
+    chosen = out or (Path(config.run.out) if config.run.out else None)
+    begin.check_new_folder(chosen or next_free_name(name))
     with stop.at_once(), output.bytes_bar(quiet, stop.requested) as progress:
-        text = prepare_text(config, progress, output.download_bar(quiet, stop.requested))
+        fetching = output.download_bar(quiet, stop.requested)
+        text = begin.prepare_text(config, progress, fetching)
         minutes = config.train.minutes
         if minutes and not quiet and any(one.train.plan for one in config.training_runs().values()):
             output.say(f"benchmarking model sizes for the {minutes:g}-minute budget")
-        config, plans = plan_run(config, text, asked.changes, time.perf_counter() - asked.began)
-    place = nullcontext(chosen) if chosen else free_folder(name)
-    with place as folder, new_folder_for_run(folder):
+        config, plans = begin.plan_run(config, text, changes, time.perf_counter() - began)
+    place = nullcontext(chosen) if chosen else begin.free_folder(name)
+    with place as folder, begin.new_folder_for_run(folder):
         with output.bytes_bar(quiet, stop.requested) as progress:
-            prepared = create_run(config, folder, text, progress)
+            prepared = begin.create_run(config, folder, text, progress)
         prepared.plans = plans
         try:
             yield prepared
         except Exception:
-            take_back_unless_begun(prepared.run)
+            begin.take_back_unless_begun(prepared.run)
             raise
 
 
-def _train(asked: _Asked, prepared: "PreparedRun") -> int:
-    from charlm.cli.training_bar import TrainingBar, remark
-    from charlm.cli.training_report import conclude, introduce, score_baselines
+def _train(
+    prepared: "PreparedRun", json: bool, quiet: bool, stop: StopSignals, began: float
+) -> int:
+    from charlm.cli.training_output import TrainingBar, conclude, introduce, remark, score_baselines
     from charlm.lifecycle.resume import commit_resume
     from charlm.models import build_model
-    from charlm.training import training_loop
+    from charlm.training import Job, TrainingLoop
 
-    config, stop, quiet = prepared.config, asked.stop, asked.quiet
+    config, tokenizer = prepared.config, prepared.tokenizer
     for text in prepared.notes:
         output.note(text)
-    loop = training_loop(
+    model = build_model(config.model, tokenizer.vocab_size, config.run.seed)
+    job = Job(
         config,
         prepared.run,
         prepared.corpus,
-        prepared.tokenizer,
-        build_model(config.model, prepared.tokenizer.vocab_size, config.run.seed),
-        checkpoint=prepared.checkpoint,
-        should_stop=stop.requested,
-        should_save=stop.save_requested,
-        began=asked.began,
+        tokenizer,
+        model,
+        stop.requested,
+        stop.save_requested,
+        began,
     )
+    loop = TrainingLoop(job, prepared.checkpoint)
     commit_resume(prepared)
     if not quiet:
         introduce(prepared, loop)
@@ -220,7 +199,7 @@ def _train(asked: _Asked, prepared: "PreparedRun") -> int:
         output.note("the budget ended before the first step; it includes start-up, so allow more")
     if not early:
         ladder = score_baselines(prepared, loop, stop, quiet)
-    conclude(prepared, loop, ladder, asked.json)
+    conclude(prepared, loop, ladder, json)
     if not early and stop.requested():
         output.note("stopped before the baselines were scored; the run is finished")
         return stop.exit_code
@@ -236,16 +215,15 @@ def _records(loop: "TrainingLoop", stop: StopSignals) -> Iterator["Record"]:
     records = loop.records()
     for record in records:
         yield record
-        if not isinstance(record, CompileRecord):
-            continue
-        try:
-            with stop.at_once():
-                following = next(records, None)
-        except Stopped:  # all steps were saved before the compilation
-            loop.stopped = True
-            return
-        if following:
-            yield following
+        if isinstance(record, CompileRecord):
+            try:
+                with stop.at_once():
+                    following = next(records, None)
+            except Stopped:  # all steps were saved before the compilation
+                loop.stopped = True
+                return
+            if following:
+                yield following
 
 
 def _refuse_half_set_launch() -> None:

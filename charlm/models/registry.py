@@ -24,7 +24,7 @@ class Kind:
 
     Args:
         model: A subclass of `LanguageModel`.
-        learner: The `charlm.training.Learner` that trains it.
+        learner: Returns the `charlm.training.Learner` that trains it; called with a `Job`.
         reader: Reads one text on a CPU faster than the model's own `step`; called with the model
             and the precision of its weights. None: there is none.
         by_hand: Returns the steps of its forward pass for `charlm.backprop`; called with the model.
@@ -32,7 +32,7 @@ class Kind:
     """
 
     model: Named
-    learner: Named = "charlm.training.gradients:GradientLearner"
+    learner: Named = "charlm.training.gradients:gradient_learner"
     reader: Named | None = None
     by_hand: Named | None = None
 

@@ -1,4 +1,4 @@
-"""What happens in a run, one record each: `kind` tells them apart in metrics.jsonl."""
+"""What happens in a run, one record each. In metrics.jsonl `kind` tells them apart."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Anything that happens.
+    """Anything that happens: outside of mixtures `expert` is None.
 
-    Args:
-        expert: The expert of a mixture it happened to; None outside of mixtures.
+    Most have a `step`, and `seconds`: wall time since the run began, without waits between resumes.
     """
 
     kind: ClassVar[str]
@@ -25,23 +24,15 @@ class Record:
 class TrainRecord(Record):
     """A step.
 
-    Args:
-        step: Steps done, this one included.
-        loss_nats: Mean loss of its batch before the update; of a counted model, on the text it
-            counted; of a mixture, on the slice that its weights are fitted on.
-        learning_rate: Of its update.
-        grad_norm: Of its gradient, before clipping.
-        chars_per_second: Characters learnt from, by the time this step took.
-        weights: Of a mixture's experts.
-        temperature: Of a mixture.
-        seconds: Wall time since the run began, resumes included, waits between them not.
+    Its loss is that of its batch before the update; of a counted model, on the text it counted; of a
+    mixture, on the slice that its weights are fitted on.
     """
 
     kind = "train"
     step: int
     loss_nats: float
     learning_rate: float | None = None
-    grad_norm: float | None = None
+    grad_norm: float | None = None  # before clipping
     chars_per_second: float | None = None
     weights: Mapping[str, float] | None = None
     temperature: float | None = None
@@ -60,7 +51,7 @@ class SkipRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRecord(Record):
-    """An evaluation; `best` tells whether it is the lowest loss so far."""
+    """An evaluation; `best` tells whether its loss is the lowest so far."""
 
     kind = "eval"
     step: int
@@ -93,7 +84,7 @@ class SaveRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackRecord(Record):
-    """A return to an earlier checkpoint, `step`, to go on at a lower learning rate."""
+    """A return to the checkpoint of `step`, to go on at a lower learning rate."""
 
     kind = "rollback"
     step: int
@@ -104,7 +95,7 @@ class RollbackRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class EndRecord(Record):
-    """The end, whose checkpoint is saved."""
+    """The end of a run; its last step is saved."""
 
     kind = "end"
     step: int
@@ -112,15 +103,7 @@ class EndRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class TuneRecord(Record):
-    """The weights of a mixture were fitted; not in the log, mixture.json keeps more of it.
-
-    Args:
-        weights: Of the experts.
-        temperature: Of their product or mean.
-        loss_nats: Of the mixture on the slice.
-        alone_nats: Of each expert there.
-        chars: Predictions that these losses are means of.
-    """
+    """The weights of a mixture were fitted, on `chars` predictions. Not logged: see mixture.json."""
 
     kind = "tune"
     weights: Mapping[str, float]
@@ -132,14 +115,14 @@ class TuneRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class CompileRecord(Record):
-    """The model is about to be compiled; not in the log."""
+    """The model is about to be compiled. Not logged."""
 
     kind = "compile"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoteRecord(Record):
-    """A remark for the user that is no error; not in the log."""
+    """A remark for the user that is no error. Not logged."""
 
     kind = "note"
     text: str

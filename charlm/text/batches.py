@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.errors import DataError
-from charlm.text.tokens import Split
+from charlm.text.tokens import Ids
 
 # Independent streams of random words of one seed: the second word of the Philox key.
 DATA_STREAM, DROPOUT_STREAM, INIT_STREAM, SAMPLE_STREAM = 0, 1, 2, 3
@@ -67,7 +67,7 @@ class Batches:
         DataError: The part is too short for one window and the character after it.
     """
 
-    def __init__(self, split: Split, block_size: int, batch_size: int, seed: int) -> None:
+    def __init__(self, split: Ids, block_size: int, batch_size: int, seed: int) -> None:
         self.split = split
         self.block_size = block_size
         self.batch_size = batch_size
@@ -76,12 +76,12 @@ class Batches:
         self.windows = len(split) - block_size
         if self.windows < 1:
             raise DataError(
-                split.tokens.path,
+                "model.block_size",
                 f"a window of {block_size} needs a text of {block_size + 1} and this one has "
                 f"{len(split)}",
-                "lower model.block_size or use a longer text",
+                "lower it or use a longer text",
             )
-        small = len(split) * split.tokens.dtype.itemsize <= HELD
+        small = len(split) * split.read(0, 1).itemsize <= HELD
         self.held = split.read(0, len(split)) if small else None
 
     def get(

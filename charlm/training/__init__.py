@@ -1,12 +1,12 @@
-"""Training: one loop that drives a learner.
+"""Training: one loop drives a learner, and plans and tests beside it.
 
-Read in this order: `learner` (what the loop asks of one), `loop`; then gradient descent:
-`schedule`, `muon`, `optimizers`, `compiling`, `non_finite`, `gradients` (the training step); then
-`counting`, and mixtures: `expert`, `tuning`, `joining`; then `begin` (from a configuration to its
-loop), `plan` (a model for a time budget) and `range_test` (which learning rates learn).
+Read in this order: `schedule` (the learning rate), `muon` (an optimizer), `optimizers` (which update
+which weights), `compiling` (torch.compile, where it pays), `non_finite` (what to say of NaN), `learner`
+(what the loop asks of one), `gradients` (the training step), `counting` (n-grams), `loop` (a run),
+`expert` (a run inside a mixture), `joining` (mixtures), `plan` (what a budget of minutes buys),
+`range_test` (which learning rates learn).
 """
 
-from charlm.training.begin import training_loop
 from charlm.training.learner import Clock, Job, Learner
 from charlm.training.loop import TrainingLoop
 from charlm.training.optimizers import build_optimizers
@@ -19,5 +19,4 @@ __all__ = [
     "TrainingLoop",
     "build_optimizers",
     "learning_rate",
-    "training_loop",
 ]

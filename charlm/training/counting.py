@@ -22,11 +22,7 @@ from charlm.training.learner import Job, Learner
 
 
 class CountingLearner(Learner):
-    """Learning by counting.
-
-    Args:
-        job: What the run is about.
-    """
+    """Learning by counting."""
 
     total_steps = 1
 
@@ -35,11 +31,6 @@ class CountingLearner(Learner):
         self.model = job.model
         self.optimizers = {}
         self.state = TrainingState()
-
-    @classmethod
-    def of(cls, job: Job) -> "CountingLearner":
-        """Return the learner of a run, at its beginning."""
-        return cls(job)
 
     @property
     def ready(self) -> bool:
@@ -82,13 +73,6 @@ def count_text(
     should_stop: Callable[[], bool],
 ) -> int:
     """Count a text into a model; what does not fit into memory goes to the run folder's disk.
-
-    Args:
-        model: Takes the tables, which must fit.
-        config: Its order and smoothing.
-        ids: The text.
-        run: Whose disk to use.
-        should_stop: Asked often.
 
     Returns:
         How many characters were counted.

@@ -8,10 +8,8 @@ stopped and resumed ends with the same bits as one that was not.
 import math
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -33,17 +31,6 @@ from charlm.training.schedule import learning_rate
 MOST_SKIPPED = 3  # steps in a row whose updates are left out
 
 
-@runtime_checkable
-class BatchSource(Protocol):
-    """Where windows come from: `Batches`, or what chooses between several."""
-
-    def get(
-        self, step: int, first: int = 0, count: int | None = None
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
-        """Return inputs and targets of a batch or of a slice of it, (count, T) each."""
-        ...
-
-
 class GradientLearner(Learner):
     """Learning by gradients.
 
@@ -55,7 +42,7 @@ class GradientLearner(Learner):
     """
 
     def __init__(
-        self, config: Config, model: LanguageModel, batches: BatchSource, clock: Clock
+        self, config: Config, model: LanguageModel, batches: Batches, clock: Clock
     ) -> None:
         self.config = config
         self.model = model
@@ -70,14 +57,6 @@ class GradientLearner(Learner):
         self.dropout = config.model.has_dropout
         self.by_hand = ByHand(model) if config.train.gradients == "by_hand" else None
         self.forward: Forward = model
-
-    @classmethod
-    def of(cls, job: Job) -> "GradientLearner":
-        """Return the learner of a run, at its beginning."""
-        config = job.config
-        train, batch_size = job.corpus.splits["train"], config.train.batch_size
-        batches = Batches(train, config.model.block_size, batch_size, config.run.seed)
-        return cls(config, job.model, batches, job.clock)
 
     def spent(self) -> float:
         """Return the share of the steps, or of the minutes, that is done."""
@@ -204,3 +183,10 @@ class GradientLearner(Learner):
             raise NonFiniteError(where, what, "lower train.learning_rate")
         mend = Phrase("suspect the machine, go on with {}", Setting("resume", True))
         raise NonFiniteError(where, what, mend)
+
+
+def gradient_learner(job: Job) -> GradientLearner:
+    """Return the learner of a run, which reads its training part."""
+    config, train = job.config, job.corpus.splits["train"]
+    batches = Batches(train, config.model.block_size, config.train.batch_size, config.run.seed)
+    return GradientLearner(config, job.model, batches, job.clock)

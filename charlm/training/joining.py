@@ -22,11 +22,16 @@ from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from typing import cast
 
+import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from charlm.config import MixtureConfig, NGramConfig
-from charlm.errors import NonFiniteError, Stopped
-from charlm.models import MixtureModel, NGramModel
+from charlm.errors import NonFiniteError, Stopped, check_stop
+from charlm.evaluation.protocols import chars_a_pass, spread_windows
+from charlm.models import MixtureModel, NGramModel, next_token_loss
+from charlm.models.mixture import fit_weights, join
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.mixture import (
     FITTED,
@@ -42,21 +47,18 @@ from charlm.runs.state import TrainingState, drift
 from charlm.storage import write_file
 from charlm.text.tokens import Split
 from charlm.training.counting import count_text
-from charlm.training.expert import LATE, Expert, open_expert
+from charlm.training.expert import LATE, Expert
 from charlm.training.learner import Job, Learner
-from charlm.training.tuning import predict, tune
 
+MAX_TUNED = 1 << 16  # characters to fit on: a weight for each expert does not need more
+MAX_LOGITS = 1 << 26  # of all experts on them: 256 MiB of float32
 RESERVE = 0.05  # share of a wall-clock budget kept for what was not measured: Newton's steps
 TRIED = 2048  # characters predicted to see how long it takes
 SAVED_A_SECOND = 2e8  # bytes; a guess, for the end of a wall-clock budget
 
 
 class JoiningLearner(Learner):
-    """Training experts, each by a loop of its own, and joining them, which is the one step.
-
-    Args:
-        job: What the run is about.
-    """
+    """Training experts, each by a loop of its own, and joining them, which is the one step."""
 
     model: MixtureModel
 
@@ -74,11 +76,6 @@ class JoiningLearner(Learner):
         cut = len(self.whole) - self.mixture.held_back(len(self.whole))
         self.first, self.slice = self.whole.part(0, cut), self.whole.part(cut, len(self.whole))
         self.fitted: Fitted | None = None
-
-    @classmethod
-    def of(cls, job: Job) -> "JoiningLearner":
-        """Return the learner of a run, at its beginning."""
-        return cls(job)
 
     @property
     def ready(self) -> bool:
@@ -109,7 +106,7 @@ class JoiningLearner(Learner):
         experts = []
         for name, config in self.trained.items():
             checkpoint = checkpoints[name]
-            experts.append(open_expert(self.job, name, config, self.first, self.slice, checkpoint))
+            experts.append(Expert(self.job, name, config, self.first, self.slice, checkpoint))
             if checkpoint:
                 remarks += [f"not bit-exact: {change}" for change in drift(checkpoint)]
             elif begun:
@@ -202,10 +199,9 @@ class JoiningLearner(Learner):
         """Fit the counted experts; return the seconds that it took."""
         started = time.perf_counter()
         for name, spec in self.mixture.experts.items():
-            model = self.model.experts[name]
-            if not spec.run and isinstance(model, NGramModel):
-                assert isinstance(spec.model, NGramConfig)
-                count_text(model, spec.model, part, self.run, self.job.should_stop)
+            if not spec.run and spec.model and spec.model.trained_by == "counting":
+                model, config = cast(NGramModel, self.model.experts[name]), spec.model
+                count_text(model, cast(NGramConfig, config), part, self.run, self.job.should_stop)
         return time.perf_counter() - started
 
     def _fit(self, experts: list[Expert], taken: dict[str, Checkpoint], counted: float) -> Fitted:
@@ -217,20 +213,28 @@ class JoiningLearner(Learner):
             counted: Seconds that counting took; it will be done again.
         """
         started = time.perf_counter()
-        tuned = tune(self.model, self.slice, self.mixture.block_size, self.job.should_stop)
-        steps = {name: checkpoint.step for name, checkpoint in taken.items()}
-        to_save = sum(tensor.nbytes for tensor in self.model.state_dict().values())
+        names, combine = list(self.mixture.experts), self.mixture.combine
+        most = MAX_LOGITS // (self.model.vocab_size * len(names))
+        logits, targets = self._predict(min(most, MAX_TUNED))
+        predicted = time.perf_counter() - started
+        weights, temperature = fit_weights(logits, targets, combine, self.job.should_stop)
+
+        def loss(logits: Float[Tensor, "N V"]) -> float:
+            return next_token_loss(logits[None], targets[None]).item()
+
         # Scoring a character takes as long as predicting one took here.
-        scoring = tuned.seconds_a_char * self._to_score()
+        scoring = predicted / len(targets) * self._to_score()
+        saving = sum(t.nbytes for t in self.model.state_dict().values()) / SAVED_A_SECOND
         return Fitted(
-            weights=tuned.weights,
-            temperature=tuned.temperature,
-            loss_nats=tuned.loss_nats,
-            alone_nats=tuned.alone_nats,
-            chars=tuned.chars,
-            steps=steps | {expert.name: expert.loop.state.step for expert in experts},
+            weights=dict(zip(names, weights.tolist(), strict=True)),
+            temperature=temperature.item(),
+            loss_nats=loss(join(logits, weights, temperature, combine)),
+            alone_nats=dict(zip(names, map(loss, logits), strict=True)),
+            chars=len(targets),
+            steps={name: one.step for name, one in taken.items()}
+            | {one.name: one.loop.state.step for one in experts},
             seconds=counted + time.perf_counter() - started,
-            reserve=counted + scoring + to_save / SAVED_A_SECOND,
+            reserve=counted + scoring + saving,
             weights_sha256={name: sha256_of_weights(one) for name, one in taken.items()},
         )
 
@@ -242,9 +246,35 @@ class JoiningLearner(Learner):
     def _seconds_a_char(self) -> float:
         """Return how long all experts take to predict a character."""
         started = time.perf_counter()
-        block_size = self.mixture.block_size
-        _, targets = predict(self.model, self.slice, block_size, TRIED, self.job.should_stop)
+        _, targets = self._predict(TRIED)
         return (time.perf_counter() - started) / len(targets)
+
+    @torch.no_grad()
+    def _predict(self, most: int) -> tuple[Float[Tensor, "E N V"], Int[Tensor, "N"]]:
+        """Return the logits of every expert on the slice, in windows as it will be scored.
+
+        Args:
+            most: Characters to predict at most, in windows spread evenly over the slice.
+        """
+        self.model.eval()
+        experts, vocab_size = list(self.model.experts.values()), self.model.vocab_size
+        length = min(self.mixture.block_size, len(self.slice) - 1)
+        rows = max(1, chars_a_pass(self.model) // length)
+        passes = list(spread_windows(len(self.slice) - 1, length, most, rows))
+        count = sum(len(one.starts) for one in passes) * length
+        logits = torch.empty(len(experts), count, vocab_size)
+        targets = torch.empty(count, dtype=torch.int64)
+        done = 0
+        for one in passes:
+            ids = [self.slice.read(int(start), length + 1) for start in one.starts]
+            batch = torch.from_numpy(np.stack(ids).astype(np.int64)).to(self.model.device)
+            here = slice(done, done + len(ids) * length)
+            done = here.stop
+            targets[here] = batch[:, 1:].flatten()
+            for own, expert in zip(logits, experts, strict=True):
+                check_stop(self.job.should_stop)
+                own[here] = expert.read(batch[:, :-1]).flatten(0, 1)
+        return logits, targets
 
     def step(self) -> TrainRecord:
         """Join: the experts are trained and the weights are set; this makes them one model."""

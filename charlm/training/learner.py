@@ -7,12 +7,13 @@ The loop evaluates, samples, saves, records and stops for all of them.
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch.optim import Optimizer
 
 from charlm.config import Config
 from charlm.models import LanguageModel
+from charlm.models.device import choose_device
 from charlm.runs import RunFolder
 from charlm.runs.records import Record
 from charlm.runs.state import TrainingState
@@ -21,7 +22,7 @@ from charlm.text import Corpus, Tokenizer
 
 @dataclass
 class Clock:
-    """The wall time of a run: resumes included, waits between them not.
+    """The wall time of a run, without the waits between resumes.
 
     Args:
         began: When the run would have begun if it had never waited, by `time.perf_counter`.
@@ -33,18 +34,12 @@ class Clock:
     budget: float | None = None
     reserved: float = 0.0
 
-    @classmethod
-    def of(cls, config: Config, began: float) -> "Clock":
-        """Return the clock of a run that began at this time by `time.perf_counter`."""
-        minutes = config.train.minutes
-        return cls(began, None if minutes is None else 60 * minutes)
-
     def seconds(self) -> float:
         """Return how long the run has taken."""
         return time.perf_counter() - self.began
 
     def left(self) -> float:
-        """Return what is left of the budget in seconds, before any reserve; 0 without a budget."""
+        """Return what is left of the budget, in seconds; 0 without one."""
         return 0.0 if self.budget is None else self.budget - self.seconds()
 
     def share(self) -> float:
@@ -53,27 +48,23 @@ class Clock:
         return self.seconds() / max(self.budget - self.reserved, 1e-3)
 
     def add(self, seconds: float) -> None:
-        """Count time that was spent before a stop."""
+        """Count time that was spent before a stop; what is below 0 was a wait."""
         self.began -= seconds
 
-    def restart(self, seconds: float) -> None:
-        """Go on from so many seconds: the wait until now does not count."""
-        self.began = time.perf_counter() - seconds
 
-
-@dataclass(frozen=True)
+@dataclass
 class Job:
-    """What a run is about; a loop and its learner share it.
+    """What a run is about; its loop and learner share it.
 
     Args:
         config: What is asked for.
         run: The folder, locked by the caller.
         corpus: The text.
         tokenizer: Its alphabet.
-        model: With its first weights, on its device.
-        clock: Of the run.
+        model: With its first weights; moved to the configured device.
         should_stop: Asked at every step, and often within long ones: save what can be, and end.
         should_save: Asked at every step: save, and go on. Its answer is used up.
+        began: When the run began, by `time.perf_counter`.
     """
 
     config: Config
@@ -81,13 +72,20 @@ class Job:
     corpus: Corpus
     tokenizer: Tokenizer
     model: LanguageModel
-    clock: Clock
     should_stop: Callable[[], bool] = lambda: False
     should_save: Callable[[], bool] = lambda: False
+    began: float = field(default_factory=lambda: time.perf_counter())
+
+    def __post_init__(self) -> None:
+        minutes = self.config.train.minutes
+        self.clock = Clock(self.began, None if minutes is None else 60 * minutes)
+        self.model = self.model.to(choose_device(self.config.run.device))
 
 
 class Learner(ABC):
-    """One way of learning. A checkpoint keeps its model, optimizers and state.
+    """One way of learning: what the `learner` of a kind of model returns, called with a `Job`.
+
+    A checkpoint keeps its model, the optimizers' and its own state.
 
     Attributes:
         model: What learns.
@@ -102,11 +100,6 @@ class Learner(ABC):
     state: TrainingState
     total_steps: int
     compiled: bool | None = None
-
-    @classmethod
-    @abstractmethod
-    def of(cls, job: Job) -> "Learner":
-        """Return the learner of a run, at its beginning."""
 
     @property
     def ready(self) -> bool:
@@ -132,7 +125,7 @@ class Learner(ABC):
         """Do one step.
 
         Raises:
-            NonFiniteError: A loss or gradient is NaN or infinite, and the weights are as before.
+            NonFiniteError: A loss or gradient is NaN or infinite; the weights are as before.
             DataError: The text became shorter.
             Stopped: It was asked to stop, and will do the step again from its start.
         """

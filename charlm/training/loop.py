@@ -19,6 +19,7 @@ from charlm.errors import (
     Stopped,
 )
 from charlm.evaluation import score_windows
+from charlm.models.registry import kind_for
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.load import load_from_run
 from charlm.runs.metrics import MetricsLog
@@ -35,7 +36,7 @@ from charlm.runs.records import (
 from charlm.runs.state import TrainingState, load_checkpoint, save_checkpoint
 from charlm.sampling import Context, encode_prompt, generate, settings_of
 from charlm.storage.machine import is_gone
-from charlm.training.learner import Clock, Job, Learner
+from charlm.training.learner import Job, Learner
 
 LOWEST_FACTOR = 0.5**3  # of the learning rate: a run rolls back three times at most
 
@@ -45,18 +46,21 @@ class TrainingLoop:
 
     Args:
         job: What the run is about.
-        learner: Does its steps.
         checkpoint: Where to continue from; None starts at the beginning.
+        learner: Does its steps; None: the one for this kind of model.
 
     Attributes:
         saved_step: The last step with a checkpoint; -1 for none.
         stopped: Whether it ended because it was asked to stop.
     """
 
-    def __init__(self, job: Job, learner: Learner, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(
+        self, job: Job, checkpoint: Checkpoint | None = None, learner: Learner | None = None
+    ) -> None:
         self.job = job
-        self.learner = learner
+        self.learner = learner = learner or kind_for(job.config.model).find("learner")(job)
         self.config, self.run, self.tokenizer = job.config, job.run, job.tokenizer
+        self.clock = job.clock
         self.saved_step = -1
         self.stopped = False
         self.prepared = False
@@ -75,11 +79,6 @@ class TrainingLoop:
     def state(self) -> TrainingState:
         """Where the run is."""
         return self.learner.state
-
-    @property
-    def clock(self) -> Clock:
-        """The wall time of the run."""
-        return self.job.clock
 
     def _begin_from(self, name: str) -> None:
         """Begin with the best weights of another run, which is needed until the first save."""

@@ -15,13 +15,13 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from charlm.config import Config
 from charlm.config.memory import machine_bytes
 from charlm.config.size import training_bytes
 from charlm.models import build_model
 from charlm.models.device import choose_device
+from charlm.text import Batches, IdArray
 from charlm.training.gradients import GradientLearner
 from charlm.training.learner import Clock
 
@@ -203,12 +203,11 @@ def seconds_a_step(config: Config, vocab_size: int, limit: float = math.inf) -> 
         limit: Seconds after which one is enough.
     """
     model = build_model(config.model, vocab_size, config.run.seed)
-    learner = GradientLearner(
-        config,
-        model.to(choose_device(config.run.device)),
-        _MadeUpText(vocab_size, config.model.block_size, config.train.batch_size),
-        Clock(time.perf_counter()),
-    )
+    block_size, batch_size = config.model.block_size, config.train.batch_size
+    text = IdArray(np.random.default_rng(0).integers(vocab_size, size=8 * (block_size + 1)))
+    batches = Batches(text, block_size, batch_size, config.run.seed)
+    model = model.to(choose_device(config.run.device))
+    learner = GradientLearner(config, model, batches, Clock(time.perf_counter()))
     taken = []
     for _ in range(TRIALS + 1):
         started = time.perf_counter()
@@ -217,26 +216,6 @@ def seconds_a_step(config: Config, vocab_size: int, limit: float = math.inf) -> 
         if sum(taken) > limit:
             break
     return median(taken[1:] or taken)
-
-
-class _MadeUpText:
-    """Batches of characters drawn at random.
-
-    Args:
-        vocab_size: Number of distinct characters (V).
-        block_size: Characters in a window (T).
-        batch_size: Windows in a batch.
-    """
-
-    def __init__(self, vocab_size: int, block_size: int, batch_size: int) -> None:
-        self.text = np.random.default_rng(0).integers(vocab_size, size=(batch_size, block_size + 1))
-
-    def get(
-        self, step: int, first: int = 0, count: int | None = None
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
-        """Return the same inputs and targets at every step."""
-        windows = self.text[first:][:count]
-        return windows[:, :-1], windows[:, 1:]
 
 
 def _sized(config: Config, size: Size, train_chars: int, kept: Collection[str]) -> Config:

@@ -227,7 +227,7 @@ def test_a_resumed_run_gives_them_a_tenth_of_what_is_left(
     charlm, monkeypatch, spent, climbed, most
 ):
     from charlm.cli.signals import StopSignals
-    from charlm.cli.training_report import score_baselines
+    from charlm.cli.training_output import score_baselines
     from charlm.errors import Stopped
     from charlm.training import Clock
 

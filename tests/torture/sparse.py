@@ -37,7 +37,7 @@ def main(folder: Path) -> None:
     from charlm.text import Corpus
     from charlm.text.batches import window_starts
     from charlm.text.tokens import Split, TokenFile
-    from charlm.training import training_loop
+    from charlm.training import Job, TrainingLoop
     from tests.torture.trials import begin
 
     torch.set_num_threads(1)
@@ -69,7 +69,8 @@ def main(folder: Path) -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    loop = training_loop(prepared.config, prepared.run, corpus, prepared.tokenizer, model)
+    job = Job(prepared.config, prepared.run, corpus, prepared.tokenizer, model)
+    loop = TrainingLoop(job)
     steps = [record for record in loop.records() if record.kind == "train"]
     firsts = [
         int(first)

@@ -16,7 +16,7 @@ from charlm.runs import RunFolder
 from charlm.runs.metrics import MetricsLog
 from charlm.runs.state import load_checkpoint
 from charlm.storage import atomic, manifest, write_file
-from charlm.training import training_loop
+from charlm.training import Job, TrainingLoop
 from tests.torture.power import LEFT, Moment, lay, moments, same
 from tests.training.conftest import ignore
 
@@ -34,14 +34,8 @@ def begin(root: Path, *overrides: str):
 
 def loop_of(prepared):
     model = build_model(prepared.config.model, prepared.tokenizer.vocab_size, 0)
-    return training_loop(
-        prepared.config,
-        prepared.run,
-        prepared.corpus,
-        prepared.tokenizer,
-        model,
-        checkpoint=prepared.checkpoint,
-    )
+    job = Job(prepared.config, prepared.run, prepared.corpus, prepared.tokenizer, model)
+    return TrainingLoop(job, prepared.checkpoint)
 
 
 def reopen(root: Path):

@@ -13,7 +13,7 @@ from charlm.models import build_model
 from charlm.runs import RunFolder
 from charlm.runs.metrics import read_metrics
 from charlm.runs.optimizer_state import optimizer_tensors
-from charlm.training import training_loop
+from charlm.training import Job, TrainingLoop
 
 
 def ignore(*_):
@@ -37,15 +37,8 @@ def make_loop(tiny):
             prepared = create_run(config, folder, text, ignore)
             config = prepared.config
         model = build_model(config.model, prepared.tokenizer.vocab_size, config.run.seed)
-        return training_loop(
-            config,
-            prepared.run,
-            prepared.corpus,
-            prepared.tokenizer,
-            model,
-            checkpoint=prepared.checkpoint,
-            **kwargs,
-        )
+        job = Job(config, prepared.run, prepared.corpus, prepared.tokenizer, model, **kwargs)
+        return TrainingLoop(job, prepared.checkpoint)
 
     return make
 

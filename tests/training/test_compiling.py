@@ -12,7 +12,7 @@ from charlm.config import GPTConfig, load_config
 from charlm.errors import MachineError
 from charlm.models import build_model
 from charlm.runs.records import NoteRecord
-from charlm.training import Clock, gradients
+from charlm.training import gradients
 from charlm.training.compiling import compile_model, worth_trying
 
 
@@ -54,7 +54,10 @@ def broken(monkeypatch):
 def test_on_a_cpu_a_long_run_of_a_gpt_is_worth_compiling(preset, changes, worth, model):
     config = load_config(preset, ["run.device=cpu", changes])
 
-    assert worth_trying(config, model, Clock.of(config, 0.0).budget) == worth
+    assert (
+        worth_trying(config, model, 60 * config.train.minutes if config.train.minutes else None)
+        == worth
+    )
 
 
 def test_without_a_compiler_nothing_is_tried(model, monkeypatch):

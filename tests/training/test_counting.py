@@ -16,7 +16,7 @@ from charlm.models.smoothing import smooth
 from charlm.runs import RunFolder
 from charlm.runs.load import load_model
 from charlm.text import IdArray
-from charlm.training import counting, training_loop
+from charlm.training import Job, TrainingLoop, counting
 from tests.training.conftest import ignore, timeless
 
 
@@ -37,15 +37,9 @@ def make_loop(tiny, tmp_path):
             config = load_config("tiny.yaml", overrides)
             folder.mkdir()
             prepared = create_run(config, folder, prepare_text(config, ignore, ignore), ignore)
-        return training_loop(
-            config,
-            prepared.run,
-            prepared.corpus,
-            prepared.tokenizer,
-            build_model(config.model, prepared.tokenizer.vocab_size),
-            checkpoint=prepared.checkpoint,
-            **kwargs,
-        )
+        model = build_model(config.model, prepared.tokenizer.vocab_size)
+        job = Job(config, prepared.run, prepared.corpus, prepared.tokenizer, model, **kwargs)
+        return TrainingLoop(job, prepared.checkpoint)
 
     return make
 

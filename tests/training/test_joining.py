@@ -19,9 +19,11 @@ from charlm.runs import RunFolder
 from charlm.runs.load import load_model
 from charlm.storage import read_manifest, verify_folder
 from charlm.storage.manifest import write_manifest
-from charlm.training import TrainingLoop, joining, training_loop, tuning
+from charlm.text import Batches
+from charlm.training import Job, TrainingLoop, joining
 from charlm.training.expert import LATE, SLICE_PASSES, PhasedBatches
 from charlm.training.gradients import GradientLearner
+from charlm.training.joining import JoiningLearner
 from tests.conftest import TEXT
 from tests.training.conftest import ignore, timeless
 
@@ -60,15 +62,11 @@ def make_loop(tiny):
             text = prepare_text(config, ignore, ignore)
             folder.mkdir()
             prepared = create_run(config, folder, text, ignore)
-        loop = training_loop(
-            prepared.config,
-            prepared.run,
-            prepared.corpus,
-            prepared.tokenizer,
-            build_model(prepared.config.model, prepared.tokenizer.vocab_size, config.run.seed),
-            checkpoint=prepared.checkpoint,
-            **kwargs,
+        model = build_model(prepared.config.model, prepared.tokenizer.vocab_size, config.run.seed)
+        job = Job(
+            prepared.config, prepared.run, prepared.corpus, prepared.tokenizer, model, **kwargs
         )
+        loop = TrainingLoop(job, prepared.checkpoint)
         loop.notes = prepared.notes
         return loop
 
@@ -121,7 +119,7 @@ def test_what_was_found_is_what_the_experts_were_worth_when_they_had_not_read_it
 ):
     """What the weights are fitted to is the slice as it is scored, expert by expert."""
     loop = make_loop("model.experts.gpt.model.dropout=0.5")
-    fit, seen = tuning.fit_weights, []
+    fit, seen = joining.fit_weights, []
 
     def watched(logits, targets, *rest):
         ids = loop.learner.slice.read(0, len(loop.learner.slice))[: len(targets) + 1]
@@ -134,14 +132,14 @@ def test_what_was_found_is_what_the_experts_were_worth_when_they_had_not_read_it
         seen.append(len(targets))
         return fit(logits, targets, *rest)
 
-    monkeypatch.setattr(tuning, "fit_weights", watched)
+    monkeypatch.setattr(joining, "fit_weights", watched)
     finish(loop)
 
     assert seen
 
 
 def test_a_slice_too_large_for_memory_is_sampled_evenly(make_loop, monkeypatch):
-    monkeypatch.setattr(tuning, "MAX_LOGITS", 3 * 40 * 30)
+    monkeypatch.setattr(joining, "MAX_LOGITS", 3 * 40 * 30)
     loop = make_loop()
 
     (tune,) = (r for r in finish(loop) if r.kind == "tune")
@@ -169,13 +167,13 @@ def test_validation_never_reaches_what_is_fitted(make_loop):
 def test_no_expert_has_read_the_slice_when_the_weights_are_fitted_and_each_has_after(
     make_loop, monkeypatch
 ):
-    fit, at_fit = tuning.fit_weights, []
+    fit, at_fit = joining.fit_weights, []
 
     def watched(*arguments):
         at_fit.append(snapshot(loop.learner.model))
         return fit(*arguments)
 
-    monkeypatch.setattr(tuning, "fit_weights", watched)
+    monkeypatch.setattr(joining, "fit_weights", watched)
     ends = []
     for out, text in (
         ("run", TEXT),
@@ -195,19 +193,20 @@ def test_no_expert_has_read_the_slice_when_the_weights_are_fitted_and_each_has_a
 def batches(loop, name):
     """What an expert of a mixture reads."""
     learner = loop.learner
-    return PhasedBatches.of(learner.trained[name], learner.first, learner.slice)
+    return PhasedBatches(learner.trained[name], learner.first, learner.slice)
 
 
 def test_late_steps_read_the_whole_part_and_the_slice_in_turn(make_loop):
     loop = make_loop()
     phases = batches(loop, "gpt")
     phases.late_from = 6
-    parts = [phases.early.split, phases.whole.split, phases.slice.split]
+    parts = [phases.split, phases.whole.split, phases.slice.split]
 
     assert [(part.start, part.stop) for part in parts] == [
         (0, SLICE), (0, TRAIN), (SLICE, TRAIN)
     ]  # fmt: skip
-    for step, expected in ((5, phases.early), (6, phases.slice), (7, phases.whole)):
+    early = Batches(phases.split, phases.block_size, phases.batch_size, phases.seed)
+    for step, expected in ((5, early), (6, phases.slice), (7, phases.whole)):
         assert (phases.get(step)[0] == expected.get(step)[0]).all()
 
 
@@ -294,9 +293,9 @@ def test_after_a_kill_anywhere_the_run_goes_on_to_the_same_bits(make_loop, strai
         assert everything_recorded(resumed) == everything_recorded(whole), last
 
 
-@pytest.mark.parametrize(("room", "working"), [(joining, "count_text"), (tuning, "fit_weights")])
+@pytest.mark.parametrize("working", ["count_text", "fit_weights"])
 def test_a_stop_is_obeyed_while_experts_are_counted_or_weights_fitted(
-    make_loop, monkeypatch, room, working
+    make_loop, monkeypatch, working
 ):
     asked = []
 
@@ -305,7 +304,7 @@ def test_a_stop_is_obeyed_while_experts_are_counted_or_weights_fitted(
         check_stop(arguments[-1])
         pytest.fail("it went on")
 
-    monkeypatch.setattr(room, working, signalled)
+    monkeypatch.setattr(joining, working, signalled)
     loop = make_loop(should_stop=lambda: bool(asked))
     finish(loop)
 
@@ -828,8 +827,7 @@ def clock(monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
     costs(GradientLearner, "step", lambda *_: 0.5)
     costs(joining, "count_text", lambda *_: 2.0)
-    for room in (joining, tuning):
-        costs(room, "predict", lambda *given: clock.predicting * min(given[3], 224) / 224)
+    costs(JoiningLearner, "_predict", lambda _, most: clock.predicting * min(most, 224) / 224)
     costs(TrainingLoop, "_evaluate", lambda *_: clock.predicting * 258 / 224)
     return clock
 

@@ -4,7 +4,8 @@ from charlm.config import load_config
 from charlm.lifecycle.begin import create_run, prepare_text
 from charlm.models import build_model
 from charlm.runs.records import TrainRecord
-from charlm.training import training_loop
+from charlm.training import Job
+from charlm.training.gradients import gradient_learner
 from charlm.training.range_test import Tried, as_dict, climb, suggestion
 from tests.training.conftest import ignore
 
@@ -17,7 +18,7 @@ def learner(tiny, tmp_path):
     folder.mkdir()
     run = create_run(config, folder, text, ignore)
     model = build_model(config.model, run.tokenizer.vocab_size, config.run.seed)
-    return training_loop(run.config, run.run, run.corpus, run.tokenizer, model).learner
+    return gradient_learner(Job(run.config, run.run, run.corpus, run.tokenizer, model))
 
 
 def with_losses(learner, *losses):

@@ -1,0 +1,213 @@
+"""What charlm train prints; imported once torch is wanted."""
+
+import math
+import sys
+import time
+
+from tqdm import tqdm
+
+from charlm import evaluation
+from charlm.cli import output
+from charlm.cli.baselines import as_json, reached, table
+from charlm.cli.signals import StopSignals
+from charlm.cli.spelling import one_line
+from charlm.errors import CharlmError, Stopped
+from charlm.evaluation import Ladder, Score
+from charlm.lifecycle.begin import PreparedRun
+from charlm.models.device import describe_device
+from charlm.runs.records import (
+    CompileRecord,
+    EvalRecord,
+    NoteRecord,
+    Record,
+    RollbackRecord,
+    SampleRecord,
+    SkipRecord,
+    TrainRecord,
+    TuneRecord,
+)
+from charlm.training import TrainingLoop
+
+
+def introduce(prepared: PreparedRun, loop: TrainingLoop) -> None:
+    """Print the text, the model, the device and the run on stderr."""
+    config, splits = prepared.config, prepared.corpus.splits
+    vocab = prepared.tokenizer.vocab_size
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in splits.items() if len(part))
+    output.say(
+        f"text   {output.one_line(config.data.source)}: {sizes} {output.units(config.data.unit)}; "
+        f"{vocab} symbols"
+    )
+    output.say(f"model  {config.model.described(vocab)}")
+    for name, plan in prepared.plans.items():
+        output.say(f"plan   {f'{name}: ' if name else ''}{plan}")
+    by_hand = ", gradients by hand" if config.train.gradients == "by_hand" else ""
+    output.say(f"device {describe_device(config.run)}{by_hand}")
+    output.say(f"run    {prepared.run.path}")
+    if loop.state.step:
+        output.say(f"continuing from step {loop.state.step}")
+
+
+def remark(record: Record) -> str | None:
+    """Return a record's note, which is printed even with --quiet; None if it has none."""
+    match record:
+        case NoteRecord():
+            text = record.text
+        case SkipRecord():
+            text = f"update skipped: {record.reason}"
+        case RollbackRecord():
+            text = (
+                f"back to step {record.step}, with {record.rate_factor:g} of the learning rate: "
+                f"{record.reason}"
+            )
+        case _:
+            return None
+    return f"{record.expert}: {text}" if record.expert else text
+
+
+class TrainingBar:
+    """A tqdm bar on stderr, and a line for each evaluation.
+
+    Args:
+        loop: What trains.
+    """
+
+    def __init__(self, loop: TrainingLoop) -> None:
+        self.clock = loop.clock
+        steps, budget = loop.learner.total_steps, loop.clock.budget
+        self.timed = budget is not None
+        self.width = len(str(steps))
+        self.loss: float | None = None
+        self.expert: str | None = None
+        self.bar = tqdm(
+            total=steps if budget is None else round(budget),
+            initial=int(loop.state.seconds) if self.timed else loop.state.step,
+            unit="s" if self.timed else "step",
+            file=sys.stderr,
+            disable=None,  # drawn on a terminal only
+            dynamic_ncols=True,
+            leave=False,
+        )
+
+    def __enter__(self) -> "TrainingBar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def show(self, record: Record) -> None:
+        """Draw one record."""
+        match record:
+            case TrainRecord():
+                self._move(record)
+            case EvalRecord():
+                train = f"  train {self.loss:.4f}" if self.loss is not None else " " * 14
+                output.say(
+                    f"step {record.step:>{self.width}}{train}  val {record.loss_nats:.4f} nats"
+                    f"  {record.seconds:6.1f} s{'  *' if record.best else ''}"
+                )
+            case TuneRecord():
+                for what, found in (("alone", record.alone_nats), ("weight", record.weights)):
+                    shares = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+                    output.say(f"{what:<6} {shares}")
+                output.say(
+                    f"joined {record.loss_nats:.4f} nats, temperature {record.temperature:.3f}, "
+                    f"on {record.chars:,} characters at the end of the training part"
+                )
+            case CompileRecord():
+                output.say("compiling the model (about half a minute, less the next time)")
+            case SampleRecord():
+                output.say(f"{'':{self.width + 7}}{record.text.strip()[:72]!r}")
+
+    def _move(self, record: TrainRecord) -> None:
+        if record.expert != self.expert:
+            self.expert, self.loss = record.expert, None
+        # A running mean over about the last 20 steps: the loss of single batches is noisy.
+        loss = record.loss_nats
+        self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
+        name = f"{self.expert} " if self.expert else ""
+        speed = record.chars_per_second
+        pace = f", {speed:,.0f} chars/s" if speed else ""
+        self.bar.set_postfix_str(f"{name}loss {self.loss:.3f}{pace}", refresh=False)
+        self.bar.update(max(0, int(self.clock.seconds()) - self.bar.n) if self.timed else 1)
+
+
+def score_baselines(
+    prepared: PreparedRun, loop: TrainingLoop, stop: StopSignals, quiet: bool
+) -> Ladder | None:
+    """Score the baselines, in at most a tenth of the remaining budget, and print their table.
+
+    Returns:
+        None if they are switched off, impossible, stopped or late, or fail: a comparison must not
+        end a run.
+    """
+    train, val = (prepared.corpus.splits[name] for name in ("train", "val"))
+    if not prepared.config.eval.baselines or len(val) < 2:
+        return None
+    ends = math.inf
+    if loop.clock.budget is not None:
+        left = loop.clock.left()
+        # A resumed run may start in the last tenth of the budget: that is for training only.
+        ends = time.perf_counter() + (0.1 * left if left > 0.1 * loop.clock.budget else 0)
+
+    def should_stop() -> bool:
+        return stop.requested() or time.perf_counter() >= ends
+
+    try:
+        ladder = evaluation.climb(train, val, prepared.tokenizer, should_stop=should_stop)
+    except Stopped:
+        if not stop.requested():
+            output.note(
+                "no baselines: they would take over a tenth of the remaining budget; see charlm baselines"
+            )
+    except (MemoryError, OSError, CharlmError) as error:
+        reason = "out of memory" if isinstance(error, MemoryError) else str(error)
+        if isinstance(error, CharlmError):
+            reason = one_line(error)
+        output.note(f"no baselines: {reason}; eval.baselines=false leaves them out")
+    else:
+        if not quiet:
+            for line in table(ladder, prepared.config.data.unit):
+                output.say(f"  {line}")
+            output.say(
+                f"  the losses of the model below are in windows of "
+                f"{prepared.config.model.block_size}, where the first characters have little context"
+            )
+        return ladder
+    return None
+
+
+def conclude(prepared: PreparedRun, loop: TrainingLoop, ladder: Ladder | None, json: bool) -> None:
+    """Print the result of training and which baselines it beats."""
+    state, run, best = loop.state, prepared.run.path, loop.state.best_loss_nats
+    if json:
+        output.result_json(
+            {
+                "run": str(run),
+                "step": state.step,
+                "loss_nats": state.val_loss_nats,
+                "best_loss_nats": state.best_loss_nats,
+                "best_step": state.best_step if state.best_loss_nats is not None else None,
+                "counted_bigram_nats": ladder.loss_nats("bigram") if ladder else None,
+                "seconds": round(state.seconds, 3),
+                "baselines": as_json(ladder)["baselines"] if ladder else None,
+                "reached": reached(ladder, best) if ladder and best is not None else None,
+            }
+        )
+        return
+    if state.val_loss_nats is None or state.best_loss_nats is None:
+        output.result(
+            f"trained {state.step} steps; no validation part to score (data.val_fraction)"
+        )
+    else:
+        last = Score(1, state.val_loss_nats)
+        output.result(
+            f"validation loss  {last.loss_nats:.4f} nats  ({last.bits_per_char:.3f} bits per "
+            f"character, step {state.step})"
+        )
+        if state.best_step != state.step:
+            output.result(
+                f"best             {state.best_loss_nats:.4f} nats  (step {state.best_step})"
+            )
+        if ladder:
+            output.result(f"reached          {reached(ladder, state.best_loss_nats)}")
