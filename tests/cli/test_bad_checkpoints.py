@@ -336,8 +336,15 @@ WATCHED = ("pickle.", "socket.", "subprocess.", "os.system", "os.exec", "os.posi
            "exec", "compile", "import", "marshal.", "ctypes.")
 seen, watching = [], False
 
+def opened_by_torch(event):  # which loads libraries of its own when it first needs them
+    frame = sys._getframe(2)
+    while frame and frame.f_globals.get("__name__", "").split(".")[0] == "ctypes":
+        frame = frame.f_back
+    caller = frame.f_globals.get("__name__", "") if frame else ""
+    return event == "ctypes.dlopen" and caller.split(".")[0] == "torch"
+
 def hook(event, arguments):
-    if watching and event.startswith(WATCHED):
+    if watching and event.startswith(WATCHED) and not opened_by_torch(event):
         seen.append(event)
 
 def answer(kind, name):

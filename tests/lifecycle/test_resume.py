@@ -257,14 +257,31 @@ def test_a_users_own_files_are_no_leftovers(tmp_path):
             check_new_folder(out)
 
 
+def saved_where(run, change):
+    """Change what the checkpoints of a run say about where they were saved."""
+    for checkpoint in run.checkpoints.all():
+        manifest = read_manifest(checkpoint.path)
+        change(manifest["environment"])
+        (checkpoint.path / "MANIFEST.json").write_text(json.dumps(manifest))
+
+
 def as_before(run):
     """Make a run look like one of before recipes were counted and precision was settled."""
     run.config_path.write_text(run.config_path.read_text().replace("dtype: float32", "dtype: auto"))
-    for checkpoint in run.checkpoints.all():
-        path = checkpoint.path / "MANIFEST.json"
-        manifest = read_manifest(checkpoint.path)
-        del manifest["environment"]["recipe"]
-        path.write_text(json.dumps(manifest))
+    saved_where(run, lambda environment: environment.pop("recipe"))
+
+
+def test_a_run_of_another_torch_is_resumed_and_said_to_be_not_bit_exact(make_loop):
+    list(make_loop("train.max_steps=4").records())
+    run = RunFolder(Path("run"))
+    saved_where(run, lambda environment: environment.update(torch="2.14.1"))
+
+    prepared = open_run(resumed_config(run, None, []), run, ignore)
+    loop = make_loop("train.max_steps=6", resume=True)
+    list(loop.records())
+
+    assert prepared.notes == [f"not bit-exact: torch was 2.14.1, now {torch.__version__}"]
+    assert loop.state.step == 6
 
 
 def test_a_run_of_another_recipe_goes_on_and_is_told(finished):
