@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -280,8 +281,9 @@ def config_file(config: Config, where: str) -> bytes:
     """Return a config.yaml with every key of a configuration, which can be read again.
 
     Raises:
-        UsageError: It would be larger than a configuration may be.
+        UsageError: Its values contradict each other, or it is larger than a configuration may be.
     """
+    changed(config, where=where)
     content = dump_yaml(config.model_dump()).encode()
     if len(content) > MAX_BYTES:
         what = f"more than {MAX_BYTES:,} bytes (1 MiB) with every key written out"
@@ -292,17 +294,30 @@ def config_file(config: Config, where: str) -> bytes:
 def create_run(config: Config, out: Path, text: PreparedText, progress: Progress) -> PreparedRun:
     """Fill a locked, empty folder: the text as ids, the alphabet, and last the configuration.
 
-    What fails takes back what it made.
+    If that fails, what it made is removed.
 
     Raises:
-        CheckpointError: What it is to begin from, or a run of an expert, is missing or of another kind.
+        CheckpointError: The run to begin from, or that of an expert, is missing or of another kind.
         MachineError: The disk is too small or refuses.
     """
+    run = RunFolder(out)
     try:
-        return _create_run(config, RunFolder(out), text, progress)
+        config = resolve_dtype(resolve_experts(config, text.tokenizer))
+        content = config_file(config, str(run.config_path))
+        check_first_weights(config, text.tokenizer)
+        check_disk(config, out, text)
+        remove_leftovers(out)
+        encode = partial(encode_corpus, text.source, config.data, text.scan, text.tokenizer)
+        corpus = encode(run.tokens_path, lambda read: progress("encoding", read))
+        with machine_errors(out):
+            make_folder(run.checkpoints.folder)
+        write_file(run.tokenizer_path, text.tokenizer.to_json().encode())
+        write_file(run.config_path, content)
+        notes = [*text.scan.notes, *seen_notes(config, corpus)]
     except BaseException:
         _take_back(out)
         raise
+    return PreparedRun(config, run, corpus, text.tokenizer, notes=notes)
 
 
 def take_back_unless_begun(run: RunFolder) -> None:
@@ -340,31 +355,6 @@ def _take_back(out: Path) -> None:
             (out / name).unlink()
     with contextlib.suppress(MachineError):
         remove_leftovers(out)
-
-
-def _create_run(
-    config: Config, run: RunFolder, text: PreparedText, progress: Progress
-) -> PreparedRun:
-    out = run.path
-    config = resolve_dtype(resolve_experts(config, text.tokenizer))
-    content = config_file(config, str(run.config_path))
-    check_first_weights(config, text.tokenizer)
-    check_disk(config, out, text)
-    remove_leftovers(out)
-    corpus = encode_corpus(
-        text.source,
-        config.data,
-        text.scan,
-        text.tokenizer,
-        run.tokens_path,
-        lambda read: progress("encoding", read),
-    )
-    with machine_errors(out):
-        make_folder(out / "checkpoints")
-    write_file(run.tokenizer_path, text.tokenizer.to_json().encode())
-    write_file(run.config_path, content)
-    notes = [*text.scan.notes, *seen_notes(config, corpus)]
-    return PreparedRun(config, run, corpus, text.tokenizer, notes=notes)
 
 
 def check_disk(config: Config, out: Path, text: PreparedText) -> None:

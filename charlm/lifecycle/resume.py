@@ -71,7 +71,6 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
         if getattr(own.train, key) != getattr(config.train, key):
             raise _another(run, whole, getattr(own.train, key), getattr(config.train, key))
     where = f"{given}, as planned" if given else file
-    config = changed(config, where=where)
     config_file(config, where)
     return config
 

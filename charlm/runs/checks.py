@@ -3,12 +3,11 @@
 One list serves all: resuming requires some of it, reading a model some, and `verify` reports it all.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec, TypeVar, cast
+from typing import Any, NoReturn, TypeVar
 
 from charlm.config import Config
 from charlm.errors import CharlmError, CheckpointError, Words
@@ -22,7 +21,6 @@ from charlm.storage.machine import is_gone, machine_errors
 from charlm.text import Corpus, Tokenizer, open_corpus
 
 Part = TypeVar("Part")
-Arguments = ParamSpec("Arguments")
 
 
 @dataclass(frozen=True)
@@ -218,21 +216,20 @@ def refuse_place(path: Path, kind: str) -> NoReturn:
     raise CheckpointError(path, f"is {kind}", "put a file or folder of its own there")
 
 
-def _once(read: Callable[Arguments, Part]) -> Callable[Arguments, Part]:
+def _once(read: Callable[..., Part]) -> Callable[..., Part]:
     """Return `read` so that it reads only once, its error included: a disk may fail just once."""
+    known: dict[tuple[Any, ...], Part | CharlmError] = {}
 
-    @functools.cache
-    def outcome(*arguments: Any) -> tuple[Any, CharlmError | None]:
-        try:
-            return read(*arguments), None  # type: ignore[call-arg]
-        except CharlmError as error:
-            return None, error
-
-    def remembered(*arguments: Arguments.args, **_: Arguments.kwargs) -> Part:
-        result, error = outcome(*arguments)
-        if error:
-            raise error
-        return cast(Part, result)
+    def remembered(*arguments: Any) -> Part:
+        if arguments not in known:
+            try:
+                known[arguments] = read(*arguments)
+            except CharlmError as error:
+                known[arguments] = error
+        result = known[arguments]
+        if isinstance(result, CharlmError):
+            raise result
+        return result
 
     return remembered
 

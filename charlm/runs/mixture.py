@@ -1,10 +1,12 @@
 """What a mixture keeps on disk until it is joined: the runs of its experts, and `mixture.json`."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field
 from pathlib import Path
 
 import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 
 from charlm.config import Config
 from charlm.errors import CheckpointError
@@ -12,17 +14,16 @@ from charlm.models import LanguageModel
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.folder import RunFolder
 from charlm.runs.load import load_from_run
-from charlm.runs.provenance import provenance_of
-from charlm.runs.state import newest_sound, read_state
+from charlm.runs.state import read_state
 from charlm.runs.weights import WEIGHTS
-from charlm.storage.json_file import is_count, read_object
+from charlm.storage.json_file import Count, read_object, reason
 from charlm.text import Tokenizer
 
 FITTED = "mixture.json"
 _RESTORE = "restore it or start a new run"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Fitted:
     """What was fitted on the slice; `mixture.json` keeps it.
 
@@ -42,8 +43,8 @@ class Fitted:
     temperature: float
     loss_nats: float
     alone_nats: dict[str, float]
-    chars: int
-    steps: dict[str, int]
+    chars: Count
+    steps: dict[str, Count]
     seconds: float
     reserve: float
     weights_sha256: dict[str, str] = field(default_factory=dict)
@@ -104,31 +105,6 @@ def expert_from_run(
     return checkpoint
 
 
-def saved_experts(
-    run: RunFolder, config: Config, tokenizer: Tokenizer, notes: list[str]
-) -> dict[str, Checkpoint | None]:
-    """Return the checkpoint that each expert goes on from in a mixture that is not joined yet.
-
-    Args:
-        run: Of the mixture.
-        config: Of the mixture.
-        tokenizer: Its alphabet.
-        notes: Is told what is passed over.
-
-    Raises:
-        CheckpointError: One is damaged, or was trained with another configuration or alphabet.
-        MachineError: The disk or its permissions refuse.
-    """
-    found = {}
-    for name, one in config.training_runs().items():
-        checkpoint = found[name] = newest_sound(expert_run(run, name), notes)
-        if checkpoint:
-            kept = provenance_of(checkpoint, mixture=run)
-            kept.check(one, tokenizer.to_json())
-            kept.differences(one, one)
-    return found
-
-
 def read_fitted_of(
     run: RunFolder, config: Config, checkpoints: Mapping[str, Checkpoint | None]
 ) -> Fitted | None:
@@ -165,26 +141,13 @@ def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> 
         CheckpointError: The file is damaged.
     """
     try:
-        content = {"weights_sha256": {}} | read_object(path)  # older ones have none
-        if content.keys() != {field.name for field in fields(Fitted)}:
-            raise ValueError("something is missing, or more than there should be")
-        fitted = Fitted(**content)
-        of_experts = [fitted.weights, fitted.alone_nats]
-        if not all(isinstance(each, dict) for each in [*of_experts, fitted.steps]):
-            raise ValueError("it has no weights, losses or steps")
-        if not isinstance(fitted.weights_sha256, dict):
-            raise ValueError("it does not say of which weights it is")
-        if not all(each.keys() == set(experts) for each in of_experts):
+        fitted = Fitted(**read_object(path))
+        if not fitted.weights.keys() == fitted.alone_nats.keys() == set(experts):
             raise ValueError("it is of other experts")
         if fitted.steps.keys() != set(runs):
             raise ValueError("it is of other experts")
-        alone = [fitted.loss_nats, *fitted.alone_nats.values()]
-        numbers = [*fitted.weights.values(), fitted.temperature, fitted.seconds, fitted.reserve]
-        if not all(type(number) is float for number in [*numbers, *alone]):
-            raise ValueError("a number is missing")
-        if not all(is_count(number) for number in [fitted.chars, *fitted.steps.values()]):
-            raise ValueError("a count is missing")
         # As the model keeps them, in float32: what is too large is infinite there.
+        numbers = [*fitted.weights.values(), fitted.temperature, fitted.seconds, fitted.reserve]
         if not torch.tensor(numbers).isfinite().all() or torch.tensor(fitted.temperature) <= 0:
             raise ValueError("a number is not finite, or the temperature not above 0")
     except FileNotFoundError:
@@ -192,7 +155,7 @@ def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> 
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             path,
-            f"cannot be read ({str(error)[:60]})",
+            f"cannot be read ({reason(error)})",
             "the experts may have read what the weights are fitted on by now: start a new run",
         ) from None
     return fitted

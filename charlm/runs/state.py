@@ -1,15 +1,15 @@
 """A saved step: weights, optimizer, counters. Everything else is a function of seed and step."""
 
 import json
-import math
-import reprlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -29,7 +29,7 @@ from charlm.runs.weights import (
     save_weights,
 )
 from charlm.storage import OtherFormatError, machine_errors, new_folder, verify_folder
-from charlm.storage.json_file import read_object
+from charlm.storage.json_file import Count, read_object, reason
 
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
@@ -41,8 +41,11 @@ RECIPE = 2
 # What older checkpoints lack, as it was then.
 ADDED_LATER = {"skipped": 0, "rate_factor": 1.0, "late_from": -1}
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+StepOrNone = Annotated[int, Field(ge=-1, lt=2**63)]  # -1 for none
 
-@dataclass
+
+@dataclass(config=ConfigDict(strict=True))
 class TrainingState:
     """Where training is.
 
@@ -64,18 +67,18 @@ class TrainingState:
             fitted on; -1: none has yet, or this is no expert.
     """
 
-    step: int = 0
-    seconds: float = 0.0
-    evaluated_step: int = -1
-    val_loss_nats: float | None = None
-    best_loss_nats: float | None = None
-    best_step: int = -1
-    bad_evals: int = 0
-    sampled_step: int = -1
-    metrics_bytes: int = 0
-    skipped: int = 0
-    rate_factor: float = 1.0
-    late_from: int = -1
+    step: Count = 0
+    seconds: Annotated[Finite, Field(ge=0)] = 0.0
+    evaluated_step: StepOrNone = -1
+    val_loss_nats: Finite | None = None
+    best_loss_nats: Finite | None = None
+    best_step: StepOrNone = -1
+    bad_evals: Count = 0
+    sampled_step: StepOrNone = -1
+    metrics_bytes: Count = 0
+    skipped: Count = 0
+    rate_factor: Annotated[Finite, Field(gt=0)] = 1.0
+    late_from: StepOrNone = -1
 
 
 def save_checkpoint(
@@ -169,31 +172,15 @@ def read_state(folder: Path, step: int) -> TrainingState:
     path = folder / STATE
     try:
         content = ADDED_LATER | read_object(path)
-        _refuse_impossible(content, step)
-        return TrainingState(**{field.name: content[field.name] for field in fields(TrainingState)})
+        state = TrainingState(
+            **{field.name: content[field.name] for field in fields(TrainingState)}
+        )
+        if state.step != step:
+            raise ValueError(f"step is {state.step}")
+        return state
     except (OSError, ValueError, KeyError) as error:
-        what = f"incomplete or impossible ({str(error)[:60]})"
+        what = f"incomplete or impossible ({reason(error)})"
         raise CheckpointError(path, what, "use an earlier checkpoint") from None
-
-
-def _refuse_impossible(content: Mapping[str, Any], step: int) -> None:
-    """Refuse a state that no training of `step` updates leaves behind.
-
-    Raises:
-        ValueError: A count is none, a number is none or not finite, or the step is another.
-        KeyError: Something is missing.
-    """
-    for field in fields(TrainingState):
-        value = content[field.name]
-        if isinstance(field.default, int):
-            fits = type(value) is int and field.default <= value < 2**63  # from 0; -1 for none
-        else:
-            known = isinstance(value, float) and math.isfinite(value)
-            fits = known or (value is None and field.default is None)
-        if not fits or (field.name == "step" and value != step):
-            raise ValueError(f"{field.name} is {reprlib.repr(value)}")
-    if content["seconds"] < 0 or content["rate_factor"] <= 0:
-        raise ValueError("seconds or rate_factor is negative")
 
 
 def drift(checkpoint: Checkpoint) -> list[str]:

@@ -1,10 +1,14 @@
 """JSON that someone else may have written: an object of bounded size, or a ValueError."""
 
 import json
+import reprlib
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Annotated, Any, TypeGuard
+
+from pydantic import Field, ValidationError
 
 MAX_BYTES = 1 << 20
+Count = Annotated[int, Field(ge=0, lt=2**63)]  # such as a size or a step
 
 
 def read_object(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
@@ -45,3 +49,11 @@ def parse_object(data: bytes) -> dict[str, Any]:
 def is_count(value: Any) -> TypeGuard[int]:
     """Tell whether a value from JSON is a whole number from 0 on, such as a size or a step."""
     return type(value) is int and 0 <= value < 2**63
+
+
+def reason(error: Exception) -> str:
+    """Say in a few words why JSON is not what was expected."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))} is {reprlib.repr(first['input'])}"
+    return str(error)[:60]

@@ -37,13 +37,13 @@ from charlm.runs.mixture import (
     FITTED,
     Fitted,
     expert_from_run,
+    expert_run,
     read_fitted_of,
-    saved_experts,
     sha256_of_weights,
 )
 from charlm.runs.provenance import PROVENANCE, provenance_json
 from charlm.runs.records import NoteRecord, Record, TrainRecord, TuneRecord
-from charlm.runs.state import TrainingState, drift
+from charlm.runs.state import TrainingState, drift, newest_sound
 from charlm.storage import write_file
 from charlm.text.tokens import Split
 from charlm.training.counting import count_text
@@ -97,7 +97,9 @@ class JoiningLearner(Learner):
         """
         begun = (self.run.path / PROVENANCE).exists()
         remarks: list[str] = []
-        checkpoints = saved_experts(self.run, self.config, self.job.tokenizer, remarks)
+        checkpoints = {
+            name: newest_sound(expert_run(self.run, name), remarks) for name in self.trained
+        }
         self.fitted = read_fitted_of(self.run, self.config, checkpoints)
         taken = self._from_runs()
         # No checkpoint of the mixture keeps yet what its experts and their weights rest on.
