@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charlm.cli import output
+from charlm.cli.options import Encoding, Json, TextName, Unit
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import DataError, Phrase, Setting, UsageError
 
@@ -17,21 +18,17 @@ if TYPE_CHECKING:
 
 
 def baselines(
-    source: Annotated[
-        str, typer.Argument(metavar="TEXT", help="A file, folder, glob, named text or -.")
-    ],
+    source: TextName,
     val_fraction: Annotated[
         float,
         typer.Option(
             min=0, max=1, help="Share of the text to score, at its end; the rest is for training."
         ),
     ] = 0.1,
-    unit: Annotated[
-        Literal["chars", "bytes"], typer.Option(help="Symbols are characters or bytes.")
-    ] = "chars",
-    encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8",
+    unit: Unit = "chars",
+    encoding: Encoding = "utf-8",
     max_order: Annotated[int, typer.Option(min=1, max=16, help="Longest n-gram to try.")] = 10,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Score a text without training: n-grams and compressors.
 

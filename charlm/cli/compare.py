@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 import typer
 
 from charlm.cli import output
+from charlm.cli.options import Device, Json
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.cli.spelling import one_line
 from charlm.errors import CheckpointError, DataError, UsageError
@@ -38,8 +39,8 @@ def compare(
         ),
     ] = None,
     split: Annotated[Literal["val", "test"], typer.Option(help="Part of each run's text.")] = "val",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    device: Device = "auto",
+    json: Json = False,
 ) -> None:
     """Score runs in the same way and show them in one table.
 
@@ -61,7 +62,8 @@ def compare(
         length = block_size or comparison.common_length(models)
         longer = any(m.block_size > length for m in models if not m.any_length)
         cuts = comparison.cut(rows, chosen, length)
-        with output.scoring_bar(sum(len(r.cuts) * (len(r.part) - 1) for r in rows)) as bar:
+        total = sum(len(row.cuts) * (len(row.part) - 1) for row in rows)
+        with output.bar("scoring", "char", total) as bar:
             comparison.score(rows, device, bar.update)
     ordered = comparison.ordered(rows, chosen[0])
     if json:

@@ -7,6 +7,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.baselines import fitted
+from charlm.cli.options import Encoding, TextName, Unit
 from charlm.cli.spelling import Verb
 from charlm.errors import DataError
 
@@ -45,11 +46,9 @@ def add(
 
 @app.command("info", cls=Verb)
 def info(
-    source: Annotated[
-        str, typer.Argument(metavar="TEXT", help="A file, folder, glob, named text or -.")
-    ],
-    unit: Annotated[str, typer.Option(help="chars or bytes.")] = "chars",
-    encoding: Annotated[str, typer.Option(help="Encoding of the text.")] = "utf-8",
+    source: TextName,
+    unit: Unit = "chars",
+    encoding: Encoding = "utf-8",
 ) -> None:
     """Describe a text: size, checksum, alphabet and parts."""
     from charlm.config import read_config

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from charlm.cli import output
+from charlm.cli.options import Checkpoint, Device, Json, Run
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import DataError, Phrase, UsageError
 
@@ -28,9 +29,7 @@ Listener = Callable[["Scored"], None]
 
 
 def evaluate(
-    run: Annotated[
-        Path | None, typer.Option(help="Run folder. Default: the newest in runs/.", readable=False)
-    ] = None,
+    run: Run = None,
     split: Annotated[
         Literal["train", "val", "test"], typer.Option(help="Part of the run's text.")
     ] = "val",
@@ -72,9 +71,9 @@ def evaluate(
             "characters. - is standard output.",
         ),
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="best, last, or a step.")] = "best",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    checkpoint: Checkpoint = "best",
+    device: Device = "auto",
+    json: Json = False,
 ) -> None:
     """Score a trained model on a text.
 
@@ -206,7 +205,7 @@ def _score(
 ) -> "Score":
     from charlm.evaluation.scoring import score_text, utf8_lengths
 
-    with output.scoring_bar(len(text.ids) - 1) as bar:
+    with output.bar("scoring", "char", len(text.ids) - 1) as bar:
         return score_text(
             saved.model,
             text.ids,

@@ -7,6 +7,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.config import named_config
+from charlm.cli.options import Overrides
 from charlm.cli.spelling import one_line
 from charlm.errors import CharlmError
 
@@ -24,9 +25,7 @@ def explain(
             "--config", "-c", metavar="FILE|PRESET", help="A YAML file or a preset's name."
         ),
     ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Override keys.")
-    ] = None,
+    overrides: Overrides = None,
     vocab_size: Annotated[
         int | None,
         typer.Option(min=1, max=2**21, help="Vocabulary size. Default: that of the text."),

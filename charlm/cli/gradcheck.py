@@ -1,6 +1,5 @@
 """charlm gradcheck: hand-derived gradients against autograd and finite differences."""
 
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.config import named_config
+from charlm.cli.options import Json, Overrides
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import UsageError
 
@@ -24,10 +24,7 @@ Row = tuple[str, str, "Difference"]  # `rules` or a model, the rule or the weigh
 
 
 def gradcheck(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Override keys of the configuration."),
-    ] = None,
+    overrides: Overrides = None,
     config: Annotated[
         str | None,
         typer.Option(
@@ -40,9 +37,7 @@ def gradcheck(
     vocab_size: Annotated[
         int, typer.Option(min=1, max=2**21, help="Vocabulary size of that model.")
     ] = ASSUMED_VOCAB,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one JSON object.")
-    ] = False,
+    json: Json = False,
 ) -> int:
     """Check the hand-derived gradients.
 
@@ -53,7 +48,12 @@ def gradcheck(
     load_torch()
     with StopSignals() as stop, stop.at_once():
         models = _models(config, overrides or [], vocab_size)
-        rows = list(_with_bar(models) if json else _printed(models))
+        names = _names(models)
+        rows = list(
+            output.bar("checking", "row", len(names), iterable=_rows(models))
+            if json
+            else _printed(models, max(map(len, names)))
+        )
     failed = [f"{group} {name}" for group, name, found in rows if not found.passed]
     if json:
         output.result_json(_as_json(rows))
@@ -108,11 +108,10 @@ def _rows(models: "dict[str, LanguageModel]") -> Iterator[Row]:
             yield title, name, found
 
 
-def _printed(models: "dict[str, LanguageModel]") -> Iterator[Row]:
+def _printed(models: "dict[str, LanguageModel]", width: int) -> Iterator[Row]:
     """Print each row as soon as it is checked."""
     from charlm.backprop.check import AUTOGRAD_TOLERANCE, FINITE_TOLERANCE
 
-    width = max(map(len, _names(models)))
     output.result("largest difference in float64, relative to the largest gradient\n")
     output.result(f"  {'':<{width}}  {'autograd':>10}  {'finite differences':>18}")
     limits = f"<= {AUTOGRAD_TOLERANCE:.0e}", f"<= {FINITE_TOLERANCE:.0e}"
@@ -127,16 +126,6 @@ def _printed(models: "dict[str, LanguageModel]") -> Iterator[Row]:
         numbers = f"{found.autograd:>10.1e}  {found.finite:>18.1e}"
         output.result(f"  {name:<{width}}  {numbers}  {verdict}")
         yield group, name, found
-
-
-def _with_bar(models: "dict[str, LanguageModel]") -> Iterator[Row]:
-    """Draw a bar on stderr instead."""
-    from tqdm import tqdm
-
-    total = len(_names(models))
-    yield from tqdm(
-        _rows(models), "checking", total, leave=False, file=sys.stderr, disable=None, delay=1.0
-    )
 
 
 def _names(models: "dict[str, LanguageModel]") -> list[str]:

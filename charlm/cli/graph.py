@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli import output
+from charlm.cli.options import Json
 from charlm.cli.spelling import Verb
 from charlm.errors import MachineError, NonFiniteError, UsageError
 
@@ -53,7 +54,7 @@ def graph(
         Path | None,
         typer.Option(metavar="FILE", help="Also draw it with Graphviz: .svg, .png, .pdf or .dot."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: Json = False,
 ) -> None:
     """Show the chain rule of an arithmetic expression.
 

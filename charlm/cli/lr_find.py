@@ -7,6 +7,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.config import named_config
+from charlm.cli.options import ConfigName, Json, Overrides, RunDevice, RunSeed, overridden
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import UsageError, check_stop
 
@@ -20,28 +21,16 @@ LEAST, MOST = 1e-12, 1e6  # learning rates; none beyond these is of use
 
 
 def lr_find(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Override keys of the configuration."),
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            "--config", "-c", metavar="FILE|PRESET", help="A YAML file or a preset's name."
-        ),
-    ] = None,
+    overrides: Overrides = None,
+    config: ConfigName = None,
     low: Annotated[float, typer.Option("--from", help="First learning rate.")] = 1e-5,
     high: Annotated[float, typer.Option("--to", help="Last learning rate.")] = 1.0,
     steps: Annotated[
         int, typer.Option(min=10, max=100_000, help="Steps from first to last.")
     ] = 100,
-    seed: Annotated[int | None, typer.Option(help="Override run.seed.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Override run.device: auto, cpu, cuda, mps.")
-    ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one JSON object.")
-    ] = False,
+    seed: RunSeed = None,
+    device: RunDevice = None,
+    json: Json = False,
 ) -> None:
     """Suggest a learning rate from one short run.
 
@@ -52,9 +41,7 @@ def lr_find(
             f"--from {low:g} --to {high:g}",
             f"expected from < to, between {LEAST:g} and {MOST:g}",
         )
-    options = {"run.seed": seed, "run.device": device}
-    changes = [*(overrides or [])]
-    changes += [f"{key}={value}" for key, value in options.items() if value is not None]
+    changes = overridden(overrides, {"run.seed": seed, "run.device": device})
     load_torch()
     with StopSignals() as stop, stop.scratch() as scratch:
         resolved = _load(config, changes)
@@ -97,12 +84,10 @@ def _learner(config: "Config", scratch: Path, stop: StopSignals) -> "GradientLea
 def _climb(
     learner: "GradientLearner", low: float, high: float, steps: int, stop: StopSignals
 ) -> "list[Tried]":
-    from tqdm import tqdm
-
     from charlm.training.range_test import climb
 
     updates = climb(learner, low, high, steps, stop.requested)
-    return list(tqdm(updates, total=steps, unit="step", disable=None, leave=False))
+    return list(output.bar("trying", "step", steps, iterable=updates, unit_scale=False))
 
 
 def _show(tried: "list[Tried]", json: bool) -> None:

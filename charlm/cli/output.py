@@ -111,6 +111,12 @@ def error(text: str) -> None:
     print(f"charlm: error: {one_line(text)}", file=sys.stderr, flush=True)
 
 
+def bar(what: str, unit: str, total: int | None = None, **options: Any) -> Any:
+    """Return a tqdm bar on stderr, drawn on a terminal only and if the work takes a second."""
+    usual = {"unit_scale": True, "leave": False, "disable": None, "delay": 1.0}
+    return tqdm(desc=what, unit=unit, total=total, file=sys.stderr, **(usual | options))
+
+
 @contextlib.contextmanager
 def bytes_bar(
     quiet: bool, should_stop: Callable[[], bool] = lambda: False
@@ -126,35 +132,13 @@ def bytes_bar(
         check_stop(should_stop)
         if what not in bars:
             close()
-            bars[what] = tqdm(
-                desc=what,
-                unit="B",
-                unit_scale=True,
-                leave=False,
-                file=sys.stderr,
-                disable=True if quiet else None,
-                delay=1.0,
-            )
+            bars[what] = bar(what, "B", disable=quiet or None)
         bars[what].update(read)
 
     try:
         yield update
     finally:
         close()
-
-
-def scoring_bar(chars: int) -> Any:
-    """Return a bar over `chars` characters that are scored."""
-    return tqdm(
-        total=chars,
-        desc="scoring",
-        unit="char",
-        unit_scale=True,
-        file=sys.stderr,
-        disable=None,  # drawn on a terminal only
-        leave=False,
-        delay=1.0,
-    )
 
 
 def download_bar(
@@ -166,17 +150,7 @@ def download_bar(
     def update(done: int, total: int) -> None:
         check_stop(should_stop)
         if not bars:
-            bars.append(
-                tqdm(
-                    desc="fetching",
-                    unit="B",
-                    unit_scale=True,
-                    total=total,
-                    leave=False,
-                    file=sys.stderr,
-                    disable=True if quiet else None,
-                )
-            )
+            bars.append(bar("fetching", "B", total, disable=quiet or None, delay=0))
         bars[0].update(done - bars[0].n)
         if done >= total:
             bars[0].close()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from charlm.cli import output
+from charlm.cli.options import Checkpoint, Device, Json, Run, overridden
 from charlm.cli.prompts import Prompt, read_prompt, typed_prompts
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import UsageError, check_stop
@@ -27,9 +28,7 @@ def sample(
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="Text to continue. Default: the run's own.")
     ] = None,
-    run: Annotated[
-        Path | None, typer.Option(help="Run folder. Default: the newest in runs/.", readable=False)
-    ] = None,
+    run: Run = None,
     prompt_file: Annotated[
         Path | None,
         typer.Option(help="Read the prompt from a file; - is standard input.", readable=False),
@@ -92,8 +91,8 @@ def sample(
         Literal["float32", "int8"],
         typer.Option(help="int8: a GPT's matrices in 8 bits, faster for large ones. CPU only."),
     ] = "float32",
-    checkpoint: Annotated[str, typer.Option(help="best, last, or a step.")] = "best",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    checkpoint: Checkpoint = "best",
+    device: Device = "auto",
     echo: Annotated[bool, typer.Option("--echo/--no-echo", help="Print the prompt first.")] = True,
     show_alternatives: Annotated[
         bool,
@@ -102,7 +101,7 @@ def sample(
             help="Colour characters by probability; with --json, list the likeliest.",
         ),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per sample.")] = False,
+    json: Json = False,
 ) -> None:
     """Generate text with a trained model.
 
@@ -159,8 +158,8 @@ def _config(run: "RunFolder", device: str, **given: float | None) -> "SampleConf
     """Return how a run samples, with the options that were given."""
     from charlm.config import changed
 
-    overrides = [f"sample.{key}={value}" for key, value in given.items() if value is not None]
-    return changed(run.config, [*overrides, f"run.device={device}"]).sample
+    options = {f"sample.{key}": value for key, value in given.items()}
+    return changed(run.config, overridden([f"run.device={device}"], options)).sample
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.config import named_config
+from charlm.cli.options import ConfigName, Json, Overrides, RunDevice, RunSeed, overridden
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import Stopped, UsageError
 
@@ -23,16 +24,8 @@ if TYPE_CHECKING:
 
 
 def train(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Override keys, such as train.max_steps=500."),
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            "--config", "-c", metavar="FILE|PRESET", help="A YAML file or a preset's name."
-        ),
-    ] = None,
+    overrides: Overrides = None,
+    config: ConfigName = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Run folder. Default: the next free name under runs/.", readable=False),
@@ -50,19 +43,15 @@ def train(
         float | None,
         typer.Option(help="Budget of wall time, instead of train.max_steps."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Override run.seed.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Override run.device: auto, cpu, cuda, mps.")
-    ] = None,
+    seed: RunSeed = None,
+    device: RunDevice = None,
     allow_new_data: Annotated[
         bool, typer.Option("--allow-new-data", help="With --resume: accept a changed text.")
     ] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the full configuration and exit.")
     ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one JSON object.")
-    ] = False,
+    json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> int:
     """Train a model and save it in a run folder.
@@ -82,8 +71,7 @@ def train(
         "run.seed": seed,
         "run.device": device,
     }
-    changes = [*(overrides or [])]
-    changes += [f"{key}={value}" for key, value in options.items() if value is not None]
+    changes = overridden(overrides, options)
     _refuse_half_set_launch()
     load_torch()
     with StopSignals() as stop:

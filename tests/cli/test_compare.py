@@ -222,7 +222,7 @@ def test_runs_that_nobody_named_may_be_unfinished(charlm, runs):
         (["--protocol", "stream", "--block-size", "8"], 2, "--block-size 8: stream has no window"),
         (["--split", "train"], 2, "'--split'"),
         (["--device", "abacus"], 2, "unknown device 'abacus'; use auto, cpu"),
-        (["--device", "cuda:99"], 5, "'cuda:99' is not available"),
+        (["--device", "cuda:99"], 5, "--device cuda:99: not available"),
     ],
 )
 def test_bad_input_is_one_line(charlm, runs, arguments, code, core):

@@ -63,7 +63,7 @@ def test_remarks_about_a_text_are_notes(charlm, tmp_path):
     ("arguments", "code", "core"),
     [
         (["info", "nope.txt"], 3, "nope.txt: no such file"),
-        (["info", "a.txt", "--unit", "words"], 2, "'words' is not one of chars or bytes"),
+        (["info", "a.txt", "--unit", "words"], 2, "'words' is not one of 'chars', 'bytes'"),
         (["info", "a.txt", "--encoding", "klingon"], 2, "encoding: unknown 'klingon'"),
         (["info", "a.txt", "--encoding", "hex"], 2, "encoding: unknown 'hex'"),
         (["fetch", "shakespear"], 3, "shakespear: not a named text; use one of shakespeare"),
