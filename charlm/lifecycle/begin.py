@@ -66,7 +66,7 @@ class PreparedRun:
         tokenizer: Its alphabet.
         checkpoint: Where to continue from; None at the beginning.
         notes: Remarks for the user that are no errors.
-        plans: What was chosen for the time that is given, by the name of an expert.
+        plans: What was chosen for the time budget, by the name of an expert.
     """
 
     config: Config
@@ -100,7 +100,7 @@ def _check_new_folder(out: Path) -> None:
                 kind = "file" if path.is_file() else "device, pipe or broken link"
                 raise UsageError(path, f"is a {kind}", ANOTHER)
         names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-        # A start that was killed leaves its parts, and the holder of the lock, behind.
+        # A start that was killed leaves the parts it had made, and the lock's holder file.
         ours = set(LOCKS)
         if HOLDER in names:
             ours |= {"tokens", "tokenizer.json", "checkpoints"}
@@ -114,7 +114,7 @@ def _check_new_folder(out: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder_for_run(out: Path) -> Iterator[None]:
-    """Make and lock the folder of a new run; if it is still empty in the end, it vanishes.
+    """Make and lock the folder of a new run; remove it at the end if it is still empty.
 
     Raises:
         UsageError: A run cannot begin there.
@@ -135,9 +135,9 @@ def new_folder_for_run(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def free_folder(name: str) -> Iterator[Path]:
-    """Make the next free folder for a run of this name; if it is still empty in the end, it vanishes.
+    """Make the next free folder for a run of this name; remove it at the end if it is still empty.
 
-    Two that start at once get two.
+    Two commands that start at once get two folders.
 
     Raises:
         MachineError: The disk or its permissions refuse.
@@ -199,10 +199,10 @@ def check_prompt(config: Config, tokenizer: Tokenizer) -> None:
 
 
 def resolve_dtype(config: Config) -> Config:
-    """Settle the precision of a new run, so that it goes on with the same wherever it is resumed.
+    """Choose the precision of a new run, so that it is the same wherever the run is resumed.
 
-    Small lessons multiply too little to gain by bfloat16, and gradients by hand are there to be
-    compared: both stay in float32.
+    Small models gain nothing from bfloat16, and gradients by hand are compared with autograd's: both
+    stay in float32.
     """
     if config.run.dtype != "auto":
         return config
@@ -225,7 +225,7 @@ def refuse_short(size: int, config: Config) -> None:
     bounds = split_bounds(size, config.data)
     for name, (first, last) in bounds.items():
         wanted = name == "train" or getattr(config.data, f"{name}_fraction") > 0
-        if wanted and last - first < 2:  # whatever the model: one character to read, one to predict
+        if wanted and last - first < 2:  # one character to read, one to predict
             mend = "" if name == "train" else f" or raise data.{name}_fraction"
             what = (
                 f"too short: of its {size} characters {last - first} make the {name} part, which "
@@ -255,16 +255,16 @@ def refuse_short(size: int, config: Config) -> None:
 def plan_run(
     config: Config, text: PreparedText, overrides: Sequence[str], spent: float = 0.0
 ) -> tuple[Config, dict[str, BudgetPlan]]:
-    """Choose what `train.plan` leaves to the time, the text and the machine; see `make_plan`.
+    """Choose sizes and training settings for a time budget, if `train.plan` is set; see `make_plan`.
 
     Args:
         config: What is asked for.
         text: What will be read.
         overrides: KEY=VALUE; these keys stay as they are given.
-        spent: Seconds of the budget that are over.
+        spent: Seconds of the budget that are already used.
 
     Raises:
-        UsageError: What is kept does not go with the plan, or takes more memory than there is.
+        UsageError: An override contradicts the plan, or needs more memory than there is.
         DataError: The text is too short for it.
     """
     first, last = split_bounds(text.scan.size, config.data)["train"]
@@ -321,9 +321,9 @@ def create_run(config: Config, out: Path, text: PreparedText, progress: Progress
 
 
 def take_back_unless_begun(run: RunFolder) -> None:
-    """Remove a new run that failed before its first step: the command can then be given again.
+    """Remove a new run that failed before its first step, so that the command can be repeated.
 
-    What has a step, or may have one, stays.
+    A run that has a step, or may have one, stays.
     """
     runs = [run, *map(RunFolder, run.path.glob("experts/*"))]
     with contextlib.suppress(CharlmError, OSError):
@@ -346,7 +346,7 @@ def take_back_unless_begun(run: RunFolder) -> None:
 
 
 def _take_back(out: Path) -> None:
-    """Remove what a run that did not come to be has made, and nothing else."""
+    """Remove what a failed start has made, and nothing else."""
     shutil.rmtree(out / "tokens", ignore_errors=True)
     with contextlib.suppress(OSError):
         (out / "checkpoints").rmdir()

@@ -7,7 +7,6 @@ import os
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from charlm.config import Config, changed, load_config
 from charlm.config.keys import leaves
@@ -24,7 +23,7 @@ from charlm.lifecycle.begin import (
 from charlm.models.device import choose_device
 from charlm.runs import RunFolder
 from charlm.runs.checks import RunChecks, require_to_resume
-from charlm.runs.provenance import FIXED, is_moved, provenance_of, provenance_of_unjoined
+from charlm.runs.provenance import is_fixed, provenance_of, provenance_of_unjoined
 from charlm.runs.state import drift, read_state
 from charlm.runs.verify import checks, places
 from charlm.storage import machine_errors, write_file
@@ -39,49 +38,40 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
 
     Args:
         run: The run to resume.
-        given: The --config that was passed too, if any: it must ask for the same model and data.
-        overrides: KEY=VALUE; only `train`, `eval`, `sample` and `run` may change, and where the text
-            and the runs of experts lie.
+        given: A configuration that was named too, if any; it must ask for the same model and data.
+        overrides: KEY=VALUE; only `train`, `eval`, `sample` and `run` may change, and the places of
+            the text and of the experts' runs.
 
     Raises:
         CheckpointError: The model or the data differ from the run's, or it is part of a mixture.
         UsageError: An override is wrong.
     """
     _refuse_expert(run)
-    own, file = _as_it_was(run.config), str(run.config_path)
+    own, file = _with_begun_precision(run.config), str(run.config_path)
     if given is None:
-        config = _as_it_was(changed(run.config, overrides, file))
+        config = _with_begun_precision(changed(run.config, overrides, file))
     else:
         config = _with_experts_of(own, load_config(given, overrides))
         config = keep_plan(config, own, given_keys(overrides))
         if config.run.dtype == "auto":
             run_section = config.run.model_copy(update={"dtype": own.run.dtype})
             config = config.model_copy(update={"run": run_section})
-    for section in ("model", "data"):
-        theirs, ours = (dict(leaves(getattr(c, section).model_dump())) for c in (own, config))
-        for key in {**theirs, **ours}:
-            then, now = theirs.get(key), ours.get(key)
-            if then != now and not is_moved(f"{section}.{key}", then, now):
-                raise _another(run, f"{section}.{key}", then, now)
     if config.train.init_from is None:
         train = config.train.model_copy(update={"init_from": own.train.init_from})
         config = config.model_copy(update={"train": train})
-    for whole in FIXED:
-        key = whole.removeprefix("train.")
-        if getattr(own.train, key) != getattr(config.train, key):
-            raise _another(run, whole, getattr(own.train, key), getattr(config.train, key))
+    theirs, ours = (dict(leaves(one.model_dump())) for one in (own, config))
+    for key in {**theirs, **ours}:
+        then, now = theirs.get(key), ours.get(key)
+        if then != now and is_fixed(key, then, now):
+            what = f"the configuration says {now!r}, the run was made with {then!r}"
+            raise CheckpointError(f"{run.path}: {key}", what, "start a new run for a change")
     where = f"{given}, as planned" if given else file
     config_file(config, where)
     return config
 
 
-def _another(run: RunFolder, key: str, then: Any, now: Any) -> CheckpointError:
-    what = f"the configuration says {now!r}, the run was made with {then!r}"
-    return CheckpointError(f"{run.path}: {key}", what, "start a new run for a change")
-
-
 def _refuse_expert(run: RunFolder) -> None:
-    """Refuse a run that is trained as a part of a mixture: alone it would not stop where it has to.
+    """Refuse a run that is trained as part of a mixture: alone it would not stop in time.
 
     Raises:
         CheckpointError: It is one.
@@ -94,10 +84,10 @@ def _refuse_expert(run: RunFolder) -> None:
         raise CheckpointError(run.path, what, "go on with that one")
 
 
-def _as_it_was(config: Config) -> Config:
-    """Return the configuration of a run with the precision that it was begun with.
+def _with_begun_precision(config: Config) -> Config:
+    """Return the configuration of a run with the precision that the run was begun with.
 
-    Runs of today say which; `auto` in one of before meant float32 on a CPU.
+    New runs record it; in older ones `auto` meant float32 on a CPU.
     """
     if config.run.dtype != "auto" or choose_device(config.run.device).type != "cpu":
         return config
@@ -107,7 +97,7 @@ def _as_it_was(config: Config) -> Config:
 def _with_experts_of(own: Config, config: Config) -> Config:
     """Put a mixture's experts in the order of its run, and fill in the models of those from runs.
 
-    Weights and seeds belong to an expert by its place.
+    An expert's weight and seed depend on its place in that order.
     """
     known, asked = own.model.members(), config.model.members()
     experts = {name: asked[name] for name in (*known, *asked) if name in asked}
@@ -122,8 +112,7 @@ def open_run(
 ) -> PreparedRun:
     """Open a locked run folder to go on with it.
 
-    The text is read again where it still can be, to notice that it changed; where it is gone, the
-    run's own copy of its ids serves.
+    The text is read again, if it is still there, to notice changes; otherwise the run's copy is used.
 
     Raises:
         CheckpointError: The folder is damaged, or the text has characters that the run lacks.
@@ -170,7 +159,7 @@ def _what_differs(prepared: PreparedRun) -> list[str]:
     kept = provenance_of(checkpoint) if checkpoint else provenance_of_unjoined(prepared.run)
     if checkpoint:
         factor = read_state(checkpoint.path, checkpoint.step).rate_factor
-    changes = kept.differences(_as_it_was(prepared.run.config), prepared.config)
+    changes = kept.differences(_with_begun_precision(prepared.run.config), prepared.config)
     notes = []
     otherwise = drift(checkpoint) if checkpoint else []
     if "run.dtype" in changes:
@@ -201,8 +190,8 @@ def _encode_anew(
         lambda read: progress("encoding", read),
     )
     prepared.notes.append(
-        f"{config.data.source}: changed since this run began; going on with it, though losses "
-        "before and after do not compare"
+        f"{config.data.source}: changed since this run began; losses before and after cannot be "
+        "compared"
     )
     return corpus
 
@@ -243,20 +232,20 @@ def commit_resume(prepared: PreparedRun) -> None:
 def _current_text(
     config: Config, prepared: PreparedRun, progress: Progress, *, moved: bool
 ) -> PreparedText | None:
-    """Read the text of a run once more; None where that is not there any more.
+    """Read the text of a run again; None if it is no longer there.
 
     Args:
-        config: What is gone on with.
+        config: What the run goes on with.
         prepared: The run.
-        progress: Told of what was read.
-        moved: Whether it was said to be in another place than before, so that it has to be there.
+        progress: Told how much was read.
+        moved: Whether the user named a new place for it, so that it has to be there.
 
     Raises:
-        DataError: It is there and cannot be what the run was begun with.
+        DataError: It is there, but it cannot be the text that the run was begun with.
     """
     name = config.data.source
     if name == "-":
-        return None  # standard input is gone; the ids of what it was are in the run
+        return None  # standard input cannot be read again; the run has its ids
     source = None
     try:
         source = open_source(name)

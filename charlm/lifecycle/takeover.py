@@ -92,12 +92,12 @@ def seen_notes(config: Config, corpus: Corpus) -> list[str]:
         who = f"model.experts.{name}.run: {expert.run} has read"
         if end > len(train):
             notes.append(
-                f"{who} part of what is validation here: the loss there is flattered; train it "
-                "with the same data.val_fraction and data.test_fraction"
+                f"{who} part of this validation text, so the validation loss will be too low; train "
+                "it with the same data.val_fraction and data.test_fraction"
             )
         else:
             notes.append(
-                f"{who} the end of the training part, on which the weights are fitted: its own is "
-                "too large; given as a model instead, it is trained without that end"
+                f"{who} the end of the training text, on which the mixture's weights are fitted, so "
+                "its weight will be too large; given as a model instead, it is trained without that"
             )
     return notes

@@ -213,7 +213,7 @@ def refuse_place(path: Path, kind: str) -> NoReturn:
     Raises:
         CheckpointError: Always.
     """
-    raise CheckpointError(path, f"is {kind}", "put a file or folder of its own there")
+    raise CheckpointError(path, f"is {kind}", "put a regular file or folder there")
 
 
 def _once(read: Callable[..., Part]) -> Callable[..., Part]:

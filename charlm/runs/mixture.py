@@ -28,15 +28,15 @@ class Fitted:
     """What was fitted on the slice; `mixture.json` keeps it.
 
     Args:
-        weights: Of each expert.
+        weights: The weight of each expert.
         temperature: Of their product or mean.
-        loss_nats: Of the mixture on the slice.
-        alone_nats: Of each expert there.
+        loss_nats: Loss of the mixture on the slice.
+        alone_nats: Loss of each expert there.
         chars: Predictions that these losses are means of.
-        steps: Of each expert with a run: where it was, not having read the slice yet.
-        seconds: Wall time it took.
-        reserve: Seconds that will go by from the experts' last step to the end.
-        weights_sha256: Of the experts that come from other runs: a step alone does not tell them.
+        steps: The step of each expert with a run, before it has read the slice.
+        seconds: Wall time of the fit.
+        reserve: Seconds from the experts' last step to the end of the run.
+        weights_sha256: Of the weights of experts from other runs: a step alone does not identify them.
     """
 
     weights: dict[str, float]
@@ -56,7 +56,7 @@ def expert_run(mixture: RunFolder, name: str) -> RunFolder:
 
 
 def sha256_of_weights(checkpoint: Checkpoint) -> str:
-    """Return what the manifest of a checkpoint, its files verified, says of its weights.
+    """Return the SHA-256 of the weights in a checkpoint whose files are verified.
 
     Raises:
         CheckpointError: It has none.
@@ -81,9 +81,9 @@ def expert_from_run(
         run: Of the mixture.
         config: Of the mixture.
         name: Of the expert.
-        fitted: What was fitted, to one step of that run. None: nothing yet.
+        fitted: What was fitted to the expert at one step; None: nothing yet.
         tokenizer: Of the mixture.
-        model: Of the expert; None: only look whether they can be read.
+        model: Of the expert; None: only check that they can be read.
 
     Raises:
         CheckpointError: They are missing, damaged, or not what they were.

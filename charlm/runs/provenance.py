@@ -99,8 +99,7 @@ class Provenance:
             elif value is None and any(known.startswith(f"{key}.") for known in then):
                 found[key] = "more", value  # a whole section was there
         for key, (old, new) in found.items():
-            fixed = key in FIXED or key.startswith(("model.", "data."))
-            if fixed and not is_moved(key, old, new):
+            if is_fixed(key, old, new):
                 raise self._changed(key, old, new)
         return found
 
@@ -109,9 +108,10 @@ class Provenance:
         return CheckpointError(self.run / "config.yaml", what, "restore it")
 
 
-def is_moved(key: str, then: Any, now: Any) -> bool:
-    """Tell whether two values of a key are two places where the same may be found."""
-    return bool(PLACES.fullmatch(key) and then and now and "-" not in (then, now))
+def is_fixed(key: str, then: Any, now: Any) -> bool:
+    """Tell whether a key may not change in a run from one of these values to the other."""
+    moved = PLACES.fullmatch(key) and then and now and "-" not in (then, now)
+    return not moved and (key in FIXED or key.startswith(("model.", "data.")))
 
 
 def provenance_of(checkpoint: Checkpoint, mixture: RunFolder | None = None) -> Provenance:

@@ -34,11 +34,11 @@ from charlm.storage.json_file import Count, read_object, reason
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 HEADERS = 1 << 16  # bytes of a checkpoint beside its tensors, and some
-# Raised when a step, or the order of the data, comes to be another one: a run of before goes on,
-# and is told that it does not end with the bits it would have had.
-#   2  Muon of our own, seeds of their own for the experts of a mixture, other late steps of theirs
+# Raised when training steps or the order of the data change: an older run then goes on with a note
+# that its bits will differ.
+#   2  our own Muon; each expert of a mixture has its own seed, and other steps at the end
 RECIPE = 2
-# What older checkpoints lack, as it was then.
+# Fields that older checkpoints lack.
 ADDED_LATER = {"skipped": 0, "rate_factor": 1.0, "late_from": -1}
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -51,7 +51,7 @@ class TrainingState:
 
     Args:
         step: Optimizer updates done.
-        seconds: Wall time since the run began, resumes included, waits between them not.
+        seconds: Wall time of training, all resumes included.
         evaluated_step: The last step that was evaluated; -1 for none.
         val_loss_nats: What that evaluation gave.
         best_loss_nats: The least validation loss so far.
@@ -59,12 +59,12 @@ class TrainingState:
         bad_evals: Evaluations since then.
         sampled_step: The last step that wrote a sample; -1 for none.
         metrics_bytes: Length of metrics.jsonl when this was saved.
-        skipped: Steps in a row, up to here, that were left out for a loss or gradient that was not
+        skipped: Steps in a row, up to here, that were skipped because a loss or gradient was not
             finite.
         rate_factor: What the learning rate is multiplied by: halved at each return to an earlier
             checkpoint.
-        late_from: The first step of a mixture's expert that reads the slice which the weights are
-            fitted on; -1: none has yet, or this is no expert.
+        late_from: For an expert of a mixture: the first step that reads the slice which the
+            mixture's weights are fitted on; -1 for none yet.
     """
 
     step: Count = 0
@@ -184,7 +184,7 @@ def read_state(folder: Path, step: int) -> TrainingState:
 
 
 def drift(checkpoint: Checkpoint) -> list[str]:
-    """Say what changed since a checkpoint was saved that equal bits depend on, one phrase each."""
+    """Return what changed since a checkpoint was saved and makes bits differ, a phrase each."""
     then = checkpoint.facts.get("environment")
     then = then if isinstance(then, dict) else {}
     then = {"recipe": 1} | then
@@ -196,7 +196,7 @@ def drift(checkpoint: Checkpoint) -> list[str]:
 
 
 def environment() -> dict[str, Any]:
-    """Return what equal bits depend on beside the configuration."""
+    """Return what bits depend on, besides the configuration."""
     return {
         "recipe": RECIPE,
         "torch": torch.__version__,

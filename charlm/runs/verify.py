@@ -27,7 +27,7 @@ from charlm.storage.atomic import is_leftover
 from charlm.storage.machine import is_gone
 from charlm.storage.manifest import NAME
 
-_JOINED = "the mixture is joined and needs it no more"
+_JOINED = "the mixture is joined and no longer needs it"
 _WRITTEN_AGAIN = Phrase("{} writes it again", Setting("resume", True))
 _SET_ASIDE = "damaged, set aside in training: nothing reads it"
 _LEFTOVER = Phrase(

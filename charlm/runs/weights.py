@@ -22,10 +22,10 @@ from charlm.text.tokenizer import Tokenizer
 
 WEIGHTS = "model.safetensors"
 VERSION = "version"  # of the model, among the facts of its weights
-MARGIN = 1 << 26  # bytes that a model may take beyond its file before it is told what does not fit
+MARGIN = 1 << 26  # bytes that a model may be larger than its file before it is refused unbuilt
 
-# How files begin that run code when they are read, by what to call them. Safetensors begins with the
-# length of its header, so this is asked only of what is none.
+# How files begin that can run code when they are read, by what to call them. A safetensors file may
+# begin alike, with the length of its header: this is asked only of files that are none.
 _RUNS_CODE = {
     "a pickle": re.compile(rb"\x80[\x00-\x05]|\(*c[\w.]+\n|\(+[dlitS]|[}\])]q"),
     "a zip archive, as torch.save writes around a pickle": re.compile(rb"PK\x03\x04"),
@@ -36,7 +36,7 @@ def build_from(checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> 
     """Build the model of a configuration with the weights of a checkpoint, on the CPU.
 
     Raises:
-        CheckpointError: They do not fit, or would take memory that they have no use for.
+        CheckpointError: They do not fit.
     """
     _refuse_excess(config, tokenizer, checkpoint.path / WEIGHTS)
     model = build_model(config.model, tokenizer.vocab_size)
@@ -48,7 +48,7 @@ def _refuse_excess(config: Config, tokenizer: Tokenizer, path: Path) -> None:
     """Refuse a model far larger than its file, or than the machine, before it takes the memory.
 
     Raises:
-        CheckpointError: The file cannot hold its weights, or no memory here what belongs to them.
+        CheckpointError: The file is too small for its weights, or this machine for its averages.
     """
     needed, found = 4 * config.model.parameter_count(tokenizer.vocab_size), path.stat().st_size
     if needed > found + MARGIN:
@@ -66,17 +66,17 @@ def _refuse_excess(config: Config, tokenizer: Tokenizer, path: Path) -> None:
 
 
 def save_weights(model: LanguageModel, path: Path) -> None:
-    """Write what a model consists of to `path`."""
+    """Write the state of a model to `path`."""
     save_tensors(model.state_dict(), path, {VERSION: model.version})
 
 
 def load_weights(model: LanguageModel, path: Path) -> None:
-    """Read what a model consists of from `path`.
+    """Read the state of a model from `path`.
 
     Raises:
-        OtherFormatError: They are of a version of the model that this charlm does not compute.
-        CheckpointError: Something is missing, left over, of another shape or type, or impossible;
-            the message names it with what was expected and found.
+        OtherFormatError: It is of a version of the model that this charlm does not compute.
+        CheckpointError: A tensor is missing, left over, of another shape or type, or impossible; the
+            message names it with what was expected and found.
     """
     tensors, facts = _load(path)
     try:
@@ -95,7 +95,7 @@ def load_weights(model: LanguageModel, path: Path) -> None:
 def save_tensors(
     tensors: dict[str, Tensor], path: Path, facts: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors by name, and facts about them; bit for bit what `load_tensors` reads.
+    """Write tensors by name, and facts about them; `load_tensors` reads the same bits.
 
     Raises:
         MachineError: The disk or its permissions refuse.

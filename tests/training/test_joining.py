@@ -464,7 +464,7 @@ def test_nothing_of_an_expert_is_written_elsewhere_or_waited_for(make_loop, char
 
     assert refused.code == 4
     assert refused.error.startswith(f"{path}: is ")
-    assert refused.error.endswith("; put a file or folder of its own there")
+    assert refused.error.endswith("; put a regular file or folder there")
     assert {p: p.read_bytes() for p in before} == before
     assert f"damaged  {refused.error}" in charlm("verify", "run").stdout
 
@@ -507,7 +507,7 @@ def test_a_joined_mixture_is_sound_whatever_became_of_its_experts(make_loop, cha
     assert verified.code == 0
     (line,) = [line for line in verified.stdout.splitlines() if line.startswith("unused")]
     assert line.startswith("unused   run/experts/gpt/")
-    assert line.endswith("; the mixture is joined and needs it no more")
+    assert line.endswith("; the mixture is joined and no longer needs it")
 
 
 def test_an_expert_that_begins_again_is_said_to(make_loop, charlm):
@@ -532,7 +532,7 @@ def test_verify_asks_for_nothing_that_a_joined_mixture_needs_no_more(make_loop, 
     assert verified.code == 0
     (line,) = [line for line in verified.stdout.splitlines() if "mixture.json" in line]
     assert line.startswith("unused   run/mixture.json: cannot be read (Expecting property name")
-    assert line.endswith("; the mixture is joined and needs it no more")
+    assert line.endswith("; the mixture is joined and no longer needs it")
 
 
 def test_a_damaged_checkpoint_of_an_expert_is_passed_over_for_the_one_before(make_loop, straight):
@@ -753,7 +753,10 @@ def test_weights_are_kept_with_the_step_of_a_run_that_they_were_fitted_to(make_l
 @pytest.mark.parametrize(
     ("override", "core"),
     [
-        ("data.val_fraction=0.3", "part of what is validation here: the loss there is flattered"),
+        (
+            "data.val_fraction=0.3",
+            "part of this validation text, so the validation loss will be too low",
+        ),
         ("data.val_fraction=0.05", None),  # the runs have read less than the experts would here
     ],
 )
