@@ -1,4 +1,4 @@
-"""torch.compile where it pays, with a trial first and a reason when it is left out."""
+"""torch.compile where it pays: tried first, with a reason if it is not used."""
 
 import os
 import shutil
@@ -15,9 +15,10 @@ from charlm.errors import MachineError, Phrase, Setting
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, precision
 
-# Compiling for a CPU takes half a minute at first, and then saves a quarter of each step of `gpt`
-# (docs/experiments.md): some minutes must follow. By operations where steps are counted, so that one
-# configuration is always trained alike: of `gpt`, two laptop cores do 9e10 a second.
+# Compiling for a CPU takes half a minute at first and saves a quarter of each step of `gpt`
+# (docs/experiments.md), so it pays after some minutes. Without a budget these are counted in
+# operations (two laptop cores do 9e10 a second of `gpt`), so that a configuration trains the same
+# way everywhere.
 WORTH_MINUTES = 4.0
 WORTH_FLOPS = 60 * WORTH_MINUTES * 9e10
 NOT_COMPILED = Setting("run.compile", "false")
@@ -28,15 +29,15 @@ Forward = Callable[[Tensor], Tensor]
 def compile_model(
     model: LanguageModel, choice: str | bool, windows: int, dtype: torch.dtype
 ) -> tuple[Forward, str | None]:
-    """Return what to call in the model's place, and why it is not compiled if that failed.
+    """Return what to call in place of the model, and why it is not compiled if that failed.
 
-    The trial is one forward and backward pass on zeros, just as a step does them: else the first step
-    would compile again, outside of the trial. Gradients are cleared after it.
+    The trial is one forward and backward pass on zeros, exactly as in a step: else the first step would
+    compile again. Gradients are cleared after it.
 
     Args:
         model: The model, on its device.
-        choice: True insists; False declines; `auto` tries.
-        windows: Of a micro-batch: compiled code is made for its shape.
+        choice: True: compile or fail; False: do not; `auto`: try.
+        windows: Windows in a micro-batch; code is compiled for this shape.
         dtype: Precision of the step.
 
     Raises:
@@ -45,7 +46,7 @@ def compile_model(
     device = model.device
     if choice is False:
         return model, None
-    # Inputs and targets are views of one array in a step too, and strides are compiled in.
+    # Code is compiled for the strides too: in a step, inputs and targets are views of one array.
     text = torch.zeros(windows, model.block_size + 1, dtype=torch.int64)
     x, y = text[:, :-1].to(device), text[:, 1:].to(device)
     try:
@@ -55,7 +56,7 @@ def compile_model(
         with precision(device, dtype):
             logits = compiled(x)
         next_token_loss(logits.float(), y).backward()  # type: ignore[no-untyped-call]
-    except Exception as error:  # whatever a compiler's many parts may raise
+    except Exception as error:  # a compiler may raise anything
         lines = str(error).strip().splitlines() or [type(error).__name__]
         if choice is True:
             full = "No space left" in str(error)
@@ -72,7 +73,7 @@ def compile_model(
 
 
 def check_compiler(config: Config) -> None:
-    """Refuse a run that insists on compiling where nothing can, before any long work.
+    """Refuse a run that must be compiled where there is no compiler, before any long work.
 
     Raises:
         MachineError: `run.compile` is true and there is no C++ compiler for the CPU.
@@ -87,18 +88,18 @@ def check_compiler(config: Config) -> None:
 
 
 def find_compiler() -> str | None:
-    """Return the path of a C++ compiler: that of CXX, as torch has it, or a usual one."""
+    """Return the path of a C++ compiler: the one in CXX, as torch does, or a usual one."""
     names = (os.environ.get("CXX", "c++"), "c++", "g++", "clang++")
     return next(filter(None, map(shutil.which, names)), None)
 
 
 def worth_trying(config: Config, model: LanguageModel, budget: float | None) -> bool:
-    """Tell whether compiling pays for its wait: for a GPT on CUDA, and on a CPU in a long run.
+    """Tell whether compiling pays: for deep models on CUDA, and in long runs on a CPU.
 
     Args:
-        config: What is asked for.
-        model: On its device.
-        budget: Seconds that the run may take; None: its steps are counted.
+        config: The configuration.
+        model: The model, on its device.
+        budget: Seconds that the run may take; None: it takes a number of steps.
     """
     if not config.model.deep or config.train.gradients == "by_hand":
         return False
@@ -113,9 +114,9 @@ def worth_trying(config: Config, model: LanguageModel, budget: float | None) -> 
 
 
 def _use_private_cache() -> None:
-    """Keep compiled code in a folder that only this user can write: it is loaded as code.
+    """Keep compiled code, which is run later, in a folder that only this user can write.
 
-    Torch's default lies in the shared temporary folder, and it may have set it already.
+    Torch's default is in the shared temporary folder, and torch may have set it already.
     """
     chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
     if not chosen or chosen.startswith(f"{tempfile.gettempdir()}/torchinductor_"):

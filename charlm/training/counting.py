@@ -1,4 +1,4 @@
-"""Learning by counting: a run of a single step, before which the model knows nothing."""
+"""Learning by counting: n-grams, in one step."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,34 +15,16 @@ from charlm.models.ngram import BYTES_A_GRAM
 from charlm.models.smoothing import Table, smooth
 from charlm.runs import RunFolder
 from charlm.runs.records import TrainRecord
-from charlm.runs.state import TrainingState
 from charlm.storage.atomic import scratch_folder
 from charlm.text.tokens import Split
-from charlm.training.learner import Job, Learner
+from charlm.training.learner import OneStepLearner
 
 
-class CountingLearner(Learner):
-    """Learning by counting."""
-
-    total_steps = 1
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.model = job.model
-        self.optimizers = {}
-        self.state = TrainingState()
-
-    @property
-    def ready(self) -> bool:
-        """Whether the text is counted: before, it may score better on a strange text than after."""
-        return self.state.step > 0
-
-    def spent(self) -> float:
-        """Return 1 once the text is counted."""
-        return float(self.state.step)
+class CountingLearner(OneStepLearner):
+    """Learning an n-gram model."""
 
     def step(self) -> TrainRecord:
-        """Count the training part; the loss is on that same part, which a memory knows well."""
+        """Count the training part and score the model on it."""
         job, train = self.job, self.job.corpus.splits["train"]
         model, config = cast(NGramModel, self.model), cast(NGramConfig, job.config.model)
         started = time.perf_counter()
@@ -72,14 +54,14 @@ def count_text(
     run: RunFolder,
     should_stop: Callable[[], bool],
 ) -> int:
-    """Count a text into a model; what does not fit into memory goes to the run folder's disk.
+    """Count a text into a model. What does not fit into memory goes to disk, in the run folder.
 
     Returns:
         How many characters were counted.
 
     Raises:
-        MachineError: The disk is too small or refuses, or the tables are larger than memory.
-        Stopped: It was asked to stop; the model is what it was.
+        MachineError: The disk is full or fails, or the tables are larger than memory.
+        Stopped: `should_stop` said so; the model is unchanged.
     """
     if config.last_chars is not None:
         ids = replace(ids, start=max(ids.start, ids.stop - config.last_chars))
@@ -99,7 +81,7 @@ def count_text(
 
 
 def _that_fit(tables: Iterable[Table]) -> Iterator[Table]:
-    """Pass tables on as long as this machine can hold them all."""
+    """Pass tables on as long as they fit into memory."""
     needed = 0
     for k, table in enumerate(tables, start=1):
         needed += BYTES_A_GRAM * len(table.keys)

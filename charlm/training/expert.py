@@ -1,4 +1,4 @@
-"""The run of one expert, inside a mixture's folder: it can wait while others train."""
+"""An expert of a mixture: a run inside the mixture's folder, which can pause while others train."""
 
 import contextlib
 import time
@@ -23,12 +23,12 @@ from charlm.training.gradients import GradientLearner
 from charlm.training.learner import Job
 from charlm.training.loop import TrainingLoop
 
-LATE = 0.7  # share of an expert's training before it is given the slice
-SLICE_PASSES = 3.0  # over the slice alone, after that: more is learnt by heart, not from
+LATE = 0.7  # share of an expert's run before it reads the slice
+SLICE_PASSES = 3.0  # over the slice alone, after that: with more it is memorised
 
 
 class PhasedBatches(Batches):
-    """The batches of an expert: first without the slice that weights are fitted on, then with it.
+    """The batches of an expert: first without the slice of the mixture, then with it.
 
     Args:
         config: Of the expert.
@@ -36,7 +36,7 @@ class PhasedBatches(Batches):
         late: The slice, which follows.
 
     Attributes:
-        late_from: The first step that reads the slice; None: not yet.
+        late_from: The first step that reads the slice; None: no step yet.
     """
 
     def __init__(self, config: Config, early: Split, late: Split) -> None:
@@ -60,22 +60,22 @@ class PhasedBatches(Batches):
 
     @staticmethod
     def _turn(late_from: int, part: Batches) -> int:
-        """Return n: every n-th of the late steps reads the slice, the second at most."""
-        steps = late_from * (1 - LATE) / LATE  # to come, if the rest is as fast
+        """Return n, at least 2: every n-th of the late steps reads the slice."""
+        steps = late_from * (1 - LATE) / LATE  # late steps, at the same speed
         chars = steps * part.batch_size * part.block_size
         return max(2, round(chars / (SLICE_PASSES * len(part.split))))
 
 
 class Expert:
-    """The run of an expert: opened, or begun.
+    """The run of an expert.
 
     Args:
         job: Of the mixture.
         name: Of the expert.
         config: Of the expert.
-        early: What it reads before the weights are fitted.
-        late: The slice that they are fitted on, which follows.
-        checkpoint: Where it goes on from; None: at its beginning.
+        early: The training part without the slice.
+        late: The slice, which follows.
+        checkpoint: Where to continue; None starts at the beginning.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Expert:
             make_folder(run.path / "checkpoints")
         write_file(run.tokenizer_path, job.tokenizer.to_json().encode())
         write_file(run.config_path, dump_yaml(config.model_dump()).encode())
-        with contextlib.suppress(OSError):  # so that an expert can be scored alone, as any run
+        with contextlib.suppress(OSError):  # an expert can then be scored alone, like any run
             run.tokens_path.symlink_to(Path("..", "..", job.run.tokens_path.name))
         run.checkpoints.set_aside_after(checkpoint.step if checkpoint else -1)
         self.records = self.loop.records()
@@ -119,10 +119,10 @@ class Expert:
         self.batches.late_from = self.loop.state.late_from = step
 
     def until(self, share: float) -> Iterator[Record]:
-        """Go on until this share is done, and save: the wait that follows may be the end."""
+        """Train until this share of the run is done, and save, since a stop may follow."""
         loop = self.loop
-        loop.clock.add(self.seconds - loop.clock.seconds())  # waiting is not training
-        # One without a step to do still has its first weights to save.
+        loop.clock.add(self.seconds - loop.clock.seconds())  # a pause is not training time
+        # A run of no steps still saves its first weights.
         while loop.learner.spent() < share or (loop.state.step == 0 and loop.saved_step < 0):
             record = next(self.records, None)
             if record is None:

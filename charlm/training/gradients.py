@@ -1,8 +1,8 @@
-"""Learning by gradients: the one training step of the project.
+"""Learning by gradients: the training step.
 
-A step is a pure function of the weights, the optimizers' state, the seed and the step's number: which
-windows it draws and what dropout drops are computed from (seed, step, micro-batch). So a run that was
-stopped and resumed ends with the same bits as one that was not.
+A step depends only on the weights, the optimizers' state, the seed and the step number: the windows and
+the dropout masks are computed from (seed, step, micro-batch). So a run that was stopped and resumed
+ends with the same bits as an uninterrupted one.
 """
 
 import math
@@ -28,17 +28,17 @@ from charlm.training.non_finite import worst_gradients
 from charlm.training.optimizers import build_optimizers, set_learning_rate
 from charlm.training.schedule import learning_rate
 
-MOST_SKIPPED = 3  # steps in a row whose updates are left out
+MOST_SKIPPED = 3  # updates in a row
 
 
 class GradientLearner(Learner):
     """Learning by gradients.
 
     Args:
-        config: What is asked for.
+        config: The configuration.
         model: With its first weights, on its device.
-        batches: Its windows.
-        clock: Of the run.
+        batches: The windows to learn from.
+        clock: The time that the run takes.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class GradientLearner(Learner):
         self.forward: Forward = model
 
     def spent(self) -> float:
-        """Return the share of the steps, or of the minutes, that is done."""
+        """Return the share of the budget or of the steps that is done."""
         if self.clock.budget is not None:
             return self.clock.share()
         return self.state.step / self.total_steps if self.total_steps else 1.0
 
     def prepare(self) -> Iterator[Record]:
-        """Compile the model if that is asked for, or pays; it can take a minute."""
+        """Compile the model if the configuration says so; this can take a minute."""
         choice = self.config.run.compile
         if choice == "auto" and not worth_trying(self.config, self.model, self.clock.budget):
             choice = False
@@ -80,7 +80,7 @@ class GradientLearner(Learner):
             yield NoteRecord(text=f"not bit-exact: steps were {was}")
 
     def step(self) -> TrainRecord | SkipRecord:
-        """Do one optimizer update at the learning rate that the schedule says."""
+        """Do one optimizer update at the scheduled learning rate."""
         return self.update(self.learning_rate())
 
     def learning_rate(self) -> float:
@@ -95,7 +95,7 @@ class GradientLearner(Learner):
         The loss in its record is the mean over the batch before the update.
 
         Raises:
-            NonFiniteError: Loss or gradient are NaN or infinite, and not to be skipped.
+            NonFiniteError: The loss or a gradient is NaN or infinite, and the update is not skipped.
         """
         started = time.perf_counter()
         state = self.state
@@ -124,10 +124,7 @@ class GradientLearner(Learner):
         )
 
     def gradients(self) -> tuple[float, float]:
-        """Work out the gradient of the step's batch; return the mean loss and the gradient's norm.
-
-        A pure function of the weights, the seed and the step's number.
-        """
+        """Compute the gradient of the step's batch; return the mean loss and the gradient's norm."""
         train = self.config.train
         self.model.train()
         for optimizer in self.optimizers.values():
@@ -138,12 +135,12 @@ class GradientLearner(Learner):
         parameters = list(self.model.parameters())
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if train.grad_clip and norm.isfinite():  # else all would become what one of them is
+        if train.grad_clip and norm.isfinite():  # else one NaN would make all of them NaN
             torch.nn.utils.clip_grads_with_norm_(parameters, train.grad_clip, norm)
         return loss.item(), norm.item()
 
     def _accumulate(self, first: int) -> Tensor:
-        """Add the gradient of one micro-batch; return its share of the batch's mean loss."""
+        """Add the gradient of one micro-batch; return its share of the mean loss of the batch."""
         train, micro = self.config.train, self.micro_batch_size
         x, y = (
             torch.from_numpy(ids).to(self.device, non_blocking=True)
@@ -152,7 +149,7 @@ class GradientLearner(Learner):
         if self.dropout:
             sample = self.state.step * train.batch_size + first
             seed = random_words(self.config.run.seed, DROPOUT_STREAM, sample, 1)[0]
-            torch.manual_seed(int(seed >> np.uint64(1)))  # the seed of dropout alone
+            torch.manual_seed(int(seed >> np.uint64(1)))  # only dropout draws from this generator
         share = micro / train.batch_size
         with precision(self.device, self.dtype):
             if self.by_hand:
@@ -163,13 +160,12 @@ class GradientLearner(Learner):
         return loss.detach()
 
     def _non_finite(self, loss: float, norm: float, rate: float) -> str:
-        """Say why an update is left out; the weights are as they were.
+        """Return why an update is skipped; the weights are unchanged.
 
-        The gradients are worked out again: what does not happen twice is the machine's fault, not
-        the recipe's.
+        The gradients are computed again: a different result is a fault of the machine.
 
         Raises:
-            NonFiniteError: It is not to be left out.
+            NonFiniteError: It is not to be skipped.
         """
         what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
         worst = worst_gradients(self.model)
@@ -186,7 +182,7 @@ class GradientLearner(Learner):
 
 
 def gradient_learner(job: Job) -> GradientLearner:
-    """Return the learner of a run, which reads its training part."""
+    """Return the learner of a run on its training part."""
     config, train = job.config, job.corpus.splits["train"]
     batches = Batches(train, config.model.block_size, config.train.batch_size, config.run.seed)
     return GradientLearner(config, job.model, batches, job.clock)

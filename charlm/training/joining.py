@@ -1,17 +1,17 @@
-"""Learning a mixture: its experts, then their weights, then the text that was held back for them.
+"""Learning a mixture.
 
-    1  experts are trained on the training part without its last slice (`model.tune_fraction`)
-    2  the weights are fitted on that slice, which no expert has seen, never on validation
-    3  the slice is given back: counts are taken anew, trained experts spend their last updates
-       on the whole part, some of them on the slice alone: `SLICE_PASSES`
-    4  the joined model is scored and saved, as one step
+    1  the experts are trained on the training part without its last slice (`model.tune_fraction`)
+    2  the weights are fitted on that slice, which no expert has read; never on the validation part
+    3  the experts learn the slice too: n-grams are counted again, and the others train their last
+       steps on the whole part, some on the slice alone (`SLICE_PASSES`)
+    4  one step joins them; the mixture is scored and saved
 
-A text's end is the best guide to how it goes on (the same play, the same names), so step 3 matters:
-see docs/experiments.md.
+Step 3 matters because the end of a text predicts best what comes next (the same play, the same
+names): see docs/experiments.md.
 
-Every expert that is trained has a run folder of its own, `experts/NAME/`, `mixture.json` keeps what
-step 2 found, and `belongs.json` what it all rests on. They are there to resume from until the
-joined model is saved; then it is whole.
+Each expert that is trained here has its own run folder, `experts/NAME/`. `mixture.json` keeps the
+result of step 2, and `belongs.json` the configuration. A resume needs them until the mixture is
+saved.
 """
 
 import contextlib
@@ -43,57 +43,45 @@ from charlm.runs.mixture import (
 )
 from charlm.runs.provenance import PROVENANCE, provenance_json
 from charlm.runs.records import NoteRecord, Record, TrainRecord, TuneRecord
-from charlm.runs.state import TrainingState, drift, newest_sound
+from charlm.runs.state import drift, newest_sound
 from charlm.storage import write_file
 from charlm.text.tokens import Split
 from charlm.training.counting import count_text
 from charlm.training.expert import LATE, Expert
-from charlm.training.learner import Job, Learner
+from charlm.training.learner import Job, OneStepLearner
 
-MAX_TUNED = 1 << 16  # characters to fit on: a weight for each expert does not need more
-MAX_LOGITS = 1 << 26  # of all experts on them: 256 MiB of float32
-RESERVE = 0.05  # share of a wall-clock budget kept for what was not measured: Newton's steps
-TRIED = 2048  # characters predicted to see how long it takes
-SAVED_A_SECOND = 2e8  # bytes; a guess, for the end of a wall-clock budget
+MAX_TUNED = 1 << 16  # characters to fit the weights on: so few numbers do not need more
+MAX_LOGITS = 1 << 26  # of all experts on these characters: 256 MiB of float32
+RESERVE = 0.05  # share of a budget for what is not measured: fitting the weights
+TRIED = 2048  # characters predicted to measure the speed
+SAVED_A_SECOND = 2e8  # bytes; a guess, for the last save in a budget
 
 
-class JoiningLearner(Learner):
-    """Training experts, each by a loop of its own, and joining them, which is the one step."""
+class JoiningLearner(OneStepLearner):
+    """Learning a mixture: each expert has a loop of its own, then one step joins them."""
 
     model: MixtureModel
 
     def __init__(self, job: Job) -> None:
-        self.job = job
+        super().__init__(job)
         self.config, self.run, self.clock = job.config, job.run, job.clock
         self.mixture = cast(MixtureConfig, job.config.model)
-        self.model = cast(MixtureModel, job.model)
-        self.optimizers = {}
-        self.state = TrainingState()
         self.trained = job.config.training_runs()
-        # The updates of all experts that are trained here, and the joining.
+        # The steps of all experts that are trained here, and the step that joins them.
         self.total_steps = sum(one.train.max_steps for one in self.trained.values()) + 1
         self.whole = job.corpus.splits["train"]
         cut = len(self.whole) - self.mixture.held_back(len(self.whole))
         self.first, self.slice = self.whole.part(0, cut), self.whole.part(cut, len(self.whole))
         self.fitted: Fitted | None = None
 
-    @property
-    def ready(self) -> bool:
-        """Whether the experts are joined: before, they save themselves."""
-        return self.state.step > 0
-
-    def spent(self) -> float:
-        """Return 1 once the experts are joined."""
-        return float(self.state.step)
-
     def prepare(self) -> Iterator[Record]:
-        """Train the experts and fit their weights; records of experts carry their name.
+        """Train the experts and fit their weights; the records of an expert have its name.
 
         Raises:
             NonFiniteError: An expert's loss or weights became NaN or infinite.
-            CheckpointError: The run of an expert, or what was fitted, is missing or damaged.
-            MachineError: A checkpoint could not be written; older ones are unharmed.
-            Stopped: It was asked to stop; what was done is saved.
+            CheckpointError: An expert's run or mixture.json is missing or damaged.
+            MachineError: A checkpoint could not be written; older ones are intact.
+            Stopped: `should_stop` said so; the experts are saved.
         """
         begun = (self.run.path / PROVENANCE).exists()
         remarks: list[str] = []
@@ -102,7 +90,7 @@ class JoiningLearner(Learner):
         }
         self.fitted = read_fitted_of(self.run, self.config, checkpoints)
         taken = self._from_runs()
-        # No checkpoint of the mixture keeps yet what its experts and their weights rest on.
+        # There is no checkpoint of the mixture yet that would keep its configuration.
         together = provenance_json(self.config, self.job.tokenizer.to_json())
         write_file(self.run.path / PROVENANCE, together)
         experts = []
@@ -115,16 +103,16 @@ class JoiningLearner(Learner):
                 remarks.append(f"expert {name}: no checkpoint yet: starting at step 0")
         for text in dict.fromkeys(remarks):
             yield NoteRecord(text=text)
-        # What was spent before a stop belongs to the minutes, and to the seconds of records.
+        # Time from before a stop counts for the budget, and for the seconds of records.
         self.clock.add(sum((expert.seconds for expert in experts), 0.0))
         with contextlib.ExitStack() as closing:
-            for expert in experts:  # none may write on after this has ended
+            for expert in experts:  # none may write after the loop of the mixture has ended
                 closing.callback(expert.records.close)
             yield from self._train_and_fit(experts, taken)
         self._count(self.whole)
 
     def _from_runs(self) -> dict[str, Checkpoint]:
-        """Read the weights of the experts that come from runs; return which they are."""
+        """Read the weights of the experts that come from other runs; return their checkpoints."""
         return {
             name: expert_from_run(
                 self.run,
@@ -141,11 +129,11 @@ class JoiningLearner(Learner):
     def _train_and_fit(
         self, experts: list[Expert], taken: dict[str, Checkpoint]
     ) -> Iterator[Record]:
-        """Train the experts up to the slice, fit the weights on it, train them on."""
+        """Train the experts without the slice, fit the weights on it, then train on with the slice."""
         if self.fitted is None:
             counted = self._count(self.first)
             if self.clock.budget is not None:
-                # An expert predicts as fast before it is trained as after.
+                # Predicting takes the same time before and after training.
                 predicted = self._seconds_a_char() * (len(self.slice) + self._to_score())
                 left = self.clock.left()
                 self._share_time(experts, left - (counted + predicted + RESERVE * left))
@@ -173,10 +161,10 @@ class JoiningLearner(Learner):
         yield from self._train(experts, math.inf)
 
     def _train(self, experts: list[Expert], share: float) -> Iterator[Record]:
-        """Train one expert after the other until this share is done.
+        """Train one expert after another until this share of their runs is done.
 
         Raises:
-            Stopped: One of them was asked to stop.
+            Stopped: `should_stop` said so.
         """
         for expert in experts:
             try:
@@ -187,18 +175,18 @@ class JoiningLearner(Learner):
                 raise Stopped
 
     def _share_time(self, experts: Collection[Expert], left: float) -> None:
-        """Divide the seconds that are left, so that all have had the same in the end."""
+        """Divide the remaining seconds so that all experts have trained equally long in the end."""
         waiting = sorted(experts, key=lambda expert: expert.seconds)
         while waiting:
             total = left + sum(expert.seconds for expert in waiting)
             most = waiting.pop()
-            # One may have had more before the run was stopped and the minutes were lowered.
+            # After a stop, with fewer minutes, one may have trained longer than its share.
             share = max(most.seconds, total / (len(waiting) + 1))
             most.loop.clock.budget = share
             left -= share - most.seconds
 
     def _count(self, part: Split) -> float:
-        """Fit the counted experts; return the seconds that it took."""
+        """Count the text for the n-gram experts; return the seconds this took."""
         started = time.perf_counter()
         for name, spec in self.mixture.experts.items():
             if not spec.run and spec.model and spec.model.trained_by == "counting":
@@ -210,9 +198,9 @@ class JoiningLearner(Learner):
         """Fit weights and temperature on the slice.
 
         Args:
-            experts: Those that are trained.
-            taken: The checkpoints of those that come from runs.
-            counted: Seconds that counting took; it will be done again.
+            experts: Those trained here.
+            taken: The checkpoints of those from other runs.
+            counted: Seconds that counting took; it is done again after the fit.
         """
         started = time.perf_counter()
         names, combine = list(self.mixture.experts), self.mixture.combine
@@ -224,7 +212,7 @@ class JoiningLearner(Learner):
         def loss(logits: Float[Tensor, "N V"]) -> float:
             return next_token_loss(logits[None], targets[None]).item()
 
-        # Scoring a character takes as long as predicting one took here.
+        # Scoring a character takes as long as predicting one.
         scoring = predicted / len(targets) * self._to_score()
         saving = sum(t.nbytes for t in self.model.state_dict().values()) / SAVED_A_SECOND
         return Fitted(
@@ -241,19 +229,19 @@ class JoiningLearner(Learner):
         )
 
     def _to_score(self) -> int:
-        """Return how many characters of validation will be scored."""
+        """Return how many validation characters will be scored."""
         val = len(self.job.corpus.splits["val"])
         return min(val, self.config.eval.max_chars or val)
 
     def _seconds_a_char(self) -> float:
-        """Return how long all experts take to predict a character."""
+        """Return how many seconds all experts take to predict one character."""
         started = time.perf_counter()
         _, targets = self._predict(TRIED)
         return (time.perf_counter() - started) / len(targets)
 
     @torch.no_grad()
     def _predict(self, most: int) -> tuple[Float[Tensor, "E N V"], Int[Tensor, "N"]]:
-        """Return the logits of every expert on the slice, in windows as it will be scored.
+        """Return each expert's logits on the slice, in the windows of scoring, and the targets.
 
         Args:
             most: Characters to predict at most, in windows spread evenly over the slice.
@@ -279,7 +267,7 @@ class JoiningLearner(Learner):
         return logits, targets
 
     def step(self) -> TrainRecord:
-        """Join: the experts are trained and the weights are set; this makes them one model."""
+        """Join the experts: they are trained and their weights are set."""
         assert self.fitted is not None, "prepare comes before the first step"
         self.state.step = 1
         self.state.seconds = self.clock.seconds()

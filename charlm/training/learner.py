@@ -1,7 +1,7 @@
-"""What the loop drives: a learner does one step of a run, and says how much of the run is done.
+"""The contract between the loop and what it drives.
 
-Gradient descent (`gradients`), counting (`counting`) and joining experts (`joining`) are learners.
-The loop evaluates, samples, saves, records and stops for all of them.
+A learner does one step of a run and says how much of the run is done: by gradients, by counting, or by
+joining experts. The loop evaluates, samples, saves, records and stops for all of them.
 """
 
 import time
@@ -22,11 +22,11 @@ from charlm.text import Corpus, Tokenizer
 
 @dataclass
 class Clock:
-    """The wall time of a run, without the waits between resumes.
+    """The wall time of a run, without the time between a stop and a resume.
 
     Args:
-        began: When the run would have begun if it had never waited, by `time.perf_counter`.
-        budget: Seconds that it may take; None: its steps are counted.
+        began: When the run would have begun without stops, by `time.perf_counter`.
+        budget: Seconds that the run may take; None: it takes a number of steps.
         reserved: Seconds of the budget that the last evaluation will take.
     """
 
@@ -35,11 +35,11 @@ class Clock:
     reserved: float = 0.0
 
     def seconds(self) -> float:
-        """Return how long the run has taken."""
+        """Return how long the run has taken so far."""
         return time.perf_counter() - self.began
 
     def left(self) -> float:
-        """Return what is left of the budget, in seconds; 0 without one."""
+        """Return the seconds left of the budget; 0 without one."""
         return 0.0 if self.budget is None else self.budget - self.seconds()
 
     def share(self) -> float:
@@ -48,22 +48,22 @@ class Clock:
         return self.seconds() / max(self.budget - self.reserved, 1e-3)
 
     def add(self, seconds: float) -> None:
-        """Count time that was spent before a stop; what is below 0 was a wait."""
+        """Count time from before a stop; negative time takes a wait out of the count."""
         self.began -= seconds
 
 
 @dataclass
 class Job:
-    """What a run is about; its loop and learner share it.
+    """What a run is made of; its loop and its learner share it.
 
     Args:
-        config: What is asked for.
-        run: The folder, locked by the caller.
+        config: The configuration.
+        run: The run folder, locked by the caller.
         corpus: The text.
         tokenizer: Its alphabet.
-        model: With its first weights; moved to the configured device.
-        should_stop: Asked at every step, and often within long ones: save what can be, and end.
-        should_save: Asked at every step: save, and go on. Its answer is used up.
+        model: With its first weights; it is moved to the configured device.
+        should_stop: Called at every step, and often in long ones; true: save and end.
+        should_save: Called at every step; true: save and continue. True once for each request.
         began: When the run began, by `time.perf_counter`.
     """
 
@@ -83,16 +83,14 @@ class Job:
 
 
 class Learner(ABC):
-    """One way of learning: what the `learner` of a kind of model returns, called with a `Job`.
-
-    A checkpoint keeps its model, the optimizers' and its own state.
+    """One way of learning. A kind of model names its own in `charlm.models.registry`.
 
     Attributes:
-        model: What learns.
-        optimizers: By name; empty where nothing is learnt by gradients.
-        state: Where the run is. A step counts itself here; the loop adds what it evaluated.
-        total_steps: How many steps there are to be where steps are counted, for progress bars.
-        compiled: Whether steps were compiled, if there were any: equal bits depend on it.
+        model: The model; a checkpoint keeps its weights.
+        optimizers: By name; a checkpoint keeps their state. Empty without gradients.
+        state: How far the run is; a checkpoint keeps it. `step` counts the step, the loop the rest.
+        total_steps: Number of steps in the run, for progress bars.
+        compiled: Whether the steps were compiled, once there were any: the bits depend on it.
     """
 
     model: LanguageModel
@@ -103,20 +101,18 @@ class Learner(ABC):
 
     @property
     def ready(self) -> bool:
-        """Whether there is a model worth evaluating and saving: else the loop goes on to a step."""
+        """Whether the model is worth evaluating and saving yet."""
         return True
 
     @abstractmethod
     def spent(self) -> float:
-        """Return the share of the run that is done; at 1 it ends."""
+        """Return the share of the run that is done; the run ends at 1."""
 
     def prepare(self) -> Iterator[Record]:
-        """Do what may take long before the first step, if there is one to do.
-
-        Its records are passed on and not logged.
+        """Do long work before the first step, if there is a step to do; its records are not logged.
 
         Raises:
-            Stopped: It was asked to stop.
+            Stopped: `should_stop` said so.
         """
         yield from ()
 
@@ -125,7 +121,28 @@ class Learner(ABC):
         """Do one step.
 
         Raises:
-            NonFiniteError: A loss or gradient is NaN or infinite; the weights are as before.
+            NonFiniteError: The loss or a gradient is NaN or infinite; the weights are unchanged.
             DataError: The text became shorter.
-            Stopped: It was asked to stop, and will do the step again from its start.
+            Stopped: `should_stop` said so; the step was not done.
         """
+
+
+class OneStepLearner(Learner):
+    """A learner whose one step is all of the run; before it there is no model worth saving."""
+
+    optimizers: Mapping[str, Optimizer] = {}
+    total_steps = 1
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.model = job.model
+        self.state = TrainingState()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the step is done."""
+        return self.state.step > 0
+
+    def spent(self) -> float:
+        """Return 1 once the step is done."""
+        return float(self.state.step)

@@ -1,8 +1,4 @@
-"""The training loop: it drives a learner, and yields a record of whatever happens.
-
-It evaluates, samples, saves, rolls back and ends; what a step does is the learner's. It prints
-nothing.
-"""
+"""The training loop: it drives a learner and yields a record of each event. It prints nothing."""
 
 import contextlib
 import math
@@ -38,20 +34,20 @@ from charlm.sampling import Context, encode_prompt, generate, settings_of
 from charlm.storage.machine import is_gone
 from charlm.training.learner import Job, Learner
 
-LOWEST_FACTOR = 0.5**3  # of the learning rate: a run rolls back three times at most
+LOWEST_FACTOR = 0.5**3  # of the learning rate: at most three rollbacks
 
 
 class TrainingLoop:
-    """One run from where it is to its end.
+    """One run, from where it is to its end.
 
     Args:
-        job: What the run is about.
-        checkpoint: Where to continue from; None starts at the beginning.
-        learner: Does its steps; None: the one for this kind of model.
+        job: What the run is made of.
+        checkpoint: Where to continue; None starts at the beginning.
+        learner: What does the steps; None: the learner of this kind of model.
 
     Attributes:
         saved_step: The last step with a checkpoint; -1 for none.
-        stopped: Whether it ended because it was asked to stop.
+        stopped: Whether it ended because `should_stop` said so.
     """
 
     def __init__(
@@ -77,11 +73,11 @@ class TrainingLoop:
 
     @property
     def state(self) -> TrainingState:
-        """Where the run is."""
+        """How far the run is."""
         return self.learner.state
 
     def _begin_from(self, name: str) -> None:
-        """Begin with the best weights of another run, which is needed until the first save."""
+        """Start from the best weights of another run, which is needed until the first save."""
         try:
             load_from_run(self.learner.model, name, "best", self.config.model, self.tokenizer)
         except CheckpointError as error:
@@ -91,12 +87,12 @@ class TrainingLoop:
         """Train to the end, yielding a record of each step, evaluation, sample and save.
 
         Raises:
-            NonFiniteError: The loss, a gradient or a weight became NaN or infinite; what is saved
-                is from before.
-            MachineError: A checkpoint could not be written; older ones are unharmed.
-            DataError: The text became shorter; the steps until then are saved.
+            NonFiniteError: The loss, a gradient or a weight became NaN or infinite; older
+                checkpoints are intact.
+            MachineError: A checkpoint could not be written; older ones are intact.
+            DataError: The text became shorter; the steps before that are saved.
         """
-        # The steps after the checkpoint are done, and recorded, again.
+        # Steps after the checkpoint are done again, and so are their records.
         self.metrics = MetricsLog(self.run.metrics_path, keep=self.state.metrics_bytes)
         try:
             ended = False
@@ -105,30 +101,30 @@ class TrainingLoop:
                     ended = yield from self._turn()
                 except NonFiniteError as error:
                     yield self._logged(self._roll_back(error))
-                except DataError as error:  # no step can follow, but those that were done are sound
+                except DataError as error:  # the steps so far are sound
                     if self.state.step > max(self.saved_step, 0):
                         yield from self.save()
                     raise self._with_what_is_saved(error) from None
-            if self.saved_step == self.state.step:  # so that the log knows of the last save too
+            if self.saved_step == self.state.step:  # the log then knows of the last save too
                 self.metrics.append(EndRecord(step=self.state.step).as_json())
         finally:
             self.metrics.close()
 
     def _turn(self) -> Generator[Record, None, bool]:
-        """Evaluate, sample and save where that is due, then do a step; return whether it ended."""
+        """Evaluate, sample and save if due, then do a step; return whether the run ended."""
         last = self.learner.spent() >= 1
         new_best = interrupted = False
         if self._evaluation_due(last):
             try:
                 yield self._logged(self._evaluate())
             except Stopped:
-                interrupted = True  # the evaluation is done again on resume
+                interrupted = True  # a resumed run evaluates again
             new_best = self.state.best_step == self.state.step
         if self._sample_due() and not interrupted:
             try:
                 yield self._logged(self._sample())
             except MachineError as error:
-                yield NoteRecord(text=f"a sample is not kept, going on: {error}")
+                yield NoteRecord(text=f"a sample could not be saved; training continues: {error}")
         patience = self.config.train.patience
         impatient = patience is not None and self.state.bad_evals >= patience
         ended = (last or impatient) and not interrupted
@@ -143,7 +139,7 @@ class TrainingLoop:
                 yield from self.learner.prepare()
                 self.prepared = True
             yield self._logged(self.learner.step())
-        except Stopped:  # within what is done again on resume
+        except Stopped:  # a resumed run does it again
             self.stopped = True
         return False
 
@@ -162,7 +158,7 @@ class TrainingLoop:
             return False
         every, step = self.config.train.save_every, self.state.step
         regular = bool(every and step and step % every == 0)
-        # The run whose weights this one began with may change or go: they are saved at once.
+        # The run that the first weights came from may change, so they are saved at once.
         first = self.config.train.init_from is not None and self.saved_step < 0
         asked = self.job.should_save()
         return self.saved_step != step and (regular or first or asked or ending)
@@ -200,7 +196,7 @@ class TrainingLoop:
         )
 
     def _sample(self) -> SampleRecord:
-        """Write a sample from the fixed prompt and seed, so that one step compares to another."""
+        """Write a sample, always with the same prompt and seed, to compare steps."""
         state, model = self.state, self.learner.model
         count, seed = self.config.train.sample_chars, self.config.run.seed
         model.eval()
@@ -213,13 +209,13 @@ class TrainingLoop:
         return SampleRecord(step=state.step, text=text, seconds=state.seconds)
 
     def save(self, ending: bool = False) -> Iterator[Record]:
-        """Save. A failed save is reported, and the next one tries again.
+        """Save a checkpoint. A failed save is reported and retried.
 
         Args:
-            ending: Whether nothing comes after it.
+            ending: Whether the run ends here.
 
         Raises:
-            MachineError: It failed, and nothing was saved before or nothing comes after.
+            MachineError: It failed, and this was the first or the last save.
         """
         state, learner = self.state, self.learner
         self._refuse_broken_weights()
@@ -233,23 +229,23 @@ class TrainingLoop:
                 self.run, state, learner.model, learner.optimizers, together, learner.compiled
             )
         except MachineError as error:
-            # Where only the last flush failed the checkpoint is there, and vouches for the record.
+            # If only the last flush failed, the checkpoint exists and counts on the record.
             if not self.run.checkpoints.path(state.step).exists():
                 with contextlib.suppress(MachineError):
                     self.metrics.cut(before)
             if ending or self.saved_step < 0:
                 raise
-            text = f"the save failed, going on; {self._what_is_saved()}: {error}"
+            text = f"a save failed; training continues, {self._what_is_saved()}: {error}"
             yield NoteRecord(text=text)
             return
         self.saved_step = state.step
         yield record
 
     def _refuse_broken_weights(self) -> None:
-        """Notice an update that overflowed: a finite gradient times a huge rate need not be finite.
+        """Refuse weights that overflowed in an update with a finite gradient.
 
         Raises:
-            NonFiniteError: A weight is NaN or infinite; nothing was saved of it.
+            NonFiniteError: A weight is NaN or infinite; it was not saved.
         """
         for name, parameter in self.learner.model.named_parameters():
             if not parameter.isfinite().all():
@@ -260,13 +256,14 @@ class TrainingLoop:
                 )
 
     def _roll_back(self, error: NonFiniteError) -> RollbackRecord:
-        """Return to the best checkpoint, to go on from there at half the learning rate.
+        """Return to the best checkpoint and halve the learning rate.
 
-        How often that was done is in the rate's factor, which checkpoints keep: a run that is killed
-        on the way and resumed comes to the same point and does the same.
+        Checkpoints keep the factor of the learning rate, so a run that is killed and resumed rolls
+        back at the same steps and as often.
 
         Raises:
-            NonFiniteError: That is not asked for, there is none, or it was done often enough.
+            NonFiniteError: `train.non_finite` is not `rollback`, there is no checkpoint, or there
+                were three rollbacks.
         """
         checkpoint = self.run.checkpoints.choose("best") if self.saved_step >= 0 else None
         factor = self.state.rate_factor / 2
@@ -274,7 +271,7 @@ class TrainingLoop:
             raise self._with_what_is_saved(error) from None
         self.run.checkpoints.remove_after(checkpoint.step)
         back = load_checkpoint(checkpoint, self.learner.model, self.learner.optimizers)
-        # What an expert has read of the slice stays read.
+        # An expert's steps from `late_from` on read the slice, done again or not.
         self.learner.state = replace(back, rate_factor=factor, late_from=self.state.late_from)
         self.saved_step = back.step
         self.metrics.cut(back.metrics_bytes)
@@ -286,8 +283,8 @@ class TrainingLoop:
         )
 
     def _with_what_is_saved(self, error: CharlmError) -> CharlmError:
-        """Return an error that says, too, which step is saved."""
-        if not self.learner.ready:  # the loop of an expert has said so
+        """Return the error with the step that is saved added."""
+        if not self.learner.ready:  # the loop of an expert has added it
             return error
         return error.replace(what=f"{error.what}; {self._what_is_saved()}")
 

@@ -1,14 +1,14 @@
-"""Muon: momentum whose update is made orthogonal, so that no direction of a matrix is left behind.
+"""Muon: momentum with orthogonal updates, which move along all directions of a matrix equally.
 
-Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks". A gradient of a
-matrix is dominated by a few directions; its orthogonal factor U V^T (of the singular value
-decomposition U S V^T) moves along all of them alike. Products alone come near enough to it: an odd
-polynomial of a matrix acts on its singular values and leaves U and V as they are, and one that is
-steep at 0 and flat near 1, applied a few times, lifts them all towards 1.
+Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks". A few directions
+dominate the gradient of a matrix; its orthogonal factor U V^T (of the singular value decomposition
+U S V^T) moves along all of them equally. Matrix products approximate it: an odd polynomial of a
+matrix changes its singular values and keeps U and V, and one that is steep at 0 and flat near 1,
+applied a few times, brings them all near 1.
 
-torch.optim.Muon does that to one matrix after the other, in bfloat16 whatever the machine, and in
-five rounds. Here matrices of one shape are multiplied together, in the precision of the run, and
-three rounds do: half the time of a step of a small GPT went into it, a fifth is left.
+torch.optim.Muon treats one matrix after another, always in bfloat16 and in five rounds. Here matrices
+of one shape are multiplied together, in the precision of the run, in three rounds: it takes a fifth
+of a step of a small GPT instead of half.
 """
 
 import math

@@ -1,13 +1,13 @@
-"""What to say when a loss or a gradient is NaN or infinite."""
+"""Which gradients to name when a loss or a gradient is NaN or infinite."""
 
 import torch
 from torch import Tensor, nn
 
-NAMED = 2  # tensors in one line
+NAMED = 2  # tensors in a message
 
 
 def worst_gradients(model: nn.Module) -> str:
-    """Name the gradients with the most values that are not finite, or else the largest."""
+    """Name the gradients with the most values that are not finite, else the largest gradients."""
     gradients = {
         name: parameter.grad
         for name, parameter in model.named_parameters()
@@ -24,6 +24,6 @@ def _peak(tensor: Tensor) -> float:
 
 
 def _largest(values: dict[str, float]) -> str:
-    """Return the names of the largest values that are not 0, the first of equals first."""
+    """Return the names of the largest values above 0, in order of size."""
     ordered = sorted(values, key=lambda name: -values[name])
     return ", ".join([name for name in ordered if values[name]][:NAMED]) or "none"

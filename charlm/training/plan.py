@@ -1,10 +1,9 @@
-"""What a wall-clock budget buys: a size, a batch, a rate, by the time, the text and the machine.
+"""A size, batch and learning rate for a budget of wall time, on this text and this machine.
 
-A model that is too large has not learnt enough when the time is over; one that is too small has
-learnt all it can long before. So steps of ever larger sizes are timed on this machine, and the
-largest wins of which `Size.updates` fit into the time. A text that will be read many times over is
-learnt by heart unless weights are decayed, and activations dropped. Sizes and limits, by trial:
-docs/experiments.md.
+A model that is too large does not learn enough in the budget; one that is too small stops improving
+early. So steps of growing sizes are timed on this machine, and the largest size wins for which
+`Size.updates` fit into the budget. With many passes over the text, weight decay and dropout keep the
+model from memorising it. Sizes and limits were found by trial: docs/experiments.md.
 """
 
 import math
@@ -25,24 +24,14 @@ from charlm.text import Batches, IdArray
 from charlm.training.gradients import GradientLearner
 from charlm.training.learner import Clock
 
-TRIALS = 3  # timed steps of each size, after one that fills caches
-TIMING = 0.02  # share of that time which may be spent on timing a size
-TRAINING = 0.85  # share of the minutes for updates; the rest: start-up, baselines, evaluations
+TRIALS = 3  # timed steps of each size, after a first one that fills caches
+TRAINING = 0.85  # share of the budget for updates; the rest: start-up, baselines, evaluations
+TIMING = 0.02  # share of that which timing one size may take
 
 
 @dataclass(frozen=True)
 class Size:
-    """A GPT, how it is trained, and for how long that is worth it.
-
-    Args:
-        updates: The fewest that this size is good for.
-        n_layer: Blocks.
-        n_head: Heads.
-        n_embd: Channels.
-        block_size: Characters in a window.
-        batch_size: Windows in an update.
-        learning_rate: Peak.
-    """
+    """A size of GPT, its training, and the fewest updates that it is worth choosing for."""
 
     updates: int
     n_layer: int
@@ -73,7 +62,7 @@ PLANNED = {
     ),
 }
 
-# Passes over the training part from which on so much is decayed and dropped; the first that holds.
+# Passes over the training part, weight decay, dropout: the first row with no more passes counts.
 REGULARISERS = ((9, 1.0, 0.2), (4, 1.0, 0.0), (2.5, 0.5, 0.0), (0, 0.2, 0.0))
 
 
@@ -82,9 +71,9 @@ class BudgetPlan:
     """What was chosen for one GPT.
 
     Args:
-        config: Its configuration, with the choices in it.
-        updates: About how many fit into the time.
-        passes: About how often the training part is read.
+        config: Its configuration, with the choices.
+        updates: How many fit into the budget, about.
+        passes: How often the training part is read, about.
     """
 
     config: Config
@@ -107,18 +96,18 @@ def make_plan(
     given: Collection[str] = (),
     spent: float = 0.0,
 ) -> tuple[Config, dict[str, BudgetPlan]]:
-    """Choose for each GPT with `train.plan` what fits into its minutes, if minutes are set.
+    """Choose a size for each GPT with `train.plan`, if there is a budget.
 
     Args:
         config: The run.
         vocab_size: Number of distinct characters (V).
         train_chars: Characters of the training part.
-        given: Keys that stay as they are, such as `model.n_layer`.
-        spent: Seconds of the minutes that are over.
+        given: Keys to keep, such as `model.n_layer`.
+        spent: Seconds of the budget that are over.
 
     Returns:
-        The configuration with the choices, and the plans by the name of the expert; "" outside of
-        a mixture.
+        The configuration with the choices, and the plans by name of the expert ("" if there are no
+        experts).
     """
     plans: dict[str, BudgetPlan] = {}
     if config.train.minutes is None:
@@ -133,12 +122,12 @@ def make_plan(
 
 
 def keep_plan(config: Config, own: Config, given: Collection[str] = ()) -> Config:
-    """Return a configuration with what was once planned for a run, to go on with it.
+    """Return a configuration with the plan of the run that it continues.
 
     Args:
-        config: What is asked for now.
-        own: What the run was made with.
-        given: Keys that stay as they are.
+        config: The configuration to continue with.
+        own: The configuration of the run.
+        given: Keys to keep.
     """
     theirs = own.training_runs() if own.train.minutes is not None else {}
     again = {}
@@ -160,7 +149,7 @@ def given_keys(overrides: Sequence[str]) -> set[str]:
 
 
 def _plannable(config: Config) -> bool:
-    """Tell whether a plan is wanted, and for a model that the sizes were tried with."""
+    """Tell whether a plan is wanted, and the sizes were tried with such a model."""
     model, train = config.model, config.train
     fits = model.can_be_planned and train.optimizer == "muon"
     return train.plan and fits and train.gradients == "autograd"
@@ -169,7 +158,7 @@ def _plannable(config: Config) -> bool:
 def _plan_one(
     config: Config, vocab_size: int, train_chars: int, seconds: float, kept: Collection[str]
 ) -> BudgetPlan:
-    """Walk up the sizes as long as the time suffices for them."""
+    """Return the largest size that the time and the memory suffice for."""
     best: BudgetPlan | None = None
     for size in SIZES:
         candidate = _sized(config, size, train_chars, kept)
@@ -195,12 +184,12 @@ def _plan_one(
 
 
 def seconds_a_step(config: Config, vocab_size: int, limit: float = math.inf) -> float:
-    """Return how long an update takes here, the median of a few on made-up text.
+    """Return the median time of a few updates on random text.
 
     Args:
-        config: Of what is to be trained.
+        config: What to train.
         vocab_size: Number of distinct characters (V).
-        limit: Seconds after which one is enough.
+        limit: Seconds after which no further update begins.
     """
     model = build_model(config.model, vocab_size, config.run.seed)
     block_size, batch_size = config.model.block_size, config.train.batch_size
@@ -211,7 +200,7 @@ def seconds_a_step(config: Config, vocab_size: int, limit: float = math.inf) -> 
     taken = []
     for _ in range(TRIALS + 1):
         started = time.perf_counter()
-        learner.update(0.0)  # a rate that cannot diverge
+        learner.update(0.0)  # this learning rate cannot diverge
         taken.append(time.perf_counter() - started)
         if sum(taken) > limit:
             break
@@ -221,16 +210,16 @@ def seconds_a_step(config: Config, vocab_size: int, limit: float = math.inf) -> 
 def _sized(config: Config, size: Size, train_chars: int, kept: Collection[str]) -> Config:
     """Return a configuration of this size.
 
-    Channels and heads belong together, and so do a batch and the micro-batches that divide it.
+    Keys that depend on each other are kept together: channels and heads, batch and micro-batch.
     """
     kept = {*kept}
     if kept & {"model.n_embd", "model.n_head"}:
         kept |= {"model.n_embd", "model.n_head"}
     if config.train.micro_batch_size is not None:
         kept.add("train.batch_size")
-    if config.train.min_lr > size.learning_rate:  # the rate falls to it, and so must be above it
+    if config.train.min_lr > size.learning_rate:  # the schedule falls to min_lr
         kept.add("train.learning_rate")
-    if train_chars < 100 * size.block_size:  # a text so short may not even hold such a window
+    if train_chars < 100 * size.block_size:  # the text may be shorter than the window
         kept.add("model.block_size")
     keys = {
         f"{part}.{key}": getattr(size, key)
@@ -242,7 +231,7 @@ def _sized(config: Config, size: Size, train_chars: int, kept: Collection[str]) 
 
 
 def _choose(config: Config, values: Mapping[str, Any], kept: Collection[str]) -> Config:
-    """Return a configuration with these values, by their whole keys, but for those that are kept."""
+    """Return a configuration with these values by dotted key, except for the keys to keep."""
     changed: dict[str, dict[str, Any]] = {"model": {}, "train": {}}
     for whole, value in values.items():
         part, _, key = whole.partition(".")
@@ -254,6 +243,6 @@ def _choose(config: Config, values: Mapping[str, Any], kept: Collection[str]) ->
 
 
 def _own_keys(given: Collection[str], name: str) -> set[str]:
-    """Return the keys that are an expert's, as if it were a run of its own; "" is all there is."""
+    """Return the keys of an expert as those of a run of its own; all keys for the name ""."""
     before = f"model.experts.{name}." if name else ""
     return {key.removeprefix(before) for key in given if key.startswith(before)}

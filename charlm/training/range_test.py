@@ -1,9 +1,8 @@
 """The learning-rate range test: raise the rate with every update and watch the loss.
 
-Smith 2017, "Cyclical learning rates for training neural networks", section 3.3. Too low a rate
-learns nothing, a good one learns fastest, too high a one throws the weights out of the valley: the
-curve is flat, falls, and climbs. Here the rate grows by the same factor each time, as Howard and
-Gugger do in fastai, so that all magnitudes get their turn.
+Smith 2017, "Cyclical learning rates for training neural networks", section 3.3. Too low a rate learns
+nothing, a good one learns fastest, too high a one diverges: the curve of the loss is flat, falls and
+rises. The rate grows by a constant factor, as in fastai (Howard and Gugger), to try all magnitudes.
 """
 
 import math
@@ -15,12 +14,12 @@ from charlm.errors import NonFiniteError
 from charlm.runs.records import SkipRecord
 from charlm.training.gradients import GradientLearner
 
-SMOOTHING = 0.9  # of the running mean: single batches jump
-DIVERGED = 1.3  # times the lowest loss: it will not come back
-# The rate of the lowest loss is already on the edge; a tenth of it is safe (Howard and Gugger), and
-# of our presets' own rates, found by whole runs, it is within a factor of 3 (docs/experiments.md).
+SMOOTHING = 0.9  # of the running mean: the loss of single batches is noisy
+DIVERGED = 1.3  # times the lowest loss: it will not fall again
+# The rate with the lowest loss is almost too high; a tenth of it is safe (Howard and Gugger), and within
+# a factor of 3 of the rates in our presets, which were found by whole runs (docs/experiments.md).
 BELOW_LOWEST = 10
-LEARNT = 0.99  # times the first loss: what is not below it has learnt nothing worth naming
+LEARNT = 0.99  # times the first loss: a run that stays above it learnt nothing
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Tried:
     Args:
         rate: Its learning rate.
         loss_nats: Of its batch, before the update.
-        smooth_nats: Mean of the losses so far, older ones counting less.
+        smooth_nats: Exponential moving average of the losses.
     """
 
     rate: float
@@ -45,14 +44,14 @@ def climb(
     steps: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Tried]:
-    """Train, one update after the other, until the loss has diverged or the rates are through.
+    """Train at growing rates, until the loss has diverged or the last rate is reached.
 
     Args:
-        learner: At its beginning.
+        learner: Before its first step.
         low: First rate.
         high: Last rate.
         steps: Updates, at least 2.
-        should_stop: Asked after every update.
+        should_stop: Called after every update.
     """
     growth: float = (high / low) ** (1 / (steps - 1))
     mean, lowest = 0.0, math.inf
@@ -65,7 +64,7 @@ def climb(
         if isinstance(record, SkipRecord):
             return
         mean = SMOOTHING * mean + (1 - SMOOTHING) * record.loss_nats
-        smooth = mean / (1 - SMOOTHING ** (i + 1))  # unbiased: the mean began at zero
+        smooth = mean / (1 - SMOOTHING ** (i + 1))  # corrects the mean, which started at zero
         yield Tried(rate, record.loss_nats, smooth)
         lowest = min(lowest, smooth)
         if smooth > DIVERGED * lowest or should_stop():

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of how far training has come."""
+"""The learning rate as a function of how far training is."""
 
 import math
 

@@ -48,8 +48,13 @@ def test_a_disk_that_is_full_for_a_while_costs_saves_and_a_sample_but_no_step(fo
     said = "\n".join(found["full for a while"]["said"])
 
     assert found["full for a while"]["code"] == 0
-    assert said.count("the save failed, going on; step 10 is saved: ") == 2
-    assert said.count("a sample is not kept, going on: run/samples/step-20.txt: No space") == 1
+    assert said.count("a save failed; training continues, step 10 is saved: ") == 2
+    assert (
+        said.count(
+            "a sample could not be saved; training continues: run/samples/step-20.txt: No space"
+        )
+        == 1
+    )
     assert found["saved"] == [25, 30]
     assert found["undisturbed"] == {"code": 0, "said": []}
     assert found["equal"] == [True, True]

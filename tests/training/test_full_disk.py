@@ -41,7 +41,7 @@ def test_a_failed_save_is_reported_and_retried(make_loop, full):
 
     notes = [r.text for r in records if r.kind == "note"]
     assert len(notes) == 3
-    assert all(n.startswith("the save failed, going on; step 2 is saved: ") for n in notes)
+    assert all(n.startswith("a save failed; training continues, step 2 is saved: ") for n in notes)
     assert all("free some space" in n for n in notes)
     assert state_hash(loop) == state_hash(straight)
     assert timeless(loop.run.metrics_path) == timeless(straight.run.metrics_path)
