@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import getpass
 import os
@@ -7,7 +8,7 @@ import pytest
 
 from charlm.errors import MachineError
 from charlm.storage import machine_errors, new_folder, verify_folder, write_file
-from charlm.storage.atomic import remove_folder, remove_leftovers
+from charlm.storage.atomic import remove_folder, remove_leftovers, replacing
 from tests.storage.conftest import Crash, Disk
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
@@ -239,3 +240,20 @@ def test_a_temporary_name_of_nothing_is_not_ours(tmp_path, name):
     remove_leftovers(tmp_path)
 
     assert os.listdir(tmp_path) == [name]
+
+
+def test_a_replaced_file_is_the_old_one_until_the_block_succeeds(tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("old")
+
+    with contextlib.suppress(ZeroDivisionError), replacing(path) as out:
+        out.write("new")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+
+    with replacing(path) as out:
+        out.write("new")
+        out.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
