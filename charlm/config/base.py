@@ -75,8 +75,6 @@ class ModelConfig(Section):
         for name in get_args(cls.model_fields["type"].annotation):
             TYPES[name] = cls
 
-    # Names for people and for the registry.
-
     @property
     def kind(self) -> str:
         """Its key in `charlm.models.registry`, and what people read: `bigram`, `gpt (modern)`."""
@@ -100,8 +98,6 @@ class ModelConfig(Section):
         """
         return "", []
 
-    # How it is built and trained.
-
     def sizes(self) -> dict[str, Any]:
         """Return the arguments of the model's constructor after `vocab_size`."""
         return {key: getattr(self, key) for key in type(self).model_fields if key != "type"}
@@ -119,11 +115,8 @@ class ModelConfig(Section):
     def conflicts_with(self, train: TrainConfig) -> Iterator[Problem]:
         """Yield what this model cannot be trained with; `where` is a key of the configuration."""
         if train.optimizer == "muon" and not any(part.hidden for part in self.parts(1)):
-            yield Problem(
-                "train.optimizer",
-                f"muon needs a hidden 2-D matrix and model {self.type!r} has none",
-                "use adamw",
-            )
+            what = f"muon needs a hidden 2-D matrix and model {self.type!r} has none"
+            yield Problem("train.optimizer", what, "use adamw")
         if self.trained_by != "counting":
             return
         what = f"model {self.type!r} is counted and has no"
@@ -135,8 +128,6 @@ class ModelConfig(Section):
     def least_text(self) -> dict[str, int]:
         """Return how many characters to train on each of these keys of `model` needs."""
         return {"block_size": self.block_size + 1}
-
-    # What it is made of: of a mixture, of its experts.
 
     def members(self) -> "Mapping[str, ExpertConfig]":
         """Return the experts of a mixture by name; every other model has none."""
@@ -153,8 +144,6 @@ class ModelConfig(Section):
     def to_train(self, train: TrainConfig) -> "dict[str, tuple[ModelConfig, TrainConfig]]":
         """Return what gradients train, by the name of the expert: "" where there are no experts."""
         return {"": (self, train)} if self.trained_by == "gradients" else {}
-
-    # What it costs.
 
     def parts(self, vocab_size: int) -> list[Part]:
         """List the weights in reading order, tied ones once; nothing for what is only counted."""

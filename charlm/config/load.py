@@ -3,7 +3,6 @@
 All problems of a configuration are reported at once.
 """
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from charlm.config.base import TYPES
-from charlm.config.problems import EXPERTS, Given, problems_of, suggestion
+from charlm.config.problems import EXPERTS, did_you_mean, experts_of, problems_of, suggestion
 from charlm.config.schema import Config
 from charlm.config.yaml_file import (
     MAX_BYTES,
@@ -82,7 +81,7 @@ def read_config(data: bytes, where: str, overrides: Sequence[str] = ()) -> Confi
     for key, line in document.lines.items():
         if _HALF.search(key):  # pydantic takes no such key, not even as unknown
             raise UsageError(f"{where}:{line}", "a key must be a plain word, such as model")
-    return _checked(Given(document, where), overrides)
+    return _checked(document, overrides)
 
 
 def changed(
@@ -100,23 +99,23 @@ def changed(
     Raises:
         UsageError: A value is wrong, two contradict each other, or it is too large for a file.
     """
-    result = _checked(Given(Document(config.model_dump()), where), overrides)
+    result = _checked(Document(where, config.model_dump()), overrides)
     refuse_large(dump_yaml(result.model_dump()).encode(), where)
     return result
 
 
-def _checked(given: Given, overrides: Sequence[str]) -> Config:
-    problems = [*_apply(given, overrides)]
-    _fill_in(given)  # not before: an override to null means what it means in a file
+def _checked(document: Document, overrides: Sequence[str]) -> Config:
+    problems = [*_apply(document, overrides)]
+    _fill_in(document)  # not before: an override to null means what it means in a file
     try:
-        config = Config.model_validate(given.document.value)
+        config = Config.model_validate(document.value)
     except ValidationError as error:
         found = error.errors()
         for one in found[:MOST]:  # each unknown key is looked for in every section and expert
-            problems += problems_of(one, given)
+            problems += problems_of(one, document)
         if len(found) > MOST:
             more = f"{len(found) - MOST:,} more problems"
-            problems.append(Problem(given.where, more, "mend these first"))
+            problems.append(Problem(document.where, more, "mend these first"))
     if problems:
         raise UsageError.of(*dict.fromkeys(problems))
     return config
@@ -157,10 +156,9 @@ def _read(name: str) -> bytes:
         folder = path.parent if path.parent.is_dir() else Path()
         nearby = sorted(str(p) for p in folder.glob("*.y*ml"))[:3]
         choices = [*nearby, *preset_names()] if looks_like_path else preset_names()
-        near = difflib.get_close_matches(name, choices, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(name, choices)
         files = f"; YAML files there: {', '.join(nearby)}" if nearby else ""
-        mend = f"{hint}presets: charlm config list{files}"
+        mend = f"{hint} presets: charlm config list{files}".lstrip()
         raise UsageError(name, "not found", mend) from None
     except OSError as error:
         raise UsageError(name, f"cannot be read: {error.strerror}", use) from None
@@ -168,33 +166,31 @@ def _read(name: str) -> bytes:
 
 def _read_preset(name: str) -> bytes:
     if name not in preset_names():
-        near = difflib.get_close_matches(name, preset_names(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else ""
         what = f"not one of {', '.join(preset_names())}"
-        raise UsageError(f"preset {name!r}", what, hint)
+        raise UsageError(f"preset {name!r}", what, did_you_mean(name, preset_names()))
     return (_preset_folder() / f"{name}.yaml").read_bytes()
 
 
-def _fill_in(given: Given) -> None:
+def _fill_in(document: Document) -> None:
     """Give a section whose keys are all commented out, which reads as null, its defaults."""
 
     def fill(mapping: dict[str, Any], keys: Iterable[str]) -> None:
         mapping.update({key: {} for key in keys if key in mapping and mapping[key] is None})
 
-    values = given.document.value
+    values = document.value
     fill(values, Config.model_fields)
     if isinstance(values.get("model"), dict):
         fill(values["model"], ["experts"])
-    experts = given.experts()
+    experts = experts_of(document)
     fill(experts, list(experts))
     for expert in experts.values():
         if isinstance(expert, dict):
             fill(expert, ["train"])
 
 
-def _apply(given: Given, overrides: Sequence[str]) -> Iterator[Problem]:
+def _apply(document: Document, overrides: Sequence[str]) -> Iterator[Problem]:
     """Set each KEY=VALUE in the document, and yield what is wrong with them."""
-    known = list(given.experts())
+    known = list(experts_of(document))
     for override in overrides:
         key, equals, text = override.partition("=")
         key = key.strip()
@@ -202,10 +198,10 @@ def _apply(given: Given, overrides: Sequence[str]) -> Iterator[Problem]:
         if not equals or not key:
             yield Problem(repr(override), "expected KEY=VALUE, such as train.max_steps=500")
         elif not path or path[0] not in Config.model_fields or not leaf or not key.isascii():
-            hint = suggestion((), key.rpartition(".")[2], given)
+            hint = suggestion((), key.rpartition(".")[2], document)
             yield Problem(repr(override), f"unknown key {key!r}", hint)
         else:
-            keys = given.document.value
+            keys = document.value
             for name in path:
                 if isinstance(keys, dict):
                     if keys.get(name) is None:
@@ -213,8 +209,8 @@ def _apply(given: Given, overrides: Sequence[str]) -> Iterator[Problem]:
                     keys = keys[name]
             if isinstance(keys, dict):  # a file that says `train: 3` is refused for that
                 keys[leaf] = plain_scalar(text)
-                given.origins[key] = override
-    yield from _unknown_experts(given, known)
+                document.overrides[key] = override
+    yield from _unknown_experts(document, known)
 
 
 def _split(key: str) -> list[str]:
@@ -230,10 +226,10 @@ def _split(key: str) -> list[str]:
     return [*path, section, leaf] if within else [*path, last]
 
 
-def _unknown_experts(given: Given, known: Sequence[str]) -> Iterator[Problem]:
+def _unknown_experts(document: Document, known: Sequence[str]) -> Iterator[Problem]:
     """Remove experts that overrides made but do not describe: their names are misspelt."""
-    experts = given.experts()
-    owner = TYPES.get(str(given.document.value["model"].get("type"))) if experts else None
+    experts = experts_of(document)
+    owner = TYPES.get(str(document.value["model"].get("type"))) if experts else None
     if owner is None or "experts" not in owner.model_fields:
         return
     for name in [name for name in experts if name not in known]:
@@ -243,9 +239,8 @@ def _unknown_experts(given: Given, known: Sequence[str]) -> Iterator[Problem]:
         if not isinstance(expert, dict) or "run" in expert or described:
             continue
         del experts[name]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}" if near else f"experts: {', '.join(known) or 'none'}"
-        mend = f"{hint}; a new one needs its run or its model.type"
-        for key, override in given.origins.items():
+        hint = did_you_mean(name, known) or f"experts: {', '.join(known) or 'none'};"
+        mend = f"{hint} a new one needs its run or its model.type"
+        for key, override in document.overrides.items():
             if key.startswith(f"model.experts.{name}."):
                 yield Problem(f"{override!r}: model.experts.{name}", "unknown expert", mend)

@@ -61,19 +61,13 @@ class MixtureConfig(ModelConfig):
             yield Problem("experts", "none", f"name at least one, such as {AN_EXPERT}")
 
     def conflicts_with(self, train: TrainConfig) -> Iterator[Problem]:  # noqa: D102
+        own = "each expert of a mixture has its own training"
         for key, usual in (("optimizer", "adamw"), ("gradients", "autograd")):
             if getattr(train, key) != usual:
-                yield Problem(
-                    f"train.{key}",
-                    "each expert of a mixture has its own training",
-                    f"set model.experts.NAME.train.{key}",
-                )
+                yield Problem(f"train.{key}", own, f"set model.experts.NAME.train.{key}")
         if train.init_from:
-            yield Problem(
-                "train.init_from",
-                "a mixture has no initial weights",
-                "name runs as its experts (model.experts.NAME.run)",
-            )
+            mend = "name runs as its experts (model.experts.NAME.run)"
+            yield Problem("train.init_from", "a mixture has no initial weights", mend)
 
     @property
     def brief(self) -> str:  # noqa: D102
@@ -83,11 +77,9 @@ class MixtureConfig(ModelConfig):
         return f"mixture ({self.combine}) of {', '.join(self.experts)}"
 
     def facts(self, chars: int) -> tuple[str, list[tuple[str, str]]]:  # noqa: D102
-        fitted = f", {self.held_back(chars):,} characters" if chars else ""
-        weights = (
-            f"{len(self.experts)} and a temperature, fitted on the last "
-            f"{100 * self.tune_fraction:.3g} % of the training part{fitted}"
-        )
+        count = f", {self.held_back(chars):,} characters" if chars else ""
+        end = f"the last {100 * self.tune_fraction:.3g} % of the training part{count}"
+        weights = f"{len(self.experts)} and a temperature, fitted on {end}"
         return f"experts, joined {self.combine}", [("weights", weights)]
 
     def sizes(self) -> dict[str, Any]:

@@ -25,11 +25,8 @@ def _embedding(vocab_size: int, n_embd: int) -> Part:
 
 
 def _head(vocab_size: int, width: int) -> list[Part]:
-    """Return the head of a lesson, with its bias."""
-    return [
-        Part("head.weight", (vocab_size, width)),
-        Part("head.bias", (vocab_size,), multiplies=False),
-    ]
+    bias = Part("head.bias", (vocab_size,), multiplies=False)
+    return [Part("head.weight", (vocab_size, width)), bias]
 
 
 class BigramConfig(ModelConfig):
@@ -79,20 +76,13 @@ class _Attentive(ModelConfig):
     n_embd: Size = 64
     """Channels of an embedding (C)."""
 
-    @property
-    def layers(self) -> int:
-        """Number of layers of attention."""
-        return 1
-
-    @property
-    def heads(self) -> int:
-        """Number of heads in a layer (H)."""
-        return 1
+    def _layers_and_heads(self) -> tuple[int, int]:
+        return 1, 1
 
     def flops_per_char(self, vocab_size: int) -> int:
         """Add 12 T C for each layer of attention: PaLM, appendix B."""
-        attention = 12 * self.layers * self.block_size * self.n_embd
-        return super().flops_per_char(vocab_size) + attention
+        layers, _ = self._layers_and_heads()
+        return super().flops_per_char(vocab_size) + 12 * layers * self.block_size * self.n_embd
 
     def activation_floats(self, vocab_size: int, by_hand: bool = False) -> int:
         """Estimate how many floats a character leaves in memory for the backward pass.
@@ -100,15 +90,16 @@ class _Attentive(ModelConfig):
         H T of them for each copy of attention's (T, T) weights: the fused kernel keeps none; plain
         products and gradients by hand keep one.
         """
+        layers, heads = self._layers_and_heads()
         copies = self._copies(plain=by_hand or self.block_size <= FUSED_ABOVE)
-        a_layer = BLOCK_FLOATS * self.n_embd + copies * self.heads * self.block_size
-        return self.layers * a_layer + 3 * vocab_size
+        a_layer = BLOCK_FLOATS * self.n_embd + copies * heads * self.block_size
+        return layers * a_layer + 3 * vocab_size
 
     def _copies(self, plain: bool) -> int:
         return int(plain)
 
     def inner_shapes(self, batch_size: int) -> list[tuple[str, tuple[int, ...]]]:
-        b, t, c, h = batch_size, self.block_size, self.n_embd, self.heads
+        b, t, c, (_, h) = batch_size, self.block_size, self.n_embd, self._layers_and_heads()
         return [
             ("embeddings (B, T, C)", (b, t, c)),
             ("query, key, value (B, H, T, D)", (b, h, t, c // h)),
@@ -140,19 +131,16 @@ class _WithHeads(_Attentive):
     n_head: Size = 4
     """Heads of attention (H); each has n_embd / n_head channels."""
 
-    @property
-    def heads(self) -> int:
-        return self.n_head
+    def _layers_and_heads(self) -> tuple[int, int]:
+        return 1, self.n_head
 
     def conflicts(self) -> Iterator[Problem]:
         if self.n_embd % self.n_head:
             divisors = [d for d in range(1, min(self.n_embd, 64) + 1) if self.n_embd % d == 0]
             nearest = sorted(sorted(divisors, key=lambda d: abs(d - self.n_head))[:2])
-            yield Problem(
-                "n_head",
-                f"{self.n_head} does not divide n_embd {self.n_embd}",
-                f"choose a divisor such as {' or '.join(map(str, nearest))}",
-            )
+            what = f"{self.n_head} does not divide n_embd {self.n_embd}"
+            mend = f"choose a divisor such as {' or '.join(map(str, nearest))}"
+            yield Problem("n_head", what, mend)
 
 
 class MultiHeadConfig(_WithHeads):
@@ -185,14 +173,8 @@ class GPTConfig(_WithHeads):
     """Of `modern`: the longest n-gram that has an embedding beside the character's own, in 8,192 rows
     for each length, half of them dropped in training. 1: none. 5 learns faster."""
 
-    @property
-    def layers(self) -> int:  # noqa: D102
-        return self.n_layer
-
-    @property
-    def modern(self) -> bool:
-        """Whether it has the modern style."""
-        return self.style == "modern"
+    def _layers_and_heads(self) -> tuple[int, int]:
+        return self.n_layer, self.n_head
 
     @property
     def kind(self) -> str:  # noqa: D102
@@ -208,23 +190,23 @@ class GPTConfig(_WithHeads):
 
     @property
     def can_be_planned(self) -> bool:  # noqa: D102
-        return self.modern  # the sizes were tried with this style
+        return self.style == "modern"  # the sizes were tried with it
 
     def sizes(self) -> dict[str, Any]:  # noqa: D102
-        left_out = {"style"} if self.modern else {"style", "n_gram"}
-        return {key: size for key, size in super().sizes().items() if key not in left_out}
+        sizes = super().sizes()
+        del sizes["style"]
+        if self.style == "gpt2":
+            del sizes["n_gram"]
+        return sizes
 
     def conflicts(self) -> Iterator[Problem]:  # noqa: D102
         yield from super().conflicts()
-        if not self.modern and self.n_gram > 1:
+        if self.style == "gpt2" and self.n_gram > 1:
             yield Problem("n_gram", f"{self.n_gram} needs style: modern", "leave it 1")
-        head_size = self.n_embd // self.n_head
-        if self.modern and self.n_embd % self.n_head == 0 and head_size % 2:
-            yield Problem(
-                "",
-                f"n_embd {self.n_embd} over n_head {self.n_head} gives heads of {head_size} channels",
-                "rotary positions turn pairs, so it must be even",
-            )
+        size, left = divmod(self.n_embd, self.n_head)
+        if self.style == "modern" and not left and size % 2:
+            what = f"n_embd {self.n_embd} over n_head {self.n_head} gives heads of {size} channels"
+            yield Problem("", what, "rotary positions turn pairs, so it must be even")
 
     def parts(self, vocab_size: int) -> list[Part]:  # noqa: D102
         v, c, n = vocab_size, self.n_embd, self.n_layer
@@ -234,7 +216,7 @@ class GPTConfig(_WithHeads):
             Part("blocks.mlp.expand", (4 * c, c), n, hidden=True),
             Part("blocks.mlp.contract", (c, 4 * c), n, hidden=True),
         ]
-        if self.modern:
+        if self.style == "modern":
             rows = (self.n_gram - 1) * NGRAM_ROWS
             grams = [Part("ngram_embedding", (rows, c), multiplies=False)] if rows else []
             return [_embedding(v, c), *grams, *blocks, Part("head", (v, c))]
@@ -288,9 +270,8 @@ class NGramConfig(ModelConfig):
 
     def conflicts(self) -> Iterator[Problem]:  # noqa: D102
         if self.last_chars is not None and self.last_chars < self.order:
-            yield Problem(
-                "", f"last_chars {self.last_chars} is less than order {self.order}", "raise it"
-            )
+            what = f"last_chars {self.last_chars} is less than order {self.order}"
+            yield Problem("", what, "raise it")
 
     def facts(self, chars: int) -> tuple[str, list[tuple[str, str]]]:  # noqa: D102
         before = f"and at most {self.order - 1} before it" if self.order > 1 else "alone"

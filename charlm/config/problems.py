@@ -6,8 +6,8 @@ KEY=VALUE that set it), and an unknown key is answered with the name that was pr
 
 import difflib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -58,50 +58,35 @@ EXPERTS = ("model", "experts")
 KeyPath = tuple[str, ...]  # from the outermost section inwards; dotted, it is a key
 
 
-@dataclass
-class Given:
-    """A configuration before it is checked.
-
-    Args:
-        document: Its values, with overrides, and the lines where they stand.
-        where: The file, for messages.
-        origins: The KEY=VALUE overrides by their key.
-    """
-
-    document: Document
-    where: str
-    origins: dict[str, str] = field(default_factory=dict)
-
-    def experts(self) -> dict[str, Any]:
-        """Return what a mixture's experts are given as, if that is a mapping."""
-        model = self.document.value.get("model")
-        experts = model.get("experts") if isinstance(model, dict) else None
-        return experts if isinstance(experts, dict) else {}
-
-    def line_of(self, path: KeyPath) -> str:
-        """Return file and line of a key; if it is missing, those of the section around it."""
-        for n in range(len(path), 0, -1):
-            if line := self.document.lines.get(".".join(path[:n])):
-                return f"{self.where}:{line}"
-        return self.where
+def experts_of(document: Document) -> dict[str, Any]:
+    """Return what a mixture's experts are given as, if that is a mapping."""
+    model = document.value.get("model")
+    experts = model.get("experts") if isinstance(model, dict) else None
+    return experts if isinstance(experts, dict) else {}
 
 
-def problems_of(error: ErrorDetails, given: Given) -> Iterator[Problem]:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return a question that names the most similar of some names; empty if none is similar."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def problems_of(error: ErrorDetails, document: Document) -> Iterator[Problem]:
     """Say in our words what pydantic found."""
     path = _path(error["loc"])
     if error["type"].startswith("union_tag"):
         path = (*path, "type")
     key = ".".join(path)
     within = f"{key}." if key else ""
-    touching = [override for k, override in given.origins.items() if k.startswith(within)]
-    for problem in _reasons(error, path, given):
+    touching = [override for k, override in document.overrides.items() if k.startswith(within)]
+    for problem in _reasons(error, path, document):
         full = (*path, *str(problem.where).split(".")) if problem.where else path
-        place = given.line_of(full)
-        if key in given.origins:
-            place = repr(given.origins[key])
+        place = document.line_of(full)
+        if key in document.overrides:
+            place = repr(document.overrides[key])
         elif touching and error["type"] == "value_error":  # a conflict between several keys
-            place = f"{given.where} with {' '.join(touching)}"
-        elif touching and key not in given.document.lines:  # the overrides made this section
+            place = f"{document.where} with {' '.join(touching)}"
+        elif touching and key not in document.lines:  # the overrides made this section
             place = repr(touching[0])
         yield replace(problem, where=": ".join(filter(None, (place, ".".join(full)))))
 
@@ -119,7 +104,7 @@ def _path(location: Sequence[int | str]) -> KeyPath:
     return tuple(path[: 5 if path[3:4] in (["model"], ["train"]) else 4])
 
 
-def _reasons(error: ErrorDetails, path: KeyPath, given: Given) -> Iterator[Problem]:
+def _reasons(error: ErrorDetails, path: KeyPath, document: Document) -> Iterator[Problem]:
     """Yield what is wrong; `where` is empty, or a key within the section at `path`."""
     value, context = error["input"], error.get("ctx", {})
     section, leaf = path[:-1], path[-1] if path else ""
@@ -127,7 +112,7 @@ def _reasons(error: ErrorDetails, path: KeyPath, given: Given) -> Iterator[Probl
         case "value_error":
             yield from context["error"].args
         case "extra_forbidden":
-            yield Problem("", "unknown key", suggestion(section, leaf, given, value))
+            yield Problem("", "unknown key", suggestion(section, leaf, document, value))
         case "missing" if path == EXPERTS:
             yield Problem("", "missing", f"name at least one expert, such as {AN_EXPERT}")
         case "missing":
@@ -135,9 +120,8 @@ def _reasons(error: ErrorDetails, path: KeyPath, given: Given) -> Iterator[Probl
         case "union_tag_not_found":
             yield Problem("", "missing", f"one of {', '.join(_types(section))}")
         case "union_tag_invalid":
-            near = difflib.get_close_matches(str(value["type"]), list(_types(section)), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            allowed = f"one of {', '.join(_types(section))}{hint}"
+            hint = did_you_mean(str(value["type"]), _types(section))
+            allowed = f"one of {', '.join(_types(section))}{'; ' * bool(hint)}{hint}"
             yield Problem("", f"unknown type {shown(value['type'])}", allowed)
         case "literal_error" | "bool_type" | "bool_parsing":
             allowed = context.get("expected", "true or false").replace("'", "")
@@ -155,7 +139,7 @@ def _reasons(error: ErrorDetails, path: KeyPath, given: Given) -> Iterator[Probl
         case "model_type" | "model_attributes_type" | "dict_type":
             yield Problem("", f"expected a mapping of keys, got {shown(value)}")
         case _:
-            yield Problem("", f"must be {_allowed(section, leaf, given)}, got {shown(value)}")
+            yield Problem("", f"must be {_allowed(section, leaf, document)}, got {shown(value)}")
 
 
 def _types(section: KeyPath) -> dict[str, Any]:
@@ -163,9 +147,9 @@ def _types(section: KeyPath) -> dict[str, Any]:
     return types_of_models(expert=section[:2] == EXPERTS)
 
 
-def _allowed(section: KeyPath, leaf: str, given: Given) -> str:
+def _allowed(section: KeyPath, leaf: str, document: Document) -> str:
     """Return the whole range of a number, and what the number is."""
-    facts = _keys(section, given)[leaf]
+    facts = _keys(section, document)[leaf]
     facts = {**facts, **facts.get("anyOf", [{}])[0]}  # the first of `Size | None`
     words = {
         "minimum": "at least",
@@ -178,13 +162,13 @@ def _allowed(section: KeyPath, leaf: str, given: Given) -> str:
     return f"{' and '.join(limits)} ({meaning[0].lower()}{meaning[1:]})"
 
 
-def suggestion(section: KeyPath, leaf: str, given: Given, value: Any = None) -> str:
+def suggestion(section: KeyPath, leaf: str, document: Document, value: Any = None) -> str:
     """Return `did you mean ...?` for an unknown key, or which names there are.
 
     Args:
         section: Where it stands.
         leaf: Its own name.
-        given: The configuration.
+        document: The configuration.
         value: What it was set to.
     """
     own = section[:3] if section[:2] == EXPERTS else ()
@@ -198,7 +182,7 @@ def suggestion(section: KeyPath, leaf: str, given: Given, value: Any = None) -> 
         keys = value if isinstance(value, dict) else {}
         inner = [key for key in keys if key in TYPES[leaf].model_fields]
         return f"did you mean model.{inner[0] if inner else 'type'}?"
-    places = {path: list(_keys(path, given)) for path in _places(own, given)}
+    places = {path: list(_keys(path, document)) for path in _places(own, document)}
     if not section and (own_keys := places.get((leaf,))):
         return f"it is a section, set a key in it such as {leaf}.{own_keys[0]}"
     if homes := [".".join((*path, leaf)) for path, keys in places.items() if leaf in keys]:
@@ -206,8 +190,8 @@ def suggestion(section: KeyPath, leaf: str, given: Given, value: Any = None) -> 
     if owners := [name for name, model in TYPES.items() if leaf in model.model_fields]:
         return f"only model type {' or '.join(owners)} has it"
     sections = list(Config.model_fields)
-    if near := difflib.get_close_matches(leaf, places.get(section, sections), n=1):
-        return f"did you mean {near[0]!r}?"
+    if hint := did_you_mean(leaf, places.get(section, sections)):
+        return hint
     if section:
         return f"{'.'.join(section)} has {', '.join(places[section])}"
     homes_of = {key: path for path, keys in reversed(places.items()) for key in keys}
@@ -216,20 +200,20 @@ def suggestion(section: KeyPath, leaf: str, given: Given, value: Any = None) -> 
     return f"sections: {', '.join(sections)}"
 
 
-def _places(own: KeyPath, given: Given) -> list[KeyPath]:
+def _places(own: KeyPath, document: Document) -> list[KeyPath]:
     """List the sections in the order to search: those of the expert `own`, if any, come first."""
-    experts = [own] if own else [(*EXPERTS, name) for name in given.experts()]
+    experts = [own] if own else [(*EXPERTS, name) for name in experts_of(document)]
     nested = [(*expert, *inner) for expert in experts for inner in (("model",), ("train",), ())]
     outer: list[KeyPath] = [(name,) for name in Config.model_fields]
     return [*nested, *outer] if own else [*outer, *nested]
 
 
-def _keys(section: KeyPath, given: Given) -> Mapping[str, dict[str, Any]]:
+def _keys(section: KeyPath, document: Document) -> Mapping[str, dict[str, Any]]:
     """Return a section's keys with what the JSON schema says of each; of `model`, its type's."""
     sections: list[type[BaseModel]]
     if section[-1] == "model":
         types = _types(section)
-        model = given.document.value
+        model = document.value
         for name in section:
             model = model.get(name) if isinstance(model, dict) else None
         name = str(model.get("type")) if isinstance(model, dict) else ""

@@ -29,11 +29,8 @@ class Config(Section):
         yield from self.model.conflicts_with(self.train)
         trained = self.model.to_train(self.train).values()
         if self.run.compile is True and any(t.gradients == "by_hand" for _, t in trained):
-            yield Problem(
-                "run.compile",
-                "true compiles the model for autograd, which train.gradients: by_hand does not use",
-                "change one of them",
-            )
+            what = "true is for autograd, which train.gradients: by_hand does not use"
+            yield Problem("run.compile", what, "change one of them")
 
     def training_runs(self) -> "dict[str, Config]":
         """Return what gradients train, each as a run of its own.

@@ -33,21 +33,17 @@ class DataConfig(Section):
 
     def conflicts(self) -> Iterator[Problem]:  # noqa: D102
         if self.val_fraction + self.test_fraction >= 1:
-            yield Problem(
-                "",
-                f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction} "
-                "leave nothing to train on",
-                "together they must stay below 1",
-            )
+            both = f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction}"
+            what = f"{both} leave nothing to train on"
+            yield Problem("", what, "together they must stay below 1")
         try:
             "".encode(self.encoding)
             known = codecs.lookup(self.encoding).name not in NO_TEXTS
         except (LookupError, ValueError):
             known = False
         if not known:
-            yield Problem(
-                "encoding", f"unknown {self.encoding!r}", "utf-8, utf-16 and latin-1 are common"
-            )
+            common = "utf-8, utf-16 and latin-1 are common"
+            yield Problem("encoding", f"unknown {self.encoding!r}", common)
 
 
 class TrainConfig(Section):
@@ -107,24 +103,15 @@ class TrainConfig(Section):
         if self.init_from and self.plan and self.minutes is not None:
             yield Problem("", "plan chooses a size and init_from has one", "set plan=false")
         if self.warmup_steps > self.max_steps and self.minutes is None:
-            yield Problem(
-                "",
-                f"warmup_steps {self.warmup_steps} is more than max_steps {self.max_steps}",
-                "lower it or train longer",
-            )
+            what = f"warmup_steps {self.warmup_steps} is more than max_steps {self.max_steps}"
+            yield Problem("", what, "lower it or train longer")
         if self.min_lr > self.learning_rate:
-            yield Problem(
-                "",
-                f"min_lr {self.min_lr} is more than learning_rate {self.learning_rate}",
-                "lower it",
-            )
-        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            yield Problem(
-                "",
-                f"micro_batch_size {self.micro_batch_size} does not divide "
-                f"batch_size {self.batch_size}",
-                "choose a divisor",
-            )
+            what = f"min_lr {self.min_lr} is more than learning_rate {self.learning_rate}"
+            yield Problem("", what, "lower it")
+        micro, batch = self.micro_batch_size, self.batch_size
+        if micro and batch % micro:
+            what = f"micro_batch_size {micro} does not divide batch_size {batch}"
+            yield Problem("", what, "choose a divisor")
 
 
 class EvalConfig(Section):

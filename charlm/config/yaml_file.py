@@ -6,6 +6,7 @@ dictionaries, lists and scalars itself. Numbers stay the text they were written 
 a number or the name of a file depends on its key, and the schema knows the keys.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,10 +26,26 @@ _BOOLEANS = {"yes": True, "true": True, "on": True, "no": False, "false": False,
 
 @dataclass
 class Document:
-    """A YAML document: its value, and the line (from 1) of each key, by dotted path."""
+    """A configuration before it is checked.
 
-    value: Any
+    Args:
+        where: The file, for messages.
+        value: What it holds.
+        lines: The line of each key, from 1, by its dotted path.
+        overrides: Each KEY=VALUE that was set in the value, by its key.
+    """
+
+    where: str
+    value: Any = None
     lines: dict[str, int] = field(default_factory=dict)
+    overrides: dict[str, str] = field(default_factory=dict)
+
+    def line_of(self, path: Sequence[str]) -> str:
+        """Return file and line of a key; if it is missing, those of the section around it."""
+        for n in range(len(path), 0, -1):
+            if line := self.lines.get(".".join(path[:n])):
+                return f"{self.where}:{line}"
+        return self.where
 
 
 def read_yaml(data: bytes, where: str) -> Document:
@@ -55,7 +72,7 @@ def read_yaml(data: bytes, where: str) -> Document:
         raise UsageError(
             where, f"not YAML: {reason}", "correct it or start from a preset"
         ) from None
-    document = Document(None)
+    document = Document(where)
     if node is not None:
         document.value = _Builder(where, document.lines).build(node, path=(), depth=0)
     return document

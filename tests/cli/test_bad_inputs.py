@@ -175,7 +175,7 @@ def test_row_2_a_folder_is_no_configuration(refused):
         ),
         pytest.param(
             MODEL + "train: {gradients: by_hand}\nrun: {compile: true}\n",
-            "run.compile: true compiles the model for autograd, which train.gradients: by_hand",
+            "run.compile: true is for autograd, which train.gradients: by_hand",
             id="17-by-hand-compiled",
         ),
         pytest.param(

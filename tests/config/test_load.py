@@ -343,7 +343,7 @@ def test_a_mixture_may_come_from_overrides_alone():
         ("gpt.model=gpt", "gpt.model: expected a mapping of keys, got 'gpt'"),
         ("gpt=runs/a", "gpt: expected a mapping of keys, got 'runs/a'"),
         ("gpt.model.n_layer=0", "model.n_layer: must be at least 1 (blocks in the stack), got 0"),
-        ("count.model.order=3", "count: unknown expert; did you mean 'counts'; a new one needs"),
+        ("count.model.order=3", "count: unknown expert; did you mean 'counts'? a new one needs"),
         ("zzz.train.lr=3", "zzz: unknown expert; experts: counts, gpt, old; a new one needs its"),
         ("zzz.model=null", "zzz: unknown expert; experts: counts, gpt, old; a new one needs its"),
         ("2.run=a", "model.experts.2: not a name; use a letter, then up to 31 letters, digits"),

@@ -229,9 +229,7 @@ def test_a_mixture_says_where_its_experts_are_told_how_to_train(key):
 def test_an_expert_by_hand_cannot_be_compiled():
     text = MIXTURE % ("gpt", "gradients: by_hand") + "run: {compile: true}"
 
-    with pytest.raises(
-        UsageError, match=r"a\.yaml:7: run\.compile: true compiles the model for autograd"
-    ):
+    with pytest.raises(UsageError, match=r"a\.yaml:7: run\.compile: true is for autograd"):
         read_config(text.encode(), "a.yaml")
 
 
