@@ -158,8 +158,8 @@ def _read(name: str) -> bytes:
         choices = [*nearby, *preset_names()] if looks_like_path else preset_names()
         hint = did_you_mean(name, choices)
         files = f"; YAML files there: {', '.join(nearby)}" if nearby else ""
-        mend = f"{hint} presets: charlm config list{files}".lstrip()
-        raise UsageError(name, "not found", mend) from None
+        mend = f"{hint} see charlm config list{files}".lstrip()
+        raise UsageError(name, "no such file or preset", mend) from None
     except OSError as error:
         raise UsageError(name, f"cannot be read: {error.strerror}", use) from None
 
@@ -199,7 +199,7 @@ def _apply(document: Document, overrides: Sequence[str]) -> Iterator[Problem]:
             yield Problem(repr(override), "expected KEY=VALUE, such as train.max_steps=500")
         elif not path or path[0] not in Config.model_fields or not leaf or not key.isascii():
             hint = suggestion((), key.rpartition(".")[2], document)
-            yield Problem(repr(override), f"unknown key {key!r}", hint)
+            yield Problem(override, "unknown key", hint)
         else:
             keys = document.value
             for name in path:
@@ -243,4 +243,4 @@ def _unknown_experts(document: Document, known: Sequence[str]) -> Iterator[Probl
         mend = f"{hint} a new one needs its run or its model.type"
         for key, override in document.overrides.items():
             if key.startswith(f"model.experts.{name}."):
-                yield Problem(f"{override!r}: model.experts.{name}", "unknown expert", mend)
+                yield Problem(override, f"unknown expert {name!r}", mend)

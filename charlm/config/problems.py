@@ -19,7 +19,7 @@ from charlm.config.schema import Config
 from charlm.config.sections import TrainConfig
 from charlm.config.values import shown
 from charlm.config.yaml_file import Document
-from charlm.errors import Problem
+from charlm.errors import Problem, Setting
 
 # Names that readers of nanoGPT and its relatives will try, and what they are called here.
 ALIASES = {
@@ -82,12 +82,14 @@ def problems_of(error: ErrorDetails, document: Document) -> Iterator[Problem]:
     for problem in _reasons(error, path, document):
         full = (*path, *str(problem.where).split(".")) if problem.where else path
         place = document.line_of(full)
-        if key in document.overrides:
-            place = repr(document.overrides[key])
-        elif touching and error["type"] == "value_error":  # a conflict between several keys
+        if key in document.overrides and full == path:
+            value = document.overrides[key].partition("=")[2]
+            yield replace(problem, where=Setting(key, value))
+            continue
+        if touching and error["type"] == "value_error":  # a conflict between several keys
             place = f"{document.where} with {' '.join(touching)}"
         elif touching and key not in document.lines:  # the overrides made this section
-            place = repr(touching[0])
+            place = touching[0]
         yield replace(problem, where=": ".join(filter(None, (place, ".".join(full)))))
 
 

@@ -308,7 +308,7 @@ def test_a_model_that_cannot_fit_is_refused(charlm, tiny):
     ("arguments", "core"),
     [
         (["--config", "nope.yaml"], "nope.yaml: "),
-        (["--config", "tiny.yaml", "model.n_layer=0"], "model.n_layer: must be at least 1"),
+        (["--config", "tiny.yaml", "model.n_layer=0"], "model.n_layer=0: must be at least 1"),
         (["--config", "tiny.yaml", "--vocab-size", "0"], "'--vocab-size'"),
         (["--vocab-size", "many"], "'--vocab-size'"),
     ],

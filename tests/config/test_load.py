@@ -210,7 +210,7 @@ def test_an_override_without_a_key_or_a_value_is_refused(override):
 def test_an_unknown_override_is_answered_with_the_nearest_name(override, hint):
     problem = refusal(GPT, override)
 
-    assert problem.startswith(f"{override!r}: ")
+    assert problem.startswith(f"{override}: ")
     assert "unknown key" in problem
     assert problem.endswith(f"; {hint}")
 
@@ -220,7 +220,7 @@ def test_a_wrong_override_is_quoted_and_reads_like_a_wrong_key_of_a_file():
     from_override = refusal(GPT, "model.n_layer=many")
 
     assert from_file == "a.yaml:3: model.n_layer: expected an integer, got 'many'"
-    assert from_override == "'model.n_layer=many': model.n_layer: expected an integer, got 'many'"
+    assert from_override == "model.n_layer=many: expected an integer, got 'many'"
 
 
 def test_a_conflict_that_an_override_made_names_the_override():
@@ -330,29 +330,29 @@ def test_a_mixture_may_come_from_overrides_alone():
 @pytest.mark.parametrize(
     ("override", "answer"),
     [
-        ("counts.model.ordr=3", "counts.model.ordr: unknown key; did you mean 'order'?"),
+        ("counts.model.ordr=3", ": unknown key; did you mean 'order'?"),
         ("counts.model.n_head=3", "only model type multihead or gpt has it"),
-        ("counts.model.order.x=3", "counts.model.order.x: unknown key; did you mean 'order'?"),
+        ("counts.model.order.x=3", ": unknown key; did you mean 'order'?"),
         ("counts.order=3", "did you mean model.experts.counts.model.order?"),
-        ("gpt.lr=3", "gpt.lr: unknown key; did you mean model.experts.gpt.train.learning_rate?"),
+        ("gpt.lr=3", ": unknown key; did you mean model.experts.gpt.train.learning_rate?"),
         ("gpt.model.max_steps=3", "did you mean model.experts.gpt.train.max_steps?"),
-        ("gpt.train.seed=3", "gpt.train.seed: unknown key; did you mean run.seed?"),
+        ("gpt.train.seed=3", ": unknown key; did you mean run.seed?"),
         ("gpt.train.zzz=3", "model.experts.gpt.train has max_steps, minutes, plan, batch_size"),
-        ("gpt.zzz=3", "gpt.zzz: unknown key; model.experts.gpt has run, model, train"),
-        ("old.run.x=3", "old.run.x: unknown key; did you mean 'run'?"),
-        ("gpt.model=gpt", "gpt.model: expected a mapping of keys, got 'gpt'"),
-        ("gpt=runs/a", "gpt: expected a mapping of keys, got 'runs/a'"),
-        ("gpt.model.n_layer=0", "model.n_layer: must be at least 1 (blocks in the stack), got 0"),
-        ("count.model.order=3", "count: unknown expert; did you mean 'counts'? a new one needs"),
-        ("zzz.train.lr=3", "zzz: unknown expert; experts: counts, gpt, old; a new one needs its"),
-        ("zzz.model=null", "zzz: unknown expert; experts: counts, gpt, old; a new one needs its"),
-        ("2.run=a", "model.experts.2: not a name; use a letter, then up to 31 letters, digits"),
+        ("gpt.zzz=3", ": unknown key; model.experts.gpt has run, model, train"),
+        ("old.run.x=3", ": unknown key; did you mean 'run'?"),
+        ("gpt.model=gpt", ": expected a mapping of keys, got 'gpt'"),
+        ("gpt=runs/a", ": expected a mapping of keys, got 'runs/a'"),
+        ("gpt.model.n_layer=0", ": must be at least 1 (blocks in the stack), got 0"),
+        ("count.model.order=3", "unknown expert 'count'; did you mean 'counts'? a new one needs"),
+        ("zzz.train.lr=3", "unknown expert 'zzz'; experts: counts, gpt, old; a new one needs its"),
+        ("zzz.model=null", "unknown expert 'zzz'; experts: counts, gpt, old; a new one needs its"),
+        ("2.run=a", "not a name; use a letter, then up to 31 letters, digits"),
     ],
 )
 def test_an_override_of_an_expert_is_quoted_and_answered(override, answer):
     problem = refusal(MIXTURE, f"model.experts.{override}")
 
-    assert problem.startswith(f"'model.experts.{override}': model.experts.")
+    assert problem.startswith(f"model.experts.{override}: ")
     assert answer in problem
 
 
@@ -380,8 +380,7 @@ def test_a_model_type_is_no_section():
 
 def test_an_override_of_an_expert_says_that_only_a_mixture_has_them():
     assert refusal(GPT, "model.experts.a.model.order=3") == (
-        "'model.experts.a.model.order=3': model.experts: unknown key; "
-        "only model type mixture has it"
+        "model.experts.a.model.order=3: model.experts: unknown key; only model type mixture has it"
     )
 
 
@@ -461,8 +460,8 @@ def test_all_problems_of_all_experts_come_at_once():
         "model.experts.counts.model.order=4",
     )
 
-    keys = ["counst", "gpt.train.min_lr", "b.model.order", "c.modl"]
-    assert [p.split("model.experts.")[-1].split(":")[0] for p in problems] == keys
+    keys = ["counst.model.order", "gpt.train.min_lr", "b.model.order", "c.modl"]
+    assert [p.split("model.experts.")[-1].split(":")[0].split("=")[0] for p in problems] == keys
 
 
 def test_all_problems_come_at_once():

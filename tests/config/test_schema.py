@@ -40,7 +40,7 @@ def test_digits_may_be_grouped():
     "text", ["1e3", "1.5", "1.0", "0x10", "1:30", "_1", "1__0", "٣", "", "9" * 301]
 )
 def test_what_is_no_whole_number_is_refused_for_an_integer(text):
-    assert "train.max_steps: expected an integer, got " in refusal(f"train.max_steps={text}")
+    assert ": expected an integer, got " in refusal(f"train.max_steps={text}")
 
 
 @pytest.mark.parametrize("text", ["fast", "1e", "0x1", "1:30", "1,5", "--1", ""])
@@ -59,7 +59,7 @@ def test_a_number_must_be_finite(text):
     [("model.dropout", "a number"), ("train.max_steps", "an integer"), ("sample.prompt", "text")],
 )
 def test_a_boolean_is_no_number_and_no_text(word, key, expected):
-    assert f"{key}: expected {expected}, got a boolean" in refusal(f"{key}={word}")
+    assert f": expected {expected}, got a boolean" in refusal(f"{key}={word}")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_compile_is_auto_or_a_boolean(text, value):
 def test_what_is_no_boolean_is_told_what_is(text, given):
     problem = refusal(f"eval.baselines={text}")
 
-    assert problem.endswith(f"eval.baselines: {given} is not one of true or false")
+    assert problem == f"eval.baselines={text}: {given} is not one of true or false"
 
 
 def test_what_compile_is_not():
@@ -307,7 +307,7 @@ def limits():
 def test_a_limit_of_the_json_schema_is_the_limit_of_charlm(model, key, word, limit):
     text, override = f"model: {model}".encode(), f"{key}={OUTSIDE[word](limit)}"
 
-    with pytest.raises(UsageError, match=f"^'{override}': {key}: must be "):
+    with pytest.raises(UsageError, match=f"^{override}: must be "):
         read_config(text, "a.yaml", [override])
 
 
