@@ -20,7 +20,7 @@ from charlm.config.values import shown
 from charlm.errors import CheckpointError, DataError
 from charlm.storage.json_file import read_object
 
-Ids = npt.NDArray[np.integer[Any]]
+IntArray = npt.NDArray[np.integer[Any]]
 Unknown = Literal["error", "skip", "nearest"]
 
 FORMAT = 1
@@ -51,10 +51,10 @@ class Tokenizer(Protocol):
     def vocab_size(self) -> int:
         """Number of distinct ids (V)."""
 
-    def encode(self, text: str, unknown: Unknown = "error") -> Ids:
+    def encode(self, text: str, unknown: Unknown = "error") -> IntArray:
         """Return the ids of a text."""
 
-    def decode(self, ids: Iterable[int] | Ids) -> str:
+    def decode(self, ids: Iterable[int] | IntArray) -> str:
         """Return the text of ids."""
 
     def stream_decoder(self) -> StreamDecoder:
@@ -82,7 +82,7 @@ class CharTokenizer:
         """Number of characters in the alphabet (V)."""
         return len(self.alphabet)
 
-    def encode(self, text: str, unknown: Unknown = "error") -> Ids:
+    def encode(self, text: str, unknown: Unknown = "error") -> IntArray:
         """Return the ids of a text.
 
         Args:
@@ -106,11 +106,11 @@ class CharTokenizer:
             raise DataError("", _unknown_characters(text, known, self.vocab_size))
         return ids[known]
 
-    def decode(self, ids: Iterable[int] | Ids) -> str:
+    def decode(self, ids: Iterable[int] | IntArray) -> str:
         """Return the text of ids, each in [0, V)."""
         return "".join(self.alphabet[i] for i in ids)
 
-    def table(self, dtype: npt.DTypeLike) -> Ids:
+    def table(self, dtype: npt.DTypeLike) -> IntArray:
         """Return a table from code point to id, to encode much text. Unknown ones map to 0."""
         table = np.zeros(_CODE_POINTS, dtype)
         table[self._codes] = np.arange(len(self._codes))
@@ -132,7 +132,7 @@ class ByteTokenizer:
     unit = "bytes"
     vocab_size = 256
 
-    def encode(self, text: str, unknown: Unknown = "error") -> Ids:
+    def encode(self, text: str, unknown: Unknown = "error") -> IntArray:
         """Return the UTF-8 bytes of a text; only half a surrogate pair is unknown.
 
         Raises:
@@ -148,7 +148,7 @@ class ByteTokenizer:
             data = text.encode("utf-8", "ignore")  # half a pair has no similar character
         return np.frombuffer(data, np.uint8)
 
-    def decode(self, ids: Iterable[int] | Ids) -> str:
+    def decode(self, ids: Iterable[int] | IntArray) -> str:
         """Return the text of UTF-8 bytes; invalid bytes become U+FFFD."""
         return bytes(int(i) for i in ids).decode("utf-8", "replace")
 
