@@ -35,8 +35,8 @@ def as_text(result: Value) -> str:
         [
             *lines,
             "",
-            "local: how fast the line it hangs from moves with it; above: the grad of that line",
-            "grad: the sum of a value's shares, which is how fast the top line moves with it",
+            "local: derivative of the parent line by this one; above: the gradient of the parent line",
+            "grad: the sum of a value's shares, which is the derivative of the top line by it",
         ]
     )
 

@@ -104,12 +104,7 @@ class Cache(Protocol):
 
 
 class Head(nn.Module):
-    """One head of causal self-attention, with its three projections spelled out.
-
-    Args:
-        n_embd: Channels that come in (C).
-        head_size: Channels of a query, a key and a value (D).
-    """
+    """One head of causal self-attention, with its three projections spelled out."""
 
     def __init__(self, n_embd: int, head_size: int) -> None:
         super().__init__()
@@ -198,11 +193,8 @@ class AttentionModel(AttentiveModel):
     """Lesson 3: what one head finds is added to the character's own embedding.
 
     Args:
-        vocab_size: Number of distinct characters (V).
-        block_size: Longest context, in characters.
         n_embd: Channels of an embedding (C).
         attention: A layer of attention; None: one head of n_embd channels.
-        generator: Draws the first weights; None: PyTorch's default generator.
     """
 
     def __init__(
@@ -244,11 +236,8 @@ class MultiHeadModel(AttentionModel):
     """Lesson 4: the same, with many heads.
 
     Args:
-        vocab_size: Number of distinct characters (V).
-        block_size: Longest context, in characters.
         n_embd: Channels of an embedding (C).
         n_head: Heads (H), a divisor of C.
-        generator: Draws the first weights; None: PyTorch's default generator.
     """
 
     def __init__(

@@ -28,10 +28,7 @@ class AveragingModel(LanguageModel):
     """The character's own embedding next to the mean of the past, then one linear layer.
 
     Args:
-        vocab_size: Number of distinct characters (V).
-        block_size: Longest context, in characters.
         n_embd: Channels of an embedding (C).
-        generator: Draws the first weights; None: PyTorch's default generator.
     """
 
     averaging: Tensor

@@ -27,6 +27,8 @@ class LanguageModel(nn.Module):
         vocab_size: Number of distinct characters (V).
         block_size: Longest context it looks at, in characters.
 
+    Every model also takes `generator`, which draws its first weights; None: PyTorch's default one.
+
     Attributes:
         memory: How many characters back a prediction can depend on: the whole block for most
             models, one for a bigram, whose block only says how the training text is cut.

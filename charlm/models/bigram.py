@@ -16,7 +16,6 @@ class BigramModel(LanguageModel):
     """A table of next-character logits.
 
     Args:
-        vocab_size: Number of distinct characters (V).
         block_size: Characters in a training window; the model itself looks at the last one only.
         generator: Ignored: the table starts at zero.
     """

@@ -18,11 +18,7 @@ from charlm.models.attention import AttentiveModel, Cache, MultiHeadAttention
 
 
 class MLP(nn.Module):
-    """Process each position by itself: expand four times, GELU, contract.
-
-    Args:
-        n_embd: Channels (C).
-    """
+    """Process each position by itself: expand four times, GELU, contract."""
 
     def __init__(self, n_embd: int) -> None:
         super().__init__()
@@ -35,13 +31,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP; the input of each is normalised, its output added back.
-
-    Args:
-        n_embd: Channels (C).
-        n_head: Heads (H), a divisor of C.
-        dropout: Probability of dropping an activation in training.
-    """
+    """Attention, then an MLP; the input of each is normalised, its output added back."""
 
     def __init__(self, n_embd: int, n_head: int, dropout: float) -> None:
         super().__init__()
@@ -63,13 +53,11 @@ class GPT2(AttentiveModel):
     """A stack of blocks between an embedding and the same matrix as a head.
 
     Args:
-        vocab_size: Number of distinct characters (V).
         block_size: Longest context, in characters; positions beyond it have no embedding.
         n_layer: Blocks.
         n_head: Heads (H), a divisor of C.
         n_embd: Channels (C).
         dropout: Probability of dropping an activation in training.
-        generator: Draws the first weights; None: PyTorch's default generator.
     """
 
     def __init__(

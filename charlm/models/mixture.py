@@ -31,7 +31,6 @@ class MixtureModel(LanguageModel):
     """Experts and their weights.
 
     Args:
-        vocab_size: Number of distinct characters (V), the same for all.
         block_size: Longest window, in characters; an expert with a shorter block sees at least half
             of its block as context.
         experts: By name.

@@ -133,14 +133,7 @@ class BlockCache(Cache, Protocol):
 
 
 class RotaryAttention(MultiHeadAttention):
-    """Multi-head attention whose queries and keys are normalised, then rotated by position.
-
-    Args:
-        n_embd: Channels (C).
-        n_head: Heads (H), a divisor of C.
-        dropout: Probability of dropping a weight in training.
-        block_size: Longest context, in characters.
-    """
+    """Multi-head attention whose queries and keys are normalised, then rotated by position."""
 
     rotary: Tensor
 
@@ -180,11 +173,7 @@ class SquaredReLU(torch.autograd.Function):
 
 
 class SquaredReLUMLP(nn.Module):
-    """Process each position by itself: expand four times, squared ReLU, contract.
-
-    Args:
-        n_embd: Channels (C).
-    """
+    """Process each position by itself: expand four times, squared ReLU, contract."""
 
     def __init__(self, n_embd: int) -> None:
         super().__init__()
@@ -198,14 +187,7 @@ class SquaredReLUMLP(nn.Module):
 
 
 class ModernBlock(nn.Module):
-    """Attention, then an MLP; the input of each is normalised, its output added back.
-
-    Args:
-        n_embd: Channels (C).
-        n_head: Heads (H), a divisor of C.
-        dropout: Probability of dropping an activation in training.
-        block_size: Longest context, in characters.
-    """
+    """Attention, then an MLP; the input of each is normalised, its output added back."""
 
     def __init__(self, n_embd: int, n_head: int, dropout: float, block_size: int) -> None:
         super().__init__()
@@ -233,14 +215,11 @@ class ModernGPT(AttentiveModel):
     """A stack of modern blocks between an embedding and a head of its own.
 
     Args:
-        vocab_size: Number of distinct characters (V).
-        block_size: Longest context, in characters.
         n_layer: Blocks.
         n_head: Heads (H), a divisor of C.
         n_embd: Channels (C).
         dropout: Probability of dropping an activation in training.
         n_gram: Characters of the longest n-gram with an embedding of its own; 1: none has.
-        generator: Draws the first weights; None: PyTorch's default generator.
     """
 
     version = "2"  # 1 had no token shift

@@ -25,7 +25,6 @@ class NGramModel(LanguageModel):
     """An n-gram model with its tables.
 
     Args:
-        vocab_size: Number of distinct characters (V).
         block_size: Characters in a window when it is scored in windows; the model itself looks at
             the last `order - 1` only.
         order: Characters of the longest n-gram.

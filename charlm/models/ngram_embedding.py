@@ -53,7 +53,6 @@ class NGramEmbedding(nn.Module):
     """The sum of the embeddings of the n-grams that end at each position, some dropped in training.
 
     Args:
-        vocab_size: Number of distinct characters (V).
         longest: Characters of the longest n-gram, at least 2.
         n_embd: Channels (C).
     """

@@ -148,15 +148,9 @@ def _table(
 ) -> tuple[Table, Array]:
     """Return the table of one order, and each node's row in it, -1 if dropped.
 
-    Args:
-        counts: The counts of all orders.
-        level: The k-grams.
-        seen: The count of each k-gram that the method uses.
-        threshold: K-grams that occur less often are dropped.
-        number: Row of each node of the level above in its table.
-        contexts: Rows of that table.
-        method: Turns counts into shares.
-        should_stop: Called often.
+    `seen` is the count of each k-gram that the method uses; those that occur less often than the
+    threshold are dropped. `number` is the row of each node of the level above in its table, which
+    has `contexts` rows.
     """
     size = sum(int(np.count_nonzero(some >= threshold)) for some in _stretches(level.counts))
     keys = counts.arrays.zeros(size, np.int64)

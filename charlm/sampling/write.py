@@ -5,7 +5,7 @@ import re
 import secrets
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -84,15 +84,8 @@ def alternatives(log_p: Float[ndarray, "V"], tokenizer: Tokenizer) -> Alternativ
 
 def settings_of(config: SampleConfig, allowed: Bool[ndarray, "V"] | None = None) -> Settings:
     """Return the settings of a configuration."""
-    return Settings(
-        config.temperature,
-        config.top_k,
-        config.top_p,
-        config.min_p,
-        config.typical_p,
-        config.repetition_penalty,
-        allowed,
-    )
+    names = [field.name for field in fields(Settings) if field.name != "allowed"]
+    return Settings(**{name: getattr(config, name) for name in names}, allowed=allowed)
 
 
 def allowed_ids(tokenizer: Tokenizer, allow: str) -> Bool[ndarray, "V"]:
