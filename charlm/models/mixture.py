@@ -9,7 +9,7 @@ probability distributions", sections 2 and 3; for counted experts, Jelinek and M
 and Klakow 1998, "Log-linear interpolation of language models".
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Mapping, ValuesView
 from typing import Any
 
 import torch
@@ -157,11 +157,17 @@ class Experts(nn.Module):
     def __init__(self, experts: Mapping[str, LanguageModel]) -> None:
         super().__init__()
         self._modules.update(experts)
-        self.items = self._modules.items
-        self.values = self._modules.values
 
     def __getitem__(self, name: str) -> LanguageModel:
         return self._modules[name]
+
+    def items(self) -> ItemsView[str, LanguageModel]:
+        """Return names and models."""
+        return self._modules.items()
+
+    def values(self) -> ValuesView[LanguageModel]:
+        """Return the models."""
+        return self._modules.values()
 
     def train(self, mode: bool = True) -> "Experts":
         """Set the mode of each; not `self.training`, as an expert may have that name."""

@@ -159,6 +159,15 @@ def test_texts_that_go_on_from_one_read_as_if_each_were_alone(model, generator, 
     close(read_on(model, ends[:1], [3], state)[0], found[:1])  # which stays usable
 
 
+def test_a_state_of_several_tensors_is_repeated_row_by_row():
+    state = (torch.arange(2.0)[None], torch.ones(1, 3, 4))
+
+    one, other = BigramModel(VOCAB, BLOCK).repeat(state, 5)
+
+    assert one.tolist() == [[0.0, 1.0]] * 5
+    assert other.shape == (5, 3, 4)
+
+
 def test_a_counted_model_remembers_no_more_than_it_looks_back_on(generator):
     text = torch.randint(VOCAB, (1, 10 * BLOCK), generator=generator)
     for name, kept in (("bigram", 0), ("ngram", 1)):  # and the character that is read next

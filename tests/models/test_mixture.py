@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -373,3 +374,17 @@ def test_shares_below_nothing_are_refused():
 
     with pytest.raises(ValueError, match="cannot be"):
         model.load_state_dict(model.state_dict() | {"weights": torch.tensor([1.5, -0.5])})
+
+
+def test_a_copy_has_experts_of_its_own():
+    model = MixtureModel(5, 4, {"one": BigramModel(5, 4), "training": BigramModel(5, 4)})
+    copied = copy.deepcopy(model)
+
+    with torch.no_grad():
+        for expert in copied.experts.values():
+            expert.table.weight += torch.eye(5)
+
+    idx = torch.tensor([[1, 2]])
+    assert not torch.equal(copied(idx), model(idx))
+    assert not copied.eval().experts["training"].training
+    assert model.experts["training"].training
