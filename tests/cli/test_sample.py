@@ -197,7 +197,7 @@ def test_settings_change_the_text_or_are_refused(charlm, trained):
         assert charlm(*SAMPLE, "--max-new-chars", 80, option, value).stdout != plain
         refused = charlm(*SAMPLE, option, wrong)
         assert refused.code == 2
-        assert f"sample.{option[2:].replace('-', '_')}" in refused.error
+        assert refused.error.startswith(f"{option} ")
 
 
 def test_unknown_characters_can_be_written_as_the_model_can(charlm, trained):
