@@ -27,8 +27,6 @@ MOST = 20  # problems that are reported at once
 YAML = (".yaml", ".yml")
 
 _HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair, which "\\ud800" in quotes writes
-
-
 _A_SECTION = re.compile(
     rf"""^[\s{{"']*({"|".join(Config.model_fields)})["']?\s*:""".encode(), re.MULTILINE
 )
@@ -70,11 +68,8 @@ def read_config(data: bytes, where: str, overrides: Sequence[str] = ()) -> Confi
     """
     document = read_yaml(data, where)
     if document.value is None:
-        raise UsageError(
-            where,
-            "empty",
-            "the least is 'model: {type: bigram}', or start from a preset: charlm config show gpt",
-        )
+        mend = "or start from a preset: charlm config show gpt"
+        raise UsageError(where, "empty", f"the least is 'model: {{type: bigram}}', {mend}")
     if not isinstance(document.value, dict):
         kind = "list" if isinstance(document.value, list) else "single value"
         raise UsageError(where, f"expected a mapping such as 'model: ...', got a {kind}")

@@ -68,13 +68,11 @@ def read_yaml(data: bytes, where: str) -> Document:
         reason = ", ".join(filter(None, (error.context, error.problem)))
         raise UsageError(at, reason, "correct the YAML there") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the latter for "\U99999999"
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            where, f"not YAML: {reason}", "correct it or start from a preset"
-        ) from None
+        what = f"not YAML: {str(error).splitlines()[0]}"
+        raise UsageError(where, what, "correct it or start from a preset") from None
     document = Document(where)
     if node is not None:
-        document.value = _Builder(where, document.lines).build(node, path=(), depth=0)
+        document.value = _Builder(document).build(node, path=(), depth=0)
     return document
 
 
@@ -93,15 +91,10 @@ def plain_scalar(text: str) -> Any:
 
 
 def refuse_large(data: bytes, where: str) -> None:
-    """Refuse a file that is too large to be a configuration.
-
-    Raises:
-        UsageError: It is.
-    """
+    """Refuse a file that is too large to be a configuration, with a UsageError."""
     if len(data) > MAX_BYTES:
-        raise UsageError(
-            where, f"more than {MAX_BYTES:,} bytes (1 MiB)", "is this the configuration, or a text?"
-        )
+        what = f"more than {MAX_BYTES:,} bytes (1 MiB)"
+        raise UsageError(where, what, "is this the configuration, or a text?")
 
 
 def _decode(data: bytes, where: str) -> str:
@@ -153,16 +146,15 @@ _Dumper.add_representer(
 
 
 class _Builder:
-    def __init__(self, where: str, lines: dict[str, int]) -> None:
-        self.where = where
-        self.lines = lines
+    def __init__(self, document: Document) -> None:
+        self.document = document
         self.nodes = 0
 
     def build(self, node: yaml.Node, path: tuple[str, ...], depth: int) -> Any:
         self.nodes += 1  # again here: an alias is one event but may stand for many nodes
         if self.nodes > MAX_NODES or depth > MAX_DEPTH:
             what = f"aliases expand to more than {MAX_NODES:,} values or {MAX_DEPTH} levels"
-            raise UsageError(self.where, what, _LIMIT)
+            raise UsageError(self.document.where, what, _LIMIT)
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path, depth)
         name = node.tag.removeprefix(_TAG)
@@ -173,11 +165,11 @@ class _Builder:
         raise self.refused_tag(node)
 
     def refused_tag(self, node: yaml.Node) -> UsageError:
-        return UsageError(
-            f"{self.where}:{node.start_mark.line + 1}",
-            f"tag {node.tag.replace(_TAG, '!!')!r} is not allowed",
-            "a configuration is plain data, remove it",
-        )
+        what = f"tag {node.tag.replace(_TAG, '!!')!r} is not allowed"
+        return self.refused(node, what, "a configuration is plain data, remove it")
+
+    def refused(self, node: yaml.Node, what: str, mend: str = "") -> UsageError:
+        return UsageError(f"{self.document.where}:{node.start_mark.line + 1}", what, mend)
 
     def mapping(self, node: yaml.MappingNode, path: tuple[str, ...], depth: int) -> dict[str, Any]:
         if node.tag != _TAG + "map":
@@ -187,22 +179,16 @@ class _Builder:
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                raise UsageError(
-                    f"{self.where}:{line}", "a key must be a plain word, such as model"
-                )
+                raise self.refused(key_node, "a key must be a plain word, such as model")
             key = str(key_node.value)
             if key_node.tag == _TAG + "merge":
-                raise UsageError(
-                    f"{self.where}:{line}", "'<<' is not read here", "write the keys out"
-                )
+                raise self.refused(key_node, "'<<' is not read here", "write the keys out")
+            whole = ".".join((*path, key))
             if key in result:
-                raise UsageError(
-                    self.where,
-                    f"{'.'.join((*path, key))} is defined on lines {first_line[key]} and {line}",
-                    "keep one",
-                )
+                what = f"{whole} is defined on lines {first_line[key]} and {line}"
+                raise UsageError(self.document.where, what, "keep one")
             first_line[key] = line
-            self.lines.setdefault(".".join((*path, key)), line)
+            self.document.lines.setdefault(whole, line)
             result[key] = self.build(value_node, (*path, key), depth + 1)
         return result
 
