@@ -47,7 +47,10 @@ def lr_find(
         resolved = _load(config, changes)
         with stop.at_once():
             learner = _learner(resolved, scratch, stop)
-        tried = _climb(learner, low, high, steps, stop)
+        from charlm.training.range_test import climb
+
+        updates = climb(learner, low, high, steps, stop.requested)
+        tried = list(output.bar("trying", "step", steps, iterable=updates, unit_scale=False))
         check_stop(stop.requested)  # half a curve suggests nothing
     if len(tried) < 2:
         raise UsageError(
@@ -79,15 +82,6 @@ def _learner(config: "Config", scratch: Path, stop: StopSignals) -> "GradientLea
         run = create_run(config, scratch, text, progress)
     model = build_model(config.model, run.tokenizer.vocab_size, config.run.seed)
     return gradient_learner(Job(run.config, run.run, run.corpus, run.tokenizer, model))
-
-
-def _climb(
-    learner: "GradientLearner", low: float, high: float, steps: int, stop: StopSignals
-) -> "list[Tried]":
-    from charlm.training.range_test import climb
-
-    updates = climb(learner, low, high, steps, stop.requested)
-    return list(output.bar("trying", "step", steps, iterable=updates, unit_scale=False))
 
 
 def _show(tried: "list[Tried]", json: bool) -> None:

@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -172,7 +172,7 @@ def _train(
     # Baselines count towards a budget of wall time, so they come before the first step then.
     early = not quiet or config.train.minutes is not None
     ladder = score_baselines(prepared, loop, stop, quiet) if early else None
-    with nullcontext() if quiet else TrainingBar(loop) as bar:
+    with nullcontext() if quiet else closing(TrainingBar(loop)) as bar:
         for record in _records(loop, stop):
             if said := remark(record):
                 output.note(said)

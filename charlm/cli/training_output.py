@@ -89,10 +89,8 @@ class TrainingBar:
             leave=False,
         )
 
-    def __enter__(self) -> "TrainingBar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Take the bar off the terminal."""
         self.bar.close()
 
     def show(self, record: Record) -> None:
@@ -104,7 +102,7 @@ class TrainingBar:
                 train = f"  train {self.loss:.4f}" if self.loss is not None else " " * 14
                 output.say(
                     f"step {record.step:>{self.width}}{train}  val {record.loss_nats:.4f} nats"
-                    f"  {record.seconds:6.1f} s{'  *' if record.best else ''}"
+                    f"  {record.seconds:6.1f} s{'  best' if record.best else ''}"
                 )
             case TuneRecord():
                 for what, found in (("alone", record.alone_nats), ("weight", record.weights)):

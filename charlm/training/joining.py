@@ -89,7 +89,18 @@ class JoiningLearner(OneStepLearner):
             name: newest_sound(expert_run(self.run, name), remarks) for name in self.trained
         }
         self.fitted = read_fitted_of(self.run, self.config, checkpoints)
-        taken = self._from_runs()
+        taken = {
+            name: expert_from_run(
+                self.run,
+                self.config,
+                name,
+                self.fitted,
+                self.job.tokenizer,
+                self.model.experts[name],
+            )
+            for name, spec in self.mixture.experts.items()
+            if spec.run
+        }
         # There is no checkpoint of the mixture yet that would keep its configuration.
         together = provenance_json(self.config, self.job.tokenizer.to_json())
         write_file(self.run.path / PROVENANCE, together)
@@ -110,21 +121,6 @@ class JoiningLearner(OneStepLearner):
                 closing.callback(expert.records.close)
             yield from self._train_and_fit(experts, taken)
         self._count(self.whole)
-
-    def _from_runs(self) -> dict[str, Checkpoint]:
-        """Read the weights of the experts that come from other runs; return their checkpoints."""
-        return {
-            name: expert_from_run(
-                self.run,
-                self.config,
-                name,
-                self.fitted,
-                self.job.tokenizer,
-                self.model.experts[name],
-            )
-            for name, spec in self.mixture.experts.items()
-            if spec.run
-        }
 
     def _train_and_fit(
         self, experts: list[Expert], taken: dict[str, Checkpoint]

@@ -717,7 +717,7 @@ def test_runs_are_joined_as_they_are(make_loop, runs):
         assert not differing(own.state_dict(), loop.learner.model.experts[name].state_dict())
     notes = [note for note in loop.notes if note.startswith("model.experts.")]
     assert len(notes) == 2
-    assert "has read the end of the training part" in notes[0]
+    assert "has read the end of the training text" in notes[0]
 
 
 def test_a_joined_mixture_needs_its_runs_no_more(make_loop, runs, charlm):
