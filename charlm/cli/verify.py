@@ -56,12 +56,7 @@ def _show(finding: "Finding", json: bool) -> None:
 
 
 def _refuse(chosen: Path, found: "list[Finding]") -> None:
-    """Say how many parts are wrong, if any.
-
-    Raises:
-        MachineError: They could not be read.
-        CheckpointError: They are damaged or refused.
-    """
+    """Say how many parts are wrong, if any."""
     wrong = [finding for finding in found if finding.problem]
     if not wrong:
         return

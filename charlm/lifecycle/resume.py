@@ -71,11 +71,7 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
 
 
 def _refuse_expert(run: RunFolder) -> None:
-    """Refuse a run that is trained as part of a mixture: alone it would not stop in time.
-
-    Raises:
-        CheckpointError: It is one.
-    """
+    """Refuse a run that is trained as part of a mixture: alone it would not stop in time."""
     path = Path(os.path.abspath(run.path))
     mixture = RunFolder(path.parent.parent)
     inside = path.parent.name == "experts" and mixture.exists()
@@ -150,11 +146,7 @@ def open_run(
 
 
 def _what_differs(prepared: PreparedRun) -> list[str]:
-    """Say what is not as it was when the run was saved, one note for each kind.
-
-    Raises:
-        CheckpointError: Something that may not change did.
-    """
+    """Say what is not as it was when the run was saved, one note for each kind."""
     checkpoint, factor = prepared.checkpoint, 1.0
     kept = provenance_of(checkpoint) if checkpoint else provenance_of_unjoined(prepared.run)
     if checkpoint:
@@ -197,11 +189,7 @@ def _encode_anew(
 
 
 def _refuse_strange_symbols(run: RunFolder, text: PreparedText) -> None:
-    """Refuse a text with characters that the run has no ids for.
-
-    Raises:
-        CheckpointError: With the first of them.
-    """
+    """Refuse a text with characters that the run has no ids for."""
     strange = text.scan.strange_to(text.tokenizer)
     if strange:
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
@@ -239,9 +227,6 @@ def _current_text(
         prepared: The run.
         progress: Told how much was read.
         moved: Whether the user named a new place for it, so that it has to be there.
-
-    Raises:
-        DataError: It is there, but it cannot be the text that the run was begun with.
     """
     name = config.data.source
     if name == "-":

@@ -208,11 +208,7 @@ def attempt(read: Callable[[], Part]) -> Part | None:
 
 
 def refuse_place(path: Path, kind: str) -> NoReturn:
-    """Refuse what is not of the kind that a run makes there.
-
-    Raises:
-        CheckpointError: Always.
-    """
+    """Refuse what is not of the kind that a run makes there."""
     raise CheckpointError(path, f"is {kind}", "put a regular file or folder there")
 
 

@@ -50,11 +50,7 @@ def restore_optimizers(
 def _refuse_what_does_not_fit(
     optimizers: Mapping[str, Optimizer], model: LanguageModel, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Check tensors before an optimizer gets them: its kernels do not.
-
-    Raises:
-        ValueError: A tensor is missing, left over, of another shape or type, or not finite.
-    """
+    """Check tensors before an optimizer gets them: its kernels do not."""
     names = {id(p): name for name, p in model.named_parameters()}
     expected = {
         f"{kind}/{names[id(parameter)]}/{key}": parameter

@@ -18,7 +18,7 @@ from charlm.errors import CheckpointError
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.folder import RunFolder
 from charlm.storage.json_file import read_object
-from charlm.storage.machine import machine_errors
+from charlm.storage.machine import is_gone, machine_errors
 
 PROVENANCE = "belongs.json"
 MAX_BYTES = 1 << 22  # a configuration has 1 MiB at most; each character of it may be escaped here
@@ -147,35 +147,23 @@ def provenance_of_unjoined(mixture: RunFolder) -> Provenance:
 
 def _read(folder: Path, older: Mapping[str, Any], run: Path, then: str) -> Provenance:
     path = folder / PROVENANCE
-    with machine_errors(path):
-        try:
-            content: Mapping[str, Any] = read_object(path, MAX_BYTES)
-        except FileNotFoundError:
-            content = older
-        except ValueError as error:
-            raise _unreadable(path, error) from None
     try:
-        return _parsed(content, run, then)
-    except RecursionError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    what = f"cannot be read ({str(error)[:60]})"
-    return CheckpointError(path, what, "restore it or start a new run")
-
-
-def _parsed(content: Mapping[str, Any], run: Path, then: str) -> Provenance:
-    model, config, alphabet = (content.get(key) for key in ("model", "config", "alphabet_sha256"))
-    if isinstance(config, dict) and isinstance(config.get("model"), dict):
-        model = dict(_computed_from(config["model"]))
-    return Provenance(
-        run,
-        then,
-        model if isinstance(model, dict) else {},
-        alphabet if isinstance(alphabet, str) else None,
-        dict(leaves(config)) if isinstance(config, dict) else None,
-    )
+        with machine_errors(path):
+            content = older if is_gone(path) else read_object(path, MAX_BYTES)
+        model, config, sha256 = (content.get(key) for key in ("model", "config", "alphabet_sha256"))
+        config = config if isinstance(config, dict) else None
+        if config and isinstance(config.get("model"), dict):
+            model = dict(_computed_from(config["model"]))
+        return Provenance(
+            run,
+            then,
+            model if isinstance(model, dict) else {},
+            sha256 if isinstance(sha256, str) else None,
+            None if config is None else dict(leaves(config)),
+        )
+    except (ValueError, RecursionError) as error:
+        what = f"cannot be read ({str(error)[:60]})"
+        raise CheckpointError(path, what, "restore it or start a new run") from None
 
 
 def _computed_from(model: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -121,11 +121,7 @@ def save_checkpoint(
 
 
 def _check_room(path: Path, tensors: Iterable[Tensor], beside: int) -> None:
-    """Refuse to fill a disk that is too small: others may write there too.
-
-    Raises:
-        MachineError: With what is needed and what is free.
-    """
+    """Refuse to fill a disk that is too small: others may write there too."""
     needed = sum(tensor.nbytes for tensor in tensors) + HEADERS + beside
     with machine_errors(path.parent):
         free = shutil.disk_usage(path.parent).free

@@ -45,11 +45,7 @@ def build_from(checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> 
 
 
 def _refuse_excess(config: Config, tokenizer: Tokenizer, path: Path) -> None:
-    """Refuse a model far larger than its file, or than the machine, before it takes the memory.
-
-    Raises:
-        CheckpointError: The file is too small for its weights, or this machine for its averages.
-    """
+    """Refuse a model far larger than its file, or than the machine, before it takes the memory."""
     needed, found = 4 * config.model.parameter_count(tokenizer.vocab_size), path.stat().st_size
     if needed > found + MARGIN:
         what = (
@@ -123,11 +119,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read tensors by name, and the facts about them.
-
-    Raises:
-        CheckpointError: The file is missing or is not safetensors.
-    """
+    """Read tensors by name, and the facts about them."""
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no dict
@@ -140,11 +132,7 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _refuse_repeated_names(path: Path) -> None:
-    """Refuse a file, safetensors for the rest, with two tensors of one name: which is meant?
-
-    Raises:
-        ValueError: A name stands twice in its header.
-    """
+    """Refuse a file, safetensors for the rest, with two tensors of one name: which is meant?"""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)

@@ -152,11 +152,7 @@ def _reading(path: Path, mend: str) -> Iterator[None]:
 
 
 def _check_name(folder: Path, name: str, files: Mapping[str, Any], mend: str) -> None:
-    """Refuse a file for its name and kind; nothing of it is read.
-
-    Raises:
-        CheckpointError: It leads outside the folder, may run code, is unexpected, or is missing.
-    """
+    """Refuse a file for its name and kind; nothing of it is read."""
     path, shown = folder / name, reprlib.repr(name)
     if Path(name).name != name or name == ".." or path.is_symlink():
         raise CheckpointError(folder, f"unsafe path {shown}", mend)
