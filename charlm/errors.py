@@ -1,18 +1,8 @@
-"""Every mistake that charlm answers, one class for each exit code.
+"""Every mistake that the caller can mend, one class for each exit code of the command line.
 
-A `CharlmError` is something the caller can mend. It says where it is, what is wrong, and how to
-mend it: three fields, one line. The command line prints that line and exits with the class's code;
-any other exception is a bug of ours, keeps its traceback and exits with 1.
-
-    CharlmError
-      UsageError        2   a command, an argument, a configuration
-      DataError         3   a text, a prompt
-      CheckpointError   4   a run folder or checkpoint that is missing, damaged or does not fit
-      MachineError      5   disk, permission, lock, device, memory, network
-      NonFiniteError    6   the loss or a gradient became NaN or infinite
-
-An argument that a message names is a `Setting`: `unknown="nearest"` to a Python caller,
-`--unknown nearest` on the command line, which passes its own way of spelling it.
+A `CharlmError` says where it is, what is wrong, and how to mend it: three fields, one line. Any
+other exception is a bug of ours, keeps its traceback and exits with 1. An argument that a message
+names is a `Setting`, since Python and the command line spell it differently.
 """
 
 from collections.abc import Callable
@@ -26,12 +16,7 @@ _LINE_BREAKS = {ord(c): repr(c)[1:-1] for c in "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u
 
 @dataclass(frozen=True)
 class Setting:
-    """An argument that a message names, with its value if that matters.
-
-    Args:
-        name: Of a parameter of the Python functions, or the dotted key of a configuration.
-        value: What to set it to, or what it was set to; None leaves it out.
-    """
+    """A parameter of a function, or a dotted key of a configuration; its value if that matters."""
 
     name: str
     value: object = None
@@ -39,26 +24,15 @@ class Setting:
     def __str__(self) -> str:
         if self.value is None:
             return self.name
-        quoted = str(self.value) if "." in self.name else repr(self.value)
-        return f"{self.name}={quoted}"
+        return f"{self.name}={self.value if '.' in self.name else repr(self.value)}"
 
 
 class Phrase:
-    """Words with settings in them: `Phrase("use {} or {}", Setting(...), Setting(...))`.
-
-    Args:
-        template: With `{}` for each part, as `str.format` has it.
-        parts: What to fill in: settings, and other words that may hold braces.
-    """
+    """Words with settings in them: `Phrase("use {} or {}", Setting(...), Setting(...))`."""
 
     def __init__(self, template: str, *parts: "Words") -> None:
         self.template = template
         self.parts = parts
-
-    @property
-    def settings(self) -> list[Setting]:
-        """The settings among its parts."""
-        return [part for part in self.parts if isinstance(part, Setting)]
 
     def __str__(self) -> str:
         return spelled(self, str)
@@ -79,13 +53,7 @@ def spelled(words: Words, spelling: Spelling) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
-
-    Args:
-        where: The file, key or argument it is in.
-        what: What is wrong with it.
-        mend: How to mend it.
-    """
+    """One thing that is wrong: the file, key or argument it is in, what it is, how to mend it."""
 
     where: Words
     what: Words = ""
@@ -99,12 +67,7 @@ class Problem:
 
 
 class CharlmError(Exception):
-    """A mistake the caller can mend.
-
-    Args:
-        where: The file, key or argument it is in.
-        what: What is wrong with it.
-        mend: How to mend it.
+    """A mistake the caller can mend; `where`, `what` and `mend` are those of its first problem.
 
     Attributes:
         problems: All that is wrong: several at once spare the caller a trip for each.
@@ -113,43 +76,25 @@ class CharlmError(Exception):
     exit_code = 1
 
     def __init__(self, where: Words, what: Words = "", mend: Words = "") -> None:
-        self.problems: tuple[Problem, ...] = (Problem(where, what, mend),)
         super().__init__(where, what, mend)
+        self.where, self.what, self.mend = where, what, mend
+        self.problems: tuple[Problem, ...] = (Problem(where, what, mend),)
 
     @classmethod
-    def of(cls, *problems: Problem) -> Self:
-        """Return one error for several problems, at least one."""
-        error = cls("")
-        error.problems = problems
+    def of(cls, first: Problem, *others: Problem) -> Self:
+        """Return one error for several problems."""
+        error = cls(first.where, first.what, first.mend)
+        error.problems = (first, *others)
         return error
-
-    @property
-    def where(self) -> Words:
-        """The place of the first problem."""
-        return self.problems[0].where
-
-    @property
-    def what(self) -> Words:
-        """What the first problem is."""
-        return self.problems[0].what
-
-    @property
-    def mend(self) -> Words:
-        """How to mend the first problem."""
-        return self.problems[0].mend
 
     def replace(self, **fields: Any) -> Self:
         """Return the same error with other fields: where, what, mend."""
-        return type(self).of(*(replace(problem, **fields) for problem in self.problems))
+        return self.of(*(replace(problem, **fields) for problem in self.problems))
 
     def within(self, place: Words) -> Self:
         """Return the same error as found in a place: a key, an expert."""
-        return type(self).of(
-            *(
-                replace(problem, where=Phrase("{}: {}", place, problem.where))
-                for problem in self.problems
-            )
-        )
+        found = (replace(p, where=Phrase("{}: {}", place, p.where)) for p in self.problems)
+        return self.of(*found)
 
     def lines(self, spelling: Spelling = str) -> list[str]:
         """Return a line for each problem."""

@@ -14,7 +14,7 @@ import typer
 from charlm.cli import output
 from charlm.cli.options import Checkpoint, Device, Json, Run
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import DataError, Phrase, UsageError
+from charlm.errors import DataError, Phrase, Setting, UsageError
 
 if TYPE_CHECKING:
     from charlm.evaluation.given import GivenText
@@ -164,7 +164,8 @@ def _given(saved: "SavedModel", name: str, unknown: Unknown, scratch: Path) -> "
             text = read_text(name, data, saved.tokenizer, scratch, unknown, bar)
     except DataError as error:  # the run decides how a text is read
         mend = error.mend
-        named = {setting.name for setting in mend.settings} if isinstance(mend, Phrase) else set()
+        parts = mend.parts if isinstance(mend, Phrase) else ()
+        named = {part.name for part in parts if isinstance(part, Setting)}
         if "data.encoding" in named:
             mend = f"convert it to {data.encoding.upper()} first, with iconv"
         elif "data.unit" in named:

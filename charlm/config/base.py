@@ -28,21 +28,13 @@ TYPES: "dict[str, type[ModelConfig]]" = {}
 
 @dataclass(frozen=True)
 class Part:
-    """One kind of weight in a model.
-
-    Args:
-        name: Of the parameter, or of the same parameter in all blocks.
-        shape: Of one copy.
-        copies: How many there are.
-        multiplies: Whether each character is multiplied by it; embeddings are looked up instead.
-        hidden: Whether it is a matrix between the embeddings and the head: what Muon is for.
-    """
+    """A weight of a model, or the same one in each of several blocks."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of one copy
     copies: int = 1
-    multiplies: bool = True
-    hidden: bool = False
+    multiplies: bool = True  # each character is multiplied by it; embeddings are looked up
+    hidden: bool = False  # a matrix between the embeddings and the head: what Muon is for
 
     @property
     def parameters(self) -> int:
@@ -93,8 +85,7 @@ class ModelConfig(Section):
     def facts(self, chars: int) -> tuple[str, list[tuple[str, str]]]:
         """Return a title and rows for what shapes and parameters do not say; empty for most.
 
-        Args:
-            chars: Characters of the training part; 0 if they are not known.
+        `chars` is the length of the training part; 0 if it is not known.
         """
         return "", []
 
@@ -117,12 +108,10 @@ class ModelConfig(Section):
         if train.optimizer == "muon" and not any(part.hidden for part in self.parts(1)):
             what = f"muon needs a hidden 2-D matrix and model {self.type!r} has none"
             yield Problem("train.optimizer", what, "use adamw")
-        if self.trained_by != "counting":
-            return
         what = f"model {self.type!r} is counted and has no"
-        if train.init_from:
+        if self.trained_by == "counting" and train.init_from:
             yield Problem("train.init_from", f"{what} initial weights", "leave it out")
-        if train.gradients == "by_hand":
+        if self.trained_by == "counting" and train.gradients == "by_hand":
             yield Problem("train.gradients", f"{what} gradients", "leave it autograd")
 
     def least_text(self) -> dict[str, int]:
@@ -165,11 +154,7 @@ class ModelConfig(Section):
         """Estimate how many floats a character leaves in memory for the backward pass.
 
         This default counts what goes into and comes out of each matrix, and 3 V for the logits,
-        their log-softmax and its gradient.
-
-        Args:
-            vocab_size: Number of distinct characters (V).
-            by_hand: Whether the gradients are those of `charlm.backprop`.
+        their log-softmax and its gradient. `by_hand`: the gradients are those of `charlm.backprop`.
         """
         matrices = (part for part in self.parts(vocab_size) if part.multiplies)
         return sum(part.copies * sum(part.shape) for part in matrices) + 3 * vocab_size
@@ -197,35 +182,34 @@ class ModelConfig(Section):
         return []
 
 
+@dataclass(frozen=True)
 class OfRegisteredType:
     """An annotation: the value becomes a model of the registered class that its `type` names.
 
     The errors that pydantic finds inside it keep their places, and the JSON schema lists every
-    type that is registered when it is asked for.
-
-    Args:
-        expert: Accept only what can be an expert of a mixture.
+    type that is registered when it is asked for. `expert`: only what can be part of a mixture.
     """
 
-    def __init__(self, expert: bool = False) -> None:
-        self.expert = expert
+    expert: bool = False
 
     def read(self, value: Any) -> ModelConfig:
         """Return the model that a mapping describes; a model is returned as it is."""
         types = types_of_models(self.expert)
-        if isinstance(value, ModelConfig):
-            name = value.type
-            if name in types:
-                return value
-        elif not isinstance(value, Mapping):
+        given = (
+            {"type": value.type}
+            if isinstance(value, ModelConfig)
+            else {}
+            if value is None
+            else value
+        )
+        if not isinstance(given, Mapping):
             raise PydanticKnownError("model_attributes_type")
-        elif "type" not in value:
+        if "type" not in given:
             raise PydanticKnownError("union_tag_not_found", {"discriminator": "type"})
-        else:
-            name = str(value["type"])
-            if isinstance(value["type"], str) and name in types:
-                return types[name].model_validate(value)
-        tags = {"discriminator": "type", "tag": name, "expected_tags": ", ".join(types)}
+        name = given["type"]
+        if isinstance(name, str) and name in types:
+            return types[name].model_validate(value)
+        tags = {"discriminator": "type", "tag": str(name), "expected_tags": ", ".join(types)}
         raise PydanticKnownError("union_tag_invalid", tags)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
@@ -240,11 +224,7 @@ class OfRegisteredType:
 
 
 def types_of_models(expert: bool = False) -> dict[str, type[ModelConfig]]:
-    """Return the registered classes by type.
-
-    Args:
-        expert: Only those that can be an expert of a mixture.
-    """
+    """Return the registered classes by type; with `expert`, those that can be part of a mixture."""
     return {name: model for name, model in TYPES.items() if model.can_be_expert or not expert}
 
 

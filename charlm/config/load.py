@@ -4,14 +4,13 @@ All problems of a configuration are reported at once.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from charlm.config.base import TYPES
-from charlm.config.problems import EXPERTS, did_you_mean, experts_of, problems_of, suggestion
+from charlm.config.problems import depth, did_you_mean, experts_of, problems_of, suggestion
 from charlm.config.schema import Config
 from charlm.config.yaml_file import (
     MAX_BYTES,
@@ -37,34 +36,23 @@ class NotAConfiguration(UsageError):
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
-    """Load a preset or a YAML file, and apply KEY=VALUE overrides to it.
-
-    Args:
-        name: The name of a preset, or the path of a YAML file.
-        overrides: Such as `train.max_steps=500`; later ones win.
+    """Load a preset or a YAML file, and apply KEY=VALUE overrides to it; later ones win.
 
     Raises:
         NotAConfiguration: The file is something else, such as a text.
         UsageError: It is missing or unreadable, or a key or value is wrong.
     """
     data = _read(name)
-    meant = Path(name).suffix in ("", *YAML) or not data.strip() or _A_SECTION.search(data)
-    if not meant:
+    if data.strip() and Path(name).suffix not in ("", *YAML) and not _A_SECTION.search(data):
         mend = Phrase("to train on it, set {}", Setting("data.source", name))
         raise NotAConfiguration(name, "is not a configuration", mend)
     return read_config(data, name, overrides)
 
 
 def read_config(data: bytes, where: str, overrides: Sequence[str] = ()) -> Config:
-    """Check the bytes of a YAML file, with overrides, into a `Config`.
+    """Check what a YAML file holds, with KEY=VALUE overrides, or raise UsageError.
 
-    Args:
-        data: What the file holds.
-        where: Its name, for messages.
-        overrides: Such as `train.max_steps=500`; later ones win.
-
-    Raises:
-        UsageError: A key or value is wrong; all problems at once, or the first `MOST`.
+    The error has all problems, or the first `MOST`. `where` is the file's name, for messages.
     """
     document = read_yaml(data, where)
     if document.value is None:
@@ -84,15 +72,9 @@ def changed(
 ) -> Config:
     """Check a configuration that was put together, and apply KEY=VALUE overrides to it.
 
-    `model_copy` checks nothing: use this before such a copy is written or trained.
-
-    Args:
-        config: What was put together.
-        overrides: Such as `train.max_steps=500`; later ones win.
-        where: Where its values come from, for messages.
-
-    Raises:
-        UsageError: A value is wrong, two contradict each other, or it is too large for a file.
+    `model_copy` checks nothing: use this before such a copy is written or trained. Raise UsageError
+    if a value is wrong, two contradict each other, or it is too large for a file. `where` says
+    where its values come from, for messages.
     """
     result = _checked(Document(where, config.model_dump()), overrides)
     refuse_large(dump_yaml(result.model_dump()).encode(), where)
@@ -101,7 +83,6 @@ def changed(
 
 def _checked(document: Document, overrides: Sequence[str]) -> Config:
     problems = [*_apply(document, overrides)]
-    _fill_in(document)  # not before: an override to null means what it means in a file
     try:
         config = Config.model_validate(document.value)
     except ValidationError as error:
@@ -122,12 +103,11 @@ def preset_names() -> list[str]:
 
 
 def preset_text(name: str) -> str:
-    """Return the commented YAML of a preset.
-
-    Raises:
-        UsageError: There is no preset of that name.
-    """
-    return _read_preset(name).decode()
+    """Return the commented YAML of a preset, or raise UsageError if there is none of that name."""
+    if name not in preset_names():
+        what = f"not one of {', '.join(preset_names())}"
+        raise UsageError(f"preset {name!r}", what, did_you_mean(name, preset_names()))
+    return (_preset_folder() / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def _preset_folder() -> Path:
@@ -140,7 +120,7 @@ def _read(name: str) -> bytes:
     path = Path(name)
     looks_like_path = path.suffix in YAML or "/" in name or "\\" in name
     if not looks_like_path and name in preset_names():
-        return _read_preset(name)
+        return preset_text(name).encode()
     use = "name a YAML file or a preset"
     try:
         if path.is_dir():
@@ -150,37 +130,12 @@ def _read(name: str) -> bytes:
     except FileNotFoundError:
         folder = path.parent if path.parent.is_dir() else Path()
         nearby = sorted(str(p) for p in folder.glob("*.y*ml"))[:3]
-        choices = [*nearby, *preset_names()] if looks_like_path else preset_names()
-        hint = did_you_mean(name, choices)
+        hint = did_you_mean(name, [*(nearby if looks_like_path else []), *preset_names()])
         files = f"; YAML files there: {', '.join(nearby)}" if nearby else ""
         mend = f"{hint} see charlm config list{files}".lstrip()
         raise UsageError(name, "no such file or preset", mend) from None
     except OSError as error:
         raise UsageError(name, f"cannot be read: {error.strerror}", use) from None
-
-
-def _read_preset(name: str) -> bytes:
-    if name not in preset_names():
-        what = f"not one of {', '.join(preset_names())}"
-        raise UsageError(f"preset {name!r}", what, did_you_mean(name, preset_names()))
-    return (_preset_folder() / f"{name}.yaml").read_bytes()
-
-
-def _fill_in(document: Document) -> None:
-    """Give a section whose keys are all commented out, which reads as null, its defaults."""
-
-    def fill(mapping: dict[str, Any], keys: Iterable[str]) -> None:
-        mapping.update({key: {} for key in keys if key in mapping and mapping[key] is None})
-
-    values = document.value
-    fill(values, Config.model_fields)
-    if isinstance(values.get("model"), dict):
-        fill(values["model"], ["experts"])
-    experts = experts_of(document)
-    fill(experts, list(experts))
-    for expert in experts.values():
-        if isinstance(expert, dict):
-            fill(expert, ["train"])
 
 
 def _apply(document: Document, overrides: Sequence[str]) -> Iterator[Problem]:
@@ -189,11 +144,11 @@ def _apply(document: Document, overrides: Sequence[str]) -> Iterator[Problem]:
     for override in overrides:
         key, equals, text = override.partition("=")
         key = key.strip()
-        *path, leaf = _split(key)
+        *path, leaf = key.split(".", depth(key.split(".")) - 1)
         if not equals or not key:
             yield Problem(repr(override), "expected KEY=VALUE, such as train.max_steps=500")
         elif not path or path[0] not in Config.model_fields or not leaf or not key.isascii():
-            hint = suggestion((), key.rpartition(".")[2], document)
+            hint = suggestion([], key.rpartition(".")[2], document)
             yield Problem(override, "unknown key", hint)
         else:
             keys = document.value
@@ -206,19 +161,6 @@ def _apply(document: Document, overrides: Sequence[str]) -> Iterator[Problem]:
                 keys[leaf] = plain_scalar(text)
                 document.overrides[key] = override
     yield from _unknown_experts(document, known)
-
-
-def _split(key: str) -> list[str]:
-    """Split a dotted key into the names of the sections around it and its own.
-
-    Only experts nest, so `data.source.x` is an unknown key of `data`.
-    """
-    if not key.startswith(".".join((*EXPERTS, ""))):
-        return key.split(".", 1)
-    *path, last = key.split(".", 3)
-    section, dot, leaf = last.partition(".")
-    within = len(path) == 3 and dot and section in ("model", "train")
-    return [*path, section, leaf] if within else [*path, last]
 
 
 def _unknown_experts(document: Document, known: Sequence[str]) -> Iterator[Problem]:

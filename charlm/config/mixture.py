@@ -5,7 +5,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from charlm.config.base import AnyExpert, ModelConfig, Part
 from charlm.config.models import CountedWindow
@@ -52,6 +52,7 @@ class MixtureConfig(ModelConfig):
     on it."""
     experts: Annotated[
         dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")], ExpertConfig],
+        BeforeValidator(lambda experts: {} if experts is None else experts),  # as in a section
         Field(json_schema_extra={"additionalProperties": False, "minProperties": 1}),
     ]
     """The experts by name."""

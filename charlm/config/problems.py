@@ -6,7 +6,7 @@ KEY=VALUE that set it), and an unknown key is answered with the name that was pr
 
 import difflib
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -54,15 +54,20 @@ NO_KEYS = {
     "wandb_log": "metrics.jsonl has a record of every step",
 }
 
-EXPERTS = ("model", "experts")
-KeyPath = tuple[str, ...]  # from the outermost section inwards; dotted, it is a key
+EXPERTS = ["model", "experts"]
 
 
 def experts_of(document: Document) -> dict[str, Any]:
     """Return what a mixture's experts are given as, if that is a mapping."""
-    model = document.value.get("model")
-    experts = model.get("experts") if isinstance(model, dict) else None
+    experts = document.at(EXPERTS)
     return experts if isinstance(experts, dict) else {}
+
+
+def depth(names: Sequence[str]) -> int:
+    """Return how many names a key has that begins with these: only experts nest."""
+    if list(names[:2]) != EXPERTS:
+        return 2
+    return 5 if names[3:4] in (["model"], ["train"]) else 4
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -73,86 +78,71 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 def problems_of(error: ErrorDetails, document: Document) -> Iterator[Problem]:
     """Say in our words what pydantic found."""
-    path = _path(error["loc"])
+    path = [str(part) for part in error["loc"]]
+    if path[:2] == EXPERTS and path[3:4] == ["[key]"]:  # what pydantic adds to an expert's name
+        del path[3]
+    path = path[: depth(path)]  # beyond it is the member of a union that pydantic was trying
     if error["type"].startswith("union_tag"):
-        path = (*path, "type")
+        path.append("type")
     key = ".".join(path)
-    within = f"{key}." if key else ""
-    touching = [override for k, override in document.overrides.items() if k.startswith(within)]
-    for problem in _reasons(error, path, document):
-        full = (*path, *str(problem.where).split(".")) if problem.where else path
+    touching = [o for k, o in document.overrides.items() if not key or k.startswith(f"{key}.")]
+    conflict = error["type"] == "value_error"
+    found = (
+        error["ctx"]["error"].args if conflict else [Problem("", *_reason(error, path, document))]
+    )
+    for problem in found:  # whose `where` is empty, or a key within the section at `path`
+        full = [*path, *str(problem.where).split(".")] if problem.where else path
         place = document.line_of(full)
-        if key in document.overrides and full == path:
+        if key in document.overrides and not problem.where:
             value = document.overrides[key].partition("=")[2]
             yield replace(problem, where=Setting(key, value))
             continue
-        if touching and error["type"] == "value_error":  # a conflict between several keys
+        if touching and conflict:  # between several keys
             place = f"{document.where} with {' '.join(touching)}"
         elif touching and key not in document.lines:  # the overrides made this section
             place = touching[0]
         yield replace(problem, where=": ".join(filter(None, (place, ".".join(full)))))
 
 
-def _path(location: Sequence[int | str]) -> KeyPath:
-    """Return the key that pydantic's location means.
-
-    pydantic adds what it was trying: the member of a union, or `[key]` for the name of an expert.
-    """
-    path = [str(part) for part in location]
-    if tuple(path[:2]) != EXPERTS:
-        return tuple(path[:2])
-    if path[3:4] == ["[key]"]:
-        del path[3]
-    return tuple(path[: 5 if path[3:4] in (["model"], ["train"]) else 4])
-
-
-def _reasons(error: ErrorDetails, path: KeyPath, document: Document) -> Iterator[Problem]:
-    """Yield what is wrong; `where` is empty, or a key within the section at `path`."""
-    value, context = error["input"], error.get("ctx", {})
-    section, leaf = path[:-1], path[-1] if path else ""
+def _reason(error: ErrorDetails, path: list[str], document: Document) -> tuple[str, ...]:
+    """Return what is wrong with the value at `path`, and how to mend it if there is more to say."""
+    value, section, leaf = error["input"], path[:-1], path[-1] if path else ""
     match error["type"]:
-        case "value_error":
-            yield from context["error"].args
         case "extra_forbidden":
-            yield Problem("", "unknown key", suggestion(section, leaf, document, value))
+            return "unknown key", suggestion(section, leaf, document, value)
         case "missing" if path == EXPERTS:
-            yield Problem("", "missing", f"name at least one expert, such as {AN_EXPERT}")
+            return "missing", f"name at least one expert, such as {AN_EXPERT}"
         case "missing":
-            yield Problem("", "missing", "the least is 'model: {type: bigram}'")
+            return "missing", "the least is 'model: {type: bigram}'"
         case "union_tag_not_found":
-            yield Problem("", "missing", f"one of {', '.join(_types(section))}")
+            return "missing", f"one of {', '.join(_types(section))}"
         case "union_tag_invalid":
+            allowed = f"one of {', '.join(_types(section))}"
             hint = did_you_mean(str(value["type"]), _types(section))
-            allowed = f"one of {', '.join(_types(section))}{'; ' * bool(hint)}{hint}"
-            yield Problem("", f"unknown type {shown(value['type'])}", allowed)
+            return f"unknown type {shown(value['type'])}", "; ".join(filter(None, (allowed, hint)))
         case "literal_error" | "bool_type" | "bool_parsing":
-            allowed = context.get("expected", "true or false").replace("'", "")
-            if leaf == "compile":
-                allowed = "auto, true or false"
-            yield Problem("", f"{shown(value)} is not one of {allowed}")
+            allowed = error.get("ctx", {}).get("expected", "true or false").replace("'", "")
+            allowed = "auto, true or false" if leaf == "compile" else allowed
+            return (f"{shown(value)} is not one of {allowed}",)
         case "string_pattern_mismatch" if section == EXPERTS:
-            allowed = "use a letter, then up to 31 letters, digits, '_' and '-'"
-            yield Problem("", "not a name", allowed)
+            return "not a name", "use a letter, then up to 31 letters, digits, '_' and '-'"
         case "string_pattern_mismatch":
-            allowed = "use auto, cpu, mps, cuda or cuda:0"
-            yield Problem("", f"unknown device {shown(value)}", allowed)
+            return f"unknown device {shown(value)}", "use auto, cpu, mps, cuda or cuda:0"
         case "dict_type" if path == EXPERTS:
-            yield Problem("", f"expected experts by name, such as {AN_EXPERT}, got {shown(value)}")
+            return (f"expected experts by name, such as {AN_EXPERT}, got {shown(value)}",)
         case "model_type" | "model_attributes_type" | "dict_type":
-            yield Problem("", f"expected a mapping of keys, got {shown(value)}")
-        case _:
-            yield Problem("", f"must be {_allowed(section, leaf, document)}, got {shown(value)}")
+            return (f"expected a mapping of keys, got {shown(value)}",)
+    return (f"must be {_allowed(_keys(section, document)[leaf])}, got {shown(value)}",)
 
 
-def _types(section: KeyPath) -> dict[str, Any]:
+def _types(section: list[str]) -> dict[str, Any]:
     """Return the types that a section `model` may have."""
     return types_of_models(expert=section[:2] == EXPERTS)
 
 
-def _allowed(section: KeyPath, leaf: str, document: Document) -> str:
+def _allowed(facts: dict[str, Any]) -> str:
     """Return the whole range of a number, and what the number is."""
-    facts = _keys(section, document)[leaf]
-    facts = {**facts, **facts.get("anyOf", [{}])[0]}  # the first of `Size | None`
+    facts = facts | facts.get("anyOf", [{}])[0]  # the first of `Size | None`
     words = {
         "minimum": "at least",
         "exclusiveMinimum": "above",
@@ -164,16 +154,9 @@ def _allowed(section: KeyPath, leaf: str, document: Document) -> str:
     return f"{' and '.join(limits)} ({meaning[0].lower()}{meaning[1:]})"
 
 
-def suggestion(section: KeyPath, leaf: str, document: Document, value: Any = None) -> str:
-    """Return `did you mean ...?` for an unknown key, or which names there are.
-
-    Args:
-        section: Where it stands.
-        leaf: Its own name.
-        document: The configuration.
-        value: What it was set to.
-    """
-    own = section[:3] if section[:2] == EXPERTS else ()
+def suggestion(section: list[str], leaf: str, document: Document, value: Any = None) -> str:
+    """Return `did you mean ...?` for an unknown key of a section, or which names there are."""
+    own = section[:3] if section[:2] == EXPERTS else []
     if leaf in NO_KEYS:
         return NO_KEYS[leaf]
     if leaf in ALIASES:
@@ -184,41 +167,38 @@ def suggestion(section: KeyPath, leaf: str, document: Document, value: Any = Non
         keys = value if isinstance(value, dict) else {}
         inner = [key for key in keys if key in TYPES[leaf].model_fields]
         return f"did you mean model.{inner[0] if inner else 'type'}?"
-    places = {path: list(_keys(path, document)) for path in _places(own, document)}
-    if not section and (own_keys := places.get((leaf,))):
-        return f"it is a section, set a key in it such as {leaf}.{own_keys[0]}"
-    if homes := [".".join((*path, leaf)) for path, keys in places.items() if leaf in keys]:
-        return f"did you mean {homes[0]}?"
+    places = {".".join(path): list(_keys(path, document)) for path in _places(own, document)}
+    if not section and leaf in places:
+        return f"it is a section, set a key in it such as {leaf}.{places[leaf][0]}"
+    if homes := [path for path, keys in places.items() if leaf in keys]:
+        return f"did you mean {homes[0]}.{leaf}?"
     if owners := [name for name, model in TYPES.items() if leaf in model.model_fields]:
         return f"only model type {' or '.join(owners)} has it"
     sections = list(Config.model_fields)
-    if hint := did_you_mean(leaf, places.get(section, sections)):
+    name = ".".join(section)
+    if hint := did_you_mean(leaf, places.get(name, sections)):
         return hint
     if section:
-        return f"{'.'.join(section)} has {', '.join(places[section])}"
+        return f"{name} has {', '.join(places[name])}"
     homes_of = {key: path for path, keys in reversed(places.items()) for key in keys}
     if near := difflib.get_close_matches(leaf, homes_of, n=1):
-        return f"did you mean {'.'.join((*homes_of[near[0]], near[0]))}?"
+        return f"did you mean {homes_of[near[0]]}.{near[0]}?"
     return f"sections: {', '.join(sections)}"
 
 
-def _places(own: KeyPath, document: Document) -> list[KeyPath]:
+def _places(own: list[str], document: Document) -> list[list[str]]:
     """List the sections in the order to search: those of the expert `own`, if any, come first."""
-    experts = [own] if own else [(*EXPERTS, name) for name in experts_of(document)]
-    nested = [(*expert, *inner) for expert in experts for inner in (("model",), ("train",), ())]
-    outer: list[KeyPath] = [(name,) for name in Config.model_fields]
-    return [*nested, *outer] if own else [*outer, *nested]
+    experts = [own] if own else [[*EXPERTS, name] for name in experts_of(document)]
+    nested = [[*expert, *inner] for expert in experts for inner in (["model"], ["train"], [])]
+    outer = [[name] for name in Config.model_fields]
+    return nested + outer if own else outer + nested
 
 
-def _keys(section: KeyPath, document: Document) -> Mapping[str, dict[str, Any]]:
+def _keys(section: list[str], document: Document) -> dict[str, dict[str, Any]]:
     """Return a section's keys with what the JSON schema says of each; of `model`, its type's."""
     sections: list[type[BaseModel]]
     if section[-1] == "model":
-        types = _types(section)
-        model = document.value
-        for name in section:
-            model = model.get(name) if isinstance(model, dict) else None
-        name = str(model.get("type")) if isinstance(model, dict) else ""
+        types, name = _types(section), str(document.at([*section, "type"]))
         sections = [types[name]] if name in types else list(types.values())
     elif section[:2] == EXPERTS:
         sections = [ExpertConfig if len(section) == 3 else TrainConfig]

@@ -92,6 +92,11 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        return {} if values is None else values  # null: its keys are all commented out
+
     def conflicts(self) -> Iterator[Problem]:
         """Yield what is wrong between keys; `where` is a key of this section, or empty."""
         yield from ()

@@ -40,6 +40,13 @@ class Document:
     lines: dict[str, int] = field(default_factory=dict)
     overrides: dict[str, str] = field(default_factory=dict)
 
+    def at(self, path: Sequence[str]) -> Any:
+        """Return the value at a path of keys; None where there is none."""
+        value = self.value
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
     def line_of(self, path: Sequence[str]) -> str:
         """Return file and line of a key; if it is missing, those of the section around it."""
         for n in range(len(path), 0, -1):
