@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,6 +50,12 @@ class Sizes:
         """C = H * D."""
         return self.heads * self.head_size
 
+    def shape(self, letters: str) -> tuple[int, ...]:
+        """Return a shape by its letters: `BTC` is (batch, time, channels), `-` a scalar."""
+        sizes = {"B": self.batch, "T": self.time, "C": self.channels, "V": self.vocab}
+        sizes |= {"H": self.heads, "D": self.head_size, "1": 1}
+        return tuple(sizes[letter] for letter in letters.strip("-"))
+
 
 SIZES = (
     Sizes(),
@@ -82,39 +89,26 @@ class Draw:
         return torch.randint(high, shape, generator=self.generator)
 
 
-Cases = Iterator[Case]
+Cases = Callable[[Sizes, Draw], Iterator[Case]]
 
 
-def _add(s: Sizes, draw: Draw) -> Cases:
-    for a, b in _broadcasts(s):
-        yield Case(rules.Add(), torch.add, (draw.normal(*a), draw.normal(*b)))
+def _cases(
+    rule: rules.Rule, reference: Callable[..., Any], *groups: str, kind: str = "normal"
+) -> Cases:
+    """Return the cases of a rule: one for each group of shapes, those of ids after a `|`."""
 
-
-def _multiply(s: Sizes, draw: Draw) -> Cases:
-    for a, b in _broadcasts(s):
-        yield Case(rules.Multiply(), torch.mul, (draw.normal(*a), draw.normal(*b)))
-
-
-def _broadcasts(s: Sizes) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    whole = (s.batch, s.time, s.channels)
-    yield whole, whole
-    yield whole, (s.time, s.channels)
-    yield (s.channels,), whole
-    yield (s.batch, s.time, 1), (1, s.channels)
-    yield (), whole
-
-
-def _elementwise(
-    rule: rules.Rule, reference: Callable[[Tensor], Tensor], kind: str = "normal"
-) -> Callable[[Sizes, Draw], Cases]:
-    def cases(s: Sizes, draw: Draw) -> Cases:
-        yield Case(rule, reference, (getattr(draw, kind)(s.batch, s.time, s.channels),))
+    def cases(s: Sizes, draw: Draw) -> Iterator[Case]:
+        for group in groups or ("BTC",):
+            shapes, _, of_ids = group.partition("|")
+            inputs = tuple(getattr(draw, kind)(*s.shape(shape)) for shape in shapes.split())
+            ids = tuple(draw.ids(s.vocab, *s.shape(shape)) for shape in of_ids.split())
+            yield Case(rule, reference, inputs, ids)
 
     return cases
 
 
-def _over_axes(rule: Callable[..., rules.Rule], name: str) -> Callable[[Sizes, Draw], Cases]:
-    def cases(s: Sizes, draw: Draw) -> Cases:
+def _over_axes(rule: Callable[..., rules.Rule], name: str) -> Cases:
+    def cases(s: Sizes, draw: Draw) -> Iterator[Case]:
         x = draw.normal(s.batch, s.time, s.channels)
         yield Case(rule(), getattr(torch, name), (x,))
         for dim in (0, -1):
@@ -123,20 +117,7 @@ def _over_axes(rule: Callable[..., rules.Rule], name: str) -> Callable[[Sizes, D
     return cases
 
 
-def _concatenate(s: Sizes, draw: Draw) -> Cases:
-    a, b = draw.normal(s.batch, s.time, s.channels), draw.normal(s.batch, s.time, s.vocab)
-    yield Case(rules.Concatenate(), lambda a, b: torch.cat([a, b], -1), (a, b))
-
-
-def _matmul(s: Sizes, draw: Draw) -> Cases:
-    left, right = (s.batch, s.time, s.channels), (s.channels, s.vocab)
-    yield Case(rules.Matmul(), torch.matmul, (draw.normal(*left), draw.normal(*right)))
-    yield Case(rules.Matmul(), torch.matmul, (draw.normal(s.time, s.time), draw.normal(*left)))
-    each = (s.batch, s.channels, s.time)
-    yield Case(rules.Matmul(), torch.matmul, (draw.normal(*left), draw.normal(*each)))
-
-
-def _linear(s: Sizes, draw: Draw) -> Cases:
+def _linear(s: Sizes, draw: Draw) -> Iterator[Case]:
     x = draw.normal(s.batch, s.time, s.channels)
     weight, bias = draw.normal(s.vocab, s.channels), draw.normal(s.vocab)
     yield Case(rules.Linear(), F.linear, (x, weight, bias))
@@ -144,33 +125,7 @@ def _linear(s: Sizes, draw: Draw) -> Cases:
     yield Case(rules.Linear(), F.linear, (x[0], weight, bias))
 
 
-def _embedding(s: Sizes, draw: Draw) -> Cases:
-    table, idx = draw.normal(s.vocab, s.channels), draw.ids(s.vocab, s.batch, s.time)
-    yield Case(rules.Embedding(), lambda table, idx: F.embedding(idx, table), (table,), (idx,))
-
-
-def _pick(s: Sizes, draw: Draw) -> Cases:
-    def reference(x: Tensor, idx: Tensor) -> Tensor:
-        return (x * F.one_hot(idx, s.vocab)).sum(-1)
-
-    yield Case(rules.Pick(), reference, *_predictions(s, draw))
-
-
-def _cross_entropy(s: Sizes, draw: Draw) -> Cases:
-    yield Case(rules.CrossEntropy(), next_token_loss, *_predictions(s, draw))
-
-
-def _cross_entropy_in_parts(s: Sizes, draw: Draw) -> Cases:
-    steps = [
-        Step("log_probs", rules.LogSoftmax(), "logits"),
-        Step("picked", rules.Pick(), "log_probs targets"),
-        Step("mean", rules.Mean(), "picked"),
-        Step("loss", rules.Scale(-1.0), "mean"),
-    ]
-    yield Case(Program("logits targets", steps), next_token_loss, *_predictions(s, draw))
-
-
-def _table_cross_entropy(s: Sizes, draw: Draw) -> Cases:
+def _table_cross_entropy(s: Sizes, draw: Draw) -> Iterator[Case]:
     def reference(table: Tensor, idx: Tensor, targets: Tensor) -> Tensor:
         return next_token_loss(F.embedding(idx, table), targets)
 
@@ -178,11 +133,7 @@ def _table_cross_entropy(s: Sizes, draw: Draw) -> Cases:
     yield Case(rules.TableCrossEntropy(), reference, (draw.normal(s.vocab, s.vocab),), ids)
 
 
-def _predictions(s: Sizes, draw: Draw) -> tuple[tuple[Tensor], tuple[Tensor]]:
-    return (draw.normal(s.batch, s.time, s.vocab),), (draw.ids(s.vocab, s.batch, s.time),)
-
-
-def _causal_average(s: Sizes, draw: Draw) -> Cases:
+def _causal_average(s: Sizes, draw: Draw) -> Iterator[Case]:
     def reference(x: Tensor, average: Tensor) -> Tensor:
         return x.cumsum(-2) / torch.arange(1, s.time + 1)[:, None]
 
@@ -191,46 +142,31 @@ def _causal_average(s: Sizes, draw: Draw) -> Cases:
     yield Case(rules.CausalAverage(), reference, (x,), (ones / ones.sum(1, keepdim=True),))
 
 
-def _causal_mask(s: Sizes, draw: Draw) -> Cases:
-    def reference(x: Tensor) -> Tensor:
-        query, key = torch.meshgrid(*[torch.arange(s.time)] * 2, indexing="ij")
-        return torch.where(key <= query, x, -math.inf)
-
-    yield Case(rules.CausalMask(), reference, (draw.normal(s.batch, s.time, s.time),))
+def _without_future(x: Tensor) -> Tensor:
+    time = torch.arange(x.shape[-1])
+    return torch.where(time <= time[:, None], x, -math.inf)
 
 
-def _attention(s: Sizes, draw: Draw) -> Cases:
+def _attention(s: Sizes, draw: Draw) -> Iterator[Case]:
     for dropout in (0.0, 0.3):
-        heads = tuple(draw.normal(s.batch, s.heads, s.time, s.head_size) for _ in range(3))
-        yield Case(
-            rules.Attention(dropout),
-            lambda q, k, v, p=dropout: F.scaled_dot_product_attention(q, k, v, None, p, True),
-            heads,
-        )
+        heads = tuple(draw.normal(*s.shape("BHTD")) for _ in range(3))
+        fused = partial(F.scaled_dot_product_attention, dropout_p=dropout, is_causal=True)
+        yield Case(rules.Attention(dropout), fused, heads)
 
 
-def _split_heads(s: Sizes, draw: Draw) -> Cases:
+def _split_heads(s: Sizes, draw: Draw) -> Iterator[Case]:
     def reference(qkv: Tensor) -> tuple[Tensor, ...]:
         parts = qkv.chunk(3, dim=-1)
         heads = (torch.unflatten(part, -1, (s.heads, s.head_size)) for part in parts)
         return tuple(torch.stack(part.unbind(2), dim=1) for part in heads)
 
-    yield Case(
-        rules.SplitHeads(s.heads), reference, (draw.normal(s.batch, s.time, 3 * s.channels),)
-    )
+    qkv = draw.normal(s.batch, s.time, 3 * s.channels)
+    yield Case(rules.SplitHeads(s.heads), reference, (qkv,))
 
 
-def _merge_heads(s: Sizes, draw: Draw) -> Cases:
-    x = draw.normal(s.batch, s.heads, s.time, s.head_size)
-    yield Case(rules.MergeHeads(), lambda x: torch.cat(list(x.unbind(1)), dim=-1), (x,))
-
-
-def _multi_head_attention(s: Sizes, draw: Draw) -> Cases:
-    inputs = (
-        draw.normal(s.batch, s.time, s.channels),
-        draw.normal(3 * s.channels, s.channels),
-        draw.normal(s.channels, s.channels),
-    )
+def _multi_head_attention(s: Sizes, draw: Draw) -> Iterator[Case]:
+    shapes = s.shape("BTC"), (3 * s.channels, s.channels), s.shape("CC")
+    inputs = tuple(draw.normal(*shape) for shape in shapes)
     for dropout in (0.0, 0.3):
         with torch.device("meta"):  # no weights of its own are drawn: those of the case are used
             module = MultiHeadAttention(s.channels, s.heads, dropout)
@@ -242,20 +178,7 @@ def _multi_head_attention(s: Sizes, draw: Draw) -> Cases:
         yield Case(rules.MultiHeadAttention(s.heads, dropout), reference, inputs)
 
 
-def _layer_norm(s: Sizes, draw: Draw) -> Cases:
-    def reference(x: Tensor, gain: Tensor) -> Tensor:
-        return F.layer_norm(x, gain.shape, gain)
-
-    inputs = draw.normal(s.batch, s.time, s.channels), draw.normal(s.channels)
-    yield Case(rules.LayerNorm(), reference, inputs)
-
-
-def _rms_norm(s: Sizes, draw: Draw) -> Cases:
-    x = draw.normal(s.batch, s.time, s.channels)
-    yield Case(rules.RMSNorm(), lambda x: F.rms_norm(x, x.shape[-1:]), (x,))
-
-
-def _rotary(s: Sizes, draw: Draw) -> Cases:
+def _rotary(s: Sizes, draw: Draw) -> Iterator[Case]:
     def reference(x: Tensor, table: Tensor) -> Tensor:
         u, v = x.chunk(2, dim=-1)
         turned = torch.complex(u, v) * torch.complex(*table[:, : s.time])
@@ -266,21 +189,17 @@ def _rotary(s: Sizes, draw: Draw) -> Cases:
     yield Case(rules.Rotary(), reference, (x,), (table,))
 
 
-def _ngram_embedding(s: Sizes, draw: Draw) -> Cases:
+def _ngram_embedding(s: Sizes, draw: Draw) -> Iterator[Case]:
     def reference(table: Tensor, idx: Tensor) -> Tensor:
         rows = ngram_rows(idx, 3, s.vocab)
         return F.embedding(rows[..., 0], table) + F.embedding(rows[..., 1], table)
 
-    table = draw.normal(2 * ROWS, 2)
-    yield Case(
-        rules.NGramEmbedding(3, s.vocab, dropout=False),
-        reference,
-        (table,),
-        (draw.ids(s.vocab, s.batch, s.time),),
-    )
+    rule = rules.NGramEmbedding(3, s.vocab, dropout=False)
+    table, idx = draw.normal(2 * ROWS, 2), draw.ids(s.vocab, s.batch, s.time)
+    yield Case(rule, reference, (table,), (idx,))
 
 
-def _token_shift(s: Sizes, draw: Draw) -> Cases:
+def _token_shift(s: Sizes, draw: Draw) -> Iterator[Case]:
     def reference(x: Tensor) -> Tensor:
         half = x.shape[-1] // 2
         rows = [
@@ -292,59 +211,58 @@ def _token_shift(s: Sizes, draw: Draw) -> Cases:
     yield Case(rules.TokenShift(), reference, (x,))
 
 
-def _residual_sum(s: Sizes, draw: Draw) -> Cases:
-    steps = [Step("y", rules.Multiply(), "x w"), Step("x", rules.Add(), "x y")]
-    shape = (s.batch, s.time, s.channels)
-    inputs = draw.normal(*shape), draw.normal(s.channels)
-    yield Case(Program("x w", steps), lambda x, w: x + x * w, inputs)
+_LOSS_IN_PARTS = [
+    Step("log_probs", rules.LogSoftmax(), "logits"),
+    Step("picked", rules.Pick(), "log_probs targets"),
+    Step("mean", rules.Mean(), "picked"),
+    Step("loss", rules.Scale(-1.0), "mean"),
+]
+_RESIDUAL = [Step("y", rules.Multiply(), "x w"), Step("x", rules.Add(), "x y")]
+_TIED = [Step("x", rules.Embedding(), "table idx"), Step("logits", rules.Linear(), "x table")]
+_BROADCASTS = ("BTC BTC", "BTC TC", "C BTC", "BT1 1C", "- BTC")
 
-
-def _weight_tying(s: Sizes, draw: Draw) -> Cases:
-    def reference(table: Tensor, idx: Tensor) -> Tensor:
-        return F.embedding(idx, table) @ table.mT
-
-    steps = [
-        Step("x", rules.Embedding(), "table idx"),
-        Step("logits", rules.Linear(), "x table"),
-    ]
-    table, idx = draw.normal(s.vocab, s.channels), draw.ids(s.vocab, s.batch, s.time)
-    yield Case(Program("table idx", steps), reference, (table,), (idx,))
-
-
-CASES: dict[str, Callable[[Sizes, Draw], Cases]] = {
-    "Add": _add,
-    "Multiply": _multiply,
-    "Scale": _elementwise(rules.Scale(-3.0), lambda x: -3 * x),
-    "Power": _elementwise(rules.Power(-0.5), torch.rsqrt, "positive"),
-    "Exp": _elementwise(rules.Exp(), torch.exp),
-    "Log": _elementwise(rules.Log(), torch.log, "positive"),
-    "ReLU": _elementwise(rules.ReLU(), F.relu, "off_zero"),
-    "SquaredReLU": _elementwise(rules.SquaredReLU(), lambda x: F.relu(x) ** 2, "off_zero"),
-    "GELU": _elementwise(rules.GELU(), F.gelu),
-    "Dropout": _elementwise(rules.Dropout(0.3), lambda x: F.dropout(x, 0.3)),
+CASES: dict[str, Cases] = {
+    "Add": _cases(rules.Add(), torch.add, *_BROADCASTS),
+    "Multiply": _cases(rules.Multiply(), torch.mul, *_BROADCASTS),
+    "Scale": _cases(rules.Scale(-3.0), lambda x: -3 * x),
+    "Power": _cases(rules.Power(-0.5), torch.rsqrt, kind="positive"),
+    "Exp": _cases(rules.Exp(), torch.exp),
+    "Log": _cases(rules.Log(), torch.log, kind="positive"),
+    "ReLU": _cases(rules.ReLU(), F.relu, kind="off_zero"),
+    "SquaredReLU": _cases(rules.SquaredReLU(), lambda x: F.relu(x) ** 2, kind="off_zero"),
+    "GELU": _cases(rules.GELU(), F.gelu),
+    "Dropout": _cases(rules.Dropout(0.3), lambda x: F.dropout(x, 0.3)),
     "Sum": _over_axes(rules.Sum, "sum"),
     "Mean": _over_axes(rules.Mean, "mean"),
-    "Concatenate": _concatenate,
-    "Matmul": _matmul,
+    "Concatenate": _cases(rules.Concatenate(), lambda a, b: torch.cat([a, b], -1), "BTC BTV"),
+    "Matmul": _cases(rules.Matmul(), torch.matmul, "BTC CV", "TT BTC", "BTC BCT"),
     "Linear": _linear,
-    "Embedding": _embedding,
-    "Softmax": _elementwise(rules.Softmax(), lambda x: F.softmax(x, -1)),
-    "LogSoftmax": _elementwise(rules.LogSoftmax(), lambda x: F.log_softmax(x, -1)),
-    "Pick": _pick,
-    "CrossEntropy": _cross_entropy,
-    "cross-entropy in parts": _cross_entropy_in_parts,
+    "Embedding": _cases(rules.Embedding(), lambda table, i: F.embedding(i, table), "VC | BT"),
+    "Softmax": _cases(rules.Softmax(), lambda x: F.softmax(x, -1)),
+    "LogSoftmax": _cases(rules.LogSoftmax(), lambda x: F.log_softmax(x, -1)),
+    "Pick": _cases(rules.Pick(), lambda x, i: (x * F.one_hot(i, x.shape[-1])).sum(-1), "BTV | BT"),
+    "CrossEntropy": _cases(rules.CrossEntropy(), next_token_loss, "BTV | BT"),
+    "cross-entropy in parts": _cases(
+        Program("logits targets", _LOSS_IN_PARTS), next_token_loss, "BTV | BT"
+    ),
     "TableCrossEntropy": _table_cross_entropy,
     "CausalAverage": _causal_average,
-    "CausalMask": _causal_mask,
+    "CausalMask": _cases(rules.CausalMask(), _without_future, "BTT"),
     "Attention": _attention,
     "SplitHeads": _split_heads,
-    "MergeHeads": _merge_heads,
+    "MergeHeads": _cases(
+        rules.MergeHeads(), lambda x: torch.cat(list(x.unbind(1)), dim=-1), "BHTD"
+    ),
     "MultiHeadAttention": _multi_head_attention,
-    "LayerNorm": _layer_norm,
-    "RMSNorm": _rms_norm,
+    "LayerNorm": _cases(
+        rules.LayerNorm(), lambda x, gain: F.layer_norm(x, gain.shape, gain), "BTC C"
+    ),
+    "RMSNorm": _cases(rules.RMSNorm(), lambda x: F.rms_norm(x, x.shape[-1:])),
     "Rotary": _rotary,
     "TokenShift": _token_shift,
     "NGramEmbedding": _ngram_embedding,
-    "residual sum": _residual_sum,
-    "weight tying": _weight_tying,
+    "residual sum": _cases(Program("x w", _RESIDUAL), lambda x, w: x + x * w, "BTC C"),
+    "weight tying": _cases(
+        Program("table idx", _TIED), lambda table, i: F.embedding(i, table) @ table.mT, "VC | BT"
+    ),
 }
