@@ -152,43 +152,30 @@ def _dropped(name: str, p: float) -> Steps:
 
 
 def check_derived(kind: Kind, name: str) -> None:
-    """Refuse a kind of model that nobody has derived by hand.
-
-    Raises:
-        UsageError: With its name.
-    """
+    """Refuse a kind of model that nobody has derived by hand, or raise UsageError."""
     if kind.by_hand is None:
         what = f"model {name!r} has no gradients by hand"
         raise UsageError("train.gradients", what, "leave it autograd")
 
 
 def program_for(model: LanguageModel) -> Program:
-    """Return the steps from a model's weights, ids and targets to its mean loss in nats.
-
-    Raises:
-        UsageError: Nobody has derived this kind of model by hand.
-    """
+    """Return the steps from a model's weights, ids and targets to its mean loss in nats."""
     kind = kind_of(model)
     check_derived(kind, type(model).__name__)
-    steps = kind.find("by_hand")
-    weights = [name for name, _ in model.named_parameters()]
-    tables = [name for name, _ in model.named_buffers()]
-    return Program(" ".join([*weights, *tables, "idx", "positions", "targets"]), steps(model))
+    tensors = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+    steps = kind.find("by_hand")(model)
+    return Program(" ".join([*tensors, "idx", "positions", "targets"]), steps)
 
 
 class ByHand:
-    """The loss of a model and its gradient without a graph, like `loss.backward()`.
+    """The loss of a model on its device, and its gradient without a graph, like `loss.backward()`.
 
     Dropout is always active, whatever the mode of the model.
-
-    Args:
-        model: Whose weights are used and given gradients; already on its device.
     """
 
     def __init__(self, model: LanguageModel) -> None:
         self.program = program_for(model)
-        self.parameters = list(model.parameters())
-        self.constants = list(model.buffers())
+        self.parameters, self.constants = list(model.parameters()), list(model.buffers())
         self.positions = torch.arange(model.block_size, device=self.parameters[0].device)
 
     @torch.no_grad()
@@ -197,19 +184,12 @@ class ByHand:
     ) -> Float[Tensor, ""]:
         """Add the gradient of `share` times the mean loss to every weight's `grad`.
 
-        Args:
-            idx: The windows.
-            targets: The characters that come next.
-            share: The part of the whole batch that these windows are.
-
-        Returns:
-            The share of the mean loss, in nats.
+        `share` is the part of the whole batch that these windows are. Returns that share of the
+        mean loss, in nats.
         """
-        positions = self.positions[: idx.shape[1]]
+        inputs = idx, self.positions[: idx.shape[1]], targets
         loss: Tensor
-        loss, saved = self.program.forward(
-            *self.parameters, *self.constants, idx, positions, targets
-        )
+        loss, saved = self.program.forward(*self.parameters, *self.constants, *inputs)
         # The base case d loss / d loss = 1, of which these windows have their share.
         gradients = self.program.backward(torch.full_like(loss, share), *saved)
         for parameter, gradient in zip(self.parameters, gradients, strict=False):

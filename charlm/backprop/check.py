@@ -32,24 +32,21 @@ PROBES = 12  # elements of an input to move one at a time, before all at once at
 SEED = 1
 
 
-def _small(**keys: Any) -> ModelConfig:
-    model: ModelConfig = TypeAdapter(AnyModel).validate_python({**keys, "block_size": 8})
-    return model
-
-
 _WIDE = {"n_embd": 12, "n_head": 3}
 _DEEP = {**_WIDE, "type": "gpt", "n_layer": 2, "dropout": 0.1}
-
+_SIZES = (
+    {"type": "bigram"},
+    {"type": "averaging", "n_embd": 12},
+    {"type": "attention", "n_embd": 12},
+    {"type": "multihead", **_WIDE},
+    {"style": "gpt2", **_DEEP},
+    {"style": "modern", **_DEEP},
+)
 # Every kind of model that is derived by hand, small enough to be checked in seconds.
-SMALL_MODELS = {
+SMALL_MODELS: dict[str, ModelConfig] = {
     model.kind: model
-    for model in (
-        _small(type="bigram"),
-        _small(type="averaging", n_embd=12),
-        _small(type="attention", n_embd=12),
-        _small(type="multihead", **_WIDE),
-        _small(style="gpt2", **_DEEP),
-        _small(style="modern", **_DEEP),
+    for model in TypeAdapter(list[AnyModel]).validate_python(
+        [{**sizes, "block_size": 8} for sizes in _SIZES]
     )
 }
 
@@ -94,14 +91,9 @@ def check_model(
 ) -> Iterator[tuple[str, Difference]]:
     """Yield the name of each weight of a model and the errors of its gradient.
 
-    The model is converted to float64 and gets new random weights, as zeros among the initial ones
-    would hide errors. Ids are random.
-
-    Args:
-        model: Any model with gradients by hand; it is changed.
-        windows: Number of windows (B).
-        length: Characters in a window (T); None: `block_size`.
-        probes: Elements of each weight to move one at a time.
+    The model is changed: converted to float64, with new random weights, as zeros among the initial
+    ones would hide errors. `windows` (B) of `length` characters (T; None: `block_size`) are random.
+    `probes` elements of each weight are moved one at a time.
     """
     draw = Draw(SEED)
     model.double().train()

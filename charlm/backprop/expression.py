@@ -73,10 +73,8 @@ def _syntax_tree(source: str) -> ast.expr:
     if not source:
         raise UsageError("expression", "empty", "write one such as '(a*b + c) * f'")
     if "#" in source:  # Python would read the rest as a comment
-        column = source.index("#") + 1
-        raise UsageError(
-            _quoted(source), f"# at character {column}", "leave it out, with what follows"
-        )
+        what = f"# at character {source.index('#') + 1}"
+        raise UsageError(_quoted(source), what, "leave it out, with what follows")
     if len(source) > LONGEST:
         what = f"{len(source):,} characters, more than {LONGEST:,}"
         raise UsageError(_quoted(source), what, SHORTEN)
@@ -133,12 +131,9 @@ class _Reader:
                 return self.compute(node, operator.neg, self.read(operand))
             case ast.BinOp(left=left, op=ast.Pow(), right=right):
                 exponent = self.literal(right)
-                return self.compute(
-                    node,
-                    operator.pow,
-                    self.read(left),
-                    self.read(right) if exponent is None else exponent,
-                )
+                base = self.read(left)
+                power = self.read(right) if exponent is None else exponent
+                return self.compute(node, operator.pow, base, power)
             case ast.BinOp(left=left, op=symbol, right=right) if type(symbol) in OPERATORS:
                 operation = OPERATORS[type(symbol)]
                 return self.compute(node, operation, self.read(left), self.read(right))
@@ -165,19 +160,17 @@ class _Reader:
         self, node: ast.AST, operation: Callable[..., Value], *inputs: Value | float
     ) -> Value:
         """Apply an operation, and refuse what mathematics or floating point refuses."""
+        reason = "too large for a floating-point number"
         try:
             result = operation(*inputs)
-            numbers = [result.data, *(local for _, local in result.made_of)]
-            if all(map(math.isfinite, numbers)):
+            if all(map(math.isfinite, [result.data, *(local for _, local in result.made_of)])):
                 return result
-            reason = "too large for a floating-point number"
         except OverflowError:
-            reason = "too large for a floating-point number"
+            pass
         except (ValueError, ZeroDivisionError):
             division = operation is operator.truediv
             reason = "division by zero" if division else "no real result with a finite slope there"
-        numbers = [x.data if isinstance(x, Value) else x for x in inputs]
-        given = " and ".join(f"{number:g}" for number in numbers)
+        given = " and ".join(f"{x.data if isinstance(x, Value) else x:g}" for x in inputs)
         raise UsageError(f"{self.quoted(node)} with {given}", reason, "choose other values")
 
     def refusal(self, node: ast.AST) -> UsageError:

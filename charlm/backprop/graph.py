@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import graphviz
 
 DEEPEST = 60  # columns of indentation before the tree continues at the left
+LEGEND = (
+    "local: derivative of the parent line by this one; above: the gradient of the parent line\n"
+    "grad: the sum of a value's shares, which is the derivative of the top line by it"
+)
 
 
 def as_text(result: Value) -> str:
@@ -31,14 +35,7 @@ def as_text(result: Value) -> str:
         signs = ("×", "=") if local.strip() else (" ", " ")
         chain = f"{local} {signs[0]} {above} {signs[1]} {share}"
         lines.append(f"{title:<{width}}   {data}   {chain}   {grad}".rstrip())
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "local: derivative of the parent line by this one; above: the gradient of the parent line",
-            "grad: the sum of a value's shares, which is the derivative of the top line by it",
-        ]
-    )
+    return "\n".join([*lines, "", LEGEND])
 
 
 def _rows(result: Value) -> Iterator[tuple[str, ...]]:
@@ -101,10 +98,9 @@ def as_records(result: Value) -> dict[str, list[dict[str, Any]]]:
 
 
 def as_dot(result: Value) -> "graphviz.Digraph":
-    """Draw a value's computation as a graph, from inputs at the left to the result at the right.
+    """Draw a value's computation from inputs at the left to the result at the right.
 
-    Raises:
-        ImportError: The package `graphviz` is not installed.
+    Raises ImportError if the package `graphviz` is not installed.
     """
     import graphviz
 

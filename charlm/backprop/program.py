@@ -13,13 +13,7 @@ from charlm.backprop.rules import Gradients, Rule, Saved
 
 
 class Step:
-    """One rule applied to named values.
-
-    Args:
-        outputs: The name of its result, or several names separated by spaces.
-        rule: The rule.
-        inputs: The names of its inputs, separated by spaces.
-    """
+    """One rule applied to named values; several names are separated by spaces."""
 
     def __init__(self, outputs: str, rule: Rule, inputs: str) -> None:
         self.outputs = outputs.split()
@@ -27,20 +21,17 @@ class Step:
         self.inputs = inputs.split()
 
     def __str__(self) -> str:
-        rule = self.rule
-        options = [f"{f.name}={getattr(rule, f.name)}" for f in _options(rule)]
-        arguments = ", ".join([*self.inputs, *options])
-        return f"{', '.join(self.outputs)} = {type(rule).__name__}({arguments})"
+        rule, arguments = self.rule, list(self.inputs)
+        if is_dataclass(rule):
+            options = ((f.name, getattr(rule, f.name), f.default) for f in fields(rule))
+            arguments += [f"{name}={value}" for name, value, usual in options if value != usual]
+        return f"{', '.join(self.outputs)} = {type(rule).__name__}({', '.join(arguments)})"
 
 
 class Program:
     """A list of steps from named inputs to the result of the last step.
 
     A name may be used again for a later value, as in `x = Add(x, a)`.
-
-    Args:
-        inputs: The names of the inputs, separated by spaces.
-        steps: In order of computation.
 
     Raises:
         ValueError: There are no steps; a step uses a value that no earlier step makes, or makes a
@@ -70,10 +61,8 @@ class Program:
         same name later belongs to the earlier value of that name. `saved` is emptied on the way, to
         free memory early: call backward once for each forward.
         """
-        last = self.steps[-1].outputs
-        waiting: dict[str, Tensor] = dict(
-            zip(last, dout if isinstance(dout, tuple) else (dout,), strict=True)
-        )
+        douts = dout if isinstance(dout, tuple) else (dout,)
+        waiting: dict[str, Tensor] = dict(zip(self.steps[-1].outputs, douts, strict=True))
         for step in reversed(self.steps):
             if not waiting.keys() & set(step.outputs):  # it only made ids or constants
                 saved.pop()
@@ -109,10 +98,3 @@ class Program:
     def __str__(self) -> str:
         width = len(str(len(self.steps)))
         return "\n".join(f"{n:>{width}}  {step}" for n, step in enumerate(self.steps, 1))
-
-
-def _options(rule: Rule) -> list[Any]:
-    """Return the fields of a rule that has options, and that differ from their defaults."""
-    if not is_dataclass(rule):
-        return []
-    return [f for f in fields(rule) if getattr(rule, f.name) != f.default]
