@@ -1,10 +1,8 @@
 """What a run is asked to do: YAML in, one checked and frozen object out. Imports no torch.
 
-Read in this order: `values` (how a value is read), `sections` (the keys outside the model),
-`base` (what every kind of model says about itself), `models`, `mixture` (the kinds), `schema`
-(the whole configuration), `yaml_file` (strict reading), `problems` (mistakes in words), `load` (a
-preset or a file, with overrides), `keys`, `memory`, `size` (what a run costs, computed without
-torch).
+Read in this order: `values` (how a value is read), `sections` (the keys outside the model), `base`
+(what every kind of model says about itself), `models`, `mixture` (the kinds), `schema`, `yaml_file`
+(strict reading), `problems` (mistakes in words), `load`, `memory`, `size` (what a run costs).
 """
 
 from charlm.config.base import ModelConfig, Part

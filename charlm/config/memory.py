@@ -20,20 +20,13 @@ LEAST_ADDRESSES = 1 << 30
 
 
 def check_room() -> None:
-    """Refuse to start where not even torch fits: importing it would end in a crash.
-
-    Raises:
-        MachineError: With the limit, and the least it must be.
-    """
+    """Raise MachineError where not even torch fits: importing it would end in a crash."""
     for limit, name in memory_limits():
         least = LEAST_ADDRESSES if name == ADDRESSES else LEAST_BYTES
         if limit < least:
-            raise MachineError(
-                "memory",
-                f"this process may use {human_bytes(limit)} ({name}), and needs "
-                f"{human_bytes(least)} before it has a model",
-                "raise the limit",
-            )
+            what = f"this process may use {human_bytes(limit)} ({name})"
+            needs = f", and needs {human_bytes(least)} before it has a model"
+            raise MachineError("memory", what + needs, "raise the limit")
 
 
 def machine_bytes() -> int:
@@ -50,19 +43,12 @@ def memory_limits(root: Path = Path("/")) -> list[tuple[int, str]]:
     """Return the limits of this process's memory, each in bytes and with its name.
 
     Containers and batch systems set those of control groups (cgroup v1 and v2), the shell those of
-    `ulimit -v` and `ulimit -d`.
-
-    Args:
-        root: The folder that holds `proc` and `sys`.
+    `ulimit -v` and `ulimit -d`. `root` holds `proc` and `sys`.
     """
-    found = [*_group_limits(root)]
-    if resource:
-        kinds = {resource.RLIMIT_AS: ADDRESSES, resource.RLIMIT_DATA: SEGMENTS}
-        for kind, name in kinds.items():
-            limit = resource.getrlimit(kind)[0]
-            if limit != resource.RLIM_INFINITY:
-                found.append((limit, name))
-    return found
+    kinds = {"RLIMIT_AS": ADDRESSES, "RLIMIT_DATA": SEGMENTS} if resource else {}
+    limits = [(resource.getrlimit(getattr(resource, kind))[0], n) for kind, n in kinds.items()]
+    own = [(limit, name) for limit, name in limits if limit != resource.RLIM_INFINITY]
+    return [*_group_limits(root), *own]
 
 
 def in_use(name: str) -> int:
@@ -81,13 +67,15 @@ def _group_limits(root: Path) -> Iterator[tuple[int, str]]:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except (OSError, ValueError):
         return
+    groups = root / "sys/fs/cgroup"
     for line in lines:  # 0::/user.slice (v2) or 4:memory:/docker/1f (v1)
         controllers, _, group = line.partition(":")[2].partition(":")
-        if controllers and "memory" not in controllers.split(","):
+        if not controllers:
+            top, name = groups, "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = groups / "memory", "memory.limit_in_bytes"
+        else:
             continue
-        top, name = root / "sys/fs/cgroup", "memory.max"
-        if controllers:
-            top, name = top / "memory", "memory.limit_in_bytes"
         inner = top / group.lstrip("/")
         # In a container its own group can be at the top, and not where its name says.
         for folder in (inner, *inner.parents):

@@ -4,6 +4,7 @@ Tests hold every count against the real model's. C is `n_embd`, V the vocabulary
 """
 
 from collections.abc import Iterator
+from heapq import nsmallest
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -71,13 +72,11 @@ class AveragingConfig(ModelConfig):
 
 
 class _Attentive(ModelConfig):
-    """A model with attention: here with one layer of one head."""
-
     n_embd: Size = 64
     """Channels of an embedding (C)."""
 
     def _layers_and_heads(self) -> tuple[int, int]:
-        return 1, 1
+        return getattr(self, "n_layer", 1), getattr(self, "n_head", 1)
 
     def flops_per_char(self, vocab_size: int) -> int:
         """Add 12 T C for each layer of attention: PaLM, appendix B."""
@@ -85,18 +84,16 @@ class _Attentive(ModelConfig):
         return super().flops_per_char(vocab_size) + 12 * layers * self.block_size * self.n_embd
 
     def activation_floats(self, vocab_size: int, by_hand: bool = False) -> int:
-        """Estimate how many floats a character leaves in memory for the backward pass.
+        """Add H T for each copy of attention's (T, T) weights.
 
-        H T of them for each copy of attention's (T, T) weights: the fused kernel keeps none; plain
-        products and gradients by hand keep one.
+        Dropout keeps three: weights, mask and their product. Plain products and gradients by hand
+        keep one, the fused kernel none.
         """
         layers, heads = self._layers_and_heads()
-        copies = self._copies(plain=by_hand or self.block_size <= FUSED_ABOVE)
+        plain = by_hand or self.block_size <= FUSED_ABOVE
+        copies = 3 if getattr(self, "dropout", 0) else int(plain)
         a_layer = BLOCK_FLOATS * self.n_embd + copies * heads * self.block_size
         return layers * a_layer + 3 * vocab_size
-
-    def _copies(self, plain: bool) -> int:
-        return int(plain)
 
     def inner_shapes(self, batch_size: int) -> list[tuple[str, tuple[int, ...]]]:
         b, t, c, (_, h) = batch_size, self.block_size, self.n_embd, self._layers_and_heads()
@@ -131,16 +128,14 @@ class _WithHeads(_Attentive):
     n_head: Size = 4
     """Heads of attention (H); each has n_embd / n_head channels."""
 
-    def _layers_and_heads(self) -> tuple[int, int]:
-        return 1, self.n_head
-
     def conflicts(self) -> Iterator[Problem]:
         if self.n_embd % self.n_head:
             divisors = [d for d in range(1, min(self.n_embd, 64) + 1) if self.n_embd % d == 0]
-            nearest = sorted(sorted(divisors, key=lambda d: abs(d - self.n_head))[:2])
+            near = " or ".join(
+                map(str, sorted(nsmallest(2, divisors, lambda d: abs(d - self.n_head))))
+            )
             what = f"{self.n_head} does not divide n_embd {self.n_embd}"
-            mend = f"choose a divisor such as {' or '.join(map(str, nearest))}"
-            yield Problem("n_head", what, mend)
+            yield Problem("n_head", what, f"choose a divisor such as {near}")
 
 
 class MultiHeadConfig(_WithHeads):
@@ -173,9 +168,6 @@ class GPTConfig(_WithHeads):
     """Of `modern`: the longest n-gram that has an embedding beside the character's own, in 8,192 rows
     for each length, half of them dropped in training. 1: none. 5 learns faster."""
 
-    def _layers_and_heads(self) -> tuple[int, int]:
-        return self.n_layer, self.n_head
-
     @property
     def kind(self) -> str:  # noqa: D102
         return f"gpt ({self.style})"
@@ -193,11 +185,8 @@ class GPTConfig(_WithHeads):
         return self.style == "modern"  # the sizes were tried with it
 
     def sizes(self) -> dict[str, Any]:  # noqa: D102
-        sizes = super().sizes()
-        del sizes["style"]
-        if self.style == "gpt2":
-            del sizes["n_gram"]
-        return sizes
+        left_out = ("style", "n_gram") if self.style == "gpt2" else ("style",)
+        return {key: size for key, size in super().sizes().items() if key not in left_out}
 
     def conflicts(self) -> Iterator[Problem]:  # noqa: D102
         yield from super().conflicts()
@@ -227,9 +216,6 @@ class GPTConfig(_WithHeads):
             *blocks,
             Part("final_norm", (c,), multiplies=False),
         ]
-
-    def _copies(self, plain: bool) -> int:
-        return 3 if self.dropout else super()._copies(plain)  # weights, mask and their product
 
     def inner_shapes(self, batch_size: int) -> list[tuple[str, tuple[int, ...]]]:  # noqa: D102
         expanded = batch_size, self.block_size, 4 * self.n_embd

@@ -33,10 +33,7 @@ class Config(Section):
             yield Problem("run.compile", what, "change one of them")
 
     def training_runs(self) -> "dict[str, Config]":
-        """Return what gradients train, each as a run of its own.
-
-        Of a mixture: its experts by name, one by one. Any other model has the name "". What is
-        counted, or taken from an earlier run, is left out.
+        """Return what gradients train, each as a run of its own: "", or a mixture's experts by name.
 
         Each expert has its own seed, and so reads other windows: experts that are alike in all
         else then make different errors, and their product makes fewer.
@@ -53,6 +50,7 @@ class Config(Section):
             return changed[""]
         experts = dict(self.model.members())
         for name, one in changed.items():
-            change = {"model": one.model, "train": one.train}
-            experts[name] = experts[name].model_copy(update=change)
+            experts[name] = experts[name].model_copy(
+                update={"model": one.model, "train": one.train}
+            )
         return self.model_copy(update={"model": self.model.with_members(experts)})

@@ -1,6 +1,7 @@
 """Every key of a configuration outside `model`: its meaning, its default, its range."""
 
 import codecs
+import contextlib
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
@@ -34,16 +35,14 @@ class DataConfig(Section):
     def conflicts(self) -> Iterator[Problem]:  # noqa: D102
         if self.val_fraction + self.test_fraction >= 1:
             both = f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction}"
-            what = f"{both} leave nothing to train on"
-            yield Problem("", what, "together they must stay below 1")
-        try:
+            yield Problem(
+                "", f"{both} leave nothing to train on", "together they must stay below 1"
+            )
+        with contextlib.suppress(LookupError, ValueError):
             "".encode(self.encoding)
-            known = codecs.lookup(self.encoding).name not in NO_TEXTS
-        except (LookupError, ValueError):
-            known = False
-        if not known:
-            common = "utf-8, utf-16 and latin-1 are common"
-            yield Problem("encoding", f"unknown {self.encoding!r}", common)
+            if codecs.lookup(self.encoding).name not in NO_TEXTS:
+                return
+        yield Problem("encoding", f"unknown {self.encoding!r}", "try utf-8, utf-16 or latin-1")
 
 
 class TrainConfig(Section):

@@ -1,7 +1,4 @@
-"""What a whole run costs, as arithmetic: FLOPs, memory, disk. Builds no tensor.
-
-What a model alone costs is on its class in `base` and `models`.
-"""
+"""What a whole run costs, as arithmetic: FLOPs, memory, disk. A model's own costs are its class's."""
 
 from charlm.config import memory
 from charlm.config.memory import human_bytes
@@ -16,26 +13,20 @@ def flops_per_step(config: Config, vocab_size: int) -> int:
 
     Of a mixture: one update of each expert that it trains. Counting takes too few to mention.
     """
-    return sum(
-        one.train.batch_size * one.model.block_size * one.model.flops_per_char(vocab_size)
-        for one in config.training_runs().values()
-    )
+    trained = config.model.to_train(config.train).values()
+    return sum(t.batch_size * m.block_size * m.flops_per_char(vocab_size) for m, t in trained)
 
 
 def checkpoint_bytes(config: Config, vocab_size: int, train_chars: int = 0) -> int:
     """Estimate the size of one checkpoint: weights and AdamW's two moments, in float32.
 
-    Tables of n-grams are estimated at a fourth of the most they can take (order 7 takes a fifth of
-    it for Tiny Shakespeare, a sixteenth for python-stdlib). Of a mixture: its own checkpoint, which
-    has weights only, and one of each expert that it trains.
-
-    Args:
-        config: The run.
-        vocab_size: Number of distinct characters (V).
-        train_chars: Characters of the training part, for the tables of counted models.
+    `train_chars` is the length of the training part: tables of n-grams are estimated at a fourth of
+    the most they can take (order 7 takes a fifth of it for Tiny Shakespeare, a sixteenth for
+    python-stdlib). Of a mixture: its own checkpoint, which has weights only, and one of each expert
+    that it trains.
     """
-    model, trained = config.model, config.training_runs().values()
-    size = 12 * sum(one.model.parameter_count(vocab_size) for one in trained)
+    model, trained = config.model, config.model.to_train(config.train).values()
+    size = 12 * sum(one.parameter_count(vocab_size) for one, _ in trained)
     if model.trained_by != "gradients":
         size += 4 * model.parameter_count(vocab_size)
     return size + model.table_bytes(vocab_size, train_chars) // TABLES_FILLED
@@ -47,31 +38,22 @@ def training_bytes(config: Config, vocab_size: int) -> dict[str, int]:
     Of a mixture, whose experts are trained one after another: that of the largest. Counting has a
     budget of its own and takes nothing here.
     """
-    each = [_training_bytes(one, vocab_size) for one in config.training_runs().values()]
+    each = []
+    for model, train in config.model.to_train(config.train).values():
+        n = model.parameter_count(vocab_size)
+        chars = (train.micro_batch_size or train.batch_size) * model.block_size
+        kept = 4 * chars * model.activation_floats(vocab_size, train.gradients == "by_hand")
+        held = {"weights": 4 * n, "gradients": 4 * n, "optimizer": 8 * n, "activations": kept}
+        buffers = model.buffer_bytes()
+        each.append(held | ({"averages": buffers} if buffers else {}))
     return max(each, key=lambda held: sum(held.values()), default={})
-
-
-def _training_bytes(config: Config, vocab_size: int) -> dict[str, int]:
-    model, train = config.model, config.train
-    n = model.parameter_count(vocab_size)
-    chars = (train.micro_batch_size or train.batch_size) * model.block_size
-    kept = model.activation_floats(vocab_size, train.gradients == "by_hand")
-    held = {
-        "weights": 4 * n,
-        "gradients": 4 * n,
-        "optimizer": 8 * n,
-        "activations": 4 * chars * kept,
-    }
-    buffers = model.buffer_bytes()
-    return held | ({"averages": buffers} if buffers else {})
 
 
 def check_memory(config: Config, vocab_size: int) -> None:
     """Refuse a configuration whose weights or activations cannot fit into memory.
 
-    Raises:
-        UsageError: The estimate exceeds the machine's whole memory.
-        MachineError: It exceeds what this process may use of it.
+    Raise UsageError if the estimate exceeds the machine's whole memory, MachineError if it exceeds
+    what this process may use of it.
     """
     needed, total = sum(training_bytes(config, vocab_size).values()), memory.physical_bytes()
     where = "model and train"

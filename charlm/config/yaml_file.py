@@ -19,26 +19,23 @@ MAX_DEPTH = 100
 MAX_NODES = 10_000
 
 _TAG = "tag:yaml.org,2002:"
-_PLAIN_TAGS = {"null", "bool", "int", "float", "str", "timestamp", "value", "merge"}
+_TAGS = {
+    yaml.MappingNode: {"map"},
+    yaml.SequenceNode: {"seq"},
+    yaml.ScalarNode: {"null", "bool", "int", "float", "str", "timestamp", "value", "merge"},
+}
 _LIMIT = "a configuration needs far less; write it out plainly"
 _BOOLEANS = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
 
 
 @dataclass
 class Document:
-    """A configuration before it is checked.
-
-    Args:
-        where: The file, for messages.
-        value: What it holds.
-        lines: The line of each key, from 1, by its dotted path.
-        overrides: Each KEY=VALUE that was set in the value, by its key.
-    """
+    """A configuration before it is checked; `where` is its file, for messages."""
 
     where: str
     value: Any = None
-    lines: dict[str, int] = field(default_factory=dict)
-    overrides: dict[str, str] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)  # by dotted key, from 1
+    overrides: dict[str, str] = field(default_factory=dict)  # each KEY=VALUE that was set, by key
 
     def at(self, path: Sequence[str]) -> Any:
         """Return the value at a path of keys; None where there is none."""
@@ -56,11 +53,7 @@ class Document:
 
 
 def read_yaml(data: bytes, where: str) -> Document:
-    """Read one YAML document.
-
-    Args:
-        data: The bytes of the file.
-        where: Its name, for error messages.
+    """Read one YAML document; `where` is its name, for messages.
 
     Raises:
         UsageError: Not UTF-8, not YAML, a repeated key, a tag that asks for a Python object, or
@@ -79,7 +72,7 @@ def read_yaml(data: bytes, where: str) -> Document:
         raise UsageError(where, what, "correct it or start from a preset") from None
     document = Document(where)
     if node is not None:
-        document.value = _Builder(document).build(node, path=(), depth=0)
+        document.value = _Builder(document).build(node)
     return document
 
 
@@ -157,30 +150,24 @@ class _Builder:
         self.document = document
         self.nodes = 0
 
-    def build(self, node: yaml.Node, path: tuple[str, ...], depth: int) -> Any:
+    def build(self, node: yaml.Node, path: tuple[str, ...] = (), depth: int = 0) -> Any:
         self.nodes += 1  # again here: an alias is one event but may stand for many nodes
         if self.nodes > MAX_NODES or depth > MAX_DEPTH:
             what = f"aliases expand to more than {MAX_NODES:,} values or {MAX_DEPTH} levels"
             raise UsageError(self.document.where, what, _LIMIT)
+        if node.tag.removeprefix(_TAG) not in _TAGS[type(node)]:
+            what = f"tag {node.tag.replace(_TAG, '!!')!r} is not allowed"
+            raise self.refused(node, what, "a configuration is plain data, remove it")
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path, depth)
-        name = node.tag.removeprefix(_TAG)
-        if isinstance(node, yaml.SequenceNode) and name == "seq":
+        if isinstance(node, yaml.SequenceNode):
             return [self.build(item, path, depth + 1) for item in node.value]
-        if isinstance(node, yaml.ScalarNode) and name in _PLAIN_TAGS:
-            return _scalar(node.tag, node.value)
-        raise self.refused_tag(node)
-
-    def refused_tag(self, node: yaml.Node) -> UsageError:
-        what = f"tag {node.tag.replace(_TAG, '!!')!r} is not allowed"
-        return self.refused(node, what, "a configuration is plain data, remove it")
+        return _scalar(node.tag, node.value)
 
     def refused(self, node: yaml.Node, what: str, mend: str = "") -> UsageError:
         return UsageError(f"{self.document.where}:{node.start_mark.line + 1}", what, mend)
 
     def mapping(self, node: yaml.MappingNode, path: tuple[str, ...], depth: int) -> dict[str, Any]:
-        if node.tag != _TAG + "map":
-            raise self.refused_tag(node)
         result: dict[str, Any] = {}
         first_line: dict[str, int] = {}
         for key_node, value_node in node.value:

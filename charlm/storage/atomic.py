@@ -1,8 +1,7 @@
 """All or nothing: a file or a folder is either wholly there or not there at all.
 
-A file is written beside its place, flushed to the disk, and renamed over it. A folder is filled
-under a temporary name, given a manifest with the SHA-256 of each file, flushed, and renamed into
-place: the one step that makes it exist. What a crash leaves behind starts with `.tmp-` and is
+Both are written under a temporary name in the same folder, flushed to the disk, and renamed into
+place: the one step that makes them exist. What a crash leaves behind starts with `.tmp-` and is
 never read; `remove_leftovers` clears it away.
 """
 
@@ -21,11 +20,7 @@ from charlm.storage.manifest import write_manifest
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Replace the file at `path` by `data`, durably and all at once.
-
-    Raises:
-        MachineError: The disk or its permissions refuse; the old file is unharmed.
-    """
+    """Replace the file at `path` by `data`, durably; a MachineError leaves the old one unharmed."""
     temporary = _beside(path, "new")
     with machine_errors(path):
         try:
@@ -39,11 +34,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Rename a finished file to `path`, its content on the disk before its name is.
-
-    Raises:
-        OSError: The disk or its permissions refuse.
-    """
+    """Rename a finished file to `path`, its content on the disk before its name is, or OSError."""
     flush_file(temporary)
     temporary.replace(path)
     flush_folder(path.parent)
@@ -54,10 +45,8 @@ def replacing(path: Path) -> Iterator[IO[str]]:
     """Yield a text file that replaces the one at `path` if the block succeeds, and vanishes if not.
 
     A pipe or a device is written to directly. Of a symbolic link, the file it names is replaced.
-
-    Raises:
-        MachineError: The disk or its permissions refuse; an older file is unharmed.
-        OSError: There is no such folder, or `path` is one.
+    Raise OSError if there is no such folder or `path` is one, MachineError if the disk or its
+    permissions refuse; an older file is unharmed.
     """
     if path.exists() and not path.is_file():
         with path.open("w", encoding="utf-8") as out:
@@ -74,11 +63,7 @@ def replacing(path: Path) -> Iterator[IO[str]]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those it is to be in, so that it is still there after a power cut.
-
-    Raises:
-        OSError: The disk or its permissions refuse.
-    """
+    """Make a folder and those it is to be in, there after a power cut too, or raise OSError."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
@@ -87,16 +72,10 @@ def make_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
-    """Fill a new folder that appears at `path`, with its manifest, only when the block succeeds.
+    """Yield a folder to fill with files; it appears at `path` only when the block succeeds.
 
-    Args:
-        path: Where the folder will be, in one that is there. One that is at `path` already is
-            replaced at the end, and comes back if that fails.
-        facts: What to record in the manifest beside the files' sizes and SHA-256. Read when the
-            block ends, so the block may still add to it.
-
-    Yields:
-        The temporary folder to write into: files, no folders.
+    Its manifest has the files' sizes and SHA-256, and `facts`, read when the block ends. A folder
+    that is at `path` already is replaced at the end, and comes back if that fails.
 
     Raises:
         MachineError: The disk or its permissions refuse; nothing appears at `path`.
@@ -141,39 +120,36 @@ def remove_folder(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.rename(trash)
         flush_folder(path.parent)
-        if trash.is_dir() and not trash.is_symlink():
-            shutil.rmtree(trash, ignore_errors=True)
-        else:
-            trash.unlink()  # a pipe in its place would be waited for
+        _delete(trash)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Clear away what an earlier crash left in a folder and below. Call it with the lock held.
+    """Clear away what an earlier crash left in a folder and below, or raise MachineError.
 
-    A folder that had stepped aside comes back if the crash kept its successor from its place.
-
-    Raises:
-        MachineError: The disk or its permissions refuse.
+    Call it with the lock held. A folder that had stepped aside comes back if the crash kept its
+    successor from its place.
     """
     with machine_errors(folder):
-        for path in list(filter(lambda p: is_leftover(p.name), folder.rglob(".tmp-*"))):
-            if path.name.startswith(".tmp-old-"):
-                place = path.with_name(path.name.split("-", 3)[-1])
-                if not place.exists():
-                    path.rename(place)
-                    continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
+        for path in [path for path in folder.rglob(".tmp-*") if is_leftover(path.name)]:
+            place = path.with_name(path.name.split("-", 3)[-1])
+            if path.name.startswith(".tmp-old-") and not place.exists():
+                path.rename(place)
             else:
-                path.unlink(missing_ok=True)
+                _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)  # `rmtree` would not take a file, a link or a pipe
 
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """Make a folder for what is larger than memory; it goes when the block ends.
 
-    Raises:
-        MachineError: The disk is too small or refuses.
+    A disk that is too small or refuses is a MachineError.
     """
     folder = _beside(parent / "scratch", "new")
     with machine_errors(folder):

@@ -2,12 +2,12 @@
 
 import contextlib
 import http.client
-import ssl
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from ssl import SSLError
+from urllib.error import HTTPError, URLError
 
 from charlm.errors import DataError, MachineError
 from charlm.storage.atomic import put_in_place
@@ -31,15 +31,9 @@ def download(
     """Fetch `url` into `target`, which appears only with the right size and SHA-256.
 
     After a broken transfer, the part that came stays beside the target as `.part`; this call (up to
-    `attempts` times) or a later one continues from there.
-
-    Args:
-        url: An https address; plain http is taken from this very machine only.
-        target: The file to make.
-        size: Its size in bytes; never more than this is kept, whatever the server sends.
-        sha256: Of its content, as 64 hexadecimal digits.
-        progress: Called with the bytes present and the bytes expected.
-        attempts: Connections to try before giving up.
+    `attempts` times) or a later one continues from there. The address is https; plain http is taken
+    from this very machine only. Never more than `size` bytes are kept, whatever the server sends.
+    `progress` is called with the bytes present and the bytes expected.
 
     Raises:
         MachineError: The network or the disk failed; what came so far is kept for the next try.
@@ -100,27 +94,16 @@ def _transfer(url: str, part: Path, size: int, progress: Callable[[int, int], No
                     done += len(chunk)
                     progress(done, size)
         return "the connection closed early" if done < size else ""
-    except urllib.error.HTTPError as error:
+    except HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            with contextlib.suppress(FileNotFoundError):
-                part.unlink()
+            part.unlink(missing_ok=True)
         return f"HTTP {error.code} {error.reason}"
-    except (
-        urllib.error.URLError,
-        http.client.HTTPException,
-        ssl.SSLError,
-        ConnectionError,
-        TimeoutError,
-    ) as error:
+    except (URLError, http.client.HTTPException, SSLError, ConnectionError, TimeoutError) as error:
         return str(getattr(error, "reason", error)) or type(error).__name__
 
 
 def matches(path: Path, size: int, sha256: str) -> bool:
-    """Tell whether a file is the pinned one.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """Tell whether a file is the pinned one, or raise OSError if it cannot be read."""
     return path.stat().st_size == size and sha256_of(path) == sha256
 
 

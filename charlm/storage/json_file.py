@@ -12,31 +12,23 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]  # such as a size or a step
 
 
 def read_object(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
+    """Read a file of one JSON object, or raise OSError or ValueError; see `read_bytes`."""
+    return parse_object(read_bytes(path, most))
 
-    Args:
-        path: The file.
-        most: Bytes that it may have.
 
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is larger than `most`, or holds something else.
-    """
+def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
+    """Read a file, or raise OSError, or ValueError if it has more than `most` bytes."""
     if path.exists() and not path.is_file():
         raise ValueError("not a regular file")  # a pipe would be waited for
     with path.open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(f"more than {most:,} bytes")
-    return parse_object(data)
+    return data
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """Read one JSON object.
-
-    Raises:
-        ValueError: It is something else.
-    """
+    """Read one JSON object, or raise ValueError."""
     try:
         content = json.loads(data)
     except RecursionError:
@@ -52,8 +44,9 @@ def is_count(value: Any) -> TypeGuard[int]:
 
 
 def reason(error: Exception) -> str:
-    """Say in a few words why JSON is not what was expected."""
+    """Say in a few words why a file is not what was expected; what is wrong may itself be long."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))} is {reprlib.repr(first['input'])}"
-    return str(error)[:60]
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return text if len(text) <= 60 else f"{text[:57]}..."

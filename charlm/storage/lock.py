@@ -23,12 +23,9 @@ HOLDER = ".lock-holder.json"
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold the folder for writing while the block runs.
 
-    The lock belongs to the kernel (flock), so `kill -9` frees it at once. Some network file
-    systems do not honour such locks.
-
-    Raises:
-        MachineError: Another process holds it, and the message says which; or the folder may not
-            be written.
+    The lock belongs to the kernel (flock), so `kill -9` frees it at once. Some network file systems
+    do not honour such locks. Raise MachineError if the folder may not be written, or if another
+    process holds it; the message says which.
     """
     new = not (folder / LOCK).exists()
     lock = _acquired(folder)
@@ -51,11 +48,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 
 def refuse_locked(folder: Path) -> None:
-    """Refuse a folder that another process holds; leave one that nobody does as it is.
-
-    Raises:
-        MachineError: Another process holds it, and the message says which; or it may not be read.
-    """
+    """Raise MachineError if another process holds a folder, saying which, or it may not be read."""
     if (folder / LOCK).exists():
         # The holder's file stays: a killed process left it, and it says whose the folder is.
         _acquired(folder).release()

@@ -12,11 +12,7 @@ from charlm.errors import MachineError
 
 @contextlib.contextmanager
 def machine_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses about `path` into a `MachineError`.
-
-    Raises:
-        MachineError: Permission, space, a read-only or failing disk.
-    """
+    """Turn an OSError about `path` (permission, space, a failing disk) into a MachineError."""
     try:
         yield
     except OSError as error:

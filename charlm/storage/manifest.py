@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from charlm.errors import CheckpointError
+from charlm.storage.json_file import MAX_BYTES, parse_object, read_bytes, reason
 from charlm.storage.machine import is_gone, machine_errors
 
 NAME = "MANIFEST.json"
@@ -25,19 +26,11 @@ FORMAT = 1
 _UNKNOWN = b"0" * 64  # stands for a manifest's own SHA-256 while that is computed
 # What comes right before it. No value can contain this: quotes are escaped there.
 _OWN = f'"{NAME}": {{\n   "sha256": "'.encode()
-_MAX_BYTES = 1 << 20
-_CHUNK = 1 << 20
 # What file managers leave in folders, and network file systems for files that are still open.
 _LITTER = re.compile(r"\.DS_Store$|\._|\.nfs[0-9a-f]+$|(?i:thumbs\.db|desktop\.ini)$")
 # Errors caused by what is in a folder or a manifest; all others are the machine's.
-_OF_WHAT_IS_THERE = {
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.EINVAL,
-}
+_OF_WHAT_IS_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+_OF_WHAT_IS_THERE |= {errno.ENAMETOOLONG, errno.EINVAL}
 _PICKLES = {".metadata", ".distcp", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
 
@@ -48,8 +41,7 @@ class OtherFormatError(CheckpointError):
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     """Record `facts` and the size and SHA-256 of every file now in `folder`.
 
-    Raises:
-        CheckpointError: The facts are so long that they could not be read again.
+    Facts so long that they could not be read again are a CheckpointError.
     """
     files = {
         path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
@@ -58,8 +50,8 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     files = {NAME: {"sha256": _UNKNOWN.decode()}, **files}
     content = {"format": FORMAT, **facts, "files": files}
     data = (json.dumps(content, indent=1) + "\n").encode()
-    if len(data) > _MAX_BYTES:
-        what = f"would have {len(data):,} bytes and may have {_MAX_BYTES:,}"
+    if len(data) > MAX_BYTES:
+        what = f"would have {len(data):,} bytes and may have {MAX_BYTES:,}"
         raise CheckpointError(folder / NAME, what, "give shorter names")
     own = hashlib.sha256(data).hexdigest().encode()
     with (folder / NAME).open("wb") as file:
@@ -71,9 +63,7 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
 def read_manifest(folder: Path, mend: str = "name another") -> dict[str, Any]:
     """Read a folder's manifest without checking its files; its own entry is left out of them.
 
-    Args:
-        folder: Where it is.
-        mend: What to do where it cannot be read, for the message.
+    `mend` is what to do where it cannot be read, for the message.
 
     Raises:
         OtherFormatError: It is of a format that this version does not read.
@@ -87,20 +77,17 @@ def read_manifest(folder: Path, mend: str = "name another") -> dict[str, Any]:
         if is_gone(path) or not stat.S_ISREG(path.stat().st_mode):
             state = "not found" if is_gone(folder) else f"no {NAME}, so it was never finished"
             raise CheckpointError(folder, state, mend)
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise CheckpointError(path, f"more than {_MAX_BYTES:,} bytes, no manifest", mend)
-        content = json.loads(data)
-    if not isinstance(content, dict) or "format" not in content:
-        raise CheckpointError(path, "not a manifest", mend)
-    if content["format"] != FORMAT:
-        found = reprlib.repr(content["format"])
-        what = f"format {found}, this charlm reads {FORMAT}"
+        data = read_bytes(path)
+        content = parse_object(data)
+    if content.get("format", FORMAT) != FORMAT:
+        what = f"format {reprlib.repr(content['format'])}, this charlm reads {FORMAT}"
         raise OtherFormatError(path, what, "upgrade charlm")
-    if not _is_listing(content.get("files")):
+    files = content.get("files")
+    if "format" not in content or not isinstance(files, dict):
         raise CheckpointError(path, "not a manifest", mend)
-    own = content["files"].pop(NAME, None)
+    if not all(isinstance(entry, dict) for entry in files.values()):
+        raise CheckpointError(path, "not a manifest", mend)
+    own = files.pop(NAME, None)
     if own is not None and not _is_own(data):
         raise CheckpointError(path, "SHA-256 differs from its manifest", mend)
     return content
@@ -109,11 +96,8 @@ def read_manifest(folder: Path, mend: str = "name another") -> dict[str, Any]:
 def verify_folder(folder: Path, mend: str = "name another") -> dict[str, Any]:
     """Check every file of a folder against its manifest, and return the manifest.
 
-    Names are checked before any file is opened.
-
-    Args:
-        folder: Where they are.
-        mend: What to do about a folder that is damaged, for the message.
+    Names are checked before any file is opened. `mend` is what to do about a folder that is
+    damaged, for the message.
 
     Raises:
         OtherFormatError: It is of a format that this version does not read.
@@ -145,10 +129,10 @@ def _reading(path: Path, mend: str) -> Iterator[None]:
     with machine_errors(path):
         try:
             yield
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno not in _OF_WHAT_IS_THERE:
                 raise
-            raise CheckpointError(path, f"cannot be read ({_reason(error)})", mend) from None
+            raise CheckpointError(path, f"cannot be read ({reason(error)})", mend) from None
 
 
 def _check_name(folder: Path, name: str, files: Mapping[str, Any], mend: str) -> None:
@@ -165,12 +149,6 @@ def _check_name(folder: Path, name: str, files: Mapping[str, Any], mend: str) ->
         raise CheckpointError(folder, f"{shown} is missing or no regular file", mend)
 
 
-def _reason(error: Exception) -> str:
-    """Say in a few words why something cannot be read; what is wrong may itself be long."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def _is_own(data: bytes) -> bool:
     """Tell whether a manifest's bytes have the SHA-256 that stands in them."""
     before, mark, rest = data.partition(_OWN)
@@ -178,14 +156,7 @@ def _is_own(data: bytes) -> bool:
     return hashlib.sha256(before + mark + _UNKNOWN + after).hexdigest().encode() == sha256
 
 
-def _is_listing(files: Any) -> bool:
-    return isinstance(files, dict) and all(isinstance(entry, dict) for entry in files.values())
-
-
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's content, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
