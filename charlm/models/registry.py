@@ -72,7 +72,7 @@ KINDS: dict[str, Kind] = {
     "mixture": _of_charlm(
         "mixture:MixtureModel",
         learner="training.joining:JoiningLearner",
-        reader="sampling.readers:MixtureReader",
+        reader="sampling.reader:MixtureReader",
     ),
 }
 

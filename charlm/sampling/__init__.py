@@ -1,26 +1,23 @@
 """Choose the next character, and turn characters into text.
 
-Read in this order: `choose` (from logits to a character, in pure steps), `prompt`, `reader` (read
-on: characters in, the next logits out), `gpt_reader`, `ngram_reader`, `readers` (the fastest for
-a model), `generate` (ids, one by one), `stream`, `write` (text, piece by piece), `draw` (several
-texts), `load` (the same for Python programs).
+Read in this order: `choose` (from logits to a character, in pure steps), `reader` (characters in,
+the next logits out; the fastest way for a model), `gpt_reader`, `ngram_reader`, `generate` (ids,
+one by one), `stream` (their text), `draw` (several texts), `request` (what is asked for, checked),
+`load` (the same for Python programs).
 """
 
 from charlm.sampling.choose import Settings
-from charlm.sampling.draw import Drawing, Text
+from charlm.sampling.draw import Drawing, Task, Text
 from charlm.sampling.generate import Context, Drawn, generate
 from charlm.sampling.load import Writer, load
-from charlm.sampling.prompt import encode_prompt
-from charlm.sampling.readers import reader_of
-from charlm.sampling.stream import Piece
-from charlm.sampling.write import (
-    Task,
+from charlm.sampling.request import (
     allowed_ids,
     check_weights,
     choose_seed,
+    encode_prompt,
     settings_of,
-    write,
 )
+from charlm.sampling.stream import Piece
 
 __all__ = [
     "Context",
@@ -37,7 +34,5 @@ __all__ = [
     "encode_prompt",
     "generate",
     "load",
-    "reader_of",
     "settings_of",
-    "write",
 ]

@@ -48,10 +48,7 @@ def next_probabilities(
 ) -> Float[ndarray, "B V"]:
     """Return the distribution that the next character is drawn from, in float64.
 
-    Args:
-        logits: The model's, of any float type.
-        settings: Which steps to take.
-        repeated: Which characters are recent, for the repetition penalty.
+    `repeated` says which characters are recent, for the repetition penalty.
     """
     logits = logits.astype(np.float64)
     if settings.repetition_penalty != 1 and repeated is not None:
@@ -116,7 +113,8 @@ def keep_top_k(logits: Float[ndarray, "B V"], k: int) -> Float[ndarray, "B V"]:
     """Rule out all but the k most likely characters of each row; exactly k, also with ties."""
     if k >= logits.shape[-1]:
         return logits
-    return _keep_first(logits, _likeliest_first(logits), np.full(len(logits), k))
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    return _keep_first(logits, order, np.full(len(logits), k))
 
 
 def keep_top_p(logits: Float[ndarray, "B V"], p: float) -> Float[ndarray, "B V"]:
@@ -124,7 +122,7 @@ def keep_top_p(logits: Float[ndarray, "B V"], p: float) -> Float[ndarray, "B V"]
 
     Nucleus sampling: Holtzman et al. 2020, "The curious case of neural text degeneration", 3.1.
     """
-    order = _likeliest_first(logits)
+    order = np.argsort(-logits, axis=-1, kind="stable")
     return _keep_first(logits, order, _fewest(softmax(logits), order, p))
 
 
@@ -152,10 +150,6 @@ def keep_typical(logits: Float[ndarray, "B V"], p: float) -> Float[ndarray, "B V
     return _keep_first(logits, order, _fewest(probabilities, order, p))
 
 
-def _likeliest_first(logits: Float[ndarray, "B V"]) -> Int[ndarray, "B V"]:
-    return np.argsort(-logits, axis=-1, kind="stable")
-
-
 def _fewest(
     probabilities: Float[ndarray, "B V"], order: Int[ndarray, "B V"], p: float
 ) -> Int[ndarray, "B"]:
@@ -180,13 +174,8 @@ def draw(probabilities: Float[ndarray, "B V"], uniform: Float[ndarray, "B"]) -> 
     """Return, for each row, the character in whose part of [0, 1) its number falls.
 
     Inverting the distribution function takes one random number per row, so a row's draw does not
-    depend on the number of rows.
-
-    Args:
-        probabilities: Rows that sum to 1 up to rounding.
-        uniform: One number in [0, 1) for each row.
+    depend on the number of rows. Rows sum to 1 up to rounding.
     """
     ends = np.add.accumulate(probabilities, axis=-1)
-    # Always below the last end, so never after the last possible character.
-    point = uniform[:, None] * ends[:, -1:]
+    point = uniform[:, None] * ends[:, -1:]  # below the last end: at a possible character
     return (ends > point).argmax(axis=-1)  # type: ignore[no-any-return]

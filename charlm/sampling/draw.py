@@ -1,4 +1,4 @@
-"""Draw several texts after one prompt, in parallel where that is faster, or the best of many."""
+"""Draw texts after one prompt: several in parallel where that is faster, or the best of many."""
 
 import math
 import time
@@ -6,28 +6,44 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from jaxtyping import Int
+import numpy as np
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from charlm.models.base import LanguageModel
-from charlm.sampling.generate import Context
-from charlm.sampling.stream import Piece
-from charlm.sampling.write import Task, write
+from charlm.sampling.choose import Settings
+from charlm.sampling.generate import Context, generate
+from charlm.sampling.reader import Weights
+from charlm.sampling.stream import Alternatives, Piece, TextStream
 from charlm.text.tokenizer import Tokenizer
 
 AT_ONCE = 64  # texts in parallel at most
 WORTH = 5  # from this many texts on, drawing them in parallel is faster
+SHOWN = 5  # alternatives shown per character
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to write after any prompt.
+
+    Args:
+        settings: How characters are chosen.
+        count: Most characters of a text; bytes for a model of bytes.
+        stops: A text ends before the first of these.
+        weights: Precision of a GPT's matrices; see `charlm.sampling.reader.reader_of`.
+        alternatives: Whether to list the most likely characters in each place.
+    """
+
+    settings: Settings
+    count: int
+    stops: Sequence[str] = ()
+    weights: Weights = "float32"
+    alternatives: bool = False
 
 
 @dataclass
 class Text:
-    """A text as it grows.
-
-    Args:
-        seed: Its seed.
-        pieces: Its characters.
-        seconds: Wall time, shared with the texts that were drawn in parallel.
-    """
+    """A text as it grows; its wall time in seconds is shared by the texts drawn in parallel."""
 
     seed: int
     pieces: list[Piece] = field(default_factory=list)
@@ -39,9 +55,8 @@ class Text:
 
     def mean_logprob(self) -> float | None:
         """Return the mean log-probability of a character in nats; None without characters."""
-        if not self.pieces:
-            return None
-        return sum(piece.nats for piece in self.pieces) / len(self.pieces)
+        nats = [piece.nats for piece in self.pieces]
+        return sum(nats) / len(nats) if nats else None
 
 
 @dataclass(frozen=True)
@@ -72,27 +87,45 @@ class Drawing:
     @cached_property
     def context(self) -> Context:
         """The prompt, read once for all texts."""
-        weights = self.task.weights
-        return Context(self.model, self.prompt, weights, several=self.at_once > 1)
+        return Context(self.model, self.prompt, self.task.weights, several=self.at_once > 1)
 
     def groups(self, seeds: Sequence[int]) -> Iterator[Sequence[int]]:
         """Split seeds into groups whose texts are drawn in parallel."""
         return (seeds[first : first + self.at_once] for first in range(0, len(seeds), self.at_once))
+
+    def write(self, seeds: Sequence[int]) -> Iterator[list[list[Piece]]]:
+        """Yield the new pieces of a text for each seed: usually one, sometimes none or several.
+
+        Raises NonFiniteError if the model's logits are NaN or infinite.
+        """
+        streams = [TextStream(self.tokenizer, self.task.stops) for _ in seeds]
+        likely: list[Alternatives | None] = [None for _ in seeds]
+        for drawn in generate(self.context, self.task.count, self.task.settings, seeds):
+            if self.task.alternatives:
+                likely = [self.alternatives(log_p) for log_p in drawn.log_p]
+            rows = zip(streams, drawn.idx.tolist(), drawn.logprob.tolist(), likely, strict=True)
+            yield [stream.push(idx, nats, others) for stream, idx, nats, others in rows]
+            if all(stream.ended for stream in streams):
+                return
+        yield [stream.finish() for stream in streams]
+
+    def alternatives(self, log_p: Float[ndarray, "V"]) -> Alternatives:
+        """Return the most likely characters and their probabilities under the model itself."""
+        likeliest = np.argsort(-log_p, kind="stable")[:SHOWN].tolist()
+        return [(self.tokenizer.decode([i]), round(math.exp(log_p[i]), 4)) for i in likeliest]
 
     def draw(
         self, seeds: Sequence[int], show: Callable[[list[Piece]], None] | None = None
     ) -> list[Text]:
         """Draw a text for each seed, in parallel.
 
-        Args:
-            seeds: One for each text.
-            show: Called with the pieces of the first text as they come. Only its last piece is
-                then kept, so that a long text does not fill the memory.
+        `show` is called with the pieces of the first text as they come. Only its last piece is then
+        kept, so that a long text does not fill the memory.
         """
         texts, began = [Text(seed) for seed in seeds], time.perf_counter()
         if self.should_stop():
             return texts
-        for pieces in write(self.context, self.tokenizer, self.task, seeds):
+        for pieces in self.write(seeds):
             for text, more in zip(texts, pieces, strict=True):
                 text.pieces += more
             if show and pieces[0]:

@@ -11,8 +11,7 @@ from numpy import ndarray
 from charlm.errors import NonFiniteError
 from charlm.models.base import LanguageModel
 from charlm.sampling.choose import Settings, draw, log_softmax, next_probabilities
-from charlm.sampling.reader import Weights
-from charlm.sampling.readers import reader_of
+from charlm.sampling.reader import Weights, reader_of
 from charlm.text.batches import SAMPLE_STREAM, random_words
 
 LATELY = 64  # characters that the repetition penalty looks back on: about a line of text
@@ -22,16 +21,12 @@ AHEAD = 256  # random numbers of a text that are made at once
 class Drawn(NamedTuple):
     """One more character of each row.
 
-    Args:
-        idx: Its id, (B,).
-        logprob: Its log-probability under the model itself, before temperature and filters, in
-            nats, (B,).
-        log_p: The log-probabilities of all characters in its place, (B, V).
+    Log-probabilities are the model's own, before temperature and filters, in nats.
     """
 
     idx: Int[ndarray, "B"]
     logprob: Float[ndarray, "B"]
-    log_p: Float[ndarray, "B V"]
+    log_p: Float[ndarray, "B V"]  # of all characters in its place
 
 
 class Context:
@@ -62,14 +57,8 @@ def generate(
 ) -> Iterator[Drawn]:
     """Draw `count` characters after a prompt for each seed, one of each text at a time.
 
-    Args:
-        context: What to continue; it can be continued again.
-        count: Characters to draw.
-        settings: How they are chosen.
-        seeds: One for each text; a text depends on its own seed only.
-
-    Raises:
-        NonFiniteError: The model's logits are NaN or infinite.
+    A text depends on its own seed only, and the context can be continued again. Raises
+    NonFiniteError if the model's logits are NaN or infinite.
     """
     reader = context.reader.fork(len(seeds))
     scores = np.repeat(context.scores, len(seeds), axis=0)
@@ -84,11 +73,8 @@ def generate(
         if i:
             scores = reader.read(chosen[:, None])
         if not math.isfinite(np.add.reduce(scores, axis=None)):
-            raise NonFiniteError(
-                "the model's logits",
-                "NaN or infinite, because its training diverged",
-                "use an earlier checkpoint",
-            )
+            what = "NaN or infinite, because its training diverged"
+            raise NonFiniteError("the model's logits", what, "use an earlier checkpoint")
         log_p = log_softmax(scores.astype(np.float64))
         probabilities = next_probabilities(log_p, settings, recent.mask() if recent else None)
         chosen = draw(probabilities, uniform[i % AHEAD])

@@ -1,9 +1,8 @@
 """Fast readers of one text for GPTs on a CPU, in NumPy.
 
-For one character of one text, a model's own `step` spends most of its time in the overhead of torch
-calls, which take microseconds each. NumPy's overhead is a fraction of that, and its matrix-vector
-product is faster. So the work per character is written out here. Read `charlm.models.gpt2`,
-`charlm.models.modern` and `charlm.models.cache` first; tests compare these readers with the models.
+For one character of one text, most of the time of a model's own `step` is the overhead of torch
+calls, microseconds each. NumPy's is a fraction of that, and its matrix-vector product is faster.
+Read `charlm.models.gpt2`, `modern` and `cache` first; tests compare these readers with the models.
 """
 
 import math
@@ -21,24 +20,18 @@ from torch.nn import functional as F
 from charlm.models import GPT2, ModernGPT
 from charlm.models.cache import BlockCache, KeysValues, SlidingView, band
 from charlm.models.ngram_embedding import GOLDEN, PRIME, ROW_BITS, ROWS
-from charlm.sampling.reader import OneTextReader, StepReader, Weights, array
+from charlm.sampling.reader import Reader, StepReader, Weights, array
 
 Vector = Float[ndarray, "_"]
 Rows = Float[ndarray, "n _"]
 Linear = Callable[[Float[ndarray, "*n in"]], Float[ndarray, "*n out"]]  # of one vector, or of rows
 
 SERIAL = 2048  # up to this many elements neither torch nor MKL starts threads
+EPSILON = np.float32(torch.finfo(torch.float32).eps)
 
 
-class GPT2Reader(OneTextReader):
-    """Reads one text. When half a view is read again, NumPy does that too.
-
-    Torch's threads would slow BLAS's own down for milliseconds each time.
-
-    Args:
-        model: In evaluation mode, on a CPU.
-        weights: Precision of its matrices.
-    """
+class GPT2Reader(Reader):
+    """Reads one text with NumPy alone: torch's threads would slow BLAS's own for milliseconds."""
 
     def __init__(self, model: GPT2, weights: Weights = "float32") -> None:
         self.tokens = array(model.token_embedding.weight)
@@ -54,9 +47,8 @@ class GPT2Reader(OneTextReader):
         """Read n more characters; when the view is full, read half of it again."""
         new = idx[0].tolist()
         self.ids += new
-        if len(self.ids) > self.block_size:
-            while len(self.ids) > self.block_size:
-                del self.ids[: max(1, self.block_size // 2)]
+        while len(self.ids) > self.block_size:
+            del self.ids[: max(1, self.block_size // 2)]
             new = self.ids
             for layer in self.layers:
                 layer.used = 0
@@ -74,12 +66,7 @@ class GPT2Reader(OneTextReader):
 
 
 class GPTBlock:
-    """The matrices that the blocks of both styles have.
-
-    Args:
-        block: Of the model.
-        weights: Precision of its matrices.
-    """
+    """The matrices that the blocks of both styles have."""
 
     def __init__(self, block: Any, weights: Weights) -> None:
         self.n_head = block.attention.n_head
@@ -105,24 +92,17 @@ class GPT2Block(GPTBlock):
         return x + self.contract(gelu(self.expand(self.mlp_norm(x))))
 
 
-class ModernReader(OneTextReader):
-    """Reads one text: the prompt with the model, the rest with NumPy.
-
-    Args:
-        model: In evaluation mode, on a CPU.
-        weights: Precision of its matrices.
-    """
+class ModernReader(Reader):
+    """Reads one text: the prompt with the model, the rest with NumPy."""
 
     def __init__(self, model: ModernGPT, weights: Weights = "float32") -> None:
         self.model = model
         self.tokens = array(model.token_embedding.weight)
         self.blocks = [ModernBlock(block, weights) for block in model.blocks]
         self.head = linear(model.head.weight, weights)
-        self.ngrams: Float[ndarray, "N C"] | None = None
-        self.longest = 1
-        if model.ngram_embedding is not None:
-            self.ngrams = array(model.ngram_embedding.table.weight)
-            self.longest = model.ngram_embedding.longest
+        ngrams = model.ngram_embedding
+        self.ngrams = None if ngrams is None else array(ngrams.table.weight)  # (N, C)
+        self.longest = 1 if ngrams is None else ngrams.longest
         self.recent: list[int] = []  # the last `longest` characters
         self.state: SlidingView = model.start(1)
 
@@ -171,18 +151,16 @@ def linear(weight: Float[Tensor, "out in"], weights: Weights) -> Linear:
     weight = weight.detach()
     if weights == "int8":
         return int8_linear(weight)
-    if weight.shape[0] < weight.shape[1]:
-        columns = weight.numpy().T
-    else:  # BLAS is up to twice as fast on long rows
-        columns = weight.t().contiguous().numpy()
+    wide = weight.shape[0] < weight.shape[1]  # BLAS is up to twice as fast on long rows
+    columns = weight.numpy().T if wide else weight.t().contiguous().numpy()
     return lambda x: x @ columns
 
 
 def int8_linear(weight: Float[Tensor, "out in"]) -> Linear:
     """Return x -> weight x with the weights rounded to 8 bits, and a single x to bfloat16.
 
-    Each row has its own scale, its largest weight over 127, and no zero point. A character reads a
-    quarter of the memory.
+    Each row has its own scale, its largest weight over 127, and no zero point. Reads a quarter of
+    the memory.
     """
     scale = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12).bfloat16()
     rounded = (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
@@ -232,9 +210,6 @@ def rms_norm(x: Float[ndarray, "*batch C"]) -> Float[ndarray, "*batch C"]:
     return x / np.sqrt(squares / x.shape[-1] + EPSILON)  # type: ignore[no-any-return]
 
 
-EPSILON = np.float32(torch.finfo(torch.float32).eps)
-
-
 def token_shift(own: Vector, before: Float[Tensor, "1 1 C"] | None) -> Vector:
     """Return own with the second half of its channels from `before`; write own to `before`."""
     assert before is not None, "the model itself reads the first character"
@@ -260,7 +235,7 @@ def attend(
     value: Float[ndarray, "H n D"],
     past: KeysValues,
 ) -> Float[ndarray, "n C"]:
-    """Add n keys and values, and average all values in view by how well queries match keys."""
+    """Add n keys and values; average all values in view by how well queries match keys."""
     heads, n, head_size = query.shape
     if past.held is None:
         past.held = torch.empty(2, 1, heads, past.slots, head_size)
@@ -275,14 +250,12 @@ def attend(
     scores -= scores.max(axis=-1, keepdims=True)  # otherwise exp overflows
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
-    averages: Rows = (scores @ values[:, first:end]).transpose(1, 0, 2).reshape(n, -1)
-    return averages
+    return (scores @ values[:, first:end]).transpose(1, 0, 2).reshape(n, -1)  # type: ignore[no-any-return]
 
 
 def ngram_rows(recent: Sequence[int], longest: int, vocab_size: int) -> list[int]:
     """Do what `charlm.models.ngram_embedding.ngram_rows` does, at the end of a text."""
-    numbers = [i + 1 for i in recent]
-    numbers = [0] * (longest - len(numbers)) + numbers
+    numbers = [0] * (longest - len(recent)) + [i + 1 for i in recent]
     key, rows = numbers[-1], []
     for n in range(2, longest + 1):
         key = (key * (vocab_size + 1) + numbers[-n]) % PRIME

@@ -11,33 +11,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from jaxtyping import Int
-from numpy import ndarray
-
 from charlm.config import changed
 from charlm.errors import Setting, UsageError
 from charlm.runs import find_run
 from charlm.runs.load import SavedModel, load_model
-from charlm.sampling.generate import Context
-from charlm.sampling.prompt import encode_prompt
+from charlm.sampling.draw import Drawing, Task
 from charlm.sampling.reader import Weights
-from charlm.sampling.write import (
-    Task,
+from charlm.sampling.request import (
     allowed_ids,
     check_weights,
     choose_seed,
+    encode_prompt,
     settings_of,
-    write,
 )
 from charlm.text.tokenizer import Unknown
 
 
 class Writer:
-    """A trained model that writes texts.
-
-    Args:
-        saved: The model, its alphabet, its run's configuration.
-    """
+    """A trained model that writes texts."""
 
     def __init__(self, saved: SavedModel) -> None:
         self.saved = saved
@@ -76,22 +67,15 @@ class Writer:
         for name, value, known in (("unknown", unknown, Unknown), ("weights", weights, Weights)):
             if value not in get_args(known):
                 raise UsageError(Setting(name, value), f"expected one of {get_args(known)}")
-        overrides = [
-            f"sample.{key}={value}" for key, value in settings.items() if value is not None
-        ]
-        config = changed(saved.config, overrides).sample
+        given = [f"sample.{key}={value}" for key, value in settings.items() if value is not None]
+        config = changed(saved.config, given).sample
         allowed = None if allow is None else allowed_ids(saved.tokenizer, allow)
         ids = encode_prompt(saved.tokenizer, config.prompt if prompt is None else prompt, unknown)
         stops = [stop] if isinstance(stop, str) else stop or ()
         task = Task(settings_of(config, allowed), config.max_new_chars, stops, weights)
         check_weights(weights, saved.model)
-        seed = choose_seed(seed)
-        return self._written(ids, task, seed)
-
-    def _written(self, ids: Int[ndarray, "T"], task: Task, seed: int) -> Iterator[str]:
-        context = Context(self.saved.model, ids, task.weights)
-        for pieces in write(context, self.saved.tokenizer, task, [seed]):
-            yield from (piece.text for piece in pieces[0])
+        written = Drawing(saved.model, saved.tokenizer, ids, task).write([choose_seed(seed)])
+        return (piece.text for pieces in written for piece in pieces[0])
 
 
 def load(

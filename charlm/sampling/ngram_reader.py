@@ -7,21 +7,16 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from charlm.models import NGramModel
-from charlm.sampling.reader import OneTextReader, Weights, array
+from charlm.sampling.reader import Reader, Weights, array
 
 KEPT_BYTES = 8 << 20  # of distributions: about 16,000 at 65 characters
 
 
-class NGramReader(OneTextReader):
-    """Reads one text with the tables of an n-gram model.
+class NGramReader(Reader):
+    """Reads one text with the tables of an n-gram model, which has no matrices for `weights`.
 
-    The distribution after a context is computed from the one after the next shorter context: the
-    left-over times that, plus the shares of the context's followers. Distributions are cached, up
-    to a bound.
-
-    Args:
-        model: On a CPU.
-        weights: Ignored: there are no matrices.
+    The distribution after a context is the one after the next shorter context times the left-over,
+    plus the shares of the context's followers. Distributions are cached, up to a bound.
     """
 
     def __init__(self, model: NGramModel, weights: Weights = "float32") -> None:
@@ -29,8 +24,7 @@ class NGramReader(OneTextReader):
         self.tables = [_NGramTable(model, k) for k in range(1, model.order + 1)]
         self.shortest = model.shortest().numpy().astype(np.float64)
         self.kept: dict[tuple[int, int], Float[ndarray, "V"]] = {}
-        # Nodes of the last 0, 1, ... characters of the text, -1 for unknown contexts.
-        self.nodes = [0]
+        self.nodes = [0]  # of the last 0, 1, ... characters of the text, -1 for unknown contexts
 
     def read(self, idx: Int[ndarray, "1 n"]) -> Float[ndarray, "1 V"]:
         """Read n more characters."""
@@ -49,16 +43,13 @@ class NGramReader(OneTextReader):
         longest, p = len(self.nodes) - 1, self.shortest
         missing: list[tuple[int, int]] = []
         for k in range(longest, 0 if self.backs_off else max(0, longest - 1), -1):
-            context = (k, self.nodes[k])
-            kept = self.kept.get(context)
-            if kept is not None:
-                p = kept
+            if (context := (k, self.nodes[k])) in self.kept:
+                p = self.kept[context]
                 break
-            if context[1] >= 0:
+            if self.nodes[k] >= 0:
                 missing.append(context)
-        for context in reversed(missing):
-            p = self.tables[context[0]].after(context[1], p, self.vocab_size)
-            self.kept[context] = p
+        for k, node in reversed(missing):
+            p = self.kept[k, node] = self.tables[k].after(node, p, self.vocab_size)
         return p
 
 

@@ -13,10 +13,10 @@ class Piece(NamedTuple):
 
     Args:
         text: The character.
-        nats: Its log-probability under the model itself, before temperature and filters. For a
-            model of bytes, the sum over its bytes.
-        likely: The most likely characters in its place and their probabilities, if asked for. For
-            a model of bytes, in the place of its last byte.
+        nats: Its log-probability under the model itself, before temperature and filters; the sum
+            over its bytes for a model of bytes.
+        likely: The most likely characters in its place (of its last byte) and their
+            probabilities, if asked for.
     """
 
     text: str
@@ -25,16 +25,9 @@ class Piece(NamedTuple):
 
 
 class TextStream:
-    """One text as it is drawn; it holds back only what may still change.
+    """One text as it is drawn, until one of `stops` comes, which is not part of it: `ended`.
 
-    That is the beginning of a stop text, or of a character of several bytes.
-
-    Args:
-        tokenizer: Of the model.
-        stops: Texts that end it; they are not part of it.
-
-    Attributes:
-        ended: Whether a stop text has come.
+    It holds back only the beginning of a stop text, or of a character of several bytes.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
@@ -52,27 +45,26 @@ class TextStream:
         if not text:
             self._nats += nats
             return []
-        # Invalid bytes come out with the id that shows them invalid: they are the first characters
-        # of the text, and the last one belongs to this id.
+        # Invalid bytes come out first, with the id that shows them invalid; the last is its own.
         pieces = [Piece(c, 0.0) for c in text[:-1]] + [Piece(text[-1], nats, likely)]
         pieces[0] = pieces[0]._replace(nats=pieces[0].nats + self._nats)
         self._nats = 0.0
         if not self._stops:
             return pieces
-        self._held += pieces
-        held = "".join(piece.text for piece in self._held)
+        pieces = self._held + pieces
+        held = "".join(piece.text for piece in pieces)
         end = self._first_stop(held)
         if not self.ended:
             end -= self._beginning_of_a_stop(held)
-        given, self._held = self._held[:end], [] if self.ended else self._held[end:]
-        return given
+        self._held = pieces[end:]
+        return pieces[:end]
 
     def finish(self) -> list[Piece]:
         """Return what was held back at the end of the text."""
-        rest = "" if self.ended else self._decoder.finish()
-        given, self._held = self._held + [Piece(c, 0.0) for c in rest], []
-        if rest:
-            given[-len(rest)] = Piece(rest[0], self._nats)
+        if self.ended:
+            return []
+        rest = self._decoder.finish()
+        given = self._held + [Piece(c, 0.0 if i else self._nats) for i, c in enumerate(rest)]
         return given[: self._first_stop("".join(piece.text for piece in given))]
 
     def _first_stop(self, held: str) -> int:
@@ -83,7 +75,6 @@ class TextStream:
 
     def _beginning_of_a_stop(self, held: str) -> int:
         """Return how many characters at the end of `held` could begin a stop text."""
-        for length in range(min(len(held), max(map(len, self._stops)) - 1), 0, -1):
-            if any(stop.startswith(held[-length:]) for stop in self._stops):
-                return length
-        return 0
+        lengths = range(min(len(held), max(map(len, self._stops)) - 1), 0, -1)
+        begins = (n for n in lengths if any(stop.startswith(held[-n:]) for stop in self._stops))
+        return next(begins, 0)

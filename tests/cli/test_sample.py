@@ -171,7 +171,7 @@ def test_a_long_text_is_not_kept(charlm, trained, monkeypatch):
 
 
 def test_a_stopped_batch_shows_only_the_text_that_was_shown(charlm, trained, monkeypatch):
-    writing = sys.modules["charlm.sampling.write"]
+    writing = sys.modules["charlm.sampling.draw"]
     generate = writing.generate
 
     def interrupted(*arguments):
@@ -274,7 +274,7 @@ def test_a_conversation_continues_one_prompt_after_the_other(charlm, trained, mo
 
 
 def test_an_interrupt_stops_the_text_and_not_the_conversation(charlm, trained, monkeypatch):
-    writing = sys.modules["charlm.sampling.write"]  # the package has a function of this name
+    writing = sys.modules["charlm.sampling.draw"]
     generate, texts = writing.generate, []
 
     def interrupted(*arguments):

@@ -11,10 +11,9 @@ from charlm.config import GPTConfig
 from charlm.models import build_model
 from charlm.models.counts import count_ngrams
 from charlm.models.smoothing import smooth
-from charlm.sampling import Context, Settings, generate, gpt_reader, ngram_reader, readers
+from charlm.sampling import Context, Settings, generate, gpt_reader, ngram_reader
 from charlm.sampling.choose import log_softmax
-from charlm.sampling.reader import StepReader
-from charlm.sampling.readers import reader_of
+from charlm.sampling.reader import MixtureReader, StepReader, reader_of
 from charlm.text.tokens import IdArray
 from tests.models.conftest import BLOCK, CONFIGS, VOCAB
 from tests.models.test_contract import knowing
@@ -118,7 +117,7 @@ def test_which_reader_a_model_gets():
         "gpt2": gpt_reader.GPT2Reader,
         "modern": gpt_reader.ModernReader,
         "ngram": ngram_reader.NGramReader,
-        "mixture": readers.MixtureReader,
+        "mixture": MixtureReader,
     }.items():
         model = build_model(CONFIGS[name], VOCAB).eval()
         assert type(reader_of(model)) is kind

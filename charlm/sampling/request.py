@@ -1,0 +1,103 @@
+"""What is asked for, checked: prompt, settings, allowed characters, seed, weights."""
+
+import re
+import secrets
+import warnings
+from dataclasses import fields
+
+import numpy as np
+from jaxtyping import Bool, Int
+from numpy import ndarray
+
+from charlm.config import SampleConfig
+from charlm.errors import DataError, Phrase, Setting, UsageError
+from charlm.models import LanguageModel
+from charlm.sampling.choose import Settings
+from charlm.sampling.reader import Weights
+from charlm.text.tokenizer import Tokenizer, Unknown
+
+SEEDS = 2**62  # limit of a seed, so that seeds that count up from it fit into 64 bits
+A_CLASS = re.compile(r"\[\^?\]?(\\.|[^\]\\])*\]|\\[wWdDsS]", re.DOTALL)  # as [^a-z\]] or \d
+
+
+def encode_prompt(
+    tokenizer: Tokenizer, prompt: str, unknown: Unknown = "error"
+) -> Int[ndarray, "T"]:
+    """Return the ids of a prompt, at least one.
+
+    An empty prompt becomes a newline, which starts a line in most texts, or the first symbol of an
+    alphabet without newlines.
+
+    Args:
+        tokenizer: The model's.
+        prompt: What to continue.
+        unknown: `error` refuses a character outside the alphabet, `skip` leaves it out,
+            `nearest` writes it as the alphabet can.
+
+    Raises:
+        DataError: A character is not in the alphabet.
+    """
+    try:
+        ids = tokenizer.encode(prompt, unknown)
+    except DataError as error:
+        mend = Phrase(
+            "use {} to replace them by similar characters, or {} to leave them out",
+            Setting("unknown", "nearest"),
+            Setting("unknown", "skip"),
+        )
+        raise error.replace(where=Setting("prompt"), mend=mend) from None
+    if not len(ids):
+        ids = tokenizer.encode("\n", "skip")
+    return ids.astype(np.int64) if len(ids) else np.zeros(1, np.int64)
+
+
+def settings_of(config: SampleConfig, allowed: Bool[ndarray, "V"] | None = None) -> Settings:
+    """Return the settings of a configuration."""
+    names = [field.name for field in fields(Settings) if field.name != "allowed"]
+    return Settings(**{name: getattr(config, name) for name in names}, allowed=allowed)
+
+
+def allowed_ids(tokenizer: Tokenizer, allow: str) -> Bool[ndarray, "V"]:
+    """Return which ids may be drawn.
+
+    Args:
+        tokenizer: The model's.
+        allow: A class of a regular expression, such as `[a-z ]`, or the characters themselves. For
+            a model of bytes: the bytes of these characters; of a class, its ASCII characters.
+
+    Raises:
+        UsageError: The class cannot be read, or the alphabet has nothing of what is allowed.
+    """
+    setting, found = Setting("allow", allow), np.zeros(tokenizer.vocab_size, bool)
+    of_bytes = tokenizer.unit == "bytes"
+    if A_CLASS.fullmatch(allow):
+        try:
+            with warnings.catch_warnings(action="ignore"):  # about future meanings of a class
+                pattern = re.compile(allow)
+        except re.error as error:
+            raise UsageError(setting, str(error), "write a class as [a-z]") from None
+        for i in range(128 if of_bytes else tokenizer.vocab_size):
+            found[i] = pattern.fullmatch(tokenizer.decode([i])) is not None
+    else:
+        found[tokenizer.encode(allow, "skip")] = True
+    if not found.any():
+        mend = "use ASCII in a class for a model of bytes" if of_bytes else ""
+        raise UsageError(setting, "this model's alphabet has no such character", mend)
+    return found
+
+
+def choose_seed(seed: int | None) -> int:
+    """Return a seed, drawn if it is None; raise UsageError if it is out of range."""
+    if seed is None:
+        return secrets.randbelow(2**31)  # short enough to read aloud
+    if not 0 <= seed < SEEDS:
+        raise UsageError(Setting("seed", seed), "out of range", "use a number from 0 to 2^62 - 1")
+    return seed
+
+
+def check_weights(weights: Weights, model: LanguageModel) -> None:
+    """Raise UsageError for 8-bit weights of a model that is not on a CPU: no kernels."""
+    if weights == "int8" and model.device.type != "cpu":
+        mend = Phrase("leave it out, or use {}", Setting("device", "cpu"))
+        what = f"not for {model.device}, only for a CPU"
+        raise UsageError(Setting("weights", weights), what, mend)
