@@ -1,6 +1,7 @@
 """A whole configuration."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from charlm.config.base import AnyModel
 from charlm.config.sections import (
@@ -54,3 +55,12 @@ class Config(Section):
                 update={"model": one.model, "train": one.train}
             )
         return self.model_copy(update={"model": self.model.with_members(experts)})
+
+
+def leaves(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return what nested mappings hold by its whole key: `experts.gpt.train.max_steps`."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, Mapping)
+        found |= leaves(value, f"{before}{key}.") if nested else {before + key: value}
+    return found

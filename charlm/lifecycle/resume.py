@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from charlm.config import Config, changed, load_config
-from charlm.config.keys import leaves
+from charlm.config.schema import leaves
 from charlm.config.size import check_memory
 from charlm.errors import CheckpointError, DataError, MachineError, Phrase, Setting
 from charlm.lifecycle.begin import (
@@ -59,7 +59,7 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
     if config.train.init_from is None:
         train = config.train.model_copy(update={"init_from": own.train.init_from})
         config = config.model_copy(update={"train": train})
-    theirs, ours = (dict(leaves(one.model_dump())) for one in (own, config))
+    theirs, ours = (leaves(one.model_dump()) for one in (own, config))
     for key in {**theirs, **ours}:
         then, now = theirs.get(key), ours.get(key)
         if then != now and is_fixed(key, then, now):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from charlm.config import Config, ModelConfig
-from charlm.config.keys import leaves
+from charlm.config.schema import leaves
 from charlm.errors import CheckpointError
 from charlm.runs import RunFolder, find_run
 from charlm.runs.load import compare_alphabets, use_checkpoint
@@ -52,8 +52,8 @@ def _check_first_weights(where: str, name: str, config: Config, tokenizer: Token
     try:
         run = find_run(Path(name))
         if run.config.model != config.model:
-            ours = dict(leaves(config.model.model_dump()))
-            for key, value in leaves(run.config.model.model_dump()):
+            ours = leaves(config.model.model_dump())
+            for key, value in leaves(run.config.model.model_dump()).items():
                 if ours.get(key) != value:
                     what = f"its model.{key} is {value!r}, here {ours.get(key)!r}"
                     raise CheckpointError(name, what, "make them equal")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from charlm.config import Config
-from charlm.config.keys import leaves
+from charlm.config.schema import leaves
 from charlm.errors import CheckpointError
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.folder import RunFolder
@@ -91,9 +91,9 @@ class Provenance:
         Raises:
             CheckpointError: One of them may not change in a run.
         """
-        then = dict(leaves(before.model_dump(mode="json"))) if self.config is None else self.config
+        then = leaves(before.model_dump(mode="json")) if self.config is None else self.config
         found: dict[str, tuple[Any, Any]] = {}
-        for key, value in leaves(now.model_dump(mode="json")):
+        for key, value in leaves(now.model_dump(mode="json")).items():
             if key in then and then[key] != value:
                 found[key] = then[key], value
             elif value is None and any(known.startswith(f"{key}.") for known in then):
@@ -159,7 +159,7 @@ def _read(folder: Path, older: Mapping[str, Any], run: Path, then: str) -> Prove
             then,
             model if isinstance(model, dict) else {},
             sha256 if isinstance(sha256, str) else None,
-            None if config is None else dict(leaves(config)),
+            None if config is None else leaves(config),
         )
     except (ValueError, RecursionError) as error:
         what = f"cannot be read ({str(error)[:60]})"
