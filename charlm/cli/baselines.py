@@ -80,8 +80,8 @@ def _read(data: "DataConfig", scratch: Path) -> tuple["Corpus", "Tokenizer"]:
     from charlm.text.corpus import split_bounds
 
     source = open_source(data.source, output.download_bar(quiet=False))
-    with output.bytes_bar(quiet=False) as bar:
-        scan = scan_text(source, data, lambda read: bar("reading", read))
+    with output.bytes_bar(quiet=False) as progress:
+        scan = scan_text(source, data, progress)
     for remark in scan.notes:
         output.note(remark)
     bounds = split_bounds(scan.size, data)
@@ -94,11 +94,8 @@ def _read(data: "DataConfig", scratch: Path) -> tuple["Corpus", "Tokenizer"]:
                 "use a longer text or another --val-fraction",
             )
     tokenizer = fitted(scan, data)
-    tokens = scratch / "tokens"
-    with output.bytes_bar(quiet=False) as bar:
-        corpus = encode_corpus(
-            source, data, scan, tokenizer, tokens, lambda read: bar("encoding", read)
-        )
+    with output.bytes_bar(quiet=False) as progress:
+        corpus = encode_corpus(source, data, scan, tokenizer, scratch / "tokens", progress)
     return corpus, tokenizer
 
 

@@ -1,6 +1,6 @@
 """The text to score: a part of the run's own, or another, encoded with the run's alphabet."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,14 +9,8 @@ from charlm.config import DataConfig
 from charlm.errors import DataError, Phrase, Setting
 from charlm.evaluation.unknown import LeftOut, leave_out
 from charlm.runs import RunFolder
-from charlm.text import (
-    CharTokenizer,
-    Tokenizer,
-    encode_corpus,
-    open_corpus,
-    open_source,
-    scan_text,
-)
+from charlm.text import CharTokenizer, Tokenizer, encode_corpus, open_corpus, open_source, scan_text
+from charlm.text.corpus import Progress
 from charlm.text.tokens import Ids, Split
 
 
@@ -60,7 +54,7 @@ def read_text(
     own: Tokenizer,
     scratch: Path,
     unknown: Literal["error", "uniform"] = "error",
-    progress: Callable[[str, int], None] = lambda what, read: None,
+    progress: Progress = lambda what, read: None,
 ) -> GivenText:
     """Read a text as a run read its own.
 
@@ -77,7 +71,7 @@ def read_text(
     """
     data = data.model_copy(update={"source": name, "val_fraction": 0.0, "test_fraction": 0.0})
     source = open_source(name)
-    scan = scan_text(source, data, lambda read: progress("reading", read))
+    scan = scan_text(source, data, progress)
     strange = scan.strange_to(own)
     known = scan.size - sum(int(scan.counts[ord(c)]) for c in strange)
     if strange and unknown == "error":
@@ -98,7 +92,7 @@ def read_text(
         raise DataError(name, f"only one character{of_it}; the first of a text is not scored")
     wide = CharTokenizer([*own.alphabet, *strange]) if isinstance(own, CharTokenizer) else own
     tokens = scratch / "tokens"
-    corpus = encode_corpus(source, data, scan, wide, tokens, lambda n: progress("encoding", n))
+    corpus = encode_corpus(source, data, scan, wide, tokens, progress)
     text, notes = corpus.splits["train"], tuple(scan.notes)
     if not strange:
         return GivenText(text, own, None, notes)

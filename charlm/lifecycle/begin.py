@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,7 +32,7 @@ from charlm.storage.atomic import flush_folder, is_leftover, make_folder, remove
 from charlm.storage.lock import HOLDER, LOCK
 from charlm.storage.machine import is_gone
 from charlm.text import Corpus, Scan, Source, Tokenizer, encode_corpus, open_source, scan_text
-from charlm.text.corpus import check_lengths, split_bounds
+from charlm.text.corpus import Progress, check_lengths, split_bounds
 from charlm.training.compiling import check_compiler
 from charlm.training.plan import BudgetPlan, given_keys, make_plan
 
@@ -43,7 +42,6 @@ DISK_FACTOR = 2.2
 LOCKS = (LOCK, HOLDER)
 OUT, RESUME = Setting("out"), Setting("resume", True)
 ANOTHER = Phrase("choose another {}", OUT)
-Progress = Callable[[str, int], None]  # what is being done, and the bytes read since the last call
 
 
 @dataclass
@@ -178,7 +176,7 @@ def prepare_text(
     # A mistake in sizes alone is answered before a large text is read: no text has fewer symbols.
     check_memory(config, vocab_size=1)
     source = open_source(config.data.source, fetch)
-    scan = scan_text(source, config.data, lambda read: progress("reading", read))
+    scan = scan_text(source, config.data, progress)
     tokenizer = scan.tokenizer(config.data)
     refuse_short(scan.size, config)
     check_memory(config, tokenizer.vocab_size)
@@ -307,8 +305,8 @@ def create_run(config: Config, out: Path, text: PreparedText, progress: Progress
         check_first_weights(config, text.tokenizer)
         check_disk(config, out, text)
         remove_leftovers(out)
-        encode = partial(encode_corpus, text.source, config.data, text.scan, text.tokenizer)
-        corpus = encode(run.tokens_path, lambda read: progress("encoding", read))
+        read = (text.source, config.data, text.scan, text.tokenizer)
+        corpus = encode_corpus(*read, run.tokens_path, progress)
         with machine_errors(out):
             make_folder(run.checkpoints.folder)
         write_file(run.tokenizer_path, text.tokenizer.to_json().encode())

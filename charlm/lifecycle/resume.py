@@ -15,7 +15,6 @@ from charlm.errors import CheckpointError, DataError, MachineError, Phrase, Sett
 from charlm.lifecycle.begin import (
     PreparedRun,
     PreparedText,
-    Progress,
     check_prompt,
     config_file,
     refuse_short,
@@ -29,6 +28,7 @@ from charlm.runs.verify import checks, places
 from charlm.storage import machine_errors, write_file
 from charlm.storage.atomic import make_folder, remove_leftovers
 from charlm.text import Corpus, encode_corpus, open_source, scan_text
+from charlm.text.corpus import Progress
 from charlm.training.compiling import check_compiler
 from charlm.training.plan import given_keys, keep_plan
 
@@ -179,7 +179,7 @@ def _encode_anew(
         text.scan,
         text.tokenizer,
         prepared.run.tokens_path,
-        lambda read: progress("encoding", read),
+        progress,
     )
     prepared.notes.append(
         f"{config.data.source}: changed since this run began; losses before and after cannot be "
@@ -234,7 +234,7 @@ def _current_text(
     source = None
     try:
         source = open_source(name)
-        scan = scan_text(source, config.data, lambda read: progress("checking", read))
+        scan = scan_text(source, config.data, progress)
     except (DataError, MachineError) as error:
         if moved:
             raise

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ _SIGNATURES = {
 
 _BYTES, _LATIN_1 = Setting("data.unit", "bytes"), Setting("data.encoding", "latin-1")
 
-Progress = Callable[[int], None]  # called with the bytes read since the last call
+Progress = Callable[[str, int], None]  # "reading" or "encoding", and the bytes since the last call
 
 
 @dataclass
@@ -108,7 +109,9 @@ class Corpus:
     facts: Mapping[str, Any]
 
 
-def scan_text(source: Source, data: DataConfig, progress: Progress = lambda read: None) -> Scan:
+def scan_text(
+    source: Source, data: DataConfig, progress: Progress = lambda what, read: None
+) -> Scan:
     """Read a text once for its length, alphabet and checksum.
 
     Raises:
@@ -118,7 +121,7 @@ def scan_text(source: Source, data: DataConfig, progress: Progress = lambda read
     size, digest = 0, hashlib.sha256()
     notes: list[str] = []
     counts = np.zeros(256 if data.unit == "bytes" else _CODE_POINTS, np.int64)
-    for symbols in _symbols(source, data, digest.update, notes, progress):
+    for symbols in _symbols(source, data, digest.update, notes, partial(progress, "reading")):
         size += len(symbols)
         found = np.bincount(symbols)  # as long as the largest code: short for most texts
         counts[: len(found)] += found
@@ -165,7 +168,7 @@ def encode_corpus(
     scan: Scan,
     tokenizer: Tokenizer,
     folder: Path,
-    progress: Progress = lambda read: None,
+    progress: Progress = lambda what, read: None,
 ) -> Corpus:
     """Read a text again and write its ids to a new `folder`.
 
@@ -191,7 +194,7 @@ def encode_corpus(
     else:
         table = np.arange(256, dtype=dtype)
     with new_folder(folder, facts) as temporary, (temporary / IDS).open("wb") as file:
-        for symbols in _symbols(source, data, digest.update, [], progress):
+        for symbols in _symbols(source, data, digest.update, [], partial(progress, "encoding")):
             file.write(table.take(symbols).data)
         if digest.hexdigest() != scan.sha256:
             raise DataError(source.name, "changed while it was being read", "try again")
@@ -266,7 +269,7 @@ def _symbols(
     data: DataConfig,
     update: Callable[[bytes], None],
     notes: list[str],
-    progress: Progress,
+    progress: Callable[[int], None],
 ) -> Iterator[npt.NDArray[Any]]:
     """Yield the text's code points (or bytes) in chunks, and pass the raw bytes to `update`."""
     for part in source.parts:
