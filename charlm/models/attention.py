@@ -50,18 +50,11 @@ def attend(
     """Average the values, weighted by how well each query matches each key.
 
     In self-attention all three are computed from the same x. In cross-attention the keys and values
-    come from another sequence, and S may differ from T.
+    come from another sequence, and S may differ from T. The mask is True where query t may see key
+    s; "causal" lets t see 0 to t; None, everything. `dropout` drops weights.
 
-    Args:
-        query: What each of T positions looks for.
-        key: What each of S positions contains.
-        value: What each of S positions passes on.
-        mask: True where query t may see key s; "causal" lets t see 0 to t; None, everything.
-        dropout: Probability of dropping a weight.
-
-    Returns:
-        The weighted averages, computed by a fused kernel that never stores the (T, S) weights, or
-        by `attend_plainly` where that is faster. Both agree up to rounding.
+    A fused kernel never stores the (T, S) weights; `attend_plainly` is used where it is faster.
+    Both agree up to rounding.
     """
     if torch.is_grad_enabled() and key.shape[-2] <= _longest_plain(value):
         return attend_plainly(query, key, value, mask, dropout)
@@ -88,13 +81,9 @@ def _longest_plain(value: Tensor) -> int:
 
 @runtime_checkable
 class Cache(Protocol):
-    """What a layer of attention keeps of the text read so far (see `charlm.models.cache`).
+    """What a layer of attention keeps of the text read so far (see `charlm.models.cache`)."""
 
-    Attributes:
-        used: How many characters it holds.
-    """
-
-    used: int
+    used: int  # how many characters it holds
 
     def add(
         self, key: Float[Tensor, "B H n D"], value: Float[Tensor, "B H n D"]
@@ -127,12 +116,7 @@ class MultiHeadAttention(nn.Module):
     """Many heads at once: one projection makes all queries, keys and values.
 
     Each head works in D = C / H channels and can look for something different. The last projection
-    mixes what the heads found.
-
-    Args:
-        n_embd: Channels (C).
-        n_head: Heads (H), a divisor of C.
-        dropout: Probability of dropping a weight in training.
+    mixes what the heads found. In training, `dropout` drops weights.
     """
 
     def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0) -> None:
@@ -167,12 +151,9 @@ class AttentiveModel(LanguageModel):
     """A model whose layers keep what they have read, so that `go_on` reads only what is new.
 
     `charlm.models.cache`, which comes after the lessons, explains how.
-
-    Attributes:
-        depth: How many layers of attention it has.
     """
 
-    depth: int
+    depth: int  # how many layers of attention it has
 
     def start(self, batch_size: int) -> Any:
         """Return the state of `batch_size` texts of which nothing has been read."""
@@ -190,12 +171,7 @@ class AttentiveModel(LanguageModel):
 
 
 class AttentionModel(AttentiveModel):
-    """Lesson 3: what one head finds is added to the character's own embedding.
-
-    Args:
-        n_embd: Channels of an embedding (C).
-        attention: A layer of attention; None: one head of n_embd channels.
-    """
+    """Lesson 3: what one head (or another layer of attention) finds is added to each embedding."""
 
     def __init__(
         self,
@@ -233,12 +209,7 @@ class AttentionModel(AttentiveModel):
 
 
 class MultiHeadModel(AttentionModel):
-    """Lesson 4: the same, with many heads.
-
-    Args:
-        n_embd: Channels of an embedding (C).
-        n_head: Heads (H), a divisor of C.
-    """
+    """Lesson 4: the same, with many heads; `n_head` divides `n_embd`."""
 
     def __init__(
         self,

@@ -25,11 +25,7 @@ def averaging_matrix(size: int) -> Float[Tensor, "T T"]:
 
 
 class AveragingModel(LanguageModel):
-    """The character's own embedding next to the mean of the past, then one linear layer.
-
-    Args:
-        n_embd: Channels of an embedding (C).
-    """
+    """The character's own embedding next to the mean of the past, then one linear layer."""
 
     averaging: Tensor
 

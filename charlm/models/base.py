@@ -23,11 +23,9 @@ from charlm.config import ModelConfig
 class LanguageModel(nn.Module):
     """A model of the next character.
 
-    Args:
-        vocab_size: Number of distinct characters (V).
-        block_size: Longest context it looks at, in characters.
-
-    Every model also takes `generator`, which draws its first weights; None: PyTorch's default one.
+    Every model takes `vocab_size`, the number of distinct characters (V); `block_size`, the longest
+    context it looks at, in characters; and `generator`, which draws its first weights (None:
+    PyTorch's default generator).
 
     Attributes:
         memory: How many characters back a prediction can depend on: the whole block for most
@@ -50,13 +48,7 @@ class LanguageModel(nn.Module):
     def from_config(
         cls, config: ModelConfig, vocab_size: int, generator: torch.Generator | None = None
     ) -> "LanguageModel":
-        """Build the model that a configuration describes.
-
-        Args:
-            config: Of this kind of model; `config.sizes()` are the constructor's arguments.
-            vocab_size: Number of distinct characters (V).
-            generator: Draws the first weights; None: PyTorch's default generator.
-        """
+        """Build the model that a configuration of its kind describes, by its `sizes()`."""
         return cls(vocab_size, generator=generator, **config.sizes())  # type: ignore[call-arg]
 
     def reads_version(self, saved: str) -> bool:
@@ -81,11 +73,7 @@ class LanguageModel(nn.Module):
         raise NotImplementedError
 
     def check_length(self, idx: Int[Tensor, "B T"]) -> None:
-        """Check that a window fits into the block.
-
-        Raises:
-            ValueError: Names both lengths.
-        """
+        """Check that a window fits into the block, or raise ValueError with both lengths."""
         if idx.shape[1] > self.block_size and not self.any_length:
             raise ValueError(
                 f"a window of {idx.shape[1]} characters is longer than block_size "
@@ -97,10 +85,7 @@ class LanguageModel(nn.Module):
     ) -> Any:
         """Load weights that `state_dict` returned: all of them or, if one does not fit, none.
 
-        Args:
-            state_dict: The weights by name.
-            strict: Ignored: missing and unexpected weights are always refused.
-            assign: See `nn.Module`.
+        Missing and unexpected weights are always refused, whatever `strict` says.
 
         Raises:
             ValueError: A tensor is missing, unexpected, of another shape or type, or not finite;
@@ -127,12 +112,9 @@ class LanguageModel(nn.Module):
     def go_on(self, idx: Int[Tensor, "B n"], state: Any) -> tuple[Float[Tensor, "B n V"], Any]:
         """Read n >= 1 more characters of each text, which may become longer than the block.
 
-        The logits do not depend on how a text is cut into pieces; within the block they are those
-        of `forward`. This default runs the model again on everything in view (see `views`).
-
-        Returns:
-            The logits at each of the n positions, and the next state. The old state must not be
-            used again.
+        Returns the logits at each of the n positions, and the next state; the old one must not be
+        used again. The logits do not depend on how a text is cut into pieces; within the block they
+        are those of `forward`. This default runs the model again on all in view (see `views`).
         """
         if self.any_length:
             ids = torch.cat([state, idx], dim=1)
@@ -180,22 +162,14 @@ def views(
 
 
 def check_names(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Check that no weight is missing and none unexpected.
-
-    Raises:
-        ValueError: Names it.
-    """
+    """Check that no weight is missing and none unexpected, or raise ValueError with its name."""
     for name in sorted(expected.keys() ^ state_dict.keys()):
         state = "is missing" if name in expected else "belongs to another model"
         raise ValueError(f"{name[:60]} {state}; its config.yaml describes another model")
 
 
 def check_tensor(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
-    """Check the shape and type of a saved tensor, and that it is finite.
-
-    Raises:
-        ValueError: Names the tensor, and what was expected and found.
-    """
+    """Check the shape and type of a saved tensor, and that it is finite, or raise ValueError."""
     if tensor.shape != tuple(shape) or tensor.dtype != dtype:
         found = reprlib.repr(tuple(tensor.shape))  # a file may give it a thousand dimensions
         raise ValueError(

@@ -16,7 +16,8 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from tempfile import TemporaryFile
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,45 +29,6 @@ Array = npt.NDArray[Any]
 
 BUDGET = 1 << 30  # bytes
 STRIDE = 1 << 18  # nodes or windows processed at a time: their arrays fit into a CPU's cache
-
-
-class Arrays:
-    """Allocates arrays in memory, or as mapped files when they may be larger than memory."""
-
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder
-        self._made = 0
-
-    def zeros(self, size: int, dtype: npt.DTypeLike) -> Array:
-        """Return an array of `size` zeros.
-
-        Raises:
-            OSError: The disk is too small.
-        """
-        if self.folder is None or not size:
-            return np.zeros(size, dtype)
-        self._made += 1
-        path = self.folder / f"array-{self._made}"
-        with path.open("wb") as file:
-            length = size * np.dtype(dtype).itemsize
-            if hasattr(os, "posix_fallocate"):  # a full disk behind a map would kill the process
-                os.posix_fallocate(file.fileno(), 0, length)
-            else:
-                file.truncate(length)
-        return _mapped(path, dtype, "r+")
-
-
-def _append(path: Path, array: Array) -> None:
-    with path.open("ab") as file:
-        file.write(np.ascontiguousarray(array).data)
-
-
-def _mapped(path: Path, dtype: npt.DTypeLike, mode: Literal["r", "r+"] = "r") -> Array:
-    """Map a file into memory; its disk space is freed with the map."""
-    array = np.memmap(path, dtype, mode=mode)
-    with contextlib.suppress(OSError):  # Windows cannot; the file is deleted with its folder
-        path.unlink()
-    return array
 
 
 @dataclass
@@ -94,13 +56,25 @@ class Counts:
         levels: `levels[k - 1]` holds the k-grams.
         vocab_size: Number of distinct characters (V).
         opening: The nodes of the text's first 1, 2, ... characters: they have no left neighbour.
-        arrays: Allocates further arrays of a level's size.
+        scratch: A folder for arrays that may be larger than memory; None: use memory.
     """
 
     levels: list[Level]
     vocab_size: int
     opening: list[int]
-    arrays: Arrays
+    scratch: Path | None = None
+
+    def zeros(self, size: int, dtype: npt.DTypeLike) -> Array:
+        """Return an array of `size` zeros, or raise OSError if the disk is too small."""
+        if self.scratch is None or not size:
+            return np.zeros(size, dtype)
+        length = size * np.dtype(dtype).itemsize
+        with TemporaryFile(dir=self.scratch) as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk behind a map would kill the process
+                os.posix_fallocate(file.fileno(), 0, length)
+            else:
+                file.truncate(length)
+            return np.memmap(file, dtype, mode="r+")
 
 
 def count_ngrams(
@@ -114,16 +88,11 @@ def count_ngrams(
 ) -> Counts:
     """Count the n-grams of every order up to `order`.
 
-    Args:
-        ids: The text, (N,).
-        vocab_size: Number of distinct characters (V).
-        order: Characters of the longest n-gram.
-        scratch: A folder for what exceeds `budget`; None: use memory only.
-        budget: Bytes of memory; None: `BUDGET`. A text that may need more is counted on disk.
-        should_stop: Called often.
+    A text that may need more than `budget` bytes of memory (None: `BUDGET`) is counted in the
+    folder `scratch`, if there is one.
 
     Raises:
-        Stopped: `should_stop` said so.
+        Stopped: `should_stop`, which is called often, said so.
         OSError: The disk is too small or refuses.
     """
     budget = BUDGET if budget is None else budget
@@ -135,17 +104,18 @@ def count_ngrams(
     else:
         piece = max(1, budget // sorting)
     runs = []
-    for number, first in enumerate(range(0, len(ids), piece)):
+    for first in range(0, len(ids), piece):
         check_stop(should_stop)
         count = min(piece, len(ids) - first)
         text = ids.read(first, min(count + order - 1, len(ids) - first))
-        runs.append(_distinct(packing.pack(text, count)))
-        if scratch is not None:  # keep no reference to a run while the next is sorted
-            runs.append(_written(runs.pop(), scratch, number))
+        run = _distinct(packing.pack(text, count))
+        if scratch is not None:  # and no reference to it in memory, while the next is sorted
+            run = _on_disk(run[0], scratch), _on_disk(run[1], scratch)
+        runs.append(run)
     blocks = _merged(runs, max(1, min(STRIDE, piece) // len(runs)))
     levels = _tree(map(packing.unpacked, blocks), vocab_size, order, scratch, should_stop)
     opening = _walk(levels, ids.read(0, min(order, len(ids))), vocab_size)
-    return Counts(levels, vocab_size, opening, Arrays(scratch))
+    return Counts(levels, vocab_size, opening, scratch)
 
 
 class _Packing:
@@ -210,20 +180,18 @@ def _distinct(keys: Array, counts: Array | None = None) -> tuple[Array, Array]:
     return keys[first], np.add.reduceat(counts, first)
 
 
-def _written(run: tuple[Array, Array], folder: Path, number: int) -> tuple[Array, Array]:
-    """Write a sorted run to disk and return it as mapped files."""
-    paths = [folder / f"run-{number}-{name}" for name in ("keys", "counts")]
-    for path, array in zip(paths, run, strict=True):
-        _append(path, array)
-    return _mapped(paths[0], run[0].dtype), _mapped(paths[1], run[1].dtype)
+def _on_disk(array: Array, folder: Path) -> Array:
+    """Write an array to a file without a name, and map it; its disk space is freed with the map."""
+    with TemporaryFile(dir=folder) as file:
+        file.write(np.ascontiguousarray(array).data)
+        file.flush()
+        return np.memmap(file, array.dtype, mode="r")
 
 
 def _merged(runs: list[tuple[Array, Array]], block: int) -> Iterator[tuple[Array, Array]]:
     """Yield the distinct keys of sorted runs in order, with the sums of their counts.
 
-    Args:
-        runs: Distinct keys in order, and their counts.
-        block: Number of keys of each run to look at per pass.
+    It looks at `block` keys of each run per pass.
     """
     if len(runs) == 1:
         keys, counts = runs[0]
@@ -287,13 +255,9 @@ class _Growing:
         self.paths = [folder / f"level-{k}-{name}" for name in ("keys", "counts")] if folder else []
 
     def add(self, starts: Array, there: Array, keys: Array, counts: Array) -> Array:
-        """Add the nodes that begin at `starts`; return the node of each row.
+        """Add the nodes that begin in rows marked by `starts`; return the node of each of M rows.
 
-        Args:
-            starts: Which rows start a new node, (M,).
-            there: Which rows have a k-gram, (M,); the text's last windows are shorter.
-            keys: The key of each row, (M,).
-            counts: The count of each row, (M,).
+        `there` marks the rows that have a k-gram: the text's last windows are shorter.
         """
         rows = np.flatnonzero(starts)
         nodes = self.size - 1 + np.cumsum(starts)
@@ -317,14 +281,18 @@ class _Growing:
             return Level(keys, counts)
         if not self.size:
             return Level(np.empty(0, np.int64), np.empty(0, np.int64))
-        return Level(*(_mapped(path, np.int64) for path in self.paths))
+        level = Level(*(np.memmap(path, np.int64, mode="r") for path in self.paths))
+        with contextlib.suppress(OSError):  # Windows cannot; they are deleted with their folder
+            for path in self.paths:
+                path.unlink()
+        return level
 
     def _keep(self, keys: Array, counts: Array) -> None:
         if not self.paths:
             self.parts.append((keys, counts))
-            return
-        for path, array in zip(self.paths, (keys, counts), strict=True):
-            _append(path, array)
+        for path, array in zip(self.paths, (keys, counts), strict=False):
+            with path.open("ab") as file:
+                file.write(np.ascontiguousarray(array).data)
 
 
 def _walk(levels: list[Level], text: Array, vocab_size: int) -> list[int]:

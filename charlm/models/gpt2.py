@@ -7,7 +7,7 @@ are unsupervised multitask learners", section 2.3; the recipe is nanoGPT's.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -20,14 +20,15 @@ from charlm.models.attention import AttentiveModel, Cache, MultiHeadAttention
 class MLP(nn.Module):
     """Process each position by itself: expand four times, GELU, contract."""
 
-    def __init__(self, n_embd: int) -> None:
+    def __init__(self, n_embd: int, activation: Callable[[Tensor], Tensor] = F.gelu) -> None:
         super().__init__()
         self.expand = nn.Linear(n_embd, 4 * n_embd, bias=False)
+        self.activation = activation
         self.contract = nn.Linear(4 * n_embd, n_embd, bias=False)
 
     def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
         """Process each position by itself."""
-        return self.contract(F.gelu(self.expand(x)))  # type: ignore[no-any-return]
+        return self.contract(self.activation(self.expand(x)))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -50,14 +51,10 @@ class Block(nn.Module):
 
 
 class GPT2(AttentiveModel):
-    """A stack of blocks between an embedding and the same matrix as a head.
+    """A stack of `n_layer` blocks between an embedding and the same matrix as a head.
 
-    Args:
-        block_size: Longest context, in characters; positions beyond it have no embedding.
-        n_layer: Blocks.
-        n_head: Heads (H), a divisor of C.
-        n_embd: Channels (C).
-        dropout: Probability of dropping an activation in training.
+    Positions beyond `block_size` have no embedding. `n_head` divides `n_embd`. `dropout` is the
+    probability of dropping an activation in training.
     """
 
     def __init__(

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from charlm.models.attention import AttentiveModel, Cache, MultiHeadAttention
 from charlm.models.base import LanguageModel
+from charlm.models.gpt2 import MLP
 from charlm.models.ngram_embedding import NGramEmbedding
 
 ROTARY_BASE = 10_000.0  # RoFormer, section 3.3
@@ -64,9 +65,7 @@ def token_shift(
 ) -> Float[Tensor, "B T C"]:
     """Take the second half of the channels from the position before: pairs of characters for free.
 
-    Args:
-        x: Consecutive positions.
-        last: The position before the first of them; None: zeros.
+    `last` is the position before the first one; None: zeros.
     """
     own, before = x.chunk(2, dim=-1)
     if last is None:
@@ -80,11 +79,8 @@ def rotary_table(
 ) -> Float[Tensor, "2 T D_half"]:
     """Return the cosines and sines of the angles position x base^(-2i / D), i < D / 2, in float32.
 
-    Args:
-        length: Number of positions (T).
-        head_size: Channels, rotated in pairs (D).
-        first: The first position.
-        dtype: Precision of the angles: float32 is exact to 1e-4 up to some thousand positions.
+    There are `length` positions (T) from `first` on. `dtype` is the precision of the angles:
+    float32 is exact to 1e-4 up to some thousand positions.
     """
     frequencies = ROTARY_BASE ** (-torch.arange(0, head_size, 2) / head_size)
     positions = torch.arange(first, first + length, dtype=dtype)
@@ -172,18 +168,9 @@ class SquaredReLU(torch.autograd.Function):
         return (gradient * positive).mul_(2)
 
 
-class SquaredReLUMLP(nn.Module):
-    """Process each position by itself: expand four times, squared ReLU, contract."""
-
-    def __init__(self, n_embd: int) -> None:
-        super().__init__()
-        self.expand = nn.Linear(n_embd, 4 * n_embd, bias=False)
-        self.contract = nn.Linear(4 * n_embd, n_embd, bias=False)
-
-    def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
-        """Process each position by itself."""
-        hidden = SquaredReLU.apply(self.expand(x))  # type: ignore[no-untyped-call]
-        return self.contract(hidden)  # type: ignore[no-any-return]
+def squared_relu(x: Tensor) -> Tensor:
+    """Square the positive part."""
+    return SquaredReLU.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class ModernBlock(nn.Module):
@@ -192,7 +179,7 @@ class ModernBlock(nn.Module):
     def __init__(self, n_embd: int, n_head: int, dropout: float, block_size: int) -> None:
         super().__init__()
         self.attention = RotaryAttention(n_embd, n_head, dropout, block_size)
-        self.mlp = SquaredReLUMLP(n_embd)
+        self.mlp = MLP(n_embd, squared_relu)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -212,14 +199,9 @@ class ModernBlock(nn.Module):
 
 
 class ModernGPT(AttentiveModel):
-    """A stack of modern blocks between an embedding and a head of its own.
+    """A stack of modern blocks between an embedding and a head of its own; sizes as in `GPT2`.
 
-    Args:
-        n_layer: Blocks.
-        n_head: Heads (H), a divisor of C.
-        n_embd: Channels (C).
-        dropout: Probability of dropping an activation in training.
-        n_gram: Characters of the longest n-gram with an embedding of its own; 1: none has.
+    N-grams of up to `n_gram` characters have an embedding of their own; 1: none has.
     """
 
     version = "2"  # 1 had no token shift
@@ -253,9 +235,7 @@ class ModernGPT(AttentiveModel):
     def forward(self, idx: Int[Tensor, "B T"], past: Any = None) -> Float[Tensor, "B T V"]:
         """Return the logits of the next character at every position.
 
-        Args:
-            idx: Characters.
-            past: What is kept of the text before them: a `charlm.models.cache.SlidingView`.
+        `past` is what is kept of the text before: a `charlm.models.cache.SlidingView`.
         """
         self.check_length(idx)
         x = self.token_embedding(idx)  # (B, T, C)
@@ -277,14 +257,9 @@ class ModernGPT(AttentiveModel):
 
         n-gram embeddings are zero too, so that n-grams never seen in training have no effect.
         """
-        zeroed = (
-            "projection.weight",
-            "contract.weight",
-            "head.weight",
-            "ngram_embedding.table.weight",
-        )
+        zeroed = ("projection", "contract", "head", "ngram_embedding.table")
         for name, parameter in self.named_parameters():
-            if name.endswith(zeroed):
+            if name.removesuffix(".weight").endswith(zeroed):
                 nn.init.zeros_(parameter)
             else:
                 std = 1 / math.sqrt(parameter.shape[-1])

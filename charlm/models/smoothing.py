@@ -153,11 +153,10 @@ def _table(
     has `contexts` rows.
     """
     size = sum(int(np.count_nonzero(some >= threshold)) for some in _stretches(level.counts))
-    keys = counts.arrays.zeros(size, np.int64)
-    share = counts.arrays.zeros(size, np.float32)
-    left_over = counts.arrays.zeros(contexts, np.float32)
+    keys, share = counts.zeros(size, np.int64), counts.zeros(size, np.float32)
+    left_over = counts.zeros(contexts, np.float32)
     left_over[:] = 1.0
-    renumbered = counts.arrays.zeros(len(level.keys), np.int64)
+    renumbered = counts.zeros(len(level.keys), np.int64)
     done = 0
     for start, stop in _whole_contexts(level, counts.vocab_size):
         check_stop(should_stop)
@@ -202,8 +201,8 @@ def _left_neighbours(counts: Counts, should_stop: Callable[[], bool]) -> Iterato
     levels, vocab_size = counts.levels, counts.vocab_size
     suffix = np.zeros(vocab_size, np.int64)  # of each node: the node without its first character
     for depth, (shorter, level) in enumerate(pairwise(levels)):
-        seen = counts.arrays.zeros(len(shorter.keys), np.int64)
-        found = counts.arrays.zeros(len(level.keys), np.int64)
+        seen = counts.zeros(len(shorter.keys), np.int64)
+        found = counts.zeros(len(level.keys), np.int64)
         for keys, nodes in zip(_stretches(level.keys), _stretches(found), strict=True):
             check_stop(should_stop)
             parent, symbol = np.divmod(keys, vocab_size)

@@ -85,7 +85,7 @@ def test_counts_go_beyond_32_bits(tmp_path):
 
 def test_what_is_on_disk_has_no_name_and_is_written_before_it_is_mapped(tmp_path, monkeypatch):
     found = count_ngrams(IdArray(np.arange(100)), 100, 3, scratch=tmp_path, budget=100)
-    assert found.arrays.folder == tmp_path
+    assert found.scratch == tmp_path
     assert isinstance(found.levels[1].keys, np.memmap)
     assert not list(tmp_path.iterdir())
 
@@ -95,7 +95,7 @@ def test_what_is_on_disk_has_no_name_and_is_written_before_it_is_mapped(tmp_path
     monkeypatch.setattr(os, "posix_fallocate", full)
 
     with pytest.raises(OSError, match="No space left"):
-        found.arrays.zeros(10, np.int64)
+        found.zeros(10, np.int64)
 
 
 def test_a_stop_is_asked_for_between_pieces_and_between_blocks(tmp_path, monkeypatch):

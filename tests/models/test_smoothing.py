@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.models import smoothing
-from charlm.models.counts import Arrays, Counts, Level, count_ngrams
+from charlm.models.counts import Counts, Level, count_ngrams
 from charlm.models.ngram import NGramModel
 from charlm.models.smoothing import discounts, smooth
 from charlm.text.tokens import IdArray
@@ -174,7 +174,7 @@ def test_counts_beyond_32_bits_give_exact_shares():
         Level(np.array([0, 1]), np.array([many + 1, 2])),
         Level(np.array([0, 1, 2]), np.array([many, 1, 2])),
     ]
-    counts = Counts(levels, 2, [0, 0], Arrays())
+    counts = Counts(levels, 2, [0, 0])
 
     _, second = smooth(counts, "add-k", k=1.0)
 

@@ -139,7 +139,7 @@ def test_what_does_not_fit_is_one_line_and_leaves_no_scratch(make_loop, monkeypa
 
 def test_counting_on_disk_gives_the_same_tables(make_loop, monkeypatch):
     def watched(counts, *arguments, **options):
-        folders.append(counts.arrays.folder)
+        folders.append(counts.scratch)
         return smooth(counts, *arguments, **options)
 
     folders = []
