@@ -27,6 +27,7 @@ from charlm.backprop.rules import (
     NGramEmbedding,
     RMSNorm,
     Rotary,
+    Rule,
     SplitHeads,
     SquaredReLU,
     TableCrossEntropy,
@@ -90,11 +91,7 @@ def gpt2_steps(model: GPT2) -> Steps:
         yield from _dropped("gathered", p)
         yield Step("x", Add(), "x gathered")
         yield Step("n", LayerNorm(), f"x {b}.mlp_norm.weight")
-        yield Step("hidden", Linear(), f"n {b}.mlp.expand.weight")
-        yield Step("hidden", GELU(), "hidden")
-        yield Step("thought", Linear(), f"hidden {b}.mlp.contract.weight")
-        yield from _dropped("thought", p)
-        yield Step("x", Add(), "x thought")
+        yield from _mlp(b, GELU(), p)
     yield Step("x", LayerNorm(), "x final_norm.weight")
     yield Step("logits", Linear(), "x token_embedding.weight")  # tied: its two gradients add
     yield LOSS
@@ -126,11 +123,7 @@ def modern_steps(model: ModernGPT) -> Steps:
         yield Step("x", Add(), "x gathered")
         yield Step("n", RMSNorm(), "x")
         yield Step("n", TokenShift(), "n")
-        yield Step("hidden", Linear(), f"n {b}.mlp.expand.weight")
-        yield Step("hidden", SquaredReLU(), "hidden")
-        yield Step("thought", Linear(), f"hidden {b}.mlp.contract.weight")
-        yield from _dropped("thought", p)
-        yield Step("x", Add(), "x thought")
+        yield from _mlp(b, SquaredReLU(), p)
     yield Step("x", RMSNorm(), "x")
     yield Step("logits", Linear(), "x head.weight")
     yield LOSS
@@ -144,6 +137,14 @@ def _embedded_with_positions() -> Steps:
     yield Step("x", Embedding(), "token_embedding.weight idx")
     yield Step("position", Embedding(), "position_embedding.weight positions")
     yield Step("x", Add(), "x position")
+
+
+def _mlp(block: str, activation: Rule, p: float) -> Steps:
+    yield Step("hidden", Linear(), f"n {block}.mlp.expand.weight")
+    yield Step("hidden", activation, "hidden")
+    yield Step("thought", Linear(), f"hidden {block}.mlp.contract.weight")
+    yield from _dropped("thought", p)
+    yield Step("x", Add(), "x thought")
 
 
 def _dropped(name: str, p: float) -> Steps:

@@ -9,8 +9,9 @@ in view. When the view is full there are two ways to continue:
                    character sees the last `block_size`, and the oldest are dropped one by one
 """
 
+from collections.abc import Sequence
 from copy import copy as shallow_copy
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +20,8 @@ from torch import Tensor
 from charlm.models.attention import AttentiveModel
 from charlm.models.base import views
 from charlm.models.modern import ModernGPT, rotary_table
+
+AView = TypeVar("AView", bound="View")
 
 
 class KeysValues:
@@ -40,9 +43,8 @@ class KeysValues:
     ) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B H S D"], Bool[Tensor, "n S"] | None]:
         """Add n <= `window` more.
 
-        Returns:
-            Keys and values from the oldest that the first of the n sees up to the last of them, and
-            the mask of which of these each sees; None: all.
+        Returns keys and values from the oldest that the first of the n sees to the last of them,
+        and the mask of which of these each sees; None: all.
         """
         n = key.shape[-2]
         if self.held is None:
@@ -57,9 +59,7 @@ class KeysValues:
     def make_room(self, n: int) -> tuple[int, int, int]:
         """Reserve slots for n <= `window` more.
 
-        Returns:
-            The oldest slot that the first of them sees, their own first slot, and the slot after
-            them.
+        Returns the oldest slot that the first of them sees, their first slot, and the one after.
         """
         if self.used + n > self.slots:
             # A copy frees slots - window slots, so as many characters share its cost.
@@ -80,13 +80,7 @@ class KeysValues:
 
 
 class BlockCache(KeysValues):
-    """What a modern block keeps: keys and values, and the last inputs of its token shifts.
-
-    Attributes:
-        table: Rotary table that begins with the next position.
-        attention_input: Input of attention at the last position, before the shift.
-        mlp_input: Input of the MLP there.
-    """
+    """What a modern block keeps: keys and values, and what `modern.BlockCache` names."""
 
     table: Float[Tensor, "2 T D_half"]
     attention_input: Float[Tensor, "B 1 C"] | None = None
@@ -101,17 +95,22 @@ class BlockCache(KeysValues):
         return copy
 
 
-class HalvedView:
-    """The state of a model with learned positions.
+class View:
+    """What a model keeps: the cache of each layer, and the last characters of each text."""
 
-    Args:
-        model: The model that reads.
-        ids: An empty row for each text.
+    layers: Sequence[KeysValues]
+    ids: Int[Tensor, "B S"]
 
-    Attributes:
-        ids: The characters in view, (B, S).
-        layers: Their keys and values in each layer.
-    """
+    def repeat(self: AView, count: int) -> AView:
+        """Return the state of `count` texts that all continue this one."""
+        copy = shallow_copy(self)
+        copy.ids = self.ids.repeat(count, 1)
+        copy.layers = [layer.repeat(count) for layer in self.layers]
+        return copy
+
+
+class HalvedView(View):
+    """The state of a model with learned positions; `ids` are the characters in view."""
 
     def __init__(self, model: AttentiveModel, ids: Int[Tensor, "B 0"]) -> None:
         self.ids = ids
@@ -130,32 +129,17 @@ class HalvedView:
             logits.append(model(unread, self.layers)[:, -new.shape[1] :])
         return torch.cat(logits, dim=1)
 
-    def repeat(self, count: int) -> "HalvedView":
-        """Return the state of `count` texts that all continue this one."""
-        copy = shallow_copy(self)
-        copy.ids = self.ids.repeat(count, 1)
-        copy.layers = [layer.repeat(count) for layer in self.layers]
-        return copy
 
+class SlidingView(View):
+    """The state of a `ModernGPT`; `ids` are as many characters as n-grams look back."""
 
-class SlidingView:
-    """The state of a `ModernGPT`.
-
-    Args:
-        model: The model that reads.
-        ids: An empty row for each text.
-
-    Attributes:
-        ids: The last characters read, (B, S): as many as n-grams look back.
-        blocks: The cache of each block.
-        length: Number of characters read.
-    """
+    layers: Sequence[BlockCache]
 
     def __init__(self, model: ModernGPT, ids: Int[Tensor, "B 0"]) -> None:
         self.ids = ids
         size = model.block_size
-        self.blocks = [BlockCache(2 * size, size) for _ in model.blocks]
-        self.length = 0
+        self.layers = [BlockCache(2 * size, size) for _ in model.blocks]
+        self.length = 0  # characters read
         self._first = 0  # position of the table's first column
         self._table = torch.empty(2, 0, model.head_size // 2)
 
@@ -165,8 +149,8 @@ class SlidingView:
         back = model.ngram_embedding.longest - 1 if model.ngram_embedding is not None else 0
         for part in torch.split(idx, model.block_size, dim=1):
             table = self.angles(part.shape[1])
-            for block in self.blocks:
-                block.table = table
+            for layer in self.layers:
+                layer.table = table
             logits.append(model(part, self))
             self.length += part.shape[1]
             ids = torch.cat([self.ids, part], dim=1)
@@ -177,17 +161,10 @@ class SlidingView:
         """Return the rotary table of at least the next `count` positions."""
         if self.length + count > self._first + self._table.shape[1]:
             self._first = self.length
-            slots, head_size = self.blocks[0].slots, 2 * self._table.shape[2]
+            slots, head_size = self.layers[0].slots, 2 * self._table.shape[2]
             table = rotary_table(slots, head_size, self._first, torch.float64)
             self._table = table.to(self.ids.device)
         return self._table[:, self.length - self._first :]
-
-    def repeat(self, count: int) -> "SlidingView":
-        """Return the state of `count` texts that all continue this one."""
-        copy = shallow_copy(self)
-        copy.ids = self.ids.repeat(count, 1)
-        copy.blocks = [block.repeat(count) for block in self.blocks]
-        return copy
 
 
 def band(n: int, before: int, window: int, device: torch.device) -> Bool[Tensor, "n S"]:

@@ -297,7 +297,7 @@ class _Growing:
 
 def _walk(levels: list[Level], text: Array, vocab_size: int) -> list[int]:
     """Return the nodes of the first 1, 2, ... characters of `text`."""
-    nodes = text[:1].astype(np.int64)
-    for level, symbol in zip(levels[1:], text[1:], strict=False):
-        nodes = np.append(nodes, level.find(nodes[-1:] * vocab_size + symbol))
-    return [int(node) for node in nodes]
+    nodes: list[int] = text[:1].tolist()
+    for level, symbol in zip(levels[1:], text[1:].tolist(), strict=False):
+        nodes += level.find(np.array([nodes[-1] * vocab_size + symbol])).tolist()
+    return nodes

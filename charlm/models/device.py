@@ -1,6 +1,7 @@
 """The device of a run, and the precision of its matrix products."""
 
 import time
+import timeit
 from contextlib import AbstractContextManager
 from functools import cache
 
@@ -13,8 +14,7 @@ from charlm.errors import MachineError, Setting
 def choose_device(name: str) -> torch.device:
     """Return the device called `name`; `auto` takes CUDA, then MPS, then the CPU.
 
-    Raises:
-        MachineError: This machine has no such device; the message lists the devices it has.
+    Raises MachineError with the devices of this machine if it has no such device.
     """
     available = available_devices()
     if name == "auto":
@@ -22,10 +22,8 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and "cuda:0" in available:
         return torch.device("cuda:0")
     if name not in available:
-        known = ", ".join(available)
-        raise MachineError(
-            Setting("run.device", name), "not available", f"this machine has {known}"
-        )
+        mend = f"this machine has {', '.join(available)}"
+        raise MachineError(Setting("run.device", name), "not available", mend)
     return torch.device(name)
 
 
@@ -57,16 +55,12 @@ def bfloat16_is_faster() -> bool:
     CPUs with instructions for bfloat16 take half the time, others up to twice as long, so the
     answer does not depend on the load. It takes about 10 ms.
     """
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
+
+    def seconds(dtype: torch.dtype) -> float:
         x = torch.ones(768, 256, dtype=dtype)  # a small batch and a common width
-        tries = []
-        for _ in range(7):
-            started = time.perf_counter()
-            x.T @ x
-            tries.append(time.perf_counter() - started)
-        seconds[dtype] = min(tries)
-    return seconds[torch.bfloat16] * 1.5 < seconds[torch.float32]
+        return min(timeit.repeat(lambda: x.T @ x, timer=time.perf_counter, number=1, repeat=7))
+
+    return seconds(torch.float32) > 1.5 * seconds(torch.bfloat16)
 
 
 def precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:

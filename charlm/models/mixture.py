@@ -28,13 +28,10 @@ LEAST_POWER = 1e-7  # of a misleading mean: a temperature of ten million is a un
 
 
 class MixtureModel(LanguageModel):
-    """Experts and their weights.
+    """Experts and their weights; `combine` is `log-linear` or `linear`.
 
-    Args:
-        block_size: Longest window, in characters; an expert with a shorter block sees at least half
-            of its block as context.
-        experts: By name.
-        combine: `log-linear` or `linear`.
+    In a window of `block_size` characters, an expert with a shorter block sees at least half of its
+    block as context.
     """
 
     weights: Tensor
@@ -120,37 +117,25 @@ class MixtureModel(LanguageModel):
         return join(logits, self.weights, self.temperature, self.combine)
 
     def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Check weights, temperature, and the state of each expert.
-
-        Raises:
-            ValueError: Names a tensor and what is wrong with it.
-        """
+        """Check weights, temperature, and the state of each expert; see `load_state_dict`."""
         check_names(state_dict, self.state_dict())
         for name in ("weights", "temperature"):
-            own = self.get_buffer(name)
-            check_tensor(name, state_dict[name], own.shape, own.dtype)
+            buffer = self.get_buffer(name)
+            check_tensor(name, state_dict[name], buffer.shape, buffer.dtype)
         negative = self.combine == "linear" and bool((state_dict["weights"] < 0).any())
         if state_dict["temperature"] <= 0 or negative:
             raise ValueError("temperature, and weights of a linear mixture, cannot be negative")
         for name, expert in self.experts.items():
             start = f"experts.{name}."
-            own_state = {
-                key.removeprefix(start): tensor
-                for key, tensor in state_dict.items()
-                if key.startswith(start)
-            }
+            own = {k.removeprefix(start): v for k, v in state_dict.items() if k.startswith(start)}
             try:
-                expert.check_state(own_state)
+                expert.check_state(own)
             except ValueError as error:
                 raise ValueError(f"{start}{error}") from None
 
 
 class Experts(nn.Module):
-    """Models by name. `nn.ModuleDict` would refuse names of its own attributes, such as `keys`.
-
-    Args:
-        experts: By name.
-    """
+    """Models by name. `nn.ModuleDict` would refuse names of its own attributes, such as `keys`."""
 
     _modules: dict[str, LanguageModel]  # type: ignore[assignment]
 
@@ -182,14 +167,7 @@ def join(
     temperature: Float[Tensor, ""],
     combine: str,
 ) -> Float[Tensor, "*shape V"]:
-    """Return the logits of a mixture, from those of each of its experts.
-
-    Args:
-        logits: Of each expert, in order.
-        weights: Of the experts.
-        temperature: Of the product or mean.
-        combine: `log-linear` or `linear`.
-    """
+    """Return the logits of a mixture, from those of each of its experts in order."""
     total: Tensor | None = None
     for weight, own in zip(weights, logits, strict=True):
         log_p = _log_p(own.float())
@@ -220,18 +198,9 @@ def fit_weights(
     already contain what that expert knows. Linear: the weights by expectation maximisation, then
     the temperature as one power of their mean.
 
-    Args:
-        logits: Of each expert for each prediction.
-        targets: What came next.
-        combine: `log-linear` or `linear`.
-        should_stop: Called often.
-
-    Returns:
-        Weights that sum to 1, and the temperature. If the powers of misleading experts sum to about
-        zero or less (log-linear only), the powers themselves, and temperature 1.
-
-    Raises:
-        Stopped: `should_stop` said so.
+    Returns weights that sum to 1, and the temperature. If the powers of misleading experts sum to
+    about zero or less (log-linear only), the powers themselves, and temperature 1. Raises Stopped
+    if `should_stop`, which is called often, says so.
     """
     if combine == "log-linear":
         powers = _fit_powers(_log_p(logits), targets, should_stop)

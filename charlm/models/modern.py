@@ -243,7 +243,7 @@ class ModernGPT(AttentiveModel):
             x = x + self.ngram_embedding(idx, past.ids if past else None)
         x = self.dropout(norm(x))
         for i, block in enumerate(self.blocks):
-            x = block(x, past.blocks[i] if past else None)
+            x = block(x, past.layers[i] if past else None)
         return self.head(norm(x))  # type: ignore[no-any-return]
 
     def start(self, batch_size: int) -> Any:

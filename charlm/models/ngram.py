@@ -22,7 +22,7 @@ BYTES_A_GRAM = 24  # its parts, and the start of its followers
 
 
 class NGramModel(LanguageModel):
-    """An n-gram model with its tables.
+    """An n-gram model with its tables; before a fit, all characters are equally likely.
 
     Args:
         block_size: Characters in a window when it is scored in windows; the model itself looks at
@@ -30,7 +30,6 @@ class NGramModel(LanguageModel):
         order: Characters of the longest n-gram.
         backs_off: Whether an unseen context asks the one without its oldest character (Kneser-Ney,
             Witten-Bell), or makes all characters equally likely (add-k).
-        generator: Ignored: before a fit, all characters are equally likely.
     """
 
     any_length = True
@@ -62,11 +61,7 @@ class NGramModel(LanguageModel):
         return self.get_buffer("keys_1").device
 
     def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Check that these are tables of this order and alphabet.
-
-        Raises:
-            ValueError: Names a table and what is wrong with it.
-        """
+        """Check that these are tables of this order and alphabet, or raise ValueError."""
         check_names(state_dict, self.state_dict())
         contexts = 1
         for k in range(1, self.order + 1):
@@ -156,19 +151,16 @@ class NGramModel(LanguageModel):
     def _known(
         self, idx: Int[Tensor, "B T"]
     ) -> Iterator[tuple[int, Int[Tensor, "R"], Int[Tensor, "R"]]]:
-        """Yield, for each order from the highest to 2, the positions whose context it knows.
+        """Yield each order from the highest to 2, the positions whose context it knows, and these.
 
-        Yields:
-            The order k, the positions in the flattened `idx`, and the nodes of their contexts.
+        Positions are those in the flattened `idx`; a context is a node.
         """
         contexts = list(self._contexts(idx))
         for k in range(self.order, 1, -1):
             context = contexts.pop()
             known = context >= 0
             if not self.backs_off and k < self.order:
-                known[:, k - 1 :] = (
-                    False  # with more text before them, only the highest order counts
-                )
+                known[:, k - 1 :] = False  # they have more text: only the highest order counts
             row = torch.nonzero(known.flatten())[:, 0]
             yield k, row, context.flatten()[row]
 

@@ -29,13 +29,8 @@ ROW_BITS = ROWS.bit_length() - 1
 def ngram_rows(idx: Int[Tensor, "B T"], longest: int, vocab_size: int) -> Int[Tensor, "B T n"]:
     """Return the row of the n characters that end at each position, for n from 2 to `longest`.
 
-    Args:
-        idx: Ids of characters. The places before the first one count as one extra character.
-        longest: The largest n.
-        vocab_size: Number of distinct characters (V).
-
-    Returns:
-        Rows of one table: below `ROWS` for n = 2, below 2 `ROWS` for n = 3, and so on.
+    The places before the text count as one extra character. Rows are those of one table: below
+    `ROWS` for n = 2, below 2 `ROWS` for n = 3, and so on.
     """
     length = idx.shape[1]
     numbers = idx + 1  # 0 stands for the places before the text
@@ -52,9 +47,7 @@ def ngram_rows(idx: Int[Tensor, "B T"], longest: int, vocab_size: int) -> Int[Te
 class NGramEmbedding(nn.Module):
     """The sum of the embeddings of the n-grams that end at each position, some dropped in training.
 
-    Args:
-        longest: Characters of the longest n-gram, at least 2.
-        n_embd: Channels (C).
+    The longest n-gram has `longest` characters, at least 2.
     """
 
     def __init__(self, vocab_size: int, longest: int, n_embd: int) -> None:
@@ -68,9 +61,7 @@ class NGramEmbedding(nn.Module):
     ) -> Float[Tensor, "B T C"]:
         """Look up and add.
 
-        Args:
-            idx: Characters.
-            before: The characters before them, at least as many as n-grams look back, or all.
+        `before` are the characters before `idx`: at least as many as n-grams look back, or all.
         """
         text = idx if before is None else torch.cat([before, idx], dim=1)
         rows = ngram_rows(text, self.longest, self.vocab_size)[:, -idx.shape[1] :]

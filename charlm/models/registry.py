@@ -78,26 +78,14 @@ KINDS: dict[str, Kind] = {
 
 
 def register(name: str, kind: Kind) -> None:
-    """Add a kind of model.
-
-    Args:
-        name: The `kind` of its config class.
-        kind: What belongs to it.
-
-    Raises:
-        ValueError: There is one of that name.
-    """
+    """Add a kind of model under the `kind` of its config class; ValueError if there is one."""
     if name in KINDS:
         raise ValueError(f"kind {name!r} is registered already")
     KINDS[name] = kind
 
 
 def kind_for(config: ModelConfig) -> Kind:
-    """Return what belongs to a configured model.
-
-    Raises:
-        LookupError: Only its config class was defined.
-    """
+    """Return what belongs to a configured model; LookupError if only its config class exists."""
     try:
         return KINDS[config.kind]
     except KeyError:

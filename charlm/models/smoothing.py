@@ -109,11 +109,9 @@ def smooth(
         k: What `add-k` adds.
         min_count: N-grams of two or more characters that occur less often are dropped after the
             discounts are estimated; their share goes to shorter contexts.
-        should_stop: Called often.
+        should_stop: Called often; Stopped is raised if it says so.
 
-    Raises:
-        Stopped: `should_stop` said so.
-        OSError: The disk is too small.
+    Raises OSError if the disk is too small.
     """
     levels, vocab_size = counts.levels, counts.vocab_size
     # Kneser and Ney 1995: a shorter context is used where the longer one fails. So its k-grams are
@@ -128,10 +126,8 @@ def smooth(
             method = partial(kneser_ney, discount=discounts(some))
         elif smoothing == "add-k":
             method = partial(add_k, k=k, vocab_size=vocab_size)
-        threshold = 0 if level is levels[0] else min_count
-        table, number = _table(
-            counts, level, some, threshold, number, contexts, method, should_stop
-        )
+        least = 0 if level is levels[0] else min_count
+        table, number = _table(counts, level, some, least, number, contexts, method, should_stop)
         contexts = len(table.keys)
         yield table
 
@@ -140,7 +136,7 @@ def _table(
     counts: Counts,
     level: Level,
     seen: Array,
-    threshold: int,
+    least: int,
     number: Array,
     contexts: int,
     method: Smooth,
@@ -148,11 +144,11 @@ def _table(
 ) -> tuple[Table, Array]:
     """Return the table of one order, and each node's row in it, -1 if dropped.
 
-    `seen` is the count of each k-gram that the method uses; those that occur less often than the
-    threshold are dropped. `number` is the row of each node of the level above in its table, which
-    has `contexts` rows.
+    `seen` is the count of each k-gram that the method uses; those that occur less often than
+    `least` are dropped. `number` is the row of each node of the level above in its table, which has
+    `contexts` rows.
     """
-    size = sum(int(np.count_nonzero(some >= threshold)) for some in _stretches(level.counts))
+    size = sum(int(np.count_nonzero(some >= least)) for some in _stretches(level.counts))
     keys, share = counts.zeros(size, np.int64), counts.zeros(size, np.float32)
     left_over = counts.zeros(contexts, np.float32)
     left_over[:] = 1.0
@@ -161,7 +157,7 @@ def _table(
     for start, stop in _whole_contexts(level, counts.vocab_size):
         check_stop(should_stop)
         parent, symbol = np.divmod(level.keys[start:stop], counts.vocab_size)
-        stays, some = level.counts[start:stop] >= threshold, seen[start:stop]
+        stays, some = level.counts[start:stop] >= least, seen[start:stop]
         first = np.flatnonzero(np.diff(parent, prepend=-1))
         kept, rest = method(some, first, np.add.reduceat(some, first))
         rest = rest + np.add.reduceat(np.where(stays, 0.0, kept), first)

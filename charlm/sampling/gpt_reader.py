@@ -120,7 +120,7 @@ class ModernReader(Reader):
         x = rms_norm(x)
         cos, sin = state.angles(1)[:, 0].numpy()
         state.length += 1
-        for block, past in zip(self.blocks, state.blocks, strict=True):
+        for block, past in zip(self.blocks, state.layers, strict=True):
             x = block(x, past, cos, sin)
         return self.head(rms_norm(x))[None]
 
