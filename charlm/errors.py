@@ -69,8 +69,7 @@ class Problem:
 class CharlmError(Exception):
     """A mistake the caller can mend; `where`, `what` and `mend` are those of its first problem.
 
-    Attributes:
-        problems: All that is wrong: several at once spare the caller a trip for each.
+    `problems` are all of them: several at once spare the caller a trip for each.
     """
 
     exit_code = 1
@@ -93,8 +92,7 @@ class CharlmError(Exception):
 
     def within(self, place: Words) -> Self:
         """Return the same error as found in a place: a key, an expert."""
-        found = (replace(p, where=Phrase("{}: {}", place, p.where)) for p in self.problems)
-        return self.of(*found)
+        return self.of(*(replace(p, where=Phrase("{}: {}", place, p.where)) for p in self.problems))
 
     def lines(self, spelling: Spelling = str) -> list[str]:
         """Return a line for each problem."""

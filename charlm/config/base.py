@@ -43,17 +43,11 @@ class Part:
 
 
 class ModelConfig(Section):
-    """A model. A new kind must define `type`, its own keys and `parts`; the rest has defaults.
-
-    Attributes:
-        trained_by: Gradient descent, counting the text, or joining experts.
-        can_be_expert: Whether it can be part of a mixture.
-        deep: Whether nearly all its time goes into large matrix products, so that bfloat16 and
-            torch.compile can pay off.
-    """
+    """A model. A new kind must define `type`, its own keys and `parts`; the rest has defaults."""
 
     trained_by: ClassVar[Literal["gradients", "counting", "joining"]] = "gradients"
-    can_be_expert: ClassVar[bool] = True
+    can_be_expert: ClassVar[bool] = True  # of a mixture
+    # Whether nearly all time goes into large products: bfloat16 and torch.compile can pay off.
     deep: ClassVar[bool] = False
 
     block_size: Size = 64
@@ -63,7 +57,6 @@ class ModelConfig(Section):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Register a class that says which type it describes."""
         for name in get_args(cls.model_fields["type"].annotation):
             TYPES[name] = cls
 
@@ -83,10 +76,7 @@ class ModelConfig(Section):
         return f"{self.kind}: {count:,} parameters, block {self.block_size}"
 
     def facts(self, chars: int) -> tuple[str, list[tuple[str, str]]]:
-        """Return a title and rows for what shapes and parameters do not say; empty for most.
-
-        `chars` is the length of the training part; 0 if it is not known.
-        """
+        """Return a title and rows that shapes do not show; `chars` to train on, 0 if not known."""
         return "", []
 
     def sizes(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from charlm.config.base import TYPES
-from charlm.config.problems import depth, did_you_mean, experts_of, problems_of, suggestion
+from charlm.config.problems import EXPERTS, depth, did_you_mean, experts_of, problems_of, suggestion
 from charlm.config.schema import Config
 from charlm.config.yaml_file import (
     MAX_BYTES,
@@ -165,15 +165,11 @@ def _apply(document: Document, overrides: Sequence[str]) -> Iterator[Problem]:
 
 def _unknown_experts(document: Document, known: Sequence[str]) -> Iterator[Problem]:
     """Remove experts that overrides made but do not describe: their names are misspelt."""
-    experts = experts_of(document)
-    owner = TYPES.get(str(document.value["model"].get("type"))) if experts else None
-    if owner is None or "experts" not in owner.model_fields:
-        return
+    owner = TYPES.get(str(document.at(["model", "type"])))
+    experts = experts_of(document) if owner and "experts" in owner.model_fields else {}
     for name in [name for name in experts if name not in known]:
-        expert = experts[name]
-        model = expert.get("model") if isinstance(expert, dict) else None
-        described = isinstance(model, dict) and "type" in model
-        if not isinstance(expert, dict) or "run" in expert or described:
+        given = (document.at([*EXPERTS, name, *key]) for key in (["run"], ["model", "type"]))
+        if not isinstance(experts[name], dict) or any(value is not None for value in given):
             continue
         del experts[name]
         hint = did_you_mean(name, known) or f"experts: {', '.join(known) or 'none'};"

@@ -103,13 +103,12 @@ class _Attentive(ModelConfig):
             ("attention weights (B, H, T, T)", (b, h, t, t)),
         ]
 
-    def _lesson_parts(self, vocab_size: int, *more: Part) -> list[Part]:
+    def parts(self, vocab_size: int) -> list[Part]:
         c = self.n_embd
         return [
             _embedding(vocab_size, c),
             Part("position_embedding", (self.block_size, c), multiplies=False),
             Part("query, key, value", (3 * c, c), hidden=True),
-            *more,
             *_head(vocab_size, c),
         ]
 
@@ -119,9 +118,6 @@ class AttentionConfig(_Attentive):
 
     type: Literal["attention"]
     """Which model this is."""
-
-    def parts(self, vocab_size: int) -> list[Part]:  # noqa: D102
-        return self._lesson_parts(vocab_size)
 
 
 class _WithHeads(_Attentive):
@@ -145,8 +141,9 @@ class MultiHeadConfig(_WithHeads):
     """Which model this is."""
 
     def parts(self, vocab_size: int) -> list[Part]:  # noqa: D102
+        *before, weight, bias = super().parts(vocab_size)
         projection = Part("projection", (self.n_embd, self.n_embd), hidden=True)
-        return self._lesson_parts(vocab_size, projection)
+        return [*before, projection, weight, bias]
 
 
 class GPTConfig(_WithHeads):

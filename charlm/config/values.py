@@ -32,8 +32,8 @@ def shown(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return f"a boolean ({str(value).lower()})"
-    shown = repr(value)
-    return shown if len(shown) <= 40 else shown[:37] + "..."
+    quoted = repr(value)
+    return quoted if len(quoted) <= 40 else quoted[:37] + "..."
 
 
 def _number(value: Any) -> float:
@@ -65,9 +65,8 @@ def text(value: Any) -> str:
     try:
         value.encode("utf-8", "surrogateescape")  # the name of a file may hold any bytes
     except UnicodeEncodeError:
-        raise wrong(
-            f"{shown(value)} holds half of a surrogate pair", "write the character itself"
-        ) from None
+        what = f"{shown(value)} holds half of a surrogate pair"
+        raise wrong(what, "write the character itself") from None
     return value
 
 
@@ -103,7 +102,6 @@ class Section(BaseModel):
 
     @model_validator(mode="after")
     def _refuse_conflicts(self) -> "Section":
-        found = list(self.conflicts())
-        if found:
+        if found := [*self.conflicts()]:
             raise ValueError(*found)
         return self

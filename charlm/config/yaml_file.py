@@ -61,7 +61,9 @@ def read_yaml(data: bytes, where: str) -> Document:
     """
     text = _decode(data, where)
     try:
-        node = _Loader(text, where).get_single_node()
+        loader = _Loader(text)
+        loader.where = where
+        node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
@@ -114,17 +116,13 @@ def _decode(data: bytes, where: str) -> str:
 class _Loader(yaml.SafeLoader):
     """Counts the events that nodes are built of: composing them is recursive, parsing is not."""
 
-    def __init__(self, text: str, where: str) -> None:
-        super().__init__(text)
-        self.where = where
-        self.depth = self.nodes = 0
+    where = ""
+    depth = nodes = 0
 
     def get_event(self) -> yaml.Event:
         event: yaml.Event = super().get_event()  # type: ignore[no-untyped-call]
-        if isinstance(event, yaml.CollectionStartEvent):
-            self.depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            self.depth -= 1
+        self.depth += isinstance(event, yaml.CollectionStartEvent)
+        self.depth -= isinstance(event, yaml.CollectionEndEvent)
         self.nodes += isinstance(event, yaml.NodeEvent)
         if self.depth > MAX_DEPTH:
             raise UsageError(self.where, f"nested deeper than {MAX_DEPTH} levels", _LIMIT)
