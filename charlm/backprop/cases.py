@@ -20,19 +20,12 @@ from charlm.models.ngram_embedding import ROWS, ngram_rows
 
 @dataclass(frozen=True)
 class Case:
-    """A rule, PyTorch's own form of it, and inputs for both.
-
-    Args:
-        rule: The rule to check.
-        reference: The same function, for autograd to differentiate.
-        inputs: The inputs with a gradient.
-        constants: The inputs after them, without one: ids and tables.
-    """
+    """A rule, PyTorch's own form of it, and inputs for both."""
 
     rule: rules.Rule
-    reference: Callable[..., Any]
-    inputs: tuple[Tensor, ...]
-    constants: tuple[Tensor, ...] = ()
+    reference: Callable[..., Any]  # the same function, for autograd to differentiate
+    inputs: tuple[Tensor, ...]  # those with a gradient
+    constants: tuple[Tensor, ...] = ()  # the inputs after them, without one: ids and tables
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,9 @@ AView = TypeVar("AView", bound="View")
 
 
 class KeysValues:
-    """The keys and values of one layer, in memory that is allocated once.
+    """The keys and values of one layer, in memory that is allocated once, for `slots` characters.
 
-    Args:
-        slots: Characters there is room for.
-        window: How many characters a character sees, itself included.
+    Each sees `window` characters, itself included.
     """
 
     def __init__(self, slots: int, window: int) -> None:

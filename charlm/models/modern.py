@@ -115,17 +115,11 @@ class Rotary(torch.autograd.Function):
 
 @runtime_checkable
 class BlockCache(Cache, Protocol):
-    """What a block keeps of the text read so far (see `charlm.models.cache`).
+    """What a block keeps of the text read so far (see `charlm.models.cache`)."""
 
-    Attributes:
-        table: Rotary table that begins with the next position.
-        attention_input: Input of attention at the last position, before the shift.
-        mlp_input: Input of the MLP there.
-    """
-
-    table: Float[Tensor, "2 T D_half"]
-    attention_input: Float[Tensor, "B 1 C"] | None
-    mlp_input: Float[Tensor, "B 1 C"] | None
+    table: Float[Tensor, "2 T D_half"]  # the rotary table from the next position on
+    attention_input: Float[Tensor, "B 1 C"] | None  # at the last position, before the shift
+    mlp_input: Float[Tensor, "B 1 C"] | None  # there
 
 
 class RotaryAttention(MultiHeadAttention):

@@ -55,9 +55,7 @@ KINDS: dict[str, Kind] = {
     "attention": _of_charlm("attention:AttentionModel", by_hand="backprop.by_hand:attention_steps"),
     "multihead": _of_charlm("attention:MultiHeadModel", by_hand="backprop.by_hand:multihead_steps"),
     "gpt (gpt2)": _of_charlm(
-        "gpt2:GPT2",
-        by_hand="backprop.by_hand:gpt2_steps",
-        reader="sampling.gpt_reader:GPT2Reader",
+        "gpt2:GPT2", by_hand="backprop.by_hand:gpt2_steps", reader="sampling.gpt_reader:GPT2Reader"
     ),
     "gpt (modern)": _of_charlm(
         "modern:ModernGPT",
@@ -89,9 +87,8 @@ def kind_for(config: ModelConfig) -> Kind:
     try:
         return KINDS[config.kind]
     except KeyError:
-        raise LookupError(
-            f"no kind {config.kind!r}: charlm.models.registry.register joins it with its model"
-        ) from None
+        what = f"no kind {config.kind!r}: charlm.models.registry.register joins it with its model"
+        raise LookupError(what) from None
 
 
 def kind_of(model: LanguageModel) -> Kind:
