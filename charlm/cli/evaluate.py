@@ -184,13 +184,12 @@ def _writer(
     if per_char is None:
         yield None
         return
-    from charlm.evaluation.characters import records
     from charlm.storage.atomic import replacing
 
     with nullcontext(sys.stdout) if per_char == "-" else replacing(Path(per_char)) as out:
 
         def write(scored: "Scored") -> None:
-            for record in records(scored, symbols, known):
+            for record in scored.records(symbols, known):
                 print(json_format.dumps(record), file=out)
 
         yield write

@@ -1,9 +1,8 @@
 """Score a text: every character once, by a named protocol, with an interval.
 
 Read in this order: `score` (units and intervals), `protocols` (how a text is cut into windows),
-`unknown` (characters that the model does not know), `given` (a text from outside the run),
-`scoring`, `characters` (one record for each character), `comparison` (several runs), `baselines`
-(what counting and compressing reach).
+`unknown` (characters that the model does not know), `given` (which text), `scoring`, `comparison`
+(several runs), `baselines` (what counting and compressing reach).
 """
 
 from charlm.evaluation.baselines import Ladder, Rung, climb

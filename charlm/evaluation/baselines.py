@@ -22,7 +22,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -53,12 +53,9 @@ PIECE = 1 << 18  # bytes compressed between two calls of `should_stop`
 
 @dataclass(frozen=True)
 class Rung:
-    """One baseline.
+    """One baseline: its score on the held-out part, and its wall time in seconds.
 
-    Args:
-        name: Such as `bigram`.
-        score: On the held-out part.
-        seconds: Wall time; work that several baselines share counts for the first of them.
+    Work that several baselines share counts for the first of them.
     """
 
     name: str
@@ -73,8 +70,8 @@ class Ladder:
     Args:
         rungs: As listed at the top of this file.
         counted: Characters of the training part in which n-grams were counted.
-        scored: Characters of the held-out part that were scored, all but the first, which only
-            gives context. The compressors take that one too.
+        scored: Characters of the held-out part that were scored: without the first, which only the
+            compressors take.
         compressed: Characters of the training part given to the compressors; 0 if there are none
             because the held-out part is shorter than `MIN_COMPRESSED`.
         order: The best n-gram order; None if the training part is too short to choose one.
@@ -96,10 +93,8 @@ class Ladder:
         Losses are compared as printed.
         """
         descending = sorted(self.rungs, key=lambda rung: -as_printed(rung.score.loss_nats))
-        passed = sum(
-            as_printed(loss_nats) < as_printed(rung.score.loss_nats) for rung in self.rungs
-        )
-        around = [None, *descending, None]
+        worse = (as_printed(loss_nats) < as_printed(rung.score.loss_nats) for rung in self.rungs)
+        passed, around = sum(worse), [None, *descending, None]
         return around[passed], around[passed + 1]
 
 
@@ -123,48 +118,43 @@ def climb(
         held_out: The text right after it, at least 2 characters.
         tokenizer: Of both.
         max_order: The longest n-gram to try.
-        should_stop: Called often.
-
-    Raises:
-        Stopped: `should_stop` said so.
+        should_stop: Called often; `Stopped` is raised if it says so.
     """
     vocab_size = tokenizer.vocab_size
     counted = _last(train, MAX_COUNTED * MAX_ORDER // max(max_order, MAX_ORDER))
     scored = IdArray(held_out.read(0, min(len(held_out), MAX_SCORED + 1)))
-    rungs: list[Rung] = []
-    since = time.perf_counter()
+    rungs, predictions = [], len(scored) - 1
+    since = began = time.perf_counter()
 
-    def add(name: str, chars: int, loss_nats: float) -> None:
+    def add(name: str, loss_nats: float, chars: int = predictions, earlier: float = 0.0) -> None:
         nonlocal since
-        now = time.perf_counter()
-        rungs.append(Rung(name, Score(chars, loss_nats), now - since))
-        since = now
+        spent, since = time.perf_counter() - since, time.perf_counter()
+        rungs.append(Rung(name, Score(chars, loss_nats), spent + earlier))
 
-    predictions = len(scored) - 1
-    add("uniform", predictions, math.log(vocab_size))
+    add("uniform", math.log(vocab_size))
     order = choose_order(counted, vocab_size, max_order, should_stop)
-    choosing, since = time.perf_counter() - since, time.perf_counter()
+    since = time.perf_counter()
+    choosing = since - began
 
-    counts = _count(counted, vocab_size, max(*FIXED_ORDERS, order or 0), should_stop)
-    add("unigram", predictions, add_one(counts, scored, 1))
-    add("bigram", predictions, add_one(counts, scored, 2))
-    losses = {}
+    longest = max(*FIXED_ORDERS, order or 0)
+    counts = count_ngrams(counted, vocab_size, longest, should_stop=should_stop)
+    add("unigram", add_one(counts, scored, 1))
+    add("bigram", add_one(counts, scored, 2))
+    best = math.nan
     for k, loss in kneser_ney(counts, scored, {*FIXED_ORDERS, order}, should_stop):
-        losses[k] = loss
+        best = loss if k == order else best
         if k in FIXED_ORDERS:
-            add(FIXED_ORDERS[k], predictions, loss)
+            add(FIXED_ORDERS[k], loss)
     if order:
-        add(f"best Kneser-Ney, order {order}", predictions, losses[order])
-        rungs[-1] = replace(rungs[-1], seconds=rungs[-1].seconds + choosing)
+        add(f"best Kneser-Ney, order {order}", best, earlier=choosing)
 
-    del counts, losses  # xz needs memory of its own
-    if len(scored) < MIN_COMPRESSED:
-        return Ladder(tuple(rungs), len(counted), predictions, 0, order)
-    before = _last(train, MAX_COMPRESSED)
-    texts = utf8(before.ids, tokenizer), utf8(scored.ids, tokenizer)
-    for name, new in COMPRESSORS.items():
-        bits = 8 * added_bytes(new, *texts, should_stop) / len(scored)
-        add(name, len(scored), bits * math.log(2))
+    del counts  # xz needs memory of its own
+    before = _last(train, MAX_COMPRESSED if len(scored) >= MIN_COMPRESSED else 0)
+    if len(before):
+        texts = utf8(before.ids, tokenizer), utf8(scored.ids, tokenizer)
+        for name, new in COMPRESSORS.items():
+            added = added_bytes(new, *texts, should_stop)
+            add(name, 8 * added / len(scored) * math.log(2), len(scored))
     return Ladder(tuple(rungs), len(counted), predictions, len(before), order)
 
 
@@ -176,22 +166,15 @@ def choose_order(
 ) -> int | None:
     """Return the order of the Kneser-Ney model that is best on the end of the training part.
 
-    Args:
-        train: The training part, (N,). Its last tenth, at most 100,000 characters, is scored by
-            models counted on the rest.
-        vocab_size: Number of distinct characters (V).
-        max_order: The longest n-gram to try.
-        should_stop: Called often.
-
-    Returns:
-        The first order that the next one does not improve on; None if a tenth is less than 2
-        characters.
+    That is the first order that the next one does not improve on, up to `max_order`. The last tenth
+    of the text, at most 100,000 characters, is scored by models counted on the rest; None if a
+    tenth is less than 2 characters.
     """
     size = min(len(train) // 10, MAX_CHOOSING)
     if size < 2:
         return None
     fit, tune = IdArray(train.ids[:-size]), IdArray(train.ids[-size:])
-    counts = _count(fit, vocab_size, max_order, should_stop)
+    counts = count_ngrams(fit, vocab_size, max_order, should_stop=should_stop)
     best, least = 0, math.inf
     for k, loss in kneser_ney(counts, tune, range(1, max_order + 1), should_stop):
         if loss >= least:
@@ -245,10 +228,6 @@ def add_one(counts: Counts, ids: IdArray, order: int) -> float:
     return _mean_nats(_interpolated(table, context, node, uniform))
 
 
-def _count(ids: IdArray, vocab_size: int, order: int, should_stop: Callable[[], bool]) -> Counts:
-    return count_ngrams(ids, vocab_size, order, should_stop=should_stop)
-
-
 def _highest(counts: Counts, order: int, smoothing: str) -> Table:
     """Return the table of the highest level of the model of one order."""
     levels = smooth(replace(counts, levels=counts.levels[:order]), smoothing)
@@ -260,31 +239,25 @@ def _find(keys: _Array, context: _Array, targets: _Array, vocab_size: int) -> _A
     """Return the nodes of the targets after their contexts, -1 where there is none, (N,)."""
     wanted = np.where(context >= 0, context * vocab_size + targets, -1)
     place = np.searchsorted(keys, wanted)
-    found: _Array = np.where(np.append(keys, -2)[place] == wanted, place, -1)
-    return found
+    return np.where(np.append(keys, -2)[place] == wanted, place, -1)
 
 
 def _interpolated(table: Table, context: _Array, node: _Array, lower: _Array) -> _Array:
     """Return p(target | context) at each position, (N,): see `models.smoothing`."""
     # -1 picks the appended value: a context never seen leaves all to the shorter one.
     left_over, share = np.append(table.left_over, 1.0), np.append(table.share, 0.0)
-    p: _Array = lower * left_over[context] + share[node]
-    return p
+    return lower * left_over[context] + share[node]  # type: ignore[no-any-return]
 
 
 def _mean_nats(p: _Array) -> float:
     return max(0.0, float(-np.log(p).mean()))  # with one symbol, p may round to above 1
 
 
-@runtime_checkable
 class Compressor(Protocol):
-    """What `bz2`, `lzma` and `zlib` have in common."""
+    """What `bz2`, `lzma` and `zlib` have in common; both return compressed bytes."""
 
-    def compress(self, data: bytes, /) -> bytes:
-        """Take the next bytes; return compressed bytes that are ready."""
-
-    def flush(self) -> bytes:
-        """Return the remaining compressed bytes."""
+    def compress(self, data: bytes, /) -> bytes: ...  # noqa: D102
+    def flush(self) -> bytes: ...  # noqa: D102
 
 
 COMPRESSORS: dict[str, Callable[[], Compressor]] = {  # with the settings of the commands:

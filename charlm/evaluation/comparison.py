@@ -31,7 +31,7 @@ class ComparedRun:
         text: What must be equal for losses to be comparable: the text's SHA-256, its unit, the
             vocabulary size, and where the part begins and ends.
         source: The text's name.
-        seconds: Training time up to the checkpoint, if known.
+        seconds: Training time up to the checkpoint.
         cuts: The protocols that it can be scored by.
         scores: By protocol.
     """
@@ -40,7 +40,7 @@ class ComparedRun:
     part: Split
     text: tuple[object, ...]
     source: str
-    seconds: float | None
+    seconds: float
     cuts: dict[Name, Cut] = field(default_factory=dict)
     scores: dict[Name, Score] = field(default_factory=dict)
 
@@ -51,8 +51,7 @@ class ComparedRun:
 
     def loss(self, protocol: Name) -> float:
         """Return the loss by a protocol, infinite if the model does not support it."""
-        score = self.scores.get(protocol)
-        return score.loss_nats if score else float("inf")
+        return self.scores[protocol].loss_nats if protocol in self.scores else float("inf")
 
     def key_without_seed(self) -> str:
         """Return a key that is equal for runs that differ only in their seed."""
@@ -64,9 +63,7 @@ class ComparedRun:
 def open_run(run: RunFolder, split: str, device: str) -> ComparedRun:
     """Load a run to compare and drop its weights, keeping their shapes.
 
-    Raises:
-        CheckpointError: It is no run or has no sound checkpoint.
-        DataError: It has no such part.
+    Raises CheckpointError if it has no sound checkpoint, and DataError if it has no such part.
     """
     saved, seconds = _load_best(run, device)
     part, facts = open_part(saved.run, split)
@@ -87,7 +84,7 @@ def _load_best(run: RunFolder, device: str) -> tuple[SavedModel, float]:
 def common_length(models: Sequence[LanguageModel]) -> int:
     """Return the longest window that all models support."""
     limited = [model.block_size for model in models if not model.any_length]
-    return min(limited) if limited else max(model.block_size for model in models)
+    return min(limited or [max(model.block_size for model in models)])
 
 
 def cut(runs: Sequence[ComparedRun], chosen: Sequence[Name], length: int) -> dict[Name, Cut]:
@@ -109,17 +106,12 @@ def cut(runs: Sequence[ComparedRun], chosen: Sequence[Name], length: int) -> dic
             }
         except UsageError as error:
             raise error.within(run.name) from None
-    shared: dict[Name, Cut] = {}
+    shared = {name: run.cuts[name] for run in reversed(runs) for name in run.cuts}
     for name in chosen:
-        able = [run.cuts[name] for run in runs if name in run.cuts]
-        if not able:
-            raise UsageError(
-                Setting("protocol", name),
-                "none of these runs supports it",
-                "use windows, or sliding for more context",
-            )
-        shared[name] = able[0]
-    return shared
+        if name not in shared:
+            mend = "use windows, or sliding for more context"
+            raise UsageError(Setting("protocol", name), "none of these runs supports it", mend)
+    return {name: shared[name] for name in chosen}
 
 
 def score(
@@ -128,20 +120,8 @@ def score(
     progress: Callable[[int], None] = lambda chars: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Score each run by each of its protocols.
-
-    Args:
-        runs: Cut before.
-        device: Where to score.
-        progress: Called with the characters scored since the last call.
-        should_stop: Called before each pass.
-
-    Raises:
-        Stopped: `should_stop` said so.
-    """
-    for run in runs:
-        if not run.cuts:
-            continue
+    """Score each run by each of its protocols, which `cut` chose; see `score_text`."""
+    for run in filter(lambda run: run.cuts, runs):
         run.saved, run.seconds = _load_best(run.saved.run, device)  # may be another by now
         sizes = utf8_lengths(run.saved.tokenizer)
         for name, its_cut in run.cuts.items():

@@ -10,19 +10,15 @@ from charlm.errors import DataError, Phrase, Setting
 from charlm.evaluation.unknown import LeftOut, leave_out
 from charlm.runs import RunFolder
 from charlm.text import CharTokenizer, Tokenizer, encode_corpus, open_corpus, open_source, scan_text
-from charlm.text.corpus import Progress
+from charlm.text.corpus import Progress, not_in_alphabet
 from charlm.text.tokens import Ids, Split
 
 
 @dataclass(frozen=True)
 class GivenText:
-    """A text to score.
+    """A text to score: what the model knows of it, by the model's ids, and what it does not.
 
-    Args:
-        ids: The characters that the model knows, by the model's ids.
-        tokenizer: An alphabet that has all of its characters.
-        left_out: The characters that the model does not know, if any.
-        notes: Remarks about the text.
+    `tokenizer` has all of its characters; `notes` are remarks about the text.
     """
 
     ids: Ids
@@ -34,17 +30,13 @@ class GivenText:
 def open_part(run: RunFolder, name: str) -> tuple[Split, Mapping[str, Any]]:
     """Open a part of a run's own text, `train`, `val` or `test`, and the facts of the text.
 
-    Raises:
-        DataError: The part has fewer than 2 characters.
+    Raises DataError if the part has fewer than 2 characters.
     """
     corpus = open_corpus(run.tokens_path)
     part = corpus.splits[name]
     if len(part) < 2:
-        raise DataError(
-            run.path,
-            f"its {name} part has {len(part)} characters",
-            f"use a run made with a larger data.{name}_fraction",
-        )
+        what = f"its {name} part has {len(part)} characters"
+        raise DataError(run.path, what, f"use a run made with a larger data.{name}_fraction")
     return part, corpus.facts
 
 
@@ -75,16 +67,9 @@ def read_text(
     strange = scan.strange_to(own)
     known = scan.size - sum(int(scan.counts[ord(c)]) for c in strange)
     if strange and unknown == "error":
-        shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in strange[:4])
-        more = f" and {len(strange) - 4} more" if len(strange) > 4 else ""
-        raise DataError(
-            source.name,
-            f"{shown}{more} not in the alphabet of this run, which has {own.vocab_size} symbols",
-            Phrase(
-                f"use {{}} to score the {scan.size - known:,} unknown characters by a uniform code",
-                Setting("unknown", "uniform"),
-            ),
-        )
+        uniform = Setting("unknown", "uniform")
+        mend = f"use {{}} to score the {scan.size - known:,} unknown characters by a uniform code"
+        raise DataError(source.name, not_in_alphabet(strange, own), Phrase(mend, uniform))
     if not known:
         raise DataError(name, "the model knows none of its characters", "use another model")
     if known < 2:

@@ -31,17 +31,11 @@ LOOKED_UP_A_PASS = 1 << 18  # for a model that need not compute all V probabilit
 
 @dataclass(frozen=True)
 class Pass:
-    """Windows of one shape that go through the model as one batch.
+    """Windows of one shape that go through the model as one batch."""
 
-    Args:
-        starts: Where each begins in the text, (R,).
-        length: Characters in each; the model makes one prediction after each character.
-        skip: Predictions at the start of each that an earlier window has already made.
-    """
-
-    starts: npt.NDArray[np.int64]
-    length: int
-    skip: int
+    starts: npt.NDArray[np.int64]  # in the text, (R,)
+    length: int  # characters in each; the model makes one prediction after each character
+    skip: int  # predictions at the start of each that an earlier window has already made
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,7 @@ class Cut:
     """A protocol with its numbers.
 
     Args:
-        name: `windows`, `sliding` or `stream`.
+        name: See above.
         length: Characters in a window.
         stride: Characters from the start of a window to the start of the next, 1 to `length`.
         in_words: What a reader of the loss must know, to follow "scored N characters".
@@ -88,7 +82,7 @@ def spread_windows(chars: int, block_size: int, max_chars: int, rows: int) -> It
     """Choose whole windows, about `max_chars` characters, spread evenly over a longer text."""
     full = chars // block_size
     chosen = max(1, min(full, max_chars // block_size))
-    starts = (np.arange(chosen, dtype=np.int64) * full // chosen) * block_size
+    starts = np.arange(chosen, dtype=np.int64) * full // chosen * block_size
     for first in range(0, chosen, rows):
         yield Pass(starts[first : first + rows], block_size, 0)
 
@@ -102,13 +96,11 @@ def windows(block_size: int) -> Cut:
 def sliding(block_size: int, stride: int) -> Cut:
     """Return the protocol `sliding`.
 
-    Raises:
-        UsageError: The stride is below 1 or leaves characters between two windows.
+    Raises UsageError if the stride is below 1 or leaves characters between two windows.
     """
     if not 1 <= stride <= block_size:
-        raise UsageError(
-            Setting("stride", stride), f"expected 1 to {block_size}, the length of the window"
-        )
+        what = f"expected 1 to {block_size}, the length of the window"
+        raise UsageError(Setting("stride", stride), what)
     words = (
         f"in windows of {block_size} moved by {stride}, with at least {block_size - stride + 1} "
         "characters of context except at the start of the text"
@@ -119,11 +111,8 @@ def sliding(block_size: int, stride: int) -> Cut:
 def stream(model: LanguageModel, all_logits: bool = False) -> Cut:
     """Return the protocol `stream`.
 
-    Windows overlap by the model's memory, so that cutting the text changes no prediction. With
-    `all_logits`, they are short enough to compute all V probabilities of each character.
-
-    Raises:
-        UsageError: The model sees one window only.
+    Windows overlap by the model's memory, so that cutting the text changes no prediction. Raises
+    UsageError for a model that sees one window only. For `all_logits` see `choose`.
     """
     if not model.any_length:
         raise UsageError(
@@ -133,7 +122,7 @@ def stream(model: LanguageModel, all_logits: bool = False) -> Cut:
         )
     stride = chars_a_pass(model, all_logits)
     words = f"with all the context the model can use (its last {model.memory} characters)"
-    # The model's input always holds the character before the first scored one, so overlap by one less.
+    # The input always holds the character before the first scored one, so overlap by one less.
     return Cut("stream", stride + max(0, model.memory - 1), stride, words)
 
 
@@ -148,10 +137,11 @@ def choose(
 
     Args:
         model: What predicts.
-        name: `windows`, `sliding` or `stream`.
+        name: See above.
         block_size: Characters in a window; None, the model's own.
         stride: For `sliding`; None, half the window.
-        all_logits: Whether all V probabilities will be computed for each character.
+        all_logits: Whether all V probabilities will be computed for each character, even by a model
+            that can look up that of one; windows are then short enough for that.
 
     Raises:
         UsageError: A number is out of range or has no meaning for the protocol, or the model does
@@ -166,9 +156,8 @@ def choose(
         return stream(model, all_logits)
     length = model.block_size if block_size is None else block_size
     if not model.any_length and length > model.block_size:
-        raise UsageError(
-            Setting("block_size", length), f"this model sees at most {model.block_size} characters"
-        )
+        what = f"this model sees at most {model.block_size} characters"
+        raise UsageError(Setting("block_size", length), what)
     longest = chars_a_pass(model, all_logits)
     if model.any_length and length > longest:  # the model's own block_size may be that long
         raise UsageError(
@@ -182,13 +171,7 @@ def choose(
 
 
 def chars_a_pass(model: LanguageModel, all_logits: bool = False) -> int:
-    """Return how many predictions are made at once, to bound the memory.
-
-    Args:
-        model: What predicts.
-        all_logits: Whether all V probabilities are needed, even from a model that can look up the
-            probability of one character.
-    """
+    """Return how many predictions are made at once, to bound the memory."""
     looks_up = model.any_length and callable(getattr(model, "log_probability", None))
     if looks_up and not all_logits:
         return LOOKED_UP_A_PASS

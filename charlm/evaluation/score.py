@@ -36,19 +36,12 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Interval:
-    """The range that would hold the mean loss of as much similar text, 95 times in 100.
-
-    Args:
-        low: In nats a character.
-        high: In nats a character.
-        blocks: How many blocks were drawn from.
-        block_chars: Characters in each; the last may be shorter.
-    """
+    """The range, in nats, that would hold the mean loss of as much similar text 95 times in 100."""
 
     low: float
     high: float
-    blocks: int
-    block_chars: int
+    blocks: int  # how many were drawn from
+    block_chars: int  # characters in each; the last may be shorter
 
 
 @dataclass(frozen=True)
@@ -88,11 +81,7 @@ class Score:
 
 
 class Tally:
-    """Adds up the surprisals of consecutive characters in at most 50 blocks.
-
-    Args:
-        chars: How many characters there will be.
-    """
+    """Adds up the surprisals of `chars` consecutive characters in at most 50 blocks."""
 
     def __init__(self, chars: int) -> None:
         self.chars = chars
@@ -123,17 +112,11 @@ class Tally:
 def block_bootstrap(sums: Floats, counts: npt.NDArray[Any]) -> tuple[float, float] | None:
     """Return a 95 % percentile interval of a mean whose terms are correlated with their neighbours.
 
-    Blocks do not overlap (Carlstein 1986; Künsch 1989 lets them overlap), so one sum per block is
-    enough. Percentiles: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section
-    13.3; blocks in time series, section 8.6. The draws are seeded, from a stream of random words
-    that stays the same in all versions of NumPy.
-
-    Args:
-        sums: Of the terms in each block, (b,).
-        counts: How many terms each block has, (b,).
-
-    Returns:
-        Both ends; None for fewer than 20 blocks, or if a sum is not finite.
+    Blocks do not overlap (Carlstein 1986; Künsch 1989 lets them overlap), so the sum and the count
+    of each block's terms are enough, (b,). None for fewer than 20 blocks, or a sum that is not
+    finite. Percentiles: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3;
+    blocks in time series, section 8.6. The draws are seeded, from a stream of random words that
+    stays the same in all versions of NumPy.
     """
     blocks = len(sums)
     if blocks < FEWEST_BLOCKS or not np.isfinite(sums).all():

@@ -3,10 +3,11 @@
 No random numbers are drawn, and the model returns to the mode it was in.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,17 +27,11 @@ from charlm.text.tokens import Ids
 LIKELIEST = 5
 
 
-@dataclass(frozen=True)
-class Likeliest:
-    """What a model held most likely.
+class Likeliest(NamedTuple):
+    """The ids that a model held most likely for each prediction, in order, and how likely."""
 
-    Args:
-        ids: The likeliest ids of each prediction, the first likeliest of all, (N, 5).
-        p: Their probabilities, (N, 5).
-    """
-
-    ids: npt.NDArray[np.int64]
-    p: Floats
+    ids: Int[np.ndarray, "N k"]
+    p: Float[np.ndarray, "N k"]
 
 
 @dataclass(frozen=True)
@@ -48,14 +43,40 @@ class Scored:
         nats: The surprisal of each, (N,).
         symbols: The id of each in the text's own alphabet, (N,).
         known: Whether the model knows it, (N,).
-        likeliest: For each known one, in order, by the model's ids; None if not asked for.
+        likeliest: For each known one, in order, by the model's ids.
     """
 
     positions: npt.NDArray[np.int64]
     nats: Floats
     symbols: npt.NDArray[np.int64]
     known: npt.NDArray[np.bool_]
-    likeliest: Likeliest | None
+    likeliest: Likeliest
+
+    def records(self, symbols: Tokenizer, own: Tokenizer) -> Iterator[dict[str, Any]]:
+        """Yield a record for each character.
+
+        Args:
+            symbols: An alphabet that has all of them.
+            own: The model's.
+
+        Yields:
+            `position`, `char` (or `byte`, a number), `bits` (None if infinite), and `likeliest`:
+            pairs of a character and its probability, none for one that the model does not know.
+        """
+
+        def name(tokenizer: Tokenizer, idx: int) -> str | int:
+            return idx if tokenizer.unit == "bytes" else tokenizer.decode([idx])
+
+        likeliest = zip(self.likeliest.ids.tolist(), self.likeliest.p.tolist(), strict=True)
+        columns = (self.positions, self.symbols, self.nats, self.known)
+        for position, symbol, nats, is_known in zip(*(c.tolist() for c in columns), strict=True):
+            predicted = zip(*next(likeliest), strict=True) if is_known else ()
+            yield {
+                "position": position,
+                "byte" if symbols.unit == "bytes" else "char": name(symbols, symbol),
+                "bits": round(nats / math.log(2), 6) if math.isfinite(nats) else None,
+                "likeliest": [[name(own, i), round(p, 6)] for i, p in predicted],
+            }
 
 
 def score_windows(
@@ -74,10 +95,7 @@ def score_windows(
         block_size: Characters in a window; at most the model's own.
         max_chars: Score only about this many, in windows spread evenly over the text, or at the
             start of a text shorter than one window. None: all.
-        should_stop: Called before each pass.
-
-    Raises:
-        Stopped: `should_stop` said so.
+        should_stop: Called before each pass; `Stopped` is raised if it says so.
     """
     length, rows = len(ids) - 1, max(1, chars_a_pass(model) // block_size)
     most = length if max_chars is None else min(length, max_chars)
@@ -87,7 +105,7 @@ def score_windows(
         passes = windows(block_size).passes(most, rows)
     total, chars = 0.0, 0
     with _evaluating(model):
-        for nats, *_ in _predict(model, ids, passes, should_stop=should_stop):
+        for nats, *_ in _predict(model, ids, passes, should_stop):
             total += float(nats.sum())
             chars += nats.size
     return Score(chars, total / chars)
@@ -117,10 +135,7 @@ def score_text(
         each: Called with all scored characters in order, some thousands at a time. Slower: all V
             probabilities are computed for each (`all_logits` of `protocols.choose`).
         progress: Called with the number of known characters scored since the last call.
-        should_stop: Called before each pass.
-
-    Raises:
-        Stopped: `should_stop` said so.
+        should_stop: Called before each pass; `Stopped` is raised if it says so.
     """
     length = len(ids) - 1
     unknown = len(left_out.before) if left_out else 0
@@ -131,7 +146,7 @@ def score_text(
     # The first known character is not scored; unknown ones may come before it.
     unscored = int(np.searchsorted(left_out.before, 1)) if left_out else 0
     with _evaluating(model):
-        for nats, targets, top in _predict(model, ids, passes, LIKELIEST * bool(each), should_stop):
+        for nats, targets, top in _predict(model, ids, passes, should_stop, bool(each)):
             if by_position:
                 positions[:, : nats.shape[1]] += nats.sum(axis=0), np.full(nats.shape[1], len(nats))
             flat, symbols, known = nats.ravel(), targets.ravel(), np.ones(nats.size, bool)
@@ -140,7 +155,7 @@ def score_text(
                 flat, symbols, known = left_out.weave(known_done + 1, last, flat, symbols)
             tally.add(flat)
             size += 0 if byte_lengths is None else int(byte_lengths[symbols].sum())
-            if each:
+            if each and top is not None:
                 at = np.arange(done, done + len(flat))
                 each(Scored(at + (at >= unscored), flat, symbols, known, top))
             known_done, done = known_done + nats.size, done + len(flat)
@@ -177,8 +192,8 @@ def _predict(
     model: LanguageModel,
     ids: Ids,
     passes: Iterable[Pass],
-    likeliest: int = 0,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool],
+    likeliest: bool = False,
 ) -> Iterator[tuple[Floats, npt.NDArray[np.int64], Likeliest | None]]:
     """Yield, pass by pass, the nats and ids of the characters to score, (R, T) each."""
     for cut in passes:
@@ -188,7 +203,7 @@ def _predict(
         idx, targets = batch[:, :-1], batch[:, 1:]
         with torch.no_grad():
             if likeliest:
-                nats, top = _with_likeliest(model, idx, targets, cut.skip, likeliest)
+                nats, top = _with_likeliest(model, idx, targets, cut.skip)
             else:
                 nats, top = surprisal(model, idx, targets), None
         scored = nats[:, cut.skip :].cpu().double().numpy()  # float32 sums drift
@@ -196,14 +211,9 @@ def _predict(
 
 
 def _with_likeliest(
-    model: LanguageModel,
-    idx: Int[Tensor, "B T"],
-    targets: Int[Tensor, "B T"],
-    skip: int,
-    count: int,
+    model: LanguageModel, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], skip: int
 ) -> tuple[Float[Tensor, "B T"], Likeliest]:
     log_p = model(idx).float().log_softmax(dim=-1)  # (B, T, V)
     nats = -log_p.gather(-1, targets[..., None])[..., 0]
-    top = log_p[:, skip:].flatten(0, 1).topk(min(count, log_p.shape[-1]))
-    p: Any = top.values.exp().cpu().double().numpy()
-    return nats, Likeliest(top.indices.cpu().numpy(), p)
+    top = log_p[:, skip:].flatten(0, 1).topk(min(LIKELIEST, log_p.shape[-1]))
+    return nats, Likeliest(top.indices.cpu().numpy(), top.values.exp().cpu().double().numpy())

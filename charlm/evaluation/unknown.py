@@ -33,8 +33,7 @@ CHUNK = 1 << 20
 def charge_nats(unknown: int, chars: int, vocab_size: int) -> float:
     """Return the cost in nats of each of `unknown` characters in a text of `chars`."""
     choices = math.lgamma(chars + 1) - math.lgamma(unknown + 1) - math.lgamma(chars - unknown + 1)
-    where = (math.log(chars + 1) + choices) / unknown
-    return where + math.log(CODE_POINTS - vocab_size)
+    return (math.log(chars + 1) + choices) / unknown + math.log(CODE_POINTS - vocab_size)
 
 
 @dataclass(frozen=True)
@@ -85,16 +84,14 @@ def leave_out(
 ) -> tuple[Ids, LeftOut]:
     """Separate the characters of a text that a model knows from those it does not.
 
-    Takes 16 bytes of memory for each unknown character; the known ones go to disk.
+    Takes 16 bytes of memory for each unknown character, at least one; the known ones go to a file
+    at `path`, by the model's ids. Raises MachineError if that cannot be written.
 
     Args:
-        text: Its ids in the alphabet `wide`; at least one is not in `known`.
+        text: Its ids in the alphabet `wide`.
         wide: An alphabet that has the model's characters and all of the text's.
         known: The model's alphabet.
-        path: The file to write the known ones to, by the model's ids.
-
-    Raises:
-        MachineError: It cannot be written.
+        path: A new file.
     """
     own = {character: i for i, character in enumerate(known.alphabet)}
     to_own = np.array([own.get(character, -1) for character in wide.alphabet])

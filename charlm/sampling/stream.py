@@ -32,7 +32,7 @@ class TextStream:
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
         self.ended = False
-        self._decoder = tokenizer.stream_decoder()
+        self._decode = tokenizer.stream_decoder()
         self._stops = [stop for stop in stops if stop]
         self._nats = 0.0  # of the bytes of an incomplete character
         self._held: list[Piece] = []
@@ -41,7 +41,7 @@ class TextStream:
         """Take one more id; return the characters that became certain."""
         if self.ended:
             return []
-        text = self._decoder.push(idx)
+        text = self._decode([idx], False)
         if not text:
             self._nats += nats
             return []
@@ -63,7 +63,7 @@ class TextStream:
         """Return what was held back at the end of the text."""
         if self.ended:
             return []
-        rest = self._decoder.finish()
+        rest = self._decode([], True)
         given = self._held + [Piece(c, 0.0 if i else self._nats) for i, c in enumerate(rest)]
         return given[: self._first_stop("".join(piece.text for piece in given))]
 

@@ -3,7 +3,7 @@
 import json
 import reprlib
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
@@ -36,11 +36,6 @@ def parse_object(data: bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
     return content
-
-
-def is_count(value: Any) -> TypeGuard[int]:
-    """Tell whether a value from JSON is a whole number from 0 on, such as a size or a step."""
-    return type(value) is int and 0 <= value < 2**63
 
 
 def reason(error: Exception) -> str:

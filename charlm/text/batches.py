@@ -35,7 +35,10 @@ def random_words(seed: int, stream: int, first: int, count: int) -> npt.NDArray[
 def window_starts(
     seed: int, step: int, batch_size: int, windows: int, first: int = 0, count: int | None = None
 ) -> npt.NDArray[np.int64]:
-    """Return where the windows of a batch, or of a slice of it, start.
+    """Return where the windows of a batch, or of a slice of it, start: (count,).
+
+    Starts are uniform over [0, windows). Taking the remainder of 64 random bits favours small ones
+    by less than windows / 2^64.
 
     Args:
         seed: Of the run.
@@ -43,11 +46,7 @@ def window_starts(
         batch_size: Windows in the whole batch.
         windows: Number of positions where a window can start.
         first: First window of the slice.
-        count: Windows in the slice; the rest of the batch if None.
-
-    Returns:
-        Starts, (count,) int64, uniform over [0, windows). Taking the remainder of 64 random bits
-        favours small starts by less than windows / 2^64.
+        count: Windows in the slice; None: the rest of the batch.
     """
     count = batch_size - first if count is None else count
     words = random_words(seed, DATA_STREAM, step * batch_size + first, count)
@@ -68,34 +67,26 @@ class Batches:
     """
 
     def __init__(self, split: Ids, block_size: int, batch_size: int, seed: int) -> None:
-        self.split = split
-        self.block_size = block_size
-        self.batch_size = batch_size
-        self.seed = seed
-        # The character after the last window is its last target.
-        self.windows = len(split) - block_size
+        self.split, self.block_size, self.batch_size, self.seed = (
+            split,
+            block_size,
+            batch_size,
+            seed,
+        )
+        self.windows = len(split) - block_size  # the last target follows the last window
         if self.windows < 1:
-            raise DataError(
-                "model.block_size",
-                f"a window of {block_size} needs a text of {block_size + 1} and this one has "
-                f"{len(split)}",
-                "lower it or use a longer text",
-            )
+            needed = f"a window of {block_size} needs a text of {block_size + 1}"
+            what = f"{needed} and this one has {len(split)}"
+            raise DataError("model.block_size", what, "lower it or use a longer text")
         small = len(split) * split.read(0, 1).itemsize <= HELD
         self.held = split.read(0, len(split)) if small else None
 
     def get(
         self, step: int, first: int = 0, count: int | None = None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
-        """Return inputs and targets of a batch, or of a slice of it.
+        """Return inputs and targets of a batch, or of a slice of it: see `window_starts`.
 
-        Args:
-            step: Optimizer updates done so far.
-            first: First window of the slice.
-            count: Windows in the slice; the rest of the batch if None.
-
-        Returns:
-            x and y, each (count, T) int64; y[b, t] is the character that follows x[b, t].
+        Each is (count, T); y[b, t] is the character that follows x[b, t].
         """
         starts = window_starts(self.seed, step, self.batch_size, self.windows, first, count)
         length = self.block_size + 1

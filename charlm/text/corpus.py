@@ -7,20 +7,21 @@ text; otherwise the validation part could have a character without an id.
 import codecs
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, Field
 
 from charlm.config import DataConfig
 from charlm.errors import CheckpointError, DataError, Phrase, Setting
 from charlm.storage import machine_errors, new_folder, read_manifest, verify_folder
-from charlm.storage.json_file import is_count
+from charlm.storage.json_file import Count, reason
 from charlm.text.sources import Part, Source
 from charlm.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from charlm.text.tokens import Split, TokenFile
@@ -49,30 +50,23 @@ _SIGNATURES = {
 
 _BYTES, _LATIN_1 = Setting("data.unit", "bytes"), Setting("data.encoding", "latin-1")
 
+_MEND = "restore it or start a new run"
 Progress = Callable[[str, int], None]  # "reading" or "encoding", and the bytes since the last call
 
 
 @dataclass
 class Scan:
-    """What one pass over a text finds.
+    """What one pass over a text finds."""
 
-    Args:
-        size: Its length in symbols: characters, or bytes in byte mode.
-        sha256: Of its bytes.
-        counts: Of each code point (or byte).
-        notes: Remarks for the user.
-    """
-
-    size: int
-    sha256: str
-    counts: npt.NDArray[np.int64]
-    notes: list[str] = field(default_factory=list)
+    size: int  # in symbols: characters, or bytes in byte mode
+    sha256: str  # of its bytes
+    counts: npt.NDArray[np.int64]  # of each code point (or byte)
+    notes: list[str] = field(default_factory=list)  # remarks for the user
 
     def tokenizer(self, data: DataConfig) -> Tokenizer:
-        """Return a tokenizer for every character of the text.
+        """Return a tokenizer for every character of the text, or raise DataError.
 
-        Raises:
-            DataError: There are more characters than `data.max_vocab`.
+        There may be at most `data.max_vocab` characters.
         """
         if data.unit == "bytes":
             return ByteTokenizer()
@@ -92,20 +86,14 @@ class Scan:
         """Return the characters of the text that a tokenizer lacks, in Unicode order."""
         if not isinstance(tokenizer, CharTokenizer):
             return []
-        known = set(tokenizer.alphabet)
-        return [c for c in map(chr, np.flatnonzero(self.counts)) if c not in known]
+        return sorted(set(map(chr, np.flatnonzero(self.counts))) - set(tokenizer.alphabet))
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as ids on disk, split into parts.
+    """A text as ids on disk, split into parts, and what its manifest says (see `_Facts`)."""
 
-    Args:
-        splits: The parts `train`, `val` and `test`; a part may be empty.
-        facts: From the manifest: source, its SHA-256, sizes, the dtype of an id.
-    """
-
-    splits: Mapping[str, Split]
+    splits: Mapping[str, Split]  # `train`, `val` and `test`; a part may be empty
     facts: Mapping[str, Any]
 
 
@@ -145,20 +133,15 @@ def split_bounds(size: int, data: DataConfig) -> dict[str, tuple[int, int]]:
 
 
 def check_lengths(size: int, data: DataConfig, block_size: int) -> None:
-    """Refuse a text with a part too short for one window and the character after it.
-
-    Raises:
-        DataError: With the part and its length.
-    """
-    needed = block_size + 1
+    """Raise DataError for a text with a part too short for one window and the next character."""
     for name, (start, stop) in split_bounds(size, data).items():
-        wanted = name == "train" or getattr(data, f"{name}_fraction") > 0
-        if wanted and stop - start < needed:
+        wanted, length = name == "train" or getattr(data, f"{name}_fraction") > 0, stop - start
+        if wanted and length <= block_size:
             other = f"raise data.{name}_fraction" if name != "train" else "use a longer text"
             raise DataError(
                 data.source,
-                f"the {name} part has {stop - start} characters and needs {needed}",
-                f"lower model.block_size below {max(stop - start, 1)} or {other}",
+                f"the {name} part has {length} characters and needs {block_size + 1}",
+                f"lower model.block_size below {max(length, 1)} or {other}",
             )
 
 
@@ -176,8 +159,7 @@ def encode_corpus(
         DataError: The text changed since it was scanned, or has a character without an id.
         MachineError: The disk or its permissions refuse; there is no new `folder`.
     """
-    dtype = id_dtype(tokenizer.vocab_size)
-    digest = hashlib.sha256()
+    dtype, digest = id_dtype(tokenizer.vocab_size), hashlib.sha256()
     facts: dict[str, Any] = {
         "kind": "tokens",
         "source": source.name,
@@ -189,7 +171,8 @@ def encode_corpus(
         "splits": {name: list(bounds) for name, bounds in split_bounds(scan.size, data).items()},
     }
     if isinstance(tokenizer, CharTokenizer):
-        _refuse_unknown(source, scan, tokenizer)
+        if strange := scan.strange_to(tokenizer):
+            raise DataError(source.name, not_in_alphabet(strange, tokenizer))
         table = tokenizer.table(dtype)
     else:
         table = np.arange(256, dtype=dtype)
@@ -208,44 +191,46 @@ def open_corpus(folder: Path) -> Corpus:
         DataError: Its file of ids was cut short.
         CheckpointError: It is missing, otherwise damaged, or has invalid ids.
     """
-    mend = "restore it or start a new run"
     path = folder / IDS
-    expected = read_manifest(folder, mend)["files"].get(IDS, {}).get("size")
-    if isinstance(expected, int) and path.is_file() and path.stat().st_size < expected:
-        found = path.stat().st_size
-        raise DataError(path, f"truncated, {found:,} of {expected:,} bytes", mend)
-    corpus = _corpus(folder, verify_folder(folder, mend))
+    expected = read_manifest(folder, _MEND)["files"].get(IDS, {}).get("size")
+    if isinstance(expected, int) and path.is_file() and (found := path.stat().st_size) < expected:
+        raise DataError(path, f"truncated, {found:,} of {expected:,} bytes", _MEND)
+    corpus = _corpus(folder, verify_folder(folder, _MEND))
     tokens, vocab_size = corpus.splits["train"].tokens, corpus.facts["vocab_size"]
     if vocab_size <= np.iinfo(tokens.dtype).max:  # a larger id would be an index error in the model
         for start in range(0, tokens.size, _CHECKED):
             ids = tokens.read(start, min(_CHECKED, tokens.size - start))
             if ids.max() >= vocab_size:
-                raise CheckpointError(
-                    path, f"holds id {ids.max()}, its alphabet has {vocab_size} symbols", mend
-                )
+                what = f"holds id {ids.max()}, its alphabet has {vocab_size} symbols"
+                raise CheckpointError(path, what, _MEND)
     return corpus
+
+
+class _Facts(BaseModel, strict=True):
+    """What the manifest of a corpus must say."""
+
+    source: str
+    source_sha256: str
+    unit: str
+    size: Count
+    vocab_size: Count
+    dtype: str
+    splits: dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]]
 
 
 def _corpus(folder: Path, facts: Mapping[str, Any]) -> Corpus:
     try:
-        dtype, size = id_dtype(facts["vocab_size"]), facts["size"]
-        bounds = {name: tuple(facts["splits"][name]) for name in ("train", "val", "test")}
+        known = _Facts.model_validate(facts)
+        dtype = id_dtype(known.vocab_size)
+        bounds = {name: known.splits[name] for name in ("train", "val", "test")}
         ends = [end for pair in bounds.values() for end in pair]
-        if not all(map(is_count, [facts["vocab_size"], size, *ends])):
-            raise ValueError("vocab_size, size or splits")
-        if not all(isinstance(facts[name], str) for name in ("source", "source_sha256", "unit")):
-            raise ValueError("source or unit")
-        if facts["dtype"] != dtype.str or ends != sorted([0, *ends[1:-1], size]) or len(ends) != 6:
+        if known.dtype != dtype.str or ends != sorted([0, *ends[1:-1], known.size]):
             raise ValueError("dtype, size or splits")
-        tokens = TokenFile(folder / IDS, dtype, size)
-        splits = {name: Split(tokens, start, stop) for name, (start, stop) in bounds.items()}
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise CheckpointError(
-            folder,
-            f"its manifest is incomplete ({str(error)[:60]})",
-            "restore it or start a new run",
-        ) from None
-    return Corpus(splits, facts)
+    except (KeyError, ValueError) as error:
+        what = f"its manifest is incomplete ({reason(error)})"
+        raise CheckpointError(folder, what, _MEND) from None
+    tokens = TokenFile(folder / IDS, dtype, known.size)
+    return Corpus({name: Split(tokens, *pair) for name, pair in bounds.items()}, facts)
 
 
 def id_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -253,15 +238,12 @@ def id_dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype("u1" if vocab_size <= 1 << 8 else "<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def _refuse_unknown(source: Source, scan: Scan, tokenizer: CharTokenizer) -> None:
-    strange = scan.strange_to(tokenizer)
-    if strange:
-        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-        raise DataError(
-            source.name,
-            f"{strange[0]!r} (U+{ord(strange[0]):04X}){more} not in the alphabet of this run, "
-            f"which has {tokenizer.vocab_size} symbols",
-        )
+def not_in_alphabet(strange: Sequence[str], tokenizer: Tokenizer) -> str:
+    """Name characters of a text that a run's tokenizer lacks."""
+    shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in strange[:4])
+    more = f" and {len(strange) - 4} more" if len(strange) > 4 else ""
+    size = tokenizer.vocab_size
+    return f"{shown}{more} not in the alphabet of this run, which has {size} symbols"
 
 
 def _symbols(
@@ -308,24 +290,18 @@ class _Decoder:
         except UnicodeDecodeError as error:
             # The decoder may hold bytes of an earlier chunk: count from the end, which they share.
             good = len(chunk) - len(error.object) + error.start
-            byte = self.consumed + good
             self.decoder.setstate(before)
-            line = self.lines
             with contextlib.suppress(UnicodeError):  # the bytes before may fail as well
-                line += self.decoder.decode(chunk[: max(good, 0)]).count("\n")
-            raise DataError(
-                self.part.label,
-                f"not {self.encoding.upper()} at byte {byte} (0x{error.object[error.start]:02x}), "
-                f"line {line}",
-                Phrase("use {} (or its real encoding), or {}", _LATIN_1, _BYTES),
-            ) from None
+                self.lines += self.decoder.decode(chunk[: max(good, 0)]).count("\n")
+            byte = f"byte {self.consumed + good} (0x{error.object[error.start]:02x})"
+            what = f"not {self.encoding.upper()} at {byte}, line {self.lines}"
+            mend = Phrase("use {} (or its real encoding), or {}", _LATIN_1, _BYTES)
+            raise DataError(self.part.label, what, mend) from None
         except UnicodeError as error:  # utf-16 and utf-32 without a byte order mark
             endings = (Setting("data.encoding", f"{self.encoding}-{end}") for end in ("le", "be"))
-            raise DataError(
-                self.part.label,
-                f"not {self.encoding.upper()} ({error})",
-                Phrase("use {} or {}, or its real encoding", *endings),
-            ) from None
+            mend = Phrase("use {} or {}, or its real encoding", *endings)
+            what = f"not {self.encoding.upper()} ({error})"
+            raise DataError(self.part.label, what, mend) from None
         self.consumed += len(chunk)
         self.lines += text.count("\n")
         # Only utf-7 and the escape codecs decode lone surrogates; they are symbols like others.
@@ -346,12 +322,9 @@ class _Decoder:
                 self.notes.append(f"{self.part.label}: a byte order mark was dropped")
                 self.consumed = len(codecs.BOM_UTF8)
                 chunk = chunk[len(codecs.BOM_UTF8) :]
-        if not self.encoding.startswith("utf-16") and not self.encoding.startswith("utf-32"):
-            head = chunk[: 1 << 13]
-            if head.count(0) > _NUL_SHARE * max(len(head), 1):
-                raise DataError(
-                    self.part.label,
-                    f"looks binary ({head.count(0)} NULs in its first {len(head)} bytes)",
-                    Phrase("use {}", _BYTES),
-                )
+        head = chunk[: 1 << 13]
+        nuls = 0 if self.encoding.startswith(("utf-16", "utf-32")) else head.count(0)
+        if nuls > _NUL_SHARE * len(head):
+            what = f"looks binary ({nuls} NULs in its first {len(head)} bytes)"
+            raise DataError(self.part.label, what, Phrase("use {}", _BYTES))
         return chunk

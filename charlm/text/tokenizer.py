@@ -9,7 +9,7 @@ import codecs
 import json
 import reprlib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -22,21 +22,12 @@ from charlm.storage.json_file import read_object
 
 IntArray = npt.NDArray[np.integer[Any]]
 Unknown = Literal["error", "skip", "nearest"]
+# Takes more ids, and whether they are the last; returns the text that they complete.
+StreamDecoder = Callable[[Sequence[int], bool], str]
 
 FORMAT = 1
 _MAX_BYTES = 16 << 20  # an alphabet of all of Unicode takes under 14 MB as escaped JSON
 _CODE_POINTS = 0x110000
-
-
-@runtime_checkable
-class StreamDecoder(Protocol):
-    """Decodes ids one at a time, for output that streams."""
-
-    def push(self, idx: int) -> str:
-        """Take one id; return the text that it completes, which may be empty."""
-
-    def finish(self) -> str:
-        """Return what is left at the end."""
 
 
 @runtime_checkable
@@ -85,13 +76,8 @@ class CharTokenizer:
     def encode(self, text: str, unknown: Unknown = "error") -> IntArray:
         """Return the ids of a text.
 
-        Args:
-            text: What to encode.
-            unknown: For a character outside the alphabet: `error` refuses it, `skip` leaves it
-                out, `nearest` replaces it (see `nearest`) or leaves it out.
-
-        Raises:
-            DataError: Characters are not in the alphabet; the message lists them.
+        A character outside the alphabet is refused by a DataError that lists them (`error`), left
+        out (`skip`), or replaced if it can be (`nearest`).
         """
         if unknown == "nearest":
             text = text.replace("\r\n", "\n") if "\r" not in self.alphabet else text
@@ -118,7 +104,7 @@ class CharTokenizer:
 
     def stream_decoder(self) -> StreamDecoder:
         """Return a decoder for output that streams."""
-        return _CharStream(self.alphabet)
+        return lambda ids, final: self.decode(ids)
 
     def to_json(self) -> str:
         """Return the alphabet as JSON."""
@@ -133,11 +119,7 @@ class ByteTokenizer:
     vocab_size = 256
 
     def encode(self, text: str, unknown: Unknown = "error") -> IntArray:
-        """Return the UTF-8 bytes of a text; only half a surrogate pair is unknown.
-
-        Raises:
-            DataError: The text has one, and `unknown` is `error`.
-        """
+        """Return the UTF-8 bytes of a text; only half a surrogate pair is unknown."""
         try:
             data = text.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
@@ -154,7 +136,8 @@ class ByteTokenizer:
 
     def stream_decoder(self) -> StreamDecoder:
         """Return a decoder that holds back the bytes of an unfinished character."""
-        return _ByteStream()
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return lambda ids, final: decoder.decode(bytes(ids), final)
 
     def to_json(self) -> str:
         """Return the unit as JSON."""
@@ -210,16 +193,11 @@ def nearest(character: str, alphabet: str) -> str:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer.json.
-
-    Raises:
-        CheckpointError: It is missing or not a tokenizer that this version reads.
-    """
+    """Read a tokenizer.json, or raise CheckpointError."""
     try:
         content = read_object(path, _MAX_BYTES)
         if content["format"] != FORMAT:
-            found = reprlib.repr(content["format"])
-            what = f"format {found}, this charlm reads {FORMAT}"
+            what = f"format {reprlib.repr(content['format'])}, this charlm reads {FORMAT}"
             raise CheckpointError(path, what, "upgrade charlm")
         if content["unit"] == "bytes":
             return ByteTokenizer()
@@ -236,28 +214,6 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise CheckpointError(path, "not found", "restore it or start a new run") from None
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(path, f"not a tokenizer ({error})", "name another run") from None
-
-
-class _CharStream:
-    def __init__(self, alphabet: str) -> None:
-        self.alphabet = alphabet
-
-    def push(self, idx: int) -> str:
-        return self.alphabet[idx]
-
-    def finish(self) -> str:
-        return ""
-
-
-class _ByteStream:
-    def __init__(self) -> None:
-        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def push(self, idx: int) -> str:
-        return self.decoder.decode(bytes([idx]))
-
-    def finish(self) -> str:
-        return self.decoder.decode(b"", final=True)
 
 
 def _code_points(text: str) -> npt.NDArray[np.uint32]:

@@ -43,34 +43,25 @@ class TokenFile:
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any], size: int) -> None:
-        self.path = path
-        self.dtype = dtype
-        self.size = size
+        self.path, self.dtype, self.size = path, dtype, size
         with machine_errors(path):
             self._file = path.open("rb", buffering=0)
         found = os.fstat(self._file.fileno()).st_size
         if found != size * dtype.itemsize:
-            self._file.close()
-            raise DataError(
-                path, f"{found:,} bytes, its manifest says {size * dtype.itemsize:,}", _RESTORE
-            )
+            what = f"{found:,} bytes, its manifest says {size * dtype.itemsize:,}"
+            raise DataError(path, what, _RESTORE)
 
     def read(self, start: int, count: int) -> npt.NDArray[np.integer[Any]]:
         """Return `count` ids from position `start`: (count,), of the file's own dtype.
 
-        Raises:
-            DataError: The file ends before them.
-            MachineError: The disk fails.
+        Raises DataError if the file ends before them, and MachineError if the disk fails.
         """
         offset, length = start * self.dtype.itemsize, count * self.dtype.itemsize
         with machine_errors(self.path):
             data = _read_at(self._file.fileno(), offset, length)
         if len(data) != length:
-            raise DataError(
-                self.path,
-                f"cut short while in use: {len(data)} of {length} bytes at byte {offset:,}",
-                _RESTORE,
-            )
+            what = f"cut short while in use: {len(data)} of {length} bytes at byte {offset:,}"
+            raise DataError(self.path, what, _RESTORE)
         return np.frombuffer(data, self.dtype)
 
     def close(self) -> None:
@@ -94,30 +85,18 @@ class Split:
         return self.stop - self.start
 
     def read(self, first: int, count: int) -> npt.NDArray[np.integer[Any]]:
-        """Return `count` ids of this part, from its position `first`: (count,).
-
-        Raises:
-            IndexError: Some of them are outside it.
-        """
+        """Return `count` ids of this part from its position `first`, or raise IndexError."""
         _check_range(self, first, count)
         return self.tokens.read(self.start + first, count)
 
     def part(self, first: int, stop: int) -> "Split":
-        """Return positions [first, stop) of this part, as a part of its own.
-
-        Raises:
-            IndexError: Some of them are outside it.
-        """
+        """Return positions [first, stop) as a part of its own, or raise IndexError."""
         _check_range(self, first, stop - first)
         return Split(self.tokens, self.start + first, self.start + stop)
 
 
 class IdArray:
-    """Ids in memory, read like a `Split`.
-
-    Args:
-        ids: All of them, (N,).
-    """
+    """Ids in memory, (N,), read like a `Split`."""
 
     def __init__(self, ids: npt.NDArray[np.integer[Any]]) -> None:
         self.ids = ids
@@ -126,11 +105,7 @@ class IdArray:
         return len(self.ids)
 
     def read(self, first: int, count: int) -> npt.NDArray[np.integer[Any]]:
-        """Return `count` ids from position `first`: (count,).
-
-        Raises:
-            IndexError: There are not that many.
-        """
+        """Return `count` ids from position `first`, or raise IndexError."""
         _check_range(self, first, count)
         return self.ids[first : first + count]
 

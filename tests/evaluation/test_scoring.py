@@ -12,7 +12,7 @@ from charlm.config import GPTConfig
 from charlm.errors import Stopped
 from charlm.evaluation import score_text, score_windows
 from charlm.evaluation.protocols import choose, sliding, stream, windows
-from charlm.evaluation.scoring import utf8_lengths
+from charlm.evaluation.scoring import Likeliest, Scored, utf8_lengths
 from charlm.models import BigramModel, build_model
 from charlm.text import ByteTokenizer, CharTokenizer, IdArray
 from tests.evaluation.fakes import Remembers, Window, one_by_one
@@ -240,3 +240,39 @@ def test_progress_adds_up_to_the_text():
     score_text(Window(), IdArray(a_text(100)), sliding(9, 4), progress=done.append)
 
     assert sum(done) == 99
+
+
+WIDE, OWN = CharTokenizer("abé"), CharTokenizer("ab")
+
+
+def scored(symbols, nats, known):
+    number = sum(known)
+    likeliest = Likeliest(np.array([[1, 0]] * number), np.array([[0.75, 0.25]] * number))
+    positions = np.arange(1, 1 + len(symbols))
+    return Scored(positions, np.array(nats), np.array(symbols), np.array(known), likeliest)
+
+
+def test_a_record_names_the_character_its_bits_and_what_was_likelier():
+    one, other = scored([0, 2], [math.log(4), math.log(2)], [True, False]).records(WIDE, OWN)
+
+    assert one == {
+        "position": 1,
+        "char": "a",
+        "bits": 2.0,
+        "likeliest": [["b", 0.75], ["a", 0.25]],
+    }
+    assert other == {"position": 2, "char": "é", "bits": 1.0, "likeliest": []}
+
+
+def test_infinite_bits_are_none():
+    (record,) = scored([0], [math.inf], [True]).records(WIDE, OWN)
+
+    assert record["bits"] is None
+
+
+def test_bytes_are_numbers():
+    tokenizer = ByteTokenizer()
+
+    (record,) = scored([233], [0.0], [True]).records(tokenizer, tokenizer)
+
+    assert (record["byte"], record["likeliest"]) == (233, [[1, 0.75], [0, 0.25]])

@@ -17,7 +17,7 @@ any_utf_8 = st.characters(codec="utf-8")
 
 def stream(tokenizer, ids):
     decoder = tokenizer.stream_decoder()
-    return "".join([*(decoder.push(int(i)) for i in ids), decoder.finish()])
+    return "".join([*(decoder([int(i)], False) for i in ids), decoder([], True)])
 
 
 @given(st.text(st.sampled_from(ALPHABET)))
@@ -126,16 +126,16 @@ def test_a_streamed_character_appears_with_its_last_byte(text):
 
     for character in text:
         *first, last = character.encode()
-        assert [decoder.push(byte) for byte in first] == [""] * len(first)
-        assert decoder.push(last) == character
-    assert decoder.finish() == ""
+        assert [decoder([byte], False) for byte in first] == [""] * len(first)
+        assert decoder([last], False) == character
+    assert decoder([], True) == ""
 
 
 def test_an_unfinished_character_at_the_end_becomes_a_replacement_sign():
     decoder = ByteTokenizer().stream_decoder()
 
-    assert decoder.push("é".encode()[0]) == ""
-    assert decoder.finish() == "�"
+    assert decoder(["é".encode()[0]], False) == ""
+    assert decoder([], True) == "�"
 
 
 def test_bytes_of_the_command_line_that_are_not_utf_8_arrive_as_they_were():
