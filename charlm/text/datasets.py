@@ -63,9 +63,8 @@ class Dataset:
             with machine_errors(path):
                 if matches(path, self.text.size, self.text.sha256):
                     return path
-            raise DataError(
-                path, f"is not the pinned {self.name}", f"move it away, {_as_it_is(path)}"
-            )
+            mend = f"move it away, {_as_it_is(path)}"
+            raise DataError(path, f"is not the pinned {self.name}", mend)
         pin = self.archive or self.text
         target = path.with_name(pin.name)
         download(self.url, target, size=pin.size, sha256=pin.sha256, progress=progress)
@@ -75,12 +74,7 @@ class Dataset:
         return path
 
     def add(self, file: Path) -> Path:
-        """Add a copy that the user already has, after the same check.
-
-        Raises:
-            DataError: The file is missing or is not the expected one.
-            MachineError: It cannot be read or copied.
-        """
+        """Add a copy that the user already has, after the same check and with the same errors."""
         if not file.is_file():
             raise DataError(file, "not found or not a regular file")
         with machine_errors(file):
@@ -92,12 +86,9 @@ class Dataset:
                 shutil.copyfile(file, part)
                 put_in_place(part, self.path())
             else:
-                raise DataError(
-                    file,
-                    f"is not {self.name} ({self.text.size:,} bytes, SHA-256 "
-                    f"{self.text.sha256[:16]}...)",
-                    f"check the file, {_as_it_is(file)}",
-                )
+                pinned = f"{self.text.size:,} bytes, SHA-256 {self.text.sha256[:16]}..."
+                mend = f"check the file, {_as_it_is(file)}"
+                raise DataError(file, f"is not {self.name} ({pinned})", mend)
         return self.path()
 
     def _unpack(self, archive: Path) -> None:

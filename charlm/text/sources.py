@@ -8,8 +8,8 @@ import difflib
 import glob
 import io
 import os
+import re
 import shutil
-import stat
 import sys
 import sysconfig
 import tempfile
@@ -66,17 +66,17 @@ def open_source(
         return Source(name, (Part(name, _python_docs),))
     if name == "python-stdlib":
         root = Path(sysconfig.get_paths()["stdlib"])
-        files = [
-            path
-            for path in root.rglob("*.py")
-            if not _STDLIB_LEFT_OUT & set(path.relative_to(root).parts)
-        ]
-        return Source(name, tuple(_file_part(path) for path in sorted(files)))
-    if name == "-":
+        code = sorted(root.rglob("*.py"))
+        files = [p for p in code if not _STDLIB_LEFT_OUT & set(p.relative_to(root).parts)]
+    elif name == "-":
         return Source("standard input", (_standard_input(),))
-    if name in DATASETS:
-        return Source(name, (_file_part(_fetched(name, progress)),))
-    return Source(name, tuple(_file_part(path) for path in _files(name)))
+    else:
+        files = [_fetched(name, progress)] if name in DATASETS else _files(name)
+    return Source(name, tuple(map(_file_part, files)))
+
+
+def _file_part(path: Path) -> Part:
+    return Part(str(path), lambda: path.open("rb"))
 
 
 def _python_docs() -> io.BytesIO:
@@ -89,13 +89,10 @@ def _fetched(name: str, progress: Callable[[int, int], None]) -> Path:
     try:
         return DATASETS[name].fetch(progress)
     except MachineError as error:
-        raise error.replace(
-            mend=Phrase(
-                f"try again, add a copy that you have (charlm data add {name} FILE), or use a text "
-                "that needs no network: {}",
-                Setting("data.source", "python-docs"),
-            )
-        ) from None
+        copy = f"add a copy that you have (charlm data add {name} FILE)"
+        mend = f"try again, {copy}, or use a text that needs no network: {{}}"
+        offline = Setting("data.source", "python-docs")
+        raise error.replace(mend=Phrase(mend, offline)) from None
 
 
 def _standard_input() -> Part:
@@ -113,10 +110,6 @@ def _standard_input() -> Part:
     return Part("standard input", reopen)
 
 
-def _file_part(path: Path) -> Part:
-    return Part(str(path), lambda: path.open("rb"))
-
-
 def _files(name: str) -> list[Path]:
     path = Path(name)
     with machine_errors(path):
@@ -127,8 +120,7 @@ def _files(name: str) -> list[Path]:
             return files
         if not path.exists():
             return _globbed(name)
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
+        if not path.is_file():
             pipe = Phrase("pipe it in with {}", Setting("data.source", "-"))
             raise DataError(name, "not a regular file", pipe)
     return [path]
@@ -139,14 +131,11 @@ def _globbed(name: str) -> list[Path]:
         known = [*EMBEDDED, *DATASETS]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise DataError(
-            name,
-            "no such file or named text",
-            f"{hint}named texts: {', '.join(known)} (charlm data list)",
-        )
+        mend = f"{hint}named texts: {', '.join(known)} (charlm data list)"
+        raise DataError(name, "no such file or named text", mend)
     files = sorted(p for p in map(Path, glob.glob(name, recursive=True)) if p.is_file())
     if not files:
-        folder = Path(name.split("*")[0].split("?")[0].split("[")[0] or ".")
+        folder = Path(re.split(r"[*?[]", name)[0] or ".")
         folder = folder if folder.is_dir() else folder.parent
         raise DataError(name, f"matches no file in {folder.resolve()}", "check the pattern")
     return files

@@ -83,14 +83,11 @@ class CharTokenizer:
             text = text.replace("\r\n", "\n") if "\r" not in self.alphabet else text
             text = text.translate({ord(c): nearest(c, self.alphabet) for c in set(text)})
         codes = _code_points(text)
-        if not len(self._codes):
-            ids, known = np.zeros(len(codes), np.int64), np.zeros(len(codes), bool)
-        else:
-            ids = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
-            known = self._codes[ids] == codes
+        ids = np.searchsorted(self._codes, codes)
+        known = np.append(self._codes, _CODE_POINTS)[ids] == codes
         if unknown == "error" and not known.all():
             raise DataError("", _unknown_characters(text, known, self.vocab_size))
-        return ids[known]
+        return ids[known]  # type: ignore[no-any-return]
 
     def decode(self, ids: Iterable[int] | IntArray) -> str:
         """Return the text of ids, each in [0, V)."""
@@ -124,9 +121,9 @@ class ByteTokenizer:
             data = text.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
             if unknown == "error":
-                code = ord(text[error.start])
-                what = f"character U+{code:04X} at position {error.start} is half a surrogate pair"
-                raise DataError("", f"{what}, which has no bytes") from None
+                place = f"U+{ord(text[error.start]):04X} at position {error.start}"
+                what = f"character {place} is half a surrogate pair, which has no bytes"
+                raise DataError("", what) from None
             data = text.encode("utf-8", "ignore")  # half a pair has no similar character
         return np.frombuffer(data, np.uint8)
 
@@ -145,31 +142,16 @@ class ByteTokenizer:
 
 
 # Characters that NFKD does not decompose but that have a plain equivalent.
+_LETTERS = (
+    "ß=ss æ=ae Æ=AE ø=o Ø=O œ=oe Œ=OE ð=d þ=th ł=l Ł=L Ð=D Þ=TH đ=d Đ=D ħ=h ẞ=SS \u2022=* \u2044=/"
+)
 _PLAIN = {
     **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u2039\u203a`\u00b4", "'"),
     **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"'),
     **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-"),
     **dict.fromkeys("\t\v\f", " "),
     **dict.fromkeys("\r\u2028\u2029", "\n"),
-    "\u00df": "ss",
-    "\u00e6": "ae",
-    "\u00c6": "AE",
-    "\u00f8": "o",
-    "\u00d8": "O",
-    "\u0153": "oe",
-    "\u0152": "OE",
-    "\u00f0": "d",
-    "\u00fe": "th",
-    "\u0142": "l",
-    "\u0141": "L",
-    "\u00d0": "D",
-    "\u00de": "TH",
-    "\u0111": "d",
-    "\u0110": "D",
-    "\u0127": "h",
-    "\u1e9e": "SS",
-    "\u2022": "*",
-    "\u2044": "/",
+    **dict(pair.split("=") for pair in _LETTERS.split()),
 }
 
 
@@ -179,17 +161,11 @@ def nearest(character: str, alphabet: str) -> str:
     The first of these that the alphabet has: the character itself, its plain equivalent, the
     character without accents, and each of them in the other case. Empty if it has none.
     """
-    plain = _PLAIN.get(character, "")
-    bare = "".join(
-        _PLAIN.get(c, c)
-        for c in unicodedata.normalize("NFKD", character)
-        if not unicodedata.combining(c)
-    )
-    forms = [character, plain, bare]
-    for form in [*forms, *(f.swapcase() for f in forms)]:
-        if form and all(c in alphabet for c in form):
-            return form
-    return ""
+    parts = unicodedata.normalize("NFKD", character)
+    bare = "".join(_PLAIN.get(c, c) for c in parts if not unicodedata.combining(c))
+    forms = [character, _PLAIN.get(character, ""), bare]
+    forms += [form.swapcase() for form in forms]
+    return next((form for form in forms if form and all(c in alphabet for c in form)), "")
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
