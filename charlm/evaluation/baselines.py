@@ -40,8 +40,8 @@ MAX_ORDER = 10
 FIXED_ORDERS = {3: "trigram", 5: "5-gram"}
 
 # Limits keep time to seconds and memory bounded for a text of any size: 50 MiB for 12 MB of Python,
-# 270 MiB for random bytes, where almost every n-gram is new. The end of the training part is counted:
-# it is closest to the held-out part.
+# 270 MiB for random bytes, where almost every n-gram is new. What is counted or compressed is the
+# end of the training part, which is closest to the held-out part.
 MAX_COUNTED = 1 << 20  # characters of the training part, fewer for orders beyond `MAX_ORDER`
 MAX_SCORED = 500_000  # characters of the held-out part
 MAX_CHOOSING = 100_000  # characters that the order is chosen on
@@ -135,7 +135,6 @@ def climb(
     order = choose_order(counted, vocab_size, max_order, should_stop)
     since = time.perf_counter()
     choosing = since - began
-
     longest = max(*FIXED_ORDERS, order or 0)
     counts = count_ngrams(counted, vocab_size, longest, should_stop=should_stop)
     add("unigram", add_one(counts, scored, 1))
@@ -189,16 +188,11 @@ def kneser_ney(
     orders: Collection[int | None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[int, float]]:
-    """Yield each of `orders` and the mean loss of its Kneser-Ney model on a text, in nats.
+    """Yield each of `orders` but None, and the mean loss of its Kneser-Ney model, in nats.
 
     The models are those of `NGramModel`, computed in one pass: the model of order k shares its
-    lower levels with all longer ones; only its highest level uses the plain counts.
-
-    Args:
-        counts: Of every order asked for.
-        ids: The text, (N,); all but its first character are scored, by the protocol `stream`.
-        orders: The orders to yield; None is skipped.
-        should_stop: Called at each order.
+    lower levels with all longer ones; only its highest level uses the plain counts. All but the
+    first of the `ids` are scored, by the protocol `stream`.
     """
     first, targets = ids.ids[:1].astype(np.int64), ids.ids[1:].astype(np.int64)
     context = np.zeros_like(targets)  # the node of the context at each position: at first, the root
@@ -219,12 +213,10 @@ def kneser_ney(
 
 def add_one(counts: Counts, ids: IdArray, order: int) -> float:
     """Return the mean loss of order 1 or 2 with one added to every count, in nats."""
-    text, vocab_size = ids.ids.astype(np.int64), counts.vocab_size
-    targets = text[1:]
-    context = text[:-1] if order == 2 else np.zeros_like(targets)
-    table = _highest(counts, order, "add-k")
-    node = _find(table.keys, context, targets, vocab_size)
-    uniform = np.full(len(targets), 1 / vocab_size)
+    text, table = ids.ids.astype(np.int64), _highest(counts, order, "add-k")
+    context = text[:-1] if order == 2 else np.zeros_like(text[1:])
+    node = _find(table.keys, context, text[1:], counts.vocab_size)
+    uniform = np.full(len(node), 1 / counts.vocab_size)
     return _mean_nats(_interpolated(table, context, node, uniform))
 
 
@@ -273,10 +265,7 @@ def added_bytes(
     after: bytes,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Return by how many bytes `after` enlarges the compressed `before`.
-
-    At least 0, though bzip2 may compress a longer text to fewer bytes.
-    """
+    """Return by how many bytes `after` enlarges the compressed `before`, which may be none."""
 
     def size(data: bytes) -> int:
         compressor, total = new(), 0
@@ -285,7 +274,7 @@ def added_bytes(
             total += len(compressor.compress(data[first : first + PIECE]))
         return total + len(compressor.flush())
 
-    return max(0, size(before + after) - size(before))
+    return max(0, size(before + after) - size(before))  # bzip2 may need fewer for a longer text
 
 
 def utf8(ids: npt.NDArray[np.integer[Any]], tokenizer: Tokenizer) -> bytes:

@@ -25,22 +25,15 @@ from charlm.text.tokens import Split
 class ComparedRun:
     """One run, at its best checkpoint.
 
-    Args:
-        saved: The model, without its weights except while it is scored.
-        part: What it is scored on.
-        text: What must be equal for losses to be comparable: the text's SHA-256, its unit, the
-            vocabulary size, and where the part begins and ends.
-        source: The text's name.
-        seconds: Training time up to the checkpoint.
-        cuts: The protocols that it can be scored by.
-        scores: By protocol.
+    `text` is what must be equal for losses to be comparable: the text's SHA-256, its unit, the
+    vocabulary size, and where the part begins and ends.
     """
 
-    saved: SavedModel
-    part: Split
+    saved: SavedModel  # without its weights except while it is scored
+    part: Split  # what it is scored on
     text: tuple[object, ...]
-    source: str
-    seconds: float
+    source: str  # the text's name
+    seconds: float  # of training, up to the checkpoint
     cuts: dict[Name, Cut] = field(default_factory=dict)
     scores: dict[Name, Score] = field(default_factory=dict)
 
@@ -88,13 +81,10 @@ def common_length(models: Sequence[LanguageModel]) -> int:
 
 
 def cut(runs: Sequence[ComparedRun], chosen: Sequence[Name], length: int) -> dict[Name, Cut]:
-    """Choose the protocols of each run, with windows of the same length.
+    """Choose the protocols of each run, with windows of the same length; return one of each.
 
-    Returns:
-        A cut for each protocol. `stream` may differ between runs: it has no window.
-
-    Raises:
-        UsageError: The windows are too long for a run, or no run supports a protocol.
+    Of `stream` there may be others: it has no window. Raises UsageError if the windows are too long
+    for a run, or no run supports a protocol.
     """
     for run in runs:
         model = run.saved.model

@@ -46,23 +46,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Score:
-    """How well a text was predicted.
+    """How well a text was predicted."""
 
-    Args:
-        chars: Characters scored: all but the first of the text, which has no context.
-        loss_nats: Mean cross-entropy of a character, in nats.
-        bytes: Their length in UTF-8, if it was counted.
-        interval: Of `loss_nats`; None if the text is too short or it was not asked for.
-        unknown: How many of `chars` the model has no id for (see `unknown`).
-        by_position: Mean nats after 1, 2, ... characters of context, if asked for.
-    """
-
-    chars: int
-    loss_nats: float
-    bytes: int | None = None
-    interval: Interval | None = None
-    unknown: int = 0
-    by_position: tuple[float, ...] | None = None
+    chars: int  # scored: all but the first of the text, which has no context
+    loss_nats: float  # mean cross-entropy of a character, in nats
+    bytes: int | None = None  # their length in UTF-8, if it was counted
+    interval: Interval | None = None  # of `loss_nats`, if asked for and the text is long enough
+    unknown: int = 0  # how many of `chars` the model has no id for (see `unknown`)
+    by_position: tuple[float, ...] | None = None  # mean nats after 1, 2, ... characters of context
 
     @property
     def bits_per_char(self) -> float:

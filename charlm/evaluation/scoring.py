@@ -36,32 +36,19 @@ class Likeliest(NamedTuple):
 
 @dataclass(frozen=True)
 class Scored:
-    """Consecutive characters of a text and the surprisal of each.
+    """Consecutive characters of a text and the surprisal of each, (N,)."""
 
-    Args:
-        positions: Of each in the text, counted from 0, (N,).
-        nats: The surprisal of each, (N,).
-        symbols: The id of each in the text's own alphabet, (N,).
-        known: Whether the model knows it, (N,).
-        likeliest: For each known one, in order, by the model's ids.
-    """
-
-    positions: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]  # in the text, counted from 0
     nats: Floats
-    symbols: npt.NDArray[np.int64]
-    known: npt.NDArray[np.bool_]
-    likeliest: Likeliest
+    symbols: npt.NDArray[np.int64]  # ids in the text's own alphabet
+    known: npt.NDArray[np.bool_]  # to the model
+    likeliest: Likeliest  # for each known one, by the model's ids
 
     def records(self, symbols: Tokenizer, own: Tokenizer) -> Iterator[dict[str, Any]]:
-        """Yield a record for each character.
+        """Yield a record for each character; `symbols` has all of them, `own` is the model's.
 
-        Args:
-            symbols: An alphabet that has all of them.
-            own: The model's.
-
-        Yields:
-            `position`, `char` (or `byte`, a number), `bits` (None if infinite), and `likeliest`:
-            pairs of a character and its probability, none for one that the model does not know.
+        That is its `position`, `char` (or `byte`, a number), `bits` (None if infinite), and
+        `likeliest`: pairs of a character and its probability, none for an unknown one.
         """
 
         def name(tokenizer: Tokenizer, idx: int) -> str | int:
@@ -137,8 +124,7 @@ def score_text(
         progress: Called with the number of known characters scored since the last call.
         should_stop: Called before each pass; `Stopped` is raised if it says so.
     """
-    length = len(ids) - 1
-    unknown = len(left_out.before) if left_out else 0
+    length, unknown = len(ids) - 1, len(left_out.before) if left_out else 0
     tally = Tally(length + unknown)
     positions = np.zeros((2, min(cut.length, length)))  # sums and counts
     known_done, done, size = 0, 0, 0

@@ -38,33 +38,21 @@ def charge_nats(unknown: int, chars: int, vocab_size: int) -> float:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """The unknown characters of a text, to be put back among the scores of the others.
+    """The unknown characters of a text, to be put back among the scores of the others."""
 
-    Args:
-        before: The number of known characters before each, (u,), ascending.
-        symbols: The id of each in an alphabet that has all characters of the text, (u,).
-        to_symbol: That alphabet's id of each of the model's symbols, (V,).
-        charge_nats: The cost of each.
-    """
-
-    before: npt.NDArray[np.int64]
-    symbols: npt.NDArray[np.int64]
-    to_symbol: npt.NDArray[np.int64]
-    charge_nats: float
+    before: npt.NDArray[np.int64]  # the number of known characters before each, (u,), ascending
+    symbols: npt.NDArray[np.int64]  # ids in an alphabet that has all characters of the text, (u,)
+    to_symbol: npt.NDArray[np.int64]  # that alphabet's id of each of the model's symbols, (V,)
+    charge_nats: float  # the cost of each
 
     def weave(
         self, first: int, last: bool, nats: Floats, ids: npt.NDArray[Any]
     ) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """Put the unknown characters back among consecutive known ones.
+        """Put the unknown characters back among consecutive known ones, with `nats` and `ids` (N,).
 
         Each goes with the known character that follows it; at the start of the text, with the
-        first known one that is scored; at the end, with the last.
-
-        Args:
-            first: Index of the first of these among all known characters.
-            last: Whether no known character follows.
-            nats: The surprisal of each known character, (N,).
-            ids: The model's id of each, (N,).
+        first known one that is scored; at the end, with the last. `first` is the index of the first
+        of these among all known characters, `last` says whether no known character follows.
 
         Returns:
             Nats, symbols, and whether known, for all of them in the text's order.
@@ -84,14 +72,9 @@ def leave_out(
 ) -> tuple[Ids, LeftOut]:
     """Separate the characters of a text that a model knows from those it does not.
 
-    Takes 16 bytes of memory for each unknown character, at least one; the known ones go to a file
-    at `path`, by the model's ids. Raises MachineError if that cannot be written.
-
-    Args:
-        text: Its ids in the alphabet `wide`.
-        wide: An alphabet that has the model's characters and all of the text's.
-        known: The model's alphabet.
-        path: A new file.
+    Takes 16 bytes of memory for each unknown character, at least one; the known ones go to a new
+    file at `path`, by the model's ids. The alphabet `wide` has all characters of the model and of
+    the text, `known` the model's. Raises MachineError if the file cannot be written.
     """
     own = {character: i for i, character in enumerate(known.alphabet)}
     to_own = np.array([own.get(character, -1) for character in wide.alphabet])

@@ -250,7 +250,8 @@ def attend(
     scores -= scores.max(axis=-1, keepdims=True)  # otherwise exp overflows
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
-    return (scores @ values[:, first:end]).transpose(1, 0, 2).reshape(n, -1)  # type: ignore[no-any-return]
+    averages: Rows = (scores @ values[:, first:end]).transpose(1, 0, 2).reshape(n, -1)
+    return averages
 
 
 def ngram_rows(recent: Sequence[int], longest: int, vocab_size: int) -> list[int]:

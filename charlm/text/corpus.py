@@ -64,10 +64,7 @@ class Scan:
     notes: list[str] = field(default_factory=list)  # remarks for the user
 
     def tokenizer(self, data: DataConfig) -> Tokenizer:
-        """Return a tokenizer for every character of the text, or raise DataError.
-
-        There may be at most `data.max_vocab` characters.
-        """
+        """Return a tokenizer for all characters, or raise DataError if there are too many."""
         if data.unit == "bytes":
             return ByteTokenizer()
         codes = np.flatnonzero(self.counts)
@@ -153,11 +150,11 @@ def encode_corpus(
     folder: Path,
     progress: Progress = lambda what, read: None,
 ) -> Corpus:
-    """Read a text again and write its ids to a new `folder`.
+    """Read a text again and write its ids to a new `folder`, or leave none behind.
 
     Raises:
         DataError: The text changed since it was scanned, or has a character without an id.
-        MachineError: The disk or its permissions refuse; there is no new `folder`.
+        MachineError: The disk or its permissions refuse.
     """
     dtype, digest = id_dtype(tokenizer.vocab_size), hashlib.sha256()
     facts: dict[str, Any] = {
