@@ -167,4 +167,6 @@ def reached(ladder: "Ladder", loss_nats: float) -> str:
         return f"past {past}, level with {ahead}" if past else f"level with {ahead}"
     if past and ahead:
         return f"past {past}, short of {ahead}"
-    return f"past every baseline, the best is {past}" if past else f"no baseline; next: {ahead}"
+    if past:
+        return f"better than every baseline; the best of them: {past.removeprefix('best ')}"
+    return f"no baseline; next: {ahead}"

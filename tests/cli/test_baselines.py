@@ -313,7 +313,7 @@ def test_it_changes_nothing_of_what_is_trained(charlm):
     [
         (5.0, "no baseline; next: high (3.0000)"),
         (2.5, "past high (3.0000), short of low (2.0000)"),
-        (1.0, "past every baseline, the best is low (2.0000)"),
+        (1.0, "better than every baseline; the best of them: low (2.0000)"),
         (2.00001, "past high (3.0000), level with low (2.0000)"),
         (2.99999, "level with high (3.0000)"),
     ],
@@ -322,3 +322,11 @@ def test_where_a_loss_stands_is_said_in_a_phrase(loss, said):
     rungs = (Rung("low", Score(9, 2.0), 0.0), Rung("high", Score(9, 3.0), 0.0))
 
     assert reached(Ladder(rungs, 9, 9, 9, None), loss) == said
+
+
+def test_the_best_of_them_is_said_once():
+    rungs = (Rung("best Kneser-Ney, order 7", Score(9, 2.0), 0.0),)
+
+    assert reached(Ladder(rungs, 9, 9, 9, 7), 1.0) == (
+        "better than every baseline; the best of them: Kneser-Ney, order 7 (2.0000)"
+    )
