@@ -34,7 +34,7 @@ from charlm.storage.machine import is_gone
 from charlm.text import Corpus, Scan, Source, Tokenizer, encode_corpus, open_source, scan_text
 from charlm.text.corpus import Progress, check_lengths, split_bounds
 from charlm.training.compiling import check_compiler
-from charlm.training.plan import BudgetPlan, given_keys, make_plan
+from charlm.training.plan import BudgetPlan, make_plan
 
 # A save needs room for itself beside the one it replaces; the rest is for records and samples.
 DISK_FACTOR = 2.2
@@ -266,8 +266,8 @@ def plan_run(
         DataError: The text is too short for it.
     """
     first, last = split_bounds(text.scan.size, config.data)["train"]
-    vocab_size, keys = text.tokenizer.vocab_size, given_keys(overrides)
-    planned, plans = make_plan(resolve_dtype(config), vocab_size, last - first, keys, spent)
+    vocab_size = text.tokenizer.vocab_size
+    planned, plans = make_plan(resolve_dtype(config), vocab_size, last - first, overrides, spent)
     if plans:
         planned = changed(planned, where="the plan")
         check_memory(planned, vocab_size)

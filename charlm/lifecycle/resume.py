@@ -30,7 +30,7 @@ from charlm.storage.atomic import make_folder, remove_leftovers
 from charlm.text import Corpus, encode_corpus, open_source, scan_text
 from charlm.text.corpus import Progress
 from charlm.training.compiling import check_compiler
-from charlm.training.plan import given_keys, keep_plan
+from charlm.training.plan import keep_plan
 
 
 def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) -> Config:
@@ -52,7 +52,7 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
         config = _with_begun_precision(changed(run.config, overrides, file))
     else:
         config = _with_experts_of(own, load_config(given, overrides))
-        config = keep_plan(config, own, given_keys(overrides))
+        config = keep_plan(config, own, overrides)
         if config.run.dtype == "auto":
             run_section = config.run.model_copy(update={"dtype": own.run.dtype})
             config = config.model_copy(update={"run": run_section})

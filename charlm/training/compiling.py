@@ -36,16 +36,13 @@ def compile_model(
 
     Args:
         model: The model, on its device.
-        choice: True: compile or fail; False: do not; `auto`: try.
+        choice: True: compile, or raise MachineError; False: do not; `auto`: try.
         windows: Windows in a micro-batch; code is compiled for this shape.
         dtype: Precision of the step.
-
-    Raises:
-        MachineError: `choice` is True and compiling fails.
     """
-    device = model.device
     if choice is False:
         return model, None
+    device = model.device
     # Code is compiled for the strides too: in a step, inputs and targets are views of one array.
     text = torch.zeros(windows, model.block_size + 1, dtype=torch.int64)
     x, y = text[:, :-1].to(device), text[:, 1:].to(device)
@@ -57,34 +54,24 @@ def compile_model(
             logits = compiled(x)
         next_token_loss(logits.float(), y).backward()  # type: ignore[no-untyped-call]
     except Exception as error:  # a compiler may raise anything
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
         if choice is True:
             full = "No space left" in str(error)
             mend = "free some space for temporary files" if full else "install a C++ compiler"
-            raise MachineError(
-                "run.compile",
-                f"failed ({lines[0][:100]})",
-                Phrase(f"{mend} or set {{}}", NOT_COMPILED),
-            ) from error
-        return model, f"compile: fell back to eager ({lines[0][:100]})"
+            mending = Phrase(f"{mend} or set {{}}", NOT_COMPILED)
+            raise MachineError("run.compile", f"failed ({reason})", mending) from error
+        return model, f"compile: fell back to eager ({reason})"
     finally:
         model.zero_grad(set_to_none=True)
     return compiled, None
 
 
 def check_compiler(config: Config) -> None:
-    """Refuse a run that must be compiled where there is no compiler, before any long work.
-
-    Raises:
-        MachineError: `run.compile` is true and there is no C++ compiler for the CPU.
-    """
+    """Raise MachineError, before any long work, if a run must be compiled and there is no compiler."""
     asked = config.run.compile is True and config.training_runs()
     if asked and choose_device(config.run.device).type == "cpu" and not find_compiler():
-        raise MachineError(
-            "run.compile",
-            "true needs a C++ compiler, and none of c++, g++ and clang++ is on the PATH",
-            Phrase("install one or set {}", NOT_COMPILED),
-        )
+        what = "true needs a C++ compiler, and none of c++, g++ and clang++ is on the PATH"
+        raise MachineError("run.compile", what, Phrase("install one or set {}", NOT_COMPILED))
 
 
 def find_compiler() -> str | None:
@@ -96,20 +83,17 @@ def find_compiler() -> str | None:
 def worth_trying(config: Config, model: LanguageModel, budget: float | None) -> bool:
     """Tell whether compiling pays: for deep models on CUDA, and in long runs on a CPU.
 
-    Args:
-        config: The configuration.
-        model: The model, on its device.
-        budget: Seconds that the run may take; None: it takes a number of steps.
+    `budget` is the seconds that the run may take; None: it takes a number of steps.
     """
     if not config.model.deep or config.train.gradients == "by_hand":
         return False
-    device, train = model.device.type, config.train
-    if device != "cpu":
-        return device == "cuda"
+    if model.device.type != "cpu":
+        return model.device.type == "cuda"
     if budget is not None:
         long = budget >= 60 * WORTH_MINUTES
     else:
-        long = train.max_steps * flops_per_step(config, model.vocab_size) >= WORTH_FLOPS
+        flops = config.train.max_steps * flops_per_step(config, model.vocab_size)
+        long = flops >= WORTH_FLOPS
     return long and find_compiler() is not None
 
 

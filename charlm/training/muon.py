@@ -40,7 +40,7 @@ class Muon(Optimizer):
         parameters: Matrices.
         lr: Learning rate.
         weight_decay: Share of the weights, times the rate, that each step takes away.
-        momentum: Decay of the mean gradient (Jordan et al.).
+        momentum: Decay of the mean gradient.
         dtype: Precision of the products.
     """
 
@@ -81,13 +81,9 @@ def orthogonalize(
 ) -> list[Float[Tensor, "_ _"]]:
     """Return nearly the orthogonal factor of each matrix.
 
-    Args:
-        matrices: Of any shapes; those of one shape, or of its transpose, are multiplied together.
-        dtype: Precision of the products.
-
-    Returns:
-        One for each, of its shape and `dtype`. Relative to the norm of its matrix, singular values
-        from 0.003 on are between 0.35 and 1.65; smaller ones are lifted a hundredfold.
+    Each is of the shape of its matrix and of `dtype`, the precision of the products. Relative to the
+    norm of its matrix, singular values from 0.003 on are between 0.35 and 1.65; smaller ones are
+    lifted a hundredfold. Matrices of one shape, or of its transpose, are multiplied together.
     """
     wide = [m if m.shape[0] <= m.shape[1] else m.mT for m in matrices]
     alike = defaultdict(list)

@@ -1,6 +1,7 @@
 """AdamW, or Muon for the hidden matrices with AdamW for the rest."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,11 +13,7 @@ from charlm.training.muon import Muon
 
 
 def hidden_matrices(model: LanguageModel) -> dict[str, nn.Parameter]:
-    """Return the matrices between embeddings and head: those that Muon is made for.
-
-    That is every parameter of two dimensions but tables of embeddings, whatever module it is in, and
-    the model's `head`.
-    """
+    """Return the matrices but for tables of embeddings and the `head`: those Muon is made for."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     return {
         name: parameter
@@ -42,21 +39,17 @@ def build_optimizers(
     if train.optimizer == "muon":
         matrices = hidden_matrices(model)
         optimizers["muon"] = Muon(
-            matrices.values(),
-            lr=train.learning_rate,
-            weight_decay=train.weight_decay,
-            dtype=dtype,
+            matrices.values(), train.learning_rate, train.weight_decay, dtype=dtype
         )
         parameters = {name: p for name, p in parameters.items() if name not in matrices}
-    decayed = [p for p in parameters.values() if p.ndim >= 2]
-    plain = [p for p in parameters.values() if p.ndim < 2]
-    groups = [
-        {"params": decayed, "weight_decay": train.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters.values() if p.ndim >= 2]},
+        {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizers["adamw"] = AdamW(
         [group for group in groups if group["params"]],
         lr=train.learning_rate,
+        weight_decay=train.weight_decay,
         betas=(train.beta1, train.beta2),
         fused=True,  # one kernel for all parameters instead of a dozen for each
     )

@@ -8,8 +8,9 @@ model from memorising it. Sizes and limits were found by trial: docs/experiments
 
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from statistics import median
 from typing import Any
 
@@ -50,17 +51,21 @@ SIZES = (
     Size(2000, 6, 6, 384, 256, 16, 5e-3),
 )
 
-PLANNED = {
-    "model": ("n_layer", "n_head", "n_embd", "block_size", "dropout"),
-    "train": (
-        "batch_size",
-        "learning_rate",
-        "weight_decay",
-        "warmup_steps",
-        "eval_every",
-        "sample_every",
-    ),
-}
+SIZED = (
+    "model.n_layer",
+    "model.n_head",
+    "model.n_embd",
+    "model.block_size",
+    "train.batch_size",
+    "train.learning_rate",
+)
+SCHEDULED = (
+    "model.dropout",
+    "train.weight_decay",
+    "train.warmup_steps",
+    "train.eval_every",
+    "train.sample_every",
+)
 
 # Passes over the training part, weight decay, dropout: the first row with no more passes counts.
 REGULARISERS = ((9, 1.0, 0.2), (4, 1.0, 0.0), (2.5, 0.5, 0.0), (0, 0.2, 0.0))
@@ -68,17 +73,11 @@ REGULARISERS = ((9, 1.0, 0.2), (4, 1.0, 0.0), (2.5, 0.5, 0.0), (0, 0.2, 0.0))
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """What was chosen for one GPT.
+    """What was chosen for one GPT."""
 
-    Args:
-        config: Its configuration, with the choices.
-        updates: How many fit into the budget, about.
-        passes: How often the training part is read, about.
-    """
-
-    config: Config
-    updates: int
-    passes: float
+    config: Config  # with the choices
+    updates: int  # that fit into the budget, about
+    passes: float  # over the training part, about
 
     def __str__(self) -> str:
         sizes, train = self.config.model.sizes(), self.config.train
@@ -93,17 +92,12 @@ def make_plan(
     config: Config,
     vocab_size: int,
     train_chars: int,
-    given: Collection[str] = (),
+    overrides: Collection[str] = (),
     spent: float = 0.0,
 ) -> tuple[Config, dict[str, BudgetPlan]]:
     """Choose a size for each GPT with `train.plan`, if there is a budget.
 
-    Args:
-        config: The run.
-        vocab_size: Number of distinct characters (V).
-        train_chars: Characters of the training part.
-        given: Keys to keep, such as `model.n_layer`.
-        spent: Seconds of the budget that are over.
+    The keys of overrides (KEY=VALUE) stay as they are given; `spent` seconds of the budget are over.
 
     Returns:
         The configuration with the choices, and the plans by name of the expert ("" if there are no
@@ -116,52 +110,39 @@ def make_plan(
     seconds = max(0.0, config.train.minutes * 60 - spent) * TRAINING / max(1, len(every))
     for name, one in every.items():
         if _plannable(one):
-            kept = _own_keys(given, name)
+            kept = _given(overrides, name)
             plans[name] = _plan_one(one, vocab_size, train_chars, seconds, kept)
     return config.with_training_runs({name: plan.config for name, plan in plans.items()}), plans
 
 
-def keep_plan(config: Config, own: Config, given: Collection[str] = ()) -> Config:
-    """Return a configuration with the plan of the run that it continues.
+def keep_plan(config: Config, own: Config, overrides: Collection[str] = ()) -> Config:
+    """Return a configuration to continue a run with, with the plan in the run's `own`.
 
-    Args:
-        config: The configuration to continue with.
-        own: The configuration of the run.
-        given: Keys to keep.
+    The keys of overrides (KEY=VALUE) stay as they are given.
     """
     theirs = own.training_runs() if own.train.minutes is not None else {}
     again = {}
     for name, one in config.training_runs().items():
         if name in theirs and _plannable(one) and _plannable(theirs[name]):
-            was = theirs[name].model_dump()
-            kept = _own_keys(given, name)
-            again[name] = _choose(
-                one,
-                {f"{part}.{key}": was[part][key] for part, keys in PLANNED.items() for key in keys},
-                kept,
-            )
+            then = {key: attrgetter(key)(theirs[name]) for key in (*SIZED, *SCHEDULED)}
+            again[name] = _changed(one, then, _given(overrides, name))
     return config.with_training_runs(again)
-
-
-def given_keys(overrides: Sequence[str]) -> set[str]:
-    """Return the keys of KEY=VALUE overrides."""
-    return {override.partition("=")[0].strip() for override in overrides}
 
 
 def _plannable(config: Config) -> bool:
     """Tell whether a plan is wanted, and the sizes were tried with such a model."""
-    model, train = config.model, config.train
-    fits = model.can_be_planned and train.optimizer == "muon"
-    return train.plan and fits and train.gradients == "autograd"
+    train = config.train
+    tried = train.optimizer == "muon" and train.gradients == "autograd"
+    return train.plan and tried and config.model.can_be_planned
 
 
 def _plan_one(
-    config: Config, vocab_size: int, train_chars: int, seconds: float, kept: Collection[str]
+    config: Config, vocab_size: int, train_chars: int, seconds: float, given: Collection[str]
 ) -> BudgetPlan:
     """Return the largest size that the time and the memory suffice for."""
     best: BudgetPlan | None = None
     for size in SIZES:
-        candidate = _sized(config, size, train_chars, kept)
+        candidate = _sized(config, size, train_chars, given)
         if best and sum(training_bytes(candidate, vocab_size).values()) > machine_bytes() / 2:
             break
         updates = int(seconds / seconds_a_step(candidate, vocab_size, TIMING * seconds))
@@ -178,24 +159,18 @@ def _plan_one(
             "train.eval_every": every,
             "train.sample_every": every if candidate.train.sample_every else 0,
         }
-        best = BudgetPlan(_choose(candidate, schedule, kept), updates, passes)
+        best = BudgetPlan(_changed(candidate, schedule, given), updates, passes)
     assert best is not None
     return best
 
 
 def seconds_a_step(config: Config, vocab_size: int, limit: float = math.inf) -> float:
-    """Return the median time of a few updates on random text.
-
-    Args:
-        config: What to train.
-        vocab_size: Number of distinct characters (V).
-        limit: Seconds after which no further update begins.
-    """
+    """Return the median time of a few updates on random text; none begins after `limit` seconds."""
     model = build_model(config.model, vocab_size, config.run.seed)
+    model = model.to(choose_device(config.run.device))
     block_size, batch_size = config.model.block_size, config.train.batch_size
     text = IdArray(np.random.default_rng(0).integers(vocab_size, size=8 * (block_size + 1)))
     batches = Batches(text, block_size, batch_size, config.run.seed)
-    model = model.to(choose_device(config.run.device))
     learner = GradientLearner(config, model, batches, Clock(time.perf_counter()))
     taken = []
     for _ in range(TRIALS + 1):
@@ -207,12 +182,12 @@ def seconds_a_step(config: Config, vocab_size: int, limit: float = math.inf) -> 
     return median(taken[1:] or taken)
 
 
-def _sized(config: Config, size: Size, train_chars: int, kept: Collection[str]) -> Config:
+def _sized(config: Config, size: Size, train_chars: int, given: Collection[str]) -> Config:
     """Return a configuration of this size.
 
     Keys that depend on each other are kept together: channels and heads, batch and micro-batch.
     """
-    kept = {*kept}
+    kept = {*given}
     if kept & {"model.n_embd", "model.n_head"}:
         kept |= {"model.n_embd", "model.n_head"}
     if config.train.micro_batch_size is not None:
@@ -221,28 +196,21 @@ def _sized(config: Config, size: Size, train_chars: int, kept: Collection[str]) 
         kept.add("train.learning_rate")
     if train_chars < 100 * size.block_size:  # the text may be shorter than the window
         kept.add("model.block_size")
-    keys = {
-        f"{part}.{key}": getattr(size, key)
-        for part, keys in PLANNED.items()
-        for key in keys
-        if hasattr(size, key)
-    }
-    return _choose(config, keys, kept)
+    return _changed(config, {key: getattr(size, key.partition(".")[2]) for key in SIZED}, kept)
 
 
-def _choose(config: Config, values: Mapping[str, Any], kept: Collection[str]) -> Config:
+def _changed(config: Config, values: Mapping[str, Any], kept: Collection[str]) -> Config:
     """Return a configuration with these values by dotted key, except for the keys to keep."""
-    changed: dict[str, dict[str, Any]] = {"model": {}, "train": {}}
-    for whole, value in values.items():
-        part, _, key = whole.partition(".")
-        if whole not in kept:
-            changed[part][key] = value
-    return config.model_copy(
-        update={part: getattr(config, part).model_copy(update=new) for part, new in changed.items()}
-    )
+    for dotted, value in values.items():
+        if dotted not in kept:
+            part, _, key = dotted.partition(".")
+            section = getattr(config, part).model_copy(update={key: value})
+            config = config.model_copy(update={part: section})
+    return config
 
 
-def _own_keys(given: Collection[str], name: str) -> set[str]:
-    """Return the keys of an expert as those of a run of its own; all keys for the name ""."""
+def _given(overrides: Collection[str], name: str) -> set[str]:
+    """Return the keys of KEY=VALUE overrides, those of an expert as those of a run of its own."""
     before = f"model.experts.{name}." if name else ""
-    return {key.removeprefix(before) for key in given if key.startswith(before)}
+    keys = (override.partition("=")[0].strip() for override in overrides)
+    return {key.removeprefix(before) for key in keys if key.startswith(before)}

@@ -24,17 +24,11 @@ LEARNT = 0.99  # times the first loss: a run that stays above it learnt nothing
 
 @dataclass(frozen=True)
 class Tried:
-    """One update of the test.
-
-    Args:
-        rate: Its learning rate.
-        loss_nats: Of its batch, before the update.
-        smooth_nats: Exponential moving average of the losses.
-    """
+    """One update of the test."""
 
     rate: float
-    loss_nats: float
-    smooth_nats: float
+    loss_nats: float  # of its batch, before the update
+    smooth_nats: float  # exponential moving average of the losses
 
 
 def climb(
@@ -44,14 +38,9 @@ def climb(
     steps: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Tried]:
-    """Train at growing rates, until the loss has diverged or the last rate is reached.
+    """Train at rates from `low` to `high`, in at least 2 steps, until the loss has diverged.
 
-    Args:
-        learner: Before its first step.
-        low: First rate.
-        high: Last rate.
-        steps: Updates, at least 2.
-        should_stop: Called after every update.
+    The learner is before its first step; `should_stop` is called after every update.
     """
     growth: float = (high / low) ** (1 / (steps - 1))
     mean, lowest = 0.0, math.inf
@@ -77,13 +66,10 @@ def lowest(tried: list[Tried]) -> Tried:
 
 
 def suggestion(tried: list[Tried]) -> float | None:
-    """Return a learning rate to begin with, to one digit: a tenth of the rate of the lowest loss.
-
-    None if the loss never fell.
-    """
-    if lowest(tried).smooth_nats > LEARNT * tried[0].smooth_nats:
-        return None
-    return float(f"{lowest(tried).rate / BELOW_LOWEST:.0e}")
+    """Return a tenth of the rate of the lowest loss, to one digit; None if the loss never fell."""
+    best = lowest(tried)
+    learnt = best.smooth_nats <= LEARNT * tried[0].smooth_nats
+    return float(f"{best.rate / BELOW_LOWEST:.0e}") if learnt else None
 
 
 def as_dict(tried: list[Tried]) -> dict[str, Any]:
