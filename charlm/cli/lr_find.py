@@ -12,7 +12,6 @@ from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import UsageError, check_stop
 
 if TYPE_CHECKING:
-    from charlm.config import Config
     from charlm.training.gradients import GradientLearner
     from charlm.training.range_test import Tried
 
@@ -37,46 +36,37 @@ def lr_find(
     Plots the loss while the learning rate grows with every step, and saves nothing. For example: charlm lr-find --config gpt data.source=my.txt
     """
     if not LEAST <= low < high <= MOST:
-        raise UsageError(
-            f"--from {low:g} --to {high:g}",
-            f"expected from < to, between {LEAST:g} and {MOST:g}",
-        )
+        what = f"expected from < to, between {LEAST:g} and {MOST:g}"
+        raise UsageError(f"--from {low:g} --to {high:g}", what)
     changes = overridden(overrides, {"run.seed": seed, "run.device": device})
     load_torch()
     with StopSignals() as stop, stop.scratch() as scratch:
-        resolved = _load(config, changes)
         with stop.at_once():
-            learner = _learner(resolved, scratch, stop)
+            learner = _learner(config, changes, scratch, stop)
         from charlm.training.range_test import climb
 
         updates = climb(learner, low, high, steps, stop.requested)
         tried = list(output.bar("trying", "step", steps, iterable=updates, unit_scale=False))
         check_stop(stop.requested)  # half a curve suggests nothing
     if len(tried) < 2:
-        raise UsageError(
-            f"--from {low:g}", f"the loss is not finite after step {len(tried)}", "start lower"
-        )
+        what = f"the loss is not finite after step {len(tried)}"
+        raise UsageError(f"--from {low:g}", what, "start lower")
     _show(tried, json)
 
 
-def _load(name: str | None, changes: list[str]) -> "Config":
-    config = named_config(name, changes)
-    if config.model.trained_by != "gradients":
-        raise UsageError(
-            "model.type",
-            f"{config.model.type} has no learning rate",
-            "name a model that is trained by gradients, such as gpt",
-        )
-    return config
-
-
-def _learner(config: "Config", scratch: Path, stop: StopSignals) -> "GradientLearner":
+def _learner(
+    name: str | None, changes: list[str], scratch: Path, stop: StopSignals
+) -> "GradientLearner":
     """Build the model and its optimizer, with the text in a temporary folder."""
     from charlm.lifecycle.begin import create_run, prepare_text
     from charlm.models import build_model
     from charlm.training import Job
     from charlm.training.gradients import gradient_learner
 
+    config = named_config(name, changes)
+    if config.model.trained_by != "gradients":
+        mend = "name a model that is trained by gradients, such as gpt"
+        raise UsageError("model.type", f"{config.model.type} has no learning rate", mend)
     with output.bytes_bar(False, stop.requested) as progress:
         text = prepare_text(config, progress, output.download_bar(False, stop.requested))
         run = create_run(config, scratch, text, progress)

@@ -60,18 +60,10 @@ def train(
     """
     began = time.perf_counter()
     if resume and init_from:
-        raise UsageError(
-            "--resume with --init-from",
-            "one continues a run, the other starts a new one from another's weights",
-            "choose one",
-        )
-    options = {
-        "train.minutes": minutes,
-        "train.init_from": init_from,
-        "run.seed": seed,
-        "run.device": device,
-    }
-    changes = overridden(overrides, options)
+        what = "one continues a run, the other starts a new one from another's weights"
+        raise UsageError("--resume with --init-from", what, "choose one")
+    options = {"train.minutes": minutes, "train.init_from": init_from}
+    changes = overridden(overrides, options | {"run.seed": seed, "run.device": device})
     _refuse_half_set_launch()
     load_torch()
     with StopSignals() as stop:
@@ -151,19 +143,12 @@ def _train(
     from charlm.models import build_model
     from charlm.training import Job, TrainingLoop
 
-    config, tokenizer = prepared.config, prepared.tokenizer
+    config, run, tokenizer = prepared.config, prepared.run, prepared.tokenizer
     for text in prepared.notes:
         output.note(text)
     model = build_model(config.model, tokenizer.vocab_size, config.run.seed)
     job = Job(
-        config,
-        prepared.run,
-        prepared.corpus,
-        tokenizer,
-        model,
-        stop.requested,
-        stop.save_requested,
-        began,
+        config, run, prepared.corpus, tokenizer, model, stop.requested, stop.save_requested, began
     )
     loop = TrainingLoop(job, prepared.checkpoint)
     commit_resume(prepared)
@@ -178,10 +163,10 @@ def _train(
                 output.note(said)
             elif bar:
                 bar.show(record)
-    run = shlex.quote(str(prepared.run.path))
+    place = shlex.quote(str(run.path))
     if loop.stopped:
         done = f" at step {loop.state.step}, saved" if loop.saved_step >= 0 else ""
-        output.say(f"stopped{done}; continue with: charlm train --resume --out {run}")
+        output.say(f"stopped{done}; continue with: charlm train --resume --out {place}")
         return stop.exit_code
     if not loop.state.step and config.train.minutes:
         output.note("the budget ended before the first step; it includes start-up, so allow more")
@@ -192,7 +177,7 @@ def _train(
         output.note("stopped before the baselines were scored; the run is finished")
         return stop.exit_code
     if not quiet:
-        output.say(f"{loop.state.seconds:.0f} s; sample from it: charlm sample --run {run}")
+        output.say(f"{loop.state.seconds:.0f} s; sample from it: charlm sample --run {place}")
     return 0
 
 
@@ -222,15 +207,9 @@ def _refuse_half_set_launch() -> None:
     present = [name for name in names if os.environ.get(name)]
     missing = [name for name in names if name not in present]
     if ("RANK" in present or "WORLD_SIZE" in present) and missing:
-        raise UsageError(
-            "environment",
-            f"{', '.join(present)} set but not {', '.join(missing)}",
-            "unset them, or start through torchrun",
-        )
+        what = f"{', '.join(present)} set but not {', '.join(missing)}"
+        raise UsageError("environment", what, "unset them, or start through torchrun")
     size = os.environ.get("WORLD_SIZE") or "1"
     if size != "1":
-        raise UsageError(
-            "environment",
-            f"WORLD_SIZE is {size!r}, but charlm trains in one process",
-            "unset it",
-        )
+        what = f"WORLD_SIZE is {size!r}, but charlm trains in one process"
+        raise UsageError("environment", what, "unset it")

@@ -56,21 +56,15 @@ def remark(record: Record) -> str | None:
         case SkipRecord():
             text = f"update skipped: {record.reason}"
         case RollbackRecord():
-            text = (
-                f"back to step {record.step}, with {record.rate_factor:g} of the learning rate: "
-                f"{record.reason}"
-            )
+            rate = f"{record.rate_factor:g} of the learning rate"
+            text = f"back to step {record.step}, with {rate}: {record.reason}"
         case _:
             return None
     return f"{record.expert}: {text}" if record.expert else text
 
 
 class TrainingBar:
-    """A tqdm bar on stderr, and a line for each evaluation.
-
-    Args:
-        loop: What trains.
-    """
+    """A tqdm bar on stderr, and a line for each evaluation."""
 
     def __init__(self, loop: TrainingLoop) -> None:
         self.clock = loop.clock
@@ -105,12 +99,13 @@ class TrainingBar:
                     f"  {record.seconds:6.1f} s{'  best' if record.best else ''}"
                 )
             case TuneRecord():
-                for what, found in (("alone", record.alone_nats), ("weight", record.weights)):
-                    shares = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
-                    output.say(f"{what:<6} {shares}")
+                found = record.fitted
+                for what, numbers in (("alone", found.alone_nats), ("weight", found.weights)):
+                    each = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
+                    output.say(f"{what:<6} {each}")
                 output.say(
-                    f"joined {record.loss_nats:.4f} nats, temperature {record.temperature:.3f}, "
-                    f"on {record.chars:,} characters at the end of the training part"
+                    f"joined {found.loss_nats:.4f} nats, temperature {found.temperature:.3f}, "
+                    f"on {found.chars:,} characters at the end of the training part"
                 )
             case CompileRecord():
                 output.say("compiling the model (about half a minute, less the next time)")
@@ -124,8 +119,7 @@ class TrainingBar:
         loss = record.loss_nats
         self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
         name = f"{self.expert} " if self.expert else ""
-        speed = record.chars_per_second
-        pace = f", {speed:,.0f} chars/s" if speed else ""
+        pace = f", {record.chars_per_second:,.0f} chars/s" if record.chars_per_second else ""
         self.bar.set_postfix_str(f"{name}loss {self.loss:.3f}{pace}", refresh=False)
         self.bar.update(max(0, int(self.clock.seconds()) - self.bar.n) if self.timed else 1)
 
@@ -135,9 +129,8 @@ def score_baselines(
 ) -> Ladder | None:
     """Score the baselines, in at most a tenth of the remaining budget, and print their table.
 
-    Returns:
-        None if they are switched off, impossible, stopped or late, or fail: a comparison must not
-        end a run.
+    Return None if they are switched off, impossible, stopped or late, or fail: a comparison must not
+    end a run.
     """
     train, val = (prepared.corpus.splits[name] for name in ("train", "val"))
     if not prepared.config.eval.baselines or len(val) < 2:
@@ -159,9 +152,8 @@ def score_baselines(
                 "no baselines: they would take over a tenth of the remaining budget; see charlm baselines"
             )
     except (MemoryError, OSError, CharlmError) as error:
-        reason = "out of memory" if isinstance(error, MemoryError) else str(error)
-        if isinstance(error, CharlmError):
-            reason = one_line(error)
+        reason = one_line(error) if isinstance(error, CharlmError) else str(error)
+        reason = reason or "out of memory"
         output.note(f"no baselines: {reason}; eval.baselines=false leaves them out")
     else:
         if not quiet:
@@ -193,19 +185,14 @@ def conclude(prepared: PreparedRun, loop: TrainingLoop, ladder: Ladder | None, j
             }
         )
         return
-    if state.val_loss_nats is None or state.best_loss_nats is None:
-        output.result(
-            f"trained {state.step} steps; no validation part to score (data.val_fraction)"
-        )
-    else:
-        last = Score(1, state.val_loss_nats)
-        output.result(
-            f"validation loss  {last.loss_nats:.4f} nats  ({last.bits_per_char:.3f} bits per "
-            f"character, step {state.step})"
-        )
-        if state.best_step != state.step:
-            output.result(
-                f"best             {state.best_loss_nats:.4f} nats  (step {state.best_step})"
-            )
-        if ladder:
-            output.result(f"reached          {reached(ladder, state.best_loss_nats)}")
+    if state.val_loss_nats is None or best is None:
+        steps = f"trained {state.step} steps"
+        output.result(f"{steps}; no validation part to score (data.val_fraction)")
+        return
+    last = Score(1, state.val_loss_nats)
+    bits = f"{last.bits_per_char:.3f} bits per character"
+    output.result(f"validation loss  {last.loss_nats:.4f} nats  ({bits}, step {state.step})")
+    if state.best_step != state.step:
+        output.result(f"best             {best:.4f} nats  (step {state.best_step})")
+    if ladder:
+        output.result(f"reached          {reached(ladder, best)}")

@@ -1,10 +1,10 @@
 """A run on disk: its folder, what is in it, and whether it is sound.
 
 Read in this order: `checkpoints` (find, choose and prune them), `folder` (what a run leaves, and
-where), `records`, `metrics` (the log), `provenance` (what weights belong to), `weights`,
-`optimizer_state`, `state` (one saved step), `checks` (what is checked in a run), `load` (the
-model of a run), `mixture` (what a mixture keeps until it is joined), `verify` (all checks, with
-their results).
+where), `metrics` (the log), `provenance` (what weights belong to), `weights`, `optimizer_state`,
+`state` (one saved step), `checks` (what is checked in a run), `load` (the model of a run),
+`mixture` (what a mixture keeps until it is joined), `records` (what happens in a run), `verify`
+(all checks, with their results).
 """
 
 from charlm.runs.folder import RunFolder, find_run, next_free_name

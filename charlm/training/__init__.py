@@ -1,7 +1,7 @@
 """Training: one loop drives a learner, and plans and tests beside it.
 
 Read in this order: `schedule` (the learning rate), `muon` (an optimizer), `optimizers` (which update
-which weights), `compiling` (torch.compile, where it pays), `non_finite` (what to say of NaN), `learner`
+which weights), `compiling` (torch.compile, where it pays), `learner`
 (what the loop asks of one), `gradients` (the training step), `counting` (n-grams), `loop` (a run),
 `expert` (a run inside a mixture), `joining` (mixtures), `plan` (what a budget of minutes buys),
 `range_test` (which learning rates learn).

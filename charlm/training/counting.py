@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import cast
 
-from charlm.config import NGramConfig
+from charlm.config import ModelConfig, NGramConfig
 from charlm.config.memory import human_bytes, machine_bytes
 from charlm.errors import MachineError, Phrase, Setting
 from charlm.evaluation import score_windows
-from charlm.models import NGramModel
+from charlm.models import LanguageModel, NGramModel
 from charlm.models.counts import count_ngrams
 from charlm.models.ngram import BYTES_A_GRAM
 from charlm.models.smoothing import Table, smooth
@@ -26,14 +26,13 @@ class CountingLearner(OneStepLearner):
     def step(self) -> TrainRecord:
         """Count the training part and score the model on it."""
         job, train = self.job, self.job.corpus.splits["train"]
-        model, config = cast(NGramModel, self.model), cast(NGramConfig, job.config.model)
         started = time.perf_counter()
-        chars = count_text(model, config, train, job.run, job.should_stop)
+        chars = count_text(self.model, job.config.model, train, job.run, job.should_stop)
         seconds = time.perf_counter() - started
         score = score_windows(
             self.model,
             train,
-            config.block_size,
+            self.model.block_size,
             max_chars=job.config.eval.max_chars,
             should_stop=job.should_stop,
         )
@@ -48,21 +47,21 @@ class CountingLearner(OneStepLearner):
 
 
 def count_text(
-    model: NGramModel,
-    config: NGramConfig,
+    model: LanguageModel,
+    config: ModelConfig,
     ids: Split,
     run: RunFolder,
     should_stop: Callable[[], bool],
 ) -> int:
-    """Count a text into a model. What does not fit into memory goes to disk, in the run folder.
+    """Count a text into an n-gram model; return how many characters were counted.
 
-    Returns:
-        How many characters were counted.
+    What does not fit into memory goes to disk, in the run folder.
 
     Raises:
         MachineError: The disk is full or fails, or the tables are larger than memory.
         Stopped: `should_stop` said so; the model is unchanged.
     """
+    model, config = cast(NGramModel, model), cast(NGramConfig, config)
     if config.last_chars is not None:
         ids = replace(ids, start=max(ids.start, ids.stop - config.last_chars))
     with scratch_folder(run.path) as scratch:
@@ -86,13 +85,11 @@ def _that_fit(tables: Iterable[Table]) -> Iterator[Table]:
     for k, table in enumerate(tables, start=1):
         needed += BYTES_A_GRAM * len(table.keys)
         if needed > machine_bytes():
-            raise MachineError(
-                "model.order",
-                f"the tables up to order {k} need {human_bytes(needed)} of memory and this "
-                f"machine has {human_bytes(machine_bytes())}",
-                Phrase(
-                    "lower model.order, or leave rare n-grams out ({})",
-                    Setting("model.min_count", 2),
-                ),
+            what = (
+                f"the tables up to order {k} need {human_bytes(needed)} of memory and this machine"
             )
+            what += f" has {human_bytes(machine_bytes())}"
+            rare = Setting("model.min_count", 2)
+            mend = Phrase("lower model.order, or leave rare n-grams out ({})", rare)
+            raise MachineError("model.order", what, mend)
         yield table

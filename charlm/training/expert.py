@@ -28,15 +28,9 @@ SLICE_PASSES = 3.0  # over the slice alone, after that: with more it is memorise
 
 
 class PhasedBatches(Batches):
-    """The batches of an expert: first without the slice of the mixture, then with it.
+    """The batches of an expert: first `early`, the training part without the slice, then both.
 
-    Args:
-        config: Of the expert.
-        early: The training part without the slice.
-        late: The slice, which follows.
-
-    Attributes:
-        late_from: The first step that reads the slice; None: no step yet.
+    `late` is the slice, which follows, and `late_from` the first step that reads it; None: no step yet.
     """
 
     def __init__(self, config: Config, early: Split, late: Split) -> None:
@@ -66,16 +60,10 @@ class PhasedBatches(Batches):
         return max(2, round(chars / (SLICE_PASSES * len(part.split))))
 
 
-class Expert:
-    """The run of an expert.
+class Expert(TrainingLoop):
+    """The loop of an expert, whose name and configuration are given, in the job of a mixture.
 
-    Args:
-        job: Of the mixture.
-        name: Of the expert.
-        config: Of the expert.
-        early: The training part without the slice.
-        late: The slice, which follows.
-        checkpoint: Where to continue; None starts at the beginning.
+    `early` is the training part without the slice, `late` the slice, which follows.
     """
 
     def __init__(
@@ -88,18 +76,19 @@ class Expert:
         checkpoint: Checkpoint | None,
     ) -> None:
         self.name = name
-        run, nothing = expert_run(job.run, name), early.part(0, 0)
+        nothing = early.part(0, 0)
         own = replace(
             job,
             config=config,
-            run=run,
+            run=expert_run(job.run, name),
             corpus=Corpus({"train": early, "val": nothing, "test": nothing}, {}),
             model=cast(MixtureModel, job.model).experts[name],
             began=time.perf_counter(),
         )
         self.batches = PhasedBatches(config, early, late)
         learner = GradientLearner(config, own.model, self.batches, own.clock)
-        self.loop = TrainingLoop(own, checkpoint, learner)
+        super().__init__(own, checkpoint, learner)
+        run = self.run
         with machine_errors(run.path):
             make_folder(run.path / "checkpoints")
         write_file(run.tokenizer_path, job.tokenizer.to_json().encode())
@@ -107,27 +96,19 @@ class Expert:
         with contextlib.suppress(OSError):  # an expert can then be scored alone, like any run
             run.tokens_path.symlink_to(Path("..", "..", job.run.tokens_path.name))
         run.checkpoints.set_aside_after(checkpoint.step if checkpoint else -1)
-        self.records = self.loop.records()
-
-    @property
-    def seconds(self) -> float:
-        """How long it has trained."""
-        return self.loop.state.seconds
+        self.events = self.records()
 
     def give_slice(self, step: int) -> None:
         """Let it read the slice from this step on."""
-        self.batches.late_from = self.loop.state.late_from = step
+        self.batches.late_from = self.state.late_from = step
 
     def until(self, share: float) -> Iterator[Record]:
         """Train until this share of the run is done, and save, since a stop may follow."""
-        loop = self.loop
-        loop.clock.add(self.seconds - loop.clock.seconds())  # a pause is not training time
+        self.clock.add(self.state.seconds - self.clock.seconds())  # a pause is not training time
         # A run of no steps still saves its first weights.
-        while loop.learner.spent() < share or (loop.state.step == 0 and loop.saved_step < 0):
-            record = next(self.records, None)
-            if record is None:
-                break
-            yield replace(record, expert=self.name)
-        if loop.saved_step != loop.state.step:
-            for record in loop.save():
-                yield replace(record, expert=self.name)
+        while (self.learner.spent() < share or (self.state.step == 0 and self.saved_step < 0)) and (
+            record := next(self.events, None)
+        ):
+            yield record
+        if self.saved_step != self.state.step:
+            yield from self.save()

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from charlm.backprop.by_hand import ByHand
 from charlm.config import Config
-from charlm.errors import NonFiniteError, Phrase, Setting
+from charlm.errors import NonFiniteError, Phrase, Setting, Words
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_dtype, precision
 from charlm.runs.records import CompileRecord, NoteRecord, Record, SkipRecord, TrainRecord
@@ -24,22 +24,15 @@ from charlm.text import Batches
 from charlm.text.batches import DROPOUT_STREAM, random_words
 from charlm.training.compiling import Forward, compile_model, worth_trying
 from charlm.training.learner import Clock, Job, Learner
-from charlm.training.non_finite import worst_gradients
 from charlm.training.optimizers import build_optimizers, set_learning_rate
 from charlm.training.schedule import learning_rate
 
 MOST_SKIPPED = 3  # updates in a row
+NAMED = 2  # gradients in a message
 
 
 class GradientLearner(Learner):
-    """Learning by gradients.
-
-    Args:
-        config: The configuration.
-        model: With its first weights, on its device.
-        batches: The windows to learn from.
-        clock: The time that the run takes.
-    """
+    """Learning by gradients; the model has its first weights and is on its device."""
 
     def __init__(
         self, config: Config, model: LanguageModel, batches: Batches, clock: Clock
@@ -60,8 +53,9 @@ class GradientLearner(Learner):
 
     def spent(self) -> float:
         """Return the share of the budget or of the steps that is done."""
-        if self.clock.budget is not None:
-            return self.clock.share()
+        share = self.clock.share()
+        if share is not None:
+            return share
         return self.state.step / self.total_steps if self.total_steps else 1.0
 
     def prepare(self) -> Iterator[Record]:
@@ -85,24 +79,21 @@ class GradientLearner(Learner):
 
     def learning_rate(self) -> float:
         """Return the learning rate of the next update."""
-        spent = None if self.clock.budget is None else self.clock.share()
-        rate = learning_rate(self.config.train, self.state.step, spent)
+        rate = learning_rate(self.config.train, self.state.step, self.clock.share())
         return rate * self.state.rate_factor
 
     def update(self, rate: float) -> TrainRecord | SkipRecord:
         """Do one optimizer update at this learning rate.
 
-        The loss in its record is the mean over the batch before the update.
-
-        Raises:
-            NonFiniteError: The loss or a gradient is NaN or infinite, and the update is not skipped.
+        The loss in its record is the mean over the batch before the update. Raises NonFiniteError if
+        the loss or a gradient is NaN or infinite, and the update is not skipped.
         """
         started = time.perf_counter()
         state = self.state
         set_learning_rate(self.optimizers.values(), rate)
         loss, norm = self.gradients()
-        finite = math.isfinite(loss) and math.isfinite(norm)
-        if finite:
+        reason = None
+        if math.isfinite(loss) and math.isfinite(norm):
             for optimizer in self.optimizers.values():
                 optimizer.step()
             state.skipped = 0
@@ -111,7 +102,7 @@ class GradientLearner(Learner):
             state.skipped += 1
         state.step += 1
         state.seconds = self.clock.seconds()
-        if not finite:
+        if reason:
             return SkipRecord(step=state.step, reason=reason, seconds=state.seconds)
         chars = self.config.train.batch_size * self.config.model.block_size
         return TrainRecord(
@@ -160,25 +151,35 @@ class GradientLearner(Learner):
         return loss.detach()
 
     def _non_finite(self, loss: float, norm: float, rate: float) -> str:
-        """Return why an update is skipped; the weights are unchanged.
+        """Return why an update is skipped, or raise NonFiniteError; the weights are unchanged.
 
         The gradients are computed again: a different result is a fault of the machine.
-
-        Raises:
-            NonFiniteError: It is not to be skipped.
         """
-        what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
-        worst = worst_gradients(self.model)
-        again = all(map(math.isfinite, self.gradients()))
-        count = "not when repeated" if again else "again when repeated"
-        what = f"{what}, {count} (learning rate {rate:.3g}); {worst}"
+        what = f"gradient norm {norm}" if math.isfinite(loss) else f"loss {loss}"
+        worst = _worst_gradients(self.model)
+        if all(map(math.isfinite, self.gradients())):
+            count = "not"
+            mend: Words = Phrase("suspect the machine, go on with {}", Setting("resume", True))
+        else:
+            count, mend = "again", "lower train.learning_rate"
+        what = f"{what}, {count} when repeated (learning rate {rate:.3g}); {worst}"
         where = f"step {self.state.step + 1}"
         if self.config.train.non_finite == "skip" and self.state.skipped < MOST_SKIPPED:
             return f"{where}: {what}"
-        if not again:
-            raise NonFiniteError(where, what, "lower train.learning_rate")
-        mend = Phrase("suspect the machine, go on with {}", Setting("resume", True))
         raise NonFiniteError(where, what, mend)
+
+
+def _worst_gradients(model: nn.Module) -> str:
+    """Name the gradients with the most values that are not finite, else the largest gradients."""
+    gradients = {
+        name: p.grad for name, p in model.named_parameters() if p.grad is not None and p.numel()
+    }
+    sizes = {name: (~g.isfinite()).sum().item() for name, g in gradients.items()}
+    where = "in" if any(sizes.values()) else "largest in"
+    if where != "in":
+        sizes = {name: g.abs().max().item() for name, g in gradients.items()}
+    found = sorted(filter(sizes.get, sizes), key=lambda name: -sizes[name])
+    return f"{where} {', '.join(found[:NAMED]) or 'none'}"
 
 
 def gradient_learner(job: Job) -> GradientLearner:

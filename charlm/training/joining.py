@@ -18,8 +18,8 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Collection, Iterator
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from typing import cast
 
 import numpy as np
@@ -27,10 +27,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from charlm.config import MixtureConfig, NGramConfig
+from charlm.config import MixtureConfig
 from charlm.errors import NonFiniteError, Stopped, check_stop
 from charlm.evaluation.protocols import chars_a_pass, spread_windows
-from charlm.models import MixtureModel, NGramModel, next_token_loss
+from charlm.models import MixtureModel, next_token_loss
 from charlm.models.mixture import fit_weights, join
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.mixture import (
@@ -72,6 +72,8 @@ class JoiningLearner(OneStepLearner):
         self.whole = job.corpus.splits["train"]
         cut = len(self.whole) - self.mixture.held_back(len(self.whole))
         self.first, self.slice = self.whole.part(0, cut), self.whole.part(cut, len(self.whole))
+        self.experts: list[Expert] = []  # those that are trained here
+        self.taken: dict[str, Checkpoint] = {}  # those from other runs
         self.fitted: Fitted | None = None
 
     def prepare(self) -> Iterator[Record]:
@@ -83,120 +85,106 @@ class JoiningLearner(OneStepLearner):
             MachineError: A checkpoint could not be written; older ones are intact.
             Stopped: `should_stop` said so; the experts are saved.
         """
+        for text in dict.fromkeys(self._open()):
+            yield NoteRecord(text=text)
+        # Time from before a stop counts for the budget, and for the seconds of records.
+        self.clock.add(sum((expert.state.seconds for expert in self.experts), 0.0))
+        with contextlib.ExitStack() as closing:
+            for expert in self.experts:  # none may write after the loop of the mixture has ended
+                closing.callback(expert.events.close)
+            yield from self._train_and_fit()
+        self._count(self.whole)
+
+    def _open(self) -> list[str]:
+        """Begin or continue the runs of the experts, and read the other runs; return remarks."""
         begun = (self.run.path / PROVENANCE).exists()
         remarks: list[str] = []
         checkpoints = {
             name: newest_sound(expert_run(self.run, name), remarks) for name in self.trained
         }
         self.fitted = read_fitted_of(self.run, self.config, checkpoints)
-        taken = {
-            name: expert_from_run(
-                self.run,
-                self.config,
-                name,
-                self.fitted,
-                self.job.tokenizer,
-                self.model.experts[name],
-            )
-            for name, spec in self.mixture.experts.items()
-            if spec.run
-        }
+        for name, spec in self.mixture.experts.items():
+            if spec.run:
+                model, tokenizer = self.model.experts[name], self.job.tokenizer
+                self.taken[name] = expert_from_run(
+                    self.run, self.config, name, self.fitted, tokenizer, model
+                )
         # There is no checkpoint of the mixture yet that would keep its configuration.
         together = provenance_json(self.config, self.job.tokenizer.to_json())
         write_file(self.run.path / PROVENANCE, together)
-        experts = []
-        for name, config in self.trained.items():
-            checkpoint = checkpoints[name]
-            experts.append(Expert(self.job, name, config, self.first, self.slice, checkpoint))
+        for name, checkpoint in checkpoints.items():
+            own = self.trained[name]
+            self.experts.append(Expert(self.job, name, own, self.first, self.slice, checkpoint))
             if checkpoint:
                 remarks += [f"not bit-exact: {change}" for change in drift(checkpoint)]
             elif begun:
                 remarks.append(f"expert {name}: no checkpoint yet: starting at step 0")
-        for text in dict.fromkeys(remarks):
-            yield NoteRecord(text=text)
-        # Time from before a stop counts for the budget, and for the seconds of records.
-        self.clock.add(sum((expert.seconds for expert in experts), 0.0))
-        with contextlib.ExitStack() as closing:
-            for expert in experts:  # none may write after the loop of the mixture has ended
-                closing.callback(expert.records.close)
-            yield from self._train_and_fit(experts, taken)
-        self._count(self.whole)
+        return remarks
 
-    def _train_and_fit(
-        self, experts: list[Expert], taken: dict[str, Checkpoint]
-    ) -> Iterator[Record]:
+    def _train_and_fit(self) -> Iterator[Record]:
         """Train the experts without the slice, fit the weights on it, then train on with the slice."""
+        budgeted = self.clock.budget is not None
         if self.fitted is None:
             counted = self._count(self.first)
-            if self.clock.budget is not None:
+            if budgeted:
                 # Predicting takes the same time before and after training.
-                predicted = self._seconds_a_char() * (len(self.slice) + self._to_score())
+                started = time.perf_counter()
+                _, targets = self._predict(TRIED)
+                a_char = (time.perf_counter() - started) / len(targets)
+                predicted = a_char * (len(self.slice) + self._to_score())
                 left = self.clock.left()
-                self._share_time(experts, left - (counted + predicted + RESERVE * left))
-            yield from self._train(experts, LATE)
-            self.fitted = self._fit(experts, taken, counted)
+                self._share_time(left - (counted + predicted + RESERVE * left))
+            yield from self._train(LATE)
+            self.fitted = self._fit(counted)
             content = json.dumps(asdict(self.fitted), indent=1) + "\n"
             write_file(self.run.path / FITTED, content.encode())
         else:
             self.clock.add(self.fitted.seconds)
-        fitted = self.fitted
-        weights = [fitted.weights[name] for name in self.mixture.experts]
+        weights = [self.fitted.weights[name] for name in self.mixture.experts]
         self.model.weights.copy_(torch.tensor(weights))
-        self.model.temperature.fill_(fitted.temperature)
-        yield TuneRecord(
-            weights=fitted.weights,
-            temperature=fitted.temperature,
-            loss_nats=fitted.loss_nats,
-            alone_nats=fitted.alone_nats,
-            chars=fitted.chars,
-        )
-        if self.clock.budget is not None:
-            self._share_time(experts, self.clock.left() - fitted.reserve)
-        for expert in experts:
-            expert.give_slice(fitted.steps[expert.name])
-        yield from self._train(experts, math.inf)
+        self.model.temperature.fill_(self.fitted.temperature)
+        yield TuneRecord(fitted=self.fitted)
+        if budgeted:
+            self._share_time(self.clock.left() - self.fitted.reserve)
+        for expert in self.experts:
+            expert.give_slice(self.fitted.steps[expert.name])
+        yield from self._train(math.inf)
 
-    def _train(self, experts: list[Expert], share: float) -> Iterator[Record]:
-        """Train one expert after another until this share of their runs is done.
-
-        Raises:
-            Stopped: `should_stop` said so.
-        """
-        for expert in experts:
+    def _train(self, share: float) -> Iterator[Record]:
+        """Train one expert after another until this share of their runs is done, or raise Stopped."""
+        for expert in self.experts:
             try:
-                yield from expert.until(share)
+                for record in expert.until(share):
+                    yield replace(record, expert=expert.name)
             except NonFiniteError as error:
                 raise error.within(f"model.experts.{expert.name}") from None
-            if expert.loop.stopped:
+            if expert.stopped:
                 raise Stopped
 
-    def _share_time(self, experts: Collection[Expert], left: float) -> None:
+    def _share_time(self, left: float) -> None:
         """Divide the remaining seconds so that all experts have trained equally long in the end."""
-        waiting = sorted(experts, key=lambda expert: expert.seconds)
+        waiting = sorted(self.experts, key=lambda expert: expert.state.seconds)
         while waiting:
-            total = left + sum(expert.seconds for expert in waiting)
+            total = left + sum(expert.state.seconds for expert in waiting)
             most = waiting.pop()
             # After a stop, with fewer minutes, one may have trained longer than its share.
-            share = max(most.seconds, total / (len(waiting) + 1))
-            most.loop.clock.budget = share
-            left -= share - most.seconds
+            share = max(most.state.seconds, total / (len(waiting) + 1))
+            most.clock.budget = share
+            left -= share - most.state.seconds
 
     def _count(self, part: Split) -> float:
         """Count the text for the n-gram experts; return the seconds this took."""
         started = time.perf_counter()
         for name, spec in self.mixture.experts.items():
             if not spec.run and spec.model and spec.model.trained_by == "counting":
-                model, config = cast(NGramModel, self.model.experts[name]), spec.model
-                count_text(model, cast(NGramConfig, config), part, self.run, self.job.should_stop)
+                model = self.model.experts[name]
+                count_text(model, spec.model, part, self.run, self.job.should_stop)
         return time.perf_counter() - started
 
-    def _fit(self, experts: list[Expert], taken: dict[str, Checkpoint], counted: float) -> Fitted:
+    def _fit(self, counted: float) -> Fitted:
         """Fit weights and temperature on the slice.
 
-        Args:
-            experts: Those trained here.
-            taken: The checkpoints of those from other runs.
-            counted: Seconds that counting took; it is done again after the fit.
+        Counting took `counted` seconds, and is done again after the fit.
         """
         started = time.perf_counter()
         names, combine = list(self.mixture.experts), self.mixture.combine
@@ -211,17 +199,17 @@ class JoiningLearner(OneStepLearner):
         # Scoring a character takes as long as predicting one.
         scoring = predicted / len(targets) * self._to_score()
         saving = sum(t.nbytes for t in self.model.state_dict().values()) / SAVED_A_SECOND
+        steps = {name: checkpoint.step for name, checkpoint in self.taken.items()}
         return Fitted(
             weights=dict(zip(names, weights.tolist(), strict=True)),
             temperature=temperature.item(),
             loss_nats=loss(join(logits, weights, temperature, combine)),
             alone_nats=dict(zip(names, map(loss, logits), strict=True)),
             chars=len(targets),
-            steps={name: one.step for name, one in taken.items()}
-            | {one.name: one.loop.state.step for one in experts},
+            steps=steps | {one.name: one.state.step for one in self.experts},
             seconds=counted + time.perf_counter() - started,
             reserve=counted + scoring + saving,
-            weights_sha256={name: sha256_of_weights(one) for name, one in taken.items()},
+            weights_sha256={name: sha256_of_weights(one) for name, one in self.taken.items()},
         )
 
     def _to_score(self) -> int:
@@ -229,38 +217,27 @@ class JoiningLearner(OneStepLearner):
         val = len(self.job.corpus.splits["val"])
         return min(val, self.config.eval.max_chars or val)
 
-    def _seconds_a_char(self) -> float:
-        """Return how many seconds all experts take to predict one character."""
-        started = time.perf_counter()
-        _, targets = self._predict(TRIED)
-        return (time.perf_counter() - started) / len(targets)
-
     @torch.no_grad()
     def _predict(self, most: int) -> tuple[Float[Tensor, "E N V"], Int[Tensor, "N"]]:
         """Return each expert's logits on the slice, in the windows of scoring, and the targets.
 
-        Args:
-            most: Characters to predict at most, in windows spread evenly over the slice.
+        At most `most` characters are predicted, in windows spread evenly over the slice.
         """
         self.model.eval()
-        experts, vocab_size = list(self.model.experts.values()), self.model.vocab_size
+        experts = self.model.experts.values()
         length = min(self.mixture.block_size, len(self.slice) - 1)
         rows = max(1, chars_a_pass(self.model) // length)
-        passes = list(spread_windows(len(self.slice) - 1, length, most, rows))
-        count = sum(len(one.starts) for one in passes) * length
-        logits = torch.empty(len(experts), count, vocab_size)
-        targets = torch.empty(count, dtype=torch.int64)
-        done = 0
-        for one in passes:
-            ids = [self.slice.read(int(start), length + 1) for start in one.starts]
-            batch = torch.from_numpy(np.stack(ids).astype(np.int64)).to(self.model.device)
-            here = slice(done, done + len(ids) * length)
-            done = here.stop
-            targets[here] = batch[:, 1:].flatten()
+        passes = spread_windows(len(self.slice) - 1, length, most, rows)
+        texts = [self.slice.read(int(start), length + 1) for one in passes for start in one.starts]
+        ids = torch.from_numpy(np.stack(texts).astype(np.int64))
+        logits = torch.empty(len(experts), len(ids), length, self.model.vocab_size)
+        for first in range(0, len(ids), rows):
+            here = slice(first, first + rows)
+            x = ids[here, :-1].to(self.model.device)
             for own, expert in zip(logits, experts, strict=True):
                 check_stop(self.job.should_stop)
-                own[here] = expert.read(batch[:, :-1]).flatten(0, 1)
-        return logits, targets
+                own[here] = expert.read(x)
+        return logits.flatten(1, 2), ids[:, 1:].flatten()
 
     def step(self) -> TrainRecord:
         """Join the experts: they are trained and their weights are set."""

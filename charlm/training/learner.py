@@ -22,17 +22,11 @@ from charlm.text import Corpus, Tokenizer
 
 @dataclass
 class Clock:
-    """The wall time of a run, without the time between a stop and a resume.
+    """The wall time of a run in seconds, without the time between a stop and a resume."""
 
-    Args:
-        began: When the run would have begun without stops, by `time.perf_counter`.
-        budget: Seconds that the run may take; None: it takes a number of steps.
-        reserved: Seconds of the budget that the last evaluation will take.
-    """
-
-    began: float
-    budget: float | None = None
-    reserved: float = 0.0
+    began: float  # when it would have begun without stops, by `time.perf_counter`
+    budget: float | None = None  # how long it may take; None: it takes a number of steps
+    reserved: float = 0.0  # of the budget: what the last evaluation will take
 
     def seconds(self) -> float:
         """Return how long the run has taken so far."""
@@ -42,9 +36,10 @@ class Clock:
         """Return the seconds left of the budget; 0 without one."""
         return 0.0 if self.budget is None else self.budget - self.seconds()
 
-    def share(self) -> float:
-        """Return the share of the budget that is spent."""
-        assert self.budget is not None
+    def share(self) -> float | None:
+        """Return the share of the budget that is spent; None without one."""
+        if self.budget is None:
+            return None
         return self.seconds() / max(self.budget - self.reserved, 1e-3)
 
     def add(self, seconds: float) -> None:
@@ -56,22 +51,15 @@ class Clock:
 class Job:
     """What a run is made of; its loop and its learner share it.
 
-    Args:
-        config: The configuration.
-        run: The run folder, locked by the caller.
-        corpus: The text.
-        tokenizer: Its alphabet.
-        model: With its first weights; it is moved to the configured device.
-        should_stop: Called at every step, and often in long ones; true: save and end.
-        should_save: Called at every step; true: save and continue. True once for each request.
-        began: When the run began, by `time.perf_counter`.
+    Both functions are called at every step, and `should_stop` often in long ones: if it returns true,
+    the run is saved and ends. `should_save` returns true once for each request to save and continue.
     """
 
     config: Config
-    run: RunFolder
+    run: RunFolder  # locked by the caller
     corpus: Corpus
     tokenizer: Tokenizer
-    model: LanguageModel
+    model: LanguageModel  # with its first weights; it is moved to the configured device
     should_stop: Callable[[], bool] = lambda: False
     should_save: Callable[[], bool] = lambda: False
     began: float = field(default_factory=lambda: time.perf_counter())
@@ -85,19 +73,14 @@ class Job:
 class Learner(ABC):
     """One way of learning. A kind of model names its own in `charlm.models.registry`.
 
-    Attributes:
-        model: The model; a checkpoint keeps its weights.
-        optimizers: By name; a checkpoint keeps their state. Empty without gradients.
-        state: How far the run is; a checkpoint keeps it. `step` counts the step, the loop the rest.
-        total_steps: Number of steps in the run, for progress bars.
-        compiled: Whether the steps were compiled, once there were any: the bits depend on it.
+    A checkpoint keeps the weights of `model`, and the state of the optimizers and of training.
     """
 
     model: LanguageModel
-    optimizers: Mapping[str, Optimizer]
-    state: TrainingState
-    total_steps: int
-    compiled: bool | None = None
+    optimizers: Mapping[str, Optimizer]  # by name; empty without gradients
+    state: TrainingState  # `step` counts the step, the loop the rest
+    total_steps: int  # of the run, for progress bars
+    compiled: bool | None = None  # whether steps were, once there were any: the bits depend on it
 
     @property
     def ready(self) -> bool:
@@ -109,11 +92,7 @@ class Learner(ABC):
         """Return the share of the run that is done; the run ends at 1."""
 
     def prepare(self) -> Iterator[Record]:
-        """Do long work before the first step, if there is a step to do; its records are not logged.
-
-        Raises:
-            Stopped: `should_stop` said so.
-        """
+        """Do long work before the first step, or raise Stopped; its records are not logged."""
         yield from ()
 
     @abstractmethod

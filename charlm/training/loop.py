@@ -66,8 +66,11 @@ class TrainingLoop:
             learner.compiled = checkpoint.facts.get("compiled")
             self.saved_step = self.state.step
             self.clock.add(self.state.seconds)
-        elif self.config.train.init_from:
-            self._begin_from(self.config.train.init_from)
+        elif other := self.config.train.init_from:
+            try:
+                load_from_run(learner.model, other, "best", self.config.model, self.tokenizer)
+            except CheckpointError as error:
+                raise error.within("train.init_from") from None
         self.val = job.corpus.splits["val"]
         self.prompt = encode_prompt(self.tokenizer, self.config.sample.prompt)
 
@@ -76,20 +79,12 @@ class TrainingLoop:
         """How far the run is."""
         return self.learner.state
 
-    def _begin_from(self, name: str) -> None:
-        """Start from the best weights of another run, which is needed until the first save."""
-        try:
-            load_from_run(self.learner.model, name, "best", self.config.model, self.tokenizer)
-        except CheckpointError as error:
-            raise error.within("train.init_from") from None
-
     def records(self) -> Generator[Record, None, None]:
         """Train to the end, yielding a record of each step, evaluation, sample and save.
 
         Raises:
-            NonFiniteError: The loss, a gradient or a weight became NaN or infinite; older
-                checkpoints are intact.
-            MachineError: A checkpoint could not be written; older ones are intact.
+            NonFiniteError: The loss, a gradient or a weight became NaN or infinite.
+            MachineError: A checkpoint could not be written.
             DataError: The text became shorter; the steps before that are saved.
         """
         # Steps after the checkpoint are done again, and so are their records.
@@ -106,29 +101,27 @@ class TrainingLoop:
                         yield from self.save()
                     raise self._with_what_is_saved(error) from None
             if self.saved_step == self.state.step:  # the log then knows of the last save too
-                self.metrics.append(EndRecord(step=self.state.step).as_json())
+                self._logged(EndRecord(step=self.state.step))
         finally:
             self.metrics.close()
 
     def _turn(self) -> Generator[Record, None, bool]:
         """Evaluate, sample and save if due, then do a step; return whether the run ended."""
-        last = self.learner.spent() >= 1
-        new_best = interrupted = False
+        train, last, new_best = self.config.train, self.learner.spent() >= 1, False
         if self._evaluation_due(last):
             try:
                 yield self._logged(self._evaluate())
             except Stopped:
-                interrupted = True  # a resumed run evaluates again
+                self.stopped = True  # a resumed run evaluates again
             new_best = self.state.best_step == self.state.step
-        if self._sample_due() and not interrupted:
+        if self._due(train.sample_every, self.state.sampled_step) and not self.stopped:
             try:
                 yield self._logged(self._sample())
             except MachineError as error:
                 yield NoteRecord(text=f"a sample could not be saved; training continues: {error}")
-        patience = self.config.train.patience
-        impatient = patience is not None and self.state.bad_evals >= patience
-        ended = (last or impatient) and not interrupted
-        self.stopped = interrupted or (not ended and self.job.should_stop())
+        impatient = train.patience is not None and self.state.bad_evals >= train.patience
+        ended = (last or impatient) and not self.stopped
+        self.stopped = self.stopped or (not ended and self.job.should_stop())
         ending = ended or self.stopped
         if self._save_due(ending) or new_best:
             yield from self.save(ending)
@@ -143,25 +136,24 @@ class TrainingLoop:
             self.stopped = True
         return False
 
-    def _evaluation_due(self, last: bool) -> bool:
+    def _due(self, every: int, done: int) -> bool:
+        """Tell whether it is time for what is done once in so many steps, last at step `done`."""
         step = self.state.step
-        regular = step % self.config.train.eval_every == 0
-        due = self.state.evaluated_step != step and (regular or last)
-        return self.learner.ready and len(self.val) > 1 and due
+        return bool(every and step and step % every == 0 and done != step)
 
-    def _sample_due(self) -> bool:
-        every, step = self.config.train.sample_every, self.state.step
-        return bool(every and step and step % every == 0 and self.state.sampled_step != step)
+    def _evaluation_due(self, last: bool) -> bool:
+        regular = self.state.step % self.config.train.eval_every == 0
+        due = self.state.evaluated_step != self.state.step and (regular or last)
+        return self.learner.ready and len(self.val) > 1 and due
 
     def _save_due(self, ending: bool) -> bool:
         if not self.learner.ready:
             return False
-        every, step = self.config.train.save_every, self.state.step
-        regular = bool(every and step and step % every == 0)
         # The run that the first weights came from may change, so they are saved at once.
         first = self.config.train.init_from is not None and self.saved_step < 0
         asked = self.job.should_save()
-        return self.saved_step != step and (regular or first or asked or ending)
+        regular = self._due(self.config.train.save_every, self.saved_step)
+        return regular or ((first or asked or ending) and self.saved_step != self.state.step)
 
     def _evaluate(self) -> EvalRecord:
         started = time.perf_counter()
@@ -176,11 +168,7 @@ class TrainingLoop:
         )
         self.clock.reserved = time.perf_counter() - started
         if not math.isfinite(score.loss_nats):
-            raise NonFiniteError(
-                f"step {state.step}",
-                f"validation loss {score.loss_nats}",
-                "lower train.learning_rate",
-            )
+            raise self._diverged(f"validation loss {score.loss_nats}")
         state.evaluated_step, state.val_loss_nats = state.step, score.loss_nats
         if state.best_loss_nats is None or score.loss_nats < state.best_loss_nats:
             state.best_loss_nats, state.best_step, state.bad_evals = score.loss_nats, state.step, 0
@@ -211,11 +199,7 @@ class TrainingLoop:
     def save(self, ending: bool = False) -> Iterator[Record]:
         """Save a checkpoint. A failed save is reported and retried.
 
-        Args:
-            ending: Whether the run ends here.
-
-        Raises:
-            MachineError: It failed, and this was the first or the last save.
+        Raises MachineError if it failed and was the first save, or the last (`ending`).
         """
         state, learner = self.state, self.learner
         self._refuse_broken_weights()
@@ -235,35 +219,26 @@ class TrainingLoop:
                     self.metrics.cut(before)
             if ending or self.saved_step < 0:
                 raise
-            text = f"a save failed; training continues, {self._what_is_saved()}: {error}"
-            yield NoteRecord(text=text)
+            saved = self._what_is_saved()
+            yield NoteRecord(text=f"a save failed; training continues, {saved}: {error}")
             return
         self.saved_step = state.step
         yield record
 
     def _refuse_broken_weights(self) -> None:
-        """Refuse weights that overflowed in an update with a finite gradient.
-
-        Raises:
-            NonFiniteError: A weight is NaN or infinite; it was not saved.
-        """
+        """Refuse weights that overflowed in an update with a finite gradient: raise NonFiniteError."""
         for name, parameter in self.learner.model.named_parameters():
             if not parameter.isfinite().all():
-                raise NonFiniteError(
-                    f"step {self.state.step}",
-                    f"{name} became NaN or infinite",
-                    "lower train.learning_rate",
-                )
+                raise self._diverged(f"{name} became NaN or infinite")
+
+    def _diverged(self, what: str) -> NonFiniteError:
+        return NonFiniteError(f"step {self.state.step}", what, "lower train.learning_rate")
 
     def _roll_back(self, error: NonFiniteError) -> RollbackRecord:
-        """Return to the best checkpoint and halve the learning rate.
+        """Return to the best checkpoint and halve the learning rate, or raise the error.
 
         Checkpoints keep the factor of the learning rate, so a run that is killed and resumed rolls
         back at the same steps and as often.
-
-        Raises:
-            NonFiniteError: `train.non_finite` is not `rollback`, there is no checkpoint, or there
-                were three rollbacks.
         """
         checkpoint = self.run.checkpoints.choose("best") if self.saved_step >= 0 else None
         factor = self.state.rate_factor / 2
@@ -283,8 +258,8 @@ class TrainingLoop:
         )
 
     def _with_what_is_saved(self, error: CharlmError) -> CharlmError:
-        """Return the error with the step that is saved added."""
-        if not self.learner.ready:  # the loop of an expert has added it
+        """Return the error with the step that is saved; the loop of an expert has added its own."""
+        if not self.learner.ready:
             return error
         return error.replace(what=f"{error.what}; {self._what_is_saved()}")
 

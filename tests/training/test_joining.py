@@ -99,19 +99,21 @@ def test_one_file_trains_its_experts_and_joins_them(make_loop, combine):
     records = finish(loop)
 
     (tune,) = (r for r in records if r.kind == "tune")
-    assert tune.loss_nats < min(tune.alone_nats.values()) + 1e-3
-    assert tune.chars == (TRAIN - SLICE - 1) // 16 * 16
-    assert sum(tune.weights.values()) == pytest.approx(1)
+    assert tune.fitted.loss_nats < min(tune.fitted.alone_nats.values()) + 1e-3
+    assert tune.fitted.chars == (TRAIN - SLICE - 1) // 16 * 16
+    assert sum(tune.fitted.weights.values()) == pytest.approx(1)
     steps = Counter(r.expert for r in records if r.kind == "train" and r.expert)
     assert steps == {"gpt": 14, "mean": 8}
     (joined,) = (r for r in records if r.kind == "train" and not r.expert)
-    assert joined.weights == tune.weights
+    assert joined.weights == tune.fitted.weights
     (scored,) = (r for r in records if r.kind == "eval")
     assert scored.step == 1
     saved = load_model(loop.run)
     assert saved.step == 1
     assert not differing(saved.model.state_dict(), loop.learner.model.state_dict())
-    assert saved.model.weights.tolist() == [tune.weights[n] for n in ("counts", "gpt", "mean")]
+    assert saved.model.weights.tolist() == [
+        tune.fitted.weights[n] for n in ("counts", "gpt", "mean")
+    ]
 
 
 def test_what_was_found_is_what_the_experts_were_worth_when_they_had_not_read_it(
@@ -144,7 +146,7 @@ def test_a_slice_too_large_for_memory_is_sampled_evenly(make_loop, monkeypatch):
 
     (tune,) = (r for r in finish(loop) if r.kind == "tune")
 
-    assert tune.chars == 3 * 40 * 30 // (3 * loop.tokenizer.vocab_size) // 16 * 16
+    assert tune.fitted.chars == 3 * 40 * 30 // (3 * loop.tokenizer.vocab_size) // 16 * 16
 
 
 def test_validation_never_reaches_what_is_fitted(make_loop):
