@@ -65,23 +65,13 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """The baselines of one text.
-
-    Args:
-        rungs: As listed at the top of this file.
-        counted: Characters of the training part in which n-grams were counted.
-        scored: Characters of the held-out part that were scored: without the first, which only the
-            compressors take.
-        compressed: Characters of the training part given to the compressors; 0 if there are none
-            because the held-out part is shorter than `MIN_COMPRESSED`.
-        order: The best n-gram order; None if the training part is too short to choose one.
-    """
+    """The baselines of one text, as listed at the top of this file."""
 
     rungs: tuple[Rung, ...]
-    counted: int
-    scored: int
-    compressed: int
-    order: int | None
+    counted: int  # characters of the training part in which n-grams were counted
+    scored: int  # characters of the held-out part without the first, which only compressors take
+    compressed: int  # characters of the training part compressed; 0 below `MIN_COMPRESSED`
+    order: int | None  # the best n-gram order; None if the training part is too short to choose
 
     def loss_nats(self, name: str) -> float:
         """Return the loss of the rung called `name`."""
@@ -133,19 +123,18 @@ def climb(
 
     add("uniform", math.log(vocab_size))
     order = choose_order(counted, vocab_size, max_order, should_stop)
-    since = time.perf_counter()
-    choosing = since - began
+    choosing, since = time.perf_counter() - began, time.perf_counter()
     longest = max(*FIXED_ORDERS, order or 0)
     counts = count_ngrams(counted, vocab_size, longest, should_stop=should_stop)
     add("unigram", add_one(counts, scored, 1))
     add("bigram", add_one(counts, scored, 2))
-    best = math.nan
+    losses = {}
     for k, loss in kneser_ney(counts, scored, {*FIXED_ORDERS, order}, should_stop):
-        best = loss if k == order else best
+        losses[k] = loss
         if k in FIXED_ORDERS:
             add(FIXED_ORDERS[k], loss)
     if order:
-        add(f"best Kneser-Ney, order {order}", best, earlier=choosing)
+        add(f"best Kneser-Ney, order {order}", losses[order], earlier=choosing)
 
     del counts  # xz needs memory of its own
     before = _last(train, MAX_COMPRESSED if len(scored) >= MIN_COMPRESSED else 0)

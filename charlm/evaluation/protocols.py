@@ -40,19 +40,12 @@ class Pass:
 
 @dataclass(frozen=True)
 class Cut:
-    """A protocol with its numbers.
-
-    Args:
-        name: See above.
-        length: Characters in a window.
-        stride: Characters from the start of a window to the start of the next, 1 to `length`.
-        in_words: What a reader of the loss must know, to follow "scored N characters".
-    """
+    """A protocol with its numbers."""
 
     name: Name
-    length: int
-    stride: int
-    in_words: str
+    length: int  # characters in a window
+    stride: int  # from the start of a window to the start of the next, 1 to `length`
+    in_words: str  # what a reader of the loss must know, to follow "scored N characters"
 
     @property
     def block_size(self) -> int | None:
@@ -137,7 +130,7 @@ def choose(
 
     Args:
         model: What predicts.
-        name: See above.
+        name: `windows`, `sliding` or `stream`.
         block_size: Characters in a window; None, the model's own.
         stride: For `sliding`; None, half the window.
         all_logits: Whether all V probabilities will be computed for each character, even by a model

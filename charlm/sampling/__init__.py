@@ -8,7 +8,7 @@ one by one), `stream` (their text), `draw` (several texts), `request` (what is a
 
 from charlm.sampling.choose import Settings
 from charlm.sampling.draw import Drawing, Task, Text
-from charlm.sampling.generate import Context, Drawn, generate
+from charlm.sampling.generate import Context, generate
 from charlm.sampling.load import Writer, load
 from charlm.sampling.request import (
     allowed_ids,
@@ -22,7 +22,6 @@ from charlm.sampling.stream import Piece
 __all__ = [
     "Context",
     "Drawing",
-    "Drawn",
     "Piece",
     "Settings",
     "Task",

@@ -24,21 +24,13 @@ SHOWN = 5  # alternatives shown per character
 
 @dataclass(frozen=True)
 class Task:
-    """What to write after any prompt.
+    """What to write after any prompt."""
 
-    Args:
-        settings: How characters are chosen.
-        count: Most characters of a text; bytes for a model of bytes.
-        stops: A text ends before the first of these.
-        weights: Precision of a GPT's matrices; see `charlm.sampling.reader.reader_of`.
-        alternatives: Whether to list the most likely characters in each place.
-    """
-
-    settings: Settings
-    count: int
-    stops: Sequence[str] = ()
-    weights: Weights = "float32"
-    alternatives: bool = False
+    settings: Settings  # how characters are chosen
+    count: int  # most characters of a text; bytes for a model of bytes
+    stops: Sequence[str] = ()  # a text ends before the first of these
+    weights: Weights = "float32"  # of a GPT's matrices; see `charlm.sampling.reader.reader_of`
+    alternatives: bool = False  # whether to list the most likely characters in each place
 
 
 @dataclass
@@ -61,23 +53,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A model, a prompt and what to write after it.
+    """A model, a prompt and what to write after it."""
 
-    Args:
-        model: In evaluation mode.
-        tokenizer: Its alphabet.
-        prompt: Ids of what to continue, at least one.
-        task: What to write.
-        should_stop: Called at every character; what is drawn until then is kept.
-        texts: How many texts will be drawn together.
-    """
-
-    model: LanguageModel
+    model: LanguageModel  # in evaluation mode
     tokenizer: Tokenizer
-    prompt: Int[ndarray, "T"]
+    prompt: Int[ndarray, "T"]  # at least one character
     task: Task
-    should_stop: Callable[[], bool] = lambda: False
-    texts: int = 1
+    should_stop: Callable[[], bool] = lambda: False  # what is drawn until then is kept
+    texts: int = 1  # how many will be drawn together
 
     @property
     def at_once(self) -> int:
@@ -117,10 +100,9 @@ class Drawing:
     def draw(
         self, seeds: Sequence[int], show: Callable[[list[Piece]], None] | None = None
     ) -> list[Text]:
-        """Draw a text for each seed, in parallel.
+        """Draw a text for each seed, in parallel; `show` gets the pieces of the first as they come.
 
-        `show` is called with the pieces of the first text as they come. Only its last piece is then
-        kept, so that a long text does not fill the memory.
+        Only the last piece of a text that is shown is kept: a long one does not fill the memory.
         """
         texts, began = [Text(seed) for seed in seeds], time.perf_counter()
         if self.should_stop():
@@ -139,14 +121,10 @@ class Drawing:
 
     def best(self, seeds: Sequence[int]) -> Text:
         """Draw a text for each seed and return the one with the highest mean log-probability."""
-
-        def likelihood(text: Text) -> float:
-            mean = text.mean_logprob()
-            return -math.inf if mean is None else mean
-
-        best = Text(seeds[0])
+        best = Text(seeds[0])  # the least likely is one without characters
         for group in self.groups(seeds):
-            best = max([best, *self.draw(group)], key=likelihood)
+            texts = [best, *self.draw(group)]
+            best = max(texts, key=lambda text: (bool(text.pieces), text.mean_logprob() or 0.0))
             if self.should_stop():
                 break
         return best

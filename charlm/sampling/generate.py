@@ -30,13 +30,9 @@ class Drawn(NamedTuple):
 
 
 class Context:
-    """A prompt that a model has read: once, however many texts continue it.
+    """A prompt of at least one character that a model has read: once, for all that continue it.
 
-    Args:
-        model: In evaluation mode.
-        idx: At least one character; of a prompt longer than the model's block the last count.
-        weights: See `reader_of`.
-        several: Whether many texts are to be drawn side by side.
+    Of one longer than the model's block the last characters count. See `reader_of` for the rest.
     """
 
     def __init__(

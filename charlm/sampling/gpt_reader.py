@@ -157,10 +157,9 @@ def linear(weight: Float[Tensor, "out in"], weights: Weights) -> Linear:
 
 
 def int8_linear(weight: Float[Tensor, "out in"]) -> Linear:
-    """Return x -> weight x with the weights rounded to 8 bits, and a single x to bfloat16.
+    """Return x -> weight x with weights of 8 bits, a quarter of the memory, a single x of bfloat16.
 
-    Each row has its own scale, its largest weight over 127, and no zero point. Reads a quarter of
-    the memory.
+    Each row has its own scale, its largest weight over 127, and no zero point.
     """
     scale = (weight.abs().amax(dim=1) / 127).clamp(min=1e-12).bfloat16()
     rounded = (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8)

@@ -93,4 +93,5 @@ def load(
         CheckpointError: The run or checkpoint is missing, damaged, or does not fit the configuration.
         MachineError: The device is not there.
     """
-    return Writer(load_model(find_run(None if run is None else Path(run)), str(checkpoint), device))
+    found = find_run(None if run is None else Path(run))
+    return Writer(load_model(found, str(checkpoint), device))

@@ -44,14 +44,11 @@ class Reader(ABC):
 def reader_of(
     model: LanguageModel, weights: Weights = "float32", *, several: bool = False
 ) -> Reader:
-    """Return the fastest reader for a new text.
+    """Return the fastest reader for a new text, or for `several` that are forked from it.
 
     Its log-probabilities are those of `model.read` up to rounding: within 1e-4 on trained models.
-
-    Args:
-        model: In evaluation mode. A reader may copy weights, so later training does not reach it.
-        weights: Precision of a GPT's matrices. `int8` is for one text on a CPU.
-        several: Whether it will be forked to read many texts in parallel.
+    `weights` is the precision of a GPT's matrices; `int8` is for one text on a CPU. A reader may
+    copy weights of the model, which is in evaluation mode: later training does not reach it.
     """
     faster = None if several or model.device.type != "cpu" else kind_of(model).find("reader")
     return faster(model, weights) if faster else StepReader(model)

@@ -26,25 +26,14 @@ def encode_prompt(
     """Return the ids of a prompt, at least one.
 
     An empty prompt becomes a newline, which starts a line in most texts, or the first symbol of an
-    alphabet without newlines.
-
-    Args:
-        tokenizer: The model's.
-        prompt: What to continue.
-        unknown: `error` refuses a character outside the alphabet, `skip` leaves it out,
-            `nearest` writes it as the alphabet can.
-
-    Raises:
-        DataError: A character is not in the alphabet.
+    alphabet without newlines. A character outside the alphabet is refused by a DataError (`error`),
+    left out (`skip`), or written as the alphabet can (`nearest`).
     """
     try:
         ids = tokenizer.encode(prompt, unknown)
     except DataError as error:
-        mend = Phrase(
-            "use {} to replace them by similar characters, or {} to leave them out",
-            Setting("unknown", "nearest"),
-            Setting("unknown", "skip"),
-        )
+        words = "use {} to replace them by similar characters, or {} to leave them out"
+        mend = Phrase(words, *(Setting("unknown", value) for value in ("nearest", "skip")))
         raise error.replace(where=Setting("prompt"), mend=mend) from None
     if not len(ids):
         ids = tokenizer.encode("\n", "skip")
@@ -60,13 +49,9 @@ def settings_of(config: SampleConfig, allowed: Bool[ndarray, "V"] | None = None)
 def allowed_ids(tokenizer: Tokenizer, allow: str) -> Bool[ndarray, "V"]:
     """Return which ids may be drawn.
 
-    Args:
-        tokenizer: The model's.
-        allow: A class of a regular expression, such as `[a-z ]`, or the characters themselves. For
-            a model of bytes: the bytes of these characters; of a class, its ASCII characters.
-
-    Raises:
-        UsageError: The class cannot be read, or the alphabet has nothing of what is allowed.
+    `allow` is a class of a regular expression, such as `[a-z ]`, or the characters themselves. For
+    a model of bytes: the bytes of these characters; of a class, its ASCII characters. Raises
+    UsageError if the class cannot be read, or the alphabet has nothing of what is allowed.
     """
     setting, found = Setting("allow", allow), np.zeros(tokenizer.vocab_size, bool)
     of_bytes = tokenizer.unit == "bytes"

@@ -11,12 +11,9 @@ Alternatives = list[tuple[str, float]]
 class Piece(NamedTuple):
     """One character of a text.
 
-    Args:
-        text: The character.
-        nats: Its log-probability under the model itself, before temperature and filters; the sum
-            over its bytes for a model of bytes.
-        likely: The most likely characters in its place (of its last byte) and their
-            probabilities, if asked for.
+    Its log-probability `nats` is the model's own, before temperature and filters; for a model of
+    bytes, the sum over its bytes. `likely` are the most likely characters in its place, or in that
+    of its last byte, and their probabilities, if asked for.
     """
 
     text: str

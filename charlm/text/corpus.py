@@ -24,7 +24,7 @@ from charlm.storage import machine_errors, new_folder, read_manifest, verify_fol
 from charlm.storage.json_file import Count, reason
 from charlm.text.sources import Part, Source
 from charlm.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
-from charlm.text.tokens import Split, TokenFile
+from charlm.text.tokens import RESTORE, Split, TokenFile
 
 IDS = "ids.bin"
 CHUNK_BYTES = 1 << 18  # small enough for the CPU's cache
@@ -50,7 +50,6 @@ _SIGNATURES = {
 
 _BYTES, _LATIN_1 = Setting("data.unit", "bytes"), Setting("data.encoding", "latin-1")
 
-_MEND = "restore it or start a new run"
 Progress = Callable[[str, int], None]  # "reading" or "encoding", and the bytes since the last call
 
 
@@ -184,22 +183,21 @@ def encode_corpus(
 def open_corpus(folder: Path) -> Corpus:
     """Open a corpus that `encode_corpus` wrote.
 
-    Raises:
-        DataError: Its file of ids was cut short.
-        CheckpointError: It is missing, otherwise damaged, or has invalid ids.
+    Raises DataError if its file of ids was cut short, and CheckpointError if it is missing,
+    otherwise damaged, or has invalid ids.
     """
     path = folder / IDS
-    expected = read_manifest(folder, _MEND)["files"].get(IDS, {}).get("size")
+    expected = read_manifest(folder, RESTORE)["files"].get(IDS, {}).get("size")
     if isinstance(expected, int) and path.is_file() and (found := path.stat().st_size) < expected:
-        raise DataError(path, f"truncated, {found:,} of {expected:,} bytes", _MEND)
-    corpus = _corpus(folder, verify_folder(folder, _MEND))
+        raise DataError(path, f"truncated, {found:,} of {expected:,} bytes", RESTORE)
+    corpus = _corpus(folder, verify_folder(folder, RESTORE))
     tokens, vocab_size = corpus.splits["train"].tokens, corpus.facts["vocab_size"]
     if vocab_size <= np.iinfo(tokens.dtype).max:  # a larger id would be an index error in the model
         for start in range(0, tokens.size, _CHECKED):
             ids = tokens.read(start, min(_CHECKED, tokens.size - start))
             if ids.max() >= vocab_size:
                 what = f"holds id {ids.max()}, its alphabet has {vocab_size} symbols"
-                raise CheckpointError(path, what, _MEND)
+                raise CheckpointError(path, what, RESTORE)
     return corpus
 
 
@@ -225,7 +223,7 @@ def _corpus(folder: Path, facts: Mapping[str, Any]) -> Corpus:
             raise ValueError("dtype, size or splits")
     except (KeyError, ValueError) as error:
         what = f"its manifest is incomplete ({reason(error)})"
-        raise CheckpointError(folder, what, _MEND) from None
+        raise CheckpointError(folder, what, RESTORE) from None
     tokens = TokenFile(folder / IDS, dtype, known.size)
     return Corpus({name: Split(tokens, *pair) for name, pair in bounds.items()}, facts)
 

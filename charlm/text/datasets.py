@@ -26,23 +26,14 @@ class Pin:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A text that is downloaded once and kept.
+    """A text that is downloaded once and kept."""
 
-    Args:
-        name: Its name in `data.source`.
-        about: One line of description.
-        licence: Of the text.
-        url: Where to download it, by https.
-        text: The file to train on.
-        archive: The zip file it comes in, if any; the text is its only member.
-    """
-
-    name: str
-    about: str
+    name: str  # in `data.source`
+    about: str  # one line of description
     licence: str
     url: str
-    text: Pin
-    archive: Pin | None = None
+    text: Pin  # the file to train on
+    archive: Pin | None = None  # the zip file it comes in as the only member, if any
 
     def path(self) -> Path:
         """Return where the text is or will be kept."""

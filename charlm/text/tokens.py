@@ -16,7 +16,7 @@ import numpy.typing as npt
 from charlm.errors import DataError
 from charlm.storage import machine_errors
 
-_RESTORE = "restore it or start a new run"
+RESTORE = "restore it or start a new run"
 
 
 @runtime_checkable
@@ -49,7 +49,7 @@ class TokenFile:
         found = os.fstat(self._file.fileno()).st_size
         if found != size * dtype.itemsize:
             what = f"{found:,} bytes, its manifest says {size * dtype.itemsize:,}"
-            raise DataError(path, what, _RESTORE)
+            raise DataError(path, what, RESTORE)
 
     def read(self, start: int, count: int) -> npt.NDArray[np.integer[Any]]:
         """Return `count` ids from position `start`: (count,), of the file's own dtype.
@@ -61,7 +61,7 @@ class TokenFile:
             data = _read_at(self._file.fileno(), offset, length)
         if len(data) != length:
             what = f"cut short while in use: {len(data)} of {length} bytes at byte {offset:,}"
-            raise DataError(self.path, what, _RESTORE)
+            raise DataError(self.path, what, RESTORE)
         return np.frombuffer(data, self.dtype)
 
     def close(self) -> None:
