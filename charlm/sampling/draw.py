@@ -105,9 +105,7 @@ class Drawing:
         Only the last piece of a text that is shown is kept: a long one does not fill the memory.
         """
         texts, began = [Text(seed) for seed in seeds], time.perf_counter()
-        if self.should_stop():
-            return texts
-        for pieces in self.write(seeds):
+        for pieces in () if self.should_stop() else self.write(seeds):
             for text, more in zip(texts, pieces, strict=True):
                 text.pieces += more
             if show and pieces[0]:

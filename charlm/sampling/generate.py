@@ -91,9 +91,8 @@ class _Recent:
     """The recent characters of each row."""
 
     def __init__(self, prompt: Int[ndarray, "B T"], vocab_size: int) -> None:
-        ids = prompt[:, -LATELY:]
-        self.ids = np.full((len(ids), LATELY), vocab_size)  # no character's id: nothing yet
-        self.ids[:, LATELY - ids.shape[1] :] = ids
+        self.ids = np.full((len(prompt), LATELY), vocab_size)  # no character's id: nothing yet
+        self.ids[:, max(0, LATELY - prompt.shape[1]) :] = prompt[:, -LATELY:]
         self.vocab_size = vocab_size
 
     def mask(self) -> Bool[ndarray, "B V"]:

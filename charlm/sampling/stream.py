@@ -38,13 +38,13 @@ class TextStream:
         """Take one more id; return the characters that became certain."""
         if self.ended:
             return []
-        text = self._decode([idx], False)
+        text = self._decode(idx)
         if not text:
             self._nats += nats
             return []
         # Invalid bytes come out first, with the id that shows them invalid; the last is its own.
-        pieces = [Piece(c, 0.0) for c in text[:-1]] + [Piece(text[-1], nats, likely)]
-        pieces[0] = pieces[0]._replace(nats=pieces[0].nats + self._nats)
+        pieces = [Piece(c, 0.0 if i else self._nats) for i, c in enumerate(text[:-1])]
+        pieces.append(Piece(text[-1], nats if pieces else nats + self._nats, likely))
         self._nats = 0.0
         if not self._stops:
             return pieces
@@ -60,7 +60,7 @@ class TextStream:
         """Return what was held back at the end of the text."""
         if self.ended:
             return []
-        rest = self._decode([], True)
+        rest = self._decode(None)
         given = self._held + [Piece(c, 0.0 if i else self._nats) for i, c in enumerate(rest)]
         return given[: self._first_stop("".join(piece.text for piece in given))]
 

@@ -9,7 +9,7 @@ import codecs
 import json
 import reprlib
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -22,8 +22,8 @@ from charlm.storage.json_file import read_object
 
 IntArray = npt.NDArray[np.integer[Any]]
 Unknown = Literal["error", "skip", "nearest"]
-# Takes more ids, and whether they are the last; returns the text that they complete.
-StreamDecoder = Callable[[Sequence[int], bool], str]
+# Takes one more id, or None at the end; returns the text that it completes.
+StreamDecoder = Callable[[int | None], str]
 
 FORMAT = 1
 _MAX_BYTES = 16 << 20  # an alphabet of all of Unicode takes under 14 MB as escaped JSON
@@ -101,7 +101,7 @@ class CharTokenizer:
 
     def stream_decoder(self) -> StreamDecoder:
         """Return a decoder for output that streams."""
-        return lambda ids, final: self.decode(ids)
+        return lambda idx: "" if idx is None else self.alphabet[idx]
 
     def to_json(self) -> str:
         """Return the alphabet as JSON."""
@@ -134,7 +134,7 @@ class ByteTokenizer:
     def stream_decoder(self) -> StreamDecoder:
         """Return a decoder that holds back the bytes of an unfinished character."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        return lambda ids, final: decoder.decode(bytes(ids), final)
+        return lambda idx: decoder.decode(b"" if idx is None else bytes([idx]), idx is None)
 
     def to_json(self) -> str:
         """Return the unit as JSON."""

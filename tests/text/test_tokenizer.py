@@ -17,7 +17,7 @@ any_utf_8 = st.characters(codec="utf-8")
 
 def stream(tokenizer, ids):
     decoder = tokenizer.stream_decoder()
-    return "".join([*(decoder([int(i)], False) for i in ids), decoder([], True)])
+    return "".join([*(decoder(int(i)) for i in ids), decoder(None)])
 
 
 @given(st.text(st.sampled_from(ALPHABET)))
@@ -126,16 +126,16 @@ def test_a_streamed_character_appears_with_its_last_byte(text):
 
     for character in text:
         *first, last = character.encode()
-        assert [decoder([byte], False) for byte in first] == [""] * len(first)
-        assert decoder([last], False) == character
-    assert decoder([], True) == ""
+        assert [decoder(byte) for byte in first] == [""] * len(first)
+        assert decoder(last) == character
+    assert decoder(None) == ""
 
 
 def test_an_unfinished_character_at_the_end_becomes_a_replacement_sign():
     decoder = ByteTokenizer().stream_decoder()
 
-    assert decoder(["é".encode()[0]], False) == ""
-    assert decoder([], True) == "�"
+    assert decoder("é".encode()[0]) == ""
+    assert decoder(None) == "�"
 
 
 def test_bytes_of_the_command_line_that_are_not_utf_8_arrive_as_they_were():
