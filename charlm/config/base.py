@@ -58,7 +58,11 @@ class ModelConfig(Section):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         for name in get_args(cls.model_fields["type"].annotation):
-            TYPES[name] = cls
+            known = TYPES.setdefault(name, cls)
+            if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+                what = f"{cls.__qualname__}: {known.__qualname__} has type {name!r} already"
+                raise TypeError(f"{what}; give it a type of its own")
+            TYPES[name] = cls  # also when a notebook defines it again
 
     @property
     def kind(self) -> str:

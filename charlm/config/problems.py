@@ -87,9 +87,11 @@ def problems_of(error: ErrorDetails, document: Document) -> Iterator[Problem]:
     key = ".".join(path)
     touching = [o for k, o in document.overrides.items() if not key or k.startswith(f"{key}.")]
     conflict = error["type"] == "value_error"
-    found = (
-        error["ctx"]["error"].args if conflict else [Problem("", *_reason(error, path, document))]
-    )
+    found = error["ctx"]["error"].args if conflict else ()
+    if not any(
+        isinstance(one, Problem) for one in found
+    ):  # the words of pydantic, or of a new kind
+        found = (Problem("", *_reason(error, path, document)),)
     for problem in found:  # whose `where` is empty, or a key within the section at `path`
         full = [*path, *str(problem.where).split(".")] if problem.where else path
         place = document.line_of(full)
@@ -132,7 +134,9 @@ def _reason(error: ErrorDetails, path: list[str], document: Document) -> tuple[s
             return (f"expected experts by name, such as {AN_EXPERT}, got {shown(value)}",)
         case "model_type" | "model_attributes_type" | "dict_type":
             return (f"expected a mapping of keys, got {shown(value)}",)
-    return (f"must be {_allowed(_keys(section, document)[leaf])}, got {shown(value)}",)
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
+            return (f"must be {_allowed(_keys(section, document)[leaf])}, got {shown(value)}",)
+    return (f"{error.get('ctx', {}).get('error', error['msg'])}, got {shown(value)}",)
 
 
 def _types(section: list[str]) -> dict[str, Any]:
@@ -150,8 +154,9 @@ def _allowed(facts: dict[str, Any]) -> str:
         "exclusiveMaximum": "below",
     }
     limits = [f"{word} {facts[name]}" for name, word in words.items() if name in facts]
-    meaning = " ".join(facts["description"].partition(".")[0].split())  # it may take two lines
-    return f"{' and '.join(limits)} ({meaning[0].lower()}{meaning[1:]})"
+    meaning = " ".join(facts.get("description", "").partition(".")[0].split())  # of two lines even
+    explained = f" ({meaning[0].lower()}{meaning[1:]})" if meaning else ""
+    return " and ".join(limits) + explained
 
 
 def suggestion(section: list[str], leaf: str, document: Document, value: Any = None) -> str:

@@ -69,7 +69,7 @@ class NGramEmbedding(nn.Module):
         table = self.table.weight
         kept = dropped(rows, table.dtype) if self.training else None
         bags = F.embedding_bag(rows, table, mode="sum", per_sample_weights=kept)
-        return bags.view(*idx.shape, -1)
+        return bags.view(*idx.shape, table.shape[1])  # B may be 0
 
 
 def dropped(rows: Int[Tensor, "N n"], dtype: torch.dtype) -> Float[Tensor, "N n"]:

@@ -1,8 +1,13 @@
+from typing import Annotated, Literal
+
 import numpy as np
 import pytest
 import torch
+from pydantic import AfterValidator, Field
 
-from charlm.config import read_config
+from charlm.config import ModelConfig, read_config
+from charlm.config.base import TYPES
+from charlm.errors import UsageError
 from charlm.models import build_model
 from charlm.models.counts import count_ngrams
 from charlm.models.smoothing import smooth
@@ -99,3 +104,38 @@ def test_counting_builds_no_tensor(monkeypatch):
     monkeypatch.setattr(torch, "empty", None)
 
     assert config("modern", "model.n_layer=1000000000").model.parameter_count(V) > 10**12
+
+
+@pytest.fixture
+def a_new_kind():
+    def odd(value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("must be odd")
+        return value
+
+    class NewConfig(ModelConfig):
+        type: Literal["new"]
+        width: Annotated[int, Field(ge=1), AfterValidator(odd)] = 3
+        layers: tuple[int, ...] = (1,)
+
+    yield
+    del TYPES["new"]
+
+
+@pytest.mark.usefixtures("a_new_kind")
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("width: 4", "width: must be odd, got '4'"),
+        ("width: 0", "width: must be at least 1, got '0'"),
+        ("width: wide", "width: Input should be a valid integer, .*, got 'wide'"),
+        ("layers: [a]", "layers: Input should be a valid integer, .*, got 'a'"),
+    ],
+)
+def test_a_wrong_key_of_a_new_kind_is_named(key, reason):
+    for model in (
+        f"{{type: new, {key}}}",
+        f"{{type: mixture, experts: {{a: {{model: {{type: new, {key}}}}}}}}}",
+    ):
+        with pytest.raises(UsageError, match=f"^a.yaml:1: .*{reason}$"):
+            read_config(f"model: {model}".encode(), "a.yaml")

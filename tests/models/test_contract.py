@@ -312,3 +312,10 @@ def test_past_the_block_the_modern_view_slides_at_every_layer(generator):
         expected = long(text)
 
     torch.testing.assert_close(model.read(text), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_no_text_at_all_has_no_logits(model):
+    nothing = torch.empty(0, 3, dtype=torch.int64)
+
+    assert model(nothing).shape == (0, 3, VOCAB)
+    assert model.go_on(nothing, model.start(0))[0].shape == (0, 3, VOCAB)

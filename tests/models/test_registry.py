@@ -37,6 +37,27 @@ def test_a_kind_is_registered_once():
         register("bigram", Kind(BigramModel))
 
 
+def test_a_type_belongs_to_one_class():
+    with pytest.raises(TypeError, match="Own: BigramConfig has type 'bigram' already; give it"):
+
+        class Own(BigramConfig):
+            pass
+
+    assert TYPES["bigram"] is BigramConfig
+
+
+def test_a_class_can_be_defined_again():
+    try:
+        for _ in range(2):
+
+            class Again(ModelConfig):
+                type: Literal["again"]
+
+        assert TYPES["again"] is Again
+    finally:
+        del TYPES["again"]
+
+
 def test_a_model_that_is_not_registered_has_its_class_and_the_defaults():
     class Novelty(BigramModel):
         pass
