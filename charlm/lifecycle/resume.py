@@ -21,10 +21,10 @@ from charlm.lifecycle.begin import (
 )
 from charlm.models.device import choose_device
 from charlm.runs import RunFolder
-from charlm.runs.checks import RunChecks, require_to_resume
+from charlm.runs.checkpoints import set_aside
+from charlm.runs.checks import RunChecks, require
 from charlm.runs.provenance import is_fixed, provenance_of, provenance_of_unjoined
 from charlm.runs.state import drift, read_state
-from charlm.runs.verify import checks, places
 from charlm.storage import machine_errors, write_file
 from charlm.storage.atomic import make_folder, remove_leftovers
 from charlm.text import Corpus, encode_corpus, open_source, scan_text
@@ -118,11 +118,11 @@ def open_run(
     choose_device(config.run.device)
     check_compiler(config)
     sound = RunChecks(run, config=config)
-    require_to_resume(places(sound))
+    require(sound.places())
     remove_leftovers(run.path)
     check_prompt(config, run.tokenizer)
     check_memory(config, run.tokenizer.vocab_size)
-    require_to_resume(checks(sound))
+    require(sound.all())
     checkpoint, notes = sound.newest(), sound.notes
     prepared = PreparedRun(config, run, sound.corpus, run.tokenizer, checkpoint, notes)
     notes += _what_differs(prepared)
@@ -212,7 +212,7 @@ def commit_resume(prepared: PreparedRun) -> None:
     run, config = prepared.run, prepared.config
     with machine_errors(run.path):
         make_folder(run.path / "checkpoints")
-    run.checkpoints.set_aside_after(prepared.checkpoint.step if prepared.checkpoint else -1)
+    run.checkpoints.clear_after(prepared.checkpoint, set_aside)
     if config != run.config:
         write_file(run.config_path, config_file(config, str(run.config_path)))
 

@@ -68,18 +68,13 @@ class Checkpoints:
     def all(self) -> list[Checkpoint]:
         """List the finished checkpoints, oldest first; unreadable ones are passed over.
 
-        Raises:
-            MachineError: They cannot be listed.
+        MachineError if they cannot be listed.
         """
         found = []
         for step, path in self.saved():
             with contextlib.suppress(CheckpointError, MachineError):
                 found.append(read_checkpoint(step, path))
         return found
-
-    def last(self) -> Checkpoint | None:
-        """Return the newest checkpoint, or None."""
-        return next(reversed(self.all()), None)
 
     def best(self) -> Checkpoint | None:
         """Return the evaluated checkpoint with the least loss; the earliest of equals; or None."""
@@ -112,25 +107,17 @@ class Checkpoints:
             except CheckpointError:
                 if not is_gone(path):  # else it was pruned just now
                     raise
-        chosen = found[-1] if found else None
-        if which == "best":
-            chosen = _best(found) or chosen
-        if chosen is None:
+        if not found:
             steps = ", ".join(str(c.step) for c in self.all()) or "none yet"
-            raise CheckpointError(
-                self.folder.parent, f"no checkpoint {which!r}", f"saved steps: {steps}"
-            )
-        return chosen
+            what = f"no checkpoint {which!r}"
+            raise CheckpointError(self.folder.parent, what, f"saved steps: {steps}")
+        return (_best(found) if which == "best" else None) or found[-1]
 
     def use(self, which: str, use: Callable[[Checkpoint], Used], tries: int = TRIES) -> Used:
         """Return what `use` makes of the chosen checkpoint; its files are not checked here.
 
         Readers need no lock: where training prunes the checkpoint meanwhile, they choose again.
-
-        Raises:
-            CheckpointError: There is no such checkpoint.
-            MachineError: The disk or its permissions refuse.
-            UsageError: `which` names none.
+        Raises what `choose` and `use` do.
         """
         checkpoint = self.choose(which)
         try:
@@ -145,49 +132,42 @@ class Checkpoints:
 
         Damaged ones before the newest are set aside: nothing else would clear them.
         """
-        checkpoints = self.all()
-        best = _best(checkpoints)
-        for checkpoint in checkpoints[:-KEEP]:
-            if best is None or checkpoint.step != best.step:
+        sound: list[Checkpoint] = []
+        damaged = []
+        for step, path in self.saved():
+            try:
+                sound.append(read_checkpoint(step, path))
+            except (OtherFormatError, MachineError):
+                continue
+            except CheckpointError:
+                damaged.append((step, path))
+        best = _best(sound)
+        for checkpoint in sound[:-KEEP]:
+            if checkpoint is not best:
                 remove_folder(checkpoint.path)
-        for step, path in self.saved() if checkpoints else []:
-            if step < checkpoints[-1].step:
-                try:
-                    read_checkpoint(step, path)
-                except (OtherFormatError, MachineError):
-                    pass
-                except CheckpointError:
-                    with contextlib.suppress(MachineError):  # no reason to stop training
-                        _set_aside(path)
+        for step, path in damaged:
+            if sound and step < sound[-1].step:
+                with contextlib.suppress(MachineError):  # no reason to stop training
+                    set_aside(path)
 
-    def remove_after(self, step: int) -> None:
-        """Delete the checkpoints after `step`: they would be taken for newer than what comes now."""
-        for saved, path in self.saved():
-            if saved > step:
-                remove_folder(path)
+    def clear_after(self, checkpoint: Checkpoint | None, clear: Callable[[Path], None]) -> None:
+        """Clear those after a checkpoint, or all: they would be taken for newer than what comes now.
 
-    def set_aside_after(self, step: int) -> None:
-        """Give the checkpoints after `step`, which are damaged, names that nothing reads.
-
-        Raises:
-            MachineError: The disk or its permissions refuse.
+        Args:
+            checkpoint: Which training goes on from.
+            clear: `set_aside`, for damaged ones, or `remove_folder`.
         """
-        for saved, path in self.saved():
-            if saved > step:
-                _set_aside(path)
+        for step, path in self.saved():
+            if checkpoint is None or step > checkpoint.step:
+                clear(path)
 
 
 def read_checkpoint(step: int, path: Path, mend: str = "name another") -> Checkpoint:
     """Read what the manifest of a checkpoint records; its files are not checked.
 
-    Args:
-        step: Of the checkpoint.
-        path: Its folder.
-        mend: What to do where it cannot be read, for the message.
-
     Raises:
         CheckpointError: It has no manifest that this version reads, that of another step, or a
-            symbolic link leads to it.
+            symbolic link leads to it; the message ends with `mend`.
         MachineError: The disk or its permissions refuse.
     """
     if path.is_symlink():  # what is there is not what was saved here, and may change unseen
@@ -199,7 +179,8 @@ def read_checkpoint(step: int, path: Path, mend: str = "name another") -> Checkp
     return Checkpoint(path, step, facts)
 
 
-def _set_aside(path: Path) -> None:
+def set_aside(path: Path) -> None:
+    """Give a damaged checkpoint a name that nothing reads, or raise MachineError."""
     aside = path.with_name(ASIDE + path.name)
     with machine_errors(path):
         if not is_gone(aside):

@@ -1,24 +1,31 @@
 """What is looked at in a run, in which order, and with which error.
 
-One list serves all: resuming requires some of it, reading a model some, and `verify` reports it all.
+One list serves two: resuming requires some of it, and `verify` reports it all.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from charlm.config import Config
-from charlm.errors import CharlmError, CheckpointError, Words
+from charlm.errors import CharlmError, CheckpointError, Phrase, Setting, Words
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.folder import RunFolder
 from charlm.runs.metrics import check_length, check_records
-from charlm.runs.provenance import provenance_of
+from charlm.runs.mixture import FITTED, Fitted, expert_from_run, expert_run, read_fitted_of
+from charlm.runs.provenance import PROVENANCE, provenance_of, provenance_of_unjoined
 from charlm.runs.state import newest_sound, read_state, sound_checkpoint
 from charlm.runs.weights import build_from
 from charlm.storage.machine import is_gone, machine_errors
 from charlm.text import Corpus, Tokenizer, open_corpus
+
+FILES = ("config.yaml", "tokenizer.json", "metrics.jsonl", FITTED, PROVENANCE)
+FOLDERS = ("checkpoints", "samples", "experts")
+
+_JOINED = "the mixture is joined and no longer needs it"
+_WRITTEN_AGAIN = Phrase("{} writes it again", Setting("resume", True))
 
 Part = TypeVar("Part")
 
@@ -29,28 +36,22 @@ class Check:
 
     Args:
         path: Where it is.
-        look: Returns what it is, in words, if anything; raises what is wrong.
+        look: Raises what is wrong; returns what it is, in words, if there is something to say.
         to_resume: Whether resuming needs it to be sound.
-        to_read: Whether reading the model does.
         fleeting: Whether training may delete it at any moment.
         spare: Why nothing needs it, if nothing does.
     """
 
     path: Path
-    look: Callable[[], Words]
+    look: Callable[[], Words | None]
     to_resume: bool = True
-    to_read: bool = False
     fleeting: bool = False
     spare: Words = ""
 
     def run(self) -> Words:
-        """Look at it.
-
-        Raises:
-            CharlmError: What is wrong.
-        """
+        """Look at it, or raise what is wrong, a CharlmError."""
         with machine_errors(self.path):
-            return self.look()
+            return self.look() or ""
 
 
 class RunChecks:
@@ -58,7 +59,6 @@ class RunChecks:
 
     Args:
         run: The run.
-        chosen: The checkpoint that is to be read; None: the newest sound one.
         mixture: Whose expert it is.
         config: What it is to be trained with; None: what its config.yaml says.
 
@@ -69,38 +69,55 @@ class RunChecks:
     """
 
     def __init__(
-        self,
-        run: RunFolder,
-        chosen: Checkpoint | None = None,
-        *,
-        mixture: RunFolder | None = None,
-        config: Config | None = None,
+        self, run: RunFolder, *, mixture: RunFolder | None = None, config: Config | None = None
     ) -> None:
         self.run = run
-        self.chosen = chosen
         self.mixture = mixture
         self.given = config
         self.notes: list[str] = []
         self.sound = _once(sound_checkpoint)
         self.newest = _once(lambda: newest_sound(run, self.notes, self.sound))
 
+    @property
+    def config(self) -> Config:
+        """What it is trained with."""
+        return self.given or self.run.config
+
     @cached_property
     def corpus(self) -> Corpus:
         """The text as ids, verified."""
         return open_corpus(self.run.tokens_path)
 
+    def all(self) -> Iterator[Check]:
+        """List what is looked at in the run and in the runs of its experts, in this order."""
+        yield from self.places()
+        yield from self.begun()
+        yield from self.trained()
+        config = attempt(lambda: self.config)
+        if config and config.model.members():
+            joined = bool(attempt(self.run.checkpoints.saved))
+            for check in _unjoined(self.run, config, with_runs=not joined):
+                yield replace(check, spare=_JOINED) if joined else check
+
     def places(self) -> Iterator[Check]:
-        """List what is of another kind than a run makes in its place."""
-        for path, kind in self.run.strange():
-            yield Check(path, partial(refuse_place, path, kind))
+        """List what is to be of one kind, in the run and in those of its experts."""
+        for name in FILES:
+            yield _place(self.run.path / name, Path.is_file, "no regular file")
+        for name in FOLDERS:
+            yield _place(self.run.path / name, Path.is_dir, "no folder")
+        config = attempt(lambda: self.config)
+        if config and config.model.members() and _is_folder(self.run.path / "experts"):
+            for name, one in config.training_runs().items():
+                expert = expert_run(self.run, name)
+                yield _place(expert.path, Path.is_dir, "no folder")
+                if _is_folder(expert.path):
+                    yield from RunChecks(expert, config=one).places()
 
     def begun(self) -> Iterator[Check]:
         """List what is there before the first step."""
         run = self.run
-        yield Check(run.config_path, lambda: f"model {run.config.model.type}", to_read=True)
-        yield Check(
-            run.tokenizer_path, lambda: f"an alphabet of {run.tokenizer.unit}", to_read=True
-        )
+        yield Check(run.config_path, lambda: f"model {run.config.model.type}")
+        yield Check(run.tokenizer_path, lambda: f"an alphabet of {run.tokenizer.unit}")
         if not (self.mixture and run.tokens_path.is_symlink()):  # the text is the mixture's
             yield Check(run.tokens_path, lambda: files(self.corpus.facts))
 
@@ -108,58 +125,31 @@ class RunChecks:
         """List what training leaves behind."""
         log, checkpoints = self.run.metrics_path, self.run.checkpoints
         yield Check(log, self._records, to_resume=False)
-        yield Check(log, self._length)
+        yield Check(log, lambda: check_length(log, self._kept_records()))
         saved = attempt(checkpoints.saved) or []
-        if self.chosen:
-            saved = [(self.chosen.step, self.chosen.path)]
         for step, path in saved:
-            look = partial(self._checkpoint, step, path)
-            yield Check(path, look, to_resume=False, to_read=True, fleeting=True)
+            yield Check(path, partial(self._checkpoint, step, path), to_resume=False, fleeting=True)
         # If the newest one is damaged, its own check has said so.
         at = saved[-1][1] if saved else checkpoints.folder
         yield Check(at, self._any_sound, fleeting=bool(saved))
-        checkpoint = self.chosen or attempt(self.newest)
-        config, tokenizer = attempt(lambda: self.config), attempt(lambda: self._tokenizer)
+        checkpoint, config = attempt(self.newest), attempt(lambda: self.config)
+        tokenizer = attempt(lambda: (self.mixture or self.run).tokenizer)
         if checkpoint and config and tokenizer:
-            yield from self._together(checkpoint, config, tokenizer)
-
-    def _together(
-        self, checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer
-    ) -> Iterator[Check]:
-        """List what a checkpoint, sound alone, needs of what stands beside it."""
-
-        def usable() -> Words:
-            provenance_of(checkpoint, self.mixture).check(config, tokenizer.to_json())
-            return ""
-
-        def unchanged() -> Words:
-            provenance_of(checkpoint, self.mixture).differences(config, config)
-            return ""
-
-        def fits() -> Words:
-            build_from(checkpoint, config, tokenizer)
-            return ""
-
-        yield Check(checkpoint.path, usable, to_read=True, fleeting=True)
-        yield Check(checkpoint.path, unchanged, fleeting=True)
-        # Resuming and reading build the model anyway.
-        yield Check(checkpoint.path, fits, to_resume=False, fleeting=True)
-
-    @property
-    def config(self) -> Config:
-        """What it is trained with."""
-        return self.given or self.run.config
-
-    @property
-    def _tokenizer(self) -> Tokenizer:
-        return (self.mixture or self.run).tokenizer
+            belongs = partial(self._belongs, checkpoint, config, tokenizer)
+            yield Check(checkpoint.path, belongs, fleeting=True)
+            fits = partial(_fits, checkpoint, config, tokenizer)  # resuming builds the model anyway
+            yield Check(checkpoint.path, fits, to_resume=False, fleeting=True)
 
     def _checkpoint(self, step: int, path: Path) -> Words:
         return files(self.sound(step, path).facts)
 
-    def _any_sound(self) -> Words:
+    def _any_sound(self) -> None:
         self.newest()
-        return ""
+
+    def _belongs(self, checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> None:
+        kept = provenance_of(checkpoint, self.mixture)
+        kept.check(config, tokenizer.to_json())
+        kept.differences(config, config)
 
     def _kept_records(self) -> int:
         """Return how many bytes of the log the newest checkpoint counts on."""
@@ -167,35 +157,53 @@ class RunChecks:
         state = attempt(lambda: read_state(newest.path, newest.step)) if newest else None
         return state.metrics_bytes if state else 0
 
-    def _length(self) -> Words:
-        check_length(self.run.metrics_path, self._kept_records())
-        return ""
-
     def _records(self) -> Words:
         path = self.run.metrics_path
         return "" if is_gone(path) else check_records(path, self._kept_records())
 
 
-def require_to_resume(checks: Iterable[Check]) -> None:
-    """Refuse a run that cannot be resumed.
+def _unjoined(run: RunFolder, config: Config, *, with_runs: bool) -> Iterator[Check]:
+    """List what a mixture has until it is joined, and if asked the runs that it takes experts from."""
+    parts = {
+        name: RunChecks(expert_run(run, name), mixture=run, config=one)
+        for name, one in config.training_runs().items()
+        if _is_folder(expert_run(run, name).path)
+    }
 
-    Raises:
-        CharlmError: The first thing that is wrong.
-    """
+    def fitted() -> Fitted | None:
+        newest = {name: attempt(part.newest) for name, part in parts.items()}
+        return read_fitted_of(run, config, newest)
+
+    def begun() -> Words:
+        if tokenizer := attempt(lambda: run.tokenizer):
+            kept = provenance_of_unjoined(run)
+            kept.check(config, tokenizer.to_json())
+            kept.differences(config, config)
+        return "" if is_gone(run.path / PROVENANCE) else "what its experts were begun for"
+
+    def taken(name: str) -> Words:
+        try:
+            found, tokenizer = fitted(), run.tokenizer
+        except CharlmError:
+            return ""  # their own checks say so
+        step = expert_from_run(run, config, name, found, tokenizer).step
+        return f"expert {name}, of step {step}"
+
+    yield Check(run.path / FITTED, lambda: "weights of a mixture" if fitted() else "")
+    yield Check(run.path / PROVENANCE, begun)
+    for part in parts.values():
+        for check in part.begun():
+            yield replace(check, spare=_WRITTEN_AGAIN)
+        yield from part.trained()
+    for name, spec in config.model.members().items() if with_runs else ():
+        if spec.run:
+            yield Check(Path(spec.run), partial(taken, name))
+
+
+def require(checks: Iterable[Check]) -> None:
+    """Refuse a run that cannot be resumed, with the first thing that is wrong: a CharlmError."""
     for check in checks:
-        if check.to_resume:
-            check.run()
-
-
-def require_to_read(run: RunFolder, checkpoint: Checkpoint) -> None:
-    """Refuse a checkpoint that cannot be read into a model.
-
-    Raises:
-        CharlmError: The first thing that is wrong.
-    """
-    checks = RunChecks(run, checkpoint)
-    for check in (*checks.begun(), *checks.trained()):
-        if check.to_read:
+        if check.to_resume and not check.spare:
             check.run()
 
 
@@ -207,9 +215,33 @@ def attempt(read: Callable[[], Part]) -> Part | None:
         return None
 
 
-def refuse_place(path: Path, kind: str) -> NoReturn:
-    """Refuse what is not of the kind that a run makes there."""
-    raise CheckpointError(path, f"is {kind}", "put a regular file or folder there")
+def files(facts: Mapping[str, Any]) -> str:
+    """Say how much a folder with this manifest holds."""
+    sizes = [file["size"] for file in facts["files"].values()]
+    return f"{len(sizes)} file{'s' * (len(sizes) != 1)}, {sum(sizes):,} bytes"
+
+
+def _place(path: Path, is_right: Callable[[Path], bool], otherwise: str) -> Check:
+    """Check that what is at `path`, if anything, is of the kind that a run makes there.
+
+    A run does not own what a link leads to, and reading a pipe waits for ever. The text of an
+    expert may be a link: it is that of its mixture.
+    """
+
+    def look() -> None:
+        if path.is_symlink() or not (is_gone(path) or is_right(path)):
+            kind = "a link" if path.is_symlink() else otherwise
+            raise CheckpointError(path, f"is {kind}", "put a regular file or folder there")
+
+    return Check(path, look)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _fits(checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> None:
+    build_from(checkpoint, config, tokenizer)
 
 
 def _once(read: Callable[..., Part]) -> Callable[..., Part]:
@@ -228,9 +260,3 @@ def _once(read: Callable[..., Part]) -> Callable[..., Part]:
         return result
 
     return remembered
-
-
-def files(facts: Mapping[str, Any]) -> str:
-    """Say how much a folder with this manifest holds."""
-    sizes = [file["size"] for file in facts["files"].values()]
-    return f"{len(sizes)} file{'s' * (len(sizes) != 1)}, {sum(sizes):,} bytes"

@@ -10,9 +10,11 @@ from charlm.errors import CheckpointError, Phrase, Setting
 from charlm.models import LanguageModel
 from charlm.models.device import choose_device
 from charlm.runs.checkpoints import Checkpoint
-from charlm.runs.checks import require_to_read
 from charlm.runs.folder import RunFolder, find_run
+from charlm.runs.provenance import provenance_of
+from charlm.runs.state import sound_checkpoint
 from charlm.runs.weights import WEIGHTS, build_from, load_weights
+from charlm.storage import machine_errors
 from charlm.text import CharTokenizer, Tokenizer
 
 Used = TypeVar("Used")
@@ -20,15 +22,7 @@ Used = TypeVar("Used")
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model as a run folder keeps it.
-
-    Args:
-        model: In evaluation mode, on its device.
-        tokenizer: Its alphabet.
-        config: Its run's configuration.
-        run: Its run folder.
-        step: The optimizer updates behind it.
-    """
+    """A model as a run folder keeps it, in evaluation mode, after `step` updates."""
 
     model: LanguageModel
     tokenizer: Tokenizer
@@ -67,19 +61,18 @@ def use_checkpoint(run: RunFolder, which: str, use: Callable[[Checkpoint], Used]
         UsageError: `which` is none of `best`, `last` and a step.
     """
 
-    def look(checkpoint: Checkpoint) -> Used:
-        require_to_read(run, checkpoint)
+    def check_and_use(checkpoint: Checkpoint) -> Used:
+        with machine_errors(checkpoint.path):
+            config, alphabet = run.config, run.tokenizer.to_json()
+            sound_checkpoint(checkpoint.step, checkpoint.path)
+            provenance_of(checkpoint).check(config, alphabet)
         return use(checkpoint)
 
-    return run.checkpoints.use(which, look)
+    return run.checkpoints.use(which, check_and_use)
 
 
 def load_from_run(
-    model: LanguageModel | None,
-    name: str,
-    which: str,
-    expected: ModelConfig,
-    tokenizer: Tokenizer,
+    model: LanguageModel | None, name: str, which: str, expected: ModelConfig, tokenizer: Tokenizer
 ) -> Checkpoint:
     """Read a checkpoint of another run into a model; return which it was.
 
@@ -108,11 +101,7 @@ def load_from_run(
 
 
 def compare_alphabets(run: str, theirs: Tokenizer, ours: Tokenizer) -> None:
-    """Refuse a run whose ids mean other characters.
-
-    Raises:
-        CheckpointError: With the first character that only one of them has.
-    """
+    """Refuse a run whose ids mean other characters: CheckpointError with the first of them."""
     if theirs.to_json() == ours.to_json():
         return
     if not (isinstance(theirs, CharTokenizer) and isinstance(ours, CharTokenizer)):
@@ -120,8 +109,5 @@ def compare_alphabets(run: str, theirs: Tokenizer, ours: Tokenizer) -> None:
         raise CheckpointError(run, what, Phrase("set {}", Setting("data.unit", theirs.unit)))
     odd = min(set(theirs.alphabet) ^ set(ours.alphabet))
     owner = "the run" if odd in theirs.alphabet else "this text"
-    raise CheckpointError(
-        run,
-        f"has another alphabet: only {owner} has {odd!r} (U+{ord(odd):04X})",
-        "train it on this text, or the mixture on the text of the run",
-    )
+    what = f"has another alphabet: only {owner} has {odd!r} (U+{ord(odd):04X})"
+    raise CheckpointError(run, what, "train it on this text, or the mixture on the text of the run")

@@ -5,6 +5,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,7 @@ class MetricsLog:
         path: The file.
         keep: Bytes of it to keep: those that the checkpoint resumed from counts on.
 
-    Raises:
-        CheckpointError: The file is shorter than that, or no record ends there.
-        MachineError: The disk or its permissions refuse.
+    Raises what `check_length` does.
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
@@ -64,8 +63,7 @@ class MetricsLog:
     def flush(self) -> int:
         """Put all records on the disk; return the length of the file in bytes.
 
-        Raises:
-            MachineError: The disk or its permissions refuse; the next call tries again.
+        MachineError if the disk or its permissions refuse; the next call tries again.
         """
         with machine_errors(self.path):
             self._write()
@@ -80,11 +78,7 @@ class MetricsLog:
         return self.durable
 
     def cut(self, length: int) -> None:
-        """Forget the records after `length` bytes.
-
-        Raises:
-            MachineError: The disk or its permissions refuse.
-        """
+        """Forget the records after `length` bytes; MachineError if the disk refuses."""
         del self.waiting[max(0, length - self.durable) :]
         self.durable = min(self.durable, length)
         self.written = min(self.written, len(self.waiting))
@@ -105,11 +99,7 @@ class MetricsLog:
 
 
 def check_length(path: Path, keep: int) -> None:
-    """Refuse a metrics.jsonl that lacks records which a checkpoint counts on.
-
-    Args:
-        path: The file.
-        keep: Bytes that it had when the checkpoint was saved: whole records.
+    """Refuse a metrics.jsonl that lacks records which a checkpoint counts on: its first `keep` bytes.
 
     Raises:
         CheckpointError: It is shorter, or no record ends there.
@@ -138,23 +128,20 @@ def check_records(path: Path, keep: int) -> Words:
     """
     lines = steps = last = read = 0
     try:
-        if not path.is_file():
-            raise ValueError("not a regular file")
-        with path.open("rb") as file:
-            while line := file.readline(MAX_LINE):
-                lines += 1
-                if len(line) == MAX_LINE:
-                    raise ValueError(f"a record of more than {MAX_LINE:,} bytes")
-                if not line.endswith(b"\n"):
-                    told = "{} steps; its last record is cut short: {} does it again"
-                    return Phrase(told, f"{steps:,}", Setting("resume", True))
-                record = json.loads(line)
-                if record["kind"] in ("train", "skip"):
-                    if record["step"] != last + 1:
-                        raise ValueError(f"step {record['step']} follows step {last}")
-                    steps, last = steps + 1, record["step"]
-                read += len(line)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        for line in _lines(path):
+            lines += 1
+            if len(line) == MAX_LINE:
+                raise ValueError(f"a record of more than {MAX_LINE:,} bytes")
+            if not line.endswith(b"\n"):
+                told = "{} steps; its last record is cut short: {} does it again"
+                return Phrase(told, f"{steps:,}", Setting("resume", True))
+            record = parse_object(line)
+            if record["kind"] in ("train", "skip"):
+                if record["step"] != last + 1:
+                    raise ValueError(f"step {record['step']} follows step {last}")
+                steps, last = steps + 1, record["step"]
+            read += len(line)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         mend = "restore it" if read < keep else _AGAIN
         raise CheckpointError(path, f"line {lines}: {error}", mend) from None
     return f"{steps:,} step{'s' * (steps != 1)}, each recorded once"
@@ -168,13 +155,10 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """
     number = 0
     try:
-        if not (is_gone(path) or path.is_file()):
-            raise CheckpointError(path, "no regular file", "put the log of the run there")
-        with path.open("rb") as file:
-            for line in file:
-                number += 1
-                if line.endswith(b"\n"):
-                    yield parse_object(line)
+        for line in _lines(path):
+            number += 1
+            if line.endswith(b"\n"):
+                yield parse_object(line)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror}") from None
     except ValueError as error:
@@ -187,16 +171,21 @@ def last_saved_step(path: Path) -> int | None:
     A save is recorded before it is made, so the last record, if it is of a save, proves nothing.
     """
     step = saving = None
-    with contextlib.suppress(OSError):
-        if not path.is_file():
-            return None
-        with path.open("rb") as file:
-            for line in file:
-                try:
-                    record = parse_object(line)
-                except ValueError:
-                    continue
-                step, saving = saving if saving is not None else step, None
-                if record.get("kind") == "save":
-                    saving = record.get("step")
+    with contextlib.suppress(OSError, CheckpointError):
+        for line in _lines(path):
+            try:
+                record = parse_object(line)
+            except ValueError:
+                continue
+            step, saving = saving if saving is not None else step, None
+            if record.get("kind") == "save":
+                saving = record.get("step")
     return step
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a log; one of over `MAX_LINE` bytes comes in pieces."""
+    if not (is_gone(path) or path.is_file()):  # a pipe would be waited for
+        raise CheckpointError(path, "no regular file", "put the log of the run there")
+    with path.open("rb") as file:
+        yield from iter(partial(file.readline, MAX_LINE), b"")

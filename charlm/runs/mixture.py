@@ -3,9 +3,10 @@
 from collections.abc import Collection, Mapping
 from dataclasses import field
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from charlm.config import Config
@@ -17,10 +18,14 @@ from charlm.runs.load import load_from_run
 from charlm.runs.state import read_state
 from charlm.runs.weights import WEIGHTS
 from charlm.storage.json_file import Count, read_object, reason
+from charlm.storage.machine import is_gone
 from charlm.text import Tokenizer
 
 FITTED = "mixture.json"
 _RESTORE = "restore it or start a new run"
+_LARGEST = torch.finfo(torch.float32).max
+
+Finite = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]  # in float32, as the model keeps it
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -39,14 +44,14 @@ class Fitted:
         weights_sha256: Of the weights of experts from other runs: a step alone does not identify them.
     """
 
-    weights: dict[str, float]
-    temperature: float
+    weights: dict[str, Finite]
+    temperature: Annotated[Finite, Field(ge=1e-45)]  # above 0 in float32
     loss_nats: float
     alone_nats: dict[str, float]
     chars: Count
     steps: dict[str, Count]
-    seconds: float
-    reserve: float
+    seconds: Finite
+    reserve: Finite
     weights_sha256: dict[str, str] = field(default_factory=dict)
 
 
@@ -56,11 +61,7 @@ def expert_run(mixture: RunFolder, name: str) -> RunFolder:
 
 
 def sha256_of_weights(checkpoint: Checkpoint) -> str:
-    """Return the SHA-256 of the weights in a checkpoint whose files are verified.
-
-    Raises:
-        CheckpointError: It has none.
-    """
+    """Return the SHA-256 of the weights in a verified checkpoint, or raise CheckpointError."""
     files = checkpoint.facts["files"]
     if WEIGHTS not in files:
         raise CheckpointError(checkpoint.path, f"{WEIGHTS} is missing", "restore it")
@@ -78,11 +79,11 @@ def expert_from_run(
     """Find the weights of an expert that comes from another run, and read them into its model.
 
     Args:
-        run: Of the mixture.
-        config: Of the mixture.
+        run: Of the mixture, as `config` and `tokenizer` are.
+        config: It has a `run` for the expert.
         name: Of the expert.
         fitted: What was fitted to the expert at one step; None: nothing yet.
-        tokenizer: Of the mixture.
+        tokenizer: Its ids are the expert's too.
         model: Of the expert; None: only check that they can be read.
 
     Raises:
@@ -93,10 +94,11 @@ def expert_from_run(
     if spec.model is None:  # it was resolved when the mixture was begun
         where = f"{run.config_path}: model.experts.{name}.model"
         raise CheckpointError(where, "missing", "restore it")
-    which = str(fitted.steps[name]) if fitted else "best"
+    which, then = "best", None
+    if fitted:
+        which, then = str(fitted.steps[name]), fitted.weights_sha256.get(name)
     try:
         checkpoint = load_from_run(model, spec.run, which, spec.model, tokenizer)
-        then = fitted.weights_sha256.get(name) if fitted else None
         if then not in (None, sha256_of_weights(checkpoint)):
             what = f"not the weights that {run.path / FITTED} was found with"
             raise CheckpointError(checkpoint.path, what, _RESTORE)
@@ -112,7 +114,7 @@ def read_fitted_of(
 
     Args:
         run: Of the mixture.
-        config: Of the mixture.
+        config: Its own.
         checkpoints: Which its experts go on from.
 
     Raises:
@@ -120,25 +122,22 @@ def read_fitted_of(
     """
     experts = config.model.members()
     runs = {name for name, spec in experts.items() if spec.run} | config.training_runs().keys()
-    fitted = read_fitted(run.path / FITTED, experts.keys(), runs)
-    if fitted is None:
-        for name, checkpoint in checkpoints.items():
-            if checkpoint and read_state(checkpoint.path, checkpoint.step).late_from >= 0:
-                what = f"not found, and expert {name} has read what the weights are fitted on"
-                raise CheckpointError(run.path / FITTED, what, _RESTORE)
+    path = run.path / FITTED
+    fitted = None if is_gone(path) else read_fitted(path, experts.keys(), runs)
+    for name, checkpoint in {} if fitted else checkpoints.items():
+        if checkpoint and read_state(checkpoint.path, checkpoint.step).late_from >= 0:
+            what = f"not found, and expert {name} has read what the weights are fitted on"
+            raise CheckpointError(path, what, _RESTORE)
     return fitted
 
 
-def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> Fitted | None:
-    """Return what was found before a stop; None if that came too early.
+def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> Fitted:
+    """Read a mixture.json, or raise CheckpointError.
 
     Args:
-        path: The mixture.json.
+        path: The file.
         experts: The names of all.
         runs: Of those that have a run, here or elsewhere.
-
-    Raises:
-        CheckpointError: The file is damaged.
     """
     try:
         fitted = Fitted(**read_object(path))
@@ -146,12 +145,6 @@ def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> 
             raise ValueError("it is of other experts")
         if fitted.steps.keys() != set(runs):
             raise ValueError("it is of other experts")
-        # As the model keeps them, in float32: what is too large is infinite there.
-        numbers = [*fitted.weights.values(), fitted.temperature, fitted.seconds, fitted.reserve]
-        if not torch.tensor(numbers).isfinite().all() or torch.tensor(fitted.temperature) <= 0:
-            raise ValueError("a number is not finite, or the temperature not above 0")
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             path,

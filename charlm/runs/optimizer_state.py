@@ -35,8 +35,8 @@ def restore_optimizers(
         ValueError: A tensor is missing, left over, of another shape or type, or not finite; the
             message names it with what was expected and found.
     """
-    _refuse_what_does_not_fit(optimizers, model, tensors)
     parameters = dict(model.named_parameters())
+    _check_tensors(optimizers, {id(p): name for name, p in parameters.items()}, tensors)
     for optimizer in optimizers.values():
         optimizer.state.clear()
     for path, value in tensors.items():
@@ -47,11 +47,10 @@ def restore_optimizers(
         optimizers[kind].state[parameter][key] = value.to(device)
 
 
-def _refuse_what_does_not_fit(
-    optimizers: Mapping[str, Optimizer], model: LanguageModel, tensors: Mapping[str, Tensor]
+def _check_tensors(
+    optimizers: Mapping[str, Optimizer], names: Mapping[int, str], tensors: Mapping[str, Tensor]
 ) -> None:
     """Check tensors before an optimizer gets them: its kernels do not."""
-    names = {id(p): name for name, p in model.named_parameters()}
     expected = {
         f"{kind}/{names[id(parameter)]}/{key}": parameter
         for kind, optimizer in optimizers.items()

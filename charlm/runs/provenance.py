@@ -10,14 +10,14 @@ import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from charlm.config import Config
 from charlm.config.schema import leaves
 from charlm.errors import CheckpointError
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.folder import RunFolder
-from charlm.storage.json_file import read_object
+from charlm.storage.json_file import read_object, reason
 from charlm.storage.machine import is_gone, machine_errors
 
 PROVENANCE = "belongs.json"
@@ -29,14 +29,11 @@ PLACES = re.compile(r"data\.source|model\.experts\.[^.]+\.run")
 # Keys of a model, and of an expert, that do not change what it computes.
 IDLE = ("train", "dropout", "run", "tune_fraction")
 
+Kind = TypeVar("Kind")
+
 
 def provenance_json(config: Config, alphabet: str) -> bytes:
-    """Return what `belongs.json` is to hold.
-
-    Args:
-        config: Of the run.
-        alphabet: Its tokenizer.json.
-    """
+    """Return what `belongs.json` is to hold of a run with this configuration and tokenizer.json."""
     content = {
         "alphabet_sha256": hashlib.sha256(alphabet.encode()).hexdigest(),
         "config": config.model_dump(mode="json"),
@@ -78,18 +75,15 @@ class Provenance:
             raise CheckpointError(path, what, "restore it")
 
     def differences(self, before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
-        """Return what training would go on with that it did not have then.
+        """Return what training would go on with that it did not have then, or raise CheckpointError.
 
         Args:
             before: What the run says, in the place of a configuration that was not kept.
             now: What is asked for.
 
         Returns:
-            By the whole key, the value then and now; keys that one of the two does not know are left
-            out.
-
-        Raises:
-            CheckpointError: One of them may not change in a run.
+            By the whole key, the value then and now, if both know the key. Where it may not change
+            in a run, that is the error.
         """
         then = leaves(before.model_dump(mode="json")) if self.config is None else self.config
         found: dict[str, tuple[Any, Any]] = {}
@@ -115,55 +109,57 @@ def is_fixed(key: str, then: Any, now: Any) -> bool:
 
 
 def provenance_of(checkpoint: Checkpoint, mixture: RunFolder | None = None) -> Provenance:
-    """Read what a checkpoint, its files verified, was trained with.
+    """Read what a checkpoint, its files verified, was trained with; see `_read`.
 
     Args:
         checkpoint: Of a run.
         mixture: Whose expert it is, if the mixture's configuration is to be compared: the expert
             goes on with that one.
-
-    Raises:
-        CheckpointError: Its belongs.json is damaged.
-        MachineError: The disk or its permissions refuse.
     """
-    # Older checkpoints have it in their manifest; the oldest have nothing to compare.
-    older = checkpoint.facts.get("belongs")
     run, of = checkpoint.path.parent.parent, ""
     if mixture:
         run, of = mixture.path, f" of {run.name}"
-    then = f"{checkpoint.path.name}{of} was saved"
-    return _read(checkpoint.path, older if isinstance(older, dict) else {}, run, then)
+    # Older checkpoints have it in their manifest; the oldest have nothing to compare.
+    older = _of(dict, checkpoint.facts, "belongs") or {}
+    return _read(checkpoint.path, older, run, f"{checkpoint.path.name}{of} was saved")
 
 
 def provenance_of_unjoined(mixture: RunFolder) -> Provenance:
-    """Read what a mixture that is not joined yet was begun with.
+    """Read what a mixture that is not joined yet was begun with; see `_read`."""
+    return _read(mixture.path, {}, mixture.path, "it was begun")
+
+
+def _read(folder: Path, older: Mapping[str, Any], run: Path, then: str) -> Provenance:
+    """Read the belongs.json of a folder, or `older` if there is none.
 
     Raises:
         CheckpointError: It is damaged.
         MachineError: The disk or its permissions refuse.
     """
-    return _read(mixture.path, {}, mixture.path, "it was begun")
-
-
-def _read(folder: Path, older: Mapping[str, Any], run: Path, then: str) -> Provenance:
     path = folder / PROVENANCE
     try:
         with machine_errors(path):
             content = older if is_gone(path) else read_object(path, MAX_BYTES)
-        model, config, sha256 = (content.get(key) for key in ("model", "config", "alphabet_sha256"))
-        config = config if isinstance(config, dict) else None
-        if config and isinstance(config.get("model"), dict):
-            model = dict(_computed_from(config["model"]))
+        config = _of(dict, content, "config")
+        computed_from = _of(dict, config or {}, "model")
         return Provenance(
             run,
             then,
-            model if isinstance(model, dict) else {},
-            sha256 if isinstance(sha256, str) else None,
+            dict(_computed_from(computed_from))
+            if computed_from
+            else _of(dict, content, "model") or {},
+            _of(str, content, "alphabet_sha256"),
             None if config is None else leaves(config),
         )
     except (ValueError, RecursionError) as error:
-        what = f"cannot be read ({str(error)[:60]})"
+        what = f"cannot be read ({reason(error)})"
         raise CheckpointError(path, what, "restore it or start a new run") from None
+
+
+def _of(kind: type[Kind], content: Mapping[str, Any], key: str) -> Kind | None:
+    """Return a value if it is there and of this kind."""
+    value = content.get(key)
+    return value if isinstance(value, kind) else None
 
 
 def _computed_from(model: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from charlm.config import Config, dump_yaml
 from charlm.models import MixtureModel
-from charlm.runs.checkpoints import Checkpoint
+from charlm.runs.checkpoints import Checkpoint, set_aside
 from charlm.runs.mixture import expert_run
 from charlm.runs.records import Record
 from charlm.storage import machine_errors, write_file
@@ -95,7 +95,7 @@ class Expert(TrainingLoop):
         write_file(run.config_path, dump_yaml(config.model_dump()).encode())
         with contextlib.suppress(OSError):  # an expert can then be scored alone, like any run
             run.tokens_path.symlink_to(Path("..", "..", job.run.tokens_path.name))
-        run.checkpoints.set_aside_after(checkpoint.step if checkpoint else -1)
+        run.checkpoints.clear_after(checkpoint, set_aside)
         self.events = self.records()
 
     def give_slice(self, step: int) -> None:

@@ -31,6 +31,7 @@ from charlm.runs.records import (
 )
 from charlm.runs.state import TrainingState, load_checkpoint, save_checkpoint
 from charlm.sampling import Context, encode_prompt, generate, settings_of
+from charlm.storage.atomic import remove_folder
 from charlm.storage.machine import is_gone
 from charlm.training.learner import Job, Learner
 
@@ -244,7 +245,7 @@ class TrainingLoop:
         factor = self.state.rate_factor / 2
         if self.config.train.non_finite != "rollback" or not checkpoint or factor < LOWEST_FACTOR:
             raise self._with_what_is_saved(error) from None
-        self.run.checkpoints.remove_after(checkpoint.step)
+        self.run.checkpoints.clear_after(checkpoint, remove_folder)
         back = load_checkpoint(checkpoint, self.learner.model, self.learner.optimizers)
         # An expert's steps from `late_from` on read the slice, done again or not.
         self.learner.state = replace(back, rate_factor=factor, late_from=self.state.late_from)
