@@ -76,6 +76,10 @@ class Checkpoints:
                 found.append(read_checkpoint(step, path))
         return found
 
+    def last(self) -> Checkpoint | None:
+        """Return the newest checkpoint, or None."""
+        return next(reversed(self.all()), None)
+
     def best(self) -> Checkpoint | None:
         """Return the evaluated checkpoint with the least loss; the earliest of equals; or None."""
         return _best(self.all())

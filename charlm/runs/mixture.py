@@ -30,28 +30,17 @@ Finite = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]  # in float32, as th
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Fitted:
-    """What was fitted on the slice; `mixture.json` keeps it.
+    """What was fitted on the slice; `mixture.json` keeps it."""
 
-    Args:
-        weights: The weight of each expert.
-        temperature: Of their product or mean.
-        loss_nats: Loss of the mixture on the slice.
-        alone_nats: Loss of each expert there.
-        chars: Predictions that these losses are means of.
-        steps: The step of each expert with a run, before it has read the slice.
-        seconds: Wall time of the fit.
-        reserve: Seconds from the experts' last step to the end of the run.
-        weights_sha256: Of the weights of experts from other runs: a step alone does not identify them.
-    """
-
-    weights: dict[str, Finite]
-    temperature: Annotated[Finite, Field(ge=1e-45)]  # above 0 in float32
-    loss_nats: float
-    alone_nats: dict[str, float]
-    chars: Count
-    steps: dict[str, Count]
-    seconds: Finite
-    reserve: Finite
+    weights: dict[str, Finite]  # of each expert
+    temperature: Annotated[Finite, Field(ge=1e-45)]  # of their product or mean; above 0 in float32
+    loss_nats: float  # of the mixture on the slice
+    alone_nats: dict[str, float]  # loss of each expert there
+    chars: Count  # predictions that these losses are means of
+    steps: dict[str, Count]  # of each expert with a run, before it has read the slice
+    seconds: Finite  # wall time of the fit
+    reserve: Finite  # seconds from the experts' last step to the end of the run
+    # SHA-256 of the weights of experts from other runs: a step alone does not identify them.
     weights_sha256: dict[str, str] = field(default_factory=dict)
 
 

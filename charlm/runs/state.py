@@ -21,13 +21,7 @@ from charlm.runs.checkpoints import ASIDE, Checkpoint, read_checkpoint
 from charlm.runs.metrics import last_saved_step
 from charlm.runs.optimizer_state import optimizer_tensors, restore_optimizers
 from charlm.runs.provenance import PROVENANCE
-from charlm.runs.weights import (
-    WEIGHTS,
-    load_tensors,
-    load_weights,
-    save_tensors,
-    save_weights,
-)
+from charlm.runs.weights import WEIGHTS, load_tensors, load_weights, save_tensors, save_weights
 from charlm.storage import OtherFormatError, machine_errors, new_folder, verify_folder
 from charlm.storage.json_file import Count, read_object, reason
 
@@ -47,37 +41,20 @@ StepOrNone = Annotated[int, Field(ge=-1, lt=2**63)]  # -1 for none
 
 @dataclass(config=ConfigDict(strict=True))
 class TrainingState:
-    """Where training is.
+    """Where training is."""
 
-    Args:
-        step: Optimizer updates done.
-        seconds: Wall time of training, all resumes included.
-        evaluated_step: The last step that was evaluated; -1 for none.
-        val_loss_nats: What that evaluation gave.
-        best_loss_nats: The least validation loss so far.
-        best_step: Where it was reached.
-        bad_evals: Evaluations since then.
-        sampled_step: The last step that wrote a sample; -1 for none.
-        metrics_bytes: Length of metrics.jsonl when this was saved.
-        skipped: Steps in a row, up to here, that were skipped because a loss or gradient was not
-            finite.
-        rate_factor: What the learning rate is multiplied by: halved at each return to an earlier
-            checkpoint.
-        late_from: For an expert of a mixture: the first step that reads the slice which the
-            mixture's weights are fitted on; -1 for none yet.
-    """
-
-    step: Count = 0
-    seconds: Annotated[Finite, Field(ge=0)] = 0.0
-    evaluated_step: StepOrNone = -1
-    val_loss_nats: Finite | None = None
-    best_loss_nats: Finite | None = None
-    best_step: StepOrNone = -1
-    bad_evals: Count = 0
-    sampled_step: StepOrNone = -1
-    metrics_bytes: Count = 0
-    skipped: Count = 0
-    rate_factor: Annotated[Finite, Field(gt=0)] = 1.0
+    step: Count = 0  # optimizer updates done
+    seconds: Annotated[Finite, Field(ge=0)] = 0.0  # wall time of training, all resumes included
+    evaluated_step: StepOrNone = -1  # the last that was evaluated
+    val_loss_nats: Finite | None = None  # what that evaluation gave
+    best_loss_nats: Finite | None = None  # the least so far
+    best_step: StepOrNone = -1  # where that was reached
+    bad_evals: Count = 0  # evaluations since then
+    sampled_step: StepOrNone = -1  # the last that wrote a sample
+    metrics_bytes: Count = 0  # length of metrics.jsonl when this was saved
+    skipped: Count = 0  # steps in a row, up to here, whose loss or gradient was not finite
+    rate_factor: Annotated[Finite, Field(gt=0)] = 1.0  # of the learning rate: halved at a rollback
+    # Of an expert: the first step that reads the slice which the mixture's weights are fitted on.
     late_from: StepOrNone = -1
 
 
@@ -126,11 +103,8 @@ def _check_room(path: Path, tensors: Iterable[Tensor], beside: int) -> None:
     with machine_errors(path.parent):
         free = shutil.disk_usage(path.parent).free
     if free < needed:
-        raise MachineError(
-            path,
-            f"a checkpoint needs {human_bytes(needed)} and {human_bytes(free)} is free",
-            f"free {human_bytes(needed - free)} there",
-        )
+        what = f"a checkpoint needs {human_bytes(needed)} and {human_bytes(free)} is free"
+        raise MachineError(path, what, f"free {human_bytes(needed - free)} there")
 
 
 def load_checkpoint(
@@ -144,14 +118,11 @@ def load_checkpoint(
     verify_folder(checkpoint.path)
     load_weights(model, checkpoint.path / WEIGHTS)
     tensors = load_tensors(checkpoint.path / OPTIMIZER)
-    kinds = {name.split("/")[0] for name in tensors}
-    if tensors and kinds != set(optimizers):
-        what = (
-            f"saved with {' + '.join(sorted(kinds))[:60]}, the configuration asks for "
-            f"{' + '.join(sorted(optimizers))}"
-        )
-        mend = "keep train.optimizer or start a new run"
-        raise CheckpointError(checkpoint.path, what, mend)
+    then, now = sorted({name.split("/")[0] for name in tensors}), sorted(optimizers)
+    if tensors and then != now:
+        saved, asked = " + ".join(then)[:60], " + ".join(now)
+        what = f"saved with {saved}, the configuration asks for {asked}"
+        raise CheckpointError(checkpoint.path, what, "keep train.optimizer or start a new run")
     try:
         restore_optimizers(optimizers, model, tensors)
     except ValueError as error:
@@ -168,9 +139,7 @@ def read_state(folder: Path, step: int) -> TrainingState:
     path = folder / STATE
     try:
         content = ADDED_LATER | read_object(path)
-        state = TrainingState(
-            **{field.name: content[field.name] for field in fields(TrainingState)}
-        )
+        state = TrainingState(**{f.name: content[f.name] for f in fields(TrainingState)})
         if state.step != step:
             raise ValueError(f"step is {state.step}")
         return state
@@ -182,8 +151,7 @@ def read_state(folder: Path, step: int) -> TrainingState:
 def drift(checkpoint: Checkpoint) -> list[str]:
     """Return what changed since a checkpoint was saved and makes bits differ, a phrase each."""
     then = checkpoint.facts.get("environment")
-    then = then if isinstance(then, dict) else {}
-    then = {"recipe": 1} | then
+    then = {"recipe": 1} | (then if isinstance(then, dict) else {})
     return [
         f"{name} was {then.get(name)}, now {now}"
         for name, now in environment().items()
@@ -244,10 +212,8 @@ def newest_sound(
             mend = f"{error.mend}, or move {path.name} away to go on from an older"
             raise error.replace(mend=mend) from None
         except CheckpointError as error:
-            notes.append(
-                f"damaged, kept as {ASIDE}{path.name}, going back to an older one: "
-                f"{error.replace(mend='')}"
-            )
+            kept = f"damaged, kept as {ASIDE}{path.name}, going back to an older one"
+            notes.append(f"{kept}: {error.replace(mend='')}")
             damage = error
     if damage:
         raise damage.replace(mend=f"{damage.mend} or start a new run")

@@ -35,8 +35,7 @@ _RUNS_CODE = {
 def build_from(checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> LanguageModel:
     """Build the model of a configuration with the weights of a checkpoint, on the CPU.
 
-    Raises:
-        CheckpointError: They do not fit.
+    CheckpointError if they do not fit.
     """
     _refuse_excess(config, tokenizer, checkpoint.path / WEIGHTS)
     model = build_model(config.model, tokenizer.vocab_size)
@@ -47,18 +46,15 @@ def build_from(checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> 
 def _refuse_excess(config: Config, tokenizer: Tokenizer, path: Path) -> None:
     """Refuse a model far larger than its file, or than the machine, before it takes the memory."""
     needed, found = 4 * config.model.parameter_count(tokenizer.vocab_size), path.stat().st_size
+    buffers, machine = config.model.buffer_bytes(), machine_bytes()
     if needed > found + MARGIN:
-        what = (
-            f"{human_bytes(found)}, where the model of config.yaml has weights of "
-            f"{human_bytes(needed)}"
-        )
-        raise CheckpointError(path, what, "was config.yaml changed?")
-    if (needed := config.model.buffer_bytes()) > machine_bytes():
-        what = (
-            f"its model needs {human_bytes(needed)} of memory for averages and this machine has "
-            f"{human_bytes(machine_bytes())}"
-        )
-        raise CheckpointError(path, what, "was config.yaml changed?")
+        what = f"{human_bytes(found)}, the model of config.yaml has {human_bytes(needed)}"
+    elif buffers > machine:
+        memory = f"{human_bytes(buffers)} of memory for averages"
+        what = f"its model needs {memory}, this machine has {human_bytes(machine)}"
+    else:
+        return
+    raise CheckpointError(path, what, "was config.yaml changed?")
 
 
 def save_weights(model: LanguageModel, path: Path) -> None:
@@ -81,40 +77,32 @@ def load_weights(model: LanguageModel, path: Path) -> None:
         raise CheckpointError(path, str(error)) from None
     found = facts.get(VERSION, "1")
     if not model.reads_version(found):
-        what = (
-            f"weights of version {found[:20]} of its model, this charlm has version "
-            f"{model.version} and computes otherwise"
-        )
+        ours = f"this charlm has version {model.version} and computes otherwise"
+        what = f"weights of version {found[:20]} of its model, {ours}"
         raise OtherFormatError(path, what, "use the charlm that saved it, or train again")
 
 
 def save_tensors(
     tensors: dict[str, Tensor], path: Path, facts: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors by name, and facts about them; `load_tensors` reads the same bits.
+    """Write tensors by name, and facts about them, or raise MachineError.
 
-    Raises:
-        MachineError: The disk or its permissions refuse.
+    `load_tensors` reads the same bits.
     """
     with machine_errors(path):
         whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
         try:
             save_file(whole, path, dict(facts) if facts else None)
         except SafetensorError as error:  # what the system said, in words only
-            number = re.search(r"os error (\d+)", str(error))
-            if not number:
+            if not (number := re.search(r"os error (\d+)", str(error))):
                 raise
-            code = int(number.group(1))
+            code = int(number[1])
             raise OSError(code, os.strerror(code), str(path)) from None
         path.chmod(0o644)  # safetensors writes for its user alone; the other files are readable
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read tensors by name, to the CPU.
-
-    Raises:
-        CheckpointError: The file is missing or is not safetensors.
-    """
+    """Read tensors by name, to the CPU; CheckpointError if there are none."""
     return _load(path)[0]
 
 
@@ -155,6 +143,6 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     for kind, begins in _RUNS_CODE.items():
         if begins.match(head):
             return f"{kind}, which can run code: refused unread"
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = (str(error) or type(error).__name__).splitlines()[0]
     reason = reason.removeprefix("Error while deserializing header: ")
     return f"not readable as safetensors ({reason[:60]})"

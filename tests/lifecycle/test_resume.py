@@ -65,7 +65,7 @@ def test_saving_a_step_again_replaces_it(finished):
         finished.run, finished.state, finished.learner.model, finished.learner.optimizers, b"{}"
     )
 
-    last = finished.run.checkpoints.all()[-1]
+    last = finished.run.checkpoints.last()
     assert last.step == 6
     assert json.loads((last.path / "state.json").read_text())["bad_evals"] == 42
     assert not list(finished.run.path.glob("checkpoints/.tmp-*"))
@@ -122,7 +122,7 @@ def test_a_state_without_a_field_is_refused(finished):
 
     with pytest.raises(CheckpointError, match="incomplete"):
         module.load_checkpoint(
-            finished.run.checkpoints.all()[-1], finished.learner.model, finished.learner.optimizers
+            finished.run.checkpoints.last(), finished.learner.model, finished.learner.optimizers
         )
 
 
@@ -155,12 +155,12 @@ def test_loading_restores_the_whole_state(finished, make_loop):
 
 
 def test_a_changed_environment_is_named(finished, monkeypatch):
-    assert drift(finished.run.checkpoints.all()[-1]) == []
+    assert drift(finished.run.checkpoints.last()) == []
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
 
-    assert len(drift(finished.run.checkpoints.all()[-1])) == 1
-    assert drift(finished.run.checkpoints.all()[-1])[0].endswith("now 77")
+    assert len(drift(finished.run.checkpoints.last())) == 1
+    assert drift(finished.run.checkpoints.last())[0].endswith("now 77")
 
 
 def test_checkpoints_newer_than_the_one_resumed_from_make_way(finished, make_loop):
@@ -171,7 +171,7 @@ def test_checkpoints_newer_than_the_one_resumed_from_make_way(finished, make_loo
 
     commit_resume(prepared)
 
-    assert finished.run.checkpoints.all()[-1].step == 4
+    assert finished.run.checkpoints.last().step == 4
     assert RunFolder(finished.run.path).config.train.max_steps == 5
 
 
@@ -197,7 +197,7 @@ def test_a_resume_says_what_it_changes(finished):
 
 
 def test_a_resume_says_that_the_rate_was_lowered(finished):
-    path = finished.run.checkpoints.all()[-1].path
+    path = finished.run.checkpoints.last().path
     state = json.loads((path / "state.json").read_text())
     facts = read_manifest(path)
     (path / "MANIFEST.json").unlink()

@@ -35,7 +35,7 @@ def test_checkpoints_are_listed_by_number_not_by_name(run):
         save(run, step)
 
     assert steps(run) == [9, 10, 100]
-    assert run.checkpoints.all()[-1].step == 100
+    assert run.checkpoints.last().step == 100
 
 
 def test_unfinished_and_foreign_folders_are_passed_over(run):

@@ -78,7 +78,8 @@ def outcome(run: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for folder in [run, *sorted(run.glob("experts/*"))]:
         name = folder.name
-        for last in RunFolder(folder).checkpoints.all()[-1:]:
+        last = RunFolder(folder).checkpoints.last()
+        if last:
             verify_folder(last.path)
             for file in sorted(last.path.iterdir()):
                 if file.suffix == ".safetensors":

@@ -159,7 +159,7 @@ def test_it_trains_in_bfloat16(of_kind, make_loop, kind):
     assert narrow != single
     assert narrow[-1] < narrow[0] - 0.3
     assert narrow == pytest.approx(single, abs=0.1)
-    saved = load_tensors(loop.run.checkpoints.all()[-1].path / "model.safetensors")
+    saved = load_tensors(loop.run.checkpoints.last().path / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
 
 

@@ -245,8 +245,8 @@ def straight(make_loop):
 
 def where(run):
     """How far a run has come: who has trained, whether weights are fitted, whether it is joined."""
-    steps = [RunFolder(run / "experts" / n).checkpoints.all()[-1] for n in ("gpt", "mean")]
-    joined = RunFolder(run).checkpoints.all()[-1]
+    steps = [RunFolder(run / "experts" / n).checkpoints.last() for n in ("gpt", "mean")]
+    joined = RunFolder(run).checkpoints.last()
     fitted = (run / "mixture.json").is_file()
     return [s.step if s else None for s in steps], fitted, joined.step if joined else None
 

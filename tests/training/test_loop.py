@@ -37,7 +37,7 @@ def test_no_steps_leave_the_first_weights_scored_and_saved(make_loop):
     kinds = [r.kind for r in finish(loop)]
 
     assert kinds == ["eval", "save"]
-    assert RunFolder(loop.run.path).checkpoints.all()[-1].step == 0
+    assert RunFolder(loop.run.path).checkpoints.last().step == 0
 
 
 def test_a_record_has_the_names_that_others_rely_on(make_loop):
@@ -63,7 +63,7 @@ def test_the_loss_falls_and_the_best_checkpoint_is_kept(make_loop):
     assert losses[60] < losses[0] - 0.5
     run = RunFolder(loop.run.path)
     assert run.checkpoints.best().loss == min(losses.values())
-    assert run.checkpoints.all()[-1].step == 60
+    assert run.checkpoints.last().step == 60
 
 
 def test_the_first_update_equals_one_done_by_hand(make_loop):
@@ -232,7 +232,7 @@ def test_patience_ends_a_run_that_stopped_improving(make_loop):
 
     assert loop.state.bad_evals == 3
     assert loop.state.step < 500
-    assert loop.run.checkpoints.all()[-1].step == loop.state.step
+    assert loop.run.checkpoints.last().step == loop.state.step
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
