@@ -17,7 +17,6 @@ from charlm.backprop.by_hand import check_derived
 from charlm.config import Config, changed, dump_yaml
 from charlm.config.memory import human_bytes
 from charlm.config.size import check_memory, checkpoint_bytes
-from charlm.config.yaml_file import MAX_BYTES
 from charlm.errors import CharlmError, DataError, MachineError, Phrase, Setting, UsageError
 from charlm.lifecycle.takeover import check_first_weights, resolve_experts, seen_notes
 from charlm.models.device import choose_device, choose_dtype
@@ -55,24 +54,15 @@ class PreparedText:
 
 @dataclass
 class PreparedRun:
-    """A run folder with everything in it that training needs.
+    """A run folder with everything in it that training needs."""
 
-    Args:
-        config: What is asked for, fully resolved.
-        run: The folder.
-        corpus: The text as ids.
-        tokenizer: Its alphabet.
-        checkpoint: Where to continue from; None at the beginning.
-        notes: Remarks for the user that are no errors.
-        plans: What was chosen for the time budget, by the name of an expert.
-    """
-
-    config: Config
+    config: Config  # what is asked for, fully resolved
     run: RunFolder
     corpus: Corpus
     tokenizer: Tokenizer
-    checkpoint: Checkpoint | None = None
-    notes: list[str] = field(default_factory=list)
+    checkpoint: Checkpoint | None = None  # where to continue from
+    notes: list[str] = field(default_factory=list)  # remarks for the user that are no errors
+    # What was chosen for the time budget, by the name of an expert.
     plans: dict[str, BudgetPlan] = field(default_factory=dict)
 
 
@@ -114,9 +104,7 @@ def _check_new_folder(out: Path) -> None:
 def new_folder_for_run(out: Path) -> Iterator[None]:
     """Make and lock the folder of a new run; remove it at the end if it is still empty.
 
-    Raises:
-        UsageError: A run cannot begin there.
-        MachineError: The disk refuses, or another process writes there.
+    Raises what `check_new_folder` does.
     """
     with machine_errors(out):
         made = [path for path in (out, *out.parents) if not path.exists()]
@@ -135,10 +123,7 @@ def new_folder_for_run(out: Path) -> Iterator[None]:
 def free_folder(name: str) -> Iterator[Path]:
     """Make the next free folder for a run of this name; remove it at the end if it is still empty.
 
-    Two commands that start at once get two folders.
-
-    Raises:
-        MachineError: The disk or its permissions refuse.
+    Two commands that start at once get two folders. MachineError if the disk refuses.
     """
     made = False
     while not made:
@@ -185,11 +170,7 @@ def prepare_text(
 
 
 def check_prompt(config: Config, tokenizer: Tokenizer) -> None:
-    """Refuse a prompt for samples that the model cannot read.
-
-    Raises:
-        DataError: With its characters that are not in the alphabet.
-    """
+    """Refuse a prompt with characters that are not in the alphabet, with a DataError."""
     try:
         tokenizer.encode(config.sample.prompt)
     except DataError as error:
@@ -204,13 +185,15 @@ def resolve_dtype(config: Config) -> Config:
     """
     if config.run.dtype != "auto":
         return config
-    gains = any(
-        one.model.deep and one.train.gradients == "autograd"
-        for one in config.training_runs().values()
-    )
+    runs = config.training_runs().values()
+    gains = any(one.model.deep and one.train.gradients == "autograd" for one in runs)
     dtype = choose_dtype("auto", choose_device(config.run.device)) if gains else torch.float32
-    run = config.run.model_copy(update={"dtype": str(dtype).removeprefix("torch.")})
-    return config.model_copy(update={"run": run})
+    return with_dtype(config, str(dtype).removeprefix("torch."))
+
+
+def with_dtype(config: Config, dtype: str) -> Config:
+    """Return the configuration with another precision."""
+    return config.model_copy(update={"run": config.run.model_copy(update={"dtype": dtype})})
 
 
 def refuse_short(size: int, config: Config) -> None:
@@ -225,23 +208,18 @@ def refuse_short(size: int, config: Config) -> None:
         wanted = name == "train" or getattr(config.data, f"{name}_fraction") > 0
         if wanted and last - first < 2:  # one character to read, one to predict
             mend = "" if name == "train" else f" or raise data.{name}_fraction"
-            what = (
-                f"too short: of its {size} characters {last - first} make the {name} part, which "
-                "needs 2"
-            )
+            made = f"{last - first} make the {name} part, which needs 2"
+            what = f"too short: of its {size} characters {made}"
             raise DataError(source, what, f"use a longer text{mend}")
     if model.trained_by == "gradients":
         check_lengths(size, config.data, model.block_size)
         return
-    first, last = bounds["train"]
-    length = last - first
+    length = bounds["train"][1] - bounds["train"][0]
     if model.members():
         tuned = model.held_back(length)
         if tuned < 2:
-            what = (
-                f"of the {length} characters to train on in {source} it leaves {tuned}, too few to "
-                "fit weights on"
-            )
+            all_of_it = f"of the {length} characters to train on in {source}"
+            what = f"{all_of_it} it leaves {tuned}, too few to fit weights on"
             raise DataError("model.tune_fraction", what, "raise it or use a longer text")
         length -= tuned
     for key, needed in model.least_text().items():
@@ -276,17 +254,8 @@ def plan_run(
 
 
 def config_file(config: Config, where: str) -> bytes:
-    """Return a config.yaml with every key of a configuration, which can be read again.
-
-    Raises:
-        UsageError: Its values contradict each other, or it is larger than a configuration may be.
-    """
-    changed(config, where=where)
-    content = dump_yaml(config.model_dump()).encode()
-    if len(content) > MAX_BYTES:
-        what = f"more than {MAX_BYTES:,} bytes (1 MiB) with every key written out"
-        raise UsageError(where, what, "shorten its texts")
-    return content
+    """Return a config.yaml with every key of a configuration, or raise the UsageError of `changed`."""
+    return dump_yaml(changed(config, where=where).model_dump()).encode()
 
 
 def create_run(config: Config, out: Path, text: PreparedText, progress: Progress) -> PreparedRun:
@@ -305,8 +274,9 @@ def create_run(config: Config, out: Path, text: PreparedText, progress: Progress
         check_first_weights(config, text.tokenizer)
         check_disk(config, out, text)
         remove_leftovers(out)
-        read = (text.source, config.data, text.scan, text.tokenizer)
-        corpus = encode_corpus(*read, run.tokens_path, progress)
+        corpus = encode_corpus(
+            text.source, config.data, text.scan, text.tokenizer, run.tokens_path, progress
+        )
         with machine_errors(out):
             make_folder(run.checkpoints.folder)
         write_file(run.tokenizer_path, text.tokenizer.to_json().encode())
@@ -356,19 +326,12 @@ def _take_back(out: Path) -> None:
 
 
 def check_disk(config: Config, out: Path, text: PreparedText) -> None:
-    """Refuse to begin where the checkpoints will not fit.
-
-    Raises:
-        MachineError: With what is needed and what is free.
-    """
+    """Refuse to begin where the checkpoints will not fit, with a MachineError."""
     first, last = split_bounds(text.scan.size, config.data)["train"]
     size = checkpoint_bytes(config, text.tokenizer.vocab_size, last - first)
     needed = int(DISK_FACTOR * size) + 4 * text.scan.size
     with machine_errors(out):
         free = shutil.disk_usage(out).free
     if free < needed:
-        raise MachineError(
-            out,
-            f"this run needs about {human_bytes(needed)} of disk and {human_bytes(free)} is free",
-            Phrase("free some space or choose another {}", OUT),
-        )
+        what = f"this run needs about {human_bytes(needed)} of disk and {human_bytes(free)} is free"
+        raise MachineError(out, what, Phrase("free some space or choose another {}", OUT))

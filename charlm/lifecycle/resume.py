@@ -18,6 +18,7 @@ from charlm.lifecycle.begin import (
     check_prompt,
     config_file,
     refuse_short,
+    with_dtype,
 )
 from charlm.models.device import choose_device
 from charlm.runs import RunFolder
@@ -27,7 +28,7 @@ from charlm.runs.provenance import is_fixed, provenance_of, provenance_of_unjoin
 from charlm.runs.state import drift, read_state
 from charlm.storage import machine_errors, write_file
 from charlm.storage.atomic import make_folder, remove_leftovers
-from charlm.text import Corpus, encode_corpus, open_source, scan_text
+from charlm.text import encode_corpus, open_source, scan_text
 from charlm.text.corpus import Progress
 from charlm.training.compiling import check_compiler
 from charlm.training.plan import keep_plan
@@ -54,8 +55,7 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
         config = _with_experts_of(own, load_config(given, overrides))
         config = keep_plan(config, own, overrides)
         if config.run.dtype == "auto":
-            run_section = config.run.model_copy(update={"dtype": own.run.dtype})
-            config = config.model_copy(update={"run": run_section})
+            config = with_dtype(config, own.run.dtype)
     if config.train.init_from is None:
         train = config.train.model_copy(update={"init_from": own.train.init_from})
         config = config.model_copy(update={"train": train})
@@ -87,7 +87,7 @@ def _with_begun_precision(config: Config) -> Config:
     """
     if config.run.dtype != "auto" or choose_device(config.run.device).type != "cpu":
         return config
-    return config.model_copy(update={"run": config.run.model_copy(update={"dtype": "float32"})})
+    return with_dtype(config, "float32")
 
 
 def _with_experts_of(own: Config, config: Config) -> Config:
@@ -128,8 +128,7 @@ def open_run(
     notes += _what_differs(prepared)
     if not checkpoint and not config.model.members():
         notes.append("no checkpoint yet: starting at step 0")
-    moved = run.config.data.source != config.data.source
-    text = _current_text(config, prepared, progress, moved=moved)
+    text = _current_text(prepared, progress)
     if not text:
         return prepared
     then, now = str(sound.corpus.facts["source_sha256"]), text.scan.sha256
@@ -141,7 +140,12 @@ def open_run(
         )
     _refuse_strange_symbols(run, text)
     if now != then:
-        prepared.corpus = _encode_anew(config, prepared, text, progress)
+        refuse_short(text.scan.size, config)
+        prepared.corpus = encode_corpus(  # in the place of the run's copy
+            text.source, config.data, text.scan, text.tokenizer, run.tokens_path, progress
+        )
+        what = "changed since this run began; losses before and after cannot be compared"
+        notes.append(f"{config.data.source}: {what}")
     return prepared
 
 
@@ -168,46 +172,21 @@ def _what_differs(prepared: PreparedRun) -> list[str]:
     return notes
 
 
-def _encode_anew(
-    config: Config, prepared: PreparedRun, text: PreparedText, progress: Progress
-) -> Corpus:
-    """Replace the run's copy of the text by the text that changed."""
-    refuse_short(text.scan.size, config)
-    corpus = encode_corpus(
-        text.source,
-        config.data,
-        text.scan,
-        text.tokenizer,
-        prepared.run.tokens_path,
-        progress,
-    )
-    prepared.notes.append(
-        f"{config.data.source}: changed since this run began; losses before and after cannot be "
-        "compared"
-    )
-    return corpus
-
-
 def _refuse_strange_symbols(run: RunFolder, text: PreparedText) -> None:
     """Refuse a text with characters that the run has no ids for."""
     strange = text.scan.strange_to(text.tokenizer)
     if strange:
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-        what = (
-            f"{strange[0]!r} (U+{ord(strange[0]):04X}){more} not in {run.tokenizer_path}, the run's "
-            "alphabet"
-        )
+        odd = f"{strange[0]!r} (U+{ord(strange[0]):04X}){more}"
+        what = f"{odd} not in {run.tokenizer_path}, the run's alphabet"
         raise CheckpointError(text.source.name, what, "start a new run for this text")
 
 
 def commit_resume(prepared: PreparedRun) -> None:
     """Write the configuration that a resumed run goes on with, once nothing can refuse it any more.
 
-    Checkpoints after the one it goes on from are damaged, and would be taken for newer than those
-    that come now: they are set aside.
-
-    Raises:
-        MachineError: The disk or its permissions refuse.
+    Checkpoints after the one it goes on from are damaged: they are set aside. MachineError if the
+    disk refuses.
     """
     run, config = prepared.run, prepared.config
     with machine_errors(run.path):
@@ -217,26 +196,17 @@ def commit_resume(prepared: PreparedRun) -> None:
         write_file(run.config_path, config_file(config, str(run.config_path)))
 
 
-def _current_text(
-    config: Config, prepared: PreparedRun, progress: Progress, *, moved: bool
-) -> PreparedText | None:
-    """Read the text of a run again; None if it is no longer there.
-
-    Args:
-        config: What the run goes on with.
-        prepared: The run.
-        progress: Told how much was read.
-        moved: Whether the user named a new place for it, so that it has to be there.
-    """
-    name = config.data.source
+def _current_text(prepared: PreparedRun, progress: Progress) -> PreparedText | None:
+    """Read the text of a run again; None if it is gone. It has to be at a place that is named anew."""
+    data, source = prepared.config.data, None
+    name = data.source
     if name == "-":
         return None  # standard input cannot be read again; the run has its ids
-    source = None
     try:
         source = open_source(name)
-        scan = scan_text(source, config.data, progress)
+        scan = scan_text(source, data, progress)
     except (DataError, MachineError) as error:
-        if moved:
+        if name != prepared.run.config.data.source:
             raise
         if source and isinstance(error, DataError):
             mend = "restore it, or move it away to go on with the run's own copy"

@@ -6,7 +6,7 @@ from charlm.config import Config, ModelConfig
 from charlm.config.schema import leaves
 from charlm.errors import CheckpointError
 from charlm.runs import RunFolder, find_run
-from charlm.runs.load import compare_alphabets, use_checkpoint
+from charlm.runs.load import load_from_run
 from charlm.storage import read_manifest
 from charlm.text import Corpus, Tokenizer
 
@@ -18,22 +18,30 @@ def resolve_experts(config: Config, tokenizer: Tokenizer) -> Config:
         CheckpointError: A run is missing or damaged, is itself a mixture, or has another alphabet
             or model than is asked for.
     """
-    experts = {}
-    for name, expert in config.model.members().items():
+    experts = dict(config.model.members())
+    for name, expert in experts.items():
         if expert.run:
             try:
                 model = _model_of_run(expert.run, tokenizer)
             except CheckpointError as error:
                 raise error.within(f"model.experts.{name}.run") from None
             if expert.model not in (None, model):
-                raise CheckpointError(
+                where, mend = (
                     f"model.experts.{name}.model",
-                    f"{expert.run} has another",
                     "leave model out, it comes from the run",
                 )
-            expert = expert.model_copy(update={"model": model})
-        experts[name] = expert
+                raise CheckpointError(where, f"{expert.run} has another", mend)
+            experts[name] = expert.model_copy(update={"model": model})
     return config.model_copy(update={"model": config.model.with_members(experts)})
+
+
+def _model_of_run(name: str, tokenizer: Tokenizer) -> ModelConfig:
+    """Return the model of a run that can be an expert, its checkpoint verified."""
+    model = find_run(Path(name)).config.model
+    if not model.can_be_expert:
+        raise CheckpointError(name, "is a mixture itself", "name its experts")
+    load_from_run(None, name, "best", model, tokenizer)
+    return model
 
 
 def check_first_weights(config: Config, tokenizer: Tokenizer) -> None:
@@ -43,34 +51,22 @@ def check_first_weights(config: Config, tokenizer: Tokenizer) -> None:
         CheckpointError: It is missing or damaged, or has another model or alphabet.
     """
     for expert, one in config.training_runs().items():
-        if one.train.init_from:
-            key = f"model.experts.{expert}.train.init_from" if expert else "train.init_from"
-            _check_first_weights(key, one.train.init_from, one, tokenizer)
+        if name := one.train.init_from:
+            try:
+                _refuse_other_model(name, one.model)
+                load_from_run(None, name, "best", one.model, tokenizer)
+            except CheckpointError as error:
+                key = f"model.experts.{expert}.train.init_from" if expert else "train.init_from"
+                raise error.within(key) from None
 
 
-def _check_first_weights(where: str, name: str, config: Config, tokenizer: Tokenizer) -> None:
-    try:
-        run = find_run(Path(name))
-        if run.config.model != config.model:
-            ours = leaves(config.model.model_dump())
-            for key, value in leaves(run.config.model.model_dump()).items():
-                if ours.get(key) != value:
-                    what = f"its model.{key} is {value!r}, here {ours.get(key)!r}"
-                    raise CheckpointError(name, what, "make them equal")
-        compare_alphabets(name, run.tokenizer, tokenizer)
-        use_checkpoint(run, "best", lambda best: best)
-    except CheckpointError as error:
-        raise error.within(where) from None
-
-
-def _model_of_run(name: str, tokenizer: Tokenizer) -> ModelConfig:
-    """Return the model of a run that can be an expert, its checkpoint verified."""
-    run = find_run(Path(name))
-    if not run.config.model.can_be_expert:
-        raise CheckpointError(name, "is a mixture itself", "name its experts")
-    compare_alphabets(name, run.tokenizer, tokenizer)
-    use_checkpoint(run, "best", lambda best: best)
-    return run.config.model
+def _refuse_other_model(name: str, model: ModelConfig) -> None:
+    """Refuse a run of another model, with the first key that differs."""
+    ours = leaves(model.model_dump())
+    for key, value in leaves(find_run(Path(name)).config.model.model_dump()).items():
+        if ours.get(key) != value:
+            what = f"its model.{key} is {value!r}, here {ours.get(key)!r}"
+            raise CheckpointError(name, what, "make them equal")
 
 
 def seen_notes(config: Config, corpus: Corpus) -> list[str]:
@@ -91,13 +87,12 @@ def seen_notes(config: Config, corpus: Corpus) -> list[str]:
             continue
         who = f"model.experts.{name}.run: {expert.run} has read"
         if end > len(train):
-            notes.append(
-                f"{who} part of this validation text, so the validation loss will be too low; train "
-                "it with the same data.val_fraction and data.test_fraction"
-            )
+            what = "part of this validation text, so the validation loss will be too low"
+            mend = "train it with the same data.val_fraction and data.test_fraction"
         else:
-            notes.append(
-                f"{who} the end of the training text, on which the mixture's weights are fitted, so "
-                "its weight will be too large; given as a model instead, it is trained without that"
+            what = (
+                "the end of the training text, which weights are fitted on: its will be too large"
             )
+            mend = "given as a model instead, it is trained without that"
+        notes.append(f"{who} {what}; {mend}")
     return notes
