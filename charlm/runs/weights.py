@@ -90,7 +90,12 @@ def save_tensors(
     `load_tensors` reads the same bits.
     """
     with machine_errors(path):
-        whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        whole, places = {}, set()
+        for name, tensor in tensors.items():
+            whole[name] = tensor.contiguous().cpu()
+            if (place := whole[name].untyped_storage().data_ptr()) in places:
+                whole[name] = whole[name].clone()  # a tied weight, which safetensors would refuse
+            places.add(place)
         try:
             save_file(whole, path, dict(facts) if facts else None)
         except SafetensorError as error:  # what the system said, in words only

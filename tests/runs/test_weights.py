@@ -2,10 +2,11 @@ import shutil
 
 import pytest
 import torch
+from torch import nn
 
 from charlm.config import read_config
 from charlm.errors import CheckpointError, MachineError
-from charlm.models import MixtureModel, build_model
+from charlm.models import BigramModel, MixtureModel, build_model
 from charlm.runs import RunFolder, state
 from charlm.runs import weights as saved
 from charlm.runs.load import load_model
@@ -33,6 +34,23 @@ def test_tied_weights_are_stored_once(tmp_path):
     scalars = sum(p.numel() for p in model.parameters())
 
     assert (tmp_path / "w").stat().st_size < 4 * scalars + 4096
+
+
+def test_tied_weights_are_saved_under_both_names(tmp_path):
+    class Tied(BigramModel):
+        def __init__(self):
+            super().__init__(VOCAB, 8)
+            self.head = nn.Linear(VOCAB, VOCAB, bias=False)
+            self.head.weight = self.table.weight
+
+    model, other = Tied(), Tied()
+    nn.init.normal_(model.table.weight)
+    save_weights(model, tmp_path / "w")
+
+    load_weights(other, tmp_path / "w")
+
+    assert other.head.weight is other.table.weight
+    assert torch.equal(other.table.weight, model.table.weight)
 
 
 def test_weights_of_another_model_are_refused_by_name(tmp_path):
