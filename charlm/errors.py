@@ -92,7 +92,12 @@ class CharlmError(Exception):
 
     def within(self, place: Words) -> Self:
         """Return the same error as found in a place: a key, an expert."""
-        return self.of(*(replace(p, where=Phrase("{}: {}", place, p.where)) for p in self.problems))
+
+        def inside(problem: Problem) -> Problem:
+            where = Phrase("{}: {}", place, problem.where) if problem.where else place
+            return replace(problem, where=where)
+
+        return self.of(*map(inside, self.problems))
 
     def lines(self, spelling: Spelling = str) -> list[str]:
         """Return a line for each problem."""

@@ -33,6 +33,12 @@ def test_several_problems_keep_their_order_and_class():
     assert error.lines() == ["runs/x: a: one", "runs/x: b: two"]
 
 
+def test_an_error_without_a_place_gets_one():
+    error = DataError("", "no such character").within("sample.prompt")
+
+    assert str(error) == "sample.prompt: no such character"
+
+
 def test_another_mend_takes_the_place_of_the_first():
     assert str(DataError("text", "not UTF-8", "name its encoding").replace(mend="convert it")) == (
         "text: not UTF-8; convert it"
