@@ -117,7 +117,7 @@ class RunChecks:
         """List what is there before the first step."""
         run = self.run
         yield Check(run.config_path, lambda: f"model {run.config.model.type}")
-        yield Check(run.tokenizer_path, lambda: f"an alphabet of {run.tokenizer.unit}")
+        yield Check(run.tokenizer_path, lambda: _alphabet(run.tokenizer))
         if not (self.mixture and run.tokens_path.is_symlink()):  # the text is the mixture's
             yield Check(run.tokens_path, lambda: files(self.corpus.facts))
 
@@ -260,3 +260,8 @@ def _once(read: Callable[..., Part]) -> Callable[..., Part]:
         return result
 
     return remembered
+
+
+def _alphabet(tokenizer: Tokenizer) -> str:
+    symbols = "characters" if tokenizer.unit == "chars" else tokenizer.unit
+    return f"alphabet of {tokenizer.vocab_size} {symbols}"
