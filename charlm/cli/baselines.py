@@ -21,9 +21,7 @@ def baselines(
     source: TextName,
     val_fraction: Annotated[
         float,
-        typer.Option(
-            min=0, max=1, help="Share of the text to score, at its end; the rest is for training."
-        ),
+        typer.Option(min=0, max=1, help="Share to score, at the end; the rest is for training."),
     ] = 0.1,
     unit: Unit = "chars",
     encoding: Encoding = "utf-8",
@@ -34,7 +32,7 @@ def baselines(
 
     For example: charlm baselines my.txt
     """
-    data = _data_config(source, val_fraction, unit, encoding)
+    data = data_config(source, unit, encoding, val_fraction)
     load_torch()
     with StopSignals() as stop, stop.scratch() as scratch, stop.at_once():
         from charlm.evaluation.baselines import climb
@@ -45,33 +43,26 @@ def baselines(
     if json:
         described = {"text": source, "unit": unit, "symbols": tokenizer.vocab_size}
         output.result_json(described | as_json(ladder))
-        return
-    for line in table(ladder, unit):
-        output.result(line)
+    else:
+        output.result("\n".join(table(ladder, unit)))
 
 
-def _data_config(text: str, val_fraction: float, unit: str, encoding: str) -> "DataConfig":
-    """Return the data section of a run that reads a text in this way.
+def data_config(text: str, unit: str, encoding: str, val_fraction: float = 0.1) -> "DataConfig":
+    """Say how a command reads a text, or raise UsageError for an option that is out of range."""
+    from pydantic import ValidationError
 
-    Raises:
-        UsageError: An option is out of range.
-    """
-    from charlm.config import read_config
+    from charlm.config import DataConfig
 
-    if val_fraction >= 1:
-        raise UsageError(
-            f"--val-fraction {val_fraction:g}", "leaves nothing to train on", "use a share below 1"
-        )
+    if not val_fraction < 1:
+        where = f"--val-fraction {val_fraction:g}"
+        raise UsageError(where, "leaves nothing to train on", "use a share below 1")
+    keys = {"unit": unit, "encoding": encoding, "val_fraction": val_fraction}
     try:
-        "".encode(encoding)
-    except (LookupError, ValueError):  # a NUL is a ValueError
-        raise UsageError(
-            "--encoding", f"unknown {encoding!r}", "utf-8, utf-16 and latin-1 are common"
-        ) from None
-    overrides = [f"data.unit={unit}", f"data.encoding={encoding}"]
-    overrides += [f"data.val_fraction={val_fraction}"]
-    data = read_config(b"model: {type: ngram}", "charlm baselines", overrides).data
-    return data.model_copy(update={"source": text})  # a name is no YAML
+        data = DataConfig.model_validate(keys)
+    except ValidationError:  # the options have refused other mistakes
+        mend = "utf-8, utf-16 and latin-1 are common"
+        raise UsageError("--encoding", f"unknown {encoding!r}", mend) from None
+    return data.model_copy(update={"source": text})  # any name; opening it says what is wrong
 
 
 def _read(data: "DataConfig", scratch: Path) -> tuple["Corpus", "Tokenizer"]:
@@ -79,22 +70,19 @@ def _read(data: "DataConfig", scratch: Path) -> tuple["Corpus", "Tokenizer"]:
     from charlm.text import encode_corpus, open_source, scan_text
     from charlm.text.corpus import split_bounds
 
-    source = open_source(data.source, output.download_bar(quiet=False))
-    with output.bytes_bar(quiet=False) as progress:
+    source = open_source(data.source, output.download_bar())
+    with output.bytes_bar() as progress:
         scan = scan_text(source, data, progress)
-    for remark in scan.notes:
-        output.note(remark)
-    bounds = split_bounds(scan.size, data)
-    for name in ("train", "val"):
-        length = bounds[name][1] - bounds[name][0]
-        if length < 2:
-            raise DataError(
-                data.source,
-                f"its {name} part has {length} of {scan.size:,} {output.units(data.unit)} and needs 2",
-                "use a longer text or another --val-fraction",
-            )
-    tokenizer = fitted(scan, data)
-    with output.bytes_bar(quiet=False) as progress:
+        for remark in scan.notes:
+            output.note(remark)
+        bounds = split_bounds(scan.size, data)
+        for name in ("train", "val"):
+            length = bounds[name][1] - bounds[name][0]
+            if length < 2:
+                whole = f"{scan.size:,} {output.units(data.unit)}"
+                what = f"its {name} part has {length} of {whole} and needs 2"
+                raise DataError(data.source, what, "use a longer text or another --val-fraction")
+        tokenizer = fitted(scan, data)
         corpus = encode_corpus(source, data, scan, tokenizer, scratch / "tokens", progress)
     return corpus, tokenizer
 
@@ -160,13 +148,10 @@ def reached(ladder: "Ladder", loss_nats: float) -> str:
     from charlm.evaluation.baselines import as_printed
 
     below, above = ladder.place(loss_nats)
-    past, ahead = (
-        f"{rung.name} ({rung.score.loss_nats:.4f})" if rung else None for rung in (below, above)
-    )
-    if above and as_printed(above.score.loss_nats) == as_printed(loss_nats):
-        return f"past {past}, level with {ahead}" if past else f"level with {ahead}"
-    if past and ahead:
-        return f"past {past}, short of {ahead}"
-    if past:
+    past, ahead = (f"{r.name} ({r.score.loss_nats:.4f})" if r else "" for r in (below, above))
+    if not above:
         return f"better than every baseline; the best of them: {past.removeprefix('best ')}"
-    return f"no baseline; next: {ahead}"
+    level = as_printed(above.score.loss_nats) == as_printed(loss_nats)
+    if not past:
+        return f"level with {ahead}" if level else f"no baseline; next: {ahead}"
+    return f"past {past}, {'level with' if level else 'short of'} {ahead}"

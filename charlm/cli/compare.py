@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 import typer
 
 from charlm.cli import output
+from charlm.cli.evaluate import as_json
 from charlm.cli.options import Device, Json
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.cli.spelling import one_line
-from charlm.errors import CheckpointError, DataError, UsageError
+from charlm.errors import CharlmError, CheckpointError, DataError, UsageError
 
 if TYPE_CHECKING:
     from charlm.evaluation.comparison import ComparedRun
@@ -44,8 +45,9 @@ def compare(
 ) -> None:
     """Score runs in the same way and show them in one table.
 
-    Each run is scored at its best checkpoint, and the best run comes first. Runs that differ only in run.seed are grouped, with the mean and the sample standard deviation
-    of their losses. Losses on different texts are not comparable: each text has its own table.
+    Each run is scored at its best checkpoint, and the best run comes first. Runs that differ only
+    in run.seed are grouped, with the mean and the sample standard deviation of their losses. Losses
+    on different texts are not comparable: each text has its own table.
 
     For example: charlm compare runs/gpt*
     """
@@ -69,12 +71,14 @@ def compare(
     if json:
         window = length if windowed else None
         stride = cuts["sliding"].stride if "sliding" in cuts else None
-        output.result_json(_as_json(ordered, split, window, stride))
+        output.result_json(
+            {"split": split, "block_size": window, "stride": stride, **_as_json(ordered)}
+        )
         return
-    for number, groups in enumerate(ordered):
-        output.result(("\n" if number else "") + _heading(groups[0][0], split))
-        for line in _aligned(_table(groups, cuts)):
-            output.result(line)
+    tables = (
+        [_heading(groups[0][0], split), *_aligned(_table(groups, cuts))] for groups in ordered
+    )
+    output.result("\n\n".join(map("\n".join, tables)))
     if len(ordered) > 1:
         output.note(f"{len(ordered)} texts: losses are comparable only within a table")
     if windowed and block_size is None and longer:
@@ -99,37 +103,32 @@ def _protocols(names: str) -> list[Protocol]:
 def _load(runs: list[Path] | None, split: str, device: str) -> "Iterator[ComparedRun]":
     """Load the runs; those that were not named and cannot be scored are left out with a note.
 
-    Raises:
-        CheckpointError: There is none, or a named one is no run or has no sound checkpoint.
-        DataError: A named one has no such part, or none of the others has.
-        UsageError: There is no such device, or a configuration is wrong.
+    Raise CharlmError if a named one cannot be scored, or none of the others.
     """
-    from charlm.config import read_config
+    from charlm.config import BigramConfig, Config, changed
     from charlm.evaluation.comparison import open_run
     from charlm.runs import RunFolder, find_run
 
     # A wrong device is refused here, before it becomes a reason to leave each run out.
-    read_config(b"model: {type: bigram}", "charlm compare", [f"run.device={device}"])
-    found: Iterable[RunFolder] = (find_run(path) for path in dict.fromkeys(runs or []))
-    if not runs:
-        found = [RunFolder(path.parent) for path in sorted(Path("runs").glob("*/config.yaml"))]
-    some, refused = False, list[CheckpointError | DataError | UsageError]()
-    for run in list(found):
-        try:
+    changed(Config(model=BigramConfig(type="bigram")), [f"run.device={device}"])
+    if runs:
+        for run in [find_run(path) for path in dict.fromkeys(runs)]:
             yield open_run(run, split, device)
-            some = True
+        return
+    found = sorted(Path("runs").glob("*/config.yaml"))
+    refused: list[CharlmError] = []
+    for path in found:
+        try:
+            yield open_run(RunFolder(path.parent), split, device)
         except (CheckpointError, DataError, UsageError) as error:
-            if runs:
-                raise
             output.note(f"left out: {one_line(error)}")
             refused.append(error)
-    if refused and not some:
+    if not found:
+        mend = "train one first (charlm train --config quickstart)"
+        raise CheckpointError("runs/", "no run to compare", mend)
+    if len(refused) == len(found):
         what = f"no run can be compared, {len(refused)} left out"
         raise type(refused[0])("runs/", what, f"the first: {one_line(refused[0])}")
-    if not some:
-        raise CheckpointError(
-            "runs/", "no run to compare", "train one first (charlm train --config quickstart)"
-        )
 
 
 def _heading(row: "ComparedRun", split: str) -> str:
@@ -144,17 +143,17 @@ def _table(
     """Yield the rows of the table."""
     from charlm.evaluation.comparison import one_per_seed, spread
 
-    chosen, titles = list(cuts), list(map(_title, cuts.values()))
-    yield ["run", "model", "parameters", "step", "time", *(f"{title}, nats" for title in titles)]
+    losses = [f"{_title(cut)}, nats" for cut in cuts.values()]
+    yield ["run", "model", "parameters", "step", "time", *losses]
     for group in groups:
         for row in group:
             saved = row.saved
             time = "" if row.seconds is None else f"{row.seconds:,.1f} s"
             cells = [row.name, saved.config.model.brief, _size(saved.model), f"{saved.step:,}"]
-            yield [*cells, time, *(_shown(row.scores.get(name)) for name in chosen)]
+            yield [*cells, time, *(_shown(row.scores.get(name)) for name in cuts)]
         seeds = one_per_seed(group)
         if len(seeds) > 1:
-            spreads = [spread(seeds, name) for name in chosen]
+            spreads = [spread(seeds, name) for name in cuts]
             shown = [f"{s['mean']:.4f}, sd {s['sd']:.4f}" if s else "-" for s in spreads]
             yield [f"  mean of {len(seeds)} seeds", "", "", "", "", *shown]
 
@@ -166,15 +165,13 @@ def _title(cut: "Cut") -> str:
     return f"{cut.name} of {cut.length}{by}"
 
 
-def _counts(model: "LanguageModel") -> tuple[int, int]:
-    """Return the trained parameters of a model and the n-grams that it stores."""
-    return sum(parameter.numel() for parameter in model.parameters()), model.ngrams
+def _parameters(model: "LanguageModel") -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _size(model: "LanguageModel") -> str:
-    parameters, ngrams = _counts(model)
-    counted = f"{ngrams:,} n-grams" if ngrams else ""
-    return " + ".join(filter(None, [f"{parameters:,}" if parameters else "", counted]))
+    counts = {"": _parameters(model), " n-grams": model.ngrams}
+    return " + ".join(f"{count:,}{what}" for what, count in counts.items() if count)
 
 
 def _shown(score: "Score | None") -> str:
@@ -197,19 +194,11 @@ def _aligned(table: Iterable[list[str]]) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def _as_json(
-    texts: "Sequence[Sequence[Sequence[ComparedRun]]]",
-    split: str,
-    length: int | None,
-    stride: int | None,
-) -> dict[str, Any]:
+def _as_json(texts: "Sequence[Sequence[Sequence[ComparedRun]]]") -> dict[str, Any]:
     from charlm.evaluation.comparison import one_per_seed, spread
 
     groups = [group for text in texts for group in text]
     return {
-        "split": split,
-        "block_size": length,
-        "stride": stride,
         "runs": [_run_as_json(row) for group in groups for row in group],
         "seeds": [
             {
@@ -223,26 +212,15 @@ def _as_json(
 
 
 def _run_as_json(row: "ComparedRun") -> dict[str, Any]:
-    parameters, ngrams = _counts(row.saved.model)
     return {
         "run": row.name,
         "model": row.saved.config.model.type,
         "text": {"source": row.source, "sha256": row.text[0], "unit": row.text[1]},
         "chars": len(row.part) - 1,
-        "parameters": parameters,
-        "ngrams": ngrams,
+        "parameters": _parameters(row.saved.model),
+        "ngrams": row.saved.model.ngrams,
         "step": row.saved.step,
         "seconds": row.seconds,
         "seed": row.saved.config.run.seed,
-        "scores": {
-            name: {
-                "loss_nats": score.loss_nats,
-                "bits_per_char": score.bits_per_char,
-                "bits_per_byte": score.bits_per_byte,
-                "perplexity": score.perplexity,
-                "interval": score.interval
-                and {"low": score.interval.low, "high": score.interval.high},
-            }
-            for name, score in row.scores.items()
-        },
+        "scores": {name: as_json(score) for name, score in row.scores.items()},
     }

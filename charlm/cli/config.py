@@ -48,16 +48,15 @@ def schema() -> None:
 
 
 def named_config(name: str | None, overrides: Sequence[str]) -> "Config":
-    """Read the configuration that --config names, with KEY=VALUE overrides.
+    """Read the configuration that --config names, with KEY=VALUE overrides, or raise UsageError.
 
-    Raises:
-        UsageError: None is named, or it is wrong; a text is answered with how to train on it.
+    A text that was named instead is answered with how to train on it.
     """
     from charlm.config import NotAConfiguration, load_config
 
     if name is None:
-        presets = "name a YAML file or a preset, such as quickstart or gpt (charlm config list)"
-        raise UsageError(Setting("config"), "missing", presets)
+        mend = "name a YAML file or a preset, such as quickstart or gpt (charlm config list)"
+        raise UsageError(Setting("config"), "missing", mend)
     try:
         return load_config(name, overrides)
     except NotAConfiguration as error:

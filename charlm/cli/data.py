@@ -1,15 +1,18 @@
 """charlm data: named texts, and facts about any text."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from charlm.cli import output
-from charlm.cli.baselines import fitted
+from charlm.cli.baselines import data_config, fitted
 from charlm.cli.options import Encoding, TextName, Unit
 from charlm.cli.spelling import Verb
 from charlm.errors import DataError
+
+if TYPE_CHECKING:
+    from charlm.text.datasets import Dataset
 
 app = typer.Typer(
     help="Named texts, and facts about any text.", no_args_is_help=True, rich_markup_mode=None
@@ -32,7 +35,7 @@ def list_texts() -> None:
 @app.command("fetch")
 def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a text.")]) -> None:
     """Download a named text and check its SHA-256."""
-    output.result(str(_dataset(name).fetch(output.download_bar(quiet=False))))
+    output.result(str(_dataset(name).fetch(output.download_bar())))
 
 
 @app.command("add")
@@ -45,36 +48,27 @@ def add(
 
 
 @app.command("info", cls=Verb)
-def info(
-    source: TextName,
-    unit: Unit = "chars",
-    encoding: Encoding = "utf-8",
-) -> None:
+def info(source: TextName, unit: Unit = "chars", encoding: Encoding = "utf-8") -> None:
     """Describe a text: size, checksum, alphabet and parts."""
-    from charlm.config import read_config
     from charlm.text import open_source, scan_text
     from charlm.text.corpus import split_bounds
 
-    data = read_config(
-        b"model: {type: bigram}", "charlm", [f"data.unit={unit}", f"data.encoding={encoding}"]
-    ).data.model_copy(update={"source": source})
-    scan = scan_text(open_source(source, output.download_bar(quiet=False)), data)
+    data = data_config(source, unit, encoding)
+    scan = scan_text(open_source(source, output.download_bar()), data)
     tokenizer = fitted(scan, data)
-    output.result(f"source   {source}")
-    output.result(f"size     {scan.size:,} {data.unit}")
-    output.result(f"sha256   {scan.sha256}")
-    output.result(f"symbols  {tokenizer.vocab_size}")
-    if hasattr(tokenizer, "alphabet"):
-        shown = repr(tokenizer.alphabet[:100])
-        output.result(f"alphabet {shown}{' ...' if tokenizer.vocab_size > 100 else ''}")
+    rows = {"source": source, "size": f"{scan.size:,} {unit}", "sha256": scan.sha256}
+    rows["symbols"] = str(tokenizer.vocab_size)
+    if alphabet := getattr(tokenizer, "alphabet", ""):
+        rows["alphabet"] = repr(alphabet[:100]) + " ..." * (len(alphabet) > 100)
     for name, (start, stop) in split_bounds(scan.size, data).items():
         if stop > start:
-            output.result(f"{name:<8} {stop - start:,} {data.unit}")
+            rows[name] = f"{stop - start:,} {unit}"
+    output.facts(rows)
     for remark in scan.notes:
         output.note(remark)
 
 
-def _dataset(name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _dataset(name: str) -> "Dataset":
     from charlm.text.datasets import DATASETS
     from charlm.text.sources import EMBEDDED
 

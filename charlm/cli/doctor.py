@@ -2,11 +2,14 @@
 
 import platform
 import shutil
-import time
+from typing import TYPE_CHECKING
 
 from charlm import __version__
 from charlm.cli import output
 from charlm.cli.signals import load_torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def doctor() -> None:
@@ -21,7 +24,7 @@ def doctor() -> None:
     from charlm.training.compiling import find_compiler
 
     compiler = find_compiler()
-    rows = {
+    facts = {
         "charlm": __version__,
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "torch": torch.__version__,
@@ -33,35 +36,25 @@ def doctor() -> None:
         "c++": f"{compiler}" if compiler else "none: run.compile=true does not work on the CPU",
         "texts": str(data_folder().resolve()),
     }
-    for name, value in rows.items():
-        output.result(f"{name:<8} {value}")
+    output.facts(facts)
     for device in available_devices():
         for dtype in (torch.float32, torch.bfloat16):
             try:
                 rate = _matmul_rate(torch.device(device), dtype)
+                name = str(dtype).removeprefix("torch.")
+                speed = f"{name} matrix products at {rate / 1e9:,.0f} GFLOP/s"
             except RuntimeError as error:
-                output.result(f"{device:<8} {dtype}: {str(error).splitlines()[0]}")
-                continue
-            name = str(dtype).removeprefix("torch.")
-            output.result(f"{device:<8} {name} matrix products at {rate / 1e9:,.0f} GFLOP/s")
+                speed = f"{dtype}: {str(error).splitlines()[0]}"
+            output.facts({device: speed})
 
 
-def _matmul_rate(device, dtype, size: int = 1024, repeats: int = 10) -> float:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _matmul_rate(
+    device: "torch.device", dtype: "torch.dtype", size: int = 1024, repeats: int = 10
+) -> float:
     """Return the best speed of a few size x size products, in FLOP/s."""
     import torch
-
-    def finish() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        elif device.type == "mps":
-            torch.mps.synchronize()
+    from torch.utils.benchmark import Timer
 
     a = torch.randn(size, size, device=device).to(dtype)
-    best = float("inf")
-    for _ in range(repeats):
-        finish()
-        began = time.perf_counter()
-        a @ a
-        finish()
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best
+    timer = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
+    return 2 * size**3 / min(timer.timeit(1).mean for _ in range(repeats))

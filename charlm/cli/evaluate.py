@@ -14,7 +14,7 @@ import typer
 from charlm.cli import output
 from charlm.cli.options import Checkpoint, Device, Json, Run
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import DataError, Phrase, Setting, UsageError
+from charlm.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from charlm.evaluation.given import GivenText
@@ -49,9 +49,7 @@ def evaluate(
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(
-            help="Characters from one sliding window to the next. Default: half a window."
-        ),
+        typer.Option(help="Characters between starts of sliding windows. Default: half a window."),
     ] = None,
     unknown: Annotated[
         Unknown,
@@ -105,21 +103,18 @@ def evaluate(
         with _writer(per_char, text.tokenizer, saved.tokenizer) as each:
             score = _score(saved, text, cut, by_position, each, stop)
     if json:
-        output.result_json(_record(split, source, cut, score, saved, by_position))
+        record = _record(None if source else split, source, cut, score, saved)
+        output.result_json(record | ({"by_position": score.by_position} if by_position else {}))
         return
     # Where the characters took standard output, the summary must not end up among them.
     tell = output.say if per_char == "-" else output.result
+    symbols = output.units(saved.tokenizer.unit)
     tell(_summary(source or split, score, saved.tokenizer.unit))
-    output.say(
-        f"scored {score.chars:,} {output.units(saved.tokenizer.unit)} {cut.in_words}; "
-        f"{found.path} step {saved.step}\n{_about_interval(score)}"
-    )
+    output.say(f"scored {score.chars:,} {symbols} {cut.in_words}; {found.path} step {saved.step}")
+    output.say(_about_interval(score))
     if text.left_out:
-        bits = text.left_out.charge_nats / math.log(2)
-        output.note(
-            f"{score.unknown:,} of them are unknown to the model and cost {bits:.2f} bits each "
-            "(--unknown uniform)"
-        )
+        cost = f"cost {text.left_out.charge_nats / math.log(2):.2f} bits each (--unknown uniform)"
+        output.note(f"{score.unknown:,} of them are unknown to the model and {cost}")
 
 
 def _check_options(
@@ -132,27 +127,25 @@ def _check_options(
     if per_char == "":
         raise UsageError("--per-char", "got an empty name", "name a file, or - for standard output")
     if per_char == "-" and json:
-        raise UsageError(
-            "--per-char -", "--json needs standard output too", "write the characters to a file"
-        )
+        mend = "write the characters to a file"
+        raise UsageError("--per-char -", "--json needs standard output too", mend)
 
 
 def _check_place(place: Path, run: Path, text: str) -> None:
     """Refuse to write over a run, or over the text that is scored or that the run was made of."""
     from charlm.runs import RunFolder
 
-    def refuse(reason: str) -> None:
-        raise UsageError(f"--per-char {place}", reason, "choose another place")
-
     where = place.resolve()
+    texts = (text, *glob.iglob(text))  # it may be named as a file, a folder or a glob
     if where.is_relative_to(run.resolve()):
-        refuse(f"inside the run {run}")
-    if any(RunFolder(p).exists() and (p / "checkpoints").is_dir() for p in where.parents):
-        refuse("inside another run")
-    # A text may be named as a file, a folder or a glob.
-    texts = (text, *glob.iglob(text))
-    if where.is_file() and any(where.is_relative_to(Path(path).resolve()) for path in texts):
-        refuse(f"belongs to the text {text}")
+        what = f"inside the run {run}"
+    elif any(RunFolder(p).exists() and (p / "checkpoints").is_dir() for p in where.parents):
+        what = "inside another run"
+    elif where.is_file() and any(where.is_relative_to(Path(path).resolve()) for path in texts):
+        what = f"belongs to the text {text}"
+    else:
+        return
+    raise UsageError(f"--per-char {place}", what, "choose another place")
 
 
 def _given(saved: "SavedModel", name: str, unknown: Unknown, scratch: Path) -> "GivenText":
@@ -160,17 +153,16 @@ def _given(saved: "SavedModel", name: str, unknown: Unknown, scratch: Path) -> "
 
     data = saved.config.data
     try:
-        with output.bytes_bar(quiet=False) as bar:
+        with output.bytes_bar() as bar:
             text = read_text(name, data, saved.tokenizer, scratch, unknown, bar)
     except DataError as error:  # the run decides how a text is read
-        mend = error.mend
-        parts = mend.parts if isinstance(mend, Phrase) else ()
-        named = {part.name for part in parts if isinstance(part, Setting)}
+        named = {getattr(part, "name", "") for part in getattr(error.mend, "parts", ())}
         if "data.encoding" in named:
             mend = f"convert it to {data.encoding.upper()} first, with iconv"
-        elif "data.unit" in named:
-            mend = "use a run of bytes, which can score it"
-        raise error.replace(mend=mend) from None
+            raise error.replace(mend=mend) from None
+        if "data.unit" in named:
+            raise error.replace(mend="use a run of bytes, which can score it") from None
+        raise
     for remark in text.notes:
         output.note(remark)
     return text
@@ -180,19 +172,16 @@ def _given(saved: "SavedModel", name: str, unknown: Unknown, scratch: Path) -> "
 def _writer(
     per_char: str | None, symbols: "Tokenizer", known: "Tokenizer"
 ) -> Iterator[Listener | None]:
-    """Yield what writes scored characters as JSON lines to where the option says, if it is given."""
+    """Yield what writes scored characters as JSON lines, if the option is given."""
+    from charlm.storage.atomic import replacing
+
     if per_char is None:
         yield None
         return
-    from charlm.storage.atomic import replacing
-
     with nullcontext(sys.stdout) if per_char == "-" else replacing(Path(per_char)) as out:
-
-        def write(scored: "Scored") -> None:
-            for record in scored.records(symbols, known):
-                print(json_format.dumps(record), file=out)
-
-        yield write
+        yield lambda scored: out.writelines(
+            json_format.dumps(record) + "\n" for record in scored.records(symbols, known)
+        )
 
 
 def _score(
@@ -220,16 +209,10 @@ def _score(
 
 
 def _record(
-    split: str,
-    file: str | None,
-    cut: "Cut",
-    score: "Score",
-    saved: "SavedModel",
-    by_position: bool,
+    split: str | None, file: str | None, cut: "Cut", score: "Score", saved: "SavedModel"
 ) -> dict[str, Any]:
-    interval = score.interval
-    record: dict[str, Any] = {
-        "split": None if file else split,
+    return {
+        "split": split,
         "protocol": cut.name,
         "chars": score.chars,
         "loss_nats": score.loss_nats,
@@ -238,15 +221,23 @@ def _record(
         "run": str(saved.run.path),
         "step": saved.step,
         "file": file,
-        "bits_per_byte": score.bits_per_byte,
-        "interval": interval and {"low": interval.low, "high": interval.high},
+        **as_json(score),  # adds what is not above
         "block_size": cut.block_size,
         "stride": cut.stride if cut.name == "sliding" else None,
         "unknown": score.unknown,
     }
-    if by_position:
-        record["by_position"] = list(score.by_position or ())
-    return record
+
+
+def as_json(score: "Score") -> dict[str, Any]:
+    """Return what a loss is in every unit, for machines."""
+    interval = score.interval
+    return {
+        "loss_nats": score.loss_nats,
+        "bits_per_char": score.bits_per_char,
+        "bits_per_byte": score.bits_per_byte,
+        "perplexity": score.perplexity,
+        "interval": interval and {"low": interval.low, "high": interval.high},
+    }
 
 
 def _summary(name: str, score: "Score", unit: str) -> str:

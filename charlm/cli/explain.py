@@ -1,5 +1,6 @@
 """charlm explain: the shapes, parameters, FLOPs and memory of a configuration."""
 
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.config import named_config
-from charlm.cli.options import Overrides
+from charlm.cli.options import Overrides, RequiredConfig
 from charlm.cli.spelling import one_line
 from charlm.errors import CharlmError
 
@@ -19,12 +20,7 @@ A_TABLE = "at most 16 bytes for each n-gram that occurs"
 
 
 def explain(
-    config: Annotated[
-        str,
-        typer.Option(
-            "--config", "-c", metavar="FILE|PRESET", help="A YAML file or a preset's name."
-        ),
-    ],
+    config: RequiredConfig,
     overrides: Overrides = None,
     vocab_size: Annotated[
         int | None,
@@ -39,52 +35,36 @@ def explain(
     from charlm.config.size import checkpoint_bytes
 
     checked = named_config(config, overrides or [])
-    model = checked.model
+    model, members = checked.model, checked.model.members()
     vocab, chars = (vocab_size, 0) if vocab_size else _measure(checked)
+    disk = human_bytes(checkpoint_bytes(checked, vocab, chars))
     output.result(f"{model.type}: V = {vocab} symbols, T = {model.block_size}\n")
-    if model.members():
+    if members:
         _explain_mixture(checked, vocab, chars)
+        others = ", without those of runs" if any(e.model is None for e in members.values()) else ""
+        output.result(f"\nin all: {model.parameter_count(vocab):,} parameters{others}")
+        tables = f", and tables: {A_TABLE}" if _has_tables(model) and not chars else ""
+        output.result(f"checkpoints on disk, the experts' own included: {disk}{tables}")
     elif checked.training_runs():
-        _explain_trained(checked, vocab, _clock(checked, checked.train.minutes))
+        _explain_trained(checked, vocab)
+        output.result(f"checkpoint on disk: {disk}")
     else:
         _explain_counted(model, vocab, chars)
-        return
-    disk = human_bytes(checkpoint_bytes(checked, vocab, chars))
-    if not model.members():
-        output.result(f"checkpoint on disk: {disk}")
-        return
-    tables = f", and tables: {A_TABLE}" if _has_tables(model) and not chars else ""
-    unread = any(expert.model is None for expert in model.members().values())
-    others = ", without those of runs" if unread else ""
-    output.result(f"\nin all: {model.parameter_count(vocab):,} parameters{others}")
-    output.result(f"checkpoints on disk, the experts' own included: {disk}{tables}")
 
 
 def _explain_mixture(config: "Config", vocab: int, chars: int) -> None:
     """List the experts, then explain each that is trained or counted for the mixture."""
+    experts, trained = config.model.members(), config.training_runs()
     title, rows = config.model.facts(chars)
-    output.result(title)
-    for name, expert in config.model.members().items():
-        _row(name, _described(expert))
-    _rows(rows)
-    trained = config.training_runs()
-    for name, expert in config.model.members().items():
+    _rows(title, [*((name, _described(expert)) for name, expert in experts.items()), *rows])
+    for name, expert in experts.items():
         if expert.run or expert.model is None:
             continue
         output.result(f"\n{name}: {expert.model.type}\n")
         if name in trained:
-            clock = _clock(trained[name], config.train.minutes, "its share of ")
-            _explain_trained(trained[name], vocab, clock)
+            _explain_trained(trained[name], vocab, config.train.minutes)
         else:
             _explain_counted(expert.model, vocab, chars)
-
-
-def _clock(config: "Config", minutes: float | None, share: str = "") -> str:
-    """Return the budget of a run in words, if it has one."""
-    if minutes is None:
-        return ""
-    planned = "; train.plan chooses the size for the budget" if config.train.plan else ""
-    return f"{share}{minutes:g} minutes of wall time{planned}"
 
 
 def _described(expert: "ExpertConfig") -> str:
@@ -98,47 +78,48 @@ def _described(expert: "ExpertConfig") -> str:
 def _explain_counted(model: "ModelConfig", vocab: int, chars: int) -> None:
     from charlm.config.memory import human_bytes
 
-    title, rows = model.facts(chars)
-    output.result(title)
-    _rows(rows)
+    _rows(*model.facts(chars))
     output.result("\ntraining: counted in one step, no gradients")
     size = model.table_bytes(vocab, chars)
     output.result(f"tables on disk: {f'at most {human_bytes(size)}' if size else A_TABLE}")
 
 
-def _explain_trained(config: "Config", vocab: int, clock: str) -> None:
-    """Explain a model with weights; `clock` is its budget of wall time, if it has one."""
+def _explain_trained(config: "Config", vocab: int, shared: float | None = None) -> None:
+    """Explain a model with weights; `shared` minutes of wall time are those of its mixture."""
     from charlm.config.memory import human_bytes
     from charlm.config.size import flops_per_step, training_bytes
 
     model, train = config.model, config.train
-    output.result("shapes of one batch")
-    for name, sizes in model.shapes(train.micro_batch_size or train.batch_size, vocab):
-        _row(name, "(" + ", ".join(f"{n:,}" for n in sizes) + ")")
-    output.result("\nparameters")
+    shapes = model.shapes(train.micro_batch_size or train.batch_size, vocab)
+    _rows("shapes of one batch", [(name, f"({', '.join(_thousands(s))})") for name, s in shapes])
+    weights = []
     for part in model.parts(vocab):
-        shape = " x ".join(f"{n:,}" for n in part.shape)
         times = f"{part.copies} x " if part.copies > 1 else ""
-        _row(part.name, f"{times + '(' + shape + ')':<22} {part.parameters:>14,}")
-    _row("total", f"{'':<22} {model.parameter_count(vocab):>14,}")
-    flops = flops_per_step(config, vocab)
-    chars = train.batch_size * model.block_size
+        shape = f"{times}({' x '.join(_thousands(part.shape))})"
+        weights.append((part.name, f"{shape:<22} {part.parameters:>14,}"))
+    total = ("total", f"{'':<22} {model.parameter_count(vocab):>14,}")
+    _rows("\nparameters", [*weights, total])
+    flops, chars = flops_per_step(config, vocab), train.batch_size * model.block_size
     output.result(f"\ntraining step: {chars:,} characters, {_flops(flops)}FLOP")
     length = f"{train.max_steps:,} steps, {_flops(flops * train.max_steps)}FLOP"
-    output.result(f"whole run: {clock or length}")
-    output.result("\nmemory in training (float32; activations are an estimate)")
+    if minutes := shared or train.minutes:
+        planned = "; train.plan chooses the size for the budget" if train.plan else ""
+        length = f"{'its share of ' if shared else ''}{minutes:g} minutes of wall time{planned}"
+    output.result(f"whole run: {length}")
     memory = training_bytes(config, vocab)
-    for name, count in {**memory, "total": sum(memory.values())}.items():
-        _row(name, f"{human_bytes(count):>14}")
+    memory["total"] = sum(memory.values())
+    title = "\nmemory in training (float32; activations are an estimate)"
+    _rows(title, [(name, f"{human_bytes(count):>14}") for name, count in memory.items()])
 
 
-def _rows(rows: "list[tuple[str, str]]") -> None:
+def _rows(title: str, rows: Iterable[tuple[str, str]]) -> None:
+    output.result(title)
     for name, value in rows:
-        _row(name, value)
+        output.result(f"  {name:<31} {value}")
 
 
-def _row(name: str, value: str) -> None:
-    output.result(f"  {name:<31} {value}")
+def _thousands(numbers: Iterable[int]) -> Iterator[str]:
+    return (f"{number:,}" for number in numbers)
 
 
 def _measure(config: "Config") -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """charlm gradcheck: hand-derived gradients against autograd and finite differences."""
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.config import named_config
-from charlm.cli.options import Json, Overrides
+from charlm.cli.options import ConfigName, Json, Overrides
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import UsageError
 
@@ -25,15 +26,7 @@ Row = tuple[str, str, "Difference"]  # `rules` or a model, the rule or the weigh
 
 def gradcheck(
     overrides: Overrides = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            "--config",
-            "-c",
-            metavar="FILE|PRESET",
-            help="Check this model. Default: a small model of each kind.",
-        ),
-    ] = None,
+    config: ConfigName = None,
     vocab_size: Annotated[
         int, typer.Option(min=1, max=2**21, help="Vocabulary size of that model.")
     ] = ASSUMED_VOCAB,
@@ -41,14 +34,19 @@ def gradcheck(
 ) -> int:
     """Check the hand-derived gradients.
 
-    Against autograd and finite differences, in float64: one row for each rule of charlm.backprop
-    and for each weight of the model, or of each expert that a mixture trains. Exit code 1 if any
-    fails.
+    Each is compared with autograd and finite differences, in float64: one row for each rule of
+    charlm.backprop, and one for each weight of the model that --config names, of each expert that a
+    mixture trains, or, without --config, of a small model of each kind. Exit code 1 if any fails.
     """
     load_torch()
     with StopSignals() as stop, stop.at_once():
+        from charlm.backprop import check
+        from charlm.backprop.cases import CASES
+
         models = _models(config, overrides or [], vocab_size)
-        names = _names(models)
+        names = list(CASES)
+        for model in models.values():
+            names += [name for name, _ in model.named_parameters()]
         rows = list(
             output.bar("checking", "row", len(names), iterable=_rows(models))
             if json
@@ -56,7 +54,19 @@ def gradcheck(
         )
     failed = [f"{group} {name}" for group, name, found in rows if not found.passed]
     if json:
-        output.result_json(_as_json(rows))
+        output.result_json(
+            {
+                "passed": not failed,
+                "autograd_tolerance": check.AUTOGRAD_TOLERANCE,
+                "finite_tolerance": check.FINITE_TOLERANCE,
+                "rows": [
+                    {"group": group, "name": name, "autograd": found.autograd}
+                    | {"finite": found.finite, "passed": found.passed}
+                    | {"reason": found.reason or None}
+                    for group, name, found in rows
+                ],
+            }
+        )
     else:
         output.result(f"\n{len(rows)} checked, {len(failed)} failed")
     if failed:
@@ -90,22 +100,17 @@ def _models(name: str | None, overrides: list[str], vocab: int) -> "dict[str, La
     if not models:
         kind = checked.model.type
         reason = "trains no expert" if checked.model.members() else "is counted, not trained"
-        raise UsageError(
-            name,
-            f"this {kind} {reason}: it has no gradients to check",
-            "name a model that is trained by gradients, such as gpt",
-        )
+        what = f"this {kind} {reason}: it has no gradients to check"
+        raise UsageError(name, what, "name a model that is trained by gradients, such as gpt")
     return models
 
 
 def _rows(models: "dict[str, LanguageModel]") -> Iterator[Row]:
     from charlm.backprop.check import check_model, check_rules
 
-    for name, found in check_rules():
-        yield "rules", name, found
+    yield from (("rules", name, found) for name, found in check_rules())
     for title, model in models.items():
-        for name, found in check_model(model, windows=WINDOWS):
-            yield title, name, found
+        yield from ((title, *row) for row in check_model(model, windows=WINDOWS))
 
 
 def _printed(models: "dict[str, LanguageModel]", width: int) -> Iterator[Row]:
@@ -116,40 +121,11 @@ def _printed(models: "dict[str, LanguageModel]", width: int) -> Iterator[Row]:
     output.result(f"  {'':<{width}}  {'autograd':>10}  {'finite differences':>18}")
     limits = f"<= {AUTOGRAD_TOLERANCE:.0e}", f"<= {FINITE_TOLERANCE:.0e}"
     output.result(f"  {'tolerance':<{width}}  {limits[0]:>10}  {limits[1]:>18}")
-    heading = ""
-    for group, name, found in _rows(models):
-        if group != heading:
-            output.result(group)
-            heading = group
-        reason = found.reason.partition("\n")[0]
-        verdict = "pass" if found.passed else f"FAIL  {reason}".rstrip()
-        numbers = f"{found.autograd:>10.1e}  {found.finite:>18.1e}"
-        output.result(f"  {name:<{width}}  {numbers}  {verdict}")
-        yield group, name, found
-
-
-def _names(models: "dict[str, LanguageModel]") -> list[str]:
-    from charlm.backprop.cases import CASES
-
-    return [*CASES, *(name for model in models.values() for name, _ in model.named_parameters())]
-
-
-def _as_json(rows: list[Row]) -> dict[str, object]:
-    from charlm.backprop.check import AUTOGRAD_TOLERANCE, FINITE_TOLERANCE
-
-    return {
-        "passed": all(found.passed for _, _, found in rows),
-        "autograd_tolerance": AUTOGRAD_TOLERANCE,
-        "finite_tolerance": FINITE_TOLERANCE,
-        "rows": [
-            {
-                "group": group,
-                "name": name,
-                "autograd": found.autograd,
-                "finite": found.finite,
-                "passed": found.passed,
-                "reason": found.reason or None,
-            }
-            for group, name, found in rows
-        ],
-    }
+    for group, rows in itertools.groupby(_rows(models), key=lambda row: row[0]):
+        output.result(group)
+        for _, name, found in rows:
+            reason = found.reason.partition("\n")[0]
+            verdict = "pass" if found.passed else f"FAIL  {reason}".rstrip()
+            numbers = f"{found.autograd:>10.1e}  {found.finite:>18.1e}"
+            output.result(f"  {name:<{width}}  {numbers}  {verdict}")
+            yield group, name, found

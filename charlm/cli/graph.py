@@ -15,8 +15,6 @@ from charlm.cli.spelling import Verb
 from charlm.errors import MachineError, NonFiniteError, UsageError
 
 if TYPE_CHECKING:
-    import graphviz
-
     from charlm.backprop.value import Value
 
 PICTURES = (".svg", ".png", ".pdf", ".dot")
@@ -26,21 +24,16 @@ class GraphCommand(Verb):
     """A command whose expression may start with a minus and so look like an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the command line.
-
-        Raises:
-            UsageError: What was read as an option may have been meant as an expression.
-        """
-        minus = [argument for argument in args if re.match(r"-[^-]", argument)]
+        """Read the command line; tell who wrote such an expression how to."""
+        minus = next((argument for argument in args if re.match(r"-[^-]", argument)), None)
         try:
             return super().parse_args(ctx, args)
         except typer.TyperException as error:
             if not minus:
                 raise
-            reason = error.format_message().rstrip(".")
-            raise UsageError(
-                "", reason, f"if {minus[0]!r} is an expression, put -- before it, after any options"
-            ) from None
+            what = error.format_message().rstrip(".")
+            mend = f"if {minus!r} is an expression, put -- before it, after any options"
+            raise UsageError("", what, mend) from None
 
 
 def graph(
@@ -58,8 +51,9 @@ def graph(
 ) -> None:
     """Show the chain rule of an arithmetic expression.
 
-    Each value has its gradient, from the result back to the inputs. The expression may hold numbers, names, + - * / **, parentheses, and square, sqrt, exp, log,
-    sin, cos, tan, tanh and relu. Put -- before one that starts with a minus.
+    Each value has its gradient, from the result back to the inputs. The expression may hold
+    numbers, names, + - * / **, parentheses, and square, sqrt, exp, log, sin, cos, tan, tanh and
+    relu. Put -- before one that starts with a minus.
 
     For example: charlm graph "(a*b + c) * f" a=2 b=-3 c=10 f=-2
     """
@@ -72,9 +66,8 @@ def graph(
     result.backward()
     for value in result.history():
         if not math.isfinite(value.grad):
-            raise NonFiniteError(
-                value.label, f"its gradient is {value.grad}, not finite", "choose other values"
-            )
+            what = f"its gradient is {value.grad}, not finite"
+            raise NonFiniteError(value.label, what, "choose other values")
     if json:
         output.result_json(as_records(result))
     else:
@@ -121,28 +114,21 @@ def _draw(result: "Value", out: Path) -> None:
     from charlm.storage import write_file
 
     try:
+        import graphviz
+
         picture = as_dot(result)
     except ImportError:
-        raise MachineError(
-            out, "not drawn: the package graphviz is missing", "pip install 'charlm[graph]'"
-        ) from None
+        what = "not drawn: the package graphviz is missing"
+        raise MachineError(out, what, "pip install 'charlm[graph]'") from None
     kind = out.suffix.lower().removeprefix(".")
-    write_file(out, picture.source.encode() if kind == "dot" else _render(picture, kind, out))
-
-
-def _render(picture: "graphviz.Digraph", kind: str, out: Path) -> bytes:
-    import graphviz
-
     try:
-        return bytes(picture.pipe(kind, quiet=True))
+        drawn = picture.source.encode() if kind == "dot" else picture.pipe(kind, quiet=True)
     except graphviz.ExecutableNotFound:
-        raise MachineError(
-            out,
-            "not drawn: the program dot is missing",
-            "install Graphviz from your system's packages or https://graphviz.org/download, or "
-            "write a .dot file",
-        ) from None
+        install = "install Graphviz from your system's packages or https://graphviz.org/download"
+        mend = f"{install}, or write a .dot file"
+        raise MachineError(out, "not drawn: the program dot is missing", mend) from None
     except graphviz.CalledProcessError as error:
         said = (error.stderr or b"").decode(errors="replace").strip() or f"exit {error.returncode}"
         mend = "write a .dot file, or try another kind"
         raise MachineError(out, f"not drawn: dot failed: {said}", mend) from None
+    write_file(out, drawn)

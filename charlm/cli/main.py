@@ -6,6 +6,7 @@ Each verb imports what it needs when it runs, so `charlm --help` does not wait f
 import os
 import signal
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -105,24 +106,32 @@ def run(arguments: list[str]) -> int:
         return _usage(error)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except CharlmError as error:
-        _trace()
-        for problem in error.lines(spelling):
-            output.error(problem)
-        return error.exit_code
-    except (MemoryError, RuntimeError) as error:
-        # torch raises errors of its own, and is not imported here
-        if not (isinstance(error, MemoryError) or "allocate" in str(error)):
+    except Exception as error:
+        mistake = _mistake(error)
+        if not mistake:
             raise
-        _trace()
-        output.error("out of memory; free some, raise its limit, or use a smaller model or batch")
-        return MachineError.exit_code
-    except OSError as error:
-        _trace()
-        place = error.filename or "standard output or a temporary file"
-        reason = error.strerror or error
-        output.error(f"{place}: {reason}; check the path, its permissions and the disk")
-        return MachineError.exit_code
+        if os.environ.get("CHARLM_DEBUG"):
+            traceback.print_exc()
+        for problem in mistake.lines(spelling):
+            output.error(problem)
+        return mistake.exit_code
+
+
+def _mistake(error: Exception) -> CharlmError | None:
+    """Return the mistake that an error stands for; None for a bug of ours."""
+    if isinstance(error, CharlmError):
+        return error
+    if isinstance(error, OSError):
+        place = str(error.filename or "standard output or a temporary file")
+        what = error.strerror or str(error)
+        return MachineError(place, what, "check the path, its permissions and the disk")
+    # torch raises errors of its own, and is not imported here
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "allocate" in str(error)
+    ):
+        mend = "free some, raise its limit, or use a smaller model or batch"
+        return MachineError("", "out of memory", mend)
+    return None
 
 
 def _usage(error: Exception) -> int:
@@ -131,14 +140,7 @@ def _usage(error: Exception) -> int:
     message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
     if "\n" in message:  # no arguments at all: the message is the help text
         output.result(message)
-        return 2
-    where = context.command_path if context else "charlm"
-    output.error(f"{message.rstrip('.')}; see '{where} --help'")
+    else:
+        where = context.command_path if context else "charlm"
+        output.error(f"{message.rstrip('.')}; see '{where} --help'")
     return 2
-
-
-def _trace() -> None:
-    if os.environ.get("CHARLM_DEBUG"):
-        import traceback
-
-        traceback.print_exc()

@@ -10,10 +10,11 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Override keys, such as train.max_steps=500."),
 ]
-ConfigName = Annotated[
-    str | None,
-    typer.Option("--config", "-c", metavar="FILE|PRESET", help="A YAML file or a preset's name."),
-]
+_CONFIG = typer.Option(
+    "--config", "-c", metavar="FILE|PRESET", help="A YAML file or a preset's name."
+)
+ConfigName = Annotated[str | None, _CONFIG]
+RequiredConfig = Annotated[str, _CONFIG]
 RunSeed = Annotated[int | None, typer.Option(help="Override run.seed.")]
 RunDevice = Annotated[str | None, typer.Option(help="Override run.device: auto, cpu, cuda, mps.")]
 

@@ -1,6 +1,7 @@
 """How charlm prints: results on stdout, everything else on stderr."""
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -16,15 +17,11 @@ CLOSED_PIPE = 141  # what a shell reports for a process ended by SIGPIPE
 LONGEST = 500  # characters of an error, which may quote a whole text
 
 
-def _escapes() -> dict[int, str]:
-    commands = {*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")}
-    breaks = {0x2028, 0x2029}  # line and paragraph separators
-    turns = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # set the direction of what follows
-    halves = range(0xD800, 0xE000)  # of surrogate pairs: they cannot be encoded
-    return {code: repr(chr(code))[1:-1] for code in (*commands, *breaks, *turns, *halves)}
-
-
-_ESCAPES = _escapes()
+_COMMANDS = {*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")}
+_BREAKS = {0x2028, 0x2029}  # line and paragraph separators
+_TURNS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # set the direction of what follows
+_HALVES = {*range(0xD800, 0xE000)}  # of surrogate pairs: they cannot be encoded
+_ESCAPES = {code: repr(chr(code))[1:-1] for code in _COMMANDS | _BREAKS | _TURNS | _HALVES}
 
 
 def printable(text: str) -> str:
@@ -41,12 +38,7 @@ def result(text: str) -> None:
 
 
 def stream(text: str, nats: float | None = None) -> None:
-    """Write a part of a result to stdout at once, coloured by its log-probability if given.
-
-    Args:
-        text: What to write.
-        nats: Its log-probability.
-    """
+    """Write a part of a result to stdout at once, coloured by its log-probability `nats` if given."""
     if not text:
         return
     if sys.stdout.isatty():
@@ -78,11 +70,8 @@ def legend() -> bool:
     if not colours():
         note("--show-alternatives: colours need a terminal; for files there is --json")
         return False
-    text = (
-        "more likely than 1 in 2, \x1b[36m1 in 5\x1b[0m, \x1b[33m1 in 20\x1b[0m, "
-        "\x1b[31mless likely\x1b[0m"
-    )
-    tqdm.write(text, file=sys.stderr)
+    some = "\x1b[36m1 in 5\x1b[0m, \x1b[33m1 in 20\x1b[0m, \x1b[31mless likely\x1b[0m"
+    tqdm.write(f"more likely than 1 in 2, {some}", file=sys.stderr)
     return True
 
 
@@ -91,9 +80,24 @@ def units(unit: str) -> str:
     return "characters" if unit == "chars" else unit
 
 
+def facts(rows: dict[str, str]) -> None:
+    """Print names and values to stdout, a row each."""
+    for name, value in rows.items():
+        result(f"{name:<8} {value}")
+
+
 def result_json(value: Any) -> None:
     """Print one JSON object to stdout, on one line."""
     print(json.dumps(_finite(value), allow_nan=False), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON lacks, by null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def note(text: str) -> None:
@@ -119,41 +123,37 @@ def bar(what: str, unit: str, total: int | None = None, **options: Any) -> Any:
 
 @contextlib.contextmanager
 def bytes_bar(
-    quiet: bool, should_stop: Callable[[], bool] = lambda: False
+    quiet: bool = False, should_stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Callable[[str, int], None]]:
     """Yield a callback that draws a bar for each named pass over a text."""
-    bars: dict[str, Any] = {}
+    with contextlib.ExitStack() as before:
 
-    def close() -> None:
-        for bar in bars.values():
-            bar.close()
+        @functools.cache
+        def drawn(what: str) -> Any:
+            before.close()
+            new = bar(what, "B", disable=quiet or None)
+            before.callback(new.close)
+            return new
 
-    def update(what: str, read: int) -> None:
-        check_stop(should_stop)
-        if what not in bars:
-            close()
-            bars[what] = bar(what, "B", disable=quiet or None)
-        bars[what].update(read)
+        def update(what: str, read: int) -> None:
+            check_stop(should_stop)
+            drawn(what).update(read)
 
-    try:
         yield update
-    finally:
-        close()
 
 
 def download_bar(
-    quiet: bool, should_stop: Callable[[], bool] = lambda: False
+    quiet: bool = False, should_stop: Callable[[], bool] = lambda: False
 ) -> Callable[[int, int], None]:
-    """Return a callback that draws a bar for a download."""
-    bars: list[Any] = []
+    """Return a callback that draws a bar for a download, from its first call on."""
+    drawn = functools.cache(lambda: bar("fetching", "B", disable=quiet or None, delay=0))
 
     def update(done: int, total: int) -> None:
         check_stop(should_stop)
-        if not bars:
-            bars.append(bar("fetching", "B", total, disable=quiet or None, delay=0))
-        bars[0].update(done - bars[0].n)
+        drawn().total = total
+        drawn().update(done - drawn().n)
         if done >= total:
-            bars[0].close()
+            drawn().close()
 
     return update
 
@@ -166,23 +166,13 @@ def never_refuse_a_character() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 -- open until the end
         else:
             stream.reconfigure(errors="backslashreplace")
-    if sys.stdin is None:
-        sys.stdin = open(os.devnull)  # noqa: SIM115 -- open until the end
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115 -- open until the end
     sys.stderr = Forgiving(sys.stderr)
 
 
 def silence_stdout() -> None:
     """After a closed pipe: let the interpreter flush to nowhere instead of complaining."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _finite(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON lacks, by null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Forgiving:

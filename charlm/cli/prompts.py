@@ -29,10 +29,10 @@ def read_prompt(prompt: str | None, file: Path | None, default: str) -> str:
         text = default if prompt is None else prompt
         return _decoded(text.encode("utf-8", "surrogateescape"), "--prompt")  # as the shell gave it
     if str(file) == "-":
-        data, where = sys.stdin.buffer.read(MAX_PROMPT + 1), "standard input"
+        text = _decoded(sys.stdin.buffer.read(MAX_PROMPT + 1), "standard input")
     else:
-        data, where = _read_start(file), str(file)
-    return _decoded(data, where).removeprefix("\ufeff")  # some editors begin files with it
+        text = _decoded(_read_start(file), str(file))
+    return text.removeprefix("\ufeff")  # some editors begin files with it
 
 
 def typed_prompts(
@@ -40,16 +40,9 @@ def typed_prompts(
 ) -> "Iterator[Prompt]":
     """Yield the prompts that a person types and their ids, until the end of the input.
 
-    Ctrl-C while a prompt is typed asks for another, later it stops the text.
-
-    Args:
-        default: The prompt that an empty line stands for.
-        encode: Returns the ids of a prompt; a DataError becomes a note.
-        signals: Of this command.
-
-    Raises:
-        DataError: The input is a line that does not end.
-        Stopped: Another signal came.
+    An empty line stands for `default`; a DataError of `encode` becomes a note. Ctrl-C while a prompt
+    is typed asks for another, later it stops the text; any other signal raises Stopped. Raise
+    DataError if the input is a line that does not end.
     """
     with contextlib.suppress(ImportError):  # gives input() a history and editing keys
         import readline  # noqa: F401
@@ -81,12 +74,11 @@ def typed_prompts(
 
 def _ask() -> str:
     """Read a line. The mark that asks for it never goes into a file of results."""
-    mark = "> " if sys.stdin.isatty() else ""
-    if not sys.stdout.isatty():
-        print(mark, end="", file=sys.stderr, flush=True)
-        mark = ""
     if sys.stdin.isatty():
-        return input(mark)
+        if sys.stdout.isatty():
+            return input("> ")
+        print("> ", end="", file=sys.stderr, flush=True)
+        return input()
     line = sys.stdin.readline(MAX_PROMPT + 1)
     _check_length(line, "standard input")
     if not line:

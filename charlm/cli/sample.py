@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from charlm.cli import output
-from charlm.cli.options import Checkpoint, Device, Json, Run, overridden
+from charlm.cli.options import Checkpoint, Device, Run, overridden
 from charlm.cli.prompts import Prompt, read_prompt, typed_prompts
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import UsageError, check_stop
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from charlm.config import SampleConfig
-    from charlm.runs import RunFolder
     from charlm.sampling import Drawing, Piece, Text
 
 MOST = 1_000_000  # texts that one command draws
@@ -37,9 +35,7 @@ def sample(
         bool, typer.Option("--interactive", "-i", help="Ask for one prompt after another.")
     ] = False,
     number: Annotated[int, typer.Option("-n", min=1, max=MOST, help="Number of samples.")] = 1,
-    max_new_chars: Annotated[
-        int | None, typer.Option(help="Characters to generate, at most.")
-    ] = None,
+    max_new_chars: Annotated[int | None, typer.Option(help="Most characters to generate.")] = None,
     stop: Annotated[
         list[str] | None,
         typer.Option(help="Generation ends before the first match; repeatable."),
@@ -47,9 +43,7 @@ def sample(
     temperature: Annotated[
         float | None, typer.Option(help="Below 1: safer. Above 1: more varied. 0 = greedy.")
     ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Sample from the K most likely characters.")
-    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Only the K most likely characters.")] = None,
     top_p: Annotated[
         float | None,
         typer.Option(help="Sample from the most likely characters, up to this total probability."),
@@ -72,8 +66,7 @@ def sample(
         typer.Option(
             min=1,
             max=MOST,
-            help="Draw this many texts for each sample and show the most likely, by mean "
-            "log-probability.",
+            help="Draw this many for each sample; show the best by mean log-probability.",
         ),
     ] = 1,
     seed: Annotated[
@@ -101,28 +94,28 @@ def sample(
             help="Colour characters by probability; with --json, list the likeliest.",
         ),
     ] = False,
-    json: Json = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per sample.")] = False,
 ) -> None:
     """Generate text with a trained model.
 
     For example: charlm sample --prompt "ROMEO:" --temperature 0.7
     """
-    from charlm.runs import find_run
-
     load_torch()
-    if interactive:
-        _check_interactive(prompt, prompt_file, json)
-    found = find_run(run)
-    # fmt: off
-    config = _config(found, device, max_new_chars=max_new_chars, temperature=temperature,
-                     top_k=top_k, top_p=top_p, min_p=min_p, typical_p=typical_p,
-                     repetition_penalty=repetition_penalty)
-    # fmt: on
-    text = config.prompt if interactive else read_prompt(prompt, prompt_file, config.prompt)
-
     from charlm import sampling
+    from charlm.config import changed
+    from charlm.runs import find_run
     from charlm.runs.load import load_model
 
+    if interactive and (prompt is not None or prompt_file is not None or json):
+        mend = "leave out --prompt, --prompt-file and --json"
+        raise UsageError("--interactive", "asks for prompts and prints text", mend)
+    found = find_run(run)
+    asked = {"max_new_chars": max_new_chars, "temperature": temperature, "top_k": top_k}
+    asked |= {"top_p": top_p, "min_p": min_p, "typical_p": typical_p}
+    asked |= {"repetition_penalty": repetition_penalty}
+    options = {"run.device": device} | {f"sample.{key}": value for key, value in asked.items()}
+    config = changed(found.config, overridden([], options)).sample
+    text = config.prompt if interactive else read_prompt(prompt, prompt_file, config.prompt)
     first = sampling.choose_seed(seed)
 
     def encode(prompt: str) -> "npt.NDArray[np.int64]":
@@ -148,82 +141,57 @@ def sample(
         check_stop(signals.requested)
 
 
-def _check_interactive(prompt: str | None, file: Path | None, json: bool) -> None:
-    if prompt is not None or file is not None or json:
-        mend = "leave out --prompt, --prompt-file and --json"
-        raise UsageError("--interactive", "asks for prompts and prints text", mend)
-
-
-def _config(run: "RunFolder", device: str, **given: float | None) -> "SampleConfig":
-    """Return how a run samples, with the options that were given."""
-    from charlm.config import changed
-
-    options = {f"sample.{key}": value for key, value in given.items()}
-    return changed(run.config, overridden([f"run.device={device}"], options)).sample
-
-
 @dataclass(frozen=True)
 class _Show:
-    """How texts are shown.
+    """How texts are shown."""
 
-    Args:
-        json: As JSON objects, each when its text is complete.
-        echo: After their prompts.
-        colour: Coloured by probability.
-    """
-
-    json: bool
-    echo: bool
-    colour: bool
+    json: bool  # as JSON objects, each when its text is complete
+    echo: bool  # after their prompts
+    colour: bool  # by probability
 
     def begin(self, prompt: str, title: str) -> None:
-        if self.json:
-            return
-        if title:
+        if title and not self.json:
             output.say(title)
-        if self.echo:
+        if self.echo and not self.json:
             output.stream(prompt)
 
     def pieces(self, pieces: "Sequence[Piece]") -> None:
-        if self.json:
-            return
-        for piece in pieces:
+        for piece in () if self.json else pieces:
             output.stream(piece.text, piece.nats if self.colour else None)
 
     def end(self, prompt: str, text: "Text") -> None:
         """End the line if the text has not, or print the object."""
         whole = (prompt if self.echo else "") + text.text()
-        if not self.json:
-            output.stream("" if whole.endswith("\n") else "\n")
-            return
-        values: dict[str, Any] = {
-            "text": whole,
-            "prompt": prompt,
-            "chars": len(text.pieces),
-            "seconds": round(text.seconds, 4),
-            "chars_per_second": round(len(text.pieces) / max(text.seconds, 1e-9), 1),
-            "seed": text.seed,
-            "mean_logprob_nats": text.mean_logprob(),
-            "logprobs_nats": [round(piece.nats, 4) for piece in text.pieces],
-        }
-        if any(piece.likely for piece in text.pieces):
-            values["alternatives"] = [piece.likely for piece in text.pieces]
-        output.result_json(values)
+        if self.json:
+            output.result_json({"text": whole, "prompt": prompt, **_as_json(text)})
+        elif not whole.endswith("\n"):
+            output.stream("\n")
+
+
+def _as_json(text: "Text") -> dict[str, Any]:
+    pieces, likely = text.pieces, [piece.likely for piece in text.pieces]
+    record = {
+        "chars": len(pieces),
+        "seconds": round(text.seconds, 4),
+        "chars_per_second": round(len(pieces) / max(text.seconds, 1e-9), 1),
+        "seed": text.seed,
+        "mean_logprob_nats": text.mean_logprob(),
+        "logprobs_nats": [round(piece.nats, 4) for piece in pieces],
+    }
+    return record | ({"alternatives": likely} if any(likely) else {})
 
 
 def _write(
     drawing: "Drawing", prompt: str, seeds: Sequence[int], best_of: int, show: _Show
 ) -> None:
     """Write a text for each seed; of those drawn in parallel, the first is printed as it grows."""
-    model, many = drawing.model, len(seeds)
-    if not model.any_length and len(drawing.prompt) > model.block_size:
-        output.note(
-            f"the prompt has {len(drawing.prompt)} characters; the model sees only the last "
-            f"{model.block_size}"
-        )
-    titles = iter(f"--- sample {i} of {many}, seed {s}" for i, s in enumerate(seeds, 1))
+    model, length, many = drawing.model, len(drawing.prompt), len(seeds)
+    if not model.any_length and length > model.block_size:
+        seen = f"the model sees only the last {model.block_size}"
+        output.note(f"the prompt has {length} characters; {seen}")
+    titles = (f"--- sample {i} of {many}, seed {s}" * (many > 1) for i, s in enumerate(seeds, 1))
     for group in drawing.groups(seeds) if best_of == 1 else ([s] for s in seeds):
-        show.begin(prompt, next(titles) if many > 1 else "")
+        show.begin(prompt, next(titles))
         if best_of > 1:
             texts = [drawing.best(range(group[0], group[0] + best_of))]
             show.pieces(texts[0].pieces)

@@ -7,45 +7,45 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
+from typing import Any
 
 import typer
 
 from charlm.errors import Stopped, check_stop
 
-_SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
-
-
-_SAVE = getattr(signal, "SIGUSR1", None)
+_STOP = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_SAVE = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []
 
 
 def load_torch() -> None:
-    """Import torch, if the memory limit leaves room for it; a signal meanwhile ends the process.
+    """Import torch, or raise MachineError if the memory limit is too low for it.
 
-    There is nothing to save yet, and a handler must not raise during imports: torch imports NumPy
-    from C++, which swallows the exception and leaves half a module behind.
-
-    Raises:
-        MachineError: The memory limit of this process is too low.
+    A signal meanwhile ends the process: there is nothing to save yet, and a handler must not raise
+    during imports. torch imports NumPy from C++, which swallows the exception and leaves half a
+    module behind.
     """
     from charlm.config.memory import check_room
 
     check_room()
-    previous = {number: signal.signal(number, _leave) for number in _SIGNALS}
-    try:
+    with _handled(_STOP, lambda number, frame: os._exit(128 + number)):
         import torch  # noqa: F401
+
+
+@contextmanager
+def _handled(
+    numbers: list[int], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Handle these signals while in this context."""
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    os._exit(128 + number)
+        for number, before in previous.items():
+            signal.signal(number, before)
 
 
 class StopSignals:
@@ -55,7 +55,7 @@ class StopSignals:
 
     Attributes:
         received: The signal's number, or None.
-        patient: Whether a second SIGINT is ignored: set where SIGINT ends a part of the program only.
+        patient: Whether a second SIGINT is ignored, as where SIGINT only ends a part of the program.
     """
 
     def __init__(self) -> None:
@@ -64,6 +64,7 @@ class StopSignals:
         self._save = False
         self._urgent = False
         self._scratch: Path | None = None
+        self._handled = _handled([*_STOP, *_SAVE], self._handle)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -89,19 +90,11 @@ class StopSignals:
             self._urgent = False
 
     def __enter__(self) -> "StopSignals":
-        self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
-        if _SAVE:
-            self._previous[_SAVE] = signal.signal(_SAVE, self._handle_save)
+        self._handled.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        self._handled.__exit__(None, None, None)
         if kind is Stopped:
             raise typer.Exit(self.exit_code) from None
 
@@ -124,10 +117,10 @@ class StopSignals:
         """The exit code of a process that a signal ended: 130 for SIGINT."""
         return 128 + (self.received or signal.SIGINT)
 
-    def _handle_save(self, number: int, frame: FrameType | None) -> None:
-        self._save = True
-
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number in _SAVE:
+            self._save = True
+            return
         patient = self.patient and signal.SIGINT in (number, self.received)
         if self.received is not None and not patient:
             if self._scratch:

@@ -18,14 +18,10 @@ def verify(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[DIR]",
-            readable=False,
-            help="A run, or one of its checkpoints. Default: the newest run.",
+            metavar="DIR", readable=False, help="A run or a checkpoint. Default: the newest run."
         ),
     ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object for each part.")
-    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per part.")] = False,
 ) -> None:
     """Check the files of a run against their checksums.
 
@@ -40,19 +36,16 @@ def verify(
     found: list[Finding] = []
     chosen = folder or find_run(None).path
     with StopSignals() as stop, stop.at_once():
-        for finding in findings(chosen):
-            found.append(finding)
-            _show(finding, json)
+        for one in findings(chosen):
+            found.append(one)
+            line = one.line(spelling)
+            if json:
+                problem = line if one.problem else None
+                place = str(one.path)
+                output.result_json({"path": place, "state": one.state, "problem": problem})
+            else:
+                output.facts({one.state: output.one_line(line)})
     _refuse(chosen, found)
-
-
-def _show(finding: "Finding", json: bool) -> None:
-    line = finding.line(spelling)
-    if json:
-        problem = line if finding.problem else None
-        output.result_json({"path": str(finding.path), "state": finding.state, "problem": problem})
-    else:
-        output.result(f"{finding.state:8} {output.one_line(line)}")
 
 
 def _refuse(chosen: Path, found: "list[Finding]") -> None:
