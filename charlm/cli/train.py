@@ -40,8 +40,7 @@ def train(
         ),
     ] = None,
     minutes: Annotated[
-        float | None,
-        typer.Option(help="Budget of wall time, instead of train.max_steps."),
+        float | None, typer.Option(help="Budget of wall time, instead of train.max_steps.")
     ] = None,
     seed: RunSeed = None,
     device: RunDevice = None,

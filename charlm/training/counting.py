@@ -8,7 +8,6 @@ from typing import cast
 from charlm.config import ModelConfig, NGramConfig
 from charlm.config.memory import human_bytes, machine_bytes
 from charlm.errors import MachineError, Phrase, Setting
-from charlm.evaluation import score_windows
 from charlm.models import LanguageModel, NGramModel
 from charlm.models.counts import count_ngrams
 from charlm.models.ngram import BYTES_A_GRAM
@@ -29,13 +28,7 @@ class CountingLearner(OneStepLearner):
         started = time.perf_counter()
         chars = count_text(self.model, job.config.model, train, job.run, job.should_stop)
         seconds = time.perf_counter() - started
-        score = score_windows(
-            self.model,
-            train,
-            self.model.block_size,
-            max_chars=job.config.eval.max_chars,
-            should_stop=job.should_stop,
-        )
+        score = job.score(train)
         self.state.step = 1
         self.state.seconds = job.clock.seconds()
         return TrainRecord(

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from torch.optim import Optimizer
 
 from charlm.config import Config
+from charlm.evaluation import Score, score_windows
 from charlm.models import LanguageModel
 from charlm.models.device import choose_device
 from charlm.runs import RunFolder
 from charlm.runs.records import Record
 from charlm.runs.state import TrainingState
 from charlm.text import Corpus, Tokenizer
+from charlm.text.tokens import Ids
 
 
 @dataclass
@@ -68,6 +70,11 @@ class Job:
         minutes = self.config.train.minutes
         self.clock = Clock(self.began, None if minutes is None else 60 * minutes)
         self.model = self.model.to(choose_device(self.config.run.device))
+
+    def score(self, part: Ids) -> Score:
+        """Score the model on a part of the text, or raise Stopped."""
+        length, most = self.config.model.block_size, self.config.eval.max_chars
+        return score_windows(self.model, part, length, max_chars=most, should_stop=self.should_stop)
 
 
 class Learner(ABC):

@@ -14,7 +14,6 @@ from charlm.errors import (
     NonFiniteError,
     Stopped,
 )
-from charlm.evaluation import score_windows
 from charlm.models.registry import kind_for
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.load import load_from_run
@@ -160,13 +159,7 @@ class TrainingLoop:
         started = time.perf_counter()
         state = self.state
         self._refuse_broken_weights()
-        score = score_windows(
-            self.learner.model,
-            self.val,
-            self.config.model.block_size,
-            max_chars=self.config.eval.max_chars,
-            should_stop=self.job.should_stop,
-        )
+        score = self.job.score(self.val)
         self.clock.reserved = time.perf_counter() - started
         if not math.isfinite(score.loss_nats):
             raise self._diverged(f"validation loss {score.loss_nats}")
