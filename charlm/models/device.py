@@ -59,14 +59,10 @@ def bfloat16_is_faster() -> bool:
     for _ in range(12):
         for dtype in best:
             x = torch.ones(768, 256, dtype=dtype)  # a small batch and a common width
-            best[dtype] = min(best[dtype], _seconds(x))
+            started = time.perf_counter()
+            x.T @ x
+            best[dtype] = min(best[dtype], time.perf_counter() - started)
     return best[torch.float32] > 1.5 * best[torch.bfloat16]
-
-
-def _seconds(x: torch.Tensor) -> float:
-    started = time.perf_counter()
-    x.T @ x
-    return time.perf_counter() - started
 
 
 def precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
