@@ -1,8 +1,8 @@
-"""Every mistake that the caller can mend, one class for each exit code of the command line.
+"""Every mistake that the caller can correct, one class for each exit code of the command line.
 
-A `CharlmError` says where it is, what is wrong, and how to mend it: three fields, one line. Any
-other exception is a bug of ours, keeps its traceback and exits with 1. An argument that a message
-names is a `Setting`, since Python and the command line spell it differently.
+A `CharlmError` says where it is, what is wrong, and how to correct it: three fields, one line. Any
+other exception is a bug in charlm, keeps its traceback and exits with 1. Messages name arguments by
+a `Setting`, since Python and the command line spell them differently.
 """
 
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-# Where Python, an editor or a terminal begins a new line.
+# Characters at which Python, an editor or a terminal begins a new line.
 _LINE_BREAKS = {ord(c): repr(c)[1:-1] for c in "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A parameter of a function, or a dotted key of a configuration; its value if that matters."""
+    """A function's parameter or a dotted configuration key, with its value if that matters."""
 
     name: str
     value: object = None
@@ -28,7 +28,7 @@ class Setting:
 
 
 class Phrase:
-    """Words with settings in them: `Phrase("use {} or {}", Setting(...), Setting(...))`."""
+    """Text that contains settings: `Phrase("use {} or {}", Setting(...), Setting(...))`."""
 
     def __init__(self, template: str, *parts: "Words") -> None:
         self.template = template
@@ -43,7 +43,7 @@ Spelling = Callable[[Setting], str]
 
 
 def spelled(words: Words, spelling: Spelling) -> str:
-    """Return words with each setting in them spelled for those who will read it."""
+    """Return the text with each setting spelled for its reader: Python or the command line."""
     if isinstance(words, Setting):
         return spelling(words)
     if isinstance(words, Phrase):
@@ -53,23 +53,23 @@ def spelled(words: Words, spelling: Spelling) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: the file, key or argument it is in, what it is, how to mend it."""
+    """One mistake: the file, key or argument that has it, what is wrong, and how to correct it."""
 
     where: Words
     what: Words = ""
     mend: Words = ""
 
     def line(self, spelling: Spelling = str) -> str:
-        """Return it as one line: `where: what; mend`. Line breaks in what it quotes are escaped."""
+        """Return one line, `where: what; mend`, with line breaks in quoted text escaped."""
         where, what, mend = (spelled(p, spelling) for p in (self.where, self.what, self.mend))
         told = ": ".join(filter(None, (where, what)))
         return "; ".join(filter(None, (told, mend))).translate(_LINE_BREAKS)
 
 
 class CharlmError(Exception):
-    """A mistake the caller can mend; `where`, `what` and `mend` are those of its first problem.
+    """A mistake the caller can correct; `where`, `what` and `mend` are those of its first problem.
 
-    `problems` are all of them: several at once spare the caller a trip for each.
+    `problems` holds all of them, so that the caller can correct several at once.
     """
 
     exit_code = 1
@@ -91,7 +91,7 @@ class CharlmError(Exception):
         return self.of(*(replace(problem, **fields) for problem in self.problems))
 
     def within(self, place: Words) -> Self:
-        """Return the same error as found in a place: a key, an expert."""
+        """Return the same error with a place in front of each `where`: a key, an expert."""
 
         def inside(problem: Problem) -> Problem:
             where = Phrase("{}: {}", place, problem.where) if problem.where else place
@@ -120,13 +120,13 @@ class DataError(CharlmError):
 
 
 class CheckpointError(CharlmError):
-    """A run folder or checkpoint is missing, damaged, or does not fit what is asked of it."""
+    """A run folder or checkpoint is missing, damaged, or unsuitable for the request."""
 
     exit_code = 4
 
 
 class MachineError(CharlmError):
-    """The machine does not give what is needed: disk, permission, lock, device, memory, network."""
+    """The machine refused or lacks something: disk, permission, lock, device, memory, network."""
 
     exit_code = 5
 
@@ -138,9 +138,9 @@ class NonFiniteError(CharlmError):
 
 
 class Stopped(BaseException):
-    """Work was left undone because someone asked for that: a signal, or the time is over.
+    """Work was stopped early on request: by a signal or a time limit.
 
-    Like KeyboardInterrupt no `Exception`: nothing that answers failures is to answer this.
+    Not an `Exception`, like KeyboardInterrupt, so that no handler of failures catches it.
     """
 
 

@@ -1,8 +1,8 @@
-"""What a run is asked to do: YAML in, one checked and frozen object out. Imports no torch.
+"""A run's configuration: from YAML to one checked, frozen object. Imports no torch.
 
-Read in this order: `values` (how a value is read), `sections` (the keys outside the model), `base`
-(what every kind of model says about itself), `models`, `mixture` (the kinds), `schema`, `yaml_file`
-(strict reading), `problems` (mistakes in words), `load`, `memory`, `size` (what a run costs).
+Read in this order: `values` (types of values), `sections` (the keys outside the model), `base`
+(what each kind of model states about itself), `models`, `mixture` (the kinds), `schema`, `yaml_file`
+(strict reading), `problems` (error messages), `load`, `memory`, `size` (the cost of a run).
 """
 
 from charlm.config.base import ModelConfig, Part

@@ -1,8 +1,8 @@
-"""What the configuration of every kind of model knows about it without building it.
+"""The base class of model configurations: facts about a model without building it.
 
 A kind is a subclass of `ModelConfig` whose field `type` is a `Literal` with one name. Defining the
-class registers it: from then on a configuration may ask for that type. `charlm.models.registry`
-joins it with the model that it describes.
+class registers it, and configurations may then use that type. `charlm.models.registry` connects it
+with the model that it describes.
 
 C is `n_embd`, V the vocabulary, T `block_size`, B the batch.
 """
@@ -28,13 +28,13 @@ TYPES: "dict[str, type[ModelConfig]]" = {}
 
 @dataclass(frozen=True)
 class Part:
-    """A weight of a model, or the same one in each of several blocks."""
+    """A weight of a model, or equal-sized weights of several blocks."""
 
     name: str
     shape: tuple[int, ...]  # of one copy
     copies: int = 1
-    multiplies: bool = True  # each character is multiplied by it; embeddings are looked up
-    hidden: bool = False  # a matrix between the embeddings and the head: what Muon is for
+    multiplies: bool = True  # False for embeddings, which are only looked up
+    hidden: bool = False  # a matrix between the embeddings and the head, which Muon can train
 
     @property
     def parameters(self) -> int:
@@ -47,7 +47,7 @@ class ModelConfig(Section):
 
     trained_by: ClassVar[Literal["gradients", "counting", "joining"]] = "gradients"
     can_be_expert: ClassVar[bool] = True  # of a mixture
-    # Whether nearly all time goes into large products: bfloat16 and torch.compile can pay off.
+    # Whether large matrix products take nearly all the time, so bfloat16 and torch.compile may help.
     deep: ClassVar[bool] = False
 
     block_size: Size = 64
@@ -66,7 +66,7 @@ class ModelConfig(Section):
 
     @property
     def kind(self) -> str:
-        """Its key in `charlm.models.registry`, and what people read: `bigram`, `gpt (modern)`."""
+        """Its key in `charlm.models.registry` and its title: `bigram`, `gpt (modern)`."""
         return self.type
 
     @property
@@ -75,12 +75,12 @@ class ModelConfig(Section):
         return self.type
 
     def described(self, vocab_size: int) -> str:
-        """Say in a line what the model is."""
+        """Return a line that describes the model."""
         count = self.parameter_count(vocab_size)
         return f"{self.kind}: {count:,} parameters, block {self.block_size}"
 
     def facts(self, chars: int) -> tuple[str, list[tuple[str, str]]]:
-        """Return a title and rows that shapes do not show; `chars` to train on, 0 if not known."""
+        """Return a title and rows for `explain`; `chars` is the training part's length, 0 if unknown."""
         return "", []
 
     def sizes(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class ModelConfig(Section):
         return False
 
     def conflicts_with(self, train: TrainConfig) -> Iterator[Problem]:
-        """Yield what this model cannot be trained with; `where` is a key of the configuration."""
+        """Yield settings that this model cannot be trained with; `where` is a configuration key."""
         if train.optimizer == "muon" and not any(part.hidden for part in self.parts(1)):
             what = f"muon needs a hidden 2-D matrix and model {self.type!r} has none"
             yield Problem("train.optimizer", what, "use adamw")
@@ -109,7 +109,7 @@ class ModelConfig(Section):
             yield Problem("train.gradients", f"{what} gradients", "leave it autograd")
 
     def least_text(self) -> dict[str, int]:
-        """Return how many characters to train on each of these keys of `model` needs."""
+        """Return the fewest training characters that the model needs, by the key that demands them."""
         return {"block_size": self.block_size + 1}
 
     def members(self) -> "Mapping[str, ExpertConfig]":
@@ -121,15 +121,15 @@ class ModelConfig(Section):
         return self
 
     def held_back(self, chars: int) -> int:
-        """Return how many of the characters to train on, at their end, a mixture is fitted on."""
+        """Return how many characters at the end of the training part fit a mixture's weights."""
         return 0
 
     def to_train(self, train: TrainConfig) -> "dict[str, tuple[ModelConfig, TrainConfig]]":
-        """Return what gradients train, by the name of the expert: "" where there are no experts."""
+        """Return the models trained by gradients, by expert name: "" if there are no experts."""
         return {"": (self, train)} if self.trained_by == "gradients" else {}
 
     def parts(self, vocab_size: int) -> list[Part]:
-        """List the weights in reading order, tied ones once; nothing for what is only counted."""
+        """List the weights in reading order, tied ones once; empty for a counted model."""
         raise NotImplementedError(f"{type(self).__name__}.parts")
 
     def parameter_count(self, vocab_size: int) -> int:
@@ -147,14 +147,14 @@ class ModelConfig(Section):
     def activation_floats(self, vocab_size: int, by_hand: bool = False) -> int:
         """Estimate how many floats a character leaves in memory for the backward pass.
 
-        This default counts what goes into and comes out of each matrix, and 3 V for the logits,
-        their log-softmax and its gradient. `by_hand`: the gradients are those of `charlm.backprop`.
+        This default counts the inputs and outputs of each matrix, and 3 V for the logits, their
+        log-softmax and its gradient. `by_hand`: the gradients are those of `charlm.backprop`.
         """
         matrices = (part for part in self.parts(vocab_size) if part.multiplies)
         return sum(part.copies * sum(part.shape) for part in matrices) + 3 * vocab_size
 
     def buffer_bytes(self) -> int:
-        """Return the memory of what is kept beside the weights, in bytes."""
+        """Return the memory of buffers, which are not weights, in bytes."""
         return 0
 
     def table_bytes(self, vocab_size: int, chars: int) -> int:
@@ -162,7 +162,7 @@ class ModelConfig(Section):
         return 0
 
     def shapes(self, batch_size: int, vocab_size: int) -> list[tuple[str, tuple[int, ...]]]:
-        """List what a batch becomes on its way to the loss: names and shapes."""
+        """List the shapes of a batch on its way to the loss, with their names."""
         b, t, v = batch_size, self.block_size, vocab_size
         return [
             ("idx (B, T)", (b, t)),
@@ -178,10 +178,10 @@ class ModelConfig(Section):
 
 @dataclass(frozen=True)
 class OfRegisteredType:
-    """An annotation: the value becomes a model of the registered class that its `type` names.
+    """An annotation: the value is read as the registered class that its `type` names.
 
-    The errors that pydantic finds inside it keep their places, and the JSON schema lists every
-    type that is registered when it is asked for. `expert`: only what can be part of a mixture.
+    Errors that pydantic finds inside it keep their places, and the JSON schema lists every type
+    that is registered when it is printed. `expert`: only kinds that can be part of a mixture.
     """
 
     expert: bool = False

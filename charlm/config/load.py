@@ -25,14 +25,14 @@ from charlm.errors import Phrase, Problem, Setting, UsageError
 MOST = 20  # problems that are reported at once
 YAML = (".yaml", ".yml")
 
-_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair, which "\\ud800" in quotes writes
+_HALF = re.compile("[\ud800-\udfff]")  # half a surrogate pair, written as "\\ud800" in quotes
 _A_SECTION = re.compile(
     rf"""^[\s{{"']*({"|".join(Config.model_fields)})["']?\s*:""".encode(), re.MULTILINE
 )
 
 
 class NotAConfiguration(UsageError):
-    """A file that was named as a configuration is something else, most likely a text."""
+    """The file named as a configuration is something else, most likely a text."""
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
@@ -40,7 +40,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
 
     Raises:
         NotAConfiguration: The file is something else, such as a text.
-        UsageError: It is missing or unreadable, or a key or value is wrong.
+        UsageError: The file is missing or unreadable, or a key or value is wrong.
     """
     data = _read(name)
     if data.strip() and Path(name).suffix not in ("", *YAML) and not _A_SECTION.search(data):
@@ -50,19 +50,19 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def read_config(data: bytes, where: str, overrides: Sequence[str] = ()) -> Config:
-    """Check what a YAML file holds, with KEY=VALUE overrides, or raise UsageError.
+    """Check the content of a YAML file, with KEY=VALUE overrides, or raise UsageError.
 
-    The error has all problems, or the first `MOST`. `where` is the file's name, for messages.
+    The error lists all problems, at most `MOST`. `where` is the file's name, for messages.
     """
     document = read_yaml(data, where)
     if document.value is None:
         mend = "or start from a preset: charlm config show gpt"
-        raise UsageError(where, "empty", f"the least is 'model: {{type: bigram}}', {mend}")
+        raise UsageError(where, "empty", f"write at least 'model: {{type: bigram}}', {mend}")
     if not isinstance(document.value, dict):
         kind = "list" if isinstance(document.value, list) else "single value"
         raise UsageError(where, f"expected a mapping such as 'model: ...', got a {kind}")
     for key, line in document.lines.items():
-        if _HALF.search(key):  # pydantic takes no such key, not even as unknown
+        if _HALF.search(key):  # pydantic fails on these keys, even as unknown ones
             raise UsageError(f"{where}:{line}", "a key must be a plain word, such as model")
     return _checked(document, overrides)
 
@@ -70,11 +70,11 @@ def read_config(data: bytes, where: str, overrides: Sequence[str] = ()) -> Confi
 def changed(
     config: Config, overrides: Sequence[str] = (), where: str = "the configuration"
 ) -> Config:
-    """Check a configuration that was put together, and apply KEY=VALUE overrides to it.
+    """Check a configuration that was built in code, and apply KEY=VALUE overrides to it.
 
-    `model_copy` checks nothing: use this before such a copy is written or trained. Raise UsageError
-    if a value is wrong, two contradict each other, or it is too large for a file. `where` says
-    where its values come from, for messages.
+    `model_copy` checks nothing: use this before its result is written or trained. Raise UsageError
+    if a value is wrong, two values contradict each other, or it is too large for a file. `where`
+    says where the values come from, for messages.
     """
     result = _checked(Document(where, config.model_dump()), overrides)
     refuse_large(dump_yaml(result.model_dump()).encode(), where)
@@ -87,11 +87,13 @@ def _checked(document: Document, overrides: Sequence[str]) -> Config:
         config = Config.model_validate(document.value)
     except ValidationError as error:
         found = error.errors()
-        for one in found[:MOST]:  # each unknown key is looked for in every section and expert
+        for one in found[
+            :MOST
+        ]:  # slow: each unknown key is searched for in all sections and experts
             problems += problems_of(one, document)
         if len(found) > MOST:
             more = f"{len(found) - MOST:,} more problems"
-            problems.append(Problem(document.where, more, "mend these first"))
+            problems.append(Problem(document.where, more, "correct these first"))
     if problems:
         raise UsageError.of(*dict.fromkeys(problems))
     return config
@@ -157,14 +159,14 @@ def _apply(document: Document, overrides: Sequence[str]) -> Iterator[Problem]:
                     if keys.get(name) is None:
                         keys[name] = {}
                     keys = keys[name]
-            if isinstance(keys, dict):  # a file that says `train: 3` is refused for that
+            if isinstance(keys, dict):  # if not, as in `train: 3`, the file is refused later
                 keys[leaf] = plain_scalar(text)
                 document.overrides[key] = override
     yield from _unknown_experts(document, known)
 
 
 def _unknown_experts(document: Document, known: Sequence[str]) -> Iterator[Problem]:
-    """Remove experts that overrides made but do not describe: their names are misspelt."""
+    """Remove experts that overrides created without a model: their names are misspelt."""
     owner = TYPES.get(str(document.at(["model", "type"])))
     experts = experts_of(document) if owner and "experts" in owner.model_fields else {}
     for name in [name for name in experts if name not in known]:

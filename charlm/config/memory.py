@@ -1,4 +1,4 @@
-"""How much memory this process may use, and how bytes are written for people."""
+"""How much memory this process may use, and bytes as readable text."""
 
 import contextlib
 import os
@@ -20,12 +20,12 @@ LEAST_ADDRESSES = 1 << 30
 
 
 def check_room() -> None:
-    """Raise MachineError where not even torch fits: importing it would end in a crash."""
+    """Raise MachineError if not even torch fits in memory: importing it would crash."""
     for limit, name in memory_limits():
         least = LEAST_ADDRESSES if name == ADDRESSES else LEAST_BYTES
         if limit < least:
             what = f"this process may use {human_bytes(limit)} ({name})"
-            needs = f", and needs {human_bytes(least)} before it has a model"
+            needs = f", and needs {human_bytes(least)} before loading a model"
             raise MachineError("memory", what + needs, "raise the limit")
 
 
@@ -40,10 +40,10 @@ def physical_bytes() -> int:
 
 
 def memory_limits(root: Path = Path("/")) -> list[tuple[int, str]]:
-    """Return the limits of this process's memory, each in bytes and with its name.
+    """Return the memory limits of this process, each in bytes and with its name.
 
-    Containers and batch systems set those of control groups (cgroup v1 and v2), the shell those of
-    `ulimit -v` and `ulimit -d`. `root` holds `proc` and `sys`.
+    Containers and batch systems set limits of control groups (cgroup v1 and v2); the shell sets
+    those of `ulimit -v` and `ulimit -d`. `root` holds `proc` and `sys`.
     """
     kinds = {"RLIMIT_AS": ADDRESSES, "RLIMIT_DATA": SEGMENTS} if resource else {}
     limits = [(resource.getrlimit(getattr(resource, kind))[0], n) for kind, n in kinds.items()]
@@ -52,7 +52,7 @@ def memory_limits(root: Path = Path("/")) -> list[tuple[int, str]]:
 
 
 def in_use(name: str) -> int:
-    """Return how much of the limit of this name the process uses already, in bytes."""
+    """Return how much of the named limit the process already uses, in bytes."""
     field = {ADDRESSES: "VmSize:", SEGMENTS: "VmData:"}.get(name, "VmRSS:")
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -77,19 +77,19 @@ def _group_limits(root: Path) -> Iterator[tuple[int, str]]:
         else:
             continue
         inner = top / group.lstrip("/")
-        # In a container its own group can be at the top, and not where its name says.
+        # Inside a container, its own group may appear at the root instead of at its named path.
         for folder in (inner, *inner.parents):
             with contextlib.suppress(OSError, ValueError):  # no such file, or `max`: no limit
                 limit = int((folder / name).read_text())
-                if limit < 1 << 60:  # what v1 says for no limit
+                if limit < 1 << 60:  # cgroup v1 reports a larger number for no limit
                     yield limit, name
             if folder == top:
                 break
 
 
 def human_bytes(count: int) -> str:
-    """Write a number of bytes as people read it: 1.5 GiB."""
-    size = Decimal(count)  # a typing mistake can ask for more than a float can hold
+    """Write a number of bytes in a readable unit: 1.5 GiB."""
+    size = Decimal(count)  # after a typo, the count may exceed what a float can hold
     for unit in ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB"):
         if size < 1024:
             return f"{size:.4g} {unit}"

@@ -1,4 +1,4 @@
-"""A mixture: experts, each with its own training, whose predictions are joined."""
+"""A mixture: experts, each trained on its own, whose predictions are combined."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -24,7 +24,7 @@ class ExpertConfig(Section):
     model: AnyExpert | None = None
     """The model to train. With `run`, it is filled in from that run."""
     train: TrainConfig = TrainConfig()
-    """How it is trained. If the mixture has a budget (`train.minutes`), all experts share it and
+    """How it is trained. All experts share the mixture's budget (`train.minutes`), if it has one;
     their own `minutes` are not used. An expert is not evaluated on its own."""
 
     def conflicts(self) -> Iterator[Problem]:  # noqa: D102
@@ -35,7 +35,7 @@ class ExpertConfig(Section):
 
 
 class MixtureConfig(ModelConfig):
-    """Experts whose predictions are joined: multiplied, or averaged."""
+    """Experts whose predictions are multiplied or averaged."""
 
     trained_by: ClassVar = "joining"
     can_be_expert: ClassVar[bool] = False
@@ -43,13 +43,12 @@ class MixtureConfig(ModelConfig):
     type: Literal["mixture"]
     """Which model this is."""
     block_size: CountedWindow = 256
-    """Characters in a window when it is scored in windows; an expert with a shorter block sees at
+    """Characters in a window when scored in windows. An expert with a shorter block always sees at
     least half of its block."""
     combine: Literal["log-linear", "linear"] = "log-linear"
     """`log-linear`: multiply powers of the probabilities, renormalised. `linear`: their mean."""
     tune_fraction: Annotated[float, Field(gt=0, lt=1), Number] = 0.1
-    """Share of the training part, at its end, on which the weights are fitted; no expert is trained
-    on it."""
+    """Share of the training part, at its end, used to fit the weights and to train no expert."""
     experts: Annotated[
         dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")], ExpertConfig],
         BeforeValidator(lambda experts: {} if experts is None else experts),  # as in a section
@@ -84,11 +83,11 @@ class MixtureConfig(ModelConfig):
         return f"experts, joined {self.combine}", [("weights", weights)]
 
     def sizes(self) -> dict[str, Any]:
-        """Return what the constructor takes beside the experts, which are models themselves."""
+        """Return the constructor's arguments except the experts, which are models themselves."""
         return {"block_size": self.block_size, "combine": self.combine}
 
     def least_text(self) -> dict[str, int]:
-        """Return what its experts need that are trained or counted for it."""
+        """Return the least text of the experts that this run trains or counts."""
         return {
             f"experts.{name}.model.{key}": chars
             for name, model in self._models().items()
@@ -114,7 +113,7 @@ class MixtureConfig(ModelConfig):
         }
 
     def parts(self, vocab_size: int) -> list[Part]:
-        """List the weights of each expert under its name; a run that was not read yet has none."""
+        """List the weights of each expert under its name; a run not read yet has none."""
         return [
             replace(part, name=f"{name}.{part.name}")
             for name, model in self._models().items()

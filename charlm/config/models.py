@@ -1,6 +1,6 @@
-"""The models of the course and the n-gram: the keys of each, and what it costs.
+"""The models of the course and the n-gram: the keys and the cost of each.
 
-Tests hold every count against the real model's. C is `n_embd`, V the vocabulary, T `block_size`.
+Tests compare every count with the real model's. C is `n_embd`, V the vocabulary, T `block_size`.
 """
 
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from charlm.config.base import ModelConfig, Part
 from charlm.config.values import Integer, Number, Share, Size
 from charlm.errors import Problem
 
-MAX_COUNTED_WINDOW = 16_384  # counted models take no memory to train that would limit the window
+MAX_COUNTED_WINDOW = 16_384  # for counted models, whose memory does not depend on the window
 CountedWindow = Annotated[int, Field(ge=1, le=MAX_COUNTED_WINDOW), Integer]
 
-BLOCK_FLOATS = 16  # times C: what a block keeps of a character for its backward pass, roughly
-FUSED_ABOVE = 512  # a longer window goes through the fused kernel, which keeps no (T, T) weights
+BLOCK_FLOATS = 16  # times C: floats that a block keeps per character for backward, roughly
+FUSED_ABOVE = 512  # longer windows use the fused kernel, which keeps no (T, T) weights
 NGRAM_ROWS = 8192  # for each n, in the table of `charlm.models.ngram_embedding`
 
 
@@ -31,7 +31,7 @@ def _head(vocab_size: int, width: int) -> list[Part]:
 
 
 class BigramConfig(ModelConfig):
-    """One table: each character reads off the logits of the next."""
+    """One table with the logits of the next character for each character."""
 
     type: Literal["bigram"]
     """Which model this is."""
@@ -41,7 +41,7 @@ class BigramConfig(ModelConfig):
 
 
 class AveragingConfig(ModelConfig):
-    """The mean of the past, by a lower-triangular matrix, joins the character's own embedding."""
+    """Each character's embedding beside the mean of the earlier ones (a lower-triangular matrix)."""
 
     type: Literal["averaging"]
     """Which model this is."""
@@ -59,7 +59,7 @@ class AveragingConfig(ModelConfig):
         return BLOCK_FLOATS * self.n_embd + 3 * vocab_size
 
     def buffer_bytes(self) -> int:
-        """Return what the (T, T) matrix takes while it is made from a matrix of ones."""
+        """Return the memory of the (T, T) matrix while it is built from a matrix of ones."""
         return 8 * self.block_size**2
 
     def inner_shapes(self, batch_size: int) -> list[tuple[str, tuple[int, ...]]]:  # noqa: D102
@@ -220,21 +220,21 @@ class GPTConfig(_WithHeads):
 
 
 class NGramConfig(ModelConfig):
-    """Counted, not trained: what followed each context of up to order - 1 characters."""
+    """Counted, not trained: how often each character followed each context of up to order - 1."""
 
     trained_by: ClassVar = "counting"
 
     type: Literal["ngram"]
     """Which model this is."""
     block_size: CountedWindow = 256
-    """Characters in a window when it is scored in windows; it looks back order - 1 at most."""
+    """Characters in a window when scored in windows; the model looks back at most order - 1."""
     order: Annotated[int, Field(ge=1, le=32), Integer] = 7
-    """Characters of the longest n-gram: the context and the one that follows."""
+    """Characters of the longest n-gram: the context and the next character."""
     smoothing: Literal["kneser-ney", "witten-bell", "add-k"] = "kneser-ney"
     """How rare and unseen contexts are handled: `kneser-ney` (modified, interpolated) and
     `witten-bell` back off to shorter ones; `add-k` adds `add_k` to each count of the full context."""
     add_k: Annotated[float, Field(ge=1e-6, le=1e6), Number] = 1.0
-    """What `add-k` adds to every count."""
+    """The constant that `add-k` adds to every count."""
     min_count: Size = 1
     """Leave out n-grams of two or more characters that occur less often than this."""
     last_chars: Size | None = None
@@ -277,14 +277,14 @@ class NGramConfig(ModelConfig):
         return {"order": self.order}
 
     def parts(self, vocab_size: int) -> list[Part]:
-        """Return nothing: its tables are as large as the text has distinct n-grams."""
+        """Return an empty list: it has no weights, only tables (`table_bytes`)."""
         return []
 
     def table_bytes(self, vocab_size: int, chars: int) -> int:
         """Return the most memory that the tables can take: 16 bytes for each distinct n-gram.
 
-        Of k characters there are at most V^k, and at most one for each place in the text. 0 if it is
-        not known how much is counted.
+        There are at most V^k n-grams of k characters, and at most one for each position in the text.
+        0 if the length of the counted text is unknown.
         """
         counted = min(chars or self.last_chars or 0, self.last_chars or chars)
         return 16 * sum(min(int(vocab_size**k), counted) for k in range(1, self.order + 1))

@@ -1,7 +1,7 @@
-"""What is wrong with a configuration, in words: where, what was given, what is allowed.
+"""Error messages for a configuration: the place, the given value, the allowed values.
 
-pydantic says which key it refused and why. Here that becomes a file, a line and a key (or the
-KEY=VALUE that set it), and an unknown key is answered with the name that was probably meant.
+pydantic reports the refused key and the reason. This file adds the file, line and key (or the
+KEY=VALUE that set it), and suggests a name for an unknown key.
 """
 
 import difflib
@@ -21,7 +21,7 @@ from charlm.config.values import shown
 from charlm.config.yaml_file import Document
 from charlm.errors import Problem, Setting
 
-# Names that readers of nanoGPT and its relatives will try, and what they are called here.
+# Names that users of nanoGPT and similar programs will try, and their names here.
 ALIASES = {
     "always_save_checkpoint": "train.save_every",
     "batch": "train.batch_size",
@@ -58,30 +58,30 @@ EXPERTS = ["model", "experts"]
 
 
 def experts_of(document: Document) -> dict[str, Any]:
-    """Return what a mixture's experts are given as, if that is a mapping."""
+    """Return a mixture's experts as given, if they are a mapping."""
     experts = document.at(EXPERTS)
     return experts if isinstance(experts, dict) else {}
 
 
 def depth(names: Sequence[str]) -> int:
-    """Return how many names a key has that begins with these: only experts nest."""
+    """Return how many names the key has that begins with these: only experts nest."""
     if list(names[:2]) != EXPERTS:
         return 2
     return 5 if names[3:4] in (["model"], ["train"]) else 4
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return a question that names the most similar of some names; empty if none is similar."""
+    """Return `did you mean ...?` with the most similar name; empty if none is similar."""
     near = difflib.get_close_matches(name, list(names), n=1)
     return f"did you mean {near[0]!r}?" if near else ""
 
 
 def problems_of(error: ErrorDetails, document: Document) -> Iterator[Problem]:
-    """Say in our words what pydantic found."""
+    """Yield the problems that pydantic found, in charlm's words."""
     path = [str(part) for part in error["loc"]]
-    if path[:2] == EXPERTS and path[3:4] == ["[key]"]:  # what pydantic adds to an expert's name
+    if path[:2] == EXPERTS and path[3:4] == ["[key]"]:  # pydantic adds it to an expert's name
         del path[3]
-    path = path[: depth(path)]  # beyond it is the member of a union that pydantic was trying
+    path = path[: depth(path)]  # the rest names the union member that pydantic was trying
     if error["type"].startswith("union_tag"):
         path.append("type")
     key = ".".join(path)
@@ -107,7 +107,7 @@ def problems_of(error: ErrorDetails, document: Document) -> Iterator[Problem]:
 
 
 def _reason(error: ErrorDetails, path: list[str], document: Document) -> tuple[str, ...]:
-    """Return what is wrong with the value at `path`, and how to mend it if there is more to say."""
+    """Return the mistake in the value at `path` and, if it is not obvious, how to correct it."""
     value, section, leaf = error["input"], path[:-1], path[-1] if path else ""
     match error["type"]:
         case "extra_forbidden":
@@ -115,7 +115,7 @@ def _reason(error: ErrorDetails, path: list[str], document: Document) -> tuple[s
         case "missing" if path == EXPERTS:
             return "missing", f"name at least one expert, such as {AN_EXPERT}"
         case "missing":
-            return "missing", "the least is 'model: {type: bigram}'"
+            return "missing", "write at least 'model: {type: bigram}'"
         case "union_tag_not_found":
             return "missing", f"one of {', '.join(_types(section))}"
         case "union_tag_invalid":
@@ -145,7 +145,7 @@ def _types(section: list[str]) -> dict[str, Any]:
 
 
 def _allowed(facts: dict[str, Any]) -> str:
-    """Return the whole range of a number, and what the number is."""
+    """Return the allowed range of a number and its meaning."""
     facts = facts | facts.get("anyOf", [{}])[0]  # the first of `Size | None`
     words = {
         "minimum": "at least",
@@ -154,13 +154,13 @@ def _allowed(facts: dict[str, Any]) -> str:
         "exclusiveMaximum": "below",
     }
     limits = [f"{word} {facts[name]}" for name, word in words.items() if name in facts]
-    meaning = " ".join(facts.get("description", "").partition(".")[0].split())  # of two lines even
+    meaning = " ".join(facts.get("description", "").partition(".")[0].split())  # may have two lines
     explained = f" ({meaning[0].lower()}{meaning[1:]})" if meaning else ""
     return " and ".join(limits) + explained
 
 
 def suggestion(section: list[str], leaf: str, document: Document, value: Any = None) -> str:
-    """Return `did you mean ...?` for an unknown key of a section, or which names there are."""
+    """Return `did you mean ...?` for an unknown key of a section, or a list of its keys."""
     own = section[:3] if section[:2] == EXPERTS else []
     if leaf in NO_KEYS:
         return NO_KEYS[leaf]
@@ -168,7 +168,7 @@ def suggestion(section: list[str], leaf: str, document: Document, value: Any = N
         target = ALIASES[leaf]
         of_expert = own and target.startswith(("model.", "train."))
         return f"did you mean {'.'.join((*own, target)) if of_expert else target}?"
-    if not section and leaf in TYPES:  # `mixture: {...}`, as if each type were a section
+    if not section and leaf in TYPES:  # `mixture: {...}`, with a type in place of a section
         keys = value if isinstance(value, dict) else {}
         inner = [key for key in keys if key in TYPES[leaf].model_fields]
         return f"did you mean model.{inner[0] if inner else 'type'}?"
@@ -200,7 +200,7 @@ def _places(own: list[str], document: Document) -> list[list[str]]:
 
 
 def _keys(section: list[str], document: Document) -> dict[str, dict[str, Any]]:
-    """Return a section's keys with what the JSON schema says of each; of `model`, its type's."""
+    """Return a section's keys with their JSON schemas; for `model`, those of its type."""
     sections: list[type[BaseModel]]
     if section[-1] == "model":
         types, name = _types(section), str(document.at([*section, "type"]))

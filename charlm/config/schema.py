@@ -34,10 +34,10 @@ class Config(Section):
             yield Problem("run.compile", what, "change one of them")
 
     def training_runs(self) -> "dict[str, Config]":
-        """Return what gradients train, each as a run of its own: "", or a mixture's experts by name.
+        """Return a configuration for each model trained by gradients: "", or experts by name.
 
-        Each expert has its own seed, and so reads other windows: experts that are alike in all
-        else then make different errors, and their product makes fewer.
+        Each expert has its own seed and so reads other windows: otherwise equal experts then make
+        different errors, and their product makes fewer.
         """
         found = {}
         for i, (name, (model, train)) in enumerate(self.model.to_train(self.train).items()):
@@ -58,7 +58,7 @@ class Config(Section):
 
 
 def leaves(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Return what nested mappings hold by its whole key: `experts.gpt.train.max_steps`."""
+    """Return the values of nested mappings by their full keys: `experts.gpt.train.max_steps`."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         nested = isinstance(value, Mapping)

@@ -12,8 +12,8 @@ from charlm.errors import Problem
 
 MAX_SYMBOLS = 2**21  # Unicode ends at 0x10FFFF, just below 2^21
 MINUTES = 1_000_000  # the longest budget: two years
-SEEDS = 2**63  # seeds are below it, so that any library can hold one in 64 bits with a sign
-NO_TEXTS = {"idna", "punycode"}  # encodings of host names, which cannot decode a text in pieces
+SEEDS = 2**63  # seeds are below it, so that each fits into a signed 64-bit integer
+NO_TEXTS = {"idna", "punycode"}  # encodings of host names, which cannot decode a text in chunks
 
 
 class DataConfig(Section):
@@ -26,7 +26,7 @@ class DataConfig(Section):
     test_fraction: Share = 0.0
     """Share of the text held out for a final test, at the very end."""
     unit: Literal["chars", "bytes"] = "chars"
-    """`chars`: each Unicode character is a symbol. `bytes`: each byte value is; takes any file."""
+    """`chars`: symbols are Unicode characters. `bytes`: symbols are bytes, and any file will do."""
     encoding: Text = "utf-8"
     """Encoding of the text when `unit` is `chars`."""
     max_vocab: Annotated[int, Field(ge=1, le=MAX_SYMBOLS), Integer] = 65_536
@@ -51,7 +51,7 @@ class TrainConfig(Section):
     max_steps: Count = 2000
     """Number of optimizer updates."""
     minutes: Annotated[float, Field(gt=0, le=MINUTES), Number] | None = None
-    """Wall-time budget. It replaces `max_steps`, and the schedule ends with the budget."""
+    """Wall-time budget. It replaces `max_steps`; the schedule ends with the budget."""
     plan: bool = False
     """With `minutes`, for `style: modern` and `muon`: choose size, batch, learning rate, weight decay
     and dropout for the budget, the text and this machine. Keys given as KEY=VALUE are kept."""
@@ -62,7 +62,7 @@ class TrainConfig(Section):
     init_from: str | None = None
     """Start from the best weights of this run, which has the same model and alphabet. Null: random."""
     gradients: Literal["autograd", "by_hand"] = "autograd"
-    """Who computes the gradients: PyTorch, or the rules of `charlm.backprop` (see docs/backprop.md)."""
+    """`autograd`: PyTorch computes them. `by_hand`: `charlm.backprop` does (see docs/backprop.md)."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon`: Muon for the hidden matrices, AdamW for everything else."""
     learning_rate: Annotated[float, Field(gt=0), Number] = 1e-3
@@ -119,14 +119,14 @@ class EvalConfig(Section):
     max_chars: Size | None = 200_000
     """Characters scored at each evaluation, spread evenly over the part; null scores all of it."""
     baselines: bool = True
-    """Score n-grams and compressors before training, and say which of them the model has passed."""
+    """Score n-grams and compressors before training, and afterwards say which the model has passed."""
 
 
 class SampleConfig(Section):
-    """How text is sampled."""
+    """How samples are generated."""
 
     prompt: Text = ""
-    """What the text starts from. Empty: a newline, if the alphabet has one."""
+    """Text to continue. Empty: a newline, if the alphabet has one."""
     max_new_chars: Count = 500
     """Characters to sample."""
     temperature: Annotated[float, Field(ge=0), Number] = 0.8
@@ -140,11 +140,11 @@ class SampleConfig(Section):
     typical_p: Annotated[float, Field(gt=0, le=1), Number] | None = None
     """Sample only from the characters closest to the expected surprisal that together have this probability."""
     repetition_penalty: Annotated[float, Field(gt=0), Number] = 1.0
-    """Multiplies the log-probability of each of the last 64 characters; above 1: less repetition."""
+    """Multiplies the log-probabilities of the last 64 characters; above 1: less repetition."""
 
 
 class RunConfig(Section):
-    """Where the run is kept and what it runs on."""
+    """The run's folder, seed, device and precision."""
 
     out: Place | None = None
     """The run folder. Null: the next free name under `runs/`."""
@@ -155,8 +155,8 @@ class RunConfig(Section):
     ] = "auto"
     """`auto` takes CUDA, then Apple's MPS, then the CPU. Or name one: cpu, mps, cuda, cuda:1."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of matrix products in training. `auto`: bfloat16 for a GPT on a machine that is faster
-    with it, else float32. Evaluation and sampling are always in float32."""
+    """Precision of matrix products in training. `auto`: bfloat16 for a GPT if it is faster on this
+    machine, else float32. Evaluation and sampling always use float32."""
     compile: Literal["auto"] | bool = "auto"
     """torch.compile. `auto` tries it for a GPT on CUDA, or on a CPU if the run takes more than about
     four minutes, and falls back to eager mode with a reason; `true` requires it."""

@@ -1,17 +1,17 @@
-"""What a whole run costs, as arithmetic: FLOPs, memory, disk. A model's own costs are its class's."""
+"""The cost of a run by arithmetic: FLOPs, memory, disk. Each model's class states its own costs."""
 
 from charlm.config import memory
 from charlm.config.memory import human_bytes
 from charlm.config.schema import Config
 from charlm.errors import MachineError, UsageError
 
-TABLES_FILLED = 4  # of this many n-grams that tables have room for, one occurs: texts repeat
+TABLES_FILLED = 4  # about a fourth of the possible n-grams occur, because texts repeat themselves
 
 
 def flops_per_step(config: Config, vocab_size: int) -> int:
-    """Estimate the floating-point operations of one optimizer update, without the optimizer's own.
+    """Estimate the floating-point operations of forward and backward in one optimizer update.
 
-    Of a mixture: one update of each expert that it trains. Counting takes too few to mention.
+    For a mixture: one update of each expert that it trains. Counting takes negligibly few.
     """
     trained = config.model.to_train(config.train).values()
     return sum(t.batch_size * m.block_size * m.flops_per_char(vocab_size) for m, t in trained)
@@ -20,10 +20,10 @@ def flops_per_step(config: Config, vocab_size: int) -> int:
 def checkpoint_bytes(config: Config, vocab_size: int, train_chars: int = 0) -> int:
     """Estimate the size of one checkpoint: weights and AdamW's two moments, in float32.
 
-    `train_chars` is the length of the training part: tables of n-grams are estimated at a fourth of
-    the most they can take (order 7 takes a fifth of it for Tiny Shakespeare, a sixteenth for
-    python-stdlib). Of a mixture: its own checkpoint, which has weights only, and one of each expert
-    that it trains.
+    `train_chars` is the length of the training part. Tables of n-grams are estimated at a fourth of
+    their largest possible size (order 7 takes a fifth for Tiny Shakespeare, a sixteenth for
+    python-stdlib). For a mixture: its own checkpoint, which has weights only, and one for each
+    expert that it trains.
     """
     model, trained = config.model, config.model.to_train(config.train).values()
     size = 12 * sum(one.parameter_count(vocab_size) for one, _ in trained)
@@ -33,10 +33,10 @@ def checkpoint_bytes(config: Config, vocab_size: int, train_chars: int = 0) -> i
 
 
 def training_bytes(config: Config, vocab_size: int) -> dict[str, int]:
-    """Estimate the memory of training in float32, by what holds it, in bytes.
+    """Estimate the memory of training in float32, by purpose, in bytes.
 
-    Of a mixture, whose experts are trained one after another: that of the largest. Counting has a
-    budget of its own and takes nothing here.
+    For a mixture: that of its largest expert, since experts are trained one after another. Counting
+    has its own memory budget and takes nothing here.
     """
     each = []
     for model, train in config.model.to_train(config.train).values():
@@ -52,8 +52,8 @@ def training_bytes(config: Config, vocab_size: int) -> dict[str, int]:
 def check_memory(config: Config, vocab_size: int) -> None:
     """Refuse a configuration whose weights or activations cannot fit into memory.
 
-    Raise UsageError if the estimate exceeds the machine's whole memory, MachineError if it exceeds
-    what this process may use of it.
+    Raise UsageError if the estimate exceeds the machine's memory, MachineError if it exceeds this
+    process's limit.
     """
     needed, total = sum(training_bytes(config, vocab_size).values()), memory.physical_bytes()
     where = "model and train"

@@ -1,7 +1,7 @@
-"""How a value of a configuration is read, and what a section of keys is.
+"""The types of configuration values, and the base class of its sections.
 
-Numbers are read as people mean them: `1e-3` is a number although YAML 1.1 calls it text. Nothing
-else is adjusted: a value is taken as it is, or refused.
+`1e-3` is read as a number although YAML 1.1 calls it text. Nothing else is converted: any other
+value is accepted as it is, or refused.
 """
 
 import math
@@ -18,11 +18,11 @@ _INTEGER = re.compile(rf"[-+]?{_DIGITS}")
 _NUMBER = re.compile(
     rf"[-+]?({_DIGITS}(\.[0-9]*)?|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.?(inf|nan)", re.IGNORECASE
 )
-_MAX_DIGITS = 300  # products of several such numbers must still fit into a message
+_MAX_DIGITS = 300  # products of several of these numbers must still fit into a message
 
 
 def wrong(what: str, mend: Words = "") -> ValueError:
-    """Return what a validator raises: pydantic passes it on, and `load` says where it happened."""
+    """Return the error that a validator raises; pydantic passes it on, and `load` adds the place."""
     return ValueError(Problem("", what, mend))
 
 
@@ -76,7 +76,7 @@ def _place(value: str) -> str:
     return value
 
 
-# These stand last in `Annotated`, so that the value is read before the range is checked.
+# These come last in `Annotated`, so that the value is read before the range is checked.
 Number = BeforeValidator(_number)
 Integer = BeforeValidator(_integer)
 Text = Annotated[str, BeforeValidator(text)]
@@ -87,7 +87,7 @@ Share = Annotated[float, Field(ge=0, lt=1), Number]
 
 
 class Section(BaseModel):
-    """A frozen group of keys that refuses unknown ones."""
+    """A frozen group of keys that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -97,7 +97,7 @@ class Section(BaseModel):
         return {} if values is None else values  # null: its keys are all commented out
 
     def conflicts(self) -> Iterator[Problem]:
-        """Yield what is wrong between keys; `where` is a key of this section, or empty."""
+        """Yield contradictions between keys; `where` is a key of this section, or empty."""
         yield from ()
 
     @model_validator(mode="after")

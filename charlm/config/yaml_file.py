@@ -1,9 +1,9 @@
-"""Strict reading of YAML: data only, each key once, and where each key stood.
+"""Strict reading of YAML: data only, each key once, with the line of each key.
 
-PyYAML's own loader keeps the last of two equal keys in silence, reads `010` as 8 and `1:30` as 90,
-and expands aliases without end. This reader composes the nodes with PyYAML and builds plain
-dictionaries, lists and scalars itself. Numbers stay the text they were written as: whether 1.10 is
-a number or the name of a file depends on its key, and the schema knows the keys.
+PyYAML's own loader silently keeps the last of two equal keys, reads `010` as 8 and `1:30` as 90,
+and expands aliases without limit. This reader composes the nodes with PyYAML and builds plain
+dictionaries, lists and scalars itself. Numbers stay text: whether 1.10 is a number or the name of a
+file depends on its key, and the schema knows the keys.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Document:
     where: str
     value: Any = None
     lines: dict[str, int] = field(default_factory=dict)  # by dotted key, from 1
-    overrides: dict[str, str] = field(default_factory=dict)  # each KEY=VALUE that was set, by key
+    overrides: dict[str, str] = field(default_factory=dict)  # each KEY=VALUE, by its key
 
     def at(self, path: Sequence[str]) -> Any:
         """Return the value at a path of keys; None where there is none."""
@@ -45,7 +45,7 @@ class Document:
         return value
 
     def line_of(self, path: Sequence[str]) -> str:
-        """Return file and line of a key; if it is missing, those of the section around it."""
+        """Return the file and line of a key, or of the section around a missing key."""
         for n in range(len(path), 0, -1):
             if line := self.lines.get(".".join(path[:n])):
                 return f"{self.where}:{line}"
@@ -56,8 +56,8 @@ def read_yaml(data: bytes, where: str) -> Document:
     """Read one YAML document; `where` is its name, for messages.
 
     Raises:
-        UsageError: Not UTF-8, not YAML, a repeated key, a tag that asks for a Python object, or
-            larger or deeper than a configuration has any reason to be.
+        UsageError: Not UTF-8, not YAML, a repeated key, a tag that asks for a Python object, or too
+            large or too deeply nested for a configuration.
     """
     text = _decode(data, where)
     try:
@@ -84,7 +84,7 @@ def dump_yaml(value: Any) -> str:
 
 
 def plain_scalar(text: str) -> Any:
-    """Read the VALUE of a KEY=VALUE as YAML reads an unquoted scalar; nothing is empty text."""
+    """Read the VALUE of KEY=VALUE as YAML reads an unquoted scalar; an empty one is empty text."""
     if not text:
         return text
     loader = yaml.SafeLoader("")
@@ -114,7 +114,7 @@ def _decode(data: bytes, where: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Counts the events that nodes are built of: composing them is recursive, parsing is not."""
+    """Limits the parser's events, before PyYAML composes them into nodes by recursion."""
 
     where = ""
     depth = nodes = 0
@@ -149,7 +149,7 @@ class _Builder:
         self.nodes = 0
 
     def build(self, node: yaml.Node, path: tuple[str, ...] = (), depth: int = 0) -> Any:
-        self.nodes += 1  # again here: an alias is one event but may stand for many nodes
+        self.nodes += 1  # counted again: an alias is one event but may expand to many nodes
         if self.nodes > MAX_NODES or depth > MAX_DEPTH:
             what = f"aliases expand to more than {MAX_NODES:,} values or {MAX_DEPTH} levels"
             raise UsageError(self.document.where, what, _LIMIT)

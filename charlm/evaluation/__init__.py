@@ -1,8 +1,8 @@
-"""Score a text: every character once, by a named protocol, with an interval.
+"""Score a text: every character once, by a named protocol, with a confidence interval.
 
 Read in this order: `score` (units and intervals), `protocols` (how a text is cut into windows),
-`unknown` (characters that the model does not know), `given` (which text), `scoring`, `comparison`
-(several runs), `baselines` (what counting and compressing reach).
+`unknown` (characters that the model does not know), `given` (the text to score), `scoring`,
+`comparison` (several runs), `baselines` (n-grams and compressors).
 """
 
 from charlm.evaluation.baselines import Ladder, Rung, climb

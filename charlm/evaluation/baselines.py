@@ -1,14 +1,14 @@
-"""Baselines: the loss on a text of models that need no training.
+"""Baselines: the loss of models that need no training.
 
 Counted models, from guessing to the best n-gram, and common compressors. Like a trained model, each
-sees the training part first and is scored on the text that follows:
+sees the training part first and is scored on the text after it:
 
     uniform                all symbols equally likely: ln V
     unigram, bigram        counted, one added to every count (Laplace's rule of succession)
     trigram, 5-gram        counted, modified Kneser-Ney
-    best Kneser-Ney        of the order that suits this text
-    gzip, bzip2, xz        by how much the held-out part enlarges the compressed training part; only
-                           if it is long enough for whole bytes to be precise
+    best Kneser-Ney        of the best order for this text
+    gzip, bzip2, xz        how much the held-out part enlarges the compressed training part; only if
+                           it is long enough for whole bytes to be precise
 
 The best order is chosen on the end of the training part, with counts that do not include it. Then
 the whole training part is counted, and the held-out part is scored once.
@@ -39,9 +39,9 @@ _Array = npt.NDArray[Any]
 MAX_ORDER = 10
 FIXED_ORDERS = {3: "trigram", 5: "5-gram"}
 
-# Limits keep time to seconds and memory bounded for a text of any size: 50 MiB for 12 MB of Python,
-# 270 MiB for random bytes, where almost every n-gram is new. What is counted or compressed is the
-# end of the training part, which is closest to the held-out part.
+# These limits bound time (seconds) and memory for a text of any size: 50 MiB for 12 MB of Python,
+# 270 MiB for random bytes, where almost every n-gram is new. Only the end of the training part is
+# counted or compressed, because it is closest to the held-out part.
 MAX_COUNTED = 1 << 20  # characters of the training part, fewer for orders beyond `MAX_ORDER`
 MAX_SCORED = 500_000  # characters of the held-out part
 MAX_CHOOSING = 100_000  # characters that the order is chosen on
@@ -55,7 +55,7 @@ PIECE = 1 << 18  # bytes compressed between two calls of `should_stop`
 class Rung:
     """One baseline: its score on the held-out part, and its wall time in seconds.
 
-    Work that several baselines share counts for the first of them.
+    Work shared by several baselines counts for the first of them.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Ladder:
 
     rungs: tuple[Rung, ...]
     counted: int  # characters of the training part in which n-grams were counted
-    scored: int  # characters of the held-out part without the first, which only compressors take
+    scored: int  # characters of the held-out part except the first, which only compressors code
     compressed: int  # characters of the training part compressed; 0 below `MIN_COMPRESSED`
     order: int | None  # the best n-gram order; None if the training part is too short to choose
 
@@ -154,9 +154,9 @@ def choose_order(
 ) -> int | None:
     """Return the order of the Kneser-Ney model that is best on the end of the training part.
 
-    That is the first order that the next one does not improve on, up to `max_order`. The last tenth
-    of the text, at most 100,000 characters, is scored by models counted on the rest; None if a
-    tenth is less than 2 characters.
+    It is the first order that the next one does not improve on, up to `max_order`. Models counted on
+    the rest score the last tenth of the text, at most 100,000 characters; None if a tenth is less
+    than 2 characters.
     """
     size = min(len(train) // 10, MAX_CHOOSING)
     if size < 2:
@@ -177,11 +177,11 @@ def kneser_ney(
     orders: Collection[int | None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[int, float]]:
-    """Yield each of `orders` but None, and the mean loss of its Kneser-Ney model, in nats.
+    """Yield each of `orders` except None, with the mean loss of its Kneser-Ney model, in nats.
 
     The models are those of `NGramModel`, computed in one pass: the model of order k shares its
-    lower levels with all longer ones; only its highest level uses the plain counts. All but the
-    first of the `ids` are scored, by the protocol `stream`.
+    lower levels with all longer ones; only its highest level uses the plain counts. All `ids` but
+    the first are scored, by the protocol `stream`.
     """
     first, targets = ids.ids[:1].astype(np.int64), ids.ids[1:].astype(np.int64)
     context = np.zeros_like(targets)  # the node of the context at each position: at first, the root
@@ -195,9 +195,9 @@ def kneser_ney(
             p = _interpolated(_highest(counts, k, "kneser-ney"), context, node, lower)
             yield k, _mean_nats(p)
         lower = _interpolated(level, context, node, lower)
-        # The n-gram that ends at the position before is the context one longer.
+        # The n-gram that ended one position earlier becomes the longer context.
         context = np.concatenate([first, node[:-1]])
-        first = np.array([-1])  # no context of two or more characters ends at the first one
+        first = np.array([-1])  # no context of two or more characters ends at the first position
 
 
 def add_one(counts: Counts, ids: IdArray, order: int) -> float:
@@ -225,7 +225,7 @@ def _find(keys: _Array, context: _Array, targets: _Array, vocab_size: int) -> _A
 
 def _interpolated(table: Table, context: _Array, node: _Array, lower: _Array) -> _Array:
     """Return p(target | context) at each position, (N,): see `models.smoothing`."""
-    # -1 picks the appended value: a context never seen leaves all to the shorter one.
+    # -1 picks the appended value: an unseen context leaves everything to the shorter one.
     left_over, share = np.append(table.left_over, 1.0), np.append(table.share, 0.0)
     return lower * left_over[context] + share[node]  # type: ignore[no-any-return]
 
@@ -235,7 +235,7 @@ def _mean_nats(p: _Array) -> float:
 
 
 class Compressor(Protocol):
-    """What `bz2`, `lzma` and `zlib` have in common; both return compressed bytes."""
+    """The interface that `bz2`, `lzma` and `zlib` share; both methods return compressed bytes."""
 
     def compress(self, data: bytes, /) -> bytes: ...  # noqa: D102
     def flush(self) -> bytes: ...  # noqa: D102
@@ -254,7 +254,7 @@ def added_bytes(
     after: bytes,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Return by how many bytes `after` enlarges the compressed `before`, which may be none."""
+    """Return how many bytes `after` adds to the compressed `before`, perhaps none."""
 
     def size(data: bytes) -> int:
         compressor, total = new(), 0
@@ -263,7 +263,7 @@ def added_bytes(
             total += len(compressor.compress(data[first : first + PIECE]))
         return total + len(compressor.flush())
 
-    return max(0, size(before + after) - size(before))  # bzip2 may need fewer for a longer text
+    return max(0, size(before + after) - size(before))  # bzip2 may compress a longer text better
 
 
 def utf8(ids: npt.NDArray[np.integer[Any]], tokenizer: Tokenizer) -> bytes:

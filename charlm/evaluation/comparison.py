@@ -25,12 +25,12 @@ from charlm.text.tokens import Split
 class ComparedRun:
     """One run, at its best checkpoint.
 
-    `text` is what must be equal for losses to be comparable: the text's SHA-256, its unit, the
-    vocabulary size, and where the part begins and ends.
+    `text` must be equal for losses to be comparable: the text's SHA-256, its unit, the vocabulary
+    size, and where the part begins and ends.
     """
 
-    saved: SavedModel  # without its weights except while it is scored
-    part: Split  # what it is scored on
+    saved: SavedModel  # has weights only while it is being scored
+    part: Split  # the text to score
     text: tuple[object, ...]
     source: str  # the text's name
     seconds: float  # of training, up to the checkpoint
@@ -66,7 +66,7 @@ def open_run(run: RunFolder, split: str, device: str) -> ComparedRun:
 
 
 def _load_best(run: RunFolder, device: str) -> tuple[SavedModel, float]:
-    """Return the best model and its training time, even if the run trains on and prunes it."""
+    """Return the best model and its training time, even if training prunes it meanwhile."""
 
     def load(best: Checkpoint) -> tuple[SavedModel, float]:
         return load_model(run, str(best.step), device), read_state(best.path, best.step).seconds
@@ -83,8 +83,8 @@ def common_length(models: Sequence[LanguageModel]) -> int:
 def cut(runs: Sequence[ComparedRun], chosen: Sequence[Name], length: int) -> dict[Name, Cut]:
     """Choose the protocols of each run, with windows of the same length; return one of each.
 
-    Of `stream` there may be others: it has no window. Raises UsageError if the windows are too long
-    for a run, or no run supports a protocol.
+    Cuts of `stream` may differ between runs, since it has no window. Raises UsageError if the
+    windows are too long for a run, or no run supports a protocol.
     """
     for run in runs:
         model = run.saved.model
@@ -112,7 +112,7 @@ def score(
 ) -> None:
     """Score each run by each of its protocols, which `cut` chose; see `score_text`."""
     for run in filter(lambda run: run.cuts, runs):
-        run.saved, run.seconds = _load_best(run.saved.run, device)  # may be another by now
+        run.saved, run.seconds = _load_best(run.saved.run, device)  # there may be a newer best
         sizes = utf8_lengths(run.saved.tokenizer)
         for name, its_cut in run.cuts.items():
             run.scores[name] = score_text(

@@ -1,4 +1,4 @@
-"""The text to score: a part of the run's own, or another, encoded with the run's alphabet."""
+"""The text to score: a part of the run's own text, or another text in the run's alphabet."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from charlm.text.tokens import Ids, Split
 
 @dataclass(frozen=True)
 class GivenText:
-    """A text to score: what the model knows of it, by the model's ids, and what it does not.
+    """A text to score: its known characters by the model's ids, and its unknown ones.
 
     `tokenizer` has all of its characters; `notes` are remarks about the text.
     """
@@ -48,7 +48,7 @@ def read_text(
     unknown: Literal["error", "uniform"] = "error",
     progress: Progress = lambda what, read: None,
 ) -> GivenText:
-    """Read a text as a run read its own.
+    """Read a text in the same way as a run read its own.
 
     Args:
         name: A file, folder, glob, named text or `-`.
@@ -59,7 +59,7 @@ def read_text(
         progress: Called with "reading" or "encoding" and the bytes read since the last call.
 
     Raises:
-        DataError: It cannot be read, has unknown characters, or too few known ones.
+        DataError: The text cannot be read, has unknown characters, or too few known ones.
     """
     data = data.model_copy(update={"source": name, "val_fraction": 0.0, "test_fraction": 0.0})
     source = open_source(name)

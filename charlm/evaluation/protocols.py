@@ -2,14 +2,14 @@
 
 A loss means little without its protocol, because more context makes characters easier to predict:
 
-    windows   consecutive windows, context only inside the window. The expected value of nanoGPT's
-              estimate from random windows of the same length.
+    windows   consecutive windows, context only inside the window. This is the expected value of
+              nanoGPT's estimate from random windows of the same length.
     sliding   overlapping windows: each starts S characters (the stride) after the one before, and
               only its new characters are scored, with at least T - S characters of context.
     stream    all the context that the model can use, for models with bounded memory.
 
-All three are windows of some length, moved by some stride. In `windows` the stride is the length;
-in `stream` the windows are far longer than the model's memory and overlap by it.
+All three move a window of some length by some stride. In `windows` the stride equals the length; in
+`stream` the windows are far longer than the model's memory and overlap by it.
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ class Cut:
     name: Name
     length: int  # characters in a window
     stride: int  # from the start of a window to the start of the next, 1 to `length`
-    in_words: str  # what a reader of the loss must know, to follow "scored N characters"
+    in_words: str  # description to print after "scored N characters"
 
     @property
     def block_size(self) -> int | None:
@@ -133,11 +133,11 @@ def choose(
         name: `windows`, `sliding` or `stream`.
         block_size: Characters in a window; None, the model's own.
         stride: For `sliding`; None, half the window.
-        all_logits: Whether all V probabilities will be computed for each character, even by a model
-            that can look up that of one; windows are then short enough for that.
+        all_logits: Whether all V probabilities are needed for each character, even from a model
+            that can look up a single one; windows are then shorter, to bound the memory.
 
     Raises:
-        UsageError: A number is out of range or has no meaning for the protocol, or the model does
+        UsageError: A number is out of range or does not apply to the protocol, or the model does
             not support the protocol.
     """
     if stride is not None and name != "sliding":

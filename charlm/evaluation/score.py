@@ -1,11 +1,11 @@
 """The loss of a model on a text, in several units, and its confidence interval.
 
 The mean loss over a text is one sample: other passages would give another mean. The variance of
-single characters does not say how different, because neighbouring characters are correlated: they
+single characters understates the difference, because neighbouring characters are correlated: they
 are hard or easy together (a name, a quotation, a song), and a million characters are far fewer than
 a million independent samples. The block bootstrap keeps neighbours together: cut the text into
-blocks of consecutive characters, draw as many blocks with replacement, and take their mean. Of many
-such means, the middle 95 % is the interval.
+blocks of consecutive characters, draw as many blocks with replacement, and take their mean. Repeat;
+the middle 95 % of the means is the interval.
 
 The interval does not cover texts of another kind, or other seeds in training. It overstates the
 uncertainty of the difference between two models on one text: both meet the same hard passages, so
@@ -36,11 +36,11 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Interval:
-    """The range, in nats, that would hold the mean loss of as much similar text 95 times in 100."""
+    """The range, in nats, for the mean loss of an equal amount of similar text, 95 times in 100."""
 
     low: float
     high: float
-    blocks: int  # how many were drawn from
+    blocks: int  # how many the text was cut into
     block_chars: int  # characters in each; the last may be shorter
 
 
@@ -62,7 +62,7 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Bits of the whole text over its bytes: comparable between models of other units."""
+        """Bits of the whole text over its bytes: comparable between models of characters and bytes."""
         return None if self.bytes is None else self.bits_per_char * self.chars / self.bytes
 
     @property

@@ -1,6 +1,6 @@
 """Score a text: every character once, by a protocol.
 
-No random numbers are drawn, and the model returns to the mode it was in.
+No random numbers are drawn, and the model's mode is restored afterwards.
 """
 
 import math
@@ -28,7 +28,7 @@ LIKELIEST = 5
 
 
 class Likeliest(NamedTuple):
-    """The ids that a model held most likely for each prediction, in order, and how likely."""
+    """The most likely ids of each prediction, in order, and their probabilities."""
 
     ids: Int[np.ndarray, "N k"]
     p: Float[np.ndarray, "N k"]
@@ -47,8 +47,8 @@ class Scored:
     def records(self, symbols: Tokenizer, own: Tokenizer) -> Iterator[dict[str, Any]]:
         """Yield a record for each character; `symbols` has all of them, `own` is the model's.
 
-        That is its `position`, `char` (or `byte`, a number), `bits` (None if infinite), and
-        `likeliest`: pairs of a character and its probability, none for an unknown one.
+        It has `position`, `char` (or `byte`, a number), `bits` (None if infinite), and `likeliest`:
+        pairs of a character and its probability, empty for an unknown character.
         """
 
         def name(tokenizer: Tokenizer, idx: int) -> str | int:
@@ -110,14 +110,14 @@ def score_text(
     progress: Callable[[int], None] = lambda chars: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Score:
-    """Score all of a text but its first character, with an interval.
+    """Score all characters of a text except the first, with an interval.
 
     Args:
         model: What predicts; in evaluation mode meanwhile.
-        ids: The text without what the model does not know, at least 2 characters.
+        ids: The text without unknown characters, at least 2 characters.
         cut: The protocol.
         byte_lengths: Bytes in each symbol of the text (see `utf8_lengths`).
-        left_out: What the model does not know, scored by the rule of `unknown`.
+        left_out: The unknown characters, scored by the rule of `unknown`.
         by_position: Whether to average by position in the window too; for `windows`.
         each: Called with all scored characters in order, some thousands at a time. Slower: all V
             probabilities are computed for each (`all_logits` of `protocols.choose`).

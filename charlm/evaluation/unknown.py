@@ -1,15 +1,15 @@
-"""The loss of characters that a model has no id for: a uniform code, stated and decodable.
+"""The loss of characters that a model has no id for: a uniform code that could be decoded.
 
-A model gives no probability to characters outside its alphabet, so its loss on a text that holds
-one is infinite. Such a text is scored as if a coder first sent the positions of the u unknown
-characters among all N, then which they are, and then let the model predict the rest as if they
-were not there:
+A model gives no probability to characters outside its alphabet, so its loss on a text with one of
+them is infinite. Instead, the text is scored as if a coder first sent the positions of the u
+unknown characters among all N, then the characters themselves, and then let the model predict the
+rest of the text without them:
 
     where   ln((N + 1) C(N, u)) nats: Laplace's rule of succession over the known and the unknown
     which   ln(1,114,112 - V) nats each: every code point outside the alphabet is equally likely
 
 Each unknown character costs its code point and an equal share of the first line. Every character
-of the text counts, and anyone could decode this code, so the loss is comparable.
+of the text counts, and the code could be decoded, so the loss is comparable.
 """
 
 import math

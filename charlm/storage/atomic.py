@@ -1,8 +1,7 @@
-"""All or nothing: a file or a folder is either wholly there or not there at all.
+"""Atomic writes: a file or folder appears complete or not at all.
 
 Both are written under a temporary name in the same folder, flushed to the disk, and renamed into
-place: the one step that makes them exist. What a crash leaves behind starts with `.tmp-` and is
-never read; `remove_leftovers` clears it away.
+place. Leftovers of a crash start with `.tmp-` and are never read; `remove_leftovers` deletes them.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ from charlm.storage.manifest import write_manifest
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Replace the file at `path` by `data`, durably; a MachineError leaves the old one unharmed."""
+    """Replace the file at `path` by `data`, durably; a MachineError leaves the old file unharmed."""
     temporary = _beside(path, "new")
     with machine_errors(path):
         try:
@@ -29,12 +28,12 @@ def write_file(path: Path, data: bytes) -> None:
         except BaseException as error:
             temporary.unlink(missing_ok=True)
             if isinstance(error, OSError):
-                error.filename = path  # nobody knows the temporary one
+                error.filename = path  # the user does not know the temporary name
             raise
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Rename a finished file to `path`, its content on the disk before its name is, or OSError."""
+    """Rename a finished file to `path` after flushing its content to the disk, or raise OSError."""
     flush_file(temporary)
     temporary.replace(path)
     flush_folder(path.parent)
@@ -42,11 +41,11 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
-    """Yield a text file that replaces the one at `path` if the block succeeds, and vanishes if not.
+    """Yield a text file that replaces the one at `path` if the block succeeds, or is deleted if not.
 
-    A pipe or a device is written to directly. Of a symbolic link, the file it names is replaced.
-    Raise OSError if there is no such folder or `path` is one, MachineError if the disk or its
-    permissions refuse; an older file is unharmed.
+    A pipe or a device is written directly. For a symbolic link, its target is replaced. Raise
+    OSError if the folder is missing or `path` is a folder, MachineError if the disk or its
+    permissions refuse; an older file stays unharmed.
     """
     if path.exists() and not path.is_file():
         with path.open("w", encoding="utf-8") as out:
@@ -63,7 +62,7 @@ def replacing(path: Path) -> Iterator[IO[str]]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those it is to be in, there after a power cut too, or raise OSError."""
+    """Make a folder and its parents durably: they survive a power cut. Or raise OSError."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
@@ -74,15 +73,15 @@ def make_folder(path: Path) -> None:
 def new_folder(path: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
     """Yield a folder to fill with files; it appears at `path` only when the block succeeds.
 
-    Its manifest has the files' sizes and SHA-256, and `facts`, read when the block ends. A folder
-    that is at `path` already is replaced at the end, and comes back if that fails.
+    Its manifest has the files' sizes and SHA-256, and `facts`, read when the block ends. An older
+    folder at `path` is replaced at the end, and restored if that fails.
 
     Raises:
         MachineError: The disk or its permissions refuse; nothing appears at `path`.
     """
     temporary = _beside(path, "new")
     with machine_errors(path):
-        # Not its parents: a run that was removed while it trains must not come back in part.
+        # Do not make its parents: a run deleted during training must not partly reappear.
         temporary.mkdir()
         try:
             yield temporary
@@ -97,7 +96,7 @@ def new_folder(path: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:
-    """Rename a finished folder to `path`; one already there steps aside first."""
+    """Rename a finished folder to `path`, moving an older one aside first."""
     old = _beside(path, "old")
     if path.exists():
         path.rename(old)
@@ -112,9 +111,9 @@ def _replace_folder(temporary: Path, path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Make a folder vanish at once, then delete it: a reader never meets it half-gone.
+    """Remove a folder in one step, then delete its files: readers never see it half-deleted.
 
-    What cannot be removed stays; that is no reason to stop a training run.
+    A folder that cannot be removed stays: that must not stop a training run.
     """
     trash = _beside(path, "trash")
     with contextlib.suppress(OSError):
@@ -124,10 +123,10 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Clear away what an earlier crash left in a folder and below, or raise MachineError.
+    """Delete leftovers of an earlier crash in a folder and below, or raise MachineError.
 
-    Call it with the lock held. A folder that had stepped aside comes back if the crash kept its
-    successor from its place.
+    Call it with the lock held. A folder that was moved aside is restored if the crash happened
+    before its replacement arrived.
     """
     with machine_errors(folder):
         for path in [path for path in folder.rglob(".tmp-*") if is_leftover(path.name)]:
@@ -142,14 +141,14 @@ def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)  # `rmtree` would not take a file, a link or a pipe
+        path.unlink(missing_ok=True)  # `rmtree` refuses files, links and pipes
 
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Make a folder for what is larger than memory; it goes when the block ends.
+    """Make a folder for data larger than memory; it is deleted when the block ends.
 
-    A disk that is too small or refuses is a MachineError.
+    Raise MachineError if the disk is too small or refuses.
     """
     folder = _beside(parent / "scratch", "new")
     with machine_errors(folder):
@@ -161,7 +160,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def is_leftover(name: str) -> bool:
-    """Tell whether a name is one of ours for what is not finished; a user's own files never are."""
+    """Tell whether a name is one of charlm's temporary names; a user's own files never match."""
     return bool(re.match(r"\.tmp-(new|old|trash)-[0-9a-f]{8}-(?!\.{0,2}$)", name))
 
 

@@ -1,4 +1,4 @@
-"""Fetch a pinned file over HTTPS: resumed where it broke off, checked before it counts."""
+"""Fetch a pinned file over HTTPS: interrupted downloads resume, and the content is checked."""
 
 import contextlib
 import http.client
@@ -30,13 +30,13 @@ def download(
 ) -> None:
     """Fetch `url` into `target`, which appears only with the right size and SHA-256.
 
-    After a broken transfer, the part that came stays beside the target as `.part`; this call (up to
-    `attempts` times) or a later one continues from there. The address is https; plain http is taken
-    from this very machine only. Never more than `size` bytes are kept, whatever the server sends.
-    `progress` is called with the bytes present and the bytes expected.
+    After a broken transfer, the received part stays beside the target as `.part`; this call (up to
+    `attempts` times) or a later one continues from there. The address must be https; plain http is
+    accepted from this machine only. At most `size` bytes are kept, whatever the server sends.
+    `progress` is called with the bytes received and the bytes expected.
 
     Raises:
-        MachineError: The network or the disk failed; what came so far is kept for the next try.
+        MachineError: The network or the disk failed; the received part is kept for the next try.
         DataError: The content is not the pinned one; nothing is kept.
     """
     address = urllib.parse.urlsplit(url)
@@ -54,7 +54,7 @@ def download(
             reason = _transfer(url, part, size, progress)
         done = _size(part)
         if done < size:
-            raise MachineError(url, f"{done:,} of {size:,} bytes came ({reason})", "try again")
+            raise MachineError(url, f"got {done:,} of {size:,} bytes ({reason})", "try again")
         found = sha256_of(part)
         if found != sha256:
             part.unlink()
@@ -65,19 +65,19 @@ def download(
 
 @contextlib.contextmanager
 def _folder_for(target: Path) -> Iterator[None]:
-    """Make the target's folder; if nothing came, take it away again."""
+    """Make the target's folder; delete it again if nothing was received."""
     made = not target.parent.exists()
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
         if made:
-            with contextlib.suppress(OSError):  # not empty: something came
+            with contextlib.suppress(OSError):  # not empty: something was received
                 target.parent.rmdir()
 
 
 def _transfer(url: str, part: Path, size: int, progress: Callable[[int, int], None]) -> str:
-    """Append what the server still has to send to `part`; return why it ended early, or ''."""
+    """Append the rest of the file to `part`; return why the transfer ended early, or ''."""
     start = _size(part)
     request = urllib.request.Request(url, headers={"User-Agent": "charlm"})
     if start:

@@ -39,7 +39,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 
 def reason(error: Exception) -> str:
-    """Say in a few words why a file is not what was expected; what is wrong may itself be long."""
+    """Return a short reason why a file is not as expected, however long the wrong value is."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))} is {reprlib.repr(first['input'])}"

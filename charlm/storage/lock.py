@@ -1,4 +1,4 @@
-"""One writer to a folder at a time: a kernel lock, which a killed process releases by dying."""
+"""One writer per folder: a kernel lock, which is released when its process dies."""
 
 import contextlib
 import json
@@ -24,8 +24,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
     """Hold the folder for writing while the block runs.
 
     The lock belongs to the kernel (flock), so `kill -9` frees it at once. Some network file systems
-    do not honour such locks. Raise MachineError if the folder may not be written, or if another
-    process holds it; the message says which.
+    ignore these locks. Raise MachineError if the folder is not writable, or if another process
+    holds it; the message says which.
     """
     new = not (folder / LOCK).exists()
     lock = _acquired(folder)
@@ -34,7 +34,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         facts = {"pid": os.getpid(), "host": platform.node(), "started": time.time()}
         try:
             with machine_errors(folder):
-                holder.unlink(missing_ok=True)  # a link would be followed, a pipe waited for
+                holder.unlink(missing_ok=True)  # do not follow a link or wait for a pipe
                 holder.write_text(json.dumps(facts), encoding="utf-8")
         except MachineError:
             if new:  # a folder that cannot be written to is left as it was
@@ -48,9 +48,9 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 
 def refuse_locked(folder: Path) -> None:
-    """Raise MachineError if another process holds a folder, saying which, or it may not be read."""
+    """Raise MachineError if another process holds a folder, or it is not readable."""
     if (folder / LOCK).exists():
-        # The holder's file stays: a killed process left it, and it says whose the folder is.
+        # The holder's file stays: after a kill, it still says which process used the folder.
         _acquired(folder).release()
 
 

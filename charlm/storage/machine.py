@@ -1,4 +1,4 @@
-"""What the operating system refuses, as an error that says what to do."""
+"""Errors of the operating system, with advice."""
 
 import contextlib
 import errno
@@ -37,7 +37,7 @@ def _user() -> str:
 
 
 def is_gone(path: Path) -> bool:
-    """Tell whether there is nothing at `path`; what cannot be looked at counts as there."""
+    """Tell whether there is nothing at `path`; if that cannot be found out, assume there is."""
     try:
         path.lstat()
     except OSError as error:

@@ -1,8 +1,8 @@
-"""MANIFEST.json: what a folder holds, and proof that it still does.
+"""MANIFEST.json: the files of a folder, with checksums.
 
 `{"format": 1, "files": {name: {"size": bytes, "sha256": hex}}, ...facts}`. A folder without a
-manifest was never finished. Among the files is the manifest itself: its SHA-256 is that of its
-bytes with zeros in the place of that SHA-256. Manifests of the first version have none.
+manifest was never finished. The manifest lists itself too: its SHA-256 is that of its bytes with
+zeros in place of that SHA-256. Manifests of the first version lack this entry.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ from charlm.storage.machine import is_gone, machine_errors
 NAME = "MANIFEST.json"
 FORMAT = 1
 _UNKNOWN = b"0" * 64  # stands for a manifest's own SHA-256 while that is computed
-# What comes right before it. No value can contain this: quotes are escaped there.
+# The bytes right before it. No value can contain them: quotes in values are escaped.
 _OWN = f'"{NAME}": {{\n   "sha256": "'.encode()
-# What file managers leave in folders, and network file systems for files that are still open.
+# Files that file managers leave in folders, and network file systems for files still open.
 _LITTER = re.compile(r"\.DS_Store$|\._|\.nfs[0-9a-f]+$|(?i:thumbs\.db|desktop\.ini)$")
-# Errors caused by what is in a folder or a manifest; all others are the machine's.
+# Errors that mean a damaged folder or manifest; all other errors are the machine's.
 _OF_WHAT_IS_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 _OF_WHAT_IS_THERE |= {errno.ENAMETOOLONG, errno.EINVAL}
 _PICKLES = {".metadata", ".distcp", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
@@ -41,7 +41,7 @@ class OtherFormatError(CheckpointError):
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     """Record `facts` and the size and SHA-256 of every file now in `folder`.
 
-    Facts so long that they could not be read again are a CheckpointError.
+    Raise CheckpointError if the facts are too long to be read again.
     """
     files = {
         path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
@@ -61,13 +61,13 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path, mend: str = "name another") -> dict[str, Any]:
-    """Read a folder's manifest without checking its files; its own entry is left out of them.
+    """Read a folder's manifest, without its own entry and without checking the files.
 
-    `mend` is what to do where it cannot be read, for the message.
+    `mend` is the advice in the message if it cannot be read.
 
     Raises:
         OtherFormatError: It is of a format that this version does not read.
-        CheckpointError: There is none, it is no manifest, was changed, or is a symbolic link.
+        CheckpointError: It is missing, not a manifest, changed, or a symbolic link.
         MachineError: The disk or its permissions refuse; it may be sound.
     """
     path = folder / NAME
@@ -96,13 +96,13 @@ def read_manifest(folder: Path, mend: str = "name another") -> dict[str, Any]:
 def verify_folder(folder: Path, mend: str = "name another") -> dict[str, Any]:
     """Check every file of a folder against its manifest, and return the manifest.
 
-    Names are checked before any file is opened. `mend` is what to do about a folder that is
-    damaged, for the message.
+    Names are checked before any file is opened. `mend` is the advice in the message for a damaged
+    folder.
 
     Raises:
         OtherFormatError: It is of a format that this version does not read.
-        CheckpointError: A file is missing, unexpected, changed, named outside the folder, or named
-            as what runs code when it is read.
+        CheckpointError: A file is missing, unexpected, changed, outside the folder, or named like a
+            pickle, which can run code.
         MachineError: The disk or its permissions refuse; it may be sound.
     """
     content = read_manifest(folder, mend)
@@ -125,7 +125,7 @@ def verify_folder(folder: Path, mend: str = "name another") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _reading(path: Path, mend: str) -> Iterator[None]:
-    """Turn errors into what they mean: damaged or just pruned, or a disk that fails."""
+    """Turn errors into a CheckpointError (damaged or just pruned) or a MachineError (the disk)."""
     with machine_errors(path):
         try:
             yield
@@ -136,7 +136,7 @@ def _reading(path: Path, mend: str) -> Iterator[None]:
 
 
 def _check_name(folder: Path, name: str, files: Mapping[str, Any], mend: str) -> None:
-    """Refuse a file for its name and kind; nothing of it is read."""
+    """Refuse a file by its name and kind, without reading it."""
     path, shown = folder / name, reprlib.repr(name)
     if Path(name).name != name or name == ".." or path.is_symlink():
         raise CheckpointError(folder, f"unsafe path {shown}", mend)
@@ -150,7 +150,7 @@ def _check_name(folder: Path, name: str, files: Mapping[str, Any], mend: str) ->
 
 
 def _is_own(data: bytes) -> bool:
-    """Tell whether a manifest's bytes have the SHA-256 that stands in them."""
+    """Tell whether a manifest's bytes have the SHA-256 that they state."""
     before, mark, rest = data.partition(_OWN)
     sha256, after = rest[: len(_UNKNOWN)], rest[len(_UNKNOWN) :]
     return hashlib.sha256(before + mark + _UNKNOWN + after).hexdigest().encode() == sha256

@@ -1,7 +1,7 @@
 """From a text to batches of ids. Imports no torch.
 
-A text of any size is read in chunks and its ids are read from disk as they are needed, so a
-corpus larger than memory needs no more memory than a small one.
+Texts are read in chunks, and ids are read from disk as they are needed, so a corpus larger than
+memory needs no more memory than a small one.
 
 Read in this order: `tokenizer`, `datasets` (texts with a name), `sources` (where a text comes
 from), `tokens` (ids on disk), `corpus` (alphabet, encoding, splits), `batches`.

@@ -1,7 +1,7 @@
-"""Which windows of the text make up a training batch: a pure function of (seed, step, sample).
+"""The windows of a training batch: a pure function of (seed, step, sample).
 
 Batch k does not depend on batch k-1. So there is no position to save, a resumed run draws the same
-batches as an uninterrupted one, and any number of processes or micro-batches share the same batch.
+batches as an uninterrupted one, and processes or micro-batches can each compute their own slice.
 """
 
 from typing import Any

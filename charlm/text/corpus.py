@@ -1,6 +1,6 @@
 """From a text to a corpus: scan its alphabet, encode it to a token file, split it by position.
 
-Both passes read in chunks, so memory does not grow with the text. The alphabet is that of the whole
+Both passes read in chunks, so memory does not grow with the text. The alphabet comes from the whole
 text; otherwise the validation part could have a character without an id.
 """
 
@@ -55,7 +55,7 @@ Progress = Callable[[str, int], None]  # "reading" or "encoding", and the bytes 
 
 @dataclass
 class Scan:
-    """What one pass over a text finds."""
+    """The result of one pass over a text."""
 
     size: int  # in symbols: characters, or bytes in byte mode
     sha256: str  # of its bytes
@@ -87,7 +87,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text as ids on disk, split into parts, and what its manifest says (see `_Facts`)."""
+    """A text as ids on disk, split into parts, with the facts of its manifest (see `_Facts`)."""
 
     splits: Mapping[str, Split]  # `train`, `val` and `test`; a part may be empty
     facts: Mapping[str, Any]
@@ -99,7 +99,7 @@ def scan_text(
     """Read a text once for its length, alphabet and checksum.
 
     Raises:
-        DataError: Empty, not decodable, compressed or binary; with the part, byte and line.
+        DataError: The text is empty, not decodable, compressed or binary; names part, byte and line.
         MachineError: It cannot be read.
     """
     size, digest = 0, hashlib.sha256()
@@ -149,7 +149,7 @@ def encode_corpus(
     folder: Path,
     progress: Progress = lambda what, read: None,
 ) -> Corpus:
-    """Read a text again and write its ids to a new `folder`, or leave none behind.
+    """Read a text again and write its ids to a new `folder`, which appears only if that succeeds.
 
     Raises:
         DataError: The text changed since it was scanned, or has a character without an id.
@@ -183,7 +183,7 @@ def encode_corpus(
 def open_corpus(folder: Path) -> Corpus:
     """Open a corpus that `encode_corpus` wrote.
 
-    Raises DataError if its file of ids was cut short, and CheckpointError if it is missing,
+    Raises DataError if its file of ids is truncated, and CheckpointError if the folder is missing,
     otherwise damaged, or has invalid ids.
     """
     path = folder / IDS
@@ -202,7 +202,7 @@ def open_corpus(folder: Path) -> Corpus:
 
 
 class _Facts(BaseModel, strict=True):
-    """What the manifest of a corpus must say."""
+    """The facts that the manifest of a corpus must state."""
 
     source: str
     source_sha256: str
@@ -261,7 +261,7 @@ def _symbols(
 
 
 class _Decoder:
-    """Decodes one part chunk by chunk and tells where it fails."""
+    """Decodes one part chunk by chunk and reports where decoding fails."""
 
     def __init__(self, part: Part, encoding: str, notes: list[str]) -> None:
         self.part = part
@@ -283,7 +283,7 @@ class _Decoder:
         try:
             text = self.decoder.decode(chunk, final)
         except UnicodeDecodeError as error:
-            # The decoder may hold bytes of an earlier chunk: count from the end, which they share.
+            # The decoder may hold bytes of an earlier chunk, so count from the end.
             good = len(chunk) - len(error.object) + error.start
             self.decoder.setstate(before)
             with contextlib.suppress(UnicodeError):  # the bytes before may fail as well

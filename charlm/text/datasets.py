@@ -33,14 +33,14 @@ class Dataset:
     licence: str
     url: str
     text: Pin  # the file to train on
-    archive: Pin | None = None  # the zip file it comes in as the only member, if any
+    archive: Pin | None = None  # the zip file whose only member it is, if any
 
     def path(self) -> Path:
         """Return where the text is or will be kept."""
         return data_folder() / self.text.name
 
     def fetch(self, progress: Callable[[int, int], None] = lambda done, total: None) -> Path:
-        """Return the path of the text, downloading and checking it first if it is not there.
+        """Return the path of the text, downloading and checking it first if needed.
 
         Args:
             progress: Called during the download with the bytes so far and in total.
@@ -83,7 +83,7 @@ class Dataset:
         return self.path()
 
     def _unpack(self, archive: Path) -> None:
-        """Extract the only member of a zip, stopping beyond its expected size."""
+        """Extract the only member of a zip, or stop if it exceeds its expected size."""
         path = self.path()
         part = path.with_name(path.name + ".part")
         with machine_errors(path):
@@ -94,7 +94,7 @@ class Dataset:
                     zipped.open(self.text.name) as member,
                     part.open("wb") as file,
                 ):
-                    # A zip bomb shows when a chunk goes beyond the expected size.
+                    # A zip bomb goes beyond the expected size.
                     while file.tell() <= self.text.size and (chunk := member.read(_CHUNK)):
                         file.write(chunk)
             except (zipfile.BadZipFile, KeyError) as error:
@@ -119,7 +119,7 @@ DATASETS = {
     for dataset in [
         Dataset(
             name="shakespeare",
-            about="Tiny Shakespeare: 40,000 lines of the plays, the field's first benchmark",
+            about="Tiny Shakespeare, 40,000 lines: the usual first benchmark",
             licence="public domain",
             url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
             text=Pin(
@@ -130,7 +130,7 @@ DATASETS = {
         ),
         Dataset(
             name="names",
-            about="makemore's names: 32,033 first names, one a line",
+            about="makemore's 32,033 first names, one per line",
             licence="public domain (US Social Security Administration)",
             url="https://raw.githubusercontent.com/karpathy/makemore/master/names.txt",
             text=Pin(
@@ -141,7 +141,7 @@ DATASETS = {
         ),
         Dataset(
             name="enwik8",
-            about="the first 100 MB of an English Wikipedia dump of 2006; use data.unit=bytes",
+            about="100 MB of English Wikipedia; use data.unit=bytes",
             licence="CC BY-SA 3.0 and GFDL",
             url="https://mattmahoney.net/dc/enwik8.zip",
             archive=Pin(
@@ -157,7 +157,7 @@ DATASETS = {
         ),
         Dataset(
             name="text8",
-            about="100 MB of cleaned English Wikipedia: a to z and space",
+            about="100 MB of cleaned Wikipedia: a to z and space",
             licence="CC BY-SA 3.0 and GFDL",
             url="https://mattmahoney.net/dc/text8.zip",
             archive=Pin(

@@ -1,7 +1,7 @@
 """Where text comes from: a name, a file, a folder, a glob, or standard input.
 
-A `Source` is a list of parts that can be opened again, so a text is read once for its alphabet and
-once for its ids without being held in memory.
+A `Source` is a list of parts that can be opened again. So a text can be read twice, for its
+alphabet and for its ids, without being held in memory.
 """
 
 import difflib
@@ -24,8 +24,8 @@ from charlm.storage.machine import machine_errors
 from charlm.text.datasets import DATASETS
 
 EMBEDDED = {
-    "python-docs": "the reference topics that ship with every CPython (about 0.46 M characters)",
-    "python-stdlib": "the source of Python's standard library (about 12 MB)",
+    "python-docs": "Python's reference topics (about 0.46 M characters)",
+    "python-stdlib": "source of Python's standard library (about 12 MB)",
 }
 
 _STDLIB_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "lib2to3", "__pycache__"}
@@ -33,7 +33,7 @@ _STDLIB_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "lib2to3"
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a text: what to call it, and how to open its bytes (which may raise OSError)."""
+    """A piece of a text: its name, and how to open its bytes (which may raise OSError)."""
 
     label: str
     open: Callable[[], BinaryIO]
@@ -54,7 +54,7 @@ def open_source(
 
     Args:
         name: `python-docs`, `shakespeare`, ...; a file, a folder, a glob; or `-`.
-        progress: Called with bytes done and in all while a text is fetched.
+        progress: Called with bytes done and bytes in total while a text is fetched.
 
     Raises:
         DataError: There is no such text, or it is not a regular file.
@@ -96,8 +96,8 @@ def _fetched(name: str, progress: Callable[[int, int], None]) -> Path:
 
 
 def _standard_input() -> Part:
-    """Copy standard input, which can be read only once, to a file that ends with the process."""
-    spool = tempfile.TemporaryFile()  # noqa: SIM115 -- lives in the closure, without a name
+    """Copy standard input, which can be read only once, to a temporary file."""
+    spool = tempfile.TemporaryFile()  # noqa: SIM115 -- the closure keeps it open
     with machine_errors(Path(tempfile.gettempdir())):
         shutil.copyfileobj(sys.stdin.buffer, spool)
         spool.flush()

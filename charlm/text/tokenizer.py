@@ -1,4 +1,4 @@
-"""Text to ids and back: one id for each character, or one for each byte.
+"""Text to ids and back: one id for each character or each byte.
 
 tokenizer = CharTokenizer(" ehlo")
 tokenizer.encode("hello")        # array([2, 1, 3, 3, 4])
@@ -22,7 +22,7 @@ from charlm.storage.json_file import read_object
 
 IntArray = npt.NDArray[np.integer[Any]]
 Unknown = Literal["error", "skip", "nearest"]
-# Takes one more id, or None at the end; returns the text that it completes.
+# Takes one more id, or None at the end; returns the text that this id completes.
 StreamDecoder = Callable[[int | None], str]
 
 FORMAT = 1
@@ -56,7 +56,7 @@ class Tokenizer(Protocol):
 
 
 class CharTokenizer:
-    """One id for each character of an alphabet, in the order of Unicode.
+    """One id for each character of an alphabet, in Unicode order.
 
     Args:
         alphabet: The characters, in any order; repeats do not matter.
@@ -76,8 +76,8 @@ class CharTokenizer:
     def encode(self, text: str, unknown: Unknown = "error") -> IntArray:
         """Return the ids of a text.
 
-        A character outside the alphabet is refused by a DataError that lists them (`error`), left
-        out (`skip`), or replaced if it can be (`nearest`).
+        Characters outside the alphabet raise a DataError that lists them (`error`), or are left out
+        (`skip`), or are replaced by similar ones if possible (`nearest`).
         """
         if unknown == "nearest":
             text = text.replace("\r\n", "\n") if "\r" not in self.alphabet else text
@@ -116,7 +116,7 @@ class ByteTokenizer:
     vocab_size = 256
 
     def encode(self, text: str, unknown: Unknown = "error") -> IntArray:
-        """Return the UTF-8 bytes of a text; only half a surrogate pair is unknown."""
+        """Return the UTF-8 bytes of a text; only half a surrogate pair is an unknown character."""
         try:
             data = text.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
@@ -124,7 +124,7 @@ class ByteTokenizer:
                 place = f"U+{ord(text[error.start]):04X} at position {error.start}"
                 what = f"character {place} is half a surrogate pair, which has no bytes"
                 raise DataError("", what) from None
-            data = text.encode("utf-8", "ignore")  # half a pair has no similar character
+            data = text.encode("utf-8", "ignore")  # no character is similar to half a pair
         return np.frombuffer(data, np.uint8)
 
     def decode(self, ids: Iterable[int] | IntArray) -> str:
@@ -158,8 +158,8 @@ _PLAIN = {
 def nearest(character: str, alphabet: str) -> str:
     """Return the best replacement for a character in an alphabet.
 
-    The first of these that the alphabet has: the character itself, its plain equivalent, the
-    character without accents, and each of them in the other case. Empty if it has none.
+    Candidates, in order: the character itself, its plain equivalent, the character without accents,
+    and each of these in the other case. Empty if the alphabet has none of them.
     """
     parts = unicodedata.normalize("NFKD", character)
     bare = "".join(_PLAIN.get(c, c) for c in parts if not unicodedata.combining(c))

@@ -1,7 +1,7 @@
-"""Ids on disk, read where they are needed.
+"""Ids on disk, read as they are needed.
 
-Reads at a position are used, not a memory map: the pages of a map count as memory of the process,
-and a mapped file that shrinks ends the process, where a read raises an error.
+Files are read by position instead of memory-mapped: the pages of a map count as the process's
+memory, and if a mapped file shrinks, the process crashes, while a read raises an error.
 """
 
 import os
@@ -34,11 +34,11 @@ class TokenFile:
 
     Args:
         path: The file.
-        dtype: Of one id, little-endian unsigned.
-        size: Number of ids that it must hold.
+        dtype: The little-endian unsigned type of an id.
+        size: Number of ids that the file must hold.
 
     Raises:
-        DataError: It does not hold that many.
+        DataError: The file holds more or fewer.
         MachineError: It cannot be opened.
     """
 

@@ -80,8 +80,8 @@ def test_row_2_a_folder_is_no_configuration(refused):
 @pytest.mark.parametrize(
     ("content", "core"),
     [
-        pytest.param("", "empty; the least is 'model: {type: bigram}'", id="3-empty"),
-        pytest.param("# nothing yet\n", "empty; the least is", id="3-only-remarks"),
+        pytest.param("", "empty; write at least 'model: {type: bigram}'", id="3-empty"),
+        pytest.param("# nothing yet\n", "empty; write at least", id="3-only-remarks"),
         pytest.param(MODEL + "train: [1\n", "a.yaml:3:1: ", id="4-syntax"),
         pytest.param(MODEL + "\ttrain: 1\n", "a.yaml:2:1: ", id="4-tab"),
         pytest.param(
@@ -150,8 +150,8 @@ def test_row_2_a_folder_is_no_configuration(refused):
         ),
         pytest.param(
             "model: {type: mixture, tune_fraction: 0, experts: {a: {model: {type: ngram}}}}",
-            "(share of the training part, at its end, on which the weights are fitted; no expert "
-            "is trained on it), got",
+            "(share of the training part, at its end, used to fit the weights and to train no expert), "
+            "got",
             id="mixture-tune-0",
         ),
         pytest.param(
@@ -917,7 +917,7 @@ def test_row_68_a_process_that_may_not_even_load_torch_is_refused(trained, limit
     assert (done.returncode, done.stdout) == (5, "")
     assert done.stderr == (
         f"charlm: error: memory: this process may use 200 MiB ({name}), and needs {least} before "
-        "it has a model; raise the limit\n"
+        "loading a model; raise the limit\n"
     )
 
 

@@ -397,7 +397,7 @@ def test_an_override_of_an_expert_says_that_only_a_mixture_has_them():
         (
             "model: {type: ngram, order: 40}",
             "5: model.experts.a.model.order: must be at least 1 and at most 32 (characters of the "
-            "longest n-gram: the context and the one that follows), got 40",
+            "longest n-gram: the context and the next character), got 40",
         ),
         (
             "model: {type: mixtur}",

@@ -69,7 +69,7 @@ def test_a_transfer_cut_midway_goes_on_where_it_stopped(fetch, server, folder):
 
 def test_a_later_call_goes_on_where_an_earlier_stopped(fetch, server, folder):
     server.cuts = [50_000, 60_000]
-    with pytest.raises(MachineError, match=r"110,000 of 200,000 bytes came .*closed early.*again"):
+    with pytest.raises(MachineError, match=r"110,000 of 200,000 bytes .*closed early.*again"):
         fetch(attempts=2)
     assert os.listdir(folder) == ["got.part"]
 
@@ -136,7 +136,7 @@ def test_never_more_than_the_pinned_size_is_kept(fetch, server, folder):
 def test_a_file_shorter_than_pinned_is_refused(fetch, server, folder):
     server.content = CONTENT[:-1]
 
-    with pytest.raises(MachineError, match=r"199,999 of 200,000 bytes came"):
+    with pytest.raises(MachineError, match=r"199,999 of 200,000 bytes"):
         fetch()
 
     assert not (folder / "got").exists()
@@ -146,7 +146,7 @@ def test_a_file_shorter_than_pinned_is_refused(fetch, server, folder):
 def test_an_http_error_is_reported_after_all_attempts(fetch, server, folder, status, reason):
     server.status = status
 
-    with pytest.raises(MachineError, match=rf"0 of 200,000 bytes came \(HTTP {reason}"):
+    with pytest.raises(MachineError, match=rf"0 of 200,000 bytes \(HTTP {reason}"):
         fetch()
 
     assert len(server.asked) == 3
@@ -173,7 +173,7 @@ def test_a_refused_connection_is_a_machine_error(tmp_path, monkeypatch):
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/file"
 
-        with pytest.raises(MachineError, match=r"0 of 5 bytes came .*refused"):
+        with pytest.raises(MachineError, match=r"0 of 5 bytes .*refused"):
             download(url, tmp_path / "got", size=5, sha256=SHA256)
 
     assert os.listdir(tmp_path) == []
