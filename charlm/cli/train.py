@@ -16,7 +16,6 @@ from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import Stopped, UsageError
 
 if TYPE_CHECKING:
-    from charlm.config import Config
     from charlm.lifecycle.begin import PreparedRun
     from charlm.runs import RunFolder
     from charlm.runs.records import Record
@@ -72,38 +71,45 @@ def train(
             from charlm.runs import find_run
 
             run = find_run(out) if resume else None
-            asked = resumed_config(run, config, changes) if run else named_config(config, changes)
-        if print_config:
-            output.result(dump_yaml(asked.model_dump()).rstrip())
-            return 0
+            if print_config:
+                asked = (
+                    resumed_config(run, config, changes) if run else named_config(config, changes)
+                )
+                output.result(dump_yaml(asked.model_dump()).rstrip())
+                return 0
         quiet = quiet or json
         if run:
-            ready = _resumed(asked, run, allow_new_data, quiet, stop)
+            ready = _resumed(run, config, changes, allow_new_data, quiet, stop)
         else:
-            ready = _begun(asked, out, Path(config or "run").stem, changes, quiet, stop, began)
+            ready = _begun(config, out, changes, quiet, stop, began)
         with ready as prepared:
             return _train(prepared, json, quiet, stop, began)
 
 
 @contextmanager
 def _resumed(
-    config: "Config", run: "RunFolder", allow_new_data: bool, quiet: bool, stop: StopSignals
+    run: "RunFolder",
+    given: str | None,
+    changes: list[str],
+    allow_new_data: bool,
+    quiet: bool,
+    stop: StopSignals,
 ) -> Iterator["PreparedRun"]:
-    """Lock a run and open it, to continue it."""
-    from charlm.lifecycle.resume import open_run
+    """Lock a run, then read its configuration (another process may have changed it), and open it."""
+    from charlm.lifecycle.resume import open_run, resumed_config
     from charlm.storage import folder_lock
 
     with folder_lock(run.path):
         with stop.at_once(), output.bytes_bar(quiet, stop.requested) as progress:
+            config = resumed_config(run, given, changes)
             prepared = open_run(config, run, progress, allow_new_data=allow_new_data)
         yield prepared
 
 
 @contextmanager
 def _begun(
-    config: "Config",
+    given: str | None,
     out: Path | None,
-    name: str,
     changes: list[str],
     quiet: bool,
     stop: StopSignals,
@@ -113,6 +119,9 @@ def _begun(
     from charlm.lifecycle import begin
     from charlm.runs import next_free_name
 
+    name = Path(given or "run").stem
+    with stop.at_once():
+        config = named_config(given, changes)
     chosen = out or (Path(config.run.out) if config.run.out else None)
     begin.check_new_folder(chosen or next_free_name(name))
     with stop.at_once(), output.bytes_bar(quiet, stop.requested) as progress:

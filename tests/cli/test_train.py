@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import shutil
@@ -7,6 +8,8 @@ import pytest
 
 from charlm.config import load_config
 from charlm.errors import MachineError
+from charlm.runs import RunFolder
+from charlm.storage import folder_lock
 from charlm.training import plan
 from charlm.training.plan import Size
 
@@ -201,6 +204,24 @@ def test_a_finished_run_goes_on_with_more_steps(charlm, trained):
     result = charlm("train", "--resume", "--out", trained, "train.max_steps=9", "--json")
 
     assert json.loads(result.stdout)["step"] == 9
+
+
+def test_resume_goes_on_with_what_another_process_left_before_the_lock_was_free(
+    charlm, trained, monkeypatch
+):
+    @contextlib.contextmanager
+    def lock_after_another(folder):
+        monkeypatch.setattr("charlm.storage.folder_lock", folder_lock)
+        assert charlm("train", "--resume", "--out", folder, "train.max_steps=8", "-q").code == 0
+        with folder_lock(folder):
+            yield
+
+    monkeypatch.setattr("charlm.storage.folder_lock", lock_after_another)
+
+    assert charlm("train", "--resume", "--out", trained, "sample.top_k=3", "-q").code == 0
+
+    config = RunFolder(trained).config
+    assert (config.train.max_steps, config.sample.top_k) == (8, 3)
 
 
 def test_resume_takes_the_newest_run(charlm, trained):
