@@ -114,9 +114,7 @@ def new_folder_for_run(out: Path) -> Iterator[None]:
             _check_new_folder(out)
             yield
     finally:
-        for path in made:
-            with contextlib.suppress(OSError):  # only those that are still empty go
-                path.rmdir()
+        _remove_empty(*made)
 
 
 @contextlib.contextmanager
@@ -137,9 +135,14 @@ def free_folder(name: str) -> Iterator[Path]:
     try:
         yield path
     finally:
-        for folder in (path, path.parent):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        _remove_empty(path, path.parent)
+
+
+def _remove_empty(*folders: Path) -> None:
+    """Remove those folders that are empty."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def prepare_text(
@@ -197,20 +200,15 @@ def with_dtype(config: Config, dtype: str) -> Config:
 
 
 def refuse_short(size: int, config: Config) -> None:
-    """Refuse a text with a part too short for what the model needs.
-
-    Raises:
-        DataError: With the part, its length, and how to mend it.
-    """
+    """Refuse a text with a part too short for what the model needs, with a DataError."""
     model, source = config.model, config.data.source
     bounds = split_bounds(size, config.data)
     for name, (first, last) in bounds.items():
         wanted = name == "train" or getattr(config.data, f"{name}_fraction") > 0
         if wanted and last - first < 2:  # one character to read, one to predict
             mend = "" if name == "train" else f" or raise data.{name}_fraction"
-            made = f"{last - first} make the {name} part, which needs 2"
-            what = f"too short: of its {size} characters {made}"
-            raise DataError(source, what, f"use a longer text{mend}")
+            what = f"of its {size} characters {last - first} make the {name} part, which needs 2"
+            raise DataError(source, f"too short: {what}", f"use a longer text{mend}")
     if model.trained_by == "gradients":
         check_lengths(size, config.data, model.block_size)
         return
@@ -218,8 +216,7 @@ def refuse_short(size: int, config: Config) -> None:
     if model.members():
         tuned = model.held_back(length)
         if tuned < 2:
-            all_of_it = f"of the {length} characters to train on in {source}"
-            what = f"{all_of_it} it leaves {tuned}, too few to fit weights on"
+            what = f"of the {length} characters to train on in {source} it leaves {tuned}, too few"
             raise DataError("model.tune_fraction", what, "raise it or use a longer text")
         length -= tuned
     for key, needed in model.least_text().items():
@@ -232,12 +229,6 @@ def plan_run(
     config: Config, text: PreparedText, overrides: Sequence[str], spent: float = 0.0
 ) -> tuple[Config, dict[str, BudgetPlan]]:
     """Choose sizes and training settings for a time budget, if `train.plan` is set; see `make_plan`.
-
-    Args:
-        config: What is asked for.
-        text: What will be read.
-        overrides: KEY=VALUE; these keys stay as they are given.
-        spent: Seconds of the budget that are already used.
 
     Raises:
         UsageError: An override contradicts the plan, or needs more memory than there is.
@@ -307,17 +298,15 @@ def take_back_unless_begun(run: RunFolder) -> None:
                 ours += [one.tokenizer_path, one.tokens_path]  # a link to the mixture's
             for path in [*one.samples_path.glob("step-*.txt"), *ours]:
                 path.unlink(missing_ok=True)
-            for name in ("samples", "checkpoints", "experts", "."):
-                with contextlib.suppress(OSError):  # only what is empty goes
-                    (one.path / name).rmdir()
+            folders = (one.samples_path, one.checkpoints.folder, one.path / "experts", one.path)
+            _remove_empty(*folders)
         _take_back(run.path)
 
 
 def _take_back(out: Path) -> None:
     """Remove what a failed start has made, and nothing else."""
     shutil.rmtree(out / "tokens", ignore_errors=True)
-    with contextlib.suppress(OSError):
-        (out / "checkpoints").rmdir()
+    _remove_empty(out / "checkpoints")
     for name in ("tokenizer.json", *LOCKS):
         with contextlib.suppress(OSError):
             (out / name).unlink()

@@ -65,9 +65,7 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
         if then != now and is_fixed(key, then, now):
             what = f"the configuration says {now!r}, the run was made with {then!r}"
             raise CheckpointError(f"{run.path}: {key}", what, "start a new run for a change")
-    where = f"{given}, as planned" if given else file
-    config_file(config, where)
-    return config
+    return changed(config, where=f"{given}, as planned" if given else file)
 
 
 def _refuse_expert(run: RunFolder) -> None:
@@ -133,11 +131,9 @@ def open_run(
         return prepared
     then, now = str(sound.corpus.facts["source_sha256"]), text.scan.sha256
     if now != then and not allow_new_data:
-        raise DataError(
-            config.data.source,
-            f"changed since this run began (SHA-256 {now[:12]}... now, {then[:12]}... then)",
-            Phrase("restore it, or go on with {}", Setting("allow_new_data", True)),
-        )
+        what = f"changed since this run began (SHA-256 {now[:12]}... now, {then[:12]}... then)"
+        mend = Phrase("restore it, or go on with {}", Setting("allow_new_data", True))
+        raise DataError(config.data.source, what, mend)
     _refuse_strange_symbols(run, text)
     if now != then:
         refuse_short(text.scan.size, config)
@@ -151,13 +147,13 @@ def open_run(
 
 def _what_differs(prepared: PreparedRun) -> list[str]:
     """Say what is not as it was when the run was saved, one note for each kind."""
-    checkpoint, factor = prepared.checkpoint, 1.0
-    kept = provenance_of(checkpoint) if checkpoint else provenance_of_unjoined(prepared.run)
-    if checkpoint:
+    notes, otherwise, factor = [], [], 1.0
+    if checkpoint := prepared.checkpoint:
+        kept, otherwise = provenance_of(checkpoint), drift(checkpoint)
         factor = read_state(checkpoint.path, checkpoint.step).rate_factor
+    else:
+        kept = provenance_of_unjoined(prepared.run)
     changes = kept.differences(_with_begun_precision(prepared.run.config), prepared.config)
-    notes = []
-    otherwise = drift(checkpoint) if checkpoint else []
     if "run.dtype" in changes:
         before, now = changes.pop("run.dtype")
         otherwise.append(f"dtype was {before}, now {now}")

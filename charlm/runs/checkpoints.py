@@ -91,8 +91,8 @@ class Checkpoints:
         best or the last, so no other one takes its place silently.
 
         Raises:
-            CheckpointError: There is no such checkpoint, and the message lists those there are; or
-                one that may be the one that is named cannot be read.
+            CheckpointError: There is none, and the message lists the others; or one that may be the
+                one that is meant cannot be read.
             MachineError: The disk or its permissions refuse.
             UsageError: `which` is none of the three.
         """
@@ -155,11 +155,9 @@ class Checkpoints:
                     set_aside(path)
 
     def clear_after(self, checkpoint: Checkpoint | None, clear: Callable[[Path], None]) -> None:
-        """Clear those after a checkpoint, or all: they would be taken for newer than what comes now.
+        """Clear those after the one that training goes on from, with `set_aside` or `remove_folder`.
 
-        Args:
-            checkpoint: Which training goes on from.
-            clear: `set_aside`, for damaged ones, or `remove_folder`.
+        They would be taken for newer than what comes now.
         """
         for step, path in self.saved():
             if checkpoint is None or step > checkpoint.step:

@@ -32,12 +32,7 @@ class SavedModel:
 
 
 def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> SavedModel:
-    """Load the model of a run folder; nothing else is needed.
-
-    Args:
-        run: The run folder.
-        which: `best`, `last`, or a step.
-        device: Where to put it; `auto` chooses.
+    """Load the model of a run folder, the checkpoint `best`, `last` or of a step, onto a device.
 
     Raises:
         CheckpointError: The checkpoint is missing, damaged, or does not fit the configuration.
@@ -77,7 +72,7 @@ def load_from_run(
     """Read a checkpoint of another run into a model; return which it was.
 
     Args:
-        model: The model that is expected; None: only look whether it could be read.
+        model: None: only look whether it could be read.
         name: The other run's folder.
         which: `best`, `last`, or a step.
         expected: What that run's model was when this run began; it may be another by now.

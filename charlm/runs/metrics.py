@@ -27,11 +27,8 @@ class MetricsLog:
     Records wait in memory until they are known to be on the disk, so a disk that is full for a while
     costs none of them.
 
-    Args:
-        path: The file.
-        keep: Bytes of it to keep: those that the checkpoint resumed from counts on.
-
-    Raises what `check_length` does.
+    The first `keep` bytes stay: the checkpoint that is resumed from counts on them. Raises what
+    `check_length` does.
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
@@ -119,12 +116,8 @@ def check_length(path: Path, keep: int) -> None:
 def check_records(path: Path, keep: int) -> Words:
     """Read every record of a metrics.jsonl, which may hold each step once; say what it holds.
 
-    Args:
-        path: The file.
-        keep: Bytes of it that a checkpoint counts on; resuming does again what comes after.
-
-    Raises:
-        CheckpointError: It is damaged.
+    CheckpointError if it is damaged. A checkpoint counts on the first `keep` bytes; resuming does
+    again what comes after.
     """
     lines = steps = last = read = 0
     try:
@@ -148,10 +141,9 @@ def check_records(path: Path, keep: int) -> Words:
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a metrics.jsonl; a last line that was cut short is passed over.
+    """Yield the records of a metrics.jsonl, or raise CheckpointError.
 
-    Raises:
-        CheckpointError: It cannot be read, or a line holds no record.
+    A last line that was cut short is passed over.
     """
     number = 0
     try:

@@ -101,13 +101,9 @@ def read_fitted_of(
 ) -> Fitted | None:
     """Return what the run of a mixture found before a stop; None if that came too early.
 
-    Args:
-        run: Of the mixture.
-        config: Its own.
-        checkpoints: Which its experts go on from.
-
     Raises:
-        CheckpointError: Its file is damaged, or of other experts, or gone.
+        CheckpointError: Its file is damaged, or of other experts; or it is gone, and a checkpoint
+            that an expert goes on from has read what the weights are fitted on.
     """
     experts = config.model.members()
     runs = {name for name, spec in experts.items() if spec.run} | config.training_runs().keys()
@@ -123,16 +119,12 @@ def read_fitted_of(
 def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> Fitted:
     """Read a mixture.json, or raise CheckpointError.
 
-    Args:
-        path: The file.
-        experts: The names of all.
-        runs: Of those that have a run, here or elsewhere.
+    It has to be of these experts, of which `runs` have a run, here or elsewhere.
     """
     try:
         fitted = Fitted(**read_object(path))
-        if not fitted.weights.keys() == fitted.alone_nats.keys() == set(experts):
-            raise ValueError("it is of other experts")
-        if fitted.steps.keys() != set(runs):
+        names = [set(of) for of in (fitted.weights, fitted.alone_nats, fitted.steps)]
+        if names != [set(experts), set(experts), set(runs)]:
             raise ValueError("it is of other experts")
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(

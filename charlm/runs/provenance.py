@@ -45,27 +45,18 @@ def provenance_json(config: Config, alphabet: str) -> bytes:
 class Provenance:
     """What weights were trained with; the run they are in now is held against it.
 
-    Args:
-        run: The run's folder.
-        then: What was done with it, for messages: `step-5 was saved`.
-        model: What the model computes from, by its whole key: sizes show in the shapes of tensors,
-            the number of heads does not.
-        alphabet_sha256: Of the alphabet; None: it was not kept.
-        config: The whole configuration by its whole keys; None: it was not kept.
+    `model` is what the model computes from, by its whole key: sizes show in the shapes of tensors,
+    the number of heads does not. What is None was not kept.
     """
 
     run: Path
-    then: str
+    then: str  # what was done with it, for messages: `step-5 was saved`
     model: Mapping[str, Any]
     alphabet_sha256: str | None
-    config: Mapping[str, Any] | None
+    config: Mapping[str, Any] | None  # by its whole keys
 
     def check(self, config: Config, alphabet: str) -> None:
-        """Refuse a configuration or an alphabet that the weights were not trained with.
-
-        Raises:
-            CheckpointError: With the first difference.
-        """
+        """Raise a CheckpointError if the weights were trained with another model or alphabet."""
         for key, value in _computed_from(config.model.model_dump(mode="json")):
             if key in self.model and self.model[key] != value:
                 raise self._changed(f"model.{key}", self.model[key], value)
@@ -75,15 +66,10 @@ class Provenance:
             raise CheckpointError(path, what, "restore it")
 
     def differences(self, before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
-        """Return what training would go on with that it did not have then, or raise CheckpointError.
+        """Return the keys that both know and that differ, with their values then and now.
 
-        Args:
-            before: What the run says, in the place of a configuration that was not kept.
-            now: What is asked for.
-
-        Returns:
-            By the whole key, the value then and now, if both know the key. Where it may not change
-            in a run, that is the error.
+        `before` stands for a configuration that was not kept. CheckpointError if one of the keys may
+        not change in a run.
         """
         then = leaves(before.model_dump(mode="json")) if self.config is None else self.config
         found: dict[str, tuple[Any, Any]] = {}
@@ -111,10 +97,7 @@ def is_fixed(key: str, then: Any, now: Any) -> bool:
 def provenance_of(checkpoint: Checkpoint, mixture: RunFolder | None = None) -> Provenance:
     """Read what a checkpoint, its files verified, was trained with; see `_read`.
 
-    Args:
-        checkpoint: Of a run.
-        mixture: Whose expert it is, if the mixture's configuration is to be compared: the expert
-            goes on with that one.
+    With its mixture, an expert is held against the configuration there: it goes on with that one.
     """
     run, of = checkpoint.path.parent.parent, ""
     if mixture:
@@ -141,16 +124,12 @@ def _read(folder: Path, older: Mapping[str, Any], run: Path, then: str) -> Prove
         with machine_errors(path):
             content = older if is_gone(path) else read_object(path, MAX_BYTES)
         config = _of(dict, content, "config")
-        computed_from = _of(dict, config or {}, "model")
-        return Provenance(
-            run,
-            then,
-            dict(_computed_from(computed_from))
-            if computed_from
-            else _of(dict, content, "model") or {},
+        model = _of(dict, config or content, "model") or {}  # older ones keep nothing else
+        sha256, keys = (
             _of(str, content, "alphabet_sha256"),
             None if config is None else leaves(config),
         )
+        return Provenance(run, then, dict(_computed_from(model)), sha256, keys)
     except (ValueError, RecursionError) as error:
         what = f"cannot be read ({reason(error)})"
         raise CheckpointError(path, what, "restore it or start a new run") from None
