@@ -124,8 +124,8 @@ class RunChecks:
     def trained(self) -> Iterator[Check]:
         """List what training leaves behind."""
         log, checkpoints = self.run.metrics_path, self.run.checkpoints
-        yield Check(log, self._records, to_resume=False)
         yield Check(log, lambda: check_length(log, self._kept_records()))
+        yield Check(log, self._records, to_resume=False)
         saved = attempt(checkpoints.saved) or []
         for step, path in saved:
             yield Check(path, partial(self._checkpoint, step, path), to_resume=False, fleeting=True)

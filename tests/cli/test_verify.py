@@ -178,6 +178,18 @@ def test_what_a_checkpoint_rests_on_is_checked_too(charlm, trained, spoil, core)
     assert core in result.stdout
 
 
+def test_a_log_that_ends_in_its_first_line_is_not_called_sound_too(charlm, trained):
+    log = trained / "metrics.jsonl"
+    log.write_bytes(log.read_bytes()[:40])
+
+    lines = [line for line in charlm("verify").stdout.splitlines() if "metrics.jsonl" in line]
+
+    assert lines == [
+        "damaged  runs/tiny/metrics.jsonl: shorter than its checkpoint says; restore it or start "
+        "a new run"
+    ]
+
+
 def test_what_is_no_expert_is_passed_over(charlm, trained):
     (trained / "experts" / "half" / "checkpoints").mkdir(parents=True)
     (trained / "experts" / ".DS_Store").touch()
