@@ -124,8 +124,8 @@ class RunChecks:
     def trained(self) -> Iterator[Check]:
         """List what training leaves behind."""
         log, checkpoints = self.run.metrics_path, self.run.checkpoints
-        yield Check(log, lambda: check_length(log, self._kept_records()))
         yield Check(log, self._records, to_resume=False)
+        yield Check(log, lambda: check_length(log, self._kept_records()))
         saved = attempt(checkpoints.saved) or []
         for step, path in saved:
             yield Check(path, partial(self._checkpoint, step, path), to_resume=False, fleeting=True)
@@ -159,7 +159,10 @@ class RunChecks:
 
     def _records(self) -> Words:
         path = self.run.metrics_path
-        return "" if is_gone(path) else check_records(path, self._kept_records())
+        kept = self._kept_records()
+        said = "" if is_gone(path) else check_records(path, kept)
+        check_length(path, kept)  # before it is called sound
+        return said
 
 
 def _unjoined(run: RunFolder, config: Config, *, with_runs: bool) -> Iterator[Check]:
