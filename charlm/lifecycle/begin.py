@@ -20,7 +20,7 @@ from charlm.config.size import check_memory, checkpoint_bytes
 from charlm.errors import CharlmError, DataError, MachineError, Phrase, Setting, UsageError
 from charlm.lifecycle.takeover import check_first_weights, resolve_experts, seen_notes
 from charlm.models.device import choose_device, choose_dtype
-from charlm.models.registry import kind_for
+from charlm.models.registry import KINDS, Kind, kind_for
 from charlm.runs import RunFolder, next_free_name
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.metrics import read_metrics
@@ -39,6 +39,7 @@ from charlm.training.plan import BudgetPlan, make_plan
 DISK_FACTOR = 2.2
 
 LOCKS = (LOCK, HOLDER)
+OF_EXPERTS = (Kind("").learner, KINDS["ngram"].learner)  # what a mixture does for its experts
 OUT, RESUME = Setting("out"), Setting("resume", True)
 ANOTHER = Phrase("choose another {}", OUT)
 
@@ -152,7 +153,8 @@ def prepare_text(
 
     Raises:
         DataError: The text is missing, unreadable or too short.
-        UsageError: The model does not fit into this machine's memory, or has no gradients by hand.
+        UsageError: The model does not fit into this machine's memory, has no gradients by hand, or
+            is an expert with a learner of its own.
         MachineError: The text may not be read or could not be fetched, the device or a compiler
             that is asked for is absent, or this process may not use so much memory.
     """
@@ -161,6 +163,11 @@ def prepare_text(
     for one in config.training_runs().values():
         if one.train.gradients == "by_hand":
             check_derived(kind_for(one.model), one.model.kind)
+    for name, expert in config.model.members().items():
+        if expert.model and not expert.run and kind_for(expert.model).learner not in OF_EXPERTS:
+            where, what = f"model.experts.{name}.model", "has a learner of its own"
+            mend = f"train it alone, and set model.experts.{name}.run"
+            raise UsageError(where, f"{expert.model.type!r} {what}", mend)
     # A mistake in sizes alone is answered before a large text is read: no text has fewer symbols.
     check_memory(config, vocab_size=1)
     source = open_source(config.data.source, fetch)

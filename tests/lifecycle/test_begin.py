@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 
 from charlm.config import load_config
-from charlm.lifecycle.begin import resolve_dtype
+from charlm.errors import UsageError
+from charlm.lifecycle.begin import prepare_text, resolve_dtype
 from charlm.lifecycle.resume import resumed_config
+from charlm.models.registry import KINDS, Kind
 from charlm.runs import RunFolder
 
 
@@ -45,3 +47,13 @@ def test_a_run_goes_on_in_its_precision_wherever_it_is_resumed(
 
     assert resumed_config(run, given, []).run.dtype == "bfloat16"
     assert resumed_config(run, given, ["run.dtype=float32"]).run.dtype == "float32"
+
+
+def test_an_expert_with_a_learner_of_its_own_is_to_be_trained_alone(monkeypatch):
+    monkeypatch.setitem(KINDS, "bigram", Kind("charlm.models:BigramModel", learner=print))
+    overrides = ["model.experts.two.model.type=bigram", "run.device=cpu"]
+
+    with pytest.raises(
+        UsageError, match=r"^model\.experts\.two\.model: 'bigram' has a learner of "
+    ):
+        prepare_text(load_config("mixture", overrides), print, print)
