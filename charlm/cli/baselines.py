@@ -123,7 +123,7 @@ def table(ladder: "Ladder", unit: str) -> Iterator[str]:
 
 
 def as_json(ladder: "Ladder") -> dict[str, Any]:
-    """Return a ladder for machines."""
+    """Return a ladder for JSON."""
     return {
         "protocol": "stream",
         "counted": ladder.counted,

@@ -43,7 +43,7 @@ def compare(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Score runs in the same way and show them in one table.
+    """Score runs by the same protocol and show them in one table.
 
     Each run is scored at its best checkpoint, and the best run comes first. Runs that differ only
     in run.seed are grouped, with the mean and the sample standard deviation of their losses. Losses

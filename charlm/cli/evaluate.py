@@ -65,7 +65,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Write a JSON line for each character: its bits and the five likeliest "
+            help="Write a JSON line for each character: its bits and the five most likely "
             "characters. - is standard output.",
         ),
     ] = None,

@@ -44,7 +44,7 @@ def explain(
         others = ", without those of runs" if any(e.model is None for e in members.values()) else ""
         output.result(f"\nin all: {model.parameter_count(vocab):,} parameters{others}")
         tables = f", and tables: {A_TABLE}" if _has_tables(model) and not chars else ""
-        output.result(f"checkpoints on disk, the experts' own included: {disk}{tables}")
+        output.result(f"checkpoints on disk, including the experts': {disk}{tables}")
     elif checked.training_runs():
         _explain_trained(checked, vocab)
         output.result(f"checkpoint on disk: {disk}")

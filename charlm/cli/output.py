@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from charlm.errors import check_stop
 
-CLOSED_PIPE = 141  # what a shell reports for a process ended by SIGPIPE
+CLOSED_PIPE = 141  # the exit code that a shell reports after SIGPIPE
 LONGEST = 500  # characters of an error, which may quote a whole text
 
 

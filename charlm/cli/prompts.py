@@ -63,17 +63,17 @@ def typed_prompts(
             output.say("")
             continue
         try:
-            prompt = _decoded(prompt.encode("utf-8", "surrogateescape"), "what was typed")
+            prompt = _decoded(prompt.encode("utf-8", "surrogateescape"), "the prompt")
             ids = encode(prompt)
         except DataError as error:
-            output.note(one_line(error.replace(where="what was typed")))
+            output.note(one_line(error.replace(where="the prompt")))
             continue
         yield prompt, ids
         signals.forget(signal.SIGINT)
 
 
 def _ask() -> str:
-    """Read a line. The mark that asks for it never goes into a file of results."""
+    """Read a line. The prompt mark is never written into a file of results."""
     if sys.stdin.isatty():
         if sys.stdout.isatty():
             return input("> ")
@@ -111,4 +111,4 @@ def _decoded(data: bytes, where: str) -> str:
 def _check_length(data: str | bytes, where: str) -> None:
     if len(data) > MAX_PROMPT:
         what = f"longer than {MAX_PROMPT >> 20} MiB"
-        raise DataError(where, what, "give only the end, which is all that a model sees")
+        raise DataError(where, what, "pass only its end, since a model sees no more")

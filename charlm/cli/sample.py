@@ -91,7 +91,7 @@ def sample(
         bool,
         typer.Option(
             "--show-alternatives",
-            help="Colour characters by probability; with --json, list the likeliest.",
+            help="Colour characters by probability; with --json, list the most likely.",
         ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per sample.")] = False,

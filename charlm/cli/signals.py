@@ -1,6 +1,6 @@
 """The first signal to stop sets a flag that long loops check; a second one ends the process.
 
-SIGUSR1 sets another flag: save a checkpoint and go on.
+SIGUSR1 sets another flag: save a checkpoint and continue.
 """
 
 import os
@@ -125,7 +125,7 @@ class StopSignals:
         if self.received is not None and not patient:
             if self._scratch:
                 shutil.rmtree(self._scratch, ignore_errors=True)
-            os._exit(128 + number)  # the user insists; nothing half-written is ever read
+            os._exit(128 + number)  # safe: half-written files are never read
         if self.received is None or number != signal.SIGINT:
             self.received = number
         if self._urgent:

@@ -1,4 +1,4 @@
-"""What charlm train prints; imported once torch is wanted."""
+"""The output of charlm train; imported only when torch is needed."""
 
 import math
 import sys

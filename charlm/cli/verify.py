@@ -1,4 +1,4 @@
-"""charlm verify: whether the files of a run are what was written."""
+"""charlm verify: check the files of a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,7 +1,6 @@
 """Before the first step: a new run folder with its text.
 
-Everything that can be refused is refused before the folder is made, so a mistake leaves nothing
-behind.
+All checks come before the folder is made, so a mistake leaves nothing behind.
 """
 
 import contextlib
@@ -46,7 +45,7 @@ ANOTHER = Phrase("choose another {}", OUT)
 
 @dataclass
 class PreparedText:
-    """A text that was read once and found fit for the configuration."""
+    """A text that was read once and fits the configuration."""
 
     source: Source
     scan: Scan
@@ -55,15 +54,15 @@ class PreparedText:
 
 @dataclass
 class PreparedRun:
-    """A run folder with everything in it that training needs."""
+    """A run folder with everything that training needs."""
 
-    config: Config  # what is asked for, fully resolved
+    config: Config  # fully resolved
     run: RunFolder
     corpus: Corpus
     tokenizer: Tokenizer
     checkpoint: Checkpoint | None = None  # where to continue from
-    notes: list[str] = field(default_factory=list)  # remarks for the user that are no errors
-    # What was chosen for the time budget, by the name of an expert.
+    notes: list[str] = field(default_factory=list)  # remarks for the user that are not errors
+    # The choices for the time budget, by the name of an expert.
     plans: dict[str, BudgetPlan] = field(default_factory=dict)
 
 
@@ -89,7 +88,7 @@ def _check_new_folder(out: Path) -> None:
                 kind = "file" if path.is_file() else "device, pipe or broken link"
                 raise UsageError(path, f"is a {kind}", ANOTHER)
         names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-        # A start that was killed leaves the parts it had made, and the lock's holder file.
+        # A killed start leaves the files it had made, and the lock's holder file.
         ours = set(LOCKS)
         if HOLDER in names:
             ours |= {"tokens", "tokenizer.json", "checkpoints"}
@@ -97,7 +96,7 @@ def _check_new_folder(out: Path) -> None:
             raise UsageError(out, "is not empty and not a run", ANOTHER)
     try:
         str(out).encode()
-    except UnicodeEncodeError:  # weights could be written there, but not read again
+    except UnicodeEncodeError:  # weights could be written there but not read
         raise UsageError(repr(str(out)), "not UTF-8", ANOTHER) from None
 
 
@@ -105,7 +104,7 @@ def _check_new_folder(out: Path) -> None:
 def new_folder_for_run(out: Path) -> Iterator[None]:
     """Make and lock the folder of a new run; remove it at the end if it is still empty.
 
-    Raises what `check_new_folder` does.
+    Raises the errors of `check_new_folder`.
     """
     with machine_errors(out):
         made = [path for path in (out, *out.parents) if not path.exists()]
@@ -155,8 +154,8 @@ def prepare_text(
         DataError: The text is missing, unreadable or too short.
         UsageError: The model does not fit into this machine's memory, has no gradients by hand, or
             is an expert with a learner of its own.
-        MachineError: The text may not be read or could not be fetched, the device or a compiler
-            that is asked for is absent, or this process may not use so much memory.
+        MachineError: The text is unreadable or could not be fetched, the requested device or
+            compiler is missing, or this process may not use that much memory.
     """
     choose_device(config.run.device)
     check_compiler(config)
@@ -168,7 +167,7 @@ def prepare_text(
             where, what = f"model.experts.{name}.model", "has a learner of its own"
             mend = f"train it alone, and set model.experts.{name}.run"
             raise UsageError(where, f"{expert.model.type!r} {what}", mend)
-    # A mistake in sizes alone is answered before a large text is read: no text has fewer symbols.
+    # Refuse impossible sizes before reading a large text: no text has fewer symbols than 1.
     check_memory(config, vocab_size=1)
     source = open_source(config.data.source, fetch)
     scan = scan_text(source, config.data, progress)
@@ -259,10 +258,10 @@ def config_file(config: Config, where: str) -> bytes:
 def create_run(config: Config, out: Path, text: PreparedText, progress: Progress) -> PreparedRun:
     """Fill a locked, empty folder: the text as ids, the alphabet, and last the configuration.
 
-    If that fails, what it made is removed.
+    If that fails, the files it made are removed.
 
     Raises:
-        CheckpointError: The run to begin from, or that of an expert, is missing or of another kind.
+        CheckpointError: The run to start from, or that of an expert, is missing or of another kind.
         MachineError: The disk is too small or refuses.
     """
     run = RunFolder(out)
@@ -289,7 +288,7 @@ def create_run(config: Config, out: Path, text: PreparedText, progress: Progress
 def take_back_unless_begun(run: RunFolder) -> None:
     """Remove a new run that failed before its first step, so that the command can be repeated.
 
-    A run that has a step, or may have one, stays.
+    A run that has or may have a step stays.
     """
     runs = [run, *map(RunFolder, run.path.glob("experts/*"))]
     with contextlib.suppress(CharlmError, OSError):
@@ -311,7 +310,7 @@ def take_back_unless_begun(run: RunFolder) -> None:
 
 
 def _take_back(out: Path) -> None:
-    """Remove what a failed start has made, and nothing else."""
+    """Remove the files that a failed start made, and nothing else."""
     shutil.rmtree(out / "tokens", ignore_errors=True)
     _remove_empty(out / "checkpoints")
     for name in ("tokenizer.json", *LOCKS):
@@ -322,7 +321,7 @@ def _take_back(out: Path) -> None:
 
 
 def check_disk(config: Config, out: Path, text: PreparedText) -> None:
-    """Refuse to begin where the checkpoints will not fit, with a MachineError."""
+    """Raise MachineError if the disk has no room for the checkpoints."""
     first, last = split_bounds(text.scan.size, config.data)["train"]
     size = checkpoint_bytes(config, text.tokenizer.vocab_size, last - first)
     needed = int(DISK_FACTOR * size) + 4 * text.scan.size

@@ -1,6 +1,6 @@
-"""Before going on: an old run folder, and what may differ from when it was begun.
+"""Before a run continues: check its folder, and note changes since it began.
 
-Whatever can be refused is refused before anything in the folder is changed.
+All checks come before anything in the folder is changed.
 """
 
 import os
@@ -35,13 +35,13 @@ from charlm.training.plan import keep_plan
 
 
 def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) -> Config:
-    """Return the configuration to go on with: the run's own, with overrides.
+    """Return the configuration to continue with: the run's own, with overrides.
 
     Args:
         run: The run to resume.
-        given: A configuration that was named too, if any; it must ask for the same model and data.
-        overrides: KEY=VALUE; only `train`, `eval`, `sample` and `run` may change, and the places of
-            the text and of the experts' runs.
+        given: The configuration named in the command, if any; its model and data must be the run's.
+        overrides: KEY=VALUE; only `train`, `eval`, `sample`, `run` and the paths of the text and of
+            the experts' runs may change.
 
     Raises:
         CheckpointError: The model or the data differ from the run's, or it is part of a mixture.
@@ -69,17 +69,17 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
 
 
 def _refuse_expert(run: RunFolder) -> None:
-    """Refuse a run that is trained as part of a mixture: alone it would not stop in time."""
+    """Refuse a run that belongs to a mixture: alone it would not stop in time."""
     path = Path(os.path.abspath(run.path))
     mixture = RunFolder(path.parent.parent)
     inside = path.parent.name == "experts" and mixture.exists()
     if inside and path.name in mixture.config.model.members():
         what = f"is trained as an expert of {mixture.path}"
-        raise CheckpointError(run.path, what, "go on with that one")
+        raise CheckpointError(run.path, what, "resume that run")
 
 
 def _with_begun_precision(config: Config) -> Config:
-    """Return the configuration of a run with the precision that the run was begun with.
+    """Return the configuration of a run with the precision that it began with.
 
     New runs record it; in older ones `auto` meant float32 on a CPU.
     """
@@ -104,14 +104,14 @@ def _with_experts_of(own: Config, config: Config) -> Config:
 def open_run(
     config: Config, run: RunFolder, progress: Progress, *, allow_new_data: bool = False
 ) -> PreparedRun:
-    """Open a locked run folder to go on with it.
+    """Open a locked run folder to continue it.
 
     The text is read again, if it is still there, to notice changes; otherwise the run's copy is used.
 
     Raises:
         CheckpointError: The folder is damaged, or the text has characters that the run lacks.
         DataError: The text changed and `allow_new_data` is False.
-        MachineError: The device is absent, or a compiler that is asked for.
+        MachineError: The device or the requested compiler is missing.
     """
     choose_device(config.run.device)
     check_compiler(config)
@@ -137,7 +137,7 @@ def open_run(
     _refuse_strange_symbols(run, text)
     if now != then:
         refuse_short(text.scan.size, config)
-        prepared.corpus = encode_corpus(  # in the place of the run's copy
+        prepared.corpus = encode_corpus(  # replaces the run's copy
             text.source, config.data, text.scan, text.tokenizer, run.tokens_path, progress
         )
         what = "changed since this run began; losses before and after cannot be compared"
@@ -146,7 +146,7 @@ def open_run(
 
 
 def _what_differs(prepared: PreparedRun) -> list[str]:
-    """Say what is not as it was when the run was saved, one note for each kind."""
+    """Note the changes since the run was saved, one note for each kind."""
     notes, otherwise, factor = [], [], 1.0
     if checkpoint := prepared.checkpoint:
         kept, otherwise = provenance_of(checkpoint), drift(checkpoint)
@@ -179,10 +179,10 @@ def _refuse_strange_symbols(run: RunFolder, text: PreparedText) -> None:
 
 
 def commit_resume(prepared: PreparedRun) -> None:
-    """Write the configuration that a resumed run goes on with, once nothing can refuse it any more.
+    """Write the configuration that a resumed run continues with, after all checks.
 
-    Checkpoints after the one it goes on from are damaged: they are set aside. MachineError if the
-    disk refuses.
+    Checkpoints after the one it continues from are damaged and are set aside. Raise MachineError if
+    the disk refuses.
     """
     run, config = prepared.run, prepared.config
     with machine_errors(run.path):
@@ -193,7 +193,7 @@ def commit_resume(prepared: PreparedRun) -> None:
 
 
 def _current_text(prepared: PreparedRun, progress: Progress) -> PreparedText | None:
-    """Read the text of a run again; None if it is gone. It has to be at a place that is named anew."""
+    """Read the text of a run again; None if it is gone, but a newly given path must exist."""
     data, source = prepared.config.data, None
     name = data.source
     if name == "-":

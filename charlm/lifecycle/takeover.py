@@ -1,4 +1,4 @@
-"""What a run takes from other runs: the experts of a mixture, and first weights."""
+"""Taking weights from other runs: the experts of a mixture, and initial weights."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ def resolve_experts(config: Config, tokenizer: Tokenizer) -> Config:
     """Fill in the models of those experts of a mixture that come from runs.
 
     Raises:
-        CheckpointError: A run is missing or damaged, is itself a mixture, or has another alphabet
-            or model than is asked for.
+        CheckpointError: A run is missing or damaged, is itself a mixture, or has an alphabet or
+            model different from this run's.
     """
     experts = dict(config.model.members())
     for name, expert in experts.items():
@@ -45,7 +45,7 @@ def _model_of_run(name: str, tokenizer: Tokenizer) -> ModelConfig:
 
 
 def check_first_weights(config: Config, tokenizer: Tokenizer) -> None:
-    """Refuse a run to begin from that has other weights than are needed.
+    """Refuse a run whose weights cannot initialise this run.
 
     Raises:
         CheckpointError: It is missing or damaged, or has another model or alphabet.
@@ -70,9 +70,9 @@ def _refuse_other_model(name: str, model: ModelConfig) -> None:
 
 
 def seen_notes(config: Config, corpus: Corpus) -> list[str]:
-    """Note which experts come from runs that have read what they will be judged by.
+    """Note experts from runs that were trained on text which this run scores or fits weights on.
 
-    This is known of runs of the same text only: their copy of the text says where it was split.
+    This is known only for runs of the same text: their copy of the text records the split.
     """
     notes = []
     train = corpus.splits["train"]

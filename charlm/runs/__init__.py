@@ -1,10 +1,9 @@
-"""A run on disk: its folder, what is in it, and whether it is sound.
+"""A run on disk: its folder, its files, and whether they are sound.
 
-Read in this order: `checkpoints` (find, choose and prune them), `folder` (what a run leaves, and
-where), `metrics` (the log), `provenance` (what weights belong to), `weights`, `optimizer_state`,
-`state` (one saved step), `load` (the model of a run), `mixture` (what a mixture keeps until it is
-joined), `records` (what happens in a run), `checks` (what is checked in it), `verify` (what the
-checks find).
+Read in this order: `checkpoints` (find, choose and prune them), `folder` (the places in a run),
+`metrics` (the log), `provenance` (the configuration behind weights), `weights`, `optimizer_state`,
+`state` (one saved step), `load` (the model of a run), `mixture` (the files of a mixture until it
+is joined), `records` (events of a run), `checks` (the list of checks), `verify` (their results).
 """
 
 from charlm.runs.folder import RunFolder, find_run, next_free_name

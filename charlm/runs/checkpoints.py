@@ -1,7 +1,6 @@
-"""The checkpoints of a run: list them, choose one, clear old ones away.
+"""The checkpoints of a run: list them, choose one, delete old ones.
 
-There is no pointer to the best or the last checkpoint that could be wrong: both are found by
-reading manifests.
+The best and the last checkpoint are found by reading manifests; no pointer to them can be wrong.
 """
 
 import contextlib
@@ -18,9 +17,9 @@ from charlm.storage.atomic import flush_folder, remove_folder
 from charlm.storage.machine import is_gone, machine_errors
 from charlm.storage.manifest import OtherFormatError, read_manifest
 
-KEEP = 2  # newest checkpoints that stay beside the best: one may prove damaged
-ASIDE = "damaged-"  # before the name of a damaged checkpoint that nothing reads any more
-TRIES = 20  # to read a checkpoint that a run which saves all the time has not pruned yet
+KEEP = 2  # newest checkpoints to keep besides the best: one may be damaged
+ASIDE = "damaged-"  # prefix of a damaged checkpoint that is no longer read
+TRIES = 20  # attempts to read a checkpoint while training keeps saving and pruning
 
 Used = TypeVar("Used")
 
@@ -54,8 +53,8 @@ class Checkpoints:
         """List the folders of checkpoints with their steps, oldest first, sound or not.
 
         Raises:
-            CheckpointError: There is something else in the place of their folder.
-            MachineError: The disk or its permissions refuse: what is there is not known.
+            CheckpointError: The folder of checkpoints is not a folder.
+            MachineError: The disk or its permissions refuse.
         """
         with machine_errors(self.folder):
             try:
@@ -66,9 +65,9 @@ class Checkpoints:
         return sorted((int(n), self.path(int(n))) for n in numbers if _is_number(n) and len(n) < 20)
 
     def all(self) -> list[Checkpoint]:
-        """List the finished checkpoints, oldest first; unreadable ones are passed over.
+        """List the finished checkpoints, oldest first, skipping unreadable ones.
 
-        MachineError if they cannot be listed.
+        Raise MachineError if they cannot be listed.
         """
         found = []
         for step, path in self.saved():
@@ -81,18 +80,18 @@ class Checkpoints:
         return next(reversed(self.all()), None)
 
     def best(self) -> Checkpoint | None:
-        """Return the evaluated checkpoint with the least loss; the earliest of equals; or None."""
+        """Return the evaluated checkpoint with the lowest loss, the earliest if equal, or None."""
         return _best(self.all())
 
     def choose(self, which: str) -> Checkpoint:
         """Return the checkpoint named `best`, `last`, or by its step.
 
-        Without an evaluated checkpoint, `best` means the last. One that cannot be read may be the
-        best or the last, so no other one takes its place silently.
+        Without an evaluated checkpoint, `best` means the last. An unreadable checkpoint may be the
+        best or the last, so it is an error instead of a silent second choice.
 
         Raises:
-            CheckpointError: There is none, and the message lists the others; or one that may be the
-                one that is meant cannot be read.
+            CheckpointError: There is none (the message lists the others), or one that may be meant
+                cannot be read.
             MachineError: The disk or its permissions refuse.
             UsageError: `which` is none of the three.
         """
@@ -109,7 +108,7 @@ class Checkpoints:
             try:
                 found.append(read_checkpoint(step, path))
             except CheckpointError:
-                if not is_gone(path):  # else it was pruned just now
+                if not is_gone(path):  # if it is, it was just pruned
                     raise
         if not found:
             steps = ", ".join(str(c.step) for c in self.all()) or "none yet"
@@ -118,10 +117,10 @@ class Checkpoints:
         return (_best(found) if which == "best" else None) or found[-1]
 
     def use(self, which: str, use: Callable[[Checkpoint], Used], tries: int = TRIES) -> Used:
-        """Return what `use` makes of the chosen checkpoint; its files are not checked here.
+        """Return `use(checkpoint)` for the chosen checkpoint; its files are not checked here.
 
-        Readers need no lock: where training prunes the checkpoint meanwhile, they choose again.
-        Raises what `choose` and `use` do.
+        Readers need no lock: if training prunes the checkpoint meanwhile, they choose again.
+        Raises the errors of `choose` and `use`.
         """
         checkpoint = self.choose(which)
         try:
@@ -134,7 +133,7 @@ class Checkpoints:
     def prune(self) -> None:
         """Delete all checkpoints but the best and the newest two.
 
-        Damaged ones before the newest are set aside: nothing else would clear them.
+        Damaged ones older than the newest are set aside.
         """
         sound: list[Checkpoint] = []
         damaged = []
@@ -155,9 +154,9 @@ class Checkpoints:
                     set_aside(path)
 
     def clear_after(self, checkpoint: Checkpoint | None, clear: Callable[[Path], None]) -> None:
-        """Clear those after the one that training goes on from, with `set_aside` or `remove_folder`.
+        """Clear those after the one that training continues from: its steps will be repeated.
 
-        They would be taken for newer than what comes now.
+        `clear` is `set_aside` or `remove_folder`.
         """
         for step, path in self.saved():
             if checkpoint is None or step > checkpoint.step:
@@ -165,14 +164,14 @@ class Checkpoints:
 
 
 def read_checkpoint(step: int, path: Path, mend: str = "name another") -> Checkpoint:
-    """Read what the manifest of a checkpoint records; its files are not checked.
+    """Read the manifest of a checkpoint; its files are not checked.
 
     Raises:
-        CheckpointError: It has no manifest that this version reads, that of another step, or a
-            symbolic link leads to it; the message ends with `mend`.
+        CheckpointError: Its manifest is missing, unreadable or of another step, or the folder is a
+            symbolic link; the message ends with `mend`.
         MachineError: The disk or its permissions refuse.
     """
-    if path.is_symlink():  # what is there is not what was saved here, and may change unseen
+    if path.is_symlink():  # its target was not saved here and may change unnoticed
         raise CheckpointError(path, "unsafe path, a symbolic link", mend)
     facts = read_manifest(path, mend)
     if facts.get("step", step) != step:
@@ -182,7 +181,7 @@ def read_checkpoint(step: int, path: Path, mend: str = "name another") -> Checkp
 
 
 def set_aside(path: Path) -> None:
-    """Give a damaged checkpoint a name that nothing reads, or raise MachineError."""
+    """Rename a damaged checkpoint so that it is no longer read, or raise MachineError."""
     aside = path.with_name(ASIDE + path.name)
     with machine_errors(path):
         if not is_gone(aside):

@@ -1,6 +1,6 @@
-"""What is looked at in a run, in which order, and with which error.
+"""The checks of a run, in order, with their errors.
 
-One list serves two: resuming requires some of it, and `verify` reports it all.
+There is one list: resuming requires some of its checks to pass, and `verify` reports all of them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,14 +32,14 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to look at.
+    """One check.
 
     Args:
-        path: Where it is.
-        look: Raises what is wrong; returns what it is, in words, if there is something to say.
+        path: The file or folder to check.
+        look: Checks it: raises an error, or returns a description; "" to report nothing.
         to_resume: Whether resuming needs it to be sound.
         fleeting: Whether training may delete it at any moment.
-        spare: Why nothing needs it, if nothing does.
+        spare: Why it is no longer needed; "" if it is.
     """
 
     path: Path
@@ -49,23 +49,23 @@ class Check:
     spare: Words = ""
 
     def run(self) -> Words:
-        """Look at it, or raise what is wrong, a CharlmError."""
+        """Run the check; raise a CharlmError if it fails."""
         with machine_errors(self.path):
             return self.look() or ""
 
 
 class RunChecks:
-    """The checks of one run; what they read is kept.
+    """The checks of one run; files are read once.
 
     Args:
         run: The run.
-        mixture: Whose expert it is.
-        config: What it is to be trained with; None: what its config.yaml says.
+        mixture: The mixture whose expert it is, if any.
+        config: The configuration to train with; None: its config.yaml.
 
     Attributes:
-        sound: `sound_checkpoint`, which looks at each only once.
-        newest: Returns the newest sound checkpoint, or raises what `newest_sound` does.
-        notes: Which checkpoints it passed over.
+        sound: `sound_checkpoint`, with its results kept.
+        newest: Returns the newest sound checkpoint, or raises the errors of `newest_sound`.
+        notes: The checkpoints that `newest` skipped.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class RunChecks:
 
     @property
     def config(self) -> Config:
-        """What it is trained with."""
+        """The configuration that it is trained with."""
         return self.given or self.run.config
 
     @cached_property
@@ -89,7 +89,7 @@ class RunChecks:
         return open_corpus(self.run.tokens_path)
 
     def all(self) -> Iterator[Check]:
-        """List what is looked at in the run and in the runs of its experts, in this order."""
+        """List the checks of the run and of its experts' runs, in order."""
         yield from self.places()
         yield from self.begun()
         yield from self.trained()
@@ -100,7 +100,7 @@ class RunChecks:
                 yield replace(check, spare=_JOINED) if joined else check
 
     def places(self) -> Iterator[Check]:
-        """List what is to be of one kind, in the run and in those of its experts."""
+        """List the checks that paths are regular files or folders, also in the experts' runs."""
         for name in FILES:
             yield _place(self.run.path / name, Path.is_file, "no regular file")
         for name in FOLDERS:
@@ -114,7 +114,7 @@ class RunChecks:
                     yield from RunChecks(expert, config=one).places()
 
     def begun(self) -> Iterator[Check]:
-        """List what is there before the first step."""
+        """List the checks of files that exist before the first step."""
         run = self.run
         yield Check(run.config_path, lambda: f"model {run.config.model.type}")
         yield Check(run.tokenizer_path, lambda: _alphabet(run.tokenizer))
@@ -122,14 +122,14 @@ class RunChecks:
             yield Check(run.tokens_path, lambda: files(self.corpus.facts))
 
     def trained(self) -> Iterator[Check]:
-        """List what training leaves behind."""
+        """List the checks of files that training writes."""
         log, checkpoints = self.run.metrics_path, self.run.checkpoints
         yield Check(log, self._records, to_resume=False)
         yield Check(log, lambda: check_length(log, self._kept_records()))
         saved = attempt(checkpoints.saved) or []
         for step, path in saved:
             yield Check(path, partial(self._checkpoint, step, path), to_resume=False, fleeting=True)
-        # If the newest one is damaged, its own check has said so.
+        # If the newest one is damaged, its own check has reported it.
         at = saved[-1][1] if saved else checkpoints.folder
         yield Check(at, self._any_sound, fleeting=bool(saved))
         checkpoint, config = attempt(self.newest), attempt(lambda: self.config)
@@ -166,7 +166,7 @@ class RunChecks:
 
 
 def _unjoined(run: RunFolder, config: Config, *, with_runs: bool) -> Iterator[Check]:
-    """List what a mixture has until it is joined, and if asked the runs that it takes experts from."""
+    """List the checks of an unjoined mixture's files and, if asked, of runs it takes experts from."""
     parts = {
         name: RunChecks(expert_run(run, name), mixture=run, config=one)
         for name, one in config.training_runs().items()
@@ -204,14 +204,14 @@ def _unjoined(run: RunFolder, config: Config, *, with_runs: bool) -> Iterator[Ch
 
 
 def require(checks: Iterable[Check]) -> None:
-    """Refuse a run that cannot be resumed, with the first thing that is wrong: a CharlmError."""
+    """Raise the first error, a CharlmError, that keeps a run from being resumed."""
     for check in checks:
         if check.to_resume and not check.spare:
             check.run()
 
 
 def attempt(read: Callable[[], Part]) -> Part | None:
-    """Return a part, or None if it cannot be read: it has a check of its own that says why."""
+    """Return a part, or None if it cannot be read: its own check reports why."""
     try:
         return read()
     except CharlmError:
@@ -219,16 +219,16 @@ def attempt(read: Callable[[], Part]) -> Part | None:
 
 
 def files(facts: Mapping[str, Any]) -> str:
-    """Say how much a folder with this manifest holds."""
+    """Return the number and total size of the files in a manifest, in words."""
     sizes = [file["size"] for file in facts["files"].values()]
     return f"{len(sizes)} file{'s' * (len(sizes) != 1)}, {sum(sizes):,} bytes"
 
 
 def _place(path: Path, is_right: Callable[[Path], bool], otherwise: str) -> Check:
-    """Check that what is at `path`, if anything, is of the kind that a run makes there.
+    """Check that `path`, if it exists, is the kind of file or folder that a run makes there.
 
-    A run does not own what a link leads to, and reading a pipe waits for ever. The text of an
-    expert may be a link: it is that of its mixture.
+    A run does not own the target of a link, and reading a pipe waits forever. The text of an expert
+    may be a link to its mixture's text.
     """
 
     def look() -> None:
@@ -248,7 +248,7 @@ def _fits(checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> None:
 
 
 def _once(read: Callable[..., Part]) -> Callable[..., Part]:
-    """Return `read` so that it reads only once, its error included: a disk may fail just once."""
+    """Return `read` with its result or error kept, so that it reads only once."""
     known: dict[tuple[Any, ...], Part | CharlmError] = {}
 
     def remembered(*arguments: Any) -> Part:

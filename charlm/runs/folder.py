@@ -1,4 +1,4 @@
-"""What a run leaves on disk, and how to find it again."""
+"""The places in a run folder, and how to find a run."""
 
 from functools import cached_property
 from pathlib import Path
@@ -21,25 +21,25 @@ class RunFolder:
         self.config_path = path / "config.yaml"  # every key, resolved; it makes the folder a run
         self.tokenizer_path = path / "tokenizer.json"  # the alphabet
         self.tokens_path = path / "tokens"  # the text as ids, split, with its manifest
-        self.metrics_path = path / "metrics.jsonl"  # one record a line
-        self.samples_path = path / "samples"  # step-N.txt: what the model wrote while it trained
-        # step-N: model.safetensors, optimizer.safetensors, state.json, what they were trained with
-        # (belongs.json), MANIFEST.json.
+        self.metrics_path = path / "metrics.jsonl"  # one record per line
+        self.samples_path = path / "samples"  # step-N.txt: samples written during training
+        # step-N: model.safetensors, optimizer.safetensors, state.json, belongs.json (configuration
+        # and alphabet of the training), MANIFEST.json.
         self.checkpoints = Checkpoints(path / "checkpoints")
 
     def exists(self) -> bool:
-        """Tell whether a run was begun here."""
+        """Tell whether there is a run here."""
         return self.config_path.is_file()
 
     @cached_property
     def config(self) -> Config:
-        """The resolved configuration; CheckpointError if it cannot be read, or is wrong."""
+        """The resolved configuration; CheckpointError if it is unreadable or wrong."""
         path, mend = self.config_path, "restore it or name another run"
         try:
             return read_config(read_bytes(path, MAX_BYTES), str(path))
         except (OSError, ValueError) as error:
             raise CheckpointError(path, reason(error), mend) from None
-        except UsageError as error:  # no mistake in a command
+        except UsageError as error:  # not the command's mistake
             raise CheckpointError(error.where, error.what, mend) from None
 
     @cached_property
@@ -48,7 +48,7 @@ class RunFolder:
         return load_tokenizer(self.tokenizer_path)
 
     def write_sample(self, step: int, text: str) -> None:
-        """Keep what the model wrote at `step`; MachineError if the disk refuses."""
+        """Save the sample of `step`; MachineError if the disk refuses."""
         with machine_errors(self.samples_path):
             self.samples_path.mkdir(exist_ok=True)  # not its parents: see `new_folder`
             flush_folder(self.path)
@@ -56,7 +56,7 @@ class RunFolder:
 
 
 def find_run(path: Path | None, runs: Path = Path("runs")) -> RunFolder:
-    """Return the run at `path`, or without one the newest under `runs`.
+    """Return the run at `path`; None: the newest under `runs`.
 
     Raises:
         CheckpointError: There is no run there.
@@ -84,7 +84,7 @@ def next_free_name(name: str, runs: Path = Path("runs")) -> Path:
 
 
 def _runs_under(folder: Path) -> list[RunFolder]:
-    """List the runs in a folder, the one that was written to last first."""
+    """List the runs in a folder, the most recently written first."""
 
     def age(run: RunFolder) -> float:
         newest = run.metrics_path if run.metrics_path.exists() else run.config_path

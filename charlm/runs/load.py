@@ -1,4 +1,4 @@
-"""The model of a run, read back with all that is needed to use it."""
+"""The model of a run, with its configuration and tokenizer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> Sav
 
 
 def use_checkpoint(run: RunFolder, which: str, use: Callable[[Checkpoint], Used]) -> Used:
-    """Return what `use` makes of a chosen checkpoint, once all is checked that reading it needs.
+    """Return `use(checkpoint)` for a chosen checkpoint, after all checks that reading it needs.
 
     Raises:
         CheckpointError: It is missing, damaged, or does not fit the configuration or the alphabet.
@@ -72,10 +72,10 @@ def load_from_run(
     """Read a checkpoint of another run into a model; return which it was.
 
     Args:
-        model: None: only look whether it could be read.
+        model: The model to fill; None: only check that the checkpoint can be read.
         name: The other run's folder.
         which: `best`, `last`, or a step.
-        expected: What that run's model was when this run began; it may be another by now.
+        expected: The other run's model when this run began; it may have changed since.
         tokenizer: This run's alphabet.
 
     Raises:
@@ -83,7 +83,7 @@ def load_from_run(
     """
     run = find_run(Path(name))
     if run.config.model != expected:
-        what, mend = "its model is another by now", "restore it or start a new run"
+        what, mend = "its model has changed", "restore it or start a new run"
         raise CheckpointError(name, what, mend)
     compare_alphabets(name, run.tokenizer, tokenizer)
 
@@ -96,7 +96,7 @@ def load_from_run(
 
 
 def compare_alphabets(run: str, theirs: Tokenizer, ours: Tokenizer) -> None:
-    """Refuse a run whose ids mean other characters: CheckpointError with the first of them."""
+    """Raise CheckpointError for a run with another alphabet; it names the first difference."""
     if theirs.to_json() == ours.to_json():
         return
     if not (isinstance(theirs, CharTokenizer) and isinstance(ours, CharTokenizer)):

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON record a line, each training step once."""
+"""metrics.jsonl: one JSON record per line, each training step once."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from charlm.storage.atomic import flush_folder
 from charlm.storage.json_file import parse_object
 from charlm.storage.machine import is_gone, machine_errors
 
-BUFFERED = 1 << 13  # bytes of records that are written at once
+BUFFERED = 1 << 13  # bytes of records to collect before a write
 MAX_WAITING = 1 << 20  # bytes of records in memory before they are flushed
 MAX_LINE = 1 << 26  # bytes of a record: a sample may be long
 
@@ -22,13 +22,13 @@ _AGAIN = Phrase("{} does this part again", Setting("resume", True))
 
 
 class MetricsLog:
-    """Append records to metrics.jsonl; a resumed run first cuts off what it will do again.
+    """Append records to metrics.jsonl; a resumed run first removes those of steps it will repeat.
 
-    Records wait in memory until they are known to be on the disk, so a disk that is full for a while
-    costs none of them.
+    Records stay in memory until they are known to be on the disk, so none is lost while the disk is
+    temporarily full.
 
-    The first `keep` bytes stay: the checkpoint that is resumed from counts on them. Raises what
-    `check_length` does.
+    The first `keep` bytes stay: the checkpoint that training resumes from refers to them. Raises the
+    errors of `check_length`.
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
@@ -38,9 +38,9 @@ class MetricsLog:
             self.file = path.open("ab", buffering=0)
             self.file.truncate(keep)
             flush_folder(path.parent)  # it may be new there
-        self.durable = keep  # bytes that are on the disk for certain
-        self.waiting = bytearray()  # what comes after them
-        self.written = 0  # bytes of it that were handed to the system
+        self.durable = keep  # bytes that are certainly on the disk
+        self.waiting = bytearray()  # the bytes after them
+        self.written = 0  # how many of these were handed to the system
 
     @property
     def length(self) -> int:
@@ -48,7 +48,7 @@ class MetricsLog:
         return self.durable + len(self.waiting)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record as one line; a later call writes what the disk refuses now."""
+        """Write one record as one line; if the disk refuses, a later call writes it."""
         self.waiting += json.dumps(record).encode() + b"\n"
         if len(self.waiting) - self.written >= BUFFERED:
             with contextlib.suppress(OSError):
@@ -67,7 +67,7 @@ class MetricsLog:
             try:
                 os.fsync(self.file.fileno())
             except OSError:
-                self.written = 0  # it may be lost, and a second fsync would not report that
+                self.written = 0  # write again: data may be lost, and a second fsync may hide it
                 raise
         self.durable += len(self.waiting)
         self.waiting.clear()
@@ -83,7 +83,7 @@ class MetricsLog:
             self.file.truncate(self.durable + self.written)
 
     def close(self) -> None:
-        """Write the rest if the disk takes it (no checkpoint counts on it), and close the file."""
+        """Write the rest if the disk permits (no checkpoint needs it), and close the file."""
         if not self.file.closed:
             with contextlib.suppress(OSError), self.file:
                 self._write()
@@ -96,7 +96,7 @@ class MetricsLog:
 
 
 def check_length(path: Path, keep: int) -> None:
-    """Refuse a metrics.jsonl that lacks records which a checkpoint counts on: its first `keep` bytes.
+    """Check that a metrics.jsonl has the first `keep` bytes, which a checkpoint refers to.
 
     Raises:
         CheckpointError: It is shorter, or no record ends there.
@@ -114,10 +114,10 @@ def check_length(path: Path, keep: int) -> None:
 
 
 def check_records(path: Path, keep: int) -> Words:
-    """Read every record of a metrics.jsonl, which may hold each step once; say what it holds.
+    """Read every record of a metrics.jsonl, check that each step occurs once, and describe it.
 
-    CheckpointError if it is damaged. A checkpoint counts on the first `keep` bytes; resuming does
-    again what comes after.
+    Raise CheckpointError if it is damaged. A checkpoint refers to the first `keep` bytes; resuming
+    repeats the steps after them.
     """
     lines = steps = last = read = 0
     try:
@@ -143,7 +143,7 @@ def check_records(path: Path, keep: int) -> Words:
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a metrics.jsonl, or raise CheckpointError.
 
-    A last line that was cut short is passed over.
+    An incomplete last line is skipped.
     """
     number = 0
     try:
@@ -158,9 +158,9 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def last_saved_step(path: Path) -> int | None:
-    """Return the last step that a metrics.jsonl says was saved, or None; damaged lines are skipped.
+    """Return the last step saved according to a metrics.jsonl, or None; damaged lines are skipped.
 
-    A save is recorded before it is made, so the last record, if it is of a save, proves nothing.
+    A save is recorded before it is made, so a save in the last record proves nothing.
     """
     step = saving = None
     with contextlib.suppress(OSError, CheckpointError):
@@ -177,7 +177,7 @@ def last_saved_step(path: Path) -> int | None:
 
 def _lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a log; one of over `MAX_LINE` bytes comes in pieces."""
-    if not (is_gone(path) or path.is_file()):  # a pipe would be waited for
+    if not (is_gone(path) or path.is_file()):  # reading a pipe would wait
         raise CheckpointError(path, "no regular file", "put the log of the run there")
     with path.open("rb") as file:
         yield from iter(partial(file.readline, MAX_LINE), b"")

@@ -1,4 +1,4 @@
-"""What a mixture keeps on disk until it is joined: the runs of its experts, and `mixture.json`."""
+"""Files of a mixture until it is joined: the runs of its experts, and `mixture.json`."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import field
@@ -30,22 +30,22 @@ Finite = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]  # in float32, as th
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class Fitted:
-    """What was fitted on the slice; `mixture.json` keeps it."""
+    """The weights fitted on the slice, as kept in `mixture.json`."""
 
     weights: dict[str, Finite]  # of each expert
     temperature: Annotated[Finite, Field(ge=1e-45)]  # of their product or mean; above 0 in float32
     loss_nats: float  # of the mixture on the slice
     alone_nats: dict[str, float]  # loss of each expert there
     chars: Count  # predictions that these losses are means of
-    steps: dict[str, Count]  # of each expert with a run, before it has read the slice
+    steps: dict[str, Count]  # of each expert with a run, when it had not yet read the slice
     seconds: Finite  # wall time of the fit
     reserve: Finite  # seconds from the experts' last step to the end of the run
-    # SHA-256 of the weights of experts from other runs: a step alone does not identify them.
+    # SHA-256 of the weights of experts from other runs: the step alone does not identify them.
     weights_sha256: dict[str, str] = field(default_factory=dict)
 
 
 def expert_run(mixture: RunFolder, name: str) -> RunFolder:
-    """Return where an expert that is trained in a mixture has its run."""
+    """Return the run of an expert that is trained in a mixture."""
     return RunFolder(mixture.path / "experts" / name)
 
 
@@ -68,15 +68,15 @@ def expert_from_run(
     """Find the weights of an expert that comes from another run, and read them into its model.
 
     Args:
-        run: Of the mixture, as `config` and `tokenizer` are.
-        config: It has a `run` for the expert.
-        name: Of the expert.
-        fitted: What was fitted to the expert at one step; None: nothing yet.
-        tokenizer: Its ids are the expert's too.
-        model: Of the expert; None: only check that they can be read.
+        run: The mixture's run.
+        config: The mixture's configuration, which names a run for the expert.
+        name: The expert.
+        fitted: The weights fitted to the expert at one step; None: not fitted yet.
+        tokenizer: The mixture's tokenizer; the expert's must equal it.
+        model: The expert's model; None: only check that its weights can be read.
 
     Raises:
-        CheckpointError: They are missing, damaged, or not what they were.
+        CheckpointError: They are missing, damaged or changed.
     """
     spec = config.model.members()[name]
     assert spec.run is not None
@@ -89,7 +89,7 @@ def expert_from_run(
     try:
         checkpoint = load_from_run(model, spec.run, which, spec.model, tokenizer)
         if then not in (None, sha256_of_weights(checkpoint)):
-            what = f"not the weights that {run.path / FITTED} was found with"
+            what = f"not the weights that {run.path / FITTED} was fitted with"
             raise CheckpointError(checkpoint.path, what, _RESTORE)
     except CheckpointError as error:
         raise error.within(f"model.experts.{name}.run") from None
@@ -99,11 +99,11 @@ def expert_from_run(
 def read_fitted_of(
     run: RunFolder, config: Config, checkpoints: Mapping[str, Checkpoint | None]
 ) -> Fitted | None:
-    """Return what the run of a mixture found before a stop; None if that came too early.
+    """Return the weights that a mixture fitted before it was stopped; None if it had not yet.
 
     Raises:
-        CheckpointError: Its file is damaged, or of other experts; or it is gone, and a checkpoint
-            that an expert goes on from has read what the weights are fitted on.
+        CheckpointError: Their file is damaged, or of other experts; or it is missing although an
+            expert's checkpoint has read the text that they are fitted on.
     """
     experts = config.model.members()
     runs = {name for name, spec in experts.items() if spec.run} | config.training_runs().keys()
@@ -111,7 +111,7 @@ def read_fitted_of(
     fitted = None if is_gone(path) else read_fitted(path, experts.keys(), runs)
     for name, checkpoint in {} if fitted else checkpoints.items():
         if checkpoint and read_state(checkpoint.path, checkpoint.step).late_from >= 0:
-            what = f"not found, and expert {name} has read what the weights are fitted on"
+            what = f"not found, and expert {name} has read the text that the weights are fitted on"
             raise CheckpointError(path, what, _RESTORE)
     return fitted
 
@@ -119,7 +119,7 @@ def read_fitted_of(
 def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> Fitted:
     """Read a mixture.json, or raise CheckpointError.
 
-    It has to be of these experts, of which `runs` have a run, here or elsewhere.
+    It must name these experts; those in `runs` have a run, here or elsewhere.
     """
     try:
         fitted = Fitted(**read_object(path))
@@ -130,6 +130,6 @@ def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> 
         raise CheckpointError(
             path,
             f"cannot be read ({reason(error)})",
-            "the experts may have read what the weights are fitted on by now: start a new run",
+            "the experts may have read the text that the weights are fitted on: start a new run",
         ) from None
     return fitted

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from charlm.models import LanguageModel
 from charlm.models.base import check_tensor
 
-# What each optimizer keeps for a parameter that it has updated.
+# The state of each optimizer for a parameter that it has updated.
 KEPT = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",)}
 
 
@@ -29,11 +29,11 @@ def optimizer_tensors(
 def restore_optimizers(
     optimizers: Mapping[str, Optimizer], model: LanguageModel, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` returned, bit for bit.
+    """Restore the state that `optimizer_tensors` returned, bit for bit.
 
     Raises:
-        ValueError: A tensor is missing, left over, of another shape or type, or not finite; the
-            message names it with what was expected and found.
+        ValueError: A tensor is missing, unexpected, of another shape or type, or not finite; the
+            message names it with the expected and the found value.
     """
     parameters = dict(model.named_parameters())
     _check_tensors(optimizers, {id(p): name for name, p in parameters.items()}, tensors)
@@ -50,7 +50,7 @@ def restore_optimizers(
 def _check_tensors(
     optimizers: Mapping[str, Optimizer], names: Mapping[int, str], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Check tensors before an optimizer gets them: its kernels do not."""
+    """Check tensors before an optimizer uses them: its kernels do not check."""
     expected = {
         f"{kind}/{names[id(parameter)]}/{key}": parameter
         for kind, optimizer in optimizers.items()
@@ -64,6 +64,6 @@ def _check_tensors(
         state = "is missing" if path in needed else "belongs to another model or optimizer"
         raise ValueError(f"{path[:80]} {state}; use an earlier checkpoint")
     for path, tensor in tensors.items():
-        # Updates are counted; all else has a value for each weight.
+        # The update count is a scalar; everything else has a value for each weight.
         shape = () if path.endswith("/step") else expected[path].shape
         check_tensor(path, tensor, shape, expected[path].dtype)

@@ -1,6 +1,6 @@
-"""What weights were trained with, and mean nothing without: a configuration and an alphabet.
+"""The provenance of weights: the configuration and alphabet they were trained with.
 
-Each checkpoint keeps it as `belongs.json`, and so does a mixture whose experts are not joined yet.
+Each checkpoint keeps it as `belongs.json`, and so does a mixture until it is joined.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ from charlm.storage.json_file import read_object, reason
 from charlm.storage.machine import is_gone, machine_errors
 
 PROVENANCE = "belongs.json"
-MAX_BYTES = 1 << 22  # a configuration has 1 MiB at most; each character of it may be escaped here
-# Keys of `train` that stay what they were, as all of `model` and `data` do.
+MAX_BYTES = 1 << 22  # a configuration has at most 1 MiB; here each character may be escaped
+# Keys of `train` that may not change, like all of `model` and `data`.
 FIXED = ("train.batch_size", "train.optimizer", "train.init_from")
-# But these say where something is, and it may have been moved.
+# Exceptions: these name a place, which may have moved.
 PLACES = re.compile(r"data\.source|model\.experts\.[^.]+\.run")
 # Keys of a model, and of an expert, that do not change what it computes.
 IDLE = ("train", "dropout", "run", "tune_fraction")
@@ -33,7 +33,7 @@ Kind = TypeVar("Kind")
 
 
 def provenance_json(config: Config, alphabet: str) -> bytes:
-    """Return what `belongs.json` is to hold of a run with this configuration and tokenizer.json."""
+    """Return the content of `belongs.json` for a run with this configuration and tokenizer.json."""
     content = {
         "alphabet_sha256": hashlib.sha256(alphabet.encode()).hexdigest(),
         "config": config.model_dump(mode="json"),
@@ -43,17 +43,17 @@ def provenance_json(config: Config, alphabet: str) -> bytes:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What weights were trained with; the run they are in now is held against it.
+    """The configuration and alphabet of some weights, to compare with those of their run now.
 
-    `model` is what the model computes from, by its whole key: sizes show in the shapes of tensors,
-    the number of heads does not. What is None was not kept.
+    `model` has the keys that determine the computation: some, such as the number of heads, do not
+    show in the shapes of tensors. A field that was not recorded is None.
     """
 
     run: Path
-    then: str  # what was done with it, for messages: `step-5 was saved`
+    then: str  # the event that recorded it, for messages: `step-5 was saved`
     model: Mapping[str, Any]
     alphabet_sha256: str | None
-    config: Mapping[str, Any] | None  # by its whole keys
+    config: Mapping[str, Any] | None  # by full keys
 
     def check(self, config: Config, alphabet: str) -> None:
         """Raise a CheckpointError if the weights were trained with another model or alphabet."""
@@ -66,10 +66,10 @@ class Provenance:
             raise CheckpointError(path, what, "restore it")
 
     def differences(self, before: Config, now: Config) -> dict[str, tuple[Any, Any]]:
-        """Return the keys that both know and that differ, with their values then and now.
+        """Return the keys that both have and that differ, with their values then and now.
 
-        `before` stands for a configuration that was not kept. CheckpointError if one of the keys may
-        not change in a run.
+        `before` is used if no configuration was recorded. Raise CheckpointError if one of the keys
+        may not change within a run.
         """
         then = leaves(before.model_dump(mode="json")) if self.config is None else self.config
         found: dict[str, tuple[Any, Any]] = {}
@@ -89,26 +89,26 @@ class Provenance:
 
 
 def is_fixed(key: str, then: Any, now: Any) -> bool:
-    """Tell whether a key may not change in a run from one of these values to the other."""
+    """Tell whether a key may not change within a run from one of these values to the other."""
     moved = PLACES.fullmatch(key) and then and now and "-" not in (then, now)
     return not moved and (key in FIXED or key.startswith(("model.", "data.")))
 
 
 def provenance_of(checkpoint: Checkpoint, mixture: RunFolder | None = None) -> Provenance:
-    """Read what a checkpoint, its files verified, was trained with; see `_read`.
+    """Read the provenance of a checkpoint whose files are verified; see `_read`.
 
-    With its mixture, an expert is held against the configuration there: it goes on with that one.
+    An expert is compared with the configuration of its `mixture`, with which it continues.
     """
     run, of = checkpoint.path.parent.parent, ""
     if mixture:
         run, of = mixture.path, f" of {run.name}"
-    # Older checkpoints have it in their manifest; the oldest have nothing to compare.
+    # Older checkpoints have it in their manifest; the oldest have none.
     older = _of(dict, checkpoint.facts, "belongs") or {}
     return _read(checkpoint.path, older, run, f"{checkpoint.path.name}{of} was saved")
 
 
 def provenance_of_unjoined(mixture: RunFolder) -> Provenance:
-    """Read what a mixture that is not joined yet was begun with; see `_read`."""
+    """Read the provenance of a mixture that is not joined yet; see `_read`."""
     return _read(mixture.path, {}, mixture.path, "it was begun")
 
 
@@ -136,13 +136,13 @@ def _read(folder: Path, older: Mapping[str, Any], run: Path, then: str) -> Prove
 
 
 def _of(kind: type[Kind], content: Mapping[str, Any], key: str) -> Kind | None:
-    """Return a value if it is there and of this kind."""
+    """Return a value if it exists and has this type."""
     value = content.get(key)
     return value if isinstance(value, kind) else None
 
 
 def _computed_from(model: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield what a model, or an expert, computes from, by its whole key."""
+    """Yield the keys of a model or expert that determine its computation, with their values."""
     for key, value in model.items():
         if key in IDLE:
             continue

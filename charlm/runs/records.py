@@ -1,4 +1,4 @@
-"""What happens in a run, one record each. In metrics.jsonl `kind` tells them apart."""
+"""The events of a run, one record each; in metrics.jsonl, `kind` tells them apart."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from charlm.runs.mixture import Fitted
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Anything that happens; `expert` is who it happens to in a mixture. Its `kind` never changes."""
+    """An event; `expert` is the expert of a mixture it belongs to. A record's `kind` never changes."""
 
     kind: ClassVar[str]
     expert: str | None = None
@@ -18,14 +18,14 @@ class Record:
         cls.kind = kind
 
     def as_json(self) -> dict[str, Any]:
-        """Return the line of metrics.jsonl: what is None is left out, and the time comes last."""
+        """Return the line of metrics.jsonl, without fields that are None and with the time last."""
         known = {key: value for key, value in vars(self).items() if value is not None}
         return {"kind": self.kind} | dict(sorted(known.items(), key=lambda kv: kv[0] == "seconds"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoteRecord(Record, kind="note"):
-    """A remark for the user that is no error. Not logged."""
+    """A note for the user that is not an error. Not logged."""
 
     text: str
 
@@ -51,7 +51,7 @@ class EndRecord(Record, kind="end"):
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord(Record):
-    """Anything with a time: `seconds` since the run began, without waits between resumes."""
+    """An event with a time: `seconds` of the run, without the time between a stop and a resume."""
 
     step: int
     seconds: float
@@ -100,12 +100,12 @@ class SampleRecord(StepRecord, kind="sample"):
 
 @dataclass(frozen=True, kw_only=True)
 class SaveRecord(StepRecord, kind="save"):
-    """A checkpoint. The record is written first: the checkpoint vouches for the log up to it."""
+    """A checkpoint. The record is written first, because the checkpoint records the log's length."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackRecord(StepRecord, kind="rollback"):
-    """A return to the checkpoint of `step`, to go on at a lower learning rate."""
+    """A return to the checkpoint of `step`, to continue at a lower learning rate."""
 
     reason: str
     rate_factor: float

@@ -27,9 +27,9 @@ from charlm.storage.json_file import Count, read_object, reason
 
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
-HEADERS = 1 << 16  # bytes of a checkpoint beside its tensors, and some
-# Raised when training steps or the order of the data change: an older run then goes on with a note
-# that its bits will differ.
+HEADERS = 1 << 16  # bytes of a checkpoint besides its tensors, with a margin
+# Increased when training steps or the order of the data change: resuming an older run then prints
+# a note that its bits will differ.
 #   2  our own Muon; each expert of a mixture has its own seed, and other steps at the end
 RECIPE = 2
 # Fields that older checkpoints lack.
@@ -45,14 +45,14 @@ class TrainingState:
 
     step: Count = 0  # optimizer updates done
     seconds: Annotated[Finite, Field(ge=0)] = 0.0  # wall time of training, all resumes included
-    evaluated_step: StepOrNone = -1  # the last that was evaluated
-    val_loss_nats: Finite | None = None  # what that evaluation gave
-    best_loss_nats: Finite | None = None  # the least so far
-    best_step: StepOrNone = -1  # where that was reached
+    evaluated_step: StepOrNone = -1  # the last step that was evaluated
+    val_loss_nats: Finite | None = None  # its validation loss
+    best_loss_nats: Finite | None = None  # the lowest so far
+    best_step: StepOrNone = -1  # the step with that loss
     bad_evals: Count = 0  # evaluations since then
-    sampled_step: StepOrNone = -1  # the last that wrote a sample
+    sampled_step: StepOrNone = -1  # the last step that wrote a sample
     metrics_bytes: Count = 0  # length of metrics.jsonl when this was saved
-    skipped: Count = 0  # steps in a row, up to here, whose loss or gradient was not finite
+    skipped: Count = 0  # latest steps in a row whose loss or gradient was not finite
     rate_factor: Annotated[Finite, Field(gt=0)] = 1.0  # of the learning rate: halved at a rollback
     # Of an expert: the first step that reads the slice which the mixture's weights are fitted on.
     late_from: StepOrNone = -1
@@ -69,12 +69,12 @@ def save_checkpoint(
     """Write the checkpoint of `state.step`, whole or not at all, and prune older ones.
 
     Args:
-        run: Where to.
-        state: Where training is.
-        model: Its weights.
-        optimizers: Their state.
-        provenance: What the weights were trained with: `provenance_json`.
-        compiled: Whether steps were compiled, if there were any: equal bits depend on it too.
+        run: The run to save in.
+        state: The counters of training.
+        model: The model.
+        optimizers: The optimizers.
+        provenance: The result of `provenance_json`.
+        compiled: Whether steps were compiled, None before the first: the bits depend on it.
 
     Raises:
         MachineError: The disk or its permissions refuse; older checkpoints are unharmed.
@@ -98,7 +98,7 @@ def save_checkpoint(
 
 
 def _check_room(path: Path, tensors: Iterable[Tensor], beside: int) -> None:
-    """Refuse to fill a disk that is too small: others may write there too."""
+    """Raise MachineError if the disk is too small, before filling it."""
     needed = sum(tensor.nbytes for tensor in tensors) + HEADERS + beside
     with machine_errors(path.parent):
         free = shutil.disk_usage(path.parent).free
@@ -110,7 +110,7 @@ def _check_room(path: Path, tensors: Iterable[Tensor], beside: int) -> None:
 def load_checkpoint(
     checkpoint: Checkpoint, model: LanguageModel, optimizers: Mapping[str, Optimizer]
 ) -> TrainingState:
-    """Put a checkpoint back into a model and its optimizers; return where training was.
+    """Load a checkpoint into a model and its optimizers; return the state of training.
 
     Raises:
         CheckpointError: It is damaged or belongs to another model or optimizer.
@@ -131,10 +131,10 @@ def load_checkpoint(
 
 
 def read_state(folder: Path, step: int) -> TrainingState:
-    """Read where training was when the checkpoint in `folder` was saved, after `step` updates.
+    """Read the state of training from the checkpoint in `folder`, saved after `step` updates.
 
     Raises:
-        CheckpointError: It is missing, or no training leaves it behind.
+        CheckpointError: It is missing, or has values that training cannot produce.
     """
     path = folder / STATE
     try:
@@ -149,7 +149,7 @@ def read_state(folder: Path, step: int) -> TrainingState:
 
 
 def drift(checkpoint: Checkpoint) -> list[str]:
-    """Return what changed since a checkpoint was saved and makes bits differ, a phrase each."""
+    """Return a phrase for each change since a checkpoint was saved that makes bits differ."""
     then = checkpoint.facts.get("environment")
     then = {"recipe": 1} | (then if isinstance(then, dict) else {})
     return [
@@ -160,7 +160,7 @@ def drift(checkpoint: Checkpoint) -> list[str]:
 
 
 def environment() -> dict[str, Any]:
-    """Return what bits depend on, besides the configuration."""
+    """Return the facts, besides the configuration, that bits depend on."""
     return {
         "recipe": RECIPE,
         "torch": torch.__version__,
@@ -170,7 +170,7 @@ def environment() -> dict[str, Any]:
 
 
 def sound_checkpoint(step: int, path: Path) -> Checkpoint:
-    """Read a checkpoint whose files are those that were saved, and whose state is possible.
+    """Read a checkpoint after checking its files and its state.
 
     Raises:
         OtherFormatError: It is of a format that this version does not read.
@@ -188,18 +188,18 @@ def newest_sound(
     notes: list[str],
     sound: Callable[[int, Path], Checkpoint] = sound_checkpoint,
 ) -> Checkpoint | None:
-    """Return the newest sound checkpoint: an older one serves where a newer is damaged.
+    """Return the newest sound checkpoint, skipping damaged ones.
 
     Args:
         run: The run.
-        notes: Is told which are passed over.
-        sound: How to look at one.
+        notes: Receives a note for each skipped checkpoint.
+        sound: Checks one.
 
     Raises:
         OtherFormatError: The newest is of a format that this version does not read: it is not
-            damaged, and its steps are not to be done again.
-        CheckpointError: There are checkpoints, and all are damaged; or there are none, and the log
-            says that there were.
+            damaged, and its steps must not be repeated.
+        CheckpointError: All checkpoints are damaged, or there are none although the log records
+            some.
         MachineError: The disk or its permissions refuse: one may be sound.
     """
     damage: CheckpointError | None = None

@@ -1,4 +1,4 @@
-"""What the checks of a run find."""
+"""The results of a run's checks."""
 
 import os
 from collections.abc import Iterator
@@ -31,13 +31,13 @@ _LEFTOVER = Phrase(
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found in one place.
+    """The result of one check.
 
     Args:
-        path: The place.
-        says: What it is, where nothing is wrong.
-        error: What is wrong with it, and what to do; None: nothing.
-        used: Whether anything needs it.
+        path: The file or folder.
+        says: Its description, if nothing is wrong.
+        error: The error; None if nothing is wrong.
+        used: Whether it is needed.
     """
 
     path: Path
@@ -46,22 +46,22 @@ class Finding:
     used: bool = True
 
     def line(self, spelling: Spelling = str) -> str:
-        """Return it as one line."""
+        """Return the result as one line."""
         if self.error:
             return self.error.lines(spelling)[0]
         return f"{self.path}: {spelled(self.says, spelling)}"
 
     @property
     def problem(self) -> bool:
-        """Whether something is wrong that matters."""
+        """Whether something is wrong with a file that is needed."""
         return self.used and self.error is not None
 
     @property
     def state(self) -> str:
-        """How it is.
+        """Its status.
 
         `sound` or `damaged`; `refused`, if another version of charlm can read it; `unread`, if the
-        disk or its permissions do not give it; `unused`, if nothing needs it.
+        disk or its permissions refuse; `unused`, if it is not needed.
         """
         if not self.used:
             return "unused"
@@ -88,7 +88,7 @@ def verify(path: Path) -> Iterator[Finding]:
             raise CheckpointError(path, what, "name a run folder or a checkpoint")
         yield _found(Check(path, lambda: files(verify_folder(path, "restore it"))))
         return
-    wrong = set()  # where something is wrong, no further check says so again
+    wrong = set()  # paths already reported, which later checks need not report again
     for check in RunChecks(run).all():
         if check.path in wrong:
             continue

@@ -1,4 +1,4 @@
-"""Weights on disk: written as safetensors, read back only into a model that they fit."""
+"""Weights on disk: saved as safetensors, loaded only into a model that they fit."""
 
 import json
 import os
@@ -22,10 +22,10 @@ from charlm.text.tokenizer import Tokenizer
 
 WEIGHTS = "model.safetensors"
 VERSION = "version"  # of the model, among the facts of its weights
-MARGIN = 1 << 26  # bytes that a model may be larger than its file before it is refused unbuilt
+MARGIN = 1 << 26  # bytes by which a model may exceed its file before it is refused unbuilt
 
-# How files begin that can run code when they are read, by what to call them. A safetensors file may
-# begin alike, with the length of its header: this is asked only of files that are none.
+# First bytes of files that can run code when read, by name. A safetensors file may begin with the
+# same bytes (the length of its header), so this is used only for files that are not safetensors.
 _RUNS_CODE = {
     "a pickle": re.compile(rb"\x80[\x00-\x05]|\(*c[\w.]+\n|\(+[dlitS]|[}\])]q"),
     "a zip archive, as torch.save writes around a pickle": re.compile(rb"PK\x03\x04"),
@@ -44,7 +44,7 @@ def build_from(checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> 
 
 
 def _refuse_excess(config: Config, tokenizer: Tokenizer, path: Path) -> None:
-    """Refuse a model far larger than its file, or than the machine, before it takes the memory."""
+    """Refuse a model far larger than its file or the machine's memory, before building it."""
     needed, found = 4 * config.model.parameter_count(tokenizer.vocab_size), path.stat().st_size
     buffers, machine = config.model.buffer_bytes(), machine_bytes()
     if needed > found + MARGIN:
@@ -66,9 +66,9 @@ def load_weights(model: LanguageModel, path: Path) -> None:
     """Read the state of a model from `path`.
 
     Raises:
-        OtherFormatError: It is of a version of the model that this charlm does not compute.
-        CheckpointError: A tensor is missing, left over, of another shape or type, or impossible; the
-            message names it with what was expected and found.
+        OtherFormatError: It is of a version of the model that this charlm does not support.
+        CheckpointError: A tensor is missing, unexpected, of another shape or type, or impossible;
+            the message names it with the expected and the found value.
     """
     tensors, facts = _load(path)
     try:
@@ -77,7 +77,7 @@ def load_weights(model: LanguageModel, path: Path) -> None:
         raise CheckpointError(path, str(error)) from None
     found = facts.get(VERSION, "1")
     if not model.reads_version(found):
-        ours = f"this charlm has version {model.version} and computes otherwise"
+        ours = f"this charlm has version {model.version}, which computes differently"
         what = f"weights of version {found[:20]} of its model, {ours}"
         raise OtherFormatError(path, what, "use the charlm that saved it, or train again")
 
@@ -98,12 +98,12 @@ def save_tensors(
             places.add(place)
         try:
             save_file(whole, path, dict(facts) if facts else None)
-        except SafetensorError as error:  # what the system said, in words only
+        except SafetensorError as error:  # it has the system's error number only in its text
             if not (number := re.search(r"os error (\d+)", str(error))):
                 raise
             code = int(number[1])
             raise OSError(code, os.strerror(code), str(path)) from None
-        path.chmod(0o644)  # safetensors writes for its user alone; the other files are readable
+        path.chmod(0o644)  # safetensors makes files private; charlm's other files are readable
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -119,18 +119,18 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             facts = file.metadata() or {}
         _refuse_repeated_names(path)
         return tensors, facts
-    # Torch opens the file again, and raises a RuntimeError if training has pruned it by then.
+    # Torch opens the file again, and raises RuntimeError if training has pruned it meanwhile.
     except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(path, _why_unreadable(path, error), "name another") from None
 
 
 def _refuse_repeated_names(path: Path) -> None:
-    """Refuse a file, safetensors for the rest, with two tensors of one name: which is meant?"""
+    """Refuse a safetensors file in which two tensors have the same name."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            raise ValueError("a name stands twice in its header")
+            raise ValueError("a name occurs twice in its header")
         return found
 
     with path.open("rb") as file:
@@ -139,7 +139,7 @@ def _refuse_repeated_names(path: Path) -> None:
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
-    """Say what a file is instead of safetensors, by its first bytes; nothing in it is run."""
+    """Describe a file that is not safetensors by its first bytes; nothing in it is run."""
     try:
         with path.open("rb") as file:
             head = file.read(256)

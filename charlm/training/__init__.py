@@ -1,10 +1,10 @@
-"""Training: one loop drives a learner, and plans and tests beside it.
+"""Training: one loop drives a learner; plans for a time budget; a learning-rate test.
 
 Read in this order: `schedule` (the learning rate), `muon` (an optimizer), `optimizers` (which update
 which weights), `compiling` (torch.compile, where it pays), `learner`
-(what the loop asks of one), `gradients` (the training step), `counting` (n-grams), `loop` (a run),
-`expert` (a run inside a mixture), `joining` (mixtures), `plan` (what a budget of minutes buys),
-`range_test` (which learning rates learn).
+(its interface), `gradients` (the training step), `counting` (n-grams), `loop` (a run), `expert` (a
+run inside a mixture), `joining` (mixtures), `plan` (model sizes for a time budget), `range_test`
+(the range of useful learning rates).
 """
 
 from charlm.training.learner import Clock, Job, Learner

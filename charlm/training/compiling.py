@@ -1,4 +1,4 @@
-"""torch.compile where it pays: tried first, with a reason if it is not used."""
+"""torch.compile where it saves time: tried first, with a reason if it is not used."""
 
 import os
 import shutil
@@ -16,9 +16,9 @@ from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, precision
 
 # Compiling for a CPU takes half a minute at first and saves a quarter of each step of `gpt`
-# (docs/experiments.md), so it pays after some minutes. Without a budget these are counted in
-# operations (two laptop cores do 9e10 a second of `gpt`), so that a configuration trains the same
-# way everywhere.
+# (docs/experiments.md), so it saves time after some minutes. Without a budget, the length of a run
+# is estimated from its operations (two laptop cores do 9e10 per second of `gpt`), so that a
+# configuration trains the same way everywhere.
 WORTH_MINUTES = 4.0
 WORTH_FLOPS = 60 * WORTH_MINUTES * 9e10
 NOT_COMPILED = Setting("run.compile", "false")
@@ -29,10 +29,10 @@ Forward = Callable[[Tensor], Tensor]
 def compile_model(
     model: LanguageModel, choice: str | bool, windows: int, dtype: torch.dtype
 ) -> tuple[Forward, str | None]:
-    """Return what to call in place of the model, and why it is not compiled if that failed.
+    """Return the compiled model, or the model itself with the reason if compiling failed.
 
-    The trial is one forward and backward pass on zeros, exactly as in a step: else the first step would
-    compile again. Gradients are cleared after it.
+    The trial is one forward and backward pass on zeros, exactly as in a step; otherwise the first
+    step would compile again. Gradients are cleared after it.
 
     Args:
         model: The model, on its device.
@@ -81,7 +81,7 @@ def find_compiler() -> str | None:
 
 
 def worth_trying(config: Config, model: LanguageModel, budget: float | None) -> bool:
-    """Tell whether compiling pays: for deep models on CUDA, and in long runs on a CPU.
+    """Tell whether compiling saves time: for deep models on CUDA, and in long runs on a CPU.
 
     `budget` is the seconds that the run may take; None: it takes a number of steps.
     """
@@ -98,7 +98,7 @@ def worth_trying(config: Config, model: LanguageModel, budget: float | None) -> 
 
 
 def _use_private_cache() -> None:
-    """Keep compiled code, which is run later, in a folder that only this user can write.
+    """Keep compiled code in a folder that only this user can write.
 
     Torch's default is in the shared temporary folder, and torch may have set it already.
     """

@@ -48,7 +48,7 @@ def count_text(
 ) -> int:
     """Count a text into an n-gram model; return how many characters were counted.
 
-    What does not fit into memory goes to disk, in the run folder.
+    Data that does not fit into memory goes to disk, in the run folder.
 
     Raises:
         MachineError: The disk is full or fails, or the tables are larger than memory.

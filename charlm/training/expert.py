@@ -24,7 +24,7 @@ from charlm.training.learner import Job
 from charlm.training.loop import TrainingLoop
 
 LATE = 0.7  # share of an expert's run before it reads the slice
-SLICE_PASSES = 3.0  # over the slice alone, after that: with more it is memorised
+SLICE_PASSES = 3.0  # passes over the slice alone after that; with more it is memorised
 
 
 class PhasedBatches(Batches):
@@ -93,7 +93,7 @@ class Expert(TrainingLoop):
             make_folder(run.path / "checkpoints")
         write_file(run.tokenizer_path, job.tokenizer.to_json().encode())
         write_file(run.config_path, dump_yaml(config.model_dump()).encode())
-        with contextlib.suppress(OSError):  # an expert can then be scored alone, like any run
+        with contextlib.suppress(OSError):  # lets an expert be scored alone, like any run
             run.tokens_path.symlink_to(Path("..", "..", job.run.tokens_path.name))
         run.checkpoints.clear_after(checkpoint, set_aside)
         self.events = self.records()

@@ -126,7 +126,7 @@ class GradientLearner(Learner):
         parameters = list(self.model.parameters())
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if train.grad_clip and norm.isfinite():  # else one NaN would make all of them NaN
+        if train.grad_clip and norm.isfinite():  # otherwise one NaN would make all of them NaN
             torch.nn.utils.clip_grads_with_norm_(parameters, train.grad_clip, norm)
         return loss.item(), norm.item()
 

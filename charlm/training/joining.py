@@ -6,8 +6,8 @@
        steps on the whole part, some on the slice alone (`SLICE_PASSES`)
     4  one step joins them; the mixture is scored and saved
 
-Step 3 matters because the end of a text predicts best what comes next (the same play, the same
-names): see docs/experiments.md.
+Step 3 matters because the end of a text is the best guide to the text after it (the same play, the
+same names): see docs/experiments.md.
 
 Each expert that is trained here has its own run folder, `experts/NAME/`. `mixture.json` keeps the
 result of step 2, and `belongs.json` the configuration. A resume needs them until the mixture is
@@ -50,9 +50,9 @@ from charlm.training.counting import count_text
 from charlm.training.expert import LATE, Expert
 from charlm.training.learner import Job, OneStepLearner
 
-MAX_TUNED = 1 << 16  # characters to fit the weights on: so few numbers do not need more
+MAX_TUNED = 1 << 16  # characters to fit the weights on: enough for a few numbers
 MAX_LOGITS = 1 << 26  # of all experts on these characters: 256 MiB of float32
-RESERVE = 0.05  # share of a budget for what is not measured: fitting the weights
+RESERVE = 0.05  # share of a budget for fitting the weights, whose time is not measured
 TRIED = 2048  # characters predicted to measure the speed
 SAVED_A_SECOND = 2e8  # bytes; a guess, for the last save in a budget
 
@@ -109,7 +109,7 @@ class JoiningLearner(OneStepLearner):
                 self.taken[name] = expert_from_run(
                     self.run, self.config, name, self.fitted, tokenizer, model
                 )
-        # There is no checkpoint of the mixture yet that would keep its configuration.
+        # The mixture has no checkpoint yet that would keep its configuration.
         together = provenance_json(self.config, self.job.tokenizer.to_json())
         write_file(self.run.path / PROVENANCE, together)
         for name, checkpoint in checkpoints.items():
@@ -162,12 +162,12 @@ class JoiningLearner(OneStepLearner):
                 raise Stopped
 
     def _share_time(self, left: float) -> None:
-        """Divide the remaining seconds so that all experts have trained equally long in the end."""
+        """Divide the remaining seconds so that all experts train equally long in total."""
         waiting = sorted(self.experts, key=lambda expert: expert.state.seconds)
         while waiting:
             total = left + sum(expert.state.seconds for expert in waiting)
             most = waiting.pop()
-            # After a stop, with fewer minutes, one may have trained longer than its share.
+            # After resuming with fewer minutes, one may already have trained longer than its share.
             share = max(most.state.seconds, total / (len(waiting) + 1))
             most.clock.budget = share
             left -= share - most.state.seconds
@@ -184,7 +184,7 @@ class JoiningLearner(OneStepLearner):
     def _fit(self, counted: float) -> Fitted:
         """Fit weights and temperature on the slice.
 
-        Counting took `counted` seconds, and is done again after the fit.
+        Counting took `counted` seconds and will be repeated after the fit.
         """
         started = time.perf_counter()
         names, combine = list(self.mixture.experts), self.mixture.combine

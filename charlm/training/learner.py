@@ -1,7 +1,7 @@
-"""The contract between the loop and what it drives.
+"""The interface between the training loop and a learner.
 
-A learner does one step of a run and says how much of the run is done: by gradients, by counting, or by
-joining experts. The loop evaluates, samples, saves, records and stops for all of them.
+A learner does one step of a run at a time, by gradients, by counting, or by joining experts, and
+reports how much of the run is done. The loop evaluates, samples, saves, records and stops.
 """
 
 import time
@@ -26,9 +26,9 @@ from charlm.text.tokens import Ids
 class Clock:
     """The wall time of a run in seconds, without the time between a stop and a resume."""
 
-    began: float  # when it would have begun without stops, by `time.perf_counter`
-    budget: float | None = None  # how long it may take; None: it takes a number of steps
-    reserved: float = 0.0  # of the budget: what the last evaluation will take
+    began: float  # its start by `time.perf_counter`, moved forward by the length of all stops
+    budget: float | None = None  # how long it may take; None: a number of steps
+    reserved: float = 0.0  # part of the budget that the last evaluation will take
 
     def seconds(self) -> float:
         """Return how long the run has taken so far."""
@@ -45,15 +45,15 @@ class Clock:
         return self.seconds() / max(self.budget - self.reserved, 1e-3)
 
     def add(self, seconds: float) -> None:
-        """Count time from before a stop; negative time takes a wait out of the count."""
+        """Add time from before a stop; negative time removes a wait."""
         self.began -= seconds
 
 
 @dataclass
 class Job:
-    """What a run is made of; its loop and its learner share it.
+    """The parts of a run, shared by its loop and its learner.
 
-    Both functions are called at every step, and `should_stop` often in long ones: if it returns true,
+    Both functions are called at every step, `should_stop` also during long ones: if it returns true,
     the run is saved and ends. `should_save` returns true once for each request to save and continue.
     """
 
@@ -78,7 +78,7 @@ class Job:
 
 
 class Learner(ABC):
-    """One way of learning. A kind of model names its own in `charlm.models.registry`.
+    """One way of learning. `charlm.models.registry` names that of each kind of model.
 
     A checkpoint keeps the weights of `model`, and the state of the optimizers and of training.
     """
@@ -87,7 +87,9 @@ class Learner(ABC):
     optimizers: Mapping[str, Optimizer]  # by name; empty without gradients
     state: TrainingState  # `step` counts the step, the loop the rest
     total_steps: int  # of the run, for progress bars
-    compiled: bool | None = None  # whether steps were, once there were any: the bits depend on it
+    compiled: bool | None = (
+        None  # whether steps are compiled, which the bits depend on; None: no step
+    )
 
     @property
     def ready(self) -> bool:
@@ -99,7 +101,7 @@ class Learner(ABC):
         """Return the share of the run that is done; the run ends at 1."""
 
     def prepare(self) -> Iterator[Record]:
-        """Do long work before the first step, or raise Stopped; its records are not logged."""
+        """Do long work before the first step; yield records, or raise Stopped."""
         yield from ()
 
     @abstractmethod
@@ -114,7 +116,7 @@ class Learner(ABC):
 
 
 class OneStepLearner(Learner):
-    """A learner whose one step is all of the run; before it there is no model worth saving."""
+    """A learner with a single step; before it there is no model worth saving."""
 
     optimizers: Mapping[str, Optimizer] = {}
     total_steps = 1

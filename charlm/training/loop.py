@@ -38,12 +38,12 @@ LOWEST_FACTOR = 0.5**3  # of the learning rate: at most three rollbacks
 
 
 class TrainingLoop:
-    """One run, from where it is to its end.
+    """One run, from its current step to its end.
 
     Args:
-        job: What the run is made of.
+        job: The parts of the run.
         checkpoint: Where to continue; None starts at the beginning.
-        learner: What does the steps; None: the learner of this kind of model.
+        learner: Does the steps; None: the learner of this kind of model.
 
     Attributes:
         saved_step: The last step with a checkpoint; -1 for none.
@@ -87,7 +87,7 @@ class TrainingLoop:
             MachineError: A checkpoint could not be written.
             DataError: The text became shorter; the steps before that are saved.
         """
-        # Steps after the checkpoint are done again, and so are their records.
+        # Steps after the checkpoint are repeated, with their records.
         self.metrics = MetricsLog(self.run.metrics_path, keep=self.state.metrics_bytes)
         try:
             ended = False
@@ -100,7 +100,7 @@ class TrainingLoop:
                     if self.state.step > max(self.saved_step, 0):
                         yield from self.save()
                     raise self._with_what_is_saved(error) from None
-            if self.saved_step == self.state.step:  # the log then knows of the last save too
+            if self.saved_step == self.state.step:  # the log then records the last save too
                 self._logged(EndRecord(step=self.state.step))
         finally:
             self.metrics.close()
@@ -137,7 +137,7 @@ class TrainingLoop:
         return False
 
     def _due(self, every: int, done: int) -> bool:
-        """Tell whether it is time for what is done once in so many steps, last at step `done`."""
+        """Tell whether an action is due that is repeated every so many steps, last at step `done`."""
         step = self.state.step
         return bool(every and step and step % every == 0 and done != step)
 
@@ -149,7 +149,7 @@ class TrainingLoop:
     def _save_due(self, ending: bool) -> bool:
         if not self.learner.ready:
             return False
-        # The run that the first weights came from may change, so they are saved at once.
+        # Save initial weights from another run at once, because that run may change.
         first = self.config.train.init_from is not None and self.saved_step < 0
         asked = self.job.should_save()
         regular = self._due(self.config.train.save_every, self.saved_step)
@@ -220,7 +220,7 @@ class TrainingLoop:
         yield record
 
     def _refuse_broken_weights(self) -> None:
-        """Refuse weights that overflowed in an update with a finite gradient: raise NonFiniteError."""
+        """Raise NonFiniteError if weights overflowed in an update with a finite gradient."""
         for name, parameter in self.learner.model.named_parameters():
             if not parameter.isfinite().all():
                 raise self._diverged(f"{name} became NaN or infinite")
@@ -232,7 +232,7 @@ class TrainingLoop:
         """Return to the best checkpoint and halve the learning rate, or raise the error.
 
         Checkpoints keep the factor of the learning rate, so a run that is killed and resumed rolls
-        back at the same steps and as often.
+        back at the same steps and equally often.
         """
         checkpoint = self.run.checkpoints.choose("best") if self.saved_step >= 0 else None
         factor = self.state.rate_factor / 2
@@ -240,7 +240,7 @@ class TrainingLoop:
             raise self._with_what_is_saved(error) from None
         self.run.checkpoints.clear_after(checkpoint, remove_folder)
         back = load_checkpoint(checkpoint, self.learner.model, self.learner.optimizers)
-        # An expert's steps from `late_from` on read the slice, done again or not.
+        # An expert's steps from `late_from` on read the slice, also when they are repeated.
         self.learner.state = replace(back, rate_factor=factor, late_from=self.state.late_from)
         self.saved_step = back.step
         self.metrics.cut(back.metrics_bytes)

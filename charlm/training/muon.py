@@ -39,7 +39,7 @@ class Muon(Optimizer):
     Args:
         parameters: Matrices.
         lr: Learning rate.
-        weight_decay: Share of the weights, times the rate, that each step takes away.
+        weight_decay: Share of the weights, times the rate, that each step subtracts.
         momentum: Decay of the mean gradient.
         dtype: Precision of the products.
     """
@@ -66,7 +66,7 @@ class Muon(Optimizer):
                 matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
 
     def _momentum(self, matrix: nn.Parameter, momentum: float) -> Tensor:
-        """Take the gradient into its running mean; return the mean as it will be next (Nesterov)."""
+        """Update the running mean of the gradient; return it one step ahead (Nesterov)."""
         assert matrix.grad is not None
         state = self.state[matrix]
         if not state:
@@ -79,11 +79,11 @@ class Muon(Optimizer):
 def orthogonalize(
     matrices: Sequence[Float[Tensor, "_ _"]], dtype: torch.dtype
 ) -> list[Float[Tensor, "_ _"]]:
-    """Return nearly the orthogonal factor of each matrix.
+    """Return the approximate orthogonal factor of each matrix.
 
-    Each is of the shape of its matrix and of `dtype`, the precision of the products. Relative to the
-    norm of its matrix, singular values from 0.003 on are between 0.35 and 1.65; smaller ones are
-    lifted a hundredfold. Matrices of one shape, or of its transpose, are multiplied together.
+    Each has the shape of its matrix and `dtype`, the precision of the products. Singular values from
+    0.003 of the matrix's norm upwards become 0.35 to 1.65; smaller ones are multiplied by about a
+    hundred. Matrices of one shape, or of its transpose, are multiplied together.
     """
     wide = [m if m.shape[0] <= m.shape[1] else m.mT for m in matrices]
     alike = defaultdict(list)

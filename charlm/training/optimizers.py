@@ -13,7 +13,7 @@ from charlm.training.muon import Muon
 
 
 def hidden_matrices(model: LanguageModel) -> dict[str, nn.Parameter]:
-    """Return the matrices but for tables of embeddings and the `head`: those Muon is made for."""
+    """Return the matrices except embedding tables and the `head`: those that Muon is made for."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     return {
         name: parameter
@@ -30,9 +30,9 @@ def build_optimizers(
     Matrices and embeddings are decayed, vectors are not, as in nanoGPT.
 
     Args:
-        model: What they update.
-        train: Which of them, and how.
-        dtype: Precision of matrix products, of which Muon has many.
+        model: The model to update.
+        train: The choice of optimizer and its settings.
+        dtype: Precision of Muon's matrix products.
     """
     parameters = dict(model.named_parameters())
     optimizers: dict[str, Optimizer] = {}

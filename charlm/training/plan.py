@@ -27,12 +27,12 @@ from charlm.training.learner import Clock
 
 TRIALS = 3  # timed steps of each size, after a first one that fills caches
 TRAINING = 0.85  # share of the budget for updates; the rest: start-up, baselines, evaluations
-TIMING = 0.02  # share of that which timing one size may take
+TIMING = 0.02  # share of `TRAINING` that timing one size may take
 
 
 @dataclass(frozen=True)
 class Size:
-    """A size of GPT, its training, and the fewest updates that it is worth choosing for."""
+    """A size of GPT, its training, and the fewest updates that make it worthwhile."""
 
     updates: int
     n_layer: int
@@ -73,10 +73,10 @@ REGULARISERS = ((9, 1.0, 0.2), (4, 1.0, 0.0), (2.5, 0.5, 0.0), (0, 0.2, 0.0))
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """What was chosen for one GPT."""
+    """The choices for one GPT."""
 
     config: Config  # with the choices
-    updates: int  # that fit into the budget, about
+    updates: int  # how many fit into the budget, about
     passes: float  # over the training part, about
 
     def __str__(self) -> str:
@@ -97,7 +97,7 @@ def make_plan(
 ) -> tuple[Config, dict[str, BudgetPlan]]:
     """Choose a size for each GPT with `train.plan`, if there is a budget.
 
-    The keys of overrides (KEY=VALUE) stay as they are given; `spent` seconds of the budget are over.
+    Keys in overrides (KEY=VALUE) are not changed; `spent` seconds of the budget are used already.
 
     Returns:
         The configuration with the choices, and the plans by name of the expert ("" if there are no
@@ -118,7 +118,7 @@ def make_plan(
 def keep_plan(config: Config, own: Config, overrides: Collection[str] = ()) -> Config:
     """Return a configuration to continue a run with, with the plan in the run's `own`.
 
-    The keys of overrides (KEY=VALUE) stay as they are given.
+    Keys in overrides (KEY=VALUE) are not changed.
     """
     theirs = own.training_runs() if own.train.minutes is not None else {}
     again = {}
@@ -130,7 +130,7 @@ def keep_plan(config: Config, own: Config, overrides: Collection[str] = ()) -> C
 
 
 def _plannable(config: Config) -> bool:
-    """Tell whether a plan is wanted, and the sizes were tried with such a model."""
+    """Tell whether a plan is wanted and the sizes were tried with this kind of model."""
     train = config.train
     tried = train.optimizer == "muon" and train.gradients == "autograd"
     return train.plan and tried and config.model.can_be_planned
@@ -139,7 +139,7 @@ def _plannable(config: Config) -> bool:
 def _plan_one(
     config: Config, vocab_size: int, train_chars: int, seconds: float, given: Collection[str]
 ) -> BudgetPlan:
-    """Return the largest size that the time and the memory suffice for."""
+    """Return the largest size that fits the time and the memory."""
     best: BudgetPlan | None = None
     for size in SIZES:
         candidate = _sized(config, size, train_chars, given)
@@ -165,7 +165,7 @@ def _plan_one(
 
 
 def seconds_a_step(config: Config, vocab_size: int, limit: float = math.inf) -> float:
-    """Return the median time of a few updates on random text; none begins after `limit` seconds."""
+    """Return the median time of a few updates on random text; none starts after `limit` seconds."""
     model = build_model(config.model, vocab_size, config.run.seed)
     model = model.to(choose_device(config.run.device))
     block_size, batch_size = config.model.block_size, config.train.batch_size
@@ -210,7 +210,7 @@ def _changed(config: Config, values: Mapping[str, Any], kept: Collection[str]) -
 
 
 def _given(overrides: Collection[str], name: str) -> set[str]:
-    """Return the keys of KEY=VALUE overrides, those of an expert as those of a run of its own."""
+    """Return the keys of KEY=VALUE overrides, an expert's without `model.experts.NAME.`."""
     before = f"model.experts.{name}." if name else ""
     keys = (override.partition("=")[0].strip() for override in overrides)
     return {key.removeprefix(before) for key in keys if key.startswith(before)}

@@ -16,8 +16,8 @@ from charlm.training.gradients import GradientLearner
 
 SMOOTHING = 0.9  # of the running mean: the loss of single batches is noisy
 DIVERGED = 1.3  # times the lowest loss: it will not fall again
-# The rate with the lowest loss is almost too high; a tenth of it is safe (Howard and Gugger), and within
-# a factor of 3 of the rates in our presets, which were found by whole runs (docs/experiments.md).
+# The rate with the lowest loss is almost too high; a tenth of it is safe (Howard and Gugger), and
+# within a factor of 3 of the presets' rates, which were found by whole runs (docs/experiments.md).
 BELOW_LOWEST = 10
 LEARNT = 0.99  # times the first loss: a run that stays above it learnt nothing
 
@@ -73,7 +73,7 @@ def suggestion(tried: list[Tried]) -> float | None:
 
 
 def as_dict(tried: list[Tried]) -> dict[str, Any]:
-    """Return the curve and what it says for machines."""
+    """Return the curve and the suggestion for JSON."""
     return {
         "learning_rates": [one.rate for one in tried],
         "loss_nats": [one.loss_nats for one in tried],

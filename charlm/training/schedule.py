@@ -1,4 +1,4 @@
-"""The learning rate as a function of how far training is."""
+"""The learning rate as a function of training progress."""
 
 import math
 

@@ -659,9 +659,7 @@ def test_row_42_of_a_long_prompt_the_last_block_counts_with_a_note(charlm, train
 def test_a_prompt_that_never_ends_is_refused(trained, refused):
     (line,) = refused(3, *sample(trained, "--prompt-file", "/dev/zero"))
 
-    assert (
-        line == "/dev/zero: longer than 64 MiB; give only the end, which is all that a model sees"
-    )
+    assert line == "/dev/zero: longer than 64 MiB; pass only its end, since a model sees no more"
 
 
 def test_row_43_a_prompt_that_is_not_utf_8_is_placed(trained, refused):

@@ -154,7 +154,7 @@ def test_a_mixture_is_explained_expert_by_expert(charlm, tiny):
     size = human_bytes(checkpoint_bytes(config, 31, chars))
     assert result.stdout.endswith(
         f"\nin all: {count:,} parameters, without those of runs\n"
-        f"checkpoints on disk, the experts' own included: {size}\n"
+        f"checkpoints on disk, including the experts': {size}\n"
     )
 
 

@@ -413,7 +413,7 @@ def test_experts_that_have_read_the_slice_are_not_judged_by_it(make_loop, charlm
 
     assert refused.code == 4
     assert refused.error == (
-        "run/mixture.json: not found, and expert gpt has read what the weights are fitted on; "
+        "run/mixture.json: not found, and expert gpt has read the text that the weights are fitted on; "
         "restore it or start a new run"
     )
     assert f"damaged  {refused.error}" in charlm("verify", "run").stdout
@@ -478,7 +478,7 @@ def test_an_expert_does_not_go_on_alone(make_loop, charlm):
 
     assert refused.code == 4
     assert refused.error == (
-        f"run/experts/gpt: is trained as an expert of {Path('run').absolute()}; go on with that one"
+        f"run/experts/gpt: is trained as an expert of {Path('run').absolute()}; resume that run"
     )
 
 
@@ -626,7 +626,7 @@ def test_weights_of_a_run_that_do_not_belong_to_it_are_refused(charlm, runs):
     ("change", "core"),
     [
         ("data.source=other.txt", "gpt: has another alphabet: only the run has 'H'"),
-        ("model.n_head=4", "gpt: its model is another by now; restore it or start a new run"),
+        ("model.n_head=4", "gpt: its model has changed; restore it or start a new run"),
     ],
 )
 @pytest.mark.parametrize("fitted", [False, True])
