@@ -121,6 +121,8 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0) -> None:
         super().__init__()
+        if n_embd % n_head:
+            raise ValueError(f"n_head {n_head} does not divide n_embd {n_embd}")
         self.n_head = n_head
         self.dropout = dropout
         self.qkv = nn.Linear(n_embd, 3 * n_embd, bias=False)
@@ -162,7 +164,7 @@ class AttentiveModel(LanguageModel):
         return HalvedView(self, super().start(batch_size))
 
     def go_on(self, idx: Int[Tensor, "B n"], state: Any) -> tuple[Float[Tensor, "B n V"], Any]:
-        """Read n more characters of each text."""
+        """Read n more characters of each text, under `torch.no_grad`: the state is overwritten."""
         return state.go_on(self, idx), state
 
     def repeat(self, state: Any, count: int) -> Any:

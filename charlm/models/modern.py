@@ -129,6 +129,8 @@ class RotaryAttention(MultiHeadAttention):
 
     def __init__(self, n_embd: int, n_head: int, dropout: float, block_size: int) -> None:
         super().__init__(n_embd, n_head, dropout)
+        if n_embd // n_head % 2:
+            raise ValueError(f"heads of {n_embd // n_head} channels: rotary positions turn pairs")
         table = rotary_table(block_size, n_embd // n_head)
         self.register_buffer("rotary", table, persistent=False)
 

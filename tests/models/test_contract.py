@@ -319,3 +319,14 @@ def test_no_text_at_all_has_no_logits(model):
 
     assert model(nothing).shape == (0, 3, VOCAB)
     assert model.go_on(nothing, model.start(0))[0].shape == (0, 3, VOCAB)
+
+
+@pytest.mark.parametrize("model", [GPT2, ModernGPT])
+def test_heads_that_do_not_divide_the_channels_are_refused_at_once(model):
+    with pytest.raises(ValueError, match="n_head 3 does not divide n_embd 8"):
+        model(VOCAB, BLOCK, n_layer=1, n_head=3, n_embd=8)
+
+
+def test_rotary_heads_of_odd_size_are_refused_at_once():
+    with pytest.raises(ValueError, match="heads of 3 channels: rotary positions turn pairs"):
+        ModernGPT(VOCAB, BLOCK, n_layer=1, n_head=2, n_embd=6)
