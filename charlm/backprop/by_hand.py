@@ -153,7 +153,7 @@ def _dropped(name: str, p: float) -> Steps:
 
 
 def check_derived(kind: Kind, name: str) -> None:
-    """Refuse a kind of model that nobody has derived by hand, or raise UsageError."""
+    """Raise UsageError for a kind of model without gradients by hand."""
     if kind.by_hand is None:
         what = f"model {name!r} has no gradients by hand"
         raise UsageError("train.gradients", what, "leave it autograd")
@@ -191,7 +191,7 @@ class ByHand:
         inputs = idx, self.positions[: idx.shape[1]], targets
         loss: Tensor
         loss, saved = self.program.forward(*self.parameters, *self.constants, *inputs)
-        # The base case d loss / d loss = 1, of which these windows have their share.
+        # The base case is d loss / d loss = 1, times the share of these windows.
         gradients = self.program.backward(torch.full_like(loss, share), *saved)
         for parameter, gradient in zip(self.parameters, gradients, strict=False):
             gradient = gradient.to(parameter.dtype)

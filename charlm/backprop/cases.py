@@ -161,7 +161,7 @@ def _multi_head_attention(s: Sizes, draw: Draw) -> Iterator[Case]:
     shapes = s.shape("BTC"), (3 * s.channels, s.channels), s.shape("CC")
     inputs = tuple(draw.normal(*shape) for shape in shapes)
     for dropout in (0.0, 0.3):
-        with torch.device("meta"):  # no weights of its own are drawn: those of the case are used
+        with torch.device("meta"):  # draws no weights: those of the case are used
             module = MultiHeadAttention(s.channels, s.heads, dropout)
 
         def reference(x: Tensor, qkv: Tensor, out: Tensor, m: nn.Module = module) -> Tensor:

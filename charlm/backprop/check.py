@@ -42,7 +42,7 @@ _SIZES = (
     {"style": "gpt2", **_DEEP},
     {"style": "modern", **_DEEP},
 )
-# Every kind of model that is derived by hand, small enough to be checked in seconds.
+# Every kind of model with gradients by hand, small enough to be checked in seconds.
 SMALL_MODELS: dict[str, ModelConfig] = {
     model.kind: model
     for model in TypeAdapter(list[AnyModel]).validate_python(
@@ -59,7 +59,7 @@ class Difference:
         autograd: Largest difference from autograd over all elements, or the difference between the
             forward passes if that is larger.
         finite: Largest difference from central finite differences over the directions tried.
-        reason: Why there is no gradient to compare, if so.
+        reason: Why there is no gradient to compare; "" if there is one.
     """
 
     autograd: float

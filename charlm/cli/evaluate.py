@@ -260,7 +260,8 @@ def _about_interval(score: "Score") -> str:
         )
     if not math.isfinite(score.loss_nats):
         return "no 95 % interval: the loss is not finite"
-    return f"no 95 % interval: the text has fewer than {FEWEST_BLOCKS} blocks of {BLOCK_CHARS:,}"
+    enough = f"{FEWEST_BLOCKS} blocks of {BLOCK_CHARS:,} characters"
+    return f"no 95 % interval: the text has fewer than {enough}"
 
 
 def _by_position(nats: tuple[float, ...]) -> list[str]:

@@ -114,7 +114,8 @@ def stream(model: LanguageModel, all_logits: bool = False) -> Cut:
             "use windows, or sliding for more context",
         )
     stride = chars_a_pass(model, all_logits)
-    words = f"with all the context the model can use (its last {model.memory} characters)"
+    last = "character" if model.memory == 1 else f"{model.memory} characters"
+    words = f"with all the context the model can use (its last {last})"
     # The input always holds the character before the first scored one, so overlap by one less.
     return Cut("stream", stride + max(0, model.memory - 1), stride, words)
 

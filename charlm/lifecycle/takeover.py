@@ -63,7 +63,8 @@ def check_first_weights(config: Config, tokenizer: Tokenizer) -> None:
 def _refuse_other_model(name: str, model: ModelConfig) -> None:
     """Refuse a run of another model, with the first key that differs."""
     ours = leaves(model.model_dump())
-    for key, value in leaves(find_run(Path(name)).config.model.model_dump()).items():
+    theirs = leaves(find_run(Path(name)).config.model.model_dump())
+    for key, value in sorted(theirs.items(), key=lambda item: item[0] != "type"):  # type first
         if ours.get(key) != value:
             what = f"its model.{key} is {value!r}, here {ours.get(key)!r}"
             raise CheckpointError(name, what, "make them equal")

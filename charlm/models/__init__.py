@@ -1,9 +1,9 @@
 """The course: every model from one table to a modern GPT, each a readable lesson.
 
-Read in this order: `base` (what every model promises), `bigram`, `loss` (how a prediction is
-scored), `averaging`, `attention`, `gpt2`, `ngram_embedding`, `modern`; then `counts`,
-`smoothing`, `ngram` (what counting alone can do); then `cache` (reading on without reading
-again), `registry` (which model a configuration means), `mixture` (several models as one),
+Read in this order: `base` (the interface of every model), `bigram`, `loss` (the score of a
+prediction), `averaging`, `attention`, `gpt2`, `ngram_embedding`, `modern`; then `counts`,
+`smoothing`, `ngram` (a model by counting alone); then `cache` (keys and values are computed
+once), `registry` (from a configuration to its model), `mixture` (several models as one),
 `device`.
 
 Letters in shapes: B batch, T time (characters, at most `block_size`), C channels (`n_embd`), H

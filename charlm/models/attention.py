@@ -27,7 +27,7 @@ def attend_plainly(
     mask: Mask,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H T D"]:
-    """Do what `attend` does in plain steps; this is the version to read."""
+    """Compute the same as `attend` in plain steps; this is the version to read."""
     # A sum of D products has variance D; without scaling, the softmax would pick almost one key.
     query = query / math.sqrt(query.shape[-1])
     scores = query @ key.transpose(-2, -1)  # (B, H, T, S): how well each query matches each key
@@ -81,14 +81,14 @@ def _longest_plain(value: Tensor) -> int:
 
 @runtime_checkable
 class Cache(Protocol):
-    """What a layer of attention keeps of the text read so far (see `charlm.models.cache`)."""
+    """An attention layer's memory of the text read so far (see `charlm.models.cache`)."""
 
     used: int  # how many characters it holds
 
     def add(
         self, key: Float[Tensor, "B H n D"], value: Float[Tensor, "B H n D"]
     ) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B H S D"], Bool[Tensor, "n S"] | None]:
-        """Keep n more keys and values; return all in view, and the mask of who sees which."""
+        """Add n keys and values; return all in view, and the mask of which query sees which key."""
         ...
 
 
@@ -104,7 +104,7 @@ class Head(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T C"], past: Cache | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Let each position gather from all up to it, also from those of earlier calls."""
+        """Let each position gather from itself and all before it, also from earlier calls."""
         query, key, value = (f(x).unsqueeze(1) for f in (self.query, self.key, self.value))
         mask: Mask = "causal"
         if past is not None:
@@ -116,7 +116,7 @@ class MultiHeadAttention(nn.Module):
     """Many heads at once: one projection makes all queries, keys and values.
 
     Each head works in D = C / H channels and can look for something different. The last projection
-    mixes what the heads found. In training, `dropout` drops weights.
+    mixes the results of the heads. In training, `dropout` drops weights.
     """
 
     def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0) -> None:
@@ -131,7 +131,7 @@ class MultiHeadAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T C"], past: Cache | None = None
     ) -> Float[Tensor, "B T C"]:
-        """Let each position gather, in every head, from all up to it."""
+        """Let each position gather, in every head, from itself and all before it."""
         qkv = self.qkv(x).unflatten(-1, (3, self.n_head, -1))  # (B, T, 3, H, D)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
         (query, key), value = self.prepare(qkv[:2], past), qkv[2]
@@ -150,7 +150,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class AttentiveModel(LanguageModel):
-    """A model whose layers keep what they have read, so that `go_on` reads only what is new.
+    """A model whose layers remember the text read so far, so that `go_on` reads only new characters.
 
     `charlm.models.cache`, which comes after the lessons, explains how.
     """
@@ -173,7 +173,7 @@ class AttentiveModel(LanguageModel):
 
 
 class AttentionModel(AttentiveModel):
-    """Lesson 3: what one head (or another layer of attention) finds is added to each embedding."""
+    """Lesson 3: the output of one head (or another attention layer) is added to each embedding."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class AttentionModel(AttentiveModel):
     def forward(
         self, idx: Int[Tensor, "B T"], past: Sequence[Cache] | None = None
     ) -> Float[Tensor, "B T V"]:
-        """Return logits from each character and what attention gathered for it."""
+        """Return logits from each character and the values that attention gathered for it."""
         self.check_length(idx)
         first = past[0].used if past else 0
         positions = torch.arange(first, first + idx.shape[1], device=idx.device)

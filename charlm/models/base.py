@@ -31,8 +31,8 @@ class LanguageModel(nn.Module):
         memory: How many characters back a prediction can depend on: the whole block for most
             models, one for a bigram, whose block only says how the training text is cut.
         any_length: Whether T may exceed `block_size`: true of models with a fixed memory.
-        version: Changes when the same weights come to mean something else; saved weights of another
-            version are refused.
+        version: Changes when the same weights would compute something else; saved weights of
+            another version are refused.
     """
 
     any_length = False
@@ -52,7 +52,7 @@ class LanguageModel(nn.Module):
         return cls(vocab_size, generator=generator, **config.sizes())  # type: ignore[call-arg]
 
     def reads_version(self, saved: str) -> bool:
-        """Tell whether weights saved as this version mean the same today."""
+        """Tell whether weights saved by this version can be used."""
         return saved == self.version
 
     @property
@@ -114,7 +114,8 @@ class LanguageModel(nn.Module):
 
         Returns the logits at each of the n positions, and the next state; the old one must not be
         used again. The logits do not depend on how a text is cut into pieces; within the block they
-        are those of `forward`. This default runs the model again on all in view (see `views`).
+        equal those of `forward`. This default runs the model again on all characters in view (see
+        `views`).
         """
         if self.any_length:
             ids = torch.cat([state, idx], dim=1)
@@ -132,7 +133,7 @@ class LanguageModel(nn.Module):
         return tuple(self.repeat(part, count) for part in state)
 
     def step(self, idx: Int[Tensor, "B n"], state: Any) -> tuple[Float[Tensor, "B V"], Any]:
-        """Do what `go_on` does, but return only the logits after the last character."""
+        """Like `go_on`, but return only the logits after the last character."""
         for part in torch.split(idx, self.block_size, dim=1):
             logits, state = self.go_on(part, state)
         return logits[:, -1], state
@@ -149,9 +150,9 @@ def views(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the views through which `idx` is read after `ids`: the old part and the new part.
 
-    When a view fills the block, it drops its older half. With learned positions, moving the view
-    means reading all of it again. Doing so once per half block costs two positions per character;
-    sliding by one character each time would cost a whole block per character.
+    When a view fills the block, it drops its older half. With learned positions, the rest must then
+    be read again. Once per half block, this costs two positions per character; sliding by one
+    character each time would cost a whole block per character.
     """
     while idx.shape[1]:
         if ids.shape[1] == block_size:

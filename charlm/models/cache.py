@@ -5,7 +5,7 @@ in view. When the view is full there are two ways to continue:
 
     HalvedView     with learned positions (`gpt2` and the lessons) the older half is dropped and the
                    other half read again: see `base.views`
-    SlidingView    where only distances matter (`modern`) the view slides: at every layer each
+    SlidingView    if only distances matter (`modern`) the view slides: at every layer each
                    character sees the last `block_size`, and the oldest are dropped one by one
 """
 
@@ -78,7 +78,7 @@ class KeysValues:
 
 
 class BlockCache(KeysValues):
-    """What a modern block keeps: keys and values, and what `modern.BlockCache` names."""
+    """The cache of a modern block: keys and values, and the fields of `modern.BlockCache`."""
 
     table: Float[Tensor, "2 T D_half"]
     attention_input: Float[Tensor, "B 1 C"] | None = None
@@ -94,7 +94,7 @@ class BlockCache(KeysValues):
 
 
 class View:
-    """What a model keeps: the cache of each layer, and the last characters of each text."""
+    """The state of a model: the cache of each layer, and the last characters of each text."""
 
     layers: Sequence[KeysValues]
     ids: Int[Tensor, "B S"]

@@ -1,4 +1,4 @@
-"""The score of a prediction: the cross-entropy of the character that came next."""
+"""The score of a prediction: the cross-entropy of the next character."""
 
 from jaxtyping import Float, Int
 from torch import Tensor

@@ -195,7 +195,7 @@ def fit_weights(
 
     Log-linear: one convex problem, solved by Newton's method for the powers of the experts'
     probabilities, which are weight over temperature. A power may be negative, if other experts
-    already contain what that expert knows. Linear: the weights by expectation maximisation, then
+    already contain that expert's knowledge. Linear: the weights by expectation maximisation, then
     the temperature as one power of their mean.
 
     Returns weights that sum to 1, and the temperature. If the powers of misleading experts sum to

@@ -115,7 +115,7 @@ class Rotary(torch.autograd.Function):
 
 @runtime_checkable
 class BlockCache(Cache, Protocol):
-    """What a block keeps of the text read so far (see `charlm.models.cache`)."""
+    """A block's memory of the text read so far (see `charlm.models.cache`)."""
 
     table: Float[Tensor, "2 T D_half"]  # the rotary table from the next position on
     attention_input: Float[Tensor, "B 1 C"] | None  # at the last position, before the shift
@@ -231,7 +231,7 @@ class ModernGPT(AttentiveModel):
     def forward(self, idx: Int[Tensor, "B T"], past: Any = None) -> Float[Tensor, "B T V"]:
         """Return the logits of the next character at every position.
 
-        `past` is what is kept of the text before: a `charlm.models.cache.SlidingView`.
+        `past` is the state of the earlier text: a `charlm.models.cache.SlidingView`.
         """
         self.check_length(idx)
         x = self.token_embedding(idx)  # (B, T, C)
@@ -249,7 +249,7 @@ class ModernGPT(AttentiveModel):
         return SlidingView(self, LanguageModel.start(self, batch_size))
 
     def _draw_weights(self, generator: torch.Generator | None) -> None:
-        """Zero what writes to the residual path or the logits; draw the rest from N(0, 1/C).
+        """Zero the layers that write to the residual path or the logits; draw the rest from N(0, 1/C).
 
         n-gram embeddings are zero too, so that n-grams never seen in training have no effect.
         """

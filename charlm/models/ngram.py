@@ -1,9 +1,9 @@
 """A model that is counted, not trained: the n-gram, up to order 32.
 
-What follows a context is predicted from the counts of what followed it in the text; `smoothing`
-says how rare and unseen contexts are handled. There is one table per order, looked up by binary
-search. The contexts of all orders at one position are found one from the other, so the cost does
-not depend on the size of the alphabet.
+The next character is predicted from the counts of the characters that followed the same context in
+the text; `smoothing` handles rare and unseen contexts. There is one table per order, looked up by
+binary search. Each context is found from a shorter one at the position before, so the cost does not
+depend on the size of the alphabet.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,9 +1,9 @@
-"""The kinds of models: what belongs together, in one table.
+"""The kinds of models in one table: each kind's model, learner, reader and gradients by hand.
 
-A kind is a config class, which tells its torch-free facts, and the entry here under that class's
-`kind`: the model, what trains it, and faster or more explicit ways to run it where there are any.
-Entries are the names of objects, looked up on use, so that rooms further down can be named here.
-To add a kind without touching charlm: define both classes, then `register(...)`.
+A kind is a config class, which states its torch-free facts, and the entry here under that class's
+`kind`. Entries are names of objects, looked up on use, so that they can name packages that come
+later in the reading order. To add a kind without changing charlm: define the model and its config
+class, then `register(...)`.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Kind:
         model: A subclass of `LanguageModel`.
         learner: Returns the `charlm.training.Learner` that trains it; called with a `Job`.
         reader: Reads one text on a CPU faster than the model's own `step`; called with the model
-            and the precision of its weights. None: there is none.
+            and the precision of its weights. None: use `step`.
         by_hand: Returns the steps of its forward pass for `charlm.backprop`; called with the model.
             None: nobody has derived its gradients.
     """

@@ -24,7 +24,7 @@ SHOWN = 5  # alternatives shown per character
 
 @dataclass(frozen=True)
 class Task:
-    """What to write after any prompt."""
+    """How to continue a prompt."""
 
     settings: Settings  # how characters are chosen
     count: int  # most characters of a text; bytes for a model of bytes
@@ -53,13 +53,13 @@ class Text:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A model, a prompt and what to write after it."""
+    """A model, a prompt and how to continue it."""
 
     model: LanguageModel  # in evaluation mode
     tokenizer: Tokenizer
     prompt: Int[ndarray, "T"]  # at least one character
     task: Task
-    should_stop: Callable[[], bool] = lambda: False  # what is drawn until then is kept
+    should_stop: Callable[[], bool] = lambda: False  # characters drawn until then are kept
     texts: int = 1  # how many will be drawn together
 
     @property
@@ -102,7 +102,7 @@ class Drawing:
     ) -> list[Text]:
         """Draw a text for each seed, in parallel; `show` gets the pieces of the first as they come.
 
-        Only the last piece of a text that is shown is kept: a long one does not fill the memory.
+        Only the last piece of a shown text is kept, so that a long text does not fill the memory.
         """
         texts, began = [Text(seed) for seed in seeds], time.perf_counter()
         for pieces in () if self.should_stop() else self.write(seeds):

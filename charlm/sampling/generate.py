@@ -14,8 +14,8 @@ from charlm.sampling.choose import Settings, draw, log_softmax, next_probabiliti
 from charlm.sampling.reader import Weights, reader_of
 from charlm.text.batches import SAMPLE_STREAM, random_words
 
-LATELY = 64  # characters that the repetition penalty looks back on: about a line of text
-AHEAD = 256  # random numbers of a text that are made at once
+LATELY = 64  # characters that the repetition penalty looks back: about a line of text
+AHEAD = 256  # random numbers of a text that are drawn at once
 
 
 class Drawn(NamedTuple):
@@ -30,9 +30,9 @@ class Drawn(NamedTuple):
 
 
 class Context:
-    """A prompt of at least one character that a model has read: once, for all that continue it.
+    """A prompt of at least one character, read by a model once for all its continuations.
 
-    Of one longer than the model's block the last characters count. See `reader_of` for the rest.
+    If it is longer than the model's block, the last characters count. See `reader_of` for the rest.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ def reader_of(
 
     Its log-probabilities are those of `model.read` up to rounding: within 1e-4 on trained models.
     `weights` is the precision of a GPT's matrices; `int8` is for one text on a CPU. A reader may
-    copy weights of the model, which is in evaluation mode: later training does not reach it.
+    copy the weights of the model, which is in evaluation mode: later training does not change them.
     """
     faster = None if several or model.device.type != "cpu" else kind_of(model).find("reader")
     return faster(model, weights) if faster else StepReader(model)

@@ -1,4 +1,4 @@
-"""What is asked for, checked: prompt, settings, allowed characters, seed, weights."""
+"""Check a request: prompt, settings, allowed characters, seed, weights."""
 
 import re
 import secrets
@@ -25,9 +25,9 @@ def encode_prompt(
 ) -> Int[ndarray, "T"]:
     """Return the ids of a prompt, at least one.
 
-    An empty prompt becomes a newline, which starts a line in most texts, or the first symbol of an
-    alphabet without newlines. A character outside the alphabet is refused by a DataError (`error`),
-    left out (`skip`), or written as the alphabet can (`nearest`).
+    An empty prompt becomes a newline, or the first symbol of an alphabet without newlines.
+    Characters outside the alphabet raise a DataError (`error`), are left out (`skip`), or are
+    replaced by similar ones (`nearest`).
     """
     try:
         ids = tokenizer.encode(prompt, unknown)
@@ -51,7 +51,7 @@ def allowed_ids(tokenizer: Tokenizer, allow: str) -> Bool[ndarray, "V"]:
 
     `allow` is a class of a regular expression, such as `[a-z ]`, or the characters themselves. For
     a model of bytes: the bytes of these characters; of a class, its ASCII characters. Raises
-    UsageError if the class cannot be read, or the alphabet has nothing of what is allowed.
+    UsageError if the class cannot be read, or the alphabet has none of the characters.
     """
     setting, found = Setting("allow", allow), np.zeros(tokenizer.vocab_size, bool)
     of_bytes = tokenizer.unit == "bytes"
@@ -81,7 +81,7 @@ def choose_seed(seed: int | None) -> int:
 
 
 def check_weights(weights: Weights, model: LanguageModel) -> None:
-    """Raise UsageError for 8-bit weights of a model that is not on a CPU: no kernels."""
+    """Raise UsageError for 8-bit weights if the model is not on a CPU: there are no kernels."""
     if weights == "int8" and model.device.type != "cpu":
         mend = Phrase("leave it out, or use {}", Setting("device", "cpu"))
         what = f"not for {model.device}, only for a CPU"

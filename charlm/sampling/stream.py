@@ -1,4 +1,4 @@
-"""Texts as they grow: turn ids into characters, and end at a stop text."""
+"""Streaming text: turn ids into characters, and end at a stop text."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,8 +12,8 @@ class Piece(NamedTuple):
     """One character of a text.
 
     Its log-probability `nats` is the model's own, before temperature and filters; for a model of
-    bytes, the sum over its bytes. `likely` are the most likely characters in its place, or in that
-    of its last byte, and their probabilities, if asked for.
+    bytes, the sum over its bytes. `likely`, if requested, are the most likely characters in its
+    place (for bytes: that of its last byte) and their probabilities.
     """
 
     text: str
@@ -22,9 +22,9 @@ class Piece(NamedTuple):
 
 
 class TextStream:
-    """One text as it is drawn, until one of `stops` comes, which is not part of it: `ended`.
+    """One text as it is drawn. It has `ended` before the first of `stops`.
 
-    It holds back only the beginning of a stop text, or of a character of several bytes.
+    Only a possible beginning of a stop text or of a character of several bytes is held back.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
