@@ -3,14 +3,15 @@
 There is one list: resuming requires some of its checks to pass, and `verify` reports all of them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from charlm.config import Config
 from charlm.errors import CharlmError, CheckpointError, Phrase, Setting, Words
+from charlm.runs.check import Check, belongs_check, checkpoint_check, checks_of_names, files
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.folder import RunFolder
 from charlm.runs.metrics import check_length, check_records
@@ -18,7 +19,7 @@ from charlm.runs.mixture import FITTED, Fitted, expert_from_run, expert_run, rea
 from charlm.runs.provenance import PROVENANCE, provenance_of, provenance_of_unjoined
 from charlm.runs.state import newest_sound, read_state, sound_checkpoint
 from charlm.runs.weights import build_from
-from charlm.storage.machine import is_gone, machine_errors
+from charlm.storage.machine import is_gone
 from charlm.text import Corpus, Tokenizer, open_corpus
 
 FILES = ("config.yaml", "tokenizer.json", "metrics.jsonl", FITTED, PROVENANCE)
@@ -28,30 +29,6 @@ _JOINED = "the mixture is joined and no longer needs it"
 _WRITTEN_AGAIN = Phrase("{} writes it again", Setting("resume", True))
 
 Part = TypeVar("Part")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check.
-
-    Args:
-        path: The file or folder to check.
-        look: Checks it: raises an error, or returns a description; "" to report nothing.
-        to_resume: Whether resuming needs it to be sound.
-        fleeting: Whether training may delete it at any moment.
-        spare: Why it is no longer needed; "" if it is.
-    """
-
-    path: Path
-    look: Callable[[], Words | None]
-    to_resume: bool = True
-    fleeting: bool = False
-    spare: Words = ""
-
-    def run(self) -> Words:
-        """Run the check; raise a CharlmError if it fails."""
-        with machine_errors(self.path):
-            return self.look() or ""
 
 
 class RunChecks:
@@ -116,8 +93,7 @@ class RunChecks:
     def begun(self) -> Iterator[Check]:
         """List the checks of files that exist before the first step."""
         run = self.run
-        yield Check(run.config_path, lambda: f"model {run.config.model.type}")
-        yield Check(run.tokenizer_path, lambda: _alphabet(run.tokenizer))
+        yield from checks_of_names(run)
         if not (self.mixture and run.tokens_path.is_symlink()):  # the text is the mixture's
             yield Check(run.tokens_path, lambda: files(self.corpus.facts))
 
@@ -128,28 +104,24 @@ class RunChecks:
         yield Check(log, lambda: check_length(log, self._kept_records()))
         saved = attempt(checkpoints.saved) or []
         for step, path in saved:
-            yield Check(path, partial(self._checkpoint, step, path), to_resume=False, fleeting=True)
+            yield checkpoint_check(step, path, self.sound)
         # If the newest one is damaged, its own check has reported it.
         at = saved[-1][1] if saved else checkpoints.folder
         yield Check(at, self._any_sound, fleeting=bool(saved))
         checkpoint, config = attempt(self.newest), attempt(lambda: self.config)
         tokenizer = attempt(lambda: (self.mixture or self.run).tokenizer)
         if checkpoint and config and tokenizer:
-            belongs = partial(self._belongs, checkpoint, config, tokenizer)
-            yield Check(checkpoint.path, belongs, fleeting=True)
+            yield belongs_check(checkpoint, config, tokenizer, self.mixture)
+            kept = partial(self._kept, checkpoint, config)
+            yield Check(checkpoint.path, kept, fleeting=True)
             fits = partial(_fits, checkpoint, config, tokenizer)  # resuming builds the model anyway
             yield Check(checkpoint.path, fits, to_resume=False, fleeting=True)
-
-    def _checkpoint(self, step: int, path: Path) -> Words:
-        return files(self.sound(step, path).facts)
 
     def _any_sound(self) -> None:
         self.newest()
 
-    def _belongs(self, checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> None:
-        kept = provenance_of(checkpoint, self.mixture)
-        kept.check(config, tokenizer.to_json())
-        kept.differences(config, config)
+    def _kept(self, checkpoint: Checkpoint, config: Config) -> None:
+        provenance_of(checkpoint, self.mixture).differences(config, config)
 
     def _kept_records(self) -> int:
         """Return how many bytes of the log the newest checkpoint counts on."""
@@ -218,12 +190,6 @@ def attempt(read: Callable[[], Part]) -> Part | None:
         return None
 
 
-def files(facts: Mapping[str, Any]) -> str:
-    """Return the number and total size of the files in a manifest, in words."""
-    sizes = [file["size"] for file in facts["files"].values()]
-    return f"{len(sizes)} file{'s' * (len(sizes) != 1)}, {sum(sizes):,} bytes"
-
-
 def _place(path: Path, is_right: Callable[[Path], bool], otherwise: str) -> Check:
     """Check that `path`, if it exists, is the kind of file or folder that a run makes there.
 
@@ -263,8 +229,3 @@ def _once(read: Callable[..., Part]) -> Callable[..., Part]:
         return result
 
     return remembered
-
-
-def _alphabet(tokenizer: Tokenizer) -> str:
-    symbols = "characters" if tokenizer.unit == "chars" else tokenizer.unit
-    return f"alphabet of {tokenizer.vocab_size} {symbols}"

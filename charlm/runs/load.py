@@ -9,12 +9,10 @@ from charlm.config import Config, ModelConfig
 from charlm.errors import CheckpointError, Phrase, Setting
 from charlm.models import LanguageModel
 from charlm.models.device import choose_device
+from charlm.runs.check import checks_to_read
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.folder import RunFolder, find_run
-from charlm.runs.provenance import provenance_of
-from charlm.runs.state import sound_checkpoint
 from charlm.runs.weights import WEIGHTS, build_from, load_weights
-from charlm.storage import machine_errors
 from charlm.text import CharTokenizer, Tokenizer
 
 Used = TypeVar("Used")
@@ -57,10 +55,8 @@ def use_checkpoint(run: RunFolder, which: str, use: Callable[[Checkpoint], Used]
     """
 
     def check_and_use(checkpoint: Checkpoint) -> Used:
-        with machine_errors(checkpoint.path):
-            config, alphabet = run.config, run.tokenizer.to_json()
-            sound_checkpoint(checkpoint.step, checkpoint.path)
-            provenance_of(checkpoint).check(config, alphabet)
+        for check in checks_to_read(run, checkpoint):
+            check.run()
         return use(checkpoint)
 
     return run.checkpoints.use(which, check_and_use)

@@ -15,8 +15,9 @@ from charlm.errors import (
     Words,
     spelled,
 )
+from charlm.runs.check import Check, files
 from charlm.runs.checkpoints import ASIDE
-from charlm.runs.checks import Check, RunChecks, files
+from charlm.runs.checks import RunChecks
 from charlm.runs.folder import RunFolder
 from charlm.storage import OtherFormatError, verify_folder
 from charlm.storage.atomic import is_leftover
