@@ -83,7 +83,7 @@ def _syntax_tree(source: str) -> ast.expr:
             warnings.simplefilter("ignore")
             return ast.parse(source, mode="eval").body
     except SyntaxError as error:
-        # What follows is advice on Python: "invalid syntax. Maybe you meant '==' or ..."
+        # Cut off advice about Python: "invalid syntax. Maybe you meant '==' or ..."
         reason = re.split("[.:;] ", error.msg)[0]
         place = f"character {error.offset}" if error.offset else "the end"
         mend = "write an expression such as '(a*b + c) * f'"
@@ -159,7 +159,7 @@ class _Reader:
     def compute(
         self, node: ast.AST, operation: Callable[..., Value], *inputs: Value | float
     ) -> Value:
-        """Apply an operation, and refuse what mathematics or floating point refuses."""
+        """Apply an operation, or raise UsageError if it has no finite result."""
         reason = "too large for a floating-point number"
         try:
             result = operation(*inputs)
@@ -174,7 +174,7 @@ class _Reader:
         raise UsageError(f"{self.quoted(node)} with {given}", reason, "choose other values")
 
     def refusal(self, node: ast.AST) -> UsageError:
-        """Say what to write instead of what is no arithmetic."""
+        """Return an error that says what to write instead of something other than arithmetic."""
         where = self.quoted(node)
         match node:
             case ast.Call(func=ast.Name(id=name)) if name in FUNCTIONS:

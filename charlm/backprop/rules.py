@@ -410,7 +410,7 @@ class CrossEntropy:
     def forward(
         self, logits: Float[Tensor, "*batch V"], targets: Int[Tensor, "*batch"]
     ) -> tuple[Float[Tensor, ""], Saved]:
-        """Score every prediction by the log-probability of what came, in nats."""
+        """Score every prediction by the log-probability of its target, in nats."""
         rows = logits.reshape(-1, logits.shape[-1])  # (B*T, V)
         log_probs = rows.log_softmax(-1, dtype=_at_least_single(logits))
         column = targets.reshape(-1, 1)  # (B*T, 1)
@@ -443,7 +443,7 @@ class TableCrossEntropy:
         idx: Int[Tensor, "*batch"],
         targets: Int[Tensor, "*batch"],
     ) -> tuple[Float[Tensor, ""], Saved]:
-        """Score every prediction by the log-probability of what came, in nats."""
+        """Score every prediction by the log-probability of its target, in nats."""
         seen, row = torch.unique(idx.flatten(), return_inverse=True)  # n distinct characters
         counts = table.new_zeros(len(seen), table.shape[1])  # (n, V)
         counts.index_put_((row, targets.flatten()), counts.new_ones(()), accumulate=True)

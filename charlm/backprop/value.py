@@ -1,4 +1,4 @@
-"""Backpropagation on single numbers: a value remembers what it was made of.
+"""Backpropagation on single numbers: a value remembers its inputs.
 
 Each operation stores, beside its result, the local derivative with respect to each of its inputs:
 how fast the result moves when only that input moves. The chain rule multiplies them along each path
@@ -11,7 +11,7 @@ Number = int | float
 
 
 class Value:
-    """A number, what it was made of, and the gradient of a final result with respect to it.
+    """A number, its inputs, and the gradient of a final result with respect to it.
 
     Args:
         data: The number.
@@ -74,11 +74,11 @@ class Value:
 
     def __pow__(self, exponent: "Value | Number") -> "Value":
         a, b = self.data, exponent.data if isinstance(exponent, Value) else exponent
-        power = math.pow(a, b)  # unlike a ** b, it refuses what is not a real number
+        power = math.pow(a, b)  # unlike a ** b, it refuses complex results
         slope = b * math.pow(a, b - 1) if b else 0.0
         if not isinstance(exponent, Value):
             return Value(power, ((self, slope),), f"** {b:g}")
-        growth = power * math.log(a) if power else 0.0  # at a = 0, what it tends to
+        growth = power * math.log(a) if power else 0.0  # the limit at a = 0
         return Value(power, ((self, slope), (exponent, growth)), "**")
 
     def __neg__(self) -> "Value":

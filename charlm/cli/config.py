@@ -1,4 +1,4 @@
-"""charlm config: the presets, and the JSON schema; what other verbs read with --config."""
+"""charlm config: presets and the JSON schema; also reads --config for other verbs."""
 
 import json
 import shlex

@@ -172,7 +172,7 @@ def _given(saved: "SavedModel", name: str, unknown: Unknown, scratch: Path) -> "
 def _writer(
     per_char: str | None, symbols: "Tokenizer", known: "Tokenizer"
 ) -> Iterator[Listener | None]:
-    """Yield what writes scored characters as JSON lines, if the option is given."""
+    """Yield a function that writes scored characters as JSON lines, if the option is given."""
     from charlm.storage.atomic import replacing
 
     if per_char is None:
@@ -229,7 +229,7 @@ def _record(
 
 
 def as_json(score: "Score") -> dict[str, Any]:
-    """Return what a loss is in every unit, for machines."""
+    """Return a loss in every unit, for JSON."""
     interval = score.interval
     return {
         "loss_nats": score.loss_nats,

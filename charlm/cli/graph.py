@@ -24,7 +24,7 @@ class GraphCommand(Verb):
     """A command whose expression may start with a minus and so look like an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the command line; tell who wrote such an expression how to."""
+        """Read the command line; explain how to write an expression that starts with a minus."""
         minus = next((argument for argument in args if re.match(r"-[^-]", argument)), None)
         try:
             return super().parse_args(ctx, args)

@@ -111,7 +111,7 @@ def say(text: str) -> None:
 
 
 def error(text: str) -> None:
-    """Print what went wrong to stderr, as one line."""
+    """Print an error to stderr, as one line."""
     print(f"charlm: error: {one_line(text)}", file=sys.stderr, flush=True)
 
 
@@ -159,7 +159,7 @@ def download_bar(
 
 
 def never_refuse_a_character() -> None:
-    """Escape what the encoding of a stream lacks, and replace closed streams."""
+    """Escape characters that a stream's encoding lacks, and replace closed streams."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -199,6 +199,6 @@ class Forgiving:
 def one_line(text: str) -> str:
     """Make a text one line of bounded length."""
     line = printable(text).replace("\n", "\\n")
-    if len(line) > LONGEST:  # what is wrong comes first, how to mend it last
+    if len(line) > LONGEST:  # keep both ends: the mistake and the advice
         line = f"{line[: LONGEST - 200]} ... {line[-195:]}"
     return line

@@ -141,7 +141,7 @@ def _read(name: str) -> bytes:
 
 
 def _apply(document: Document, overrides: Sequence[str]) -> Iterator[Problem]:
-    """Set each KEY=VALUE in the document, and yield what is wrong with them."""
+    """Set each KEY=VALUE in the document, and yield a problem for each wrong one."""
     known = list(experts_of(document))
     for override in overrides:
         key, equals, text = override.partition("=")

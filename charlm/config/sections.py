@@ -17,7 +17,7 @@ NO_TEXTS = {"idna", "punycode"}  # encodings of host names, which cannot decode 
 
 
 class DataConfig(Section):
-    """The text: where it comes from, how it is split, what a symbol is."""
+    """The text: its source, its parts, and its unit."""
 
     source: Place = "python-docs"
     """A named text (`charlm data list`), a file, a folder, a glob such as `texts/*.txt`, or `-`."""
@@ -87,7 +87,7 @@ class TrainConfig(Section):
     sample_every: Count = 0
     """Updates between samples written to `samples/`, all with the same prompt and seed; 0: none."""
     sample_chars: Count = 200
-    """Characters in such a sample."""
+    """Characters in each of these samples."""
     save_every: Count = 0
     """Updates between checkpoints; 0 saves each new best and the last only."""
     patience: Size | None = None

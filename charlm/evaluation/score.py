@@ -51,7 +51,7 @@ class Score:
     chars: int  # scored: all but the first of the text, which has no context
     loss_nats: float  # mean cross-entropy of a character, in nats
     bytes: int | None = None  # their length in UTF-8, if it was counted
-    interval: Interval | None = None  # of `loss_nats`, if asked for and the text is long enough
+    interval: Interval | None = None  # of `loss_nats`, if requested and the text is long enough
     unknown: int = 0  # how many of `chars` the model has no id for (see `unknown`)
     by_position: tuple[float, ...] | None = None  # mean nats after 1, 2, ... characters of context
 

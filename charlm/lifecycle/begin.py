@@ -206,7 +206,7 @@ def with_dtype(config: Config, dtype: str) -> Config:
 
 
 def refuse_short(size: int, config: Config) -> None:
-    """Refuse a text with a part too short for what the model needs, with a DataError."""
+    """Raise DataError if a part of the text is too short for the model."""
     model, source = config.model, config.data.source
     bounds = split_bounds(size, config.data)
     for name, (first, last) in bounds.items():

@@ -164,7 +164,9 @@ def _what_differs(prepared: PreparedRun) -> list[str]:
         told = (f"{key} {shown(before)} -> {shown(now)}" for key, (before, now) in changes.items())
         notes.append(f"changed from here on: {'; '.join(told)}")
     if factor < 1:
-        notes.append(f"steps were not finite: the learning rate is {factor:g} of what is asked for")
+        notes.append(
+            f"steps were not finite: the learning rate is {factor:g} of the configured one"
+        )
     return notes
 
 

@@ -62,7 +62,7 @@ class MixtureModel(LanguageModel):
         experts = {
             name: construct(expert.model, vocab_size, generator)
             for name, expert in config.members().items()
-            if expert.model is not None  # filled in by now, where it came from a run
+            if expert.model is not None  # always: models of runs were filled in before
         }
         return cls(vocab_size, experts=experts, **config.sizes())
 

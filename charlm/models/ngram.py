@@ -151,7 +151,7 @@ class NGramModel(LanguageModel):
     def _known(
         self, idx: Int[Tensor, "B T"]
     ) -> Iterator[tuple[int, Int[Tensor, "R"], Int[Tensor, "R"]]]:
-        """Yield each order from the highest to 2, the positions whose context it knows, and these.
+        """Yield each order from the highest to 2, the positions with a known context, and the contexts.
 
         Positions are those in the flattened `idx`; a context is a node.
         """

@@ -20,7 +20,7 @@ Named = str | Any  # `package.module:Name`, or the object itself
 
 @dataclass(frozen=True)
 class Kind:
-    """What belongs to one kind of model; each field is an object or its `package.module:Name`.
+    """The parts of one kind of model; each field is an object or its `package.module:Name`.
 
     Args:
         model: A subclass of `LanguageModel`.
@@ -83,7 +83,7 @@ def register(name: str, kind: Kind) -> None:
 
 
 def kind_for(config: ModelConfig) -> Kind:
-    """Return what belongs to a configured model; LookupError if only its config class exists."""
+    """Return the kind of a configuration; LookupError if only its config class exists."""
     try:
         return KINDS[config.kind]
     except KeyError:
@@ -92,7 +92,7 @@ def kind_for(config: ModelConfig) -> Kind:
 
 
 def kind_of(model: LanguageModel) -> Kind:
-    """Return what belongs to a model; nothing but its class, if that is not registered."""
+    """Return the kind of a model; one with only its class, if it is not registered."""
     for kind in KINDS.values():
         if kind.find("model") is type(model):
             return kind

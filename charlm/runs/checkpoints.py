@@ -26,7 +26,7 @@ Used = TypeVar("Used")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One saved step: its folder and what its manifest records."""
+    """One saved step: its folder and the facts in its manifest."""
 
     path: Path
     step: int

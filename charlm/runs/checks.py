@@ -124,7 +124,7 @@ class RunChecks:
         provenance_of(checkpoint, self.mixture).differences(config, config)
 
     def _kept_records(self) -> int:
-        """Return how many bytes of the log the newest checkpoint counts on."""
+        """Return the length of the log, in bytes, that the newest checkpoint recorded."""
         newest = attempt(self.newest)
         state = attempt(lambda: read_state(newest.path, newest.step)) if newest else None
         return state.metrics_bytes if state else 0

@@ -26,7 +26,7 @@ MAX_BYTES = 1 << 22  # a configuration has at most 1 MiB; here each character ma
 FIXED = ("train.batch_size", "train.optimizer", "train.init_from")
 # Exceptions: these name a place, which may have moved.
 PLACES = re.compile(r"data\.source|model\.experts\.[^.]+\.run")
-# Keys of a model, and of an expert, that do not change what it computes.
+# Keys of a model, and of an expert, that do not affect its results.
 IDLE = ("train", "dropout", "run", "tune_fraction")
 
 Kind = TypeVar("Kind")

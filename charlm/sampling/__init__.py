@@ -2,7 +2,7 @@
 
 Read in this order: `choose` (from logits to a character, in pure steps), `reader` (characters in,
 the next logits out; the fastest way for a model), `gpt_reader`, `ngram_reader`, `generate` (ids,
-one by one), `stream` (their text), `draw` (several texts), `request` (what is asked for, checked),
+one by one), `stream` (their text), `draw` (several texts), `request` (checks of the arguments),
 `load` (the same for Python programs).
 """
 

@@ -171,7 +171,7 @@ def _keep_first(
 
 
 def draw(probabilities: Float[ndarray, "B V"], uniform: Float[ndarray, "B"]) -> Int[ndarray, "B"]:
-    """Return, for each row, the character in whose part of [0, 1) its number falls.
+    """Return, for each row, the character whose share of [0, 1) contains the row's number.
 
     Inverting the distribution function takes one random number per row, so a row's draw does not
     depend on the number of rows. Rows sum to 1 up to rounding.

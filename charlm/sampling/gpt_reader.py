@@ -254,7 +254,7 @@ def attend(
 
 
 def ngram_rows(recent: Sequence[int], longest: int, vocab_size: int) -> list[int]:
-    """Do what `charlm.models.ngram_embedding.ngram_rows` does, at the end of a text."""
+    """Like `charlm.models.ngram_embedding.ngram_rows`, for the end of a text."""
     numbers = [0] * (longest - len(recent)) + [i + 1 for i in recent]
     key, rows = numbers[-1], []
     for n in range(2, longest + 1):

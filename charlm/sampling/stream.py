@@ -57,7 +57,7 @@ class TextStream:
         return pieces[:end]
 
     def finish(self) -> list[Piece]:
-        """Return what was held back at the end of the text."""
+        """Return the characters held back at the end of the text."""
         if self.ended:
             return []
         rest = self._decode(None)

@@ -207,7 +207,7 @@ class TrainingLoop:
                 self.run, state, learner.model, learner.optimizers, together, learner.compiled
             )
         except MachineError as error:
-            # If only the last flush failed, the checkpoint exists and counts on the record.
+            # If only the last flush failed, the checkpoint exists and refers to the record.
             if not self.run.checkpoints.path(state.step).exists():
                 with contextlib.suppress(MachineError):
                     self.metrics.cut(before)

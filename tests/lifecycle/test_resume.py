@@ -206,7 +206,7 @@ def test_a_resume_says_that_the_rate_was_lowered(finished):
 
     notes = open_run(resumed_config(finished.run, None, []), finished.run, ignore).notes
 
-    assert notes == ["steps were not finite: the learning rate is 0.25 of what is asked for"]
+    assert notes == ["steps were not finite: the learning rate is 0.25 of the configured one"]
 
 
 def test_a_new_text_that_is_too_short_is_refused_before_the_old_one_goes(finished, tmp_path):
