@@ -17,21 +17,13 @@ from charlm.text import Tokenizer
 
 @dataclass(frozen=True)
 class Check:
-    """One check.
-
-    Args:
-        path: The file or folder to check.
-        look: Checks it: raises an error, or returns a description; "" to report nothing.
-        to_resume: Whether resuming needs it to be sound.
-        fleeting: Whether training may delete it at any moment.
-        spare: Why it is no longer needed; "" if it is.
-    """
+    """One check."""
 
     path: Path
-    look: Callable[[], Words | None]
-    to_resume: bool = True
-    fleeting: bool = False
-    spare: Words = ""
+    look: Callable[[], Words | None]  # raises an error, or returns a description if there is one
+    to_resume: bool = True  # whether resuming needs it to be sound
+    fleeting: bool = False  # whether training may delete it at any moment
+    spare: Words = ""  # why it is no longer needed; "" if it is
 
     def run(self) -> Words:
         """Run the check; raise a CharlmError if it fails."""
@@ -56,8 +48,7 @@ def checkpoint_check(
     step: int, path: Path, sound: Callable[[int, Path], Checkpoint] = sound_checkpoint
 ) -> Check:
     """Check that the files of a checkpoint are sound."""
-    look = lambda: files(sound(step, path).facts)  # noqa: E731
-    return Check(path, look, to_resume=False, fleeting=True)
+    return Check(path, lambda: files(sound(step, path).facts), to_resume=False, fleeting=True)
 
 
 def belongs_check(

@@ -38,11 +38,6 @@ class RunChecks:
         run: The run.
         mixture: The mixture whose expert it is, if any.
         config: The configuration to train with; None: its config.yaml.
-
-    Attributes:
-        sound: `sound_checkpoint`, with its results kept.
-        newest: Returns the newest sound checkpoint, or raises the errors of `newest_sound`.
-        notes: The checkpoints that `newest` skipped.
     """
 
     def __init__(
@@ -51,7 +46,7 @@ class RunChecks:
         self.run = run
         self.mixture = mixture
         self.given = config
-        self.notes: list[str] = []
+        self.notes: list[str] = []  # the checkpoints that `newest` skipped
         self.sound = _once(sound_checkpoint)
         self.newest = _once(lambda: newest_sound(run, self.notes, self.sound))
 
