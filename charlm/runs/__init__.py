@@ -2,9 +2,9 @@
 
 Read in this order: `checkpoints` (find, choose and prune them), `folder` (the places in a run),
 `metrics` (the log), `provenance` (the configuration behind weights), `weights`, `optimizer_state`,
-`state` (one saved step), `check` (one thing to look at, and what every reader looks at), `load`
-(the model of a run), `mixture` (the files of a mixture until it is joined), `records` (events of a
-run), `checks` (the list of checks), `verify` (their results).
+`state` (one saved step), `check` (one check, and those of every reader), `load` (the model of a
+run), `mixture` (the files of a mixture until it is joined), `records` (events of a run), `checks`
+(the list of checks), `verify` (their results).
 """
 
 from charlm.runs.folder import RunFolder, find_run, next_free_name

@@ -1,4 +1,4 @@
-"""One thing to look at in a run, and what reading a checkpoint, resuming and `verify` all look at."""
+"""One check of a run, and the checks shared by reading a checkpoint, resuming and `verify`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
