@@ -5,7 +5,9 @@ import functools
 import json
 import math
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
@@ -106,8 +108,17 @@ def note(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line of progress to stderr, above any bar."""
-    tqdm.write(printable(text), file=sys.stderr)
+    """Print progress to stderr, above any bar; a terminal breaks long lines between words."""
+    lines = printable(text).split("\n")
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        lines = [
+            textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+            if len(line) > width
+            else line
+            for line in lines
+        ]
+    tqdm.write("\n".join(lines), file=sys.stderr)
 
 
 def error(text: str) -> None:

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -123,3 +125,18 @@ def test_json_says_null_where_a_number_is_not_finite(capsys):
     output.result_json({"a": float("nan"), "b": float("inf"), "c": 1.5})
 
     assert capsys.readouterr().out == '{"a": null, "b": null, "c": 1.5}\n'
+
+
+def test_a_terminal_breaks_long_progress_between_words(monkeypatch, capsys):
+    monkeypatch.setattr(output.shutil, "get_terminal_size", lambda: os.terminal_size((20, 24)))
+    monkeypatch.setattr(output.sys.stderr, "isatty", lambda: True)
+
+    output.say("  a line of more than twenty letters\nshort  row")
+
+    assert capsys.readouterr().err == "  a line of more\nthan twenty letters\nshort  row\n"
+
+
+def test_a_file_gets_long_progress_as_one_line(capsys):
+    output.say("word " * 40)
+
+    assert capsys.readouterr().err == "word " * 40 + "\n"
