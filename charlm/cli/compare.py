@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from charlm.evaluation.comparison import ComparedRun
     from charlm.evaluation.protocols import Cut
     from charlm.evaluation.score import Score
-    from charlm.models import LanguageModel
+    from charlm.runs.load import SavedModel
 
 Protocol = Literal["windows", "sliding", "stream"]
 
@@ -149,7 +149,7 @@ def _table(
         for row in group:
             saved = row.saved
             time = "" if row.seconds is None else f"{row.seconds:,.1f} s"
-            cells = [row.name, saved.config.model.brief, _size(saved.model), f"{saved.step:,}"]
+            cells = [row.name, saved.config.model.brief, _size(saved), f"{saved.step:,}"]
             yield [*cells, time, *(_shown(row.scores.get(name)) for name in cuts)]
         seeds = one_per_seed(group)
         if len(seeds) > 1:
@@ -165,12 +165,13 @@ def _title(cut: "Cut") -> str:
     return f"{cut.name} of {cut.length}{by}"
 
 
-def _parameters(model: "LanguageModel") -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def _parameters(saved: "SavedModel") -> int:
+    # Not counted in the model: on the meta device, tied weights are two parameters.
+    return saved.config.model.parameter_count(saved.tokenizer.vocab_size)
 
 
-def _size(model: "LanguageModel") -> str:
-    counts = {"": _parameters(model), " n-grams": model.ngrams}
+def _size(saved: "SavedModel") -> str:
+    counts = {"": _parameters(saved), " n-grams": saved.model.ngrams}
     return " + ".join(f"{count:,}{what}" for what, count in counts.items() if count)
 
 
@@ -217,7 +218,7 @@ def _run_as_json(row: "ComparedRun") -> dict[str, Any]:
         "model": row.saved.config.model.type,
         "text": {"source": row.source, "sha256": row.text[0], "unit": row.text[1]},
         "chars": len(row.part) - 1,
-        "parameters": _parameters(row.saved.model),
+        "parameters": _parameters(row.saved),
         "ngrams": row.saved.model.ngrams,
         "step": row.saved.step,
         "seconds": row.seconds,
