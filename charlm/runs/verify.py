@@ -32,19 +32,12 @@ _LEFTOVER = Phrase(
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check.
-
-    Args:
-        path: The file or folder.
-        says: Its description, if nothing is wrong.
-        error: The error; None if nothing is wrong.
-        used: Whether it is needed.
-    """
+    """The result of one check."""
 
     path: Path
-    says: Words = ""
+    says: Words = ""  # its description, if nothing is wrong
     error: CharlmError | None = None
-    used: bool = True
+    used: bool = True  # whether it is needed
 
     def line(self, spelling: Spelling = str) -> str:
         """Return the result as one line."""

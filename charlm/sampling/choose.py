@@ -18,27 +18,16 @@ LEAST = -1e300  # least log-probability after a penalty: finite, so that one cha
 
 @dataclass(frozen=True)
 class Settings:
-    """How characters are chosen.
+    """How characters are chosen; None leaves a filter out."""
 
-    Args:
-        temperature: Divides the logits; below 1 sharpens, 0 is greedy.
-        top_k: Draw only from the k most likely characters, at least 1.
-        top_p: Draw only from the most likely characters with this total probability, in (0, 1].
-        min_p: Draw only from characters at least this fraction as likely as the most likely, in
-            (0, 1].
-        typical_p: Draw only from the characters closest to the expected surprisal with this total
-            probability, in (0, 1].
-        repetition_penalty: Multiplies the log-probability of recent characters; 1: none.
-        allowed: Which characters may be drawn, (V,), at least one; None: all.
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
+    temperature: float = 1.0  # divides the logits; below 1 sharpens, 0 is greedy
+    top_k: int | None = None  # draw only from the k most likely characters, at least 1
+    top_p: float | None = None  # only from the most likely with this total probability, in (0, 1]
+    min_p: float | None = None  # only from those this fraction as likely as the best, in (0, 1]
+    # Only from those closest to the expected surprisal with this total probability, in (0, 1].
     typical_p: float | None = None
-    repetition_penalty: float = 1.0
-    allowed: Bool[ndarray, "V"] | None = None
+    repetition_penalty: float = 1.0  # multiplies the log-probability of recent characters; 1: none
+    allowed: Bool[ndarray, "V"] | None = None  # which may be drawn, at least one; None: all
 
 
 def next_probabilities(

@@ -56,11 +56,7 @@ class Tokenizer(Protocol):
 
 
 class CharTokenizer:
-    """One id for each character of an alphabet, in Unicode order.
-
-    Args:
-        alphabet: The characters, in any order; repeats do not matter.
-    """
+    """One id for each character of an alphabet, in Unicode order; repeats do not matter."""
 
     unit = "chars"
 
