@@ -3,8 +3,11 @@
 import os
 import signal
 
-# Ctrl-C during imports ends the process without a traceback.
-signal.signal(signal.SIGINT, signal.SIG_DFL)
+# Ctrl-C during imports ends the process without a traceback. What whoever started it has set to be
+# ignored stays ignored: a shell without job control does that for `charlm train &`.
+_interruptible = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+if _interruptible:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 # A request to save is ignored until there is something to save.
 if hasattr(signal, "SIGUSR1"):
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -18,7 +21,8 @@ from charlm.cli import main as cli  # noqa: E402
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if _interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     cli.main()
 
 

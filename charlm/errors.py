@@ -5,10 +5,23 @@ other exception is a bug in charlm, keeps its traceback and exits with 1. Messag
 a `Setting`, since Python and the command line spell them differently.
 """
 
+import errno
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
+
+# What torch and the libraries below it say when memory is refused, or threads, which need some. Each
+# is a plain RuntimeError; oneDNN's names no cause at all.
+_NO_MEMORY = re.compile(
+    r"out of memory|not enough memory|bad[ _]alloc|alloc_failed"
+    r"|(can't|cannot|could not|unable to|failed to) allocate"
+    r"|could not (create|execute) a primitive|unable to find an engine"
+    r"|can't start new thread|thread creation failed|pthread_create"
+    r"|resource temporarily unavailable",
+    re.IGNORECASE,
+)
 
 # Characters at which Python, an editor or a terminal begins a new line.
 _LINE_BREAKS = {ord(c): repr(c)[1:-1] for c in "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"}
@@ -142,6 +155,14 @@ class Stopped(BaseException):
 
     Not an `Exception`, like KeyboardInterrupt, so that no handler of failures catches it.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error of Python, NumPy or torch means that memory was refused."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    refused = isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
+    return refused or isinstance(error, MemoryError)
 
 
 def check_stop(should_stop: Callable[[], bool]) -> None:

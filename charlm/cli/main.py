@@ -28,8 +28,10 @@ from charlm.cli import (
     train,
     verify,
 )
+from charlm.cli.exits import flush_stdout, mistake_of, silence_stdout
+from charlm.cli.signals import set_unless_ignored
 from charlm.cli.spelling import Verb, spelling
-from charlm.errors import CharlmError, MachineError
+from charlm.errors import MachineError
 
 app = typer.Typer(
     name="charlm",
@@ -79,9 +81,12 @@ def _root(
 def main() -> None:
     """Run the command line and exit with its code."""
     output.never_refuse_a_character()
-    code = run(sys.argv[1:])
+    try:
+        code = run(sys.argv[1:])
+    finally:
+        flush_stdout()
     # Ctrl-C while the interpreter shuts down ends it without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    set_unless_ignored(signal.SIGINT, signal.SIG_DFL)
     sys.exit(code)
 
 
@@ -93,21 +98,22 @@ def run(arguments: list[str]) -> int:
         output.error("this folder: it was removed; change to another")
         return MachineError.exit_code
     try:
-        code = app(arguments, standalone_mode=False, prog_name="charlm")
+        try:
+            code = app(arguments, standalone_mode=False, prog_name="charlm")
+        except (typer.TyperException, typer.Abort) as error:
+            code = _usage(error)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (BrokenPipeError, SystemExit) as error:
         # typer answers a closed pipe with exit 1
         if not isinstance(error.__context__ or error, BrokenPipeError):
             raise
-        output.silence_stdout()
+        silence_stdout()
         return output.CLOSED_PIPE
-    except (typer.TyperException, typer.Abort) as error:
-        return _usage(error)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Exception as error:
-        mistake = _mistake(error)
+        mistake = mistake_of(error)
         if not mistake:
             raise
         if os.environ.get("CHARLM_DEBUG"):
@@ -115,23 +121,6 @@ def run(arguments: list[str]) -> int:
         for problem in mistake.lines(spelling):
             output.error(problem)
         return mistake.exit_code
-
-
-def _mistake(error: Exception) -> CharlmError | None:
-    """Return the mistake that an error stands for; None for a bug of ours."""
-    if isinstance(error, CharlmError):
-        return error
-    if isinstance(error, OSError):
-        place = str(error.filename or "standard output or a temporary file")
-        what = error.strerror or str(error)
-        return MachineError(place, what, "check the path, its permissions and the disk")
-    # torch raises errors of its own, and is not imported here
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and "allocate" in str(error)
-    ):
-        mend = "free some, raise its limit, or use a smaller model or batch"
-        return MachineError("", "out of memory", mend)
-    return None
 
 
 def _usage(error: Exception) -> int:

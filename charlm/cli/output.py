@@ -181,11 +181,6 @@ def never_refuse_a_character() -> None:
     sys.stderr = Forgiving(sys.stderr)
 
 
-def silence_stdout() -> None:
-    """After a closed pipe: let the interpreter flush to nowhere instead of complaining."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 class Forgiving:
     """A stream whose reader may go away: progress output must not end a training run."""
 

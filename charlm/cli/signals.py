@@ -17,6 +17,8 @@ import typer
 
 from charlm.errors import Stopped, check_stop
 
+Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
+
 _STOP = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _SAVE = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []
 
@@ -35,12 +37,25 @@ def load_torch() -> None:
         import torch  # noqa: F401
 
 
+def set_unless_ignored(number: int, handler: Handler) -> None:
+    """Set the handler of a signal, unless whoever started this process set it to be ignored.
+
+    `nohup` does that with SIGHUP, and a shell without job control with SIGINT in the background.
+    """
+    if signal.getsignal(number) != signal.SIG_IGN:
+        signal.signal(number, handler)
+
+
 @contextmanager
-def _handled(
-    numbers: list[int], handler: Callable[[int, FrameType | None], None]
-) -> Iterator[None]:
-    """Handle these signals while in this context."""
-    previous = {number: signal.signal(number, handler) for number in numbers}
+def _handled(numbers: list[int], handler: Handler) -> Iterator[None]:
+    """Handle these signals while in this context; those that are ignored stay ignored.
+
+    SIGUSR1 is ignored only until there is something to save: see `charlm.__main__`.
+    """
+    previous = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        set_handler = signal.signal if number in _SAVE else set_unless_ignored
+        set_handler(number, handler)
     try:
         yield
     finally:
@@ -49,7 +64,7 @@ def _handled(
 
 
 class StopSignals:
-    """While in this context, SIGINT, SIGTERM and SIGHUP only set a flag.
+    """While in this context, SIGINT, SIGTERM and SIGHUP only set a flag, unless they are ignored.
 
     A `Stopped` that leaves the context ends the command with the signal's exit code.
 

@@ -11,7 +11,7 @@ from charlm.cli import output
 from charlm.cli.baselines import as_json, reached, table
 from charlm.cli.signals import StopSignals
 from charlm.cli.spelling import one_line
-from charlm.errors import CharlmError, Stopped
+from charlm.errors import CharlmError, Stopped, is_out_of_memory
 from charlm.evaluation import Ladder, Score
 from charlm.lifecycle.begin import PreparedRun
 from charlm.models.device import describe_device
@@ -151,9 +151,11 @@ def score_baselines(
             output.note(
                 "no baselines: they would take over a tenth of the remaining budget; see charlm baselines"
             )
-    except (MemoryError, OSError, CharlmError) as error:
+    except (MemoryError, OSError, RuntimeError, CharlmError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
         reason = one_line(error) if isinstance(error, CharlmError) else str(error)
-        reason = reason or "out of memory"
+        reason = "out of memory" if is_out_of_memory(error) else reason
         output.note(f"no baselines: {reason}; eval.baselines=false leaves them out")
     else:
         if not quiet:

@@ -186,7 +186,7 @@ def kneser_ney(
     first, targets = ids.ids[:1].astype(np.int64), ids.ids[1:].astype(np.int64)
     context = np.zeros_like(targets)  # the node of the context at each position: at first, the root
     lower = np.full(len(targets), 1 / counts.vocab_size)
-    levels = smooth(counts, "kneser-ney")
+    levels = smooth(counts, "kneser-ney", should_stop=should_stop)
     for k in range(1, 1 + max(order or 0 for order in orders)):
         check_stop(should_stop)
         level = next(levels)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from charlm.config import Config
 from charlm.config.memory import human_bytes, machine_bytes
-from charlm.errors import CheckpointError
+from charlm.errors import CheckpointError, is_out_of_memory
 from charlm.models.base import LanguageModel
 from charlm.models.registry import build_model
 from charlm.runs.checkpoints import Checkpoint
@@ -121,6 +121,8 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return tensors, facts
     # Torch opens the file again, and raises RuntimeError if training has pruned it meanwhile.
     except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(path, _why_unreadable(path, error), "name another") from None
 
 

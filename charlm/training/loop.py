@@ -13,6 +13,7 @@ from charlm.errors import (
     MachineError,
     NonFiniteError,
     Stopped,
+    check_stop,
 )
 from charlm.models.registry import kind_for
 from charlm.runs.checkpoints import Checkpoint
@@ -119,6 +120,8 @@ class TrainingLoop:
                 yield self._logged(self._sample())
             except MachineError as error:
                 yield NoteRecord(text=f"a sample could not be saved; training continues: {error}")
+            except Stopped:
+                self.stopped = True  # a resumed run draws it again
         impatient = train.patience is not None and self.state.bad_evals >= train.patience
         ended = (last or impatient) and not self.stopped
         self.stopped = self.stopped or (not ended and self.job.should_stop())
@@ -178,13 +181,16 @@ class TrainingLoop:
         )
 
     def _sample(self) -> SampleRecord:
-        """Write a sample, always with the same prompt and seed, to compare steps."""
+        """Write a sample, always with the same prompt and seed, to compare steps; or raise Stopped."""
         state, model = self.state, self.learner.model
         count, seed = self.config.train.sample_chars, self.config.run.seed
         model.eval()
         settings = settings_of(self.config.sample)
-        drawn = generate(Context(model, self.prompt), count, settings, [seed])
-        text = self.tokenizer.decode([*self.prompt.tolist(), *(int(d.idx[0]) for d in drawn)])
+        ids = self.prompt.tolist()
+        for drawn in generate(Context(model, self.prompt), count, settings, [seed]):
+            check_stop(self.job.should_stop)
+            ids.append(int(drawn.idx[0]))
+        text = self.tokenizer.decode(ids)
         state.sampled_step = state.step
         self.run.write_sample(state.step, text)
         state.seconds = self.clock.seconds()

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from charlm import __version__
@@ -128,6 +129,51 @@ def test_what_the_machine_refuses_is_one_line(charlm, monkeypatch, error, code, 
     assert result.error.startswith(line)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "could not create a primitive",
+        "could not create a primitive descriptor for a matmul primitive",
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory",
+        "[enforce fail at alloc_cpu.cpp:89] data. DefaultCPUAllocator: not enough memory: you tried",
+        "std::bad_alloc",
+        "unable to mmap 4096 bytes from file </dev/shm/x>: Cannot allocate memory (12)",
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "GET was unable to find an engine to execute this computation",
+        "can't start new thread",
+        "Resource temporarily unavailable",
+    ],
+)
+def test_memory_that_torch_is_refused_is_no_bug(charlm, monkeypatch, said):
+    def fail():
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("charlm.config.preset_names", fail)
+
+    result = charlm("config", "list")
+
+    assert (result.code, result.error[:14]) == (5, "out of memory;")
+
+
+def test_memory_that_numpy_is_refused_is_no_bug(charlm, monkeypatch):
+    monkeypatch.setattr("charlm.config.preset_names", lambda: np.empty(2**60, np.uint8))
+
+    result = charlm("config", "list")
+
+    assert (result.code, result.error[:14]) == (5, "out of memory;")
+
+
+def test_another_error_of_torch_is_a_bug(charlm, monkeypatch):
+    def fail():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)")
+
+    monkeypatch.setattr("charlm.config.preset_names", fail)
+
+    with pytest.raises(RuntimeError):
+        charlm("config", "list")
+
+
 def test_an_interrupt_is_130(charlm, monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
@@ -150,6 +196,40 @@ def test_a_closed_stdout_is_no_bug():
     )
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full disk to write to")
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("config list >/dev/full", 5, "standard output: No space left on device; free some space"),
+        ("--help >/dev/full", 5, "standard output: No space left on device; free some space"),
+        ("--version >/dev/full", 5, "standard output: No space left on device; free some space"),
+        (">/dev/full", 5, "standard output: No space left on device; free some space"),
+        ("config lst >/dev/full", 2, "No such command 'lst'."),
+        ("config list 2>/dev/full", 0, ""),
+        ("config list >/dev/full 2>/dev/full", 5, ""),
+        ("config list >&- 2>&- <&-", 0, ""),
+        ("config list 2>&-", 0, ""),
+        ("config lst 2>&-", 2, ""),
+    ],
+)
+def test_a_stream_that_takes_nothing_is_one_line_at_most(command, code, said):
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+
+    done = subprocess.run(
+        f"{sys.executable} -m charlm {command}",
+        shell=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=buffered,
+        text=True,
+    )
+
+    assert done.returncode == code
+    lines = done.stderr.splitlines()
+    assert len(lines) == bool(said)
+    assert not said or lines[0].startswith(f"charlm: error: {said}")
 
 
 def test_a_narrow_encoding_refuses_no_character(tmp_path):

@@ -38,6 +38,36 @@ def test_the_handlers_from_before_come_back():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_is_ignored_from_the_start_stays_ignored(number):
+    """As `nohup` ignores SIGHUP, and a shell without job control SIGINT in the background."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), number)
+
+            assert not stop.requested()
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_whole_command_leaves_ignored_signals_ignored():
+    program = (
+        "import os, signal\n"
+        "for number in (signal.SIGHUP, signal.SIGINT): signal.signal(number, signal.SIG_IGN)\n"
+        "import sys, charlm.__main__, charlm.cli.data\n"
+        "charlm.__main__.cli.data.output.result = lambda _: [\n"
+        "    os.kill(os.getpid(), number) for number in (signal.SIGHUP, signal.SIGINT)]\n"
+        "sys.argv = ['charlm', 'config', 'list']\n"
+        "charlm.__main__.main()\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_second_signal_ends_the_process_at_once():
     program = (
         "import os, signal, time; from charlm.cli.signals import StopSignals\n"

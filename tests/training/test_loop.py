@@ -306,6 +306,28 @@ def test_samples_start_from_the_same_prompt_and_seed_each_time(make_loop):
     assert files == sorted(texts)
 
 
+def test_a_signal_in_a_sample_is_obeyed_at_once_and_the_sample_drawn_on_resume(make_loop):
+    options = ["train.sample_every=3", "train.sample_chars=20"]
+    straight = make_loop(*options, out="straight")
+    finish(straight)
+    asked = []
+
+    def in_the_last_sample():
+        sampling = loop.state.step == 6 and loop.state.evaluated_step == 6
+        asked.append(sampling)
+        return sum(asked) > 2  # at its third character
+
+    loop = make_loop(*options, out="stopped", should_stop=in_the_last_sample)
+    records = finish(loop)
+
+    assert [r.kind for r in records].count("sample") == 1
+    assert (loop.stopped, loop.saved_step, sum(asked)) == (True, 6, 3)
+    resumed = make_loop(out="stopped", resume=True)
+    finish(resumed)
+    assert state_hash(resumed) == state_hash(straight)
+    assert timeless(resumed.run.metrics_path) == timeless(straight.run.metrics_path)
+
+
 def test_a_seeded_run_gives_the_recorded_losses(make_loop):
     """Guards against drift: a change that should not alter numbers must not alter these.
 
