@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from charlm.config import Config, ExpertConfig, ModelConfig
 
 ASSUMED_VOCAB = 65  # of Tiny Shakespeare, for a text that is not on this machine
-A_TABLE = "at most 16 bytes for each n-gram that occurs"
+A_TABLE = "at most 24 bytes for each n-gram that occurs"
 
 
 def explain(

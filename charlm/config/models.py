@@ -281,10 +281,17 @@ class NGramConfig(ModelConfig):
         return []
 
     def table_bytes(self, vocab_size: int, chars: int) -> int:
-        """Return the most memory that the tables can take: 16 bytes for each distinct n-gram.
+        """Return the most memory that the tables can take: 12 to 24 bytes for each distinct n-gram.
 
         There are at most V^k n-grams of k characters, and at most one for each position in the text.
         0 if the length of the counted text is unknown.
         """
         counted = min(chars or self.last_chars or 0, self.last_chars or chars)
-        return 16 * sum(min(int(vocab_size**k), counted) for k in range(1, self.order + 1))
+        size, contexts = 0, min(1, counted)
+        for k in range(1, self.order + 1):
+            grams = min(int(vocab_size**k), counted)
+            # Kneser-Ney has other shares at the beginning of a text, but not in the highest order.
+            rows = 2 if self.smoothing == "kneser-ney" and k < self.order else 1
+            size += 8 * grams + 4 * rows * (grams + contexts)  # keys, shares and left-overs
+            contexts = grams
+        return size

@@ -21,7 +21,7 @@ def checkpoint_bytes(config: Config, vocab_size: int, train_chars: int = 0) -> i
     """Estimate the size of one checkpoint: weights and AdamW's two moments, in float32.
 
     `train_chars` is the length of the training part. Tables of n-grams are estimated at a fourth of
-    their largest possible size (order 7 takes a fifth for Tiny Shakespeare, a sixteenth for
+    their largest possible size (order 7 takes a sixth for Tiny Shakespeare, a sixteenth for
     python-stdlib). For a mixture: its own checkpoint, which has weights only, and one for each
     expert that it trains.
     """

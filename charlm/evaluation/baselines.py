@@ -181,20 +181,24 @@ def kneser_ney(
 
     The models are those of `NGramModel`, computed in one pass: the model of order k shares its
     lower levels with all longer ones; only its highest level uses the plain counts. All `ids` but
-    the first are scored, by the protocol `stream`.
+    the first are scored, by the protocol `stream`. The first positions, with less context than
+    a model could use, are predicted by the models of lower orders.
     """
     first, targets = ids.ids[:1].astype(np.int64), ids.ids[1:].astype(np.int64)
     context = np.zeros_like(targets)  # the node of the context at each position: at first, the root
     lower = np.full(len(targets), 1 / counts.vocab_size)
     levels = smooth(counts, "kneser-ney", should_stop=should_stop)
+    begun = np.empty(0)  # the predictions of positions where order k has all the context there is
     for k in range(1, 1 + max(order or 0 for order in orders)):
         check_stop(should_stop)
         level = next(levels)
         node = _find(level.keys, context, targets, counts.vocab_size)
+        p = _interpolated(level, -1, context, node, lower)
+        begun = np.append(begun, p[k - 2 : k - 1] if k > 1 else [])
+        p[: len(begun)] = begun
         if k in orders:
-            p = _interpolated(_highest(counts, k, "kneser-ney"), context, node, lower)
             yield k, _mean_nats(p)
-        lower = _interpolated(level, context, node, lower)
+        lower = _interpolated(level, 0, context, node, lower)
         # The n-gram that ended one position earlier becomes the longer context.
         context = np.concatenate([first, node[:-1]])
         first = np.array([-1])  # no context of two or more characters ends at the first position
@@ -206,7 +210,7 @@ def add_one(counts: Counts, ids: IdArray, order: int) -> float:
     context = text[:-1] if order == 2 else np.zeros_like(text[1:])
     node = _find(table.keys, context, text[1:], counts.vocab_size)
     uniform = np.full(len(node), 1 / counts.vocab_size)
-    return _mean_nats(_interpolated(table, context, node, uniform))
+    return _mean_nats(_interpolated(table, -1, context, node, uniform))
 
 
 def _highest(counts: Counts, order: int, smoothing: str) -> Table:
@@ -223,10 +227,11 @@ def _find(keys: _Array, context: _Array, targets: _Array, vocab_size: int) -> _A
     return np.where(np.append(keys, -2)[place] == wanted, place, -1)
 
 
-def _interpolated(table: Table, context: _Array, node: _Array, lower: _Array) -> _Array:
-    """Return p(target | context) at each position, (N,): see `models.smoothing`."""
+def _interpolated(table: Table, row: int, context: _Array, node: _Array, lower: _Array) -> _Array:
+    """Return p(target | context) at each position, (N,), by a row of shares: see `Table`."""
+    left_over, share = np.atleast_2d(table.left_over)[row], np.atleast_2d(table.share)[row]
     # -1 picks the appended value: an unseen context leaves everything to the shorter one.
-    left_over, share = np.append(table.left_over, 1.0), np.append(table.share, 0.0)
+    left_over, share = np.append(left_over, 1.0), np.append(share, 0.0)
     return lower * left_over[context] + share[node]  # type: ignore[no-any-return]
 
 

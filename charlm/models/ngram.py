@@ -4,6 +4,9 @@ The next character is predicted from the counts of the characters that followed 
 the text; `smoothing` handles rare and unseen contexts. There is one table per order, looked up by
 binary search. Each context is found from a shorter one at the position before, so the cost does not
 depend on the size of the alphabet.
+
+The first positions of a text (or window, or prompt) have less context than the model can use. After
+k characters it predicts what the model of order k + 1 would.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +21,6 @@ from charlm.models.counts import STRIDE
 from charlm.models.smoothing import Table
 
 PARTS = ("keys", "share", "left_over")
-BYTES_A_GRAM = 24  # its parts, and the start of its followers
 
 
 class NGramModel(LanguageModel):
@@ -53,7 +55,7 @@ class NGramModel(LanguageModel):
     @property
     def ngrams(self) -> int:
         """How many counted n-grams it stores."""
-        return sum(len(self._table(k)[1]) for k in range(1, self.order + 1))
+        return sum(len(self.get_buffer(f"keys_{k}")) for k in range(1, self.order + 1))
 
     @property
     def device(self) -> torch.device:
@@ -67,13 +69,14 @@ class NGramModel(LanguageModel):
         for k in range(1, self.order + 1):
             keys, share, left_over = (state_dict[f"{part}_{k}"] for part in PARTS)
             length = self.vocab_size if k == 1 else keys.numel()
+            rows = (2,) if share.dim() == 2 and k < self.order else ()  # see `Table`
             check_tensor(f"keys_{k}", keys, (length,), torch.int64)
-            check_tensor(f"share_{k}", share, (length,), torch.float32)
-            check_tensor(f"left_over_{k}", left_over, (contexts,), torch.float32)
+            check_tensor(f"share_{k}", share, (*rows, length), torch.float32)
+            check_tensor(f"left_over_{k}", left_over, (*rows, contexts), torch.float32)
             inside = not len(keys) or (keys[0] >= 0 and keys[-1] < contexts * self.vocab_size)
             if not inside or not bool((keys[1:] > keys[:-1]).all()):  # a difference may overflow
                 raise ValueError(f"keys_{k} are not increasing keys of {self.vocab_size} symbols")
-            whole_share = left_over.double().index_add(0, keys // self.vocab_size, share.double())
+            whole_share = left_over.double().index_add(-1, keys // self.vocab_size, share.double())
             positive = bool((share >= 0).all() and (left_over >= 0).all())
             if not positive or not bool(((whole_share - 1).abs() < 1e-5).all()):
                 raise ValueError(f"share_{k} and left_over_{k} are not probabilities that sum to 1")
@@ -91,7 +94,7 @@ class NGramModel(LanguageModel):
     def set_tables(self, tables: Iterable[Table]) -> None:
         """Take the tables of all orders, the lowest first; orders without a table stay empty.
 
-        They are copied to memory: `BYTES_A_GRAM` per n-gram.
+        They are copied to memory; see `Table.held_bytes`.
         """
         tables, device = iter(tables), self.device
         contexts, nothing = 1, np.empty(0)
@@ -119,10 +122,9 @@ class NGramModel(LanguageModel):
         """Return log-probabilities, which are logits too. T is not limited."""
         weight = self._ones(idx)
         p = weight.new_zeros(idx.numel(), self.vocab_size)
-        for k, row, context in self._known(idx):
-            keys, share, left_over = self._table(k)
+        for k, row, context, share, left_over in self._known(idx):
             # Each row's followers are neighbours in the table: enumerate them.
-            first = self.get_buffer(f"first_{k}")
+            keys, first = self.get_buffer(f"keys_{k}"), self.get_buffer(f"first_{k}")
             begin, many = first[context], first[context + 1] - first[context]
             behind = torch.repeat_interleave(begin - many.cumsum(0) + many, many)
             follower = behind + torch.arange(len(behind), device=idx.device)
@@ -139,8 +141,7 @@ class NGramModel(LanguageModel):
         """Return only the log-probability of each target, in nats: one look-up per order."""
         weight = self._ones(idx)
         p, target = torch.zeros_like(weight), targets.flatten()
-        for k, row, context in self._known(idx):
-            _, share, left_over = self._table(k)
+        for k, row, context, share, left_over in self._known(idx):
             node = self._find(k, context * self.vocab_size + target[row])
             if len(share):  # empty before a fit, and for a text too short for this order
                 p[row] += weight[row] * torch.where(node >= 0, share[node], 0.0)
@@ -150,19 +151,29 @@ class NGramModel(LanguageModel):
 
     def _known(
         self, idx: Int[Tensor, "B T"]
-    ) -> Iterator[tuple[int, Int[Tensor, "R"], Int[Tensor, "R"]]]:
+    ) -> Iterator[tuple[int, Int[Tensor, "R"], Int[Tensor, "R"], Tensor, Tensor]]:
         """Yield each order from the highest to 2, the positions with a known context, and the contexts.
 
-        Positions are those in the flattened `idx`; a context is a node.
+        Positions are those in the flattened `idx`; a context is a node. The shares and left-overs of
+        the order come with them. An order is yielded twice if those at a beginning differ.
         """
         contexts = list(self._contexts(idx))
         for k in range(self.order, 1, -1):
             context = contexts.pop()
+            share, left_over = self.get_buffer(f"share_{k}"), self.get_buffer(f"left_over_{k}")
             known = context >= 0
             if not self.backs_off and k < self.order:
                 known[:, k - 1 :] = False  # they have more text: only the highest order counts
-            row = torch.nonzero(known.flatten())[:, 0]
-            yield k, row, context.flatten()[row]
+            if share.dim() == 1:
+                ways = [(known, share, left_over)]
+            else:  # position k - 2 is the only one where k - 1 characters are all the context
+                begins = torch.zeros_like(known)
+                begins[:, k - 2 : k - 1] = known[:, k - 2 : k - 1]
+                known[:, : k - 1] = False
+                ways = list(zip((known, begins), share, left_over, strict=True))
+            for at, own_share, own_left_over in ways:
+                row = torch.nonzero(at.flatten())[:, 0]
+                yield k, row, context.flatten()[row], own_share, own_left_over
 
     def _ones(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "N"]:
         """Return the initial weight of each position, in the precision of the sums.
@@ -174,7 +185,9 @@ class NGramModel(LanguageModel):
 
     def shortest(self) -> Float[Tensor, "V"]:
         """Return the distribution below order 2, which an unknown context predicts."""
-        _, share, left_over = self._table(1)
+        share, left_over = self.get_buffer("share_1"), self.get_buffer("left_over_1")
+        if share.dim() > 1:
+            share, left_over = share[0], left_over[0]
         uniform = torch.full_like(share, 1 / self.vocab_size)
         return share + left_over * uniform if self.backs_off or self.order == 1 else uniform
 
@@ -193,10 +206,6 @@ class NGramModel(LanguageModel):
                 longer[:, 1:][known] = self._find(k, keys)
                 node = longer
             yield node
-
-    def _table(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        keys, share, left_over = (self.get_buffer(f"{part}_{k}") for part in PARTS)
-        return keys, share, left_over
 
     def _find(self, k: int, keys: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
         """Return the nodes of level k with these keys, -1 for missing ones."""

@@ -6,12 +6,16 @@ Every method has the same form. After the context h (the last k - 1 characters),
 
 where the shares of a context and its left-over sum to 1, and the empty context backs off to 1 / V.
 So no character has probability zero. The methods differ in what they count and how much they keep.
+
+Kneser-Ney counts a context in two ways. One that is short because a longer one is unknown asks in
+how many places its k-grams occur. One that is short because the text has just begun asks how often
+they occur, as in a model whose highest order is k. So orders below the highest have shares of both.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain, pairwise, repeat
 
 import numpy as np
 
@@ -28,6 +32,9 @@ Smooth = Callable[[Array, Array, Array], tuple[Array, Array]]
 class Table:
     """The probabilities of one order.
 
+    Where a context at the beginning of a text is treated unlike one that follows other characters,
+    `share` and `left_over` have two rows, (2, N) and (2, M), the second for the beginning.
+
     Args:
         keys: The k-grams as parent * V + last character, increasing, (N,) int64.
         share: The share of each k-gram in its context's probability, (N,) float32.
@@ -38,6 +45,12 @@ class Table:
     keys: Array
     share: Array
     left_over: Array
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory of its arrays and of the index of its contexts in an `NGramModel`."""
+        index = 8 * (self.left_over.shape[-1] + 1)
+        return int(self.keys.nbytes + self.share.nbytes + self.left_over.nbytes + index)
 
 
 def kneser_ney(
@@ -114,20 +127,25 @@ def smooth(
     Raises OSError if the disk is too small.
     """
     levels, vocab_size = counts.levels, counts.vocab_size
+
+    def method(seen: Array) -> Smooth:
+        if smoothing == "kneser-ney":
+            return partial(kneser_ney, discount=discounts(seen))
+        if smoothing == "add-k":
+            return partial(add_k, k=k, vocab_size=vocab_size)
+        return witten_bell
+
     # Kneser and Ney 1995: a shorter context is used where the longer one fails. So its k-grams are
     # counted by the number of distinct characters before them, not by how often they occur.
-    seen: Iterator[Array] = (level.counts for level in levels)
+    places: Iterator[Array | None] = repeat(None)
     if smoothing == "kneser-ney":
-        seen = chain(_left_neighbours(counts, should_stop), [levels[-1].counts])
+        places = chain(_left_neighbours(counts, should_stop), repeat(None))
     number, contexts = np.zeros(1, np.int64), 1  # of the level above; first the empty context
-    for level, some in zip(levels, seen, strict=True):
-        method: Smooth = witten_bell
-        if smoothing == "kneser-ney":
-            method = partial(kneser_ney, discount=discounts(some))
-        elif smoothing == "add-k":
-            method = partial(add_k, k=k, vocab_size=vocab_size)
+    for level, some in zip(levels, places, strict=False):
+        seen = [level.counts] if some is None else [some, level.counts]
+        ways = [(each, method(each)) for each in seen]
         least = 0 if level is levels[0] else min_count
-        table, number = _table(counts, level, some, least, number, contexts, method, should_stop)
+        table, number = _table(counts, level, ways, least, number, contexts, should_stop)
         contexts = len(table.keys)
         yield table
 
@@ -135,40 +153,44 @@ def smooth(
 def _table(
     counts: Counts,
     level: Level,
-    seen: Array,
+    ways: Sequence[tuple[Array, Smooth]],
     least: int,
     number: Array,
     contexts: int,
-    method: Smooth,
     should_stop: Callable[[], bool],
 ) -> tuple[Table, Array]:
     """Return the table of one order, and each node's row in it, -1 if dropped.
 
-    `seen` is the count of each k-gram that the method uses; those that occur less often than
-    `least` are dropped. `number` is the row of each node of the level above in its table, which has
-    `contexts` rows.
+    Each of `ways` is a count of each k-gram, and what makes shares of it; k-grams that occur less
+    often than `least` are dropped. `number` is the row of each node of the level above in its
+    table, which has `contexts` rows.
     """
     size = sum(int(np.count_nonzero(some >= least)) for some in _stretches(level.counts))
-    keys, share = counts.zeros(size, np.int64), counts.zeros(size, np.float32)
-    left_over = counts.zeros(contexts, np.float32)
+    keys, rows = counts.zeros(size, np.int64), len(ways)
+    share = counts.zeros(rows * size, np.float32).reshape(rows, size)
+    left_over = counts.zeros(rows * contexts, np.float32).reshape(rows, contexts)
     left_over[:] = 1.0
     renumbered = counts.zeros(len(level.keys), np.int64)
     done = 0
     for start, stop in _whole_contexts(level, counts.vocab_size):
         check_stop(should_stop)
         parent, symbol = np.divmod(level.keys[start:stop], counts.vocab_size)
-        stays, some = level.counts[start:stop] >= least, seen[start:stop]
+        stays = level.counts[start:stop] >= least
         first = np.flatnonzero(np.diff(parent, prepend=-1))
-        kept, rest = method(some, first, np.add.reduceat(some, first))
-        rest = rest + np.add.reduceat(np.where(stays, 0.0, kept), first)
         after = done + int(np.count_nonzero(stays))
         # A k-gram is never more frequent than its context, so the parent of each kept one is kept.
         keys[done:after] = number[parent[stays]] * counts.vocab_size + symbol[stays]
-        share[done:after] = kept[stays]
         context = number[parent[first]]
-        left_over[context[context >= 0]] = rest[context >= 0]
+        for row, (seen, method) in enumerate(ways):
+            some = seen[start:stop]
+            kept, rest = method(some, first, np.add.reduceat(some, first))
+            rest = rest + np.add.reduceat(np.where(stays, 0.0, kept), first)
+            share[row, done:after] = kept[stays]
+            left_over[row, context[context >= 0]] = rest[context >= 0]
         renumbered[start:stop] = np.where(stays, done + np.cumsum(stays) - 1, -1)
         done = after
+    if rows == 1:
+        share, left_over = share[0], left_over[0]
     return Table(keys, share, left_over), renumbered
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from charlm.models import NGramModel
+from charlm.models.ngram import PARTS
 from charlm.sampling.reader import Reader, Weights, array
 
 KEPT_BYTES = 8 << 20  # of distributions: about 16,000 at 65 characters
@@ -23,7 +24,7 @@ class NGramReader(Reader):
         self.vocab_size, self.order, self.backs_off = model.vocab_size, model.order, model.backs_off
         self.tables = [_NGramTable(model, k) for k in range(1, model.order + 1)]
         self.shortest = model.shortest().numpy().astype(np.float64)
-        self.kept: dict[tuple[int, int], Float[ndarray, "V"]] = {}
+        self.kept: dict[tuple[int, int, int], Float[ndarray, "V"]] = {}
         self.nodes = [0]  # of the last 0, 1, ... characters of the text, -1 for unknown contexts
 
     def read(self, idx: Int[ndarray, "1 n"]) -> Float[ndarray, "1 V"]:
@@ -41,15 +42,16 @@ class NGramReader(Reader):
         if len(self.kept) * self.shortest.nbytes > KEPT_BYTES:
             self.kept.clear()
         longest, p = len(self.nodes) - 1, self.shortest
-        missing: list[tuple[int, int]] = []
+        missing: list[tuple[int, int, int]] = []
         for k in range(longest, 0 if self.backs_off else max(0, longest - 1), -1):
-            if (context := (k, self.nodes[k])) in self.kept:
+            begins = k == longest < self.order - 1
+            if (context := (k, self.nodes[k], -begins)) in self.kept:
                 p = self.kept[context]
                 break
             if self.nodes[k] >= 0:
                 missing.append(context)
-        for k, node in reversed(missing):
-            p = self.kept[k, node] = self.tables[k].after(node, p, self.vocab_size)
+        for k, node, row in reversed(missing):
+            p = self.kept[k, node, row] = self.tables[k].after(node, row, p, self.vocab_size)
         return p
 
 
@@ -57,9 +59,14 @@ class _NGramTable:
     """One order of an `NGramModel`, as memory views, whose elements Python reads faster."""
 
     def __init__(self, model: NGramModel, k: int) -> None:
-        self.keys, self.share = (array(model.get_buffer(f"{p}_{k}")) for p in ("keys", "share"))
-        self.keys_seen, self.share_seen = memoryview(self.keys), memoryview(self.share)
-        self.left_over = memoryview(array(model.get_buffer(f"left_over_{k}")))
+        self.keys, share, left_over = (array(model.get_buffer(f"{part}_{k}")) for part in PARTS)
+        # Two rows only where a beginning is treated differently: see `Table`.
+        self.share, left_over = np.atleast_2d(share), np.atleast_2d(left_over)
+        self.keys_seen, self.share_seen, self.left_over = (
+            memoryview(self.keys),
+            self.share.data,
+            left_over.data,
+        )
         self.first = memoryview(array(model.get_buffer(f"first_{k}")))
 
     def find(self, key: int, context: int) -> int:
@@ -69,13 +76,16 @@ class _NGramTable:
         return place if place < end and self.keys_seen[place] == key else -1
 
     def after(
-        self, context: int, shorter: Float[ndarray, "V"], vocab_size: int
+        self, context: int, row: int, shorter: Float[ndarray, "V"], vocab_size: int
     ) -> Float[ndarray, "V"]:
-        """Return the distribution after a context, from that after the next shorter one."""
+        """Return the distribution after a context, from that after the next shorter one.
+
+        `row` is -1 for a context at the beginning of the text, 0 for another.
+        """
         begin, end, base = self.first[context], self.first[context + 1], context * vocab_size
-        p = shorter * self.left_over[context]
+        p = shorter * self.left_over[row, context]
         if end - begin == 1:  # true of most long contexts
-            p[self.keys_seen[begin] - base] += self.share_seen[begin]
+            p[self.keys_seen[begin] - base] += self.share_seen[row, begin]
         else:
-            p[self.keys[begin:end] - base] += self.share[begin:end]
+            p[self.keys[begin:end] - base] += self.share[row, begin:end]
         return p

@@ -10,7 +10,6 @@ from charlm.config.memory import human_bytes, machine_bytes
 from charlm.errors import MachineError, Phrase, Setting
 from charlm.models import LanguageModel, NGramModel
 from charlm.models.counts import count_ngrams
-from charlm.models.ngram import BYTES_A_GRAM
 from charlm.models.smoothing import Table, smooth
 from charlm.runs import RunFolder
 from charlm.runs.records import TrainRecord
@@ -76,7 +75,7 @@ def _that_fit(tables: Iterable[Table]) -> Iterator[Table]:
     """Pass tables on as long as they fit into memory."""
     needed = 0
     for k, table in enumerate(tables, start=1):
-        needed += BYTES_A_GRAM * len(table.keys)
+        needed += table.held_bytes
         if needed > machine_bytes():
             what = (
                 f"the tables up to order {k} need {human_bytes(needed)} of memory and this machine"

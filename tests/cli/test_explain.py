@@ -105,9 +105,9 @@ def test_what_is_said_of_an_ngram_follows_its_keys(charlm):
         "the training part",
         "0 binary searches at most",
     )
-    assert result.stdout.endswith("tables on disk: at most 16 bytes for each n-gram that occurs\n")
+    assert result.stdout.endswith("tables on disk: at most 24 bytes for each n-gram that occurs\n")
     assert facts(last.stdout)["counted"] == "the last 100 characters of the training part"
-    assert last.stdout.endswith("tables on disk: at most 8.281 KiB\n")  # 5 + 25 + 5 * 100 of them
+    assert last.stdout.endswith("tables on disk: at most 10.87 KiB\n")  # 5 + 25 + 5 * 100 of them
     assert "FLOP" not in result.stdout
 
 
@@ -164,7 +164,7 @@ def test_the_experts_of_a_mixture_share_its_minutes(charlm):
     planned = "train.plan chooses the size for the budget"
     clock = f"whole run: its share of 3 minutes of wall time; {planned}\n"
     assert result.stdout.count(clock) == 1
-    assert result.stdout.endswith(", and tables: at most 16 bytes for each n-gram that occurs\n")
+    assert result.stdout.endswith(", and tables: at most 24 bytes for each n-gram that occurs\n")
 
 
 def test_bytes_are_read_for_the_sake_of_tables_alone(charlm, tiny):

@@ -58,12 +58,15 @@ def test_the_matrix_of_averages_grows_with_the_square_of_the_context():
         size.check_memory(config("averaging", *few), V)
 
 
-def test_tables_take_16_bytes_for_each_ngram_that_can_occur():
+def test_tables_take_12_to_24_bytes_for_each_ngram_that_can_occur():
     assert size.checkpoint_bytes(config("ngram"), V) == 0
-    assert config("ngram").model.table_bytes(V, CHARS) == 16 * (11 + 121 + 1331 + CHARS)
-    last = config("ngram", "model.last_chars=100")
-    assert last.model.table_bytes(V, CHARS) == 16 * (11 + 3 * 100)
-    assert size.checkpoint_bytes(last, V, CHARS) == 16 * (11 + 3 * 100) // 4
+    most = 8 + 24 * (11 + 121) + 20 * 1331 + 12 * CHARS
+    assert config("ngram").model.table_bytes(V, CHARS) == most
+    other = config("ngram", "model.smoothing=witten-bell")
+    assert other.model.table_bytes(V, CHARS) == 4 + 16 * (11 + 121 + 1331) + 12 * CHARS
+    last, most = config("ngram", "model.last_chars=100"), 8 + 24 * (11 + 100) + (20 + 12) * 100
+    assert last.model.table_bytes(V, CHARS) == most
+    assert size.checkpoint_bytes(last, V, CHARS) == most // 4
 
 
 def test_the_checkpoints_of_a_mixture_are_its_own_and_its_experts():

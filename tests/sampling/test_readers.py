@@ -61,7 +61,8 @@ def test_forks_go_on_from_what_was_read_as_if_each_were_alone(model, generator, 
 
 
 @pytest.mark.parametrize(
-    ("smoothing", "order"), [("add-k", 3), ("add-k", 1), ("witten-bell", 4), ("kneser-ney", 1)]
+    ("smoothing", "order"),
+    [("add-k", 3), ("add-k", 1), ("witten-bell", 4), ("kneser-ney", 1), ("kneser-ney", 5)],
 )
 def test_a_reader_of_counts_smooths_as_its_model_does(generator, smoothing, order):
     config = CONFIGS["ngram"].model_copy(update={"smoothing": smoothing, "order": order})

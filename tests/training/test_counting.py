@@ -9,6 +9,7 @@ import torch
 
 from charlm.config import load_config
 from charlm.errors import MachineError, Stopped
+from charlm.evaluation.scoring import score_windows
 from charlm.lifecycle.begin import create_run, prepare_text
 from charlm.lifecycle.resume import open_run, resumed_config
 from charlm.models import NGramModel, build_model, counts
@@ -56,8 +57,10 @@ def test_a_fit_is_one_step_scored_and_saved_after_it_alone(make_loop):
 
     kinds = [(r.kind, r.step) for r in records]
     assert kinds == [("train", 1), ("eval", 1), ("save", 1)]
-    assert records[0].loss_nats < records[1].loss_nats
     saved = load_model(RunFolder(loop.run.path))
+    for record, part in ((records[0], "train"), (records[1], "val")):
+        score = score_windows(saved.model, loop.job.corpus.splits[part], 16)
+        assert record.loss_nats == pytest.approx(score.loss_nats)
     assert (saved.step, saved.model.order) == (1, 3)
     assert same_tables(saved.model, loop.learner.model)
 
