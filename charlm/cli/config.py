@@ -50,15 +50,20 @@ def schema() -> None:
 def named_config(name: str | None, overrides: Sequence[str]) -> "Config":
     """Read the configuration that --config names, with KEY=VALUE overrides, or raise UsageError.
 
-    A text that was named instead is answered with how to train on it.
+    Keys that gave way to the overrides are noted on stderr. A text that was named instead is
+    answered with how to train on it.
     """
     from charlm.config import NotAConfiguration, load_config
 
     if name is None:
         mend = "name a YAML file or a preset, such as quickstart or gpt (charlm config list)"
         raise UsageError(Setting("config"), "missing", mend)
+    notes: list[str] = []
     try:
-        return load_config(name, overrides)
+        config = load_config(name, overrides, notes)
     except NotAConfiguration as error:
         command = f"charlm train -c gpt data.source={shlex.quote(name)}"
         raise error.replace(mend=f"to train on it: {command}") from None
+    for text in notes:
+        output.note(text)
+    return config

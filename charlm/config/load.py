@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from charlm.config.base import TYPES
 from charlm.config.problems import EXPERTS, depth, did_you_mean, experts_of, problems_of, suggestion
 from charlm.config.schema import Config
+from charlm.config.settle import Settling, without_effect
 from charlm.config.yaml_file import (
     MAX_BYTES,
     Document,
@@ -35,24 +36,35 @@ class NotAConfiguration(UsageError):
     """The file named as a configuration is something else, most likely a text."""
 
 
-def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
+def load_config(name: str, overrides: Sequence[str] = (), notes: list[str] | None = None) -> Config:
     """Load a preset or a YAML file, and apply KEY=VALUE overrides to it; later ones win.
+
+    Values that nobody asked for give way to those given, such as a preset's warm-up to
+    `train.max_steps`; `notes` receives a line for each.
 
     Raises:
         NotAConfiguration: The file is something else, such as a text.
         UsageError: The file is missing or unreadable, or a key or value is wrong.
     """
-    data = _read(name)
+    preset = _names_preset(name)
+    data = preset_text(name).encode() if preset else _read(name)
     if data.strip() and Path(name).suffix not in ("", *YAML) and not _A_SECTION.search(data):
         mend = Phrase("to train on it, set {}", Setting("data.source", name))
         raise NotAConfiguration(name, "is not a configuration", mend)
-    return read_config(data, name, overrides)
+    return read_config(data, name, overrides, notes, preset)
 
 
-def read_config(data: bytes, where: str, overrides: Sequence[str] = ()) -> Config:
+def read_config(
+    data: bytes,
+    where: str,
+    overrides: Sequence[str] = (),
+    notes: list[str] | None = None,
+    preset: bool = False,
+) -> Config:
     """Check the content of a YAML file, with KEY=VALUE overrides, or raise UsageError.
 
-    The error lists all problems, at most `MOST`. `where` is the file's name, for messages.
+    The error lists all problems, at most `MOST`. `where` is the file's name, for messages; `preset`
+    tells that its values are not the user's own, and `notes` is as in `load_config`.
     """
     document = read_yaml(data, where)
     if document.value is None:
@@ -64,7 +76,12 @@ def read_config(data: bytes, where: str, overrides: Sequence[str] = ()) -> Confi
     for key, line in document.lines.items():
         if _HALF.search(key):  # pydantic fails on these keys, even as unknown ones
             raise UsageError(f"{where}:{line}", "a key must be a plain word, such as model")
-    return _checked(document, overrides)
+    problems = [*_apply(document, overrides)]
+    settled = [*Settling(document, preset).notes(), *without_effect(document)]
+    config = _checked(document, problems)
+    if notes is not None:
+        notes += settled
+    return config
 
 
 def changed(
@@ -76,13 +93,13 @@ def changed(
     if a value is wrong, two values contradict each other, or it is too large for a file. `where`
     says where the values come from, for messages.
     """
-    result = _checked(Document(where, config.model_dump()), overrides)
+    document = Document(where, config.model_dump())
+    result = _checked(document, [*_apply(document, overrides)])
     refuse_large(dump_yaml(result.model_dump()).encode(), where)
     return result
 
 
-def _checked(document: Document, overrides: Sequence[str]) -> Config:
-    problems = [*_apply(document, overrides)]
+def _checked(document: Document, problems: list[Problem]) -> Config:
     try:
         config = Config.model_validate(document.value)
     except ValidationError as error:
@@ -118,11 +135,16 @@ def _preset_folder() -> Path:
     return shipped if shipped.is_dir() else package.parent / "configs"
 
 
+def _looks_like_path(name: str) -> bool:
+    return Path(name).suffix in YAML or "/" in name or "\\" in name
+
+
+def _names_preset(name: str) -> bool:
+    return not _looks_like_path(name) and name in preset_names()
+
+
 def _read(name: str) -> bytes:
     path = Path(name)
-    looks_like_path = path.suffix in YAML or "/" in name or "\\" in name
-    if not looks_like_path and name in preset_names():
-        return preset_text(name).encode()
     use = "name a YAML file or a preset"
     try:
         if path.is_dir():
@@ -132,7 +154,7 @@ def _read(name: str) -> bytes:
     except FileNotFoundError:
         folder = path.parent if path.parent.is_dir() else Path()
         nearby = sorted(str(p) for p in folder.glob("*.y*ml"))[:3]
-        hint = did_you_mean(name, [*(nearby if looks_like_path else []), *preset_names()])
+        hint = did_you_mean(name, [*(nearby if _looks_like_path(name) else []), *preset_names()])
         files = f"; YAML files there: {', '.join(nearby)}" if nearby else ""
         mend = f"{hint} see charlm config list{files}".lstrip()
         raise UsageError(name, "no such file or preset", mend) from None

@@ -36,18 +36,19 @@ def shown(value: Any) -> str:
     return quoted if len(quoted) <= 40 else quoted[:37] + "..."
 
 
-def _number(value: Any) -> float:
+def number(value: Any) -> float:
+    """Return a value that is a finite number, as such or written as one; refuse anything else."""
     if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         value = value.lower().replace(".inf", "inf").replace(".nan", "nan")
     elif isinstance(value, bool) or not isinstance(value, int | float):
         raise wrong(f"expected a number, got {shown(value)}")
     try:
-        number = float(value)
+        found = float(value)
     except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
+        found = math.inf
+    if not math.isfinite(found):
         raise wrong(f"expected a finite number, got {shown(value)}")
-    return number
+    return found
 
 
 def _integer(value: Any) -> int:
@@ -77,7 +78,7 @@ def _place(value: str) -> str:
 
 
 # These come last in `Annotated`, so that the value is read before the range is checked.
-Number = BeforeValidator(_number)
+Number = BeforeValidator(number)
 Integer = BeforeValidator(_integer)
 Text = Annotated[str, BeforeValidator(text)]
 Place = Annotated[Text, AfterValidator(_place)]

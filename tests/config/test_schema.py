@@ -151,7 +151,10 @@ def test_half_a_surrogate_pair_is_no_text():
         (["model.n_embd=12", "model.n_head=4"], "heads of 3 channels"),
         (["data.val_fraction=0.6", "data.test_fraction=0.4"], "leave nothing to train on"),
         (["train.batch_size=4", "train.micro_batch_size=3"], "3 does not divide batch_size 4"),
-        (["train.max_steps=5"], "warmup_steps 100 is more than max_steps 5"),
+        (
+            ["train.max_steps=5", "train.warmup_steps=100"],
+            "warmup_steps 100 is more than max_steps 5",
+        ),
         (["train.min_lr=1"], "min_lr 1.0 is more than learning_rate 0.001"),
     ],
 )
