@@ -117,8 +117,8 @@ class ByteTokenizer:
             data = text.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
             if unknown == "error":
-                place = f"U+{ord(text[error.start]):04X} at position {error.start}"
-                what = f"character {place} is half a surrogate pair, which has no bytes"
+                place = f"character {error.start + 1} (U+{ord(text[error.start]):04X})"
+                what = f"{place} is half a surrogate pair, which has no bytes"
                 raise DataError("", what) from None
             data = text.encode("utf-8", "ignore")  # no character is similar to half a pair
         return np.frombuffer(data, np.uint8)
@@ -196,7 +196,6 @@ def _unknown_characters(text: str, known: npt.NDArray[np.bool_], vocab_size: int
     first_position: dict[str, int] = {}
     for position in np.flatnonzero(~known):
         first_position.setdefault(text[position], int(position))
-    shown = [f"{c!r} (U+{ord(c):04X}) at position {p}" for c, p in first_position.items()]
+    shown = [f"character {p + 1} {c!r} (U+{ord(c):04X})" for c, p in first_position.items()]
     more = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
-    plural = "characters" if len(shown) > 1 else "character"
-    return f"{plural} {', '.join(shown[:4])}{more} not in this model's alphabet of {vocab_size}"
+    return f"{', '.join(shown[:4])}{more} not in this model's alphabet of {vocab_size}"

@@ -19,7 +19,7 @@ def test_an_unknown_character_is_named_with_its_position_and_a_way_on():
         encode_prompt(CharTokenizer("abc"), "aéb")
 
     assert str(caught.value) == (
-        "prompt: character 'é' (U+00E9) at position 1 not in this model's alphabet of 3; use "
+        "prompt: character 2 'é' (U+00E9) not in this model's alphabet of 3; use "
         "unknown='nearest' to replace them by similar characters, or unknown='skip' to leave them out"
     )
 

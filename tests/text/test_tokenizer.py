@@ -64,13 +64,12 @@ def test_unknown_characters_are_named_with_code_and_position():
         CharTokenizer("abc").encode("abéaé😀")
 
     assert str(caught.value) == (
-        "characters 'é' (U+00E9) at position 2, '😀' (U+1F600) at position 5 not in this model's "
-        "alphabet of 3"
+        "character 3 'é' (U+00E9), character 6 '😀' (U+1F600) not in this model's alphabet of 3"
     )
 
 
 def test_many_unknown_characters_are_counted():
-    with pytest.raises(DataError, match=r"'b' .*, 'e' \(U\+0065\) at position 4 and 2 more not in"):
+    with pytest.raises(DataError, match=r"2 'b' .*, character 5 'e' \(U\+0065\) and 2 more not in"):
         CharTokenizer("a").encode("abcdefg")
 
 
@@ -147,7 +146,7 @@ def test_bytes_of_the_command_line_that_are_not_utf_8_arrive_as_they_were():
 def test_half_a_surrogate_pair_has_no_bytes():
     tokenizer = ByteTokenizer()
 
-    with pytest.raises(DataError, match=r"U\+D83D at position 2 is half a surrogate pair"):
+    with pytest.raises(DataError, match=r"character 3 \(U\+D83D\) is half a surrogate pair"):
         tokenizer.encode("ab\ud83dc")
     assert tokenizer.encode("ab\ud83dc", unknown="skip").tolist() == list(b"abc")
 
