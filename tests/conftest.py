@@ -3,14 +3,18 @@
 No test needs a network or a GPU, and none writes outside its `tmp_path`.
 """
 
+import functools
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer
 
 os.environ["TERMINAL_WIDTH"] = "100"  # help texts wrap to the terminal otherwise
 # Tensors as small as those of a test are slower on several threads, far slower on a busy machine.
@@ -87,9 +91,46 @@ def charlm(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
         capsys.readouterr()
         code = run([str(argument) for argument in arguments])
         captured = capsys.readouterr()
+        _check_advice([str(argument) for argument in arguments], captured.err)
         return Result(code, captured.out, captured.err)
 
     return command
+
+
+def _check_advice(arguments: list[str], stderr: str) -> None:
+    """Check that each option which a message names is one of the command that it is named for."""
+    verbs = "|".join(_options())
+    ran = next((name for name in sorted(_options(), reverse=True) if _runs(arguments, name)), None)
+    for line in re.findall(r"^charlm: (?:error|note): (.*)$", stderr, re.MULTILINE):
+        verb = ran
+        for other, option in re.findall(rf"charlm ({verbs})\b|(?<![\w-])(--?[a-z][a-z-]*)", line):
+            verb = other or verb
+            typed = any(option in argument for argument in arguments)  # a message may quote it
+            if option and verb and not typed and f"ulimit {option}" not in line:
+                assert option in _options()[verb], f"{line!r} names no option of charlm {verb}"
+
+
+def _runs(arguments: list[str], name: str) -> bool:
+    words = [word for word in arguments if word != "--debug"]
+    return words[: len(name.split())] == name.split()
+
+
+@functools.cache
+def _options() -> dict[str, set[str]]:
+    """Return the options of each command of charlm."""
+    from charlm.cli.main import app
+
+    found: dict[str, set[str]] = {}
+
+    def walk(group: Any, name: str) -> None:
+        for word, command in group.commands.items():
+            if hasattr(command, "commands"):
+                walk(command, f"{name}{word} ")
+            names = [[*one.opts, *one.secondary_opts] for one in command.params]
+            found[name + word] = {"--help", "-h", *(option for some in names for option in some)}
+
+    walk(typer.main.get_command(app), "")
+    return found
 
 
 @pytest.fixture

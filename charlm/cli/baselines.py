@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli import output
-from charlm.cli.options import Encoding, Json, TextName, Unit
+from charlm.cli.options import Encoding, File, Json, TextName, Unit, named_text
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import DataError, Phrase, Setting, UsageError
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def baselines(
-    source: TextName,
+    source: TextName = None,
+    file: File = None,
     val_fraction: Annotated[
         float,
         typer.Option(min=0, max=1, help="Share to score, at the end; the rest is for training."),
@@ -32,6 +33,7 @@ def baselines(
 
     For example: charlm baselines my.txt
     """
+    source = named_text(source, file)
     data = data_config(source, unit, encoding, val_fraction)
     load_torch()
     with StopSignals() as stop, stop.scratch() as scratch, stop.at_once():

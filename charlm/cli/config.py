@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli import output
+from charlm.cli.verb import Verb
 from charlm.errors import Setting, UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ app = typer.Typer(
 )
 
 
-@app.command("list")
+@app.command("list", cls=Verb)
 def list_presets() -> None:
     """List the presets and what each is for."""
     from charlm.config import preset_names, preset_text
@@ -31,7 +32,7 @@ def list_presets() -> None:
         output.result(f"{name:<{width}}  {first}")
 
 
-@app.command("show")
+@app.command("show", cls=Verb)
 def show(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a preset.")]) -> None:
     """Print a preset's commented YAML, to start your own from."""
     from charlm.config import preset_text
@@ -39,7 +40,7 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a pre
     output.result(preset_text(name).rstrip())
 
 
-@app.command("schema")
+@app.command("schema", cls=Verb)
 def schema() -> None:
     """Print the configuration's JSON schema, for editors."""
     from charlm.config import Config

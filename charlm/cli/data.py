@@ -7,8 +7,8 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.baselines import data_config, fitted
-from charlm.cli.options import Encoding, TextName, Unit
-from charlm.cli.spelling import Verb
+from charlm.cli.options import Encoding, File, TextName, Unit, named_text
+from charlm.cli.verb import Verb
 from charlm.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 
-@app.command("list")
+@app.command("list", cls=Verb)
 def list_texts() -> None:
     """List the named texts and whether each is on this machine."""
     from charlm.text.datasets import DATASETS
@@ -32,13 +32,13 @@ def list_texts() -> None:
         output.result(f"{name:<14} {state:<11}  {dataset.about}")
 
 
-@app.command("fetch")
+@app.command("fetch", cls=Verb)
 def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a text.")]) -> None:
     """Download a named text and check its SHA-256."""
     output.result(str(_dataset(name).fetch(output.download_bar())))
 
 
-@app.command("add")
+@app.command("add", cls=Verb)
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a text.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Your copy of the text.")],
@@ -48,11 +48,17 @@ def add(
 
 
 @app.command("info", cls=Verb)
-def info(source: TextName, unit: Unit = "chars", encoding: Encoding = "utf-8") -> None:
+def info(
+    source: TextName = None,
+    file: File = None,
+    unit: Unit = "chars",
+    encoding: Encoding = "utf-8",
+) -> None:
     """Describe a text: size, checksum, alphabet and parts."""
     from charlm.text import open_source, scan_text
     from charlm.text.corpus import split_bounds
 
+    source = named_text(source, file)
     data = data_config(source, unit, encoding)
     scan = scan_text(open_source(source, output.download_bar()), data)
     tokenizer = fitted(scan, data)

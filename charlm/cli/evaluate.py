@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from charlm.cli import output
-from charlm.cli.options import Checkpoint, Device, Json, Run
+from charlm.cli.options import Checkpoint, Device, Json, Run, RunPlace, either
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import DataError, UsageError
 
@@ -29,6 +29,7 @@ Listener = Callable[["Scored"], None]
 
 
 def evaluate(
+    place: RunPlace = None,
     run: Run = None,
     split: Annotated[
         Literal["train", "val", "test"], typer.Option(help="Part of the run's text.")
@@ -84,7 +85,7 @@ def evaluate(
 
     load_torch()
     _check_options(source, protocol, by_position, per_char, json)
-    found = find_run(run)
+    found = find_run(either(place, run, "--run"))
     config = changed(found.config, [f"run.device={device}"])
     if per_char not in (None, "-"):
         _check_place(Path(per_char), found.path, source or config.data.source)

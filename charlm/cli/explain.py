@@ -8,7 +8,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.config import named_config
-from charlm.cli.options import Overrides, RequiredConfig
+from charlm.cli.options import ConfigName, Overrides, Source, overridden
 from charlm.cli.spelling import one_line
 from charlm.errors import CharlmError
 
@@ -20,8 +20,9 @@ A_TABLE = "at most 24 bytes for each n-gram that occurs"
 
 
 def explain(
-    config: RequiredConfig,
     overrides: Overrides = None,
+    config: ConfigName = None,
+    source: Source = None,
     vocab_size: Annotated[
         int | None,
         typer.Option(min=1, max=2**21, help="Vocabulary size. Default: that of the text."),
@@ -34,7 +35,7 @@ def explain(
     from charlm.config.memory import human_bytes
     from charlm.config.size import checkpoint_bytes
 
-    checked = named_config(config, overrides or [])
+    checked = named_config(config, overridden(overrides, {"data.source": source}))
     model, members = checked.model, checked.model.members()
     vocab, chars = (vocab_size, 0) if vocab_size else _measure(checked)
     disk = human_bytes(checkpoint_bytes(checked, vocab, chars))

@@ -8,7 +8,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.config import named_config
-from charlm.cli.options import ConfigName, Json, Overrides
+from charlm.cli.options import ConfigName, Json, Overrides, overridden
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import UsageError
 
@@ -43,7 +43,7 @@ def gradcheck(
         from charlm.backprop import check
         from charlm.backprop.cases import CASES
 
-        models = _models(config, overrides or [], vocab_size)
+        models = _models(config, overridden(overrides, {}), vocab_size)
         names = list(CASES)
         for model in models.values():
             names += [name for name, _ in model.named_parameters()]

@@ -11,7 +11,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.options import Json
-from charlm.cli.spelling import Verb
+from charlm.cli.verb import Verb
 from charlm.errors import MachineError, NonFiniteError, UsageError
 
 if TYPE_CHECKING:
@@ -45,7 +45,12 @@ def graph(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Also draw it with Graphviz: .svg, .png, .pdf or .dot."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Also draw it with Graphviz: .svg, .png, .pdf or .dot.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.config import named_config
-from charlm.cli.options import ConfigName, Json, Overrides, RunDevice, RunSeed, overridden
+from charlm.cli.options import ConfigName, Json, Overrides, RunDevice, RunSeed, Source, overridden
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import UsageError, check_stop
 
@@ -22,6 +22,7 @@ LEAST, MOST = 1e-12, 1e6  # learning rates; none beyond these is of use
 def lr_find(
     overrides: Overrides = None,
     config: ConfigName = None,
+    source: Source = None,
     low: Annotated[float, typer.Option("--from", help="First learning rate.")] = 1e-5,
     high: Annotated[float, typer.Option("--to", help="Last learning rate.")] = 1.0,
     steps: Annotated[
@@ -38,7 +39,8 @@ def lr_find(
     if not LEAST <= low < high <= MOST:
         what = f"expected from < to, between {LEAST:g} and {MOST:g}"
         raise UsageError(f"--from {low:g} --to {high:g}", what)
-    changes = overridden(overrides, {"run.seed": seed, "run.device": device})
+    options = {"data.source": source, "run.seed": seed, "run.device": device}
+    changes = overridden(overrides, options)
     load_torch()
     with StopSignals() as stop, stop.scratch() as scratch:
         with stop.at_once():

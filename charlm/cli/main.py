@@ -30,7 +30,8 @@ from charlm.cli import (
 )
 from charlm.cli.exits import flush_stdout, mistake_of, silence_stdout
 from charlm.cli.signals import set_unless_ignored
-from charlm.cli.spelling import Verb, spelling
+from charlm.cli.spelling import spelling
+from charlm.cli.verb import Verb
 from charlm.errors import MachineError
 
 app = typer.Typer(
@@ -66,7 +67,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
     debug: Annotated[
         bool,

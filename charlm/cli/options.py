@@ -2,30 +2,39 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
+
+from charlm.cli.spelling import spelling
+from charlm.errors import Setting, UsageError
 
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Override keys, such as train.max_steps=500."),
 ]
-_CONFIG = typer.Option(
-    "--config", "-c", metavar="FILE|PRESET", help="A YAML file or a preset's name."
-)
-ConfigName = Annotated[str | None, _CONFIG]
-RequiredConfig = Annotated[str, _CONFIG]
+ConfigName = Annotated[
+    str | None,
+    typer.Option("--config", "-c", metavar="FILE|PRESET", help="A YAML file or a preset's name."),
+]
 RunSeed = Annotated[int | None, typer.Option(help="Override run.seed.")]
 RunDevice = Annotated[str | None, typer.Option(help="Override run.device: auto, cpu, cuda, mps.")]
 
-Run = Annotated[
-    Path | None, typer.Option(help="Run folder. Default: the newest in runs/.", readable=False)
+RunPlace = Annotated[
+    Path | None,
+    typer.Argument(metavar="RUN", readable=False, help="A run. Default: the newest in runs/."),
 ]
+Run = Annotated[Path | None, typer.Option(help="The same as RUN.", readable=False)]
 Checkpoint = Annotated[str, typer.Option(help="best, last, or a step.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 TextName = Annotated[
-    str, typer.Argument(metavar="TEXT", help="A file, folder, glob, named text or -.")
+    str | None, typer.Argument(metavar="TEXT", help="A file, folder, glob, named text or -.")
+]
+File = Annotated[str | None, typer.Option("--file", metavar="TEXT", help="The same as TEXT.")]
+Source = Annotated[
+    str | None,
+    typer.Option("--file", metavar="TEXT", help="Override data.source: a file, named text, ..."),
 ]
 Unit = Annotated[Literal["chars", "bytes"], typer.Option(help="Symbols are characters or bytes.")]
 Encoding = Annotated[str, typer.Option(help="Encoding of the text.")]
@@ -33,7 +42,43 @@ Encoding = Annotated[str, typer.Option(help="Encoding of the text.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
+Value = TypeVar("Value")
+
+
+def either(argument: Value | None, option: Value | None, flag: str) -> Value | None:
+    """Return what was given as an argument or as an option, None for neither; refuse both."""
+    if argument is not None and option is not None:
+        what = f"given twice: {str(argument)!r}, then {str(option)!r}"
+        raise UsageError(flag, what, "keep one")
+    return option if argument is None else argument
+
+
+def named_text(argument: str | None, option: str | None) -> str:
+    """Return the text that a command needs, given as an argument or with --file."""
+    text = either(argument, option, "--file")
+    if text is None:
+        raise UsageError("TEXT", "missing", "name a file, folder, glob, named text or -")
+    return text
+
+
 def overridden(overrides: list[str] | None, options: Mapping[str, object]) -> list[str]:
-    """Return KEY=VALUE overrides, with those of options by their key; None was not given."""
-    given = [f"{key}={value}" for key, value in options.items() if value is not None]
-    return [*(overrides or []), *given]
+    """Return KEY=VALUE overrides, then those of options by their key; None was not given.
+
+    Raise UsageError if two of them set the same key: one would be ignored.
+    """
+    given = {f"{key}={value}": key for key, value in options.items() if value is not None}
+    seen: dict[str, str] = {}
+    for override in (changes := [*(overrides or []), *given]):
+        key, equals, _ = override.partition("=")
+        key = key.strip()
+        within = (k for k in seen if k == key or k.startswith(f"{key}."))  # a section replaces keys
+        if equals and (lost := next(within, None)) is not None:
+            second = override if override not in given else _as_option(key, options[key])
+            raise UsageError(key, f"given twice: {seen[lost]}, then {second}", "keep one")
+        seen[key] = override
+    return changes
+
+
+def _as_option(key: str, value: object) -> str:
+    shown = f"{value:g}" if isinstance(value, float) else value
+    return spelling(Setting(key.rpartition(".")[2], shown))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from charlm.cli import output
-from charlm.cli.options import Checkpoint, Device, Run, overridden
+from charlm.cli.options import Checkpoint, Device, Run, RunPlace, either, overridden
 from charlm.cli.prompts import Prompt, read_prompt, typed_prompts
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import UsageError, check_stop
@@ -23,6 +23,7 @@ MOST = 1_000_000  # texts that one command draws
 
 
 def sample(
+    place: RunPlace = None,
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="Text to continue. Default: the run's own.")
     ] = None,
@@ -109,7 +110,7 @@ def sample(
     if interactive and (prompt is not None or prompt_file is not None or json):
         mend = "leave out --prompt, --prompt-file and --json"
         raise UsageError("--interactive", "asks for prompts and prints text", mend)
-    found = find_run(run)
+    found = find_run(either(place, run, "--run"))
     asked = {"max_new_chars": max_new_chars, "temperature": temperature, "top_k": top_k}
     asked |= {"top_p": top_p, "min_p": min_p, "typical_p": typical_p}
     asked |= {"repetition_penalty": repetition_penalty}

@@ -5,25 +5,28 @@ running: `--unknown nearest`, or `data.unit=bytes` where the command takes KEY=V
 """
 
 import shlex
+from collections.abc import Iterable
 from typing import Any
 
-from typer.core import TyperCommand
-
 from charlm.errors import CharlmError, Setting
+
+# Settings of another verb: a message of `charlm verify` may advise to resume.
+OF_TRAIN = ("config", "resume", "out", "allow_new_data")
 
 _flags: dict[str, str] = {}  # of the running command's parameters; an argument has none
 
 
-class Verb(TyperCommand):
-    """A command whose messages name settings as its own options."""
+def use(parameters: Iterable[Any]) -> None:
+    """Spell settings as these parameters, those of the running command."""
+    _flags.clear()
+    for parameter in parameters:
+        is_option = parameter.param_type_name == "option"
+        _flags[str(parameter.name)] = longest(parameter) if is_option else ""
 
-    def invoke(self, ctx: Any) -> Any:
-        """Run it."""
-        _flags.clear()
-        for parameter in self.params:
-            is_option = parameter.param_type_name == "option"
-            _flags[str(parameter.name)] = max(parameter.opts, key=len) if is_option else ""
-        return super().invoke(ctx)
+
+def longest(option: Any) -> str:
+    """Return the first of the long names of an option."""
+    return next((name for name in option.opts if name.startswith("--")), str(option.opts[0]))
 
 
 def spelling(setting: Setting) -> str:
@@ -32,6 +35,10 @@ def spelling(setting: Setting) -> str:
     if section and ("overrides" in _flags or name not in _flags):
         return str(setting)
     flag = _flags.get(name, f"--{name.replace('_', '-')}")
+    if name == "run" and name not in _flags and "out" in _flags:
+        flag = _flags["out"]  # `charlm train --resume` takes a run as the folder to write to
+    if name in OF_TRAIN and _flags and name not in _flags:
+        flag = f"charlm train {flag}"
     switch = setting.value is None or setting.value is True
     return " ".join(filter(None, (flag, "" if switch else shlex.quote(str(setting.value)))))
 

@@ -11,7 +11,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.config import named_config
-from charlm.cli.options import ConfigName, Json, Overrides, RunDevice, RunSeed, overridden
+from charlm.cli.options import ConfigName, Json, Overrides, RunDevice, RunSeed, Source, overridden
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import Stopped, UsageError
 
@@ -25,9 +25,16 @@ if TYPE_CHECKING:
 def train(
     overrides: Overrides = None,
     config: ConfigName = None,
+    source: Source = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Run folder. Default: the next free name under runs/.", readable=False),
+        typer.Option(
+            "--out",
+            "-o",
+            "--run",
+            readable=False,
+            help="Run folder. Default: the next free name under runs/.",
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out, or the newest run.")
@@ -60,7 +67,8 @@ def train(
     if resume and init_from:
         what = "one continues a run, the other starts a new one from another's weights"
         raise UsageError("--resume with --init-from", what, "choose one")
-    options = {"train.minutes": minutes, "train.init_from": init_from}
+    overridden(overrides, {"run.out": out})  # the key is recorded, so --out does not set it
+    options = {"data.source": source, "train.minutes": minutes, "train.init_from": init_from}
     changes = overridden(overrides, options | {"run.seed": seed, "run.device": device})
     _refuse_half_set_launch()
     load_torch()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli import output
+from charlm.cli.options import Run, either
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.cli.spelling import spelling
 from charlm.errors import CheckpointError, MachineError, Phrase, Setting, Words
@@ -18,9 +19,10 @@ def verify(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="DIR", readable=False, help="A run or a checkpoint. Default: the newest run."
+            metavar="RUN", readable=False, help="A run or a checkpoint. Default: the newest run."
         ),
     ] = None,
+    run: Run = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per part.")] = False,
 ) -> None:
     """Check the files of a run against their checksums.
@@ -30,11 +32,12 @@ def verify(
     For example: charlm verify runs/gpt
     """
     load_torch()
-    from charlm.runs import find_run
+    from charlm.runs.folder import find_run, or_in_runs
     from charlm.runs.verify import verify as findings
 
     found: list[Finding] = []
-    chosen = folder or find_run(None).path
+    named = either(folder, run, "--run")
+    chosen = find_run(None).path if named is None else or_in_runs(named)
     with StopSignals() as stop, stop.at_once():
         for one in findings(chosen):
             found.append(one)

@@ -12,6 +12,8 @@ from charlm.storage.json_file import read_bytes, reason
 from charlm.storage.machine import is_gone, machine_errors
 from charlm.text.tokenizer import Tokenizer, load_tokenizer
 
+RUNS = Path("runs")
+
 
 class RunFolder:
     """The places inside one run, and its configuration and alphabet, which are read once."""
@@ -55,17 +57,18 @@ class RunFolder:
         write_file(self.samples_path / f"step-{step}.txt", text.encode("utf-8", "replace"))
 
 
-def find_run(path: Path | None, runs: Path = Path("runs")) -> RunFolder:
-    """Return the run at `path`; None: the newest under `runs`.
+def find_run(path: Path | None, runs: Path = RUNS) -> RunFolder:
+    """Return the run at `path`; None: the newest under `runs`. A bare name may be one of `runs`.
 
     Raises:
         CheckpointError: There is no run there.
     """
     if path is not None:
-        run = RunFolder(path)
+        run = RunFolder(or_in_runs(path, runs))
         if run.exists():
             return run
-        near = ", ".join(str(r.path) for r in _runs_under(path.parent)[:5] if r.path != path)
+        beside = runs if _is_bare(path) and is_gone(path) else path.parent
+        near = ", ".join(str(r.path) for r in _runs_under(beside)[:5] if r.path != path)
         what = "not found" if is_gone(path) else "is not a run (no config.yaml)"
         raise CheckpointError(path, what, f"runs there: {near}" if near else "train one first")
     if found := _runs_under(runs):
@@ -75,7 +78,18 @@ def find_run(path: Path | None, runs: Path = Path("runs")) -> RunFolder:
     raise CheckpointError(f"{runs}/", "no run there", mends)
 
 
-def next_free_name(name: str, runs: Path = Path("runs")) -> Path:
+def or_in_runs(path: Path, runs: Path = RUNS) -> Path:
+    """Return `runs/NAME` for a bare NAME that is no run itself, if that is one; else `path`."""
+    inside = runs / path
+    bare = _is_bare(path) and not RunFolder(path).exists()
+    return inside if bare and RunFolder(inside).exists() else path
+
+
+def _is_bare(path: Path) -> bool:
+    return len(path.parts) == 1 and path.name not in ("", "..")
+
+
+def next_free_name(name: str, runs: Path = RUNS) -> Path:
     """Return `runs/name`, or the first of `runs/name-2`, `runs/name-3`, ... that is not taken."""
     path, number = runs / name, 2
     while not is_gone(path):

@@ -625,7 +625,7 @@ def sample(trained: Path, *arguments: object) -> tuple[object, ...]:
 def test_row_40_unknown_characters_are_listed_with_code_and_position(charlm, trained, refused):
     (line,) = refused(3, *sample(trained, "--prompt", "the é ☃"))
 
-    assert "'é' (U+00E9) at position 4, '☃' (U+2603) at position 6" in line
+    assert "character 5 'é' (U+00E9), character 7 '☃' (U+2603)" in line
     assert line.endswith("or --unknown skip to leave them out")
 
 
@@ -693,7 +693,7 @@ def test_row_43_a_prompt_that_is_not_utf_8_is_placed(trained, refused):
     ],
 )
 def test_rows_44_and_45_sampling_out_of_range_is_refused(trained, refused, option, value, allowed):
-    (line,) = refused(2, *sample(trained, option, value))
+    (line,) = refused(2, "sample", "--run", trained, option, value)
 
     assert len(f"charlm: error: {line}") <= 200
     assert allowed in line
@@ -986,4 +986,4 @@ def test_an_empty_folder_of_the_users_survives_a_run_that_fails(refused, monkeyp
 def test_a_prompt_for_samples_that_the_text_lacks_is_refused_before_anything_is_made(refused):
     (line,) = refused(3, *TRAIN, "sample.prompt=été")
 
-    assert "'é' (U+00E9) at position 0" in line
+    assert "character 1 'é' (U+00E9)" in line

@@ -102,7 +102,7 @@ def test_the_options_reach_the_text(charlm, monkeypatch):
         (["text.txt", "--max-order", "0"], 2, "'--max-order'"),
         (["text.txt", "--encoding", "morse"], 2, "--encoding: unknown 'morse'; utf-8, "),
         (["text.txt", "--encoding", "\0"], 2, "--encoding: unknown '\\x00'; utf-8, "),
-        ([], 2, "Missing argument 'TEXT'"),
+        ([], 2, "TEXT: missing; name a file"),
     ],
 )
 def test_bad_input_is_one_line(charlm, arguments, code, core):

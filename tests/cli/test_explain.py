@@ -192,7 +192,10 @@ def test_a_configuration_is_asked_for(charlm):
     result = charlm("explain")
 
     assert result.code == 2
-    assert result.error == "Missing option '--config' / '-c'; see 'charlm explain --help'"
+    assert result.error == (
+        "--config: missing; name a YAML file or a preset, such as quickstart or gpt "
+        "(charlm config list)"
+    )
 
 
 def test_a_run_by_the_clock_has_no_number_of_steps(charlm, tiny):

@@ -17,6 +17,20 @@ from charlm.sampling import Drawing
 SAMPLE = ("sample", "--max-new-chars", 12, "--seed", 7)
 
 
+@pytest.fixture
+def charlm(charlm):
+    """Run a command; an option after those of SAMPLE takes their place."""
+
+    def command(*arguments):
+        for name in SAMPLE[1::2] if arguments[:5] == SAMPLE else ():
+            if name in arguments[5:]:
+                place = arguments.index(name)
+                arguments = arguments[:place] + arguments[place + 2 :]
+        return charlm(*arguments)
+
+    return command
+
+
 def test_stdout_is_the_text_and_nothing_else(charlm, trained):
     result = charlm(*SAMPLE, "--prompt", "the ")
 
@@ -391,7 +405,7 @@ def test_control_characters_of_a_prompt_are_not_sent_to_the_terminal(charlm, tra
     result = charlm(*SAMPLE, "-p", "\x1b[31m")
 
     assert result.code == 3
-    assert "'\\x1b' (U+001B) at position 0" in result.error
+    assert "character 1 '\\x1b' (U+001B)" in result.error
     assert "\x1b" not in result.stderr
 
 

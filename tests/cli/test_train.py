@@ -119,7 +119,8 @@ def test_runs_take_the_next_free_name(charlm, tiny):
 
 def test_the_configuration_may_name_the_folder_and_the_option_wins(charlm, tiny):
     assert charlm(*TRAIN, "-q", "run.out=1.10").code == 0
-    assert charlm(*TRAIN, "-q", "run.out=other", "--out", "mine").code == 0
+    tiny.write_text(tiny.read_text() + "  out: other\n")
+    assert charlm(*TRAIN, "-q", "--out", "mine").code == 0
 
     assert Path("1.10/config.yaml").is_file()
     assert Path("mine/config.yaml").is_file()
@@ -180,10 +181,10 @@ def test_print_config_prints_what_would_run_and_makes_nothing(charlm, tiny):
     )
 
 
-def test_an_option_wins_over_an_override_of_the_same_key(charlm, tiny):
-    result = charlm(*TRAIN, "run.seed=1", "--seed", 2, "--print-config")
+def test_an_option_wins_over_the_file(charlm, tiny):
+    tiny.write_text(tiny.read_text() + "  seed: 1\n")
 
-    assert "\n  seed: 2\n" in result.stdout
+    assert "\n  seed: 2\n" in charlm(*TRAIN, "--seed", 2, "--print-config").stdout
 
 
 def test_a_preset_trains_under_its_own_name(charlm, tiny):

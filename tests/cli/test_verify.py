@@ -36,9 +36,12 @@ def flip(path):
     [
         (
             "checkpoints/step-6/model.safetensors",
-            "--resume continues from the newest sound checkpoint",
+            "charlm train --resume continues from the newest sound checkpoint",
         ),
-        ("checkpoints/step-3/state.json", "--resume continues from the newest sound checkpoint"),
+        (
+            "checkpoints/step-3/state.json",
+            "charlm train --resume continues from the newest sound checkpoint",
+        ),
         ("tokens/ids.bin", "see above how to mend it"),
     ],
 )
@@ -96,7 +99,10 @@ def test_what_a_kill_leaves_is_no_damage(charlm, trained):
     result = charlm("verify")
 
     assert result.code == 0
-    assert "6 steps; its last record is cut short: --resume does it again" in result.stdout
+    assert (
+        "6 steps; its last record is cut short: charlm train --resume does it again"
+        in result.stdout
+    )
     assert ".tmp-new-0123abcd-step-9: not finished: being written, or left" in result.stdout
 
 
