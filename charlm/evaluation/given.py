@@ -32,7 +32,7 @@ def open_part(run: RunFolder, name: str) -> tuple[Split, Mapping[str, Any]]:
 
     Raises DataError if the part has fewer than 2 characters.
     """
-    corpus = open_corpus(run.tokens_path)
+    corpus = open_corpus(run.text_path)
     part = corpus.splits[name]
     if len(part) < 2:
         what = f"its {name} part has {len(part)} characters"

@@ -6,7 +6,7 @@ All checks come before the folder is made, so a mistake leaves nothing behind.
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from charlm.storage import folder_lock, machine_errors, refuse_locked, write_fil
 from charlm.storage.atomic import flush_folder, is_leftover, make_folder, remove_leftovers
 from charlm.storage.lock import HOLDER, LOCK
 from charlm.storage.machine import is_gone
+from charlm.storage.regular import is_folder, is_regular
 from charlm.text import Corpus, Scan, Source, Tokenizer, encode_corpus, open_source, scan_text
 from charlm.text.corpus import Progress, check_lengths, split_bounds
 from charlm.training.compiling import check_compiler
@@ -88,16 +89,21 @@ def _check_new_folder(out: Path) -> None:
                 kind = "file" if path.is_file() else "device, pipe or broken link"
                 raise UsageError(path, f"is a {kind}", ANOTHER)
         names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-        # A killed start leaves the files it had made, and the lock's holder file.
-        ours = set(LOCKS)
-        if HOLDER in names:
-            ours |= {"tokens", "tokenizer.json", "checkpoints"}
-        if any(name not in ours and not is_leftover(name) for name in names):
+        if any(not is_leftover(name) and not _is_of_a_start(out, name, names) for name in names):
             raise UsageError(out, "is not empty and not a run", ANOTHER)
     try:
         str(out).encode()
     except UnicodeEncodeError:  # weights could be written there but not read
         raise UsageError(repr(str(out)), "not UTF-8", ANOTHER) from None
+
+
+def _is_of_a_start(out: Path, name: str, names: Collection[str]) -> bool:
+    """Tell whether a file or folder in `out` is from a start that was killed."""
+    path = out / name
+    if name in LOCKS or (name == "tokenizer.json" and HOLDER in names):
+        return is_regular(path)
+    of_start = HOLDER in names and is_folder(path)
+    return of_start and (name == "tokens" or (name == "checkpoints" and not any(path.iterdir())))
 
 
 @contextlib.contextmanager

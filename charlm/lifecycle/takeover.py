@@ -80,7 +80,7 @@ def seen_notes(config: Config, corpus: Corpus) -> list[str]:
     cut = len(train) - config.model.held_back(len(train))
     for name, expert in config.model.members().items():
         try:
-            theirs = read_manifest(RunFolder(Path(expert.run)).tokens_path) if expert.run else {}
+            theirs = read_manifest(RunFolder(Path(expert.run)).text_path) if expert.run else {}
             end = theirs["splits"]["train"][1]
         except (CheckpointError, KeyError, TypeError, IndexError):
             continue  # not from a run, or one that has lost its text

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from charlm.errors import CheckpointError, MachineError, Setting, UsageError
-from charlm.storage.atomic import flush_folder, remove_folder
+from charlm.storage.atomic import flush_folder, move_folder, remove_folder
 from charlm.storage.machine import is_gone, machine_errors
 from charlm.storage.manifest import OtherFormatError, read_manifest
+from charlm.storage.regular import check_folder
 
 KEEP = 2  # newest checkpoints to keep besides the best: one may be damaged
 ASIDE = "damaged-"  # prefix of a damaged checkpoint that is no longer read
@@ -53,14 +54,12 @@ class Checkpoints:
         """List the folders of checkpoints with their steps, oldest first, sound or not.
 
         Raises:
-            CheckpointError: The folder of checkpoints is not a folder.
+            CheckpointError: The folder of checkpoints is not a folder, or a link to one.
             MachineError: The disk or its permissions refuse.
         """
         with machine_errors(self.folder):
-            try:
-                names = [] if is_gone(self.folder) else os.listdir(self.folder)
-            except NotADirectoryError:
-                raise CheckpointError(self.folder, "no folder", "restore it") from None
+            check_folder(self.folder)
+            names = [] if is_gone(self.folder) else os.listdir(self.folder)
         numbers = (name.removeprefix("step-") for name in names if name.startswith("step-"))
         return sorted((int(n), self.path(int(n))) for n in numbers if _is_number(n) and len(n) < 20)
 
@@ -186,7 +185,7 @@ def set_aside(path: Path) -> None:
     with machine_errors(path):
         if not is_gone(aside):
             remove_folder(aside)
-        path.rename(aside)
+        move_folder(path, aside)
         flush_folder(path.parent)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from charlm.config import Config
-from charlm.errors import CharlmError, CheckpointError, Phrase, Setting, Words
+from charlm.errors import CharlmError, Phrase, Setting, Words
 from charlm.runs.check import Check, belongs_check, checkpoint_check, checks_of_names, files
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.folder import RunFolder
@@ -20,6 +20,7 @@ from charlm.runs.provenance import PROVENANCE, provenance_of, provenance_of_unjo
 from charlm.runs.state import newest_sound, read_state, sound_checkpoint
 from charlm.runs.weights import build_from
 from charlm.storage.machine import is_gone
+from charlm.storage.regular import check_file, check_folder, is_folder
 from charlm.text import Corpus, Tokenizer, open_corpus
 
 FILES = ("config.yaml", "tokenizer.json", "metrics.jsonl", FITTED, PROVENANCE)
@@ -58,7 +59,7 @@ class RunChecks:
     @cached_property
     def corpus(self) -> Corpus:
         """The text as ids, verified."""
-        return open_corpus(self.run.tokens_path)
+        return open_corpus(self.run.text_path)
 
     def all(self) -> Iterator[Check]:
         """List the checks of the run and of its experts' runs, in order."""
@@ -74,15 +75,16 @@ class RunChecks:
     def places(self) -> Iterator[Check]:
         """List the checks that paths are regular files or folders, also in the experts' runs."""
         for name in FILES:
-            yield _place(self.run.path / name, Path.is_file, "no regular file")
+            yield _place(self.run.path / name, check_file)
         for name in FOLDERS:
-            yield _place(self.run.path / name, Path.is_dir, "no folder")
+            yield _place(self.run.path / name, check_folder)
+        yield Check(self.run.tokens_path, self._own_text)
         config = attempt(lambda: self.config)
-        if config and config.model.members() and _is_folder(self.run.path / "experts"):
+        if config and config.model.members() and is_folder(self.run.path / "experts"):
             for name, one in config.training_runs().items():
                 expert = expert_run(self.run, name)
-                yield _place(expert.path, Path.is_dir, "no folder")
-                if _is_folder(expert.path):
+                yield _place(expert.path, check_folder)
+                if is_folder(expert.path):
                     yield from RunChecks(expert, config=one).places()
 
     def begun(self) -> Iterator[Check]:
@@ -112,6 +114,9 @@ class RunChecks:
             fits = partial(_fits, checkpoint, config, tokenizer)  # resuming builds the model anyway
             yield Check(checkpoint.path, fits, to_resume=False, fleeting=True)
 
+    def _own_text(self) -> None:
+        _ = self.run.text_path
+
     def _any_sound(self) -> None:
         self.newest()
 
@@ -137,7 +142,7 @@ def _unjoined(run: RunFolder, config: Config, *, with_runs: bool) -> Iterator[Ch
     parts = {
         name: RunChecks(expert_run(run, name), mixture=run, config=one)
         for name, one in config.training_runs().items()
-        if _is_folder(expert_run(run, name).path)
+        if is_folder(expert_run(run, name).path)
     }
 
     def fitted() -> Fitted | None:
@@ -185,23 +190,9 @@ def attempt(read: Callable[[], Part]) -> Part | None:
         return None
 
 
-def _place(path: Path, is_right: Callable[[Path], bool], otherwise: str) -> Check:
-    """Check that `path`, if it exists, is the kind of file or folder that a run makes there.
-
-    A run does not own the target of a link, and reading a pipe waits forever. The text of an expert
-    may be a link to its mixture's text.
-    """
-
-    def look() -> None:
-        if path.is_symlink() or not (is_gone(path) or is_right(path)):
-            kind = "a link" if path.is_symlink() else otherwise
-            raise CheckpointError(path, f"is {kind}", "put a regular file or folder there")
-
-    return Check(path, look)
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+def _place(path: Path, check: Callable[[Path], None]) -> Check:
+    """Check that `path`, if it exists, is the kind of file or folder that a run makes there."""
+    return Check(path, lambda: check(path))
 
 
 def _fits(checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> None:

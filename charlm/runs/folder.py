@@ -10,9 +10,12 @@ from charlm.runs.checkpoints import Checkpoints
 from charlm.storage.atomic import flush_folder, write_file
 from charlm.storage.json_file import read_bytes, reason
 from charlm.storage.machine import is_gone, machine_errors
+from charlm.storage.regular import check_folder
 from charlm.text.tokenizer import Tokenizer, load_tokenizer
 
 RUNS = Path("runs")
+# An expert has a link to the text of its mixture: no other link in a run folder is followed.
+TEXT_OF_MIXTURE = Path("..", "..", "tokens")
 
 
 class RunFolder:
@@ -28,6 +31,15 @@ class RunFolder:
         # step-N: model.safetensors, optimizer.safetensors, state.json, belongs.json (configuration
         # and alphabet of the training), MANIFEST.json.
         self.checkpoints = Checkpoints(path / "checkpoints")
+
+    @property
+    def text_path(self) -> Path:
+        """The folder of its text: `tokens`, or that of its mixture; CheckpointError for a link."""
+        path = self.tokens_path
+        if path.is_symlink() and path.readlink() == TEXT_OF_MIXTURE:
+            return self.path / TEXT_OF_MIXTURE
+        check_folder(path)
+        return path
 
     def exists(self) -> bool:
         """Tell whether there is a run here."""

@@ -3,16 +3,15 @@
 import contextlib
 import json
 import os
-import stat
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from charlm.errors import CheckpointError, MachineError, Phrase, Setting, Words
-from charlm.storage.atomic import flush_folder
+from charlm.storage.atomic import flush_folder, open_to_append, own_file
 from charlm.storage.json_file import parse_object
 from charlm.storage.machine import is_gone, machine_errors
+from charlm.storage.regular import open_regular
 
 BUFFERED = 1 << 13  # bytes of records to collect before a write
 MAX_WAITING = 1 << 20  # bytes of records in memory before they are flushed
@@ -35,8 +34,7 @@ class MetricsLog:
         self.path = path
         with machine_errors(path):
             check_length(path, keep)
-            self.file = path.open("ab", buffering=0)
-            self.file.truncate(keep)
+            self.file = open_to_append(path, keep)
             flush_folder(path.parent)  # it may be new there
         self.durable = keep  # bytes that are certainly on the disk
         self.waiting = bytearray()  # the bytes after them
@@ -80,7 +78,7 @@ class MetricsLog:
         self.durable = min(self.durable, length)
         self.written = min(self.written, len(self.waiting))
         with machine_errors(self.path):
-            self.file.truncate(self.durable + self.written)
+            self._truncate()
 
     def close(self) -> None:
         """Write the rest if the disk permits (no checkpoint needs it), and close the file."""
@@ -90,22 +88,28 @@ class MetricsLog:
 
     def _write(self) -> None:
         """Hand the waiting records to the system."""
-        self.file.truncate(self.durable + self.written)  # a write may have stopped midway
+        self._truncate()  # a write may have stopped midway
         while self.written < len(self.waiting):
             self.written += self.file.write(self.waiting[self.written :])
+
+    def _truncate(self) -> None:
+        """Cut off what is not known to be written, in a file with no other name."""
+        length = self.durable + self.written
+        self.file = own_file(self.file, self.path, length)
+        self.file.truncate(length)
 
 
 def check_length(path: Path, keep: int) -> None:
     """Check that a metrics.jsonl has the first `keep` bytes, which a checkpoint refers to.
 
     Raises:
-        CheckpointError: It is shorter, or no record ends there.
+        CheckpointError: It is shorter, no record ends there, or it is not a regular file.
         MachineError: The disk or its permissions refuse.
     """
     end = b""
     with machine_errors(path):
-        if keep and not is_gone(path) and stat.S_ISREG(path.stat().st_mode):
-            with path.open("rb") as file:
+        if keep and not is_gone(path):
+            with open_regular(path) as file:
                 file.seek(keep - 1)
                 end = file.read(1)
     if keep and end != b"\n":
@@ -122,9 +126,6 @@ def check_records(path: Path, keep: int) -> Words:
     lines = steps = last = read = 0
     try:
         for line in _lines(path):
-            lines += 1
-            if len(line) == MAX_LINE:
-                raise ValueError(f"a record of more than {MAX_LINE:,} bytes")
             if not line.endswith(b"\n"):
                 told = "{} steps; its last record is cut short: {} does it again"
                 return Phrase(told, f"{steps:,}", Setting("resume", True))
@@ -134,9 +135,10 @@ def check_records(path: Path, keep: int) -> Words:
                     raise ValueError(f"step {record['step']} follows step {last}")
                 steps, last = steps + 1, record["step"]
             read += len(line)
+            lines += 1
     except (OSError, ValueError, KeyError, TypeError) as error:
         mend = "restore it" if read < keep else _AGAIN
-        raise CheckpointError(path, f"line {lines}: {error}", mend) from None
+        raise CheckpointError(path, f"line {lines + 1}: {error}", mend) from None
     return f"{steps:,} step{'s' * (steps != 1)}, each recorded once"
 
 
@@ -145,25 +147,27 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
     An incomplete last line is skipped.
     """
-    number = 0
+    lines = 0
     try:
         for line in _lines(path):
-            number += 1
             if line.endswith(b"\n"):
                 yield parse_object(line)
+            lines += 1
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise CheckpointError(f"{path}:{number}", f"not a record ({error})", "restore it") from None
+        where = f"{path}:{lines + 1}"
+        raise CheckpointError(where, f"not a record ({error})", "restore it") from None
 
 
 def last_saved_step(path: Path) -> int | None:
     """Return the last step saved according to a metrics.jsonl, or None; damaged lines are skipped.
 
-    A save is recorded before it is made, so a save in the last record proves nothing.
+    A line that is too long ends the search. A save is recorded before it is made, so a save in the
+    last record proves nothing.
     """
     step = saving = None
-    with contextlib.suppress(OSError, CheckpointError):
+    with contextlib.suppress(OSError, CheckpointError, ValueError):
         for line in _lines(path):
             try:
                 record = parse_object(line)
@@ -176,8 +180,9 @@ def last_saved_step(path: Path) -> int | None:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a log; one of over `MAX_LINE` bytes comes in pieces."""
-    if not (is_gone(path) or path.is_file()):  # reading a pipe would wait
-        raise CheckpointError(path, "no regular file", "put the log of the run there")
-    with path.open("rb") as file:
-        yield from iter(partial(file.readline, MAX_LINE), b"")
+    """Yield the lines of a log; raise ValueError at one of more than `MAX_LINE` bytes."""
+    with open_regular(path) as file:
+        while line := file.readline(MAX_LINE + 1):
+            if len(line) > MAX_LINE:  # a sparse file may have many times more bytes than the disk
+                raise ValueError(f"a record of more than {MAX_LINE:,} bytes")
+            yield line

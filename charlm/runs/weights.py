@@ -18,6 +18,7 @@ from charlm.models.base import LanguageModel
 from charlm.models.registry import build_model
 from charlm.runs.checkpoints import Checkpoint
 from charlm.storage import OtherFormatError, machine_errors
+from charlm.storage.regular import check_file, open_regular
 from charlm.text.tokenizer import Tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -114,6 +115,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read tensors by name, and the facts about them."""
     try:
+        check_file(path)  # this opens it by its name
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no dict
             facts = file.metadata() or {}
@@ -135,7 +137,7 @@ def _refuse_repeated_names(path: Path) -> None:
             raise ValueError("a name occurs twice in its header")
         return found
 
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
         json.loads(file.read(length), object_pairs_hook=unique)
 
@@ -143,7 +145,7 @@ def _refuse_repeated_names(path: Path) -> None:
 def _why_unreadable(path: Path, error: Exception) -> str:
     """Describe a file that is not safetensors by its first bytes; nothing in it is run."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(256)
     except OSError:
         head = b""

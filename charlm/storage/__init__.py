@@ -1,7 +1,8 @@
 """All durable writing. It knows bytes only: no configuration, no torch.
 
-Read in this order: `machine` (errors of the operating system), `json_file`, `manifest` (a folder's
-files, with SHA-256), `atomic` (all-or-nothing writes), `lock` (one writer), `download`.
+Read in this order: `machine` (errors of the operating system), `regular` (no links, no pipes),
+`json_file`, `manifest` (a folder's files, with SHA-256), `atomic` (all-or-nothing writes), `lock` (one
+writer), `download`.
 """
 
 from charlm.storage.atomic import new_folder, write_file

@@ -2,6 +2,10 @@
 
 Both are written under a temporary name in the same folder, flushed to the disk, and renamed into
 place. Leftovers of a crash start with `.tmp-` and are never read; `remove_leftovers` deletes them.
+
+An overlay file system, such as a container's, cannot rename a folder of its lower layer, such as one
+from the container's image: such a folder is copied, and then removed with its manifest first. A
+folder without a manifest counts as never finished.
 """
 
 import contextlib
@@ -14,8 +18,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from charlm.storage.machine import machine_errors
-from charlm.storage.manifest import write_manifest
+from charlm.storage.machine import is_gone, machine_errors
+from charlm.storage.manifest import NAME, write_manifest
+from charlm.storage.regular import check_folder, is_folder, is_regular, open_regular
+
+_CHUNK = 1 << 20
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -23,7 +30,8 @@ def write_file(path: Path, data: bytes) -> None:
     temporary = _beside(path, "new")
     with machine_errors(path):
         try:
-            temporary.write_bytes(data)
+            with temporary.open("xb") as file:
+                file.write(data)
             put_in_place(temporary, path)
         except BaseException as error:
             temporary.unlink(missing_ok=True)
@@ -77,10 +85,12 @@ def new_folder(path: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
     folder at `path` is replaced at the end, and restored if that fails.
 
     Raises:
+        CheckpointError: There is something at `path` that is not a folder.
         MachineError: The disk or its permissions refuse; nothing appears at `path`.
     """
     temporary = _beside(path, "new")
     with machine_errors(path):
+        check_folder(path)
         # Do not make its parents: a run deleted during training must not partly reappear.
         temporary.mkdir()
         try:
@@ -98,47 +108,124 @@ def new_folder(path: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
 def _replace_folder(temporary: Path, path: Path) -> None:
     """Rename a finished folder to `path`, moving an older one aside first."""
     old = _beside(path, "old")
-    if path.exists():
-        path.rename(old)
     try:
+        if not is_gone(path):
+            move_folder(path, old)
         temporary.rename(path)
     except BaseException:
-        if old.exists():
-            old.rename(path)
+        with contextlib.suppress(OSError):  # then `remove_leftovers` does it
+            _restore(old, path)
         raise
     flush_folder(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
+def move_folder(path: Path, target: Path) -> None:
+    """Rename a folder, or raise OSError; `target` appears whole, before `path` is gone."""
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy = _beside(target, "new")
+        try:
+            _copy_folder(path, copy)
+            copy.rename(target)
+        except BaseException:
+            shutil.rmtree(copy, ignore_errors=True)
+            raise
+        flush_folder(target.parent)
+        _remove(path)
+
+
+def _copy_folder(path: Path, target: Path) -> None:
+    """Copy a folder's regular files, and those in its folders, durably."""
+    target.mkdir()
+    for one in path.iterdir():
+        if is_folder(one):
+            _copy_folder(one, target / one.name)
+        elif is_regular(one):
+            copy_start(one, target / one.name)
+    flush_folder(target)
+
+
+def copy_start(path: Path, target: Path, length: int | None = None) -> None:
+    """Copy a regular file, or its first `length` bytes, to a new file, durably."""
+    with open_regular(path) as file, target.open("xb") as copy:
+        left = os.fstat(file.fileno()).st_size if length is None else length
+        while chunk := file.read(min(left, _CHUNK)):
+            copy.write(chunk)
+            left -= len(chunk)
+        copy.flush()
+        os.fsync(copy.fileno())
+
+
 def remove_folder(path: Path) -> None:
-    """Remove a folder in one step, then delete its files: readers never see it half-deleted.
+    """Remove a folder, or what is in its place; readers never see it half-deleted.
 
     A folder that cannot be removed stays: that must not stop a training run.
     """
-    trash = _beside(path, "trash")
     with contextlib.suppress(OSError):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    trash = _beside(path, "trash")
+    try:
         path.rename(trash)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        trash.mkdir()  # says what to go on with after a crash
         flush_folder(path.parent)
-        _delete(trash)
+        _take_apart(path)
+    flush_folder(path.parent)
+    _delete(trash)
+
+
+def _take_apart(path: Path) -> None:
+    """Delete a folder where it is, its manifest first."""
+    _delete(path / NAME)
+    flush_folder(path)
+    shutil.rmtree(path)
+
+
+def _restore(old: Path, path: Path) -> None:
+    """Put a folder back that was moved aside, if there is nothing whole in its place."""
+    if is_folder(path) and not _is_whole(path) and _is_whole(old):
+        shutil.rmtree(path)
+    if is_folder(old) and is_gone(path):
+        move_folder(old, path)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Delete leftovers of an earlier crash in a folder and below, or raise MachineError.
 
     Call it with the lock held. A folder that was moved aside is restored if the crash happened
-    before its replacement arrived.
+    before its replacement arrived; a link or a file never is, since charlm moves only folders aside.
     """
     with machine_errors(folder):
         for path in [path for path in folder.rglob(".tmp-*") if is_leftover(path.name)]:
             place = path.with_name(path.name.split("-", 3)[-1])
-            if path.name.startswith(".tmp-old-") and not place.exists():
-                path.rename(place)
-            else:
-                _delete(path)
+            if path.name.startswith(".tmp-old-"):
+                _restore(path, place)
+            elif path.name.startswith(".tmp-trash-") and _is_begun(path, place):
+                shutil.rmtree(place)
+            _delete(path)
+
+
+def _is_whole(folder: Path) -> bool:
+    return is_folder(folder) and not is_gone(folder / NAME)
+
+
+def _is_begun(trash: Path, place: Path) -> bool:
+    """Tell whether `trash` stands for a folder that could not be renamed and is half-deleted."""
+    empty = is_folder(trash) and not any(trash.iterdir())
+    return empty and is_folder(place) and not _is_whole(place)
 
 
 def _delete(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
+    if is_folder(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)  # `rmtree` refuses files, links and pipes
@@ -167,6 +254,40 @@ def is_leftover(name: str) -> bool:
 def _beside(path: Path, kind: str) -> Path:
     """Return an unused temporary name in the folder of `path`."""
     return path.with_name(f".tmp-{kind}-{secrets.token_hex(4)}-{path.name}")
+
+
+def open_to_append(path: Path, keep: int) -> IO[bytes]:
+    """Open a file, or a new one, to append to its first `keep` bytes; the rest is cut off.
+
+    Raises the errors of `open_regular`.
+    """
+    file = open_regular(path, "ab", 0)
+    try:
+        file = own_file(file, path, keep)
+        file.truncate(keep)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def own_file(file: IO[bytes], path: Path, length: int) -> IO[bytes]:
+    """Return a file to append to that has no other name: `file`, or a copy that replaces it at `path`.
+
+    A copy of a folder with hard links (`cp -al`, many backups) has the same files under other names:
+    what is written into one of them appears in both folders. The copy has the first `length` bytes.
+    """
+    if os.fstat(file.fileno()).st_nlink < 2:
+        return file
+    temporary = _beside(path, "new")
+    try:
+        copy_start(path, temporary, length)
+        put_in_place(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    file.close()
+    return open_regular(path, "ab", 0)
 
 
 def flush_file(path: Path) -> None:

@@ -11,8 +11,9 @@ from urllib.error import HTTPError, URLError
 
 from charlm.errors import DataError, MachineError
 from charlm.storage.atomic import put_in_place
-from charlm.storage.machine import machine_errors
+from charlm.storage.machine import is_gone, machine_errors
 from charlm.storage.manifest import sha256_of
+from charlm.storage.regular import has_other_names, is_regular
 
 _CHUNK = 1 << 16
 _TIMEOUT_SECONDS = 30.0
@@ -45,7 +46,10 @@ def download(
         raise DataError(url, "only https addresses are fetched")
     part = target.with_name(target.name + ".part")
     with machine_errors(target), _folder_for(target):
-        if _size(part) > size:  # begun for another version of the file
+        # Begun for another version of the file, or what is written to it appears elsewhere too.
+        if not is_gone(part) and (
+            _size(part) > size or not is_regular(part) or has_other_names(part)
+        ):
             part.unlink()
         reason = ""
         for _ in range(attempts):
@@ -104,6 +108,7 @@ def _transfer(url: str, part: Path, size: int, progress: Callable[[int, int], No
 
 def matches(path: Path, size: int, sha256: str) -> bool:
     """Tell whether a file is the pinned one, or raise OSError if it cannot be read."""
+    path = path.resolve()  # a text may be a link
     return path.stat().st_size == size and sha256_of(path) == sha256
 
 

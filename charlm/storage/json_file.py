@@ -7,20 +7,20 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from charlm.storage.regular import open_regular
+
 MAX_BYTES = 1 << 20
 Count = Annotated[int, Field(ge=0, lt=2**63)]  # such as a size or a step
 
 
 def read_object(path: Path, most: int = MAX_BYTES) -> dict[str, Any]:
-    """Read a file of one JSON object, or raise OSError or ValueError; see `read_bytes`."""
+    """Read a file of one JSON object; see `read_bytes`. ValueError if it is none."""
     return parse_object(read_bytes(path, most))
 
 
 def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
-    """Read a file, or raise OSError, or ValueError if it has more than `most` bytes."""
-    if path.exists() and not path.is_file():
-        raise ValueError("not a regular file")  # a pipe would be waited for
-    with path.open("rb") as file:
+    """Read a regular file; raise ValueError if it has more than `most` bytes; see `open_regular`."""
+    with open_regular(path) as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(f"more than {most:,} bytes")

@@ -14,12 +14,14 @@ import re
 import reprlib
 import stat
 from collections.abc import Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from charlm.errors import CheckpointError
 from charlm.storage.json_file import MAX_BYTES, parse_object, read_bytes, reason
 from charlm.storage.machine import is_gone, machine_errors
+from charlm.storage.regular import open_regular
 
 NAME = "MANIFEST.json"
 FORMAT = 1
@@ -157,6 +159,6 @@ def _is_own(data: bytes) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's content, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of a file's content, as 64 hexadecimal digits; see `open_regular`."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()

@@ -74,6 +74,7 @@ class Dataset:
             elif matches(file, self.text.size, self.text.sha256):
                 self.path().parent.mkdir(parents=True, exist_ok=True)
                 part = self.path().with_name(self.text.name + ".part")
+                part.unlink(missing_ok=True)  # which may be a link
                 shutil.copyfile(file, part)
                 put_in_place(part, self.path())
             else:
@@ -88,6 +89,7 @@ class Dataset:
         part = path.with_name(path.name + ".part")
         with machine_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            part.unlink(missing_ok=True)  # which may be a link
             try:
                 with (
                     zipfile.ZipFile(archive) as zipped,

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from charlm.errors import DataError
 from charlm.storage import machine_errors
+from charlm.storage.regular import open_regular
 
 RESTORE = "restore it or start a new run"
 
@@ -38,6 +39,7 @@ class TokenFile:
         size: Number of ids that the file must hold.
 
     Raises:
+        CheckpointError: It is not a regular file.
         DataError: The file holds more or fewer.
         MachineError: It cannot be opened.
     """
@@ -45,7 +47,7 @@ class TokenFile:
     def __init__(self, path: Path, dtype: np.dtype[Any], size: int) -> None:
         self.path, self.dtype, self.size = path, dtype, size
         with machine_errors(path):
-            self._file = path.open("rb", buffering=0)
+            self._file = open_regular(path, buffering=0)
         found = os.fstat(self._file.fileno()).st_size
         if found != size * dtype.itemsize:
             what = f"{found:,} bytes, its manifest says {size * dtype.itemsize:,}"

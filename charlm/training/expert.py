@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from charlm.config import Config, dump_yaml
 from charlm.models import MixtureModel
 from charlm.runs.checkpoints import Checkpoint, set_aside
+from charlm.runs.folder import TEXT_OF_MIXTURE
 from charlm.runs.mixture import expert_run
 from charlm.runs.records import Record
 from charlm.storage import machine_errors, write_file
@@ -94,7 +94,7 @@ class Expert(TrainingLoop):
         write_file(run.tokenizer_path, job.tokenizer.to_json().encode())
         write_file(run.config_path, dump_yaml(config.model_dump()).encode())
         with contextlib.suppress(OSError):  # lets an expert be scored alone, like any run
-            run.tokens_path.symlink_to(Path("..", "..", job.run.tokens_path.name))
+            run.tokens_path.symlink_to(TEXT_OF_MIXTURE)
         run.checkpoints.clear_after(checkpoint, set_aside)
         self.events = self.records()
 

@@ -212,9 +212,7 @@ def test_a_pipe_in_the_place_of_the_log_is_not_waited_for(charlm, trained):
     result = charlm("verify")
 
     assert result.code == 4
-    assert (
-        "damaged  runs/tiny/metrics.jsonl: is no regular file; put a regular file" in result.stdout
-    )
+    assert "damaged  runs/tiny/metrics.jsonl: is a pipe; put a regular file" in result.stdout
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "tokenizer.json", "metrics.jsonl", "checkpoints"])

@@ -226,7 +226,7 @@ def test_a_file_in_the_place_of_checkpoints_is_damage(run):
     (run.path / "checkpoints").rmdir()
     (run.path / "checkpoints").touch()
 
-    with pytest.raises(CheckpointError, match="checkpoints: no folder; restore it"):
+    with pytest.raises(CheckpointError, match="checkpoints: is a file; put a folder there"):
         run.checkpoints.saved()
 
 

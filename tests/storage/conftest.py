@@ -1,5 +1,6 @@
 """A disk that counts what is asked of it and fails when told to, and a misbehaving server."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -55,3 +56,19 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
         monkeypatch.setattr(module, name, watched(getattr(module, name), name))
     monkeypatch.setattr(shutil, "rmtree", watched(shutil.rmtree, "rmtree"))
     return disk
+
+
+@pytest.fixture(params=["plain", "overlay"])
+def file_system(request: pytest.FixtureRequest, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A file system; an overlay can rename no folder but a new one, as if the image had the others."""
+    rename = os.rename
+
+    def refusing(path: Any, target: Any) -> None:
+        new = os.path.basename(path).startswith(".tmp-new-")
+        if os.path.isdir(path) and not os.path.islink(path) and not new:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(path))
+        rename(path, target)
+
+    if request.param == "overlay":
+        monkeypatch.setattr(os, "rename", refusing)
+    return str(request.param)

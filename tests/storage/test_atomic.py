@@ -2,13 +2,14 @@ import contextlib
 import errno
 import getpass
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from charlm.errors import MachineError
 from charlm.storage import machine_errors, new_folder, verify_folder, write_file
-from charlm.storage.atomic import remove_folder, remove_leftovers, replacing
+from charlm.storage.atomic import move_folder, remove_folder, remove_leftovers, replacing
 from tests.storage.conftest import Crash, Disk
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
@@ -73,14 +74,17 @@ def test_whichever_operation_fails_a_file_is_wholly_old_or_wholly_new(tmp_path, 
 
 
 @pytest.mark.parametrize("sticky", [False, True])
-def test_whichever_operation_fails_a_folder_is_wholly_old_or_wholly_new(tmp_path, disk, sticky):
+def test_whichever_operation_fails_a_folder_is_wholly_old_or_wholly_new(
+    tmp_path, disk, file_system, sticky
+):
     path = tmp_path / "folder"
     fill(path, "old")
     disk.log.clear()
     fill(path, "old")
     operations = [name for name, _ in disk.log]
+    last = len(operations) - operations[::-1].index("rename") + 1  # the flush after it
 
-    for number in range(1, operations.index("rmtree") + 1):
+    for number in range(1, last + 1):
         disk.fail(number, NO_SPACE, sticky=sticky)
         with pytest.raises(MachineError, match="No space left"):
             fill(path, "new")
@@ -89,12 +93,11 @@ def test_whichever_operation_fails_a_folder_is_wholly_old_or_wholly_new(tmp_path
             verify_folder(path)
         remove_leftovers(tmp_path)
 
-        renamed = number == operations.index("rmtree")  # the flush of the parent comes after
-        assert verify_folder(path)["text"] == ("new" if renamed else "old")
+        assert verify_folder(path)["text"] == ("new" if number == last else "old")
         assert temporaries(tmp_path) == []
 
 
-def test_wherever_power_is_lost_the_next_start_finds_a_whole_folder(tmp_path, disk):
+def test_wherever_power_is_lost_the_next_start_finds_a_whole_folder(tmp_path, disk, file_system):
     path = tmp_path / "run" / "tokens"
     path.parent.mkdir()
     fill(path, "old")
@@ -162,6 +165,69 @@ def test_an_operating_system_error_in_the_block_is_a_machine_error(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_wherever_power_is_lost_a_moved_folder_is_whole_in_one_place(tmp_path, disk, file_system):
+    path, target = tmp_path / "step-1", tmp_path / "damaged-step-1"
+    fill(path, "text")
+    disk.log.clear()
+    move_folder(path, target)
+    operations = len(disk.log)
+
+    for number in range(1, operations + 1):
+        shutil.rmtree(target)
+        fill(path, "text")
+        disk.fail(number, Crash(), sticky=True)
+        with pytest.raises(Crash):
+            move_folder(path, target)
+        disk.works_again()
+        remove_leftovers(tmp_path)
+
+        there = [folder for folder in (path, target) if folder.exists()]
+        assert {verify_folder(folder)["text"] for folder in there} == {"text"}
+        assert temporaries(tmp_path) == []
+        if path in there:
+            shutil.rmtree(target, ignore_errors=True)
+            move_folder(path, target)
+
+
+def test_wherever_power_is_lost_a_removed_folder_is_whole_or_gone(tmp_path, disk, file_system):
+    path = tmp_path / "step-1"
+    fill(path, "text")
+    disk.log.clear()
+    remove_folder(path)
+    operations = len(disk.log)
+
+    for number in range(1, operations + 1):
+        fill(path, "text")
+        disk.fail(number, Crash(), sticky=True)
+        with pytest.raises(Crash):
+            remove_folder(path)
+        disk.works_again()
+        remove_leftovers(tmp_path)
+
+        assert os.listdir(tmp_path) in ([], ["step-1"])
+        if path.exists():
+            assert verify_folder(path)["text"] == "text"
+
+
+def test_a_copy_of_a_folder_has_no_links_and_waits_for_no_pipe(tmp_path, file_system):
+    (tmp_path / "outside").write_text("precious")
+    path = tmp_path / "step-1"
+    fill(path, "text")
+    (path / "inner").mkdir()
+    (path / "inner/link").symlink_to(tmp_path / "outside")
+    os.mkfifo(path / "pipe")
+
+    move_folder(path, tmp_path / "damaged")
+
+    assert (tmp_path / "damaged/a.txt").read_text() == "text"
+    assert (tmp_path / "outside").read_text() == "precious"
+    if file_system == "overlay":
+        left = {
+            str(one.relative_to(tmp_path / "damaged")) for one in (tmp_path / "damaged").rglob("*")
+        }
+        assert left == {"a.txt", "b.txt", "MANIFEST.json", "inner"}
+
+
 def test_a_removed_folder_vanishes_before_it_is_deleted(tmp_path, disk):
     fill(tmp_path / "folder", "text")
     disk.fail(2, Crash(), sticky=True)
@@ -190,6 +256,8 @@ def test_leftovers_go_and_everything_else_stays(tmp_path):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "file").write_text("precious")
     (tmp_path / ".tmp-old-1234abcd-outside").symlink_to(tmp_path / "outside")
+    (tmp_path / ".tmp-old-1234abcd-link").symlink_to(tmp_path / "outside")
+    (tmp_path / ".tmp-old-1234abcd-log").write_text("never moved aside")
     (tmp_path / ".tmp-notes.txt").write_text("a user's own")
 
     remove_leftovers(tmp_path)
