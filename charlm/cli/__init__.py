@@ -1,8 +1,8 @@
 """The command line: one file for each verb. Only this room prints, draws bars or sets exit codes.
 
-Read in this order: `output`, `exits`, `signals`, `spelling` (how settings are written on the
-command line), `verb` (what all commands share), `options` (those that verbs share); then the verbs:
-`config`, `baselines`, `data`,
-`training_output`, `train`, `prompts`, `sample`, `evaluate`, `compare`, `lr_find`, `explain`,
+Read in this order: `escaping`, `output`, `exits`, `signals`, `spelling` (how settings are written
+on the command line), `verb` (what all commands share), `options` (those that verbs share); then the
+verbs: `config`, `baselines`, `data`, `training_output`, `train`, `prompts`, `sample_output`,
+`sample`, `evaluate`, `compare`, `lr_find`, `explain`,
 `gradcheck`, `graph`, `verify`, `doctor`; last `main`, which joins them.
 """

@@ -1,13 +1,13 @@
 """charlm config: presets and the JSON schema; also reads --config for other verbs."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from charlm.cli import output
+from charlm.cli.escaping import quoted
 from charlm.cli.verb import Verb
 from charlm.errors import Setting, UsageError
 
@@ -37,7 +37,7 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a pre
     """Print a preset's commented YAML, to start your own from."""
     from charlm.config import preset_text
 
-    output.result(preset_text(name).rstrip())
+    output.content(preset_text(name).rstrip())
 
 
 @app.command("schema", cls=Verb)
@@ -45,7 +45,7 @@ def schema() -> None:
     """Print the configuration's JSON schema, for editors."""
     from charlm.config import Config
 
-    output.result(json.dumps(Config.model_json_schema(), indent=2))
+    output.content(json.dumps(Config.model_json_schema(), indent=2))
 
 
 def named_config(name: str | None, overrides: Sequence[str]) -> "Config":
@@ -63,7 +63,7 @@ def named_config(name: str | None, overrides: Sequence[str]) -> "Config":
     try:
         config = load_config(name, overrides, notes)
     except NotAConfiguration as error:
-        command = f"charlm train -c gpt data.source={shlex.quote(name)}"
+        command = f"charlm train -c gpt data.source={quoted(name)}"
         raise error.replace(mend=f"to train on it: {command}") from None
     for text in notes:
         output.note(text)

@@ -35,7 +35,7 @@ def list_texts() -> None:
 @app.command("fetch", cls=Verb)
 def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a text.")]) -> None:
     """Download a named text and check its SHA-256."""
-    output.result(str(_dataset(name).fetch(output.download_bar())))
+    output.content(str(_dataset(name).fetch(output.download_bar())))
 
 
 @app.command("add", cls=Verb)
@@ -44,7 +44,7 @@ def add(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Your copy of the text.")],
 ) -> None:
     """Add your own copy of a named text, after the same check."""
-    output.result(str(_dataset(name).add(file)))
+    output.content(str(_dataset(name).add(file)))
 
 
 @app.command("info", cls=Verb)

@@ -13,43 +13,47 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from charlm.cli.escaping import printable
 from charlm.errors import check_stop
 
 CLOSED_PIPE = 141  # the exit code that a shell reports after SIGPIPE
 LONGEST = 500  # characters of an error, which may quote a whole text
 
 
-_COMMANDS = {*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")}
-_BREAKS = {0x2028, 0x2029}  # line and paragraph separators
-_TURNS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}  # set the direction of what follows
-_HALVES = {*range(0xD800, 0xE000)}  # of surrogate pairs: they cannot be encoded
-_ESCAPES = {code: repr(chr(code))[1:-1] for code in _COMMANDS | _BREAKS | _TURNS | _HALVES}
-
-
-def printable(text: str) -> str:
-    """Escape control characters except newline and tab, and code points that cannot be encoded.
-
-    Text of a model or a file must not control the terminal.
-    """
-    return text.translate(_ESCAPES)
-
-
 def result(text: str) -> None:
-    """Print a result to stdout."""
+    """Print a result for people to stdout; `one_word` keeps a name in it on its line."""
+    print(printable(text), flush=True)
+
+
+def content(text: str) -> None:
+    """Print what may be kept in a file, such as YAML, to stdout: exactly, if it is no terminal."""
     print(printable(text) if sys.stdout.isatty() else text, flush=True)
 
 
-def stream(text: str, nats: float | None = None) -> None:
-    """Write a part of a result to stdout at once, coloured by its log-probability `nats` if given."""
-    if not text:
-        return
-    if sys.stdout.isatty():
-        text = printable(text)
-    if nats is not None and not text.isspace():
-        colour = next(code for least, code in SURPRISE if nats >= least)
-        text = f"\x1b[{colour}m{text}\x1b[0m" if colour else text
-    sys.stdout.write(text)
-    sys.stdout.flush()
+class TextOut:
+    """stdout for texts of a model: a terminal gets what is safe, anything else the text itself."""
+
+    def __init__(self, unit: str) -> None:
+        self.terminal = sys.stdout.isatty()
+        self.of_bytes = unit == "bytes"
+        self._before = ""
+
+    def write(self, text: str, nats: float | None = None) -> None:
+        """Write a part of a text at once, coloured by its log-probability `nats` if given."""
+        if not text:
+            return
+        shown = printable(text, self._before) if self.terminal else text
+        self._before = text[-1]
+        if nats is not None and not text.isspace():
+            colour = next(code for least, code in SURPRISE if nats >= least)
+            shown = f"\x1b[{colour}m{shown}\x1b[0m" if colour else shown
+        if self.of_bytes and not self.terminal:  # whatever the encoding of stdout is
+            sys.stdout.flush()
+            sys.stdout.buffer.write(shown.encode("utf-8", "surrogateescape"))
+            sys.stdout.buffer.flush()
+        else:
+            sys.stdout.write(shown)
+            sys.stdout.flush()
 
 
 # Terminal colours by log-probability in nats: more likely than 1 in 2, 5, 20, and less likely.
@@ -67,11 +71,13 @@ def colours() -> bool:
     return sys.stdout.isatty() and not plain
 
 
-def legend() -> bool:
+def legend(quiet: bool = False) -> bool:
     """Explain the colours on stderr, or why there are none; tell whether there are."""
     if not colours():
         note("--show-alternatives: colours need a terminal; for files there is --json")
         return False
+    if quiet:
+        return True
     some = "\x1b[36m1 in 5\x1b[0m, \x1b[33m1 in 20\x1b[0m, \x1b[31mless likely\x1b[0m"
     tqdm.write(f"more likely than 1 in 2, {some}", file=sys.stderr)
     return True

@@ -11,32 +11,44 @@ from typing import TYPE_CHECKING
 from charlm.cli import output
 from charlm.cli.signals import StopSignals
 from charlm.cli.spelling import one_line
-from charlm.errors import DataError, Stopped, UsageError
+from charlm.errors import DataError, Setting, Stopped, UsageError, Words
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+Encode = Callable[[str, Words], "npt.NDArray[np.int64]"]  # takes a prompt and where it is from
 Prompt = tuple[str, "npt.NDArray[np.int64]"]  # with its ids
 MAX_PROMPT = 64 << 20  # bytes of a prompt: a device or a pipe may never end
 
 
-def read_prompt(prompt: str | None, file: Path | None, default: str) -> str:
-    """Return the prompt from the option, the file, or the run's configuration."""
+def read_prompt(
+    prompt: str | None, file: Path | None, default: str, unit: str
+) -> tuple[str, Words]:
+    """Return the prompt from the option, the file, or the run's configuration, and its place.
+
+    For a model of bytes, `unit` is `bytes`, and the prompt may hold any.
+    """
+    from charlm.text.raw import as_bytes, decoded
+
     if prompt is not None and file is not None:
         raise UsageError("--prompt and --prompt-file", "given both", "choose one")
+    if prompt is not None:
+        data, where = as_bytes(prompt), Setting("prompt")  # as the shell gave it
+        _check_length(data, where)
+        return decoded(data, unit, where), where
     if file is None:
-        text = default if prompt is None else prompt
-        return _decoded(text.encode("utf-8", "surrogateescape"), "--prompt")  # as the shell gave it
-    if str(file) == "-":
-        text = _decoded(sys.stdin.buffer.read(MAX_PROMPT + 1), "standard input")
-    else:
-        text = _decoded(_read_start(file), str(file))
-    return text.removeprefix("\ufeff")  # some editors begin files with it
+        return default, Setting("sample.prompt")
+    place = "standard input" if str(file) == "-" else str(file)
+    data = sys.stdin.buffer.read(MAX_PROMPT + 1) if str(file) == "-" else _read_start(file)
+    _check_length(data, place)
+    text = decoded(data, unit, place)
+    # Some editors begin files with it; to a model of bytes, these are bytes like others.
+    return text if unit == "bytes" else text.removeprefix("\ufeff"), place
 
 
 def typed_prompts(
-    default: str, encode: "Callable[[str], npt.NDArray[np.int64]]", signals: StopSignals
+    default: str, unit: str, encode: "Encode", signals: StopSignals
 ) -> "Iterator[Prompt]":
     """Yield the prompts that a person types and their ids, until the end of the input.
 
@@ -44,6 +56,8 @@ def typed_prompts(
     is typed asks for another, later it stops the text; any other signal raises Stopped. Raise
     DataError if the input is a line that does not end.
     """
+    from charlm.text.raw import as_bytes, decoded
+
     with contextlib.suppress(ImportError):  # gives input() a history and editing keys
         import readline  # noqa: F401
     output.say("type a prompt, or Enter for the run's own; Ctrl-C stops a text, Ctrl-D quits")
@@ -63,8 +77,8 @@ def typed_prompts(
             output.say("")
             continue
         try:
-            prompt = _decoded(prompt.encode("utf-8", "surrogateescape"), "the prompt")
-            ids = encode(prompt)
+            prompt = decoded(as_bytes(prompt), unit, "the prompt")
+            ids = encode(prompt, Setting("prompt"))
         except DataError as error:
             output.note(one_line(error.replace(where="the prompt")))
             continue
@@ -99,16 +113,7 @@ def _read_start(file: Path) -> bytes:
             raise DataError(file, f"cannot be read: {error.strerror}", mend) from None
 
 
-def _decoded(data: bytes, where: str) -> str:
-    _check_length(data, where)
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        what = f"not UTF-8 at byte {error.start} (0x{data[error.start]:02x})"
-        raise DataError(where, what, "save the prompt as UTF-8") from None
-
-
-def _check_length(data: str | bytes, where: str) -> None:
+def _check_length(data: str | bytes, where: Words) -> None:
     if len(data) > MAX_PROMPT:
         what = f"longer than {MAX_PROMPT >> 20} MiB"
         raise DataError(where, what, "pass only its end, since a model sees no more")

@@ -1,9 +1,8 @@
 """charlm sample: text from a trained model, printed as it is generated."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from charlm.sampling import Drawing, Piece, Text
+    from charlm.errors import Words
 
 MOST = 1_000_000  # texts that one command draws
 
@@ -39,7 +38,17 @@ def sample(
     max_new_chars: Annotated[int | None, typer.Option(help="Most characters to generate.")] = None,
     stop: Annotated[
         list[str] | None,
-        typer.Option(help="Generation ends before the first match; repeatable."),
+        typer.Option(
+            help="Generation ends before the first match; repeatable. A newline is $'\\n'."
+        ),
+    ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LINE",
+            help="A line between samples. Default: an empty one, or none if no sample can have "
+            "more than one line.",
+        ),
     ] = None,
     temperature: Annotated[
         float | None, typer.Option(help="Below 1: safer. Above 1: more varied. 0 = greedy.")
@@ -96,6 +105,9 @@ def sample(
         ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per sample.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No seeds, titles or progress on stderr.")
+    ] = False,
 ) -> None:
     """Generate text with a trained model.
 
@@ -103,6 +115,7 @@ def sample(
     """
     load_torch()
     from charlm import sampling
+    from charlm.cli.sample_output import Show, Style, write
     from charlm.config import changed
     from charlm.runs import find_run
     from charlm.runs.load import load_model
@@ -116,94 +129,36 @@ def sample(
     asked |= {"repetition_penalty": repetition_penalty}
     options = {"run.device": device} | {f"sample.{key}": value for key, value in asked.items()}
     config = changed(found.config, overridden([], options)).sample
-    text = config.prompt if interactive else read_prompt(prompt, prompt_file, config.prompt)
+    unit = found.tokenizer.unit
+    text, where = read_prompt(prompt, prompt_file, config.prompt, unit)
     first = sampling.choose_seed(seed)
 
-    def encode(prompt: str) -> "npt.NDArray[np.int64]":
-        return sampling.encode_prompt(found.tokenizer, prompt, unknown)
+    def encode(prompt: str, where: "Words") -> "npt.NDArray[np.int64]":
+        return sampling.encode_prompt(found.tokenizer, prompt, unknown, where)
 
-    prompts: Iterable[Prompt] = [(text, encode(text))]  # refused before the weights are read
+    prompts: Iterable[Prompt] = [(text, encode(text, where))]  # refused before weights are read
+    stops = sampling.encode_stops(found.tokenizer, stop or [])
     allowed = None if allow is None else sampling.allowed_ids(found.tokenizer, allow)
+    for option, typed in [("--prompt", prompt or ""), *(("--stop", text) for text in stop or [])]:
+        if escape := sampling.escape_in(typed):
+            mend = f"if you mean the character, write $'{escape}'"
+            output.note(f"{option}: {escape} is a backslash and a letter here; {mend}")
     settings, likely = sampling.settings_of(config, allowed), json and show_alternatives
-    task = sampling.Task(settings, config.max_new_chars, stop or [], weights, likely)
+    task = sampling.Task(settings, config.max_new_chars, stops, weights, likely)
     model = load_model(found, checkpoint, device).model
     if weights == "int8" and model.any_length:
         output.note("--weights int8 has no effect: this model has no matrices")
     sampling.check_weights(weights, model)
-    show = _Show(json, echo, show_alternatives and not json and output.legend())
+    colour = show_alternatives and not json and output.legend(quiet)
+    show = Show(Style(json, echo, colour, quiet, separator), unit)
+    if seed is None and not (json or quiet):
+        output.say(f"seed {first}")
     seeds = range(first, first + number * best_of, best_of)
     many = best_of if best_of > 1 else number
     with StopSignals() as signals:
-        prompts = typed_prompts(text, encode, signals) if interactive else prompts
+        prompts = typed_prompts(text, unit, encode, signals) if interactive else prompts
         for text, ids in prompts:
             drawing = sampling.Drawing(model, found.tokenizer, ids, task, signals.requested, many)
-            _write(drawing, text, seeds, best_of, show)
+            write(drawing, text, seeds, best_of, show)
             seeds = range(seeds.stop, seeds.stop + number * best_of, best_of)
         check_stop(signals.requested)
-
-
-@dataclass(frozen=True)
-class _Show:
-    """How texts are shown."""
-
-    json: bool  # as JSON objects, each when its text is complete
-    echo: bool  # after their prompts
-    colour: bool  # by probability
-
-    def begin(self, prompt: str, title: str) -> None:
-        if title and not self.json:
-            output.say(title)
-        if self.echo and not self.json:
-            output.stream(prompt)
-
-    def pieces(self, pieces: "Sequence[Piece]") -> None:
-        for piece in () if self.json else pieces:
-            output.stream(piece.text, piece.nats if self.colour else None)
-
-    def end(self, prompt: str, text: "Text") -> None:
-        """End the line if the text has not, or print the object."""
-        whole = (prompt if self.echo else "") + text.text()
-        if self.json:
-            output.result_json({"text": whole, "prompt": prompt, **_as_json(text)})
-        elif not whole.endswith("\n"):
-            output.stream("\n")
-
-
-def _as_json(text: "Text") -> dict[str, Any]:
-    pieces, likely = text.pieces, [piece.likely for piece in text.pieces]
-    record = {
-        "chars": len(pieces),
-        "seconds": round(text.seconds, 4),
-        "chars_per_second": round(len(pieces) / max(text.seconds, 1e-9), 1),
-        "seed": text.seed,
-        "mean_logprob_nats": text.mean_logprob(),
-        "logprobs_nats": [round(piece.nats, 4) for piece in pieces],
-    }
-    return record | ({"alternatives": likely} if any(likely) else {})
-
-
-def _write(
-    drawing: "Drawing", prompt: str, seeds: Sequence[int], best_of: int, show: _Show
-) -> None:
-    """Write a text for each seed; of those drawn in parallel, the first is printed as it grows."""
-    model, length, many = drawing.model, len(drawing.prompt), len(seeds)
-    if not model.any_length and length > model.block_size:
-        seen = f"the model sees only the last {model.block_size}"
-        output.note(f"the prompt has {length} characters; {seen}")
-    titles = (f"--- sample {i} of {many}, seed {s}" * (many > 1) for i, s in enumerate(seeds, 1))
-    for group in drawing.groups(seeds) if best_of == 1 else ([s] for s in seeds):
-        show.begin(prompt, next(titles))
-        if best_of > 1:
-            texts = [drawing.best(range(group[0], group[0] + best_of))]
-            show.pieces(texts[0].pieces)
-        else:
-            texts = drawing.draw(group, None if show.json else show.pieces)
-        show.end(prompt, texts[0])
-        for text in texts[1:]:
-            if drawing.should_stop():
-                return
-            show.begin(prompt, next(titles))
-            show.pieces(text.pieces)
-            show.end(prompt, text)
-        if drawing.should_stop():
-            return

@@ -4,10 +4,10 @@ Below `cli`, messages name a `Setting`; here it becomes what can be typed after 
 running: `--unknown nearest`, or `data.unit=bytes` where the command takes KEY=VALUE.
 """
 
-import shlex
 from collections.abc import Iterable
 from typing import Any
 
+from charlm.cli.escaping import quoted
 from charlm.errors import CharlmError, Setting
 
 # Settings of another verb: a message of `charlm verify` may advise to resume.
@@ -33,14 +33,14 @@ def spelling(setting: Setting) -> str:
     """Return a setting as the running command takes it."""
     section, _, name = setting.name.rpartition(".")
     if section and ("overrides" in _flags or name not in _flags):
-        return str(setting)
+        return quoted(str(setting)) if "\n" in str(setting) else str(setting)
     flag = _flags.get(name, f"--{name.replace('_', '-')}")
     if name == "run" and name not in _flags and "out" in _flags:
         flag = _flags["out"]  # `charlm train --resume` takes a run as the folder to write to
     if name in OF_TRAIN and _flags and name not in _flags:
         flag = f"charlm train {flag}"
     switch = setting.value is None or setting.value is True
-    return " ".join(filter(None, (flag, "" if switch else shlex.quote(str(setting.value)))))
+    return " ".join(filter(None, (flag, "" if switch else quoted(str(setting.value)))))
 
 
 def one_line(error: CharlmError) -> str:

@@ -1,6 +1,5 @@
 """charlm train: from a configuration to a run folder."""
 
-import shlex
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
@@ -11,6 +10,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.config import named_config
+from charlm.cli.escaping import quoted
 from charlm.cli.options import ConfigName, Json, Overrides, RunDevice, RunSeed, Source, overridden
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import Stopped, UsageError
@@ -83,7 +83,7 @@ def train(
                 asked = (
                     resumed_config(run, config, changes) if run else named_config(config, changes)
                 )
-                output.result(dump_yaml(asked.model_dump()).rstrip())
+                output.content(dump_yaml(asked.model_dump()).rstrip())
                 return 0
         quiet = quiet or json
         if run:
@@ -179,7 +179,7 @@ def _train(
                 output.note(said)
             elif bar:
                 bar.show(record)
-    place = shlex.quote(str(run.path))
+    place = quoted(str(run.path))
     if loop.stopped:
         done = f" at step {loop.state.step}, saved" if loop.saved_step >= 0 else ""
         output.say(f"stopped{done}; continue with: charlm train --resume --out {place}")

@@ -11,6 +11,7 @@ from charlm.storage.atomic import flush_folder, write_file
 from charlm.storage.json_file import read_bytes, reason
 from charlm.storage.machine import is_gone, machine_errors
 from charlm.storage.regular import check_folder
+from charlm.text.raw import as_bytes
 from charlm.text.tokenizer import Tokenizer, load_tokenizer
 
 RUNS = Path("runs")
@@ -62,11 +63,11 @@ class RunFolder:
         return load_tokenizer(self.tokenizer_path)
 
     def write_sample(self, step: int, text: str) -> None:
-        """Save the sample of `step`; MachineError if the disk refuses."""
+        """Save the sample of `step`, byte for byte; MachineError if the disk refuses."""
         with machine_errors(self.samples_path):
             self.samples_path.mkdir(exist_ok=True)  # not its parents: see `new_folder`
             flush_folder(self.path)
-        write_file(self.samples_path / f"step-{step}.txt", text.encode("utf-8", "replace"))
+        write_file(self.samples_path / f"step-{step}.txt", as_bytes(text))
 
 
 def find_run(path: Path | None, runs: Path = RUNS) -> RunFolder:

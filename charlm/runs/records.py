@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from charlm.runs.mixture import Fitted
+from charlm.text.raw import for_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +94,14 @@ class EvalRecord(StepRecord, kind="eval"):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRecord(StepRecord, kind="sample"):
-    """A sample."""
+    """A sample; see `charlm.text.raw` for bytes that are not UTF-8."""
 
     text: str
+
+    def as_json(self) -> dict[str, Any]:  # noqa: D102
+        record = super().as_json()
+        text, seconds = record.pop("text"), record.pop("seconds")
+        return record | for_json("text", text) | {"seconds": seconds}
 
 
 @dataclass(frozen=True, kw_only=True)

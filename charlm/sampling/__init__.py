@@ -11,15 +11,21 @@ from charlm.sampling.draw import Drawing, Task, Text
 from charlm.sampling.generate import Context, generate
 from charlm.sampling.load import Writer, load
 from charlm.sampling.request import (
+    CONFIGURED,
+    PROMPT,
     allowed_ids,
     check_weights,
     choose_seed,
     encode_prompt,
+    encode_stops,
+    escape_in,
     settings_of,
 )
 from charlm.sampling.stream import Piece
 
 __all__ = [
+    "CONFIGURED",
+    "PROMPT",
     "Context",
     "Drawing",
     "Piece",
@@ -31,6 +37,8 @@ __all__ = [
     "check_weights",
     "choose_seed",
     "encode_prompt",
+    "encode_stops",
+    "escape_in",
     "generate",
     "load",
     "settings_of",

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,6 +22,8 @@ AT_ONCE = 64  # texts in parallel at most
 WORTH = 5  # from this many texts on, drawing them in parallel is faster
 SHOWN = 5  # alternatives shown per character
 
+Ended = Literal["stop", "length", "interrupted"]  # by a stop text, at its length, by a signal
+
 
 @dataclass(frozen=True)
 class Task:
@@ -28,7 +31,7 @@ class Task:
 
     settings: Settings  # how characters are chosen
     count: int  # most characters of a text; bytes for a model of bytes
-    stops: Sequence[str] = ()  # a text ends before the first of these
+    stops: Sequence[Int[ndarray, "_"]] = ()  # a text ends before the first of these ids
     weights: Weights = "float32"  # of a GPT's matrices; see `charlm.sampling.reader.reader_of`
     alternatives: bool = False  # whether to list the most likely characters in each place
 
@@ -40,6 +43,7 @@ class Text:
     seed: int
     pieces: list[Piece] = field(default_factory=list)
     seconds: float = 0.0
+    ended: Ended = "interrupted"
 
     def text(self) -> str:
         """Return its characters as one string."""
@@ -76,12 +80,25 @@ class Drawing:
         """Split seeds into groups whose texts are drawn in parallel."""
         return (seeds[first : first + self.at_once] for first in range(0, len(seeds), self.at_once))
 
-    def write(self, seeds: Sequence[int]) -> Iterator[list[list[Piece]]]:
+    @cached_property
+    def of_one_line(self) -> bool:
+        """Whether no text can have a newline: it is a stop text, or not allowed or known."""
+        newline = self.tokenizer.encode("\n", "skip").tolist()
+        allowed = self.task.settings.allowed
+        known = newline and (allowed is None or allowed[newline[0]])
+        return not known or any(stop.tolist() == newline for stop in self.task.stops)
+
+    def streams(self, seeds: Sequence[int]) -> list[TextStream]:
+        """Return an empty text for each seed."""
+        return [TextStream(self.tokenizer, self.task.stops) for _ in seeds]
+
+    def write(
+        self, seeds: Sequence[int], streams: Sequence[TextStream]
+    ) -> Iterator[list[list[Piece]]]:
         """Yield the new pieces of a text for each seed: usually one, sometimes none or several.
 
         Raises NonFiniteError if the model's logits are NaN or infinite.
         """
-        streams = [TextStream(self.tokenizer, self.task.stops) for _ in seeds]
         likely: list[Alternatives | None] = [None for _ in seeds]
         for drawn in generate(self.context, self.task.count, self.task.settings, seeds):
             if self.task.alternatives:
@@ -93,9 +110,16 @@ class Drawing:
         yield [stream.finish() for stream in streams]
 
     def alternatives(self, log_p: Float[ndarray, "V"]) -> Alternatives:
-        """Return the most likely characters and their probabilities under the model itself."""
+        r"""Return the most likely characters and their probabilities under the model itself.
+
+        A byte from 80 on, which is no character by itself, is `\xNN`.
+        """
         likeliest = np.argsort(-log_p, kind="stable")[:SHOWN].tolist()
-        return [(self.tokenizer.decode([i]), round(math.exp(log_p[i]), 4)) for i in likeliest]
+        bare = range(128, 256) if self.tokenizer.unit == "bytes" else ()
+        names = [f"\\x{i:02x}" if i in bare else self.tokenizer.decode([i]) for i in likeliest]
+        return [
+            (name, round(math.exp(log_p[i]), 4)) for name, i in zip(names, likeliest, strict=True)
+        ]
 
     def draw(
         self, seeds: Sequence[int], show: Callable[[list[Piece]], None] | None = None
@@ -105,7 +129,8 @@ class Drawing:
         Only the last piece of a shown text is kept, so that a long text does not fill the memory.
         """
         texts, began = [Text(seed) for seed in seeds], time.perf_counter()
-        for pieces in () if self.should_stop() else self.write(seeds):
+        streams, whole = self.streams(seeds), False
+        for pieces in () if self.should_stop() else self.write(seeds, streams):
             for text, more in zip(texts, pieces, strict=True):
                 text.pieces += more
             if show and pieces[0]:
@@ -113,16 +138,20 @@ class Drawing:
                 del texts[0].pieces[:-1]
             if self.should_stop():
                 break
-        for text in texts:
+        else:
+            whole = not self.should_stop()
+        for text, stream in zip(texts, streams, strict=True):
             text.seconds = time.perf_counter() - began
+            text.ended = "stop" if stream.ended else "length" if whole else "interrupted"
         return texts
 
     def best(self, seeds: Sequence[int]) -> Text:
         """Draw a text for each seed and return the one with the highest mean log-probability."""
-        best = Text(seeds[0])  # the least likely is one without characters
+        texts: list[Text] = []
         for group in self.groups(seeds):
-            texts = [best, *self.draw(group)]
-            best = max(texts, key=lambda text: (bool(text.pieces), text.mean_logprob() or 0.0))
+            texts += self.draw(group)
+            # The least likely is one without characters.
+            texts = [max(texts, key=lambda text: (bool(text.pieces), text.mean_logprob() or 0.0))]
             if self.should_stop():
                 break
-        return best
+        return texts[0]

@@ -18,13 +18,19 @@ from charlm.runs.load import SavedModel, load_model
 from charlm.sampling.draw import Drawing, Task
 from charlm.sampling.reader import Weights
 from charlm.sampling.request import (
+    CONFIGURED,
+    PROMPT,
     allowed_ids,
     check_weights,
     choose_seed,
     encode_prompt,
+    encode_stops,
     settings_of,
 )
+from charlm.text.raw import as_bytes, as_unicode, decoded
 from charlm.text.tokenizer import Unknown
+
+StrOrBytes = str | bytes  # bytes are UTF-8, or for a model of bytes any
 
 
 class Writer:
@@ -35,16 +41,18 @@ class Writer:
 
     def generate(
         self,
-        prompt: str | None = None,
+        prompt: StrOrBytes | None = None,
         *,
         seed: int | None = None,
-        stop: str | Sequence[str] | None = None,
+        stop: StrOrBytes | Sequence[StrOrBytes] | None = None,
         allow: str | None = None,
         unknown: Unknown = "error",
         weights: Weights = "float32",
         **settings: Any,
     ) -> Iterator[str]:
         """Yield the characters of a text as they are drawn, without the prompt.
+
+        A byte that is not UTF-8 is U+FFFD here: see `generate_bytes`.
 
         Args:
             prompt: What to continue; None: the run's own prompt.
@@ -59,23 +67,50 @@ class Writer:
                 default is the run's own.
 
         Raises:
-            UsageError: A setting is unknown or out of range.
-            DataError: A character of the prompt is not in the alphabet.
+            UsageError: A setting is unknown or out of range, or a stop text is empty.
+            DataError: A character of the prompt or of a stop text is not in the alphabet.
             NonFiniteError: The model's logits are NaN or infinite.
         """
-        saved = self.saved
+        texts = self._texts(prompt, seed, stop, allow, unknown, weights, **settings)
+        return map(as_unicode, texts)
+
+    def generate_bytes(self, prompt: StrOrBytes | None = None, **options: Any) -> Iterator[bytes]:
+        """Yield what `generate` does as bytes: UTF-8, or exactly what a model of bytes has drawn.
+
+        It takes the arguments of `generate` and raises the same errors.
+        """
+        return map(as_bytes, self._texts(prompt, **options))
+
+    def _texts(
+        self,
+        prompt: StrOrBytes | None = None,
+        seed: int | None = None,
+        stop: StrOrBytes | Sequence[StrOrBytes] | None = None,
+        allow: str | None = None,
+        unknown: Unknown = "error",
+        weights: Weights = "float32",
+        **settings: Any,
+    ) -> Iterator[str]:
+        saved, tokenizer = self.saved, self.saved.tokenizer
         for name, value, known in (("unknown", unknown, Unknown), ("weights", weights, Weights)):
             if value not in get_args(known):
                 raise UsageError(Setting(name, value), f"expected one of {get_args(known)}")
         given = [f"sample.{key}={value}" for key, value in settings.items() if value is not None]
         config = changed(saved.config, given).sample
-        allowed = None if allow is None else allowed_ids(saved.tokenizer, allow)
-        ids = encode_prompt(saved.tokenizer, config.prompt if prompt is None else prompt, unknown)
-        stops = [stop] if isinstance(stop, str) else stop or ()
-        task = Task(settings_of(config, allowed), config.max_new_chars, stops, weights)
+        allowed = None if allow is None else allowed_ids(tokenizer, allow)
+        where, words = (CONFIGURED, config.prompt) if prompt is None else (PROMPT, prompt)
+        ids = encode_prompt(tokenizer, self._text(words, where), unknown, where)
+        stops = [stop] if isinstance(stop, str | bytes) else stop or ()
+        ends = encode_stops(tokenizer, [self._text(words, Setting("stop")) for words in stops])
+        task = Task(settings_of(config, allowed), config.max_new_chars, ends, weights)
         check_weights(weights, saved.model)
-        written = Drawing(saved.model, saved.tokenizer, ids, task).write([choose_seed(seed)])
+        drawing, seeds = Drawing(saved.model, tokenizer, ids, task), [choose_seed(seed)]
+        written = drawing.write(seeds, drawing.streams(seeds))
         return (piece.text for pieces in written for piece in pieces[0])
+
+    def _text(self, words: StrOrBytes, where: Setting) -> str:
+        unit = self.saved.tokenizer.unit
+        return words if isinstance(words, str) else decoded(words, unit, where)
 
 
 def load(

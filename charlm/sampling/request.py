@@ -1,43 +1,99 @@
-"""Check a request: prompt, settings, allowed characters, seed, weights."""
+"""Check a request: prompt, stop texts, settings, allowed characters, seed, weights."""
 
 import re
 import secrets
 import warnings
-from dataclasses import fields
+from collections.abc import Iterable
+from dataclasses import fields, replace
 
 import numpy as np
 from jaxtyping import Bool, Int
 from numpy import ndarray
 
 from charlm.config import SampleConfig
-from charlm.errors import DataError, Phrase, Setting, UsageError
+from charlm.errors import DataError, Phrase, Setting, UsageError, Words
 from charlm.models import LanguageModel
 from charlm.sampling.choose import Settings
 from charlm.sampling.reader import Weights
 from charlm.text.tokenizer import Tokenizer, Unknown
 
+PROMPT, CONFIGURED = Setting("prompt"), Setting("sample.prompt")  # as an argument, as a key
 SEEDS = 2**62  # limit of a seed, so that seeds that count up from it fit into 64 bits
 A_CLASS = re.compile(r"\[\^?\]?(\\.|[^\]\\])*\]|\\[wWdDsS]", re.DOTALL)  # as [^a-z\]] or \d
 
+# What people type where no shell or language reads it as an escape.
+_ESCAPES = {r"\n": ("\n", "a newline"), r"\r": ("\r", "a carriage return"), r"\t": ("\t", "a tab")}
+_ESCAPE = re.compile(r"\\[nrt]")
+
 
 def encode_prompt(
-    tokenizer: Tokenizer, prompt: str, unknown: Unknown = "error"
+    tokenizer: Tokenizer, prompt: str, unknown: Unknown = "error", where: Words = PROMPT
 ) -> Int[ndarray, "T"]:
     """Return the ids of a prompt, at least one.
 
     An empty prompt becomes a newline, or the first symbol of an alphabet without newlines.
     Characters outside the alphabet raise a DataError (`error`), are left out (`skip`), or are
-    replaced by similar ones (`nearest`).
+    replaced by similar ones (`nearest`). `where` says where the prompt comes from.
     """
     try:
         ids = tokenizer.encode(prompt, unknown)
     except DataError as error:
         words = "use {} to replace them by similar characters, or {} to leave them out"
-        mend = Phrase(words, *(Setting("unknown", value) for value in ("nearest", "skip")))
-        raise error.replace(where=Setting("prompt"), mend=mend) from None
+        mend: Words = Phrase(words, *(Setting("unknown", value) for value in ("nearest", "skip")))
+        if where == CONFIGURED:
+            mend = "use characters of the text"
+        if escape_in(prompt) and not knows(tokenizer, "\\"):
+            mend = _newline(prompt, where)
+        raise error.replace(where=where, mend=mend) from None
     if not len(ids):
         ids = tokenizer.encode("\n", "skip")
     return ids.astype(np.int64) if len(ids) else np.zeros(1, np.int64)
+
+
+def encode_stops(tokenizer: Tokenizer, stops: Iterable[str]) -> list[Int[ndarray, "_"]]:
+    """Return the ids of stop texts.
+
+    Raises:
+        UsageError: One is empty: every text would end before it begins.
+        DataError: One has a character outside the alphabet: it would never end a text.
+    """
+    found = []
+    for stop in stops:
+        setting = Setting("stop", stop)
+        if not stop:
+            raise UsageError(setting, "empty, so each text would end at once", "leave it out")
+        try:
+            found.append(tokenizer.encode(stop).astype(np.int64))
+        except DataError as error:
+            mend: Words = "leave it out"
+            if escape_in(stop) and not knows(tokenizer, "\\"):
+                mend = _newline(stop, Setting("stop"))
+            what = f"{error.what}, so no text can have it"
+            raise error.replace(where=setting, what=what, mend=mend) from None
+    return found
+
+
+def escape_in(text: str) -> str:
+    r"""Return the first \n, \r or \t that was typed as a backslash and a letter; or nothing."""
+    found = _ESCAPE.search(text)
+    return found[0] if found else ""
+
+
+def knows(tokenizer: Tokenizer, character: str) -> bool:
+    """Tell whether a character is in the alphabet."""
+    return len(tokenizer.encode(character, "skip")) > 0
+
+
+def _newline(text: str, where: Words) -> Words:
+    """Say how to write what was meant by a backslash and a letter."""
+    meant = _ESCAPE.sub(lambda found: _ESCAPES[found[0]][0], text)
+    name = _ESCAPES[escape_in(text)][1]
+    if where == CONFIGURED:
+        words = f"for {name}, put the value in double quotes in the file, or write {{}}"
+        return Phrase(words, replace(CONFIGURED, value=meant))
+    if isinstance(where, Setting):
+        return Phrase(f"for {name}, write {{}}", replace(where, value=meant))
+    return f"write {name} itself"
 
 
 def settings_of(config: SampleConfig, allowed: Bool[ndarray, "V"] | None = None) -> Settings:
@@ -64,6 +120,9 @@ def allowed_ids(tokenizer: Tokenizer, allow: str) -> Bool[ndarray, "V"]:
         for i in range(128 if of_bytes else tokenizer.vocab_size):
             found[i] = pattern.fullmatch(tokenizer.decode([i])) is not None
     else:
+        if escape_in(allow) and not knows(tokenizer, "\\"):
+            what = f"a backslash and {escape_in(allow)[1]!r}, and this model has no backslash"
+            raise UsageError(setting, what, _newline(allow, Setting("allow")))
         found[tokenizer.encode(allow, "skip")] = True
     if not found.any():
         mend = "use ASCII in a class for a model of bytes" if of_bytes else ""

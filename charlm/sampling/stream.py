@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from charlm.text.tokenizer import Tokenizer
+from charlm.text.raw import as_bytes
+from charlm.text.tokenizer import IntArray, Tokenizer
 
 Alternatives = list[tuple[str, float]]
 
 
 class Piece(NamedTuple):
-    """One character of a text.
+    """One character of a text, or one byte that is not UTF-8 (see `charlm.text.raw`).
 
     Its log-probability `nats` is the model's own, before temperature and filters; for a model of
     bytes, the sum over its bytes. `likely`, if requested, are the most likely characters in its
@@ -21,48 +22,60 @@ class Piece(NamedTuple):
     likely: Alternatives | None = None
 
 
+class _Drawn(NamedTuple):
+    idx: int
+    nats: float
+    likely: Alternatives | None
+
+
 class TextStream:
-    """One text as it is drawn. It has `ended` before the first of `stops`.
+    """One text as it is drawn. It has `ended` before the first of `stops`, which are ids.
 
     Only a possible beginning of a stop text or of a character of several bytes is held back.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[IntArray] = ()) -> None:
         self.ended = False
+        self._of_bytes = tokenizer.unit == "bytes"
         self._decode = tokenizer.stream_decoder()
-        self._stops = [stop for stop in stops if stop]
-        self._nats = 0.0  # of the bytes of an incomplete character
-        self._held: list[Piece] = []
+        # As strings of ids, which can be searched; the text itself has no half of a character.
+        self._stops = ["".join(map(chr, stop.tolist())) for stop in stops]
+        self._held: list[_Drawn] = []  # what could begin a stop text
+        self._incomplete: list[_Drawn] = []  # the bytes of a character that has more
 
     def push(self, idx: int, nats: float, likely: Alternatives | None = None) -> list[Piece]:
         """Take one more id; return the characters that became certain."""
         if self.ended:
             return []
-        text = self._decode(idx)
-        if not text:
-            self._nats += nats
-            return []
-        # Invalid bytes come out first, with the id that shows them invalid; the last is its own.
-        pieces = [Piece(c, 0.0 if i else self._nats) for i, c in enumerate(text[:-1])]
-        pieces.append(Piece(text[-1], nats if pieces else nats + self._nats, likely))
-        self._nats = 0.0
-        if not self._stops:
-            return pieces
-        pieces = self._held + pieces
-        held = "".join(piece.text for piece in pieces)
-        end = self._first_stop(held)
-        if not self.ended:
-            end -= self._beginning_of_a_stop(held)
-        self._held = pieces[end:]
-        return pieces[:end]
+        self._held.append(_Drawn(idx, nats, likely))
+        end = len(self._held)
+        if self._stops:
+            held = "".join(chr(drawn.idx) for drawn in self._held)
+            end = self._first_stop(held)
+            if not self.ended:
+                end -= self._beginning_of_a_stop(held)
+        certain, self._held = self._held[:end], self._held[end:]
+        return self._characters(certain, self.ended)
 
     def finish(self) -> list[Piece]:
         """Return the characters held back at the end of the text."""
-        if self.ended:
-            return []
-        rest = self._decode(None)
-        given = self._held + [Piece(c, 0.0 if i else self._nats) for i, c in enumerate(rest)]
-        return given[: self._first_stop("".join(piece.text for piece in given))]
+        return [] if self.ended else self._characters(self._held, True)
+
+    def _characters(self, drawn: Sequence[_Drawn], last: bool) -> list[Piece]:
+        """Return the characters that these ids complete, and at the end of a text all others."""
+        pieces = []
+        for one in drawn:
+            self._incomplete.append(one)
+            pieces += [self._piece(character) for character in self._decode(one.idx)]
+        if last:
+            pieces += [self._piece(character) for character in self._decode(None)]
+        return pieces
+
+    def _piece(self, character: str) -> Piece:
+        """Return the next character with what its own ids have."""
+        length = len(as_bytes(character)) if self._of_bytes else 1
+        own, self._incomplete = self._incomplete[:length], self._incomplete[length:]
+        return Piece(character, sum(drawn.nats for drawn in own), own[-1].likely)
 
     def _first_stop(self, held: str) -> int:
         """Return the start of the first stop text, which ends this text, or the length."""
@@ -71,7 +84,7 @@ class TextStream:
         return min(found, default=len(held))
 
     def _beginning_of_a_stop(self, held: str) -> int:
-        """Return how many characters at the end of `held` could begin a stop text."""
+        """Return how many ids at the end of `held` could begin a stop text."""
         lengths = range(min(len(held), max(map(len, self._stops)) - 1), 0, -1)
         begins = (n for n in lengths if any(stop.startswith(held[-n:]) for stop in self._stops))
         return next(begins, 0)

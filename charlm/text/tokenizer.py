@@ -124,12 +124,12 @@ class ByteTokenizer:
         return np.frombuffer(data, np.uint8)
 
     def decode(self, ids: Iterable[int] | IntArray) -> str:
-        """Return the text of UTF-8 bytes; invalid bytes become U+FFFD."""
-        return bytes(int(i) for i in ids).decode("utf-8", "replace")
+        """Return the text of bytes; see `charlm.text.raw` for those that are not UTF-8."""
+        return bytes(int(i) for i in ids).decode("utf-8", "surrogateescape")
 
     def stream_decoder(self) -> StreamDecoder:
         """Return a decoder that holds back the bytes of an unfinished character."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         return lambda idx: decoder.decode(b"" if idx is None else bytes([idx]), idx is None)
 
     def to_json(self) -> str:

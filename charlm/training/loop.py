@@ -30,7 +30,7 @@ from charlm.runs.records import (
     SaveRecord,
 )
 from charlm.runs.state import TrainingState, load_checkpoint, save_checkpoint
-from charlm.sampling import Context, encode_prompt, generate, settings_of
+from charlm.sampling import CONFIGURED, Context, encode_prompt, generate, settings_of
 from charlm.storage.atomic import remove_folder
 from charlm.storage.machine import is_gone
 from charlm.training.learner import Job, Learner
@@ -73,7 +73,7 @@ class TrainingLoop:
             except CheckpointError as error:
                 raise error.within("train.init_from") from None
         self.val = job.corpus.splits["val"]
-        self.prompt = encode_prompt(self.tokenizer, self.config.sample.prompt)
+        self.prompt = encode_prompt(self.tokenizer, self.config.sample.prompt, where=CONFIGURED)
 
     @property
     def state(self) -> TrainingState:

@@ -1,3 +1,4 @@
+import io
 import os
 
 import pytest
@@ -6,26 +7,6 @@ from hypothesis import strategies as st
 
 from charlm.cli import output
 from charlm.errors import Stopped
-
-
-@pytest.mark.parametrize("text", ["plain", "é☃😀", "two\nlines\tand a tab", "\u200d\u3000"])
-def test_text_is_shown_as_it_is(text):
-    assert output.printable(text) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [("\x1b[31m", "\\x1b[31m"), ("\r", "\\r"), ("\x07\x00", "\\x07\\x00"), ("\x9b2J", "\\x9b2J")],
-)
-def test_control_characters_are_escaped(text, shown):
-    assert output.printable(text) == shown
-
-
-@given(st.text())
-def test_nothing_that_is_printable_can_command_a_terminal(text):
-    controls = {chr(c) for c in [*range(32), *range(127, 160)]} - {"\n", "\t"}
-
-    assert not controls & set(output.printable(text))
 
 
 @given(st.text())
@@ -58,13 +39,44 @@ class Terminal:
 
 
 def test_a_terminal_is_sent_no_control_characters_and_a_file_is_sent_all(monkeypatch, capsys):
-    output.result("\x1b[2J")
-    assert capsys.readouterr().out == "\x1b[2J\n"
+    output.content("\x1b[2J")
+    output.TextOut("chars").write("\x1b[2J")
+    assert capsys.readouterr().out == "\x1b[2J\n\x1b[2J"
 
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
-    output.result("\x1b[2J")
-    assert terminal.written == "\\x1b[2J\n"
+    output.content("\x1b[2J")
+    output.TextOut("chars").write("\x1b[2J")
+    assert terminal.written == "\\x1b[2J\n\\x1b[2J"
+
+
+def test_a_line_for_people_has_no_control_characters_anywhere(capsys):
+    output.result("\x1b[2J\u200e")
+
+    assert capsys.readouterr().out == "\\x1b[2J\\u200e\n"
+
+
+def test_a_file_gets_the_bytes_of_a_model_of_bytes_and_a_terminal_gets_escapes(monkeypatch):
+    file = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr("sys.stdout", file)
+    for text in ("é", "\udcff", "\udce2"):
+        output.TextOut("bytes").write(text)
+    assert file.buffer.getvalue() == b"\xc3\xa9\xff\xe2"
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    output.TextOut("bytes").write("é\udcff")
+    assert terminal.written == "é\\xff"
+
+
+def test_a_joiner_is_judged_by_the_character_that_was_written_before(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    out = output.TextOut("chars")
+    for character in "می\u200cخ\u200c\u200ca\u200db❤\ufe0f":
+        out.write(character)
+
+    assert terminal.written == "می\u200cخ\u200c\\u200ca\\u200db❤\ufe0f"
 
 
 def test_a_bar_for_bytes_stops_when_asked_to():

@@ -1,3 +1,5 @@
+import base64
+import contextlib
 import io
 import json
 import math
@@ -12,7 +14,9 @@ from types import SimpleNamespace
 import pytest
 
 from charlm.cli import output, prompts
-from charlm.sampling import Drawing
+from charlm.cli.main import run
+from charlm.sampling import Drawing, load
+from tests.fuzz.targets import terminals
 
 SAMPLE = ("sample", "--max-new-chars", 12, "--seed", 7)
 
@@ -63,6 +67,7 @@ def test_json_is_one_object_a_sample(charlm, trained):
         "text",
         "prompt",
         "chars",
+        "ended",
         "seconds",
         "chars_per_second",
         "seed",
@@ -71,7 +76,7 @@ def test_json_is_one_object_a_sample(charlm, trained):
     ]
     assert [s["seed"] for s in samples] == [7, 8]
     assert all(s["text"].startswith("fox") and len(s["text"]) == 15 for s in samples)
-    assert all((s["prompt"], s["chars"]) == ("fox", 12) for s in samples)
+    assert all((s["prompt"], s["chars"], s["ended"]) == ("fox", 12, "length") for s in samples)
     assert all(s["mean_logprob_nats"] < 0 for s in samples)
     for one in samples:
         assert len(one["logprobs_nats"]) == 12
@@ -80,10 +85,180 @@ def test_json_is_one_object_a_sample(charlm, trained):
 
 def test_sample_i_of_n_is_what_its_own_seed_writes(charlm, trained):
     many = charlm(*SAMPLE, "-n", 3)
-    single = "".join(charlm(*SAMPLE, "--seed", seed).stdout for seed in (7, 8, 9))
+    single = [charlm(*SAMPLE, "--seed", seed).stdout for seed in (7, 8, 9)]
 
-    assert many.stdout == single
-    assert many.stderr.splitlines() == [f"--- sample {i} of 3, seed {i + 6}" for i in (1, 2, 3)]
+    assert many.stdout == "\n".join(single)
+    assert many.stderr == ""
+
+
+def test_samples_that_have_several_lines_are_apart(charlm, trained):
+    """A stop text of an empty line leaves none in a sample, so the samples can be told apart."""
+    many = charlm(*SAMPLE, "-n", 3, "--stop", "\n\n", "--max-new-chars", 60).stdout
+    texts = [
+        json.loads(line)["text"]
+        for line in charlm(
+            *SAMPLE, "-n", 3, "--stop", "\n\n", "--max-new-chars", 60, "--json"
+        ).stdout.splitlines()
+    ]
+
+    assert many.split("\n\n") == [*texts[:-1], texts[-1] + "\n"]
+
+
+@pytest.mark.parametrize("option", [("--stop", "\n"), ("--allow", "[a-z]")])
+def test_samples_of_one_line_are_a_list(charlm, trained, option):
+    many = charlm(*SAMPLE, "-n", 6, *option).stdout
+
+    assert len(many.splitlines()) == 6
+    assert "\n\n" not in many
+
+
+def test_a_prompt_of_several_lines_makes_samples_of_several(charlm, trained):
+    command = (*SAMPLE, "-n", 2, "--stop", "\n", "-p", "a\nb")
+
+    assert "\n\na\nb" in charlm(*command).stdout
+    assert "\n\n" not in charlm(*command, "--no-echo").stdout
+
+
+def test_a_separator_is_a_line_between_samples(charlm, trained):
+    single = [charlm(*SAMPLE, "--seed", seed).stdout for seed in (7, 8, 9)]
+
+    assert charlm(*SAMPLE, "-n", 3, "--separator", "===").stdout == "===\n".join(single)
+    one_line = charlm(*SAMPLE, "-n", 3, "--separator", "", "--stop", "\n").stdout
+    assert one_line.count("\n\n") == 2
+
+
+def test_a_seed_that_was_drawn_is_named_so_that_it_can_be_given(charlm, trained):
+    drawn = charlm("sample", "--max-new-chars", 12)
+    several = charlm("sample", "--max-new-chars", 12, "-n", 3)
+
+    for result, more in ((drawn, ()), (several, ("-n", 3))):
+        seed = re.fullmatch(r"seed (\d+)\n", result.stderr)[1]
+        again = charlm("sample", "--max-new-chars", 12, "--seed", seed, *more)
+        assert (again.stdout, again.stderr) == (result.stdout, "")
+    assert charlm("sample", "--max-new-chars", 12, "-q").stderr == ""
+    assert charlm("sample", "--max-new-chars", 12, "--json").stderr == ""
+
+
+def on_a_terminal(command):
+    with terminals() as (out, err):
+        assert run([str(word) for word in command]) == 0
+    return out.getvalue(), err.getvalue()
+
+
+def test_titles_are_for_samples_of_several_lines_on_a_terminal(trained):
+    assert on_a_terminal([*SAMPLE, "-n", 3])[1].splitlines() == [
+        f"--- sample {i} of 3, seed {i + 6}" for i in (1, 2, 3)
+    ]
+    assert on_a_terminal([*SAMPLE, "-n", 3, "-q"])[1] == ""
+    assert on_a_terminal([*SAMPLE, "-n", 3, "--stop", "\n"])[1] == ""
+
+
+def test_many_samples_for_a_file_have_a_bar(charlm, trained, monkeypatch):
+    bars, module = [], sys.modules["charlm.cli.output"]
+
+    class Bar:
+        def __init__(self, **options):
+            bars.append((options["total"], options["disable"], 0))
+
+        def update(self, count=1):
+            bars[-1] = (*bars[-1][:2], bars[-1][2] + count)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(module, "tqdm", Bar)
+    charlm(*SAMPLE, "-n", 9)
+    charlm(*SAMPLE, "-n", 9, "-q")
+    charlm(*SAMPLE)
+
+    assert bars == [(9, None, 9), (9, True, 9), (1, True, 1)]
+
+
+def test_json_says_how_a_text_ended(charlm, trained, monkeypatch):
+    letter = charlm(*SAMPLE, "--no-echo").stdout[5]
+    stopped = charlm(*SAMPLE, "--json", "--stop", letter, "-n", 2)
+    assert json.loads(stopped.stdout.splitlines()[0])["ended"] == "stop"
+    assert json.loads(charlm(*SAMPLE, "--json", "--best-of", 2).stdout)["ended"] == "length"
+
+    generate = sys.modules["charlm.sampling.draw"].generate
+
+    def interrupted(*arguments):
+        for drawn in generate(*arguments):
+            os.kill(os.getpid(), signal.SIGINT)
+            yield drawn
+
+    monkeypatch.setattr("charlm.sampling.draw.generate", interrupted)
+    assert json.loads(charlm(*SAMPLE, "--json").stdout)["ended"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "error"),
+    [
+        (
+            ("--stop", r"\n"),
+            3,
+            r"--stop '\n': character {} '\\' (U+005C) not in this "
+            r"model's alphabet of 31, so no text can have it; for a newline, write --stop $'\n'",
+        ),
+        (
+            ("-p", r"fox\n"),
+            3,
+            r"--prompt: character {} '\\' (U+005C) not in this "
+            r"model's alphabet of 31; for a newline, write --prompt $'fox\n'",
+        ),
+        (
+            ("--allow", r"ab\n"),
+            2,
+            r"--allow 'ab\n': a backslash and 'n', and this model has no "
+            r"backslash; for a newline, write --allow $'ab\n'",
+        ),
+        (("--stop", ""), 2, "--stop '': empty, so each text would end at once; leave it out"),
+    ],
+)
+def test_what_the_shell_did_not_read_as_a_newline_is_answered(
+    charlm, trained, command, code, error
+):
+    result = charlm(*SAMPLE, *command)
+
+    assert (result.code, result.stdout) == (code, "")
+    assert re.sub(r"character \d", "character {}", result.error) == error
+
+
+@pytest.mark.parametrize("stop", ["<|end|>", "x☃", "@"])
+def test_a_stop_text_that_no_text_can_have_is_refused(charlm, trained, stop):
+    result = charlm(*SAMPLE, "--stop", "o", "--stop", stop)
+
+    assert (result.code, result.stdout) == (3, "")
+    assert (
+        "not in this model's alphabet of 31, so no text can have it; leave it out" in result.error
+    )
+
+
+def test_an_escape_that_the_model_knows_is_remarked(charlm, tiny):
+    Path("text.txt").write_text(r"print('a\n') " * 40)
+    charlm("train", "--config", "tiny.yaml", "-q")
+
+    result = charlm(*SAMPLE, "--stop", r"\n", "-p", r"a\n")
+
+    assert result.code == 0
+    assert result.stderr.splitlines() == [
+        rf"charlm: note: {option}: \n is a backslash and a letter here; if you mean the character, "
+        r"write $'\n'"
+        for option in ("--prompt", "--stop")
+    ]
+
+
+def test_a_prompt_file_is_named_where_it_is_wrong(charlm, trained):
+    Path("prompt.txt").write_text("the ☃")
+    assert charlm(*SAMPLE, "--prompt-file", "prompt.txt").error.startswith("prompt.txt: character")
+
+    Path("prompt.txt").write_bytes(b"the \xff")
+    result = charlm(*SAMPLE, "--prompt-file", "prompt.txt")
+    assert result.code == 3
+    assert result.error == "prompt.txt: not UTF-8 at byte 4 (0xff); write it in UTF-8"
 
 
 def test_many_side_by_side_are_what_each_is_alone(charlm, trained):
@@ -115,7 +290,7 @@ def test_a_stop_ends_the_text_and_is_left_out(charlm, trained):
     letter = whole["text"][9]
 
     found = json.loads(charlm(*SAMPLE, "--max-new-chars", 60, "--json", "--stop", letter).stdout)
-    both = charlm(*SAMPLE, "--max-new-chars", 60, "--stop", "@@", "--stop", letter, "--json")
+    both = charlm(*SAMPLE, "--max-new-chars", 60, "--stop", "!!!", "--stop", letter, "--json")
 
     assert found["text"] == whole["text"].partition(letter)[0]
     assert found["chars"] == len(found["text"]) == len(found["logprobs_nats"])
@@ -171,10 +346,10 @@ def test_int8_texts_are_drawn_one_by_one(charlm, trained, monkeypatch):
 
 def test_a_long_text_is_not_kept(charlm, trained, monkeypatch):
 
-    module, longest = sys.modules["charlm.cli.sample"], []
-    end = module._Show.end
+    module, longest = sys.modules["charlm.cli.sample_output"], []
+    end = module.Show.end
     monkeypatch.setattr(
-        module._Show,
+        module.Show,
         "end",
         lambda self, p, text: longest.append(len(text.pieces)) or end(self, p, text),
     )
@@ -283,7 +458,7 @@ def test_a_conversation_continues_one_prompt_after_the_other(charlm, trained, mo
 
     first = charlm(*SAMPLE, "-p", "the ").stdout
     second = charlm(*SAMPLE, "-p", "fox", "--seed", 8).stdout
-    assert (result.code, result.stdout) == (0, first + second)
+    assert (result.code, result.stdout) == (0, f"{first}\n{second}")
     assert "'☃' (U+2603)" in result.stderr
 
 
@@ -409,13 +584,88 @@ def test_control_characters_of_a_prompt_are_not_sent_to_the_terminal(charlm, tra
     assert "\x1b" not in result.stderr
 
 
-def test_bytes_are_written_as_text(charlm, tiny):
-    charlm("train", "--config", "tiny.yaml", "-q", "data.unit=bytes")
+@pytest.fixture
+def of_bytes(charlm, tiny):
+    """A run of a model of bytes, of a text that is not UTF-8: its bytes."""
+    data = b"".join(bytes([0xFF, i, 0xE2, 0x98, 0x83, 0x20]) for i in range(256))
+    Path("text.txt").write_bytes(data)
+    settings = ("data.unit=bytes", "train.sample_every=6", "sample.temperature=2.0")
+    assert charlm("train", "--config", "tiny.yaml", "-q", *settings).code == 0
+    return Path("runs/tiny")
 
-    result = charlm(*SAMPLE, "-p", "é☃")
 
-    assert result.code == 0
-    assert result.stdout.startswith("é☃")
+def drawn(command):
+    """Return what a command writes to a file, in bytes."""
+    file = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with contextlib.redirect_stdout(file):
+        assert run([str(word) for word in command]) == 0
+    return file.buffer.getvalue()
+
+
+def test_bytes_are_written_as_they_are_drawn(charlm, of_bytes):
+    written = drawn([*SAMPLE, "-p", "é☃\udcff"])
+    prompt = "é☃".encode() + b"\xff"
+
+    exact = b"".join(load(of_bytes).generate_bytes(prompt, seed=7, max_new_chars=12))
+    assert written == prompt + exact + b"\n"
+    assert len(exact) == 12
+    with pytest.raises(UnicodeDecodeError):
+        written.decode()
+
+
+def test_json_of_bytes_is_unicode_and_has_the_bytes_too(charlm, of_bytes):
+    written = drawn([*SAMPLE, "-p", "é", "--show-alternatives", "--json"])
+    record, exact = json.loads(written), drawn([*SAMPLE, "-p", "é"]).removesuffix(b"\n")
+
+    assert record["text"] == "".join(
+        "\ufffd" if c >= "\udc80" else c for c in exact.decode("utf-8", "surrogateescape")
+    )
+    assert base64.b64decode(record["text_base64"]) == exact
+    assert (record["prompt"], "prompt_base64" in record) == ("é", False)
+    names = [name for likely in record["alternatives"] for name, _ in likely]
+    assert all(len(name) == 1 or re.fullmatch(r"\\x[89a-f][0-9a-f]", name) for name in names)
+    assert "\ufffd" not in names
+
+
+def test_a_prompt_file_of_any_bytes_is_read_by_a_model_of_bytes(charlm, of_bytes):
+    prompt = b"\xef\xbb\xbf\xff\0\x80\xe2"
+    Path("prompt.bin").write_bytes(prompt)
+
+    assert drawn([*SAMPLE, "--prompt-file", "prompt.bin"]).startswith(prompt)
+
+
+def test_a_stop_text_of_bytes_ends_bytes(charlm, of_bytes):
+    whole = drawn([*SAMPLE, "--no-echo"]).removesuffix(b"\n")
+    end = whole[5:7]
+
+    argument = end.decode("utf-8", "surrogateescape")
+    assert drawn([*SAMPLE, "--no-echo", "--stop", argument]) == whole[: whole.find(end)] + b"\n"
+    made = load(of_bytes).generate_bytes(seed=7, max_new_chars=12, stop=end)
+    assert b"".join(made) == whole[: whole.find(end)]
+
+
+def test_a_terminal_shows_escapes_for_bytes(charlm, of_bytes):
+    written = on_a_terminal([*SAMPLE, "-p", "é\udcff"])[0]
+
+    assert written.startswith("é\\xff")
+    assert written.isprintable() or "\n" in written
+
+
+def test_a_sample_of_training_holds_its_bytes(charlm, of_bytes):
+    records = map(json.loads, (of_bytes / "metrics.jsonl").read_text().splitlines())
+    (record,) = (record for record in records if record["kind"] == "sample")
+
+    exact = (of_bytes / "samples/step-6.txt").read_bytes()
+    assert base64.b64decode(record["text_base64"]) == exact
+    assert "\ufffd" in record["text"]
+    assert list(record)[-1] == "seconds"
+
+
+def test_python_gets_text_that_it_can_print(of_bytes):
+    pieces = [*load(of_bytes).generate("\udcff", seed=7, max_new_chars=40)]
+
+    "".join(pieces).encode()
+    assert "\ufffd" in pieces
 
 
 @pytest.mark.parametrize("option", ["-n", "--best-of"])

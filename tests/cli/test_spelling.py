@@ -62,6 +62,7 @@ OWN = {  # what only these commands can ask for: settings of scoring, sampling a
     "unknown": ("sample", "eval"),
     "prompt": ("sample",),
     "allow": ("sample",),
+    "stop": ("sample",),
     "weights": ("sample",),
     "seed": ("sample",),
     "protocol": ("eval", "compare"),

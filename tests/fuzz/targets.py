@@ -21,8 +21,9 @@ from charlm.errors import CharlmError, CheckpointError, DataError, UsageError
 
 LINE_BREAKS = "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"
 CONTROLS = {chr(c) for c in [*range(32), *range(127, 160)]}
-# What ends a line or turns it round without being a control character, and what is no character.
+# What ends a line, turns it round or hides in it without being a control character.
 TURNS = {chr(c) for c in [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x2028, 0x2029]}
+TURNS |= {*"\u200e\u200f\u061c\u00ad\ufeff\u2060\u3164", *map(chr, range(0xE0000, 0xE0080))}
 HALVES = {chr(c) for c in range(0xD800, 0xE000)}
 
 
@@ -654,14 +655,16 @@ def prompt(data: bytes) -> None:
     path.write_bytes(data)
     argument = data.decode("utf-8", "surrogateescape")
     for given in ((None, path), (argument, None)):
-        with refused_in_one_line_each(DataError):
-            read = read_prompt(*given, "")
-            for known in _tokenizers_of_prompts():
+        for known in _tokenizers_of_prompts():
+            with refused_in_one_line_each(DataError):
+                read, where = read_prompt(*given, "", known.unit)
                 for unknown in ("error", "skip", "nearest"):
                     with refused_in_one_line_each(DataError):
-                        found = encode_prompt(known, read, unknown)
+                        found = encode_prompt(known, read, unknown, where)
                         assert len(found)
                         assert 0 <= found.min() <= found.max() < known.vocab_size
+                    if known.unit == "bytes" and data:
+                        assert bytes(found.tolist()) == data
 
 
 @target(
@@ -672,22 +675,26 @@ def stops(data: bytes) -> None:
 
     What comes out is the text up to the one that is complete first.
     """
+    from charlm.sampling import encode_stops
     from charlm.sampling.stream import TextStream
+    from charlm.text.raw import decoded
 
     before, _, after = data.partition(b"|")
-    ends = before.decode("utf-8", "replace").split("\n")
     for known in _tokenizers_of_prompts()[:2]:
         drawn = [i % known.vocab_size for i in after]
+        ends = []
+        for line in before.split(b"\n"):
+            with refused_in_one_line_each(DataError, UsageError):
+                ends += encode_stops(known, [decoded(line, known.unit, "stop")])
         stream = TextStream(known, ends)
         pieces = [piece for i in drawn for piece in stream.push(i, -1.0)]
         pieces += stream.finish()
-        whole = known.decode(drawn)
-        said = "".join(piece.text for piece in pieces)
-        found = [(at + len(end), at) for end in ends if end and (at := whole.find(end)) >= 0]
-        # The stop that is complete first; bytes that are no character come up to three at a time.
-        first = min(found, default=(0, 0))[0] + 3 * (known.unit == "bytes")
-        starts = [at for last, at in found if last <= first]
-        assert said in ([whole[:at] for at in starts] if found else [whole])
+        whole, kept = bytes(drawn), [bytes(end.tolist()) for end in ends]
+        said = bytes(known.encode("".join(piece.text for piece in pieces)).tolist())
+        found = [(at + len(end), at) for end in kept if (at := whole.find(end)) >= 0]
+        first = min(found, default=(0, 0))[0]
+        starts = [at for last, at in found if last == first]  # of the stops complete first
+        assert said == (whole[: min(starts)] if found else whole)
         assert all(math.isfinite(piece.nats) for piece in pieces)
 
 
@@ -745,14 +752,21 @@ def _outputs() -> list[bytes]:
 def terminal(data: bytes) -> None:
     """Say a text to a terminal in every way there is; what is one line stays one."""
     from charlm.cli import output
+    from charlm.cli.escaping import one_word, printable
 
     try:
         given = data.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
         given = data.decode("utf-8", "surrogateescape")
-    assert_tame(output.printable(given))
-    assert output.printable(output.printable(given)) == output.printable(given)
-    for speak in (output.result, output.stream, output.say, output.note, output.error):
+    assert_tame(printable(given))
+    assert printable(printable(given)) == printable(given)
+    assert_tame(one_word(given), allowed="")
+    texts = output.TextOut
+    streams = [
+        lambda text: texts("chars").write(text),
+        lambda text: [*map(texts("bytes").write, text)],
+    ]
+    for speak in (output.result, output.content, output.say, output.note, output.error, *streams):
         with terminals() as (out, err):
             speak(given)
         assert_tame(out.getvalue())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from charlm.backprop.graph import as_dot
 from charlm.backprop.value import Value
-from charlm.cli import output
+from charlm.cli.escaping import printable
 from charlm.cli.main import run
 from charlm.errors import CheckpointError, Problem, UsageError
 from tests.fuzz import targets
@@ -71,6 +71,14 @@ HOSTILE = {
     "long": "x" * 5000,
     "marks": "e" + "\u0301" * 200,
     "zero-width": "a\u200b\u200d\u2060b",
+    "left-to-right": "a\u200eb",
+    "right-to-left": "a\u200fb",
+    "arabic-mark": "a\u061cb",
+    "soft-hyphen": "a\u00adb",
+    "no-break": "a\ufeffb",
+    "tags": "a\U000e0041\U000e007fb",
+    "filler": "\u3164\uffa0",
+    "smuggled": "a\ufe00\ufe01\U000e0100\U000e0101",
 }
 EVERY = pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 
@@ -78,7 +86,7 @@ EVERY = pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 @EVERY
 def test_a_hostile_text_is_tame_on_a_terminal_however_it_is_said(text):
     targets.terminal(text.encode("utf-8", "surrogatepass"))
-    assert_tame(output.printable(text))
+    assert_tame(printable(text))
 
 
 @fuzzed(200)

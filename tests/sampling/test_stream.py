@@ -3,8 +3,13 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charlm.sampling.stream import TextStream
+from charlm.sampling import stream as module
 from charlm.text import ByteTokenizer, CharTokenizer
+from charlm.text.raw import as_bytes
+
+
+def TextStream(tokenizer, stops=()):
+    return module.TextStream(tokenizer, [tokenizer.encode(stop) for stop in stops])
 
 
 def feed(stream, ids):
@@ -78,20 +83,29 @@ def test_bytes_wait_for_their_character_and_add_up():
 
     assert [text_of(pieces) for pieces in given] == ["a", "", "", "☃", ""]
     assert given[3][0].nats == -3.0
-    assert text_of(rest) == "\ufffd"
+    assert as_bytes(text_of(rest)) == b"\xc3"
     assert rest[0].nats == -1.0
 
 
 @given(st.binary(max_size=20))
-def test_any_bytes_become_text(data):
-    assert everything(TextStream(ByteTokenizer()), data) == data.decode("utf-8", "replace")
+def test_any_bytes_come_out_as_they_were_drawn(data):
+    assert as_bytes(everything(TextStream(ByteTokenizer()), data)) == data
 
 
-def test_a_stop_that_begins_within_a_piece_cuts_it():
-    """Invalid bytes may become a character together with what shows them to be invalid."""
+@given(st.binary(max_size=12), st.lists(st.binary(min_size=1, max_size=3), max_size=2))
+def test_a_stop_text_of_bytes_ends_bytes_wherever_it_is(data, stops):
+    """Also within a character, or where a part of it is not UTF-8."""
     tokenizer = ByteTokenizer()
+    stream = TextStream(tokenizer, [tokenizer.decode(stop) for stop in stops])
 
-    assert everything(TextStream(tokenizer, ["x"]), b"\xe2\x82xyz") == "\ufffd"
+    found = as_bytes(everything(stream, data))
+
+    ends = (
+        min(data[:end].find(s) for s in stops if s in data[:end])
+        for end in range(len(data) + 1)
+        if any(s in data[:end] for s in stops)
+    )
+    assert found == data[: next(ends, len(data))]
 
 
 def test_bytes_that_are_no_character_have_their_own_probability():
@@ -99,13 +113,17 @@ def test_bytes_that_are_no_character_have_their_own_probability():
     given = [stream.push(byte, nats) for byte, nats in ((0xE2, -1.0), (0x82, -2.0), (0x78, -4.0))]
 
     assert given[:2] == [[], []]
-    assert [(piece.text, piece.nats) for piece in given[2]] == [("\ufffd", -3.0), ("x", -4.0)]
+    assert [(as_bytes(text), nats) for text, nats, _ in given[2]] == [
+        (b"\xe2", -1.0),
+        (b"\x82", -2.0),
+        (b"x", -4.0),
+    ]
 
 
 def test_an_ended_text_gains_nothing_at_its_end():
-    stream = TextStream(ByteTokenizer(), ["\ufffd"])
-    for byte in (0xE2, 0x78, 0xE2):
-        stream.push(byte, -1.0)
+    stream = TextStream(ByteTokenizer(), ["x"])
+    given = [text_of(stream.push(byte, -1.0)) for byte in (0xE2, 0x78, 0xE2)]
 
     assert stream.ended
+    assert as_bytes("".join(given)) == b"\xe2"
     assert stream.finish() == []

@@ -130,11 +130,18 @@ def test_a_streamed_character_appears_with_its_last_byte(text):
     assert decoder(None) == ""
 
 
-def test_an_unfinished_character_at_the_end_becomes_a_replacement_sign():
+def test_the_bytes_of_an_unfinished_character_come_at_the_end():
     decoder = ByteTokenizer().stream_decoder()
 
     assert decoder("é".encode()[0]) == ""
-    assert decoder(None) == "�"
+    assert decoder(None) == "\udcc3"
+
+
+@given(st.binary())
+def test_any_bytes_come_back_from_their_text(data):
+    text = ByteTokenizer().decode(data)
+
+    assert ByteTokenizer().encode(text).tolist() == list(data)
 
 
 def test_bytes_of_the_command_line_that_are_not_utf_8_arrive_as_they_were():

@@ -1,0 +1,43 @@
+"""Bytes that are not UTF-8: in a Python string, in a file, and in JSON.
+
+In a string, the characters U+DC80 to U+DCFF stand for the bytes 80 to FF, as in Python's names of
+files (PEP 383). A file gets the bytes themselves; JSON gets U+FFFD, and all bytes in base64.
+"""
+
+import base64
+import re
+
+from charlm.errors import DataError, Words
+
+_RAW = re.compile("[\udc80-\udcff]")
+_OTHER_HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # of surrogate pairs: no bytes
+
+
+def decoded(data: bytes, unit: str, where: Words) -> str:
+    """Return the text of a prompt or stop text: any bytes for a model of `bytes`, else UTF-8.
+
+    Raises DataError, which names `where`, if it is not UTF-8 but must be.
+    """
+    try:
+        return data.decode("utf-8", "surrogateescape" if unit == "bytes" else "strict")
+    except UnicodeDecodeError as error:
+        what = f"not UTF-8 at byte {error.start} (0x{data[error.start]:02x})"
+        raise DataError(where, what, "write it in UTF-8") from None
+
+
+def as_bytes(text: str) -> bytes:
+    """Return the bytes of a text; a half of a surrogate pair that stands for no byte becomes `?`."""
+    return _OTHER_HALVES.sub("?", text).encode("utf-8", "surrogateescape")
+
+
+def as_unicode(text: str) -> str:
+    """Return a text with U+FFFD for each byte that is not UTF-8, so that it can be printed."""
+    return _RAW.sub("\ufffd", text)
+
+
+def for_json(key: str, text: str) -> dict[str, str]:
+    """Return a text for JSON under `key`, and if it is not UTF-8, its bytes under `key_base64`."""
+    fields = {key: as_unicode(text)}
+    if fields[key] != text:
+        fields[f"{key}_base64"] = base64.b64encode(as_bytes(text)).decode()
+    return fields
