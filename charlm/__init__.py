@@ -22,6 +22,13 @@ __version__ = "0.1.0"
 # NumPy's BLAS and torch share the cores: an idle BLAS thread should sleep after 2^22 cycles (a
 # millisecond or two), not 2^26. The variable is read when NumPy is first imported.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "22")
+# torch's threads wait for each other thousands of times in a step. GNU's OpenMP lets them spin for
+# some 15 ms: beside another busy program, the thread that they wait for is the one that
+# cannot run, and a step takes thirty times as long. After a thousand turns (50 microseconds, about
+# what waking a thread costs) they sleep. No bit depends on it. It is read when torch is imported.
+SPINS = "1000"
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def __getattr__(name: str) -> Any:

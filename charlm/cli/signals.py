@@ -30,9 +30,11 @@ def load_torch() -> None:
     during imports. torch imports NumPy from C++, which swallows the exception and leaves half a
     module behind.
     """
+    from charlm.config.cores import let_waiting_threads_sleep
     from charlm.config.memory import check_room
 
     check_room()
+    let_waiting_threads_sleep()
     with _handled(_STOP, lambda number, frame: os._exit(128 + number)):
         import torch  # noqa: F401
 

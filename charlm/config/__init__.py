@@ -2,8 +2,8 @@
 
 Read in this order: `values` (types of values), `sections` (the keys outside the model), `base`
 (what each kind of model states about itself), `models`, `mixture` (the kinds), `schema`, `yaml_file`
-(strict reading), `problems` (error messages), `settle` (keys that give way), `load`, `memory`, `size`
-(the cost of a run).
+(strict reading), `problems` (error messages), `settle` (keys that give way), `load`, `memory`, `cores`
+(what the machine has to offer), `size` (the cost of a run).
 """
 
 from charlm.config.base import ModelConfig, Part
