@@ -26,9 +26,8 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "22")
 # some 15 ms: beside another busy program, the thread that they wait for is the one that
 # cannot run, and a step takes thirty times as long. After a thousand turns (50 microseconds, about
 # what waking a thread costs) they sleep. No bit depends on it. It is read when torch is imported.
-SPINS = "1000"
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def __getattr__(name: str) -> Any:

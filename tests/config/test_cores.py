@@ -51,7 +51,7 @@ def test_threads_sleep_at_once_on_a_busy_machine_unless_told_otherwise(
 
 @pytest.mark.parametrize(
     ("given", "then"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+    [({}, cores.SPINS), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
 )
 def test_threads_spin_briefly_unless_told_otherwise(given, then):
     plain = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
