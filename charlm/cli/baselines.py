@@ -1,5 +1,6 @@
 """charlm baselines: the loss on a text of models that need no training."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,7 @@ from charlm.errors import DataError, Phrase, Setting, UsageError
 
 if TYPE_CHECKING:
     from charlm.config import DataConfig
-    from charlm.evaluation.baselines import Ladder
+    from charlm.evaluation import Ladder, Rung
     from charlm.text import Corpus, Scan, Tokenizer
 
 
@@ -27,6 +28,10 @@ def baselines(
     unit: Unit = "chars",
     encoding: Encoding = "utf-8",
     max_order: Annotated[int, typer.Option(min=1, max=16, help="Longest n-gram to try.")] = 10,
+    block_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Score n-grams in windows of this length. Default: all context."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Score a text without training: n-grams and compressors.
@@ -41,10 +46,12 @@ def baselines(
 
         corpus, tokenizer = _read(data, scratch)
         parts = corpus.splits
-        ladder = climb(parts["train"], parts["val"], tokenizer, max_order=max_order)
+        ladder = climb(
+            parts["train"], parts["val"], tokenizer, block_size=block_size, max_order=max_order
+        )
     if json:
         described = {"text": source, "unit": unit, "symbols": tokenizer.vocab_size}
-        output.result_json(described | as_json(ladder))
+        output.result_json(described | as_json(ladder, unit))
     else:
         output.result("\n".join(table(ladder, unit)))
 
@@ -100,34 +107,61 @@ def fitted(scan: "Scan", data: "DataConfig") -> "Tokenizer":
 def table(ladder: "Ladder", unit: str) -> Iterator[str]:
     """Yield the lines of the table and its legend."""
     symbol, symbols = unit.removesuffix("s"), output.units(unit)
-    yield f"{'baseline':<26}{'nats':>8}{f'bits/{symbol}':>11}{'perplexity':>12}{'seconds':>9}"
+    # Bits per byte compare with byte models and file sizes; in ASCII they are those per character.
+    both = any(rung.score.bytes != rung.score.chars for rung in ladder.rungs)
+    yield (
+        f"{'baseline':<26}{'nats':>8}{f'bits/{symbol}':>11}{'bits/byte' if both else '':>{11 * both}}"
+        f"{'perplexity':>12}{'seconds':>9}"
+    )
     for rung in ladder.rungs:
-        score = rung.score
+        score, name = rung.score, f"{rung.name}{' *' if rung.adaptive else ''}"
+        per_byte = f"{score.bits_per_byte:11.4f}" if both else ""
         yield (
-            f"{rung.name:<26}{score.loss_nats:8.4f}{score.bits_per_char:11.4f}"
+            f"{name:<26}{score.loss_nats:8.4f}{score.bits_per_symbol:11.4f}{per_byte}"
             f"{score.perplexity:12.3f}{rung.seconds:9.1f}"
         )
-    yield (
-        f"scored on {ladder.scored:,} validation {symbols}, with all the context before each; "
-        f"counted on the last {ladder.counted:,} training {symbols}"
-    )
-    chosen = "; the best order was chosen on the end of the training part" if ladder.order else ""
-    yield f"unigram and bigram: add-one smoothing; longer n-grams: Kneser-Ney{chosen}"
-    if not ladder.compressed:
-        from charlm.evaluation.baselines import MIN_COMPRESSED
+    yield from _legend(ladder, symbols)
 
+
+def _legend(ladder: "Ladder", symbols: str) -> Iterator[str]:
+    from charlm.evaluation.baselines import MIN_COMPRESSED
+
+    all_context = "with all the context before each"
+    how = f"in windows of {ladder.block_size}" if ladder.block_size else all_context
+    yield (
+        f"scored on {ladder.scored:,} validation {symbols}, {how}; "
+        f"counted on {_share(ladder.counted, ladder.train)} training {symbols}"
+    )
+    chosen = (
+        f"; order {ladder.order} was chosen on the end of the training part, so another may be "
+        "better here"
+    )
+    yield (
+        "unigram and bigram: add-one smoothing; longer n-grams: Kneser-Ney"
+        f"{chosen if ladder.order else ''}"
+    )
+    if ladder.compressed:
+        yield (
+            "* compressors have no windows and learn from the validation text too: they tell how "
+            f"much it adds to {_share(ladder.compressed, ladder.train)} compressed training "
+            f"{symbols}; gzip looks back 32 KiB, bzip2 900 kB, xz 8 MiB"
+        )
+    else:
         yield f"no compressors: they need at least {MIN_COMPRESSED:,} validation {symbols}"
-        return
-    yield (
-        "compressors: extra compressed size of the validation text after the last "
-        f"{ladder.compressed:,} training {symbols}; gzip looks back 32 KiB, bzip2 900 kB, xz 8 MiB"
-    )
+    if worse := ladder.worse_than_uniform():
+        yield f"worse than uniform, so worse than guessing: {', '.join(worse)}"
 
 
-def as_json(ladder: "Ladder") -> dict[str, Any]:
+def _share(part: int, whole: int) -> str:
+    return f"all {whole:,}" if part == whole else f"the last {part:,} of {whole:,}"
+
+
+def as_json(ladder: "Ladder", unit: str) -> dict[str, Any]:
     """Return a ladder for JSON."""
     return {
-        "protocol": "stream",
+        "protocol": ladder.protocol,
+        "block_size": ladder.block_size,
+        "train": ladder.train,
         "counted": ladder.counted,
         "scored": ladder.scored,
         "best_order": ladder.order,
@@ -135,25 +169,50 @@ def as_json(ladder: "Ladder") -> dict[str, Any]:
         "baselines": [
             {
                 "name": rung.name,
-                "loss_nats": rung.score.loss_nats,
-                "bits_per_char": rung.score.bits_per_char,
-                "perplexity": rung.score.perplexity,
+                **rung.score.in_units(unit),
                 "seconds": round(rung.seconds, 3),
+                "adaptive": rung.adaptive,
             }
             for rung in ladder.rungs
         ],
     }
 
 
-def reached(ladder: "Ladder", loss_nats: float) -> str:
-    """Say between which two baselines a loss is."""
-    from charlm.evaluation.baselines import as_printed
+def reached(ladder: "Ladder", loss_nats: float, unit: str) -> str:
+    """Say between which two baselines a loss is, and by which protocol they were scored."""
+    from charlm.evaluation.ladder import is_above
 
+    if worse := worse_than_uniform(loss_nats, ladder.symbols):
+        return worse
     below, above = ladder.place(loss_nats)
-    past, ahead = (f"{r.name} ({r.score.loss_nats:.4f})" if r else "" for r in (below, above))
+    past, ahead = (_named(rung, ladder, unit) if rung else "" for rung in (below, above))
     if not above:
-        return f"better than every baseline; the best of them: {past.removeprefix('best ')}"
-    level = as_printed(above.score.loss_nats) == as_printed(loss_nats)
-    if not past:
-        return f"level with {ahead}" if level else f"no baseline; next: {ahead}"
-    return f"past {past}, {'level with' if level else 'short of'} {ahead}"
+        said = f"better than every baseline; the best of them: {past}"
+    else:
+        level = not is_above(loss_nats, above.score.loss_nats)
+        said = f"{'level with' if level else 'short of'} {ahead}"
+        said = f"past {past}, {said}" if past else said
+    return f"{said}, {f'in windows of {ladder.block_size}' if ladder.block_size else 'stream'}"
+
+
+def worse_than_uniform(loss_nats: float, symbols: int) -> str | None:
+    """Say that a loss is worse than that of guessing; None if it is not."""
+    from charlm.evaluation.ladder import is_above
+
+    uniform = math.log(symbols)
+    if not is_above(loss_nats, uniform):
+        return None
+    return f"worse than uniform ({uniform:.4f}): guessing among all {symbols:,} symbols is better"
+
+
+def _named(rung: "Rung", ladder: "Ladder", unit: str) -> str:
+    """Name a baseline with its loss, and what else must be known to compare with it."""
+    about, seen = [f"{rung.score.loss_nats:.4f}"], ladder.train
+    if rung.adaptive:
+        about.append("no windows; it learns from the scored text")
+        seen = ladder.compressed
+    elif rung.name != "uniform":
+        seen = ladder.counted
+    if seen < ladder.train:
+        about.append(f"from {_share(seen, ladder.train)} training {output.units(unit)}")
+    return f"{rung.name} ({'; '.join(about)})"

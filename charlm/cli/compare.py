@@ -223,5 +223,5 @@ def _run_as_json(row: "ComparedRun") -> dict[str, Any]:
         "step": row.saved.step,
         "seconds": row.seconds,
         "seed": row.saved.config.run.seed,
-        "scores": {name: as_json(score) for name, score in row.scores.items()},
+        "scores": {name: as_json(score, str(row.text[1])) for name, score in row.scores.items()},
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from charlm.cli import output
+from charlm.cli.baselines import worse_than_uniform
 from charlm.cli.options import Checkpoint, Device, Json, Run, RunPlace, either
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import DataError, UsageError
@@ -113,6 +114,10 @@ def evaluate(
     tell(_summary(source or split, score, saved.tokenizer.unit))
     output.say(f"scored {score.chars:,} {symbols} {cut.in_words}; {found.path} step {saved.step}")
     output.say(_about_interval(score))
+    if not text.left_out and (
+        worse := worse_than_uniform(score.loss_nats, saved.tokenizer.vocab_size)
+    ):
+        output.note(f"this is {worse}")
     if text.left_out:
         cost = f"cost {text.left_out.charge_nats / math.log(2):.2f} bits each (--unknown uniform)"
         output.note(f"{score.unknown:,} of them are unknown to the model and {cost}")
@@ -215,28 +220,24 @@ def _record(
     return {
         "split": split,
         "protocol": cut.name,
-        "chars": score.chars,
-        "loss_nats": score.loss_nats,
-        "bits_per_char": score.bits_per_char,
-        "perplexity": score.perplexity,
+        "chars": score.chars,  # or bytes, of a run of bytes
+        **score.in_units(saved.tokenizer.unit),
         "run": str(saved.run.path),
         "step": saved.step,
         "file": file,
-        **as_json(score),  # adds what is not above
+        **as_json(score, saved.tokenizer.unit),  # adds what is not above
         "block_size": cut.block_size,
         "stride": cut.stride if cut.name == "sliding" else None,
         "unknown": score.unknown,
+        "unit": saved.tokenizer.unit,
     }
 
 
-def as_json(score: "Score") -> dict[str, Any]:
+def as_json(score: "Score", unit: str) -> dict[str, Any]:
     """Return a loss in every unit, for JSON."""
     interval = score.interval
     return {
-        "loss_nats": score.loss_nats,
-        "bits_per_char": score.bits_per_char,
-        "bits_per_byte": score.bits_per_byte,
-        "perplexity": score.perplexity,
+        **score.in_units(unit),
         "interval": interval and {"low": interval.low, "high": interval.high},
     }
 
@@ -246,7 +247,7 @@ def _summary(name: str, score: "Score", unit: str) -> str:
     around = f" (95 %: {interval.low:.4f} to {interval.high:.4f})" if interval else ""
     bits = f"{score.bits_per_byte:.4f} bits per byte"
     if unit == "chars":
-        bits = f"{score.bits_per_char:.4f} bits per character, {bits}"
+        bits = f"{score.bits_per_symbol:.4f} bits per character, {bits}"
     line = f"{name}: {score.loss_nats:.4f} nats{around}, {bits}, perplexity {score.perplexity:.3f}"
     return "\n".join([line, *_by_position(score.by_position or ())])
 

@@ -88,6 +88,11 @@ def units(unit: str) -> str:
     return "characters" if unit == "chars" else unit
 
 
+def one(unit: str) -> str:
+    """Return the singular for a text's symbols."""
+    return units(unit).removesuffix("s")
+
+
 def facts(rows: dict[str, str]) -> None:
     """Print names and values to stdout, a row each."""
     for name, value in rows.items():

@@ -1,18 +1,21 @@
 """The output of charlm train; imported only when torch is needed."""
 
+import contextlib
 import math
 import sys
 import time
+from typing import Any
 
 from tqdm import tqdm
 
 from charlm import evaluation
 from charlm.cli import output
-from charlm.cli.baselines import as_json, reached, table
+from charlm.cli.baselines import as_json, reached, table, worse_than_uniform
 from charlm.cli.signals import StopSignals
 from charlm.cli.spelling import one_line
-from charlm.errors import CharlmError, Stopped, is_out_of_memory
-from charlm.evaluation import Ladder, Score
+from charlm.errors import CharlmError, MachineError, Stopped, is_out_of_memory
+from charlm.evaluation import Ladder, Score, baselines
+from charlm.evaluation.ladder import keep, kept
 from charlm.lifecycle.begin import PreparedRun
 from charlm.models.device import describe_device
 from charlm.runs.records import (
@@ -27,6 +30,9 @@ from charlm.runs.records import (
     TuneRecord,
 )
 from charlm.training import TrainingLoop
+
+# Of a corpus: what its baselines depend on.
+FACTS = ("source_sha256", "unit", "size", "vocab_size", "splits")
 
 
 def introduce(prepared: PreparedRun, loop: TrainingLoop) -> None:
@@ -129,12 +135,18 @@ def score_baselines(
 ) -> Ladder | None:
     """Score the baselines, in at most a tenth of the remaining budget, and print their table.
 
-    Return None if they are switched off, impossible, stopped or late, or fail: a comparison must not
-    end a run.
+    They are scored by the protocol of training's evaluations, and kept in the run folder: a resumed
+    run reads them there, if they were computed from the same. Return None if they are switched off,
+    impossible, stopped or late, or fail: a comparison must not end a run.
     """
-    train, val = (prepared.corpus.splits[name] for name in ("train", "val"))
+    val, path = prepared.corpus.splits["val"], prepared.run.baselines_path
     if not prepared.config.eval.baselines or len(val) < 2:
         return None
+    asked = _asked(prepared)
+    made_of = {**asked, **{key: prepared.corpus.facts[key] for key in FACTS}}
+    if found := kept(path, made_of):
+        _show(found, prepared, quiet, "from the run's own record")
+        return found
     ends = math.inf
     if loop.clock.budget is not None:
         left = loop.clock.left()
@@ -145,7 +157,13 @@ def score_baselines(
         return stop.requested() or time.perf_counter() >= ends
 
     try:
-        ladder = evaluation.climb(train, val, prepared.tokenizer, should_stop=should_stop)
+        ladder = evaluation.climb(
+            prepared.corpus.splits["train"],
+            val,
+            prepared.tokenizer,
+            should_stop=should_stop,
+            **asked,
+        )
     except Stopped:
         if not stop.requested():
             output.note(
@@ -158,20 +176,41 @@ def score_baselines(
         reason = "out of memory" if is_out_of_memory(error) else reason
         output.note(f"no baselines: {reason}; eval.baselines=false leaves them out")
     else:
-        if not quiet:
-            for line in table(ladder, prepared.config.data.unit):
-                output.say(f"  {line}")
-            output.say(
-                f"  the losses of the model below are in windows of "
-                f"{prepared.config.model.block_size}, where the first characters have little context"
-            )
+        with contextlib.suppress(MachineError):
+            keep(ladder, path, made_of)
+        _show(ladder, prepared, quiet)
         return ladder
     return None
+
+
+def _asked(prepared: PreparedRun) -> dict[str, Any]:
+    """Return how the baselines of a run are computed."""
+    config, minutes = prepared.config, prepared.config.train.minutes
+    counted = min(baselines.MAX_COUNTED, len(prepared.corpus.splits["train"]))
+    if minutes is not None:  # not by a clock: the same budget gives the same baselines
+        counted = min(counted, max(1, int(minutes)) << 20)
+    return {
+        "block_size": config.model.block_size,
+        "max_chars": config.eval.max_chars,
+        "max_counted": counted,
+    }
+
+
+def _show(ladder: Ladder, prepared: PreparedRun, quiet: bool, whence: str = "") -> None:
+    """Print the table of a run's baselines on stderr."""
+    if not quiet:
+        for line in table(ladder, prepared.config.data.unit):
+            output.say(f"  {line}")
+        if whence:
+            output.say(f"  {whence}")
 
 
 def conclude(prepared: PreparedRun, loop: TrainingLoop, ladder: Ladder | None, json: bool) -> None:
     """Print the result of training and which baselines it beats."""
     state, run, best = loop.state, prepared.run.path, loop.state.best_loss_nats
+    unit, last = prepared.config.data.unit, state.val_loss_nats
+    if last is not None and (worse := worse_than_uniform(last, prepared.tokenizer.vocab_size)):
+        output.note(f"the validation loss {last:.4f} is {worse}; is the text sorted, or random?")
     if json:
         output.result_json(
             {
@@ -182,19 +221,18 @@ def conclude(prepared: PreparedRun, loop: TrainingLoop, ladder: Ladder | None, j
                 "best_step": state.best_step if state.best_loss_nats is not None else None,
                 "counted_bigram_nats": ladder.loss_nats("bigram") if ladder else None,
                 "seconds": round(state.seconds, 3),
-                "baselines": as_json(ladder)["baselines"] if ladder else None,
-                "reached": reached(ladder, best) if ladder and best is not None else None,
+                "baselines": as_json(ladder, unit)["baselines"] if ladder else None,
+                "reached": reached(ladder, best, unit) if ladder and best is not None else None,
             }
         )
         return
-    if state.val_loss_nats is None or best is None:
+    if last is None or best is None:
         steps = f"trained {state.step} steps"
         output.result(f"{steps}; no validation part to score (data.val_fraction)")
         return
-    last = Score(1, state.val_loss_nats)
-    bits = f"{last.bits_per_char:.3f} bits per character"
-    output.result(f"validation loss  {last.loss_nats:.4f} nats  ({bits}, step {state.step})")
+    bits = f"{Score(1, last).bits_per_symbol:.3f} bits per {output.one(unit)}"
+    output.result(f"validation loss  {last:.4f} nats  ({bits}, step {state.step})")
     if state.best_step != state.step:
         output.result(f"best             {best:.4f} nats  (step {state.best_step})")
     if ladder:
-        output.result(f"reached          {reached(ladder, best)}")
+        output.result(f"reached          {reached(ladder, best, unit)}")

@@ -2,10 +2,12 @@
 
 Read in this order: `score` (units and intervals), `protocols` (how a text is cut into windows),
 `unknown` (characters that the model does not know), `given` (the text to score), `scoring`,
-`comparison` (several runs), `baselines` (n-grams and compressors).
+`comparison` (several runs), `ladder` (a table of baselines), `baselines` (n-grams and
+compressors).
 """
 
-from charlm.evaluation.baselines import Ladder, Rung, climb
+from charlm.evaluation.baselines import climb
+from charlm.evaluation.ladder import Ladder, Rung
 from charlm.evaluation.score import Interval, Score
 from charlm.evaluation.scoring import score_text, score_windows
 

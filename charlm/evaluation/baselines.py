@@ -6,12 +6,15 @@ sees the training part first and is scored on the text after it:
     uniform                all symbols equally likely: ln V
     unigram, bigram        counted, one added to every count (Laplace's rule of succession)
     trigram, 5-gram        counted, modified Kneser-Ney
-    best Kneser-Ney        of the best order for this text
+    Kneser-Ney, order k    of the order that is best on the end of the training part
     gzip, bzip2, xz        how much the held-out part enlarges the compressed training part; only if
                            it is long enough for whole bytes to be precise
 
-The best order is chosen on the end of the training part, with counts that do not include it. Then
-the whole training part is counted, and the held-out part is scored once.
+N-grams are scored by the protocol of the model that they are compared with: in its windows, or with
+all context (`stream`). Compressors have no windows, and learn from the text that they compress.
+
+The order is chosen with counts that do not include the end of the training part. Then the whole
+training part is counted, and the held-out part is scored once; on it, another order may be better.
 """
 
 import bz2
@@ -19,78 +22,37 @@ import lzma
 import math
 import time
 import zlib
-from collections import deque
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from charlm.errors import check_stop
+from charlm.evaluation.ladder import Ladder, Rung
+from charlm.evaluation.protocols import training_passes
 from charlm.evaluation.score import Score
+from charlm.evaluation.scoring import utf8_lengths
+from charlm.models.counted_loss import Targets, add_one, choose_order, kneser_ney
 from charlm.models.counts import Counts, count_ngrams
-from charlm.models.smoothing import Table, smooth
 from charlm.text.tokenizer import CharTokenizer, Tokenizer
 from charlm.text.tokens import IdArray, Ids
-
-_Array = npt.NDArray[Any]
 
 MAX_ORDER = 10
 FIXED_ORDERS = {3: "trigram", 5: "5-gram"}
 
-# These limits bound time (seconds) and memory for a text of any size: 50 MiB for 12 MB of Python,
-# 270 MiB for random bytes, where almost every n-gram is new. Only the end of the training part is
-# counted or compressed, because it is closest to the held-out part.
-MAX_COUNTED = 1 << 20  # characters of the training part, fewer for orders beyond `MAX_ORDER`
+# These limits bound time (seconds) and memory for a text of any size. If not all of the training part
+# is counted or compressed, its end is, because it is closest to the held-out part.
+CHOOSING = 1 << 20  # characters, fewer for orders beyond `MAX_ORDER`, that the order is chosen in
+MAX_COUNTED = 1 << 24  # characters of the training part: 12 MB of Python take 4 s
+MAX_NGRAMS = 1 << 24  # distinct ones of all orders, about 30 bytes each
 MAX_SCORED = 500_000  # characters of the held-out part
-MAX_CHOOSING = 100_000  # characters that the order is chosen on
 # xz is the slowest and looks back 8 MiB, gzip 32 KiB, bzip2 900 kB.
 MAX_COMPRESSED = 2_000_000  # characters of the training part
 MIN_COMPRESSED = 1_000  # characters of the held-out part: xz rounds to 4 bytes
 PIECE = 1 << 18  # bytes compressed between two calls of `should_stop`
 
-
-@dataclass(frozen=True)
-class Rung:
-    """One baseline: its score on the held-out part, and its wall time in seconds.
-
-    Work shared by several baselines counts for the first of them.
-    """
-
-    name: str
-    score: Score
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """The baselines of one text, as listed at the top of this file."""
-
-    rungs: tuple[Rung, ...]
-    counted: int  # characters of the training part in which n-grams were counted
-    scored: int  # characters of the held-out part except the first, which only compressors code
-    compressed: int  # characters of the training part compressed; 0 below `MIN_COMPRESSED`
-    order: int | None  # the best n-gram order; None if the training part is too short to choose
-
-    def loss_nats(self, name: str) -> float:
-        """Return the loss of the rung called `name`."""
-        return next(rung.score.loss_nats for rung in self.rungs if rung.name == name)
-
-    def place(self, loss_nats: float) -> tuple[Rung | None, Rung | None]:
-        """Return the best baseline that a loss beats and the worst that it does not, or None.
-
-        Losses are compared as printed.
-        """
-        descending = sorted(self.rungs, key=lambda rung: -as_printed(rung.score.loss_nats))
-        worse = (as_printed(loss_nats) < as_printed(rung.score.loss_nats) for rung in self.rungs)
-        passed, around = sum(worse), [None, *descending, None]
-        return around[passed], around[passed + 1]
-
-
-def as_printed(loss_nats: float) -> float:
-    """Round a loss to the digits that tables show."""
-    return round(loss_nats, 4)
+_Array = npt.NDArray[np.integer[Any]]
 
 
 def climb(
@@ -98,6 +60,9 @@ def climb(
     held_out: Ids,
     tokenizer: Tokenizer,
     *,
+    block_size: int | None = None,
+    max_chars: int | None = None,
+    max_counted: int = MAX_COUNTED,
     max_order: int = MAX_ORDER,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Ladder:
@@ -107,136 +72,103 @@ def climb(
         train: The training part, at least 1 character.
         held_out: The text right after it, at least 2 characters.
         tokenizer: Of both.
+        block_size: Score n-grams in windows of this length, as `score_windows` does; None: `stream`.
+        max_chars: Score n-grams on about this many characters; None: as many as the limits allow.
+        max_counted: Count n-grams in at most this many characters of the training part.
         max_order: The longest n-gram to try.
         should_stop: Called often; `Stopped` is raised if it says so.
     """
     vocab_size = tokenizer.vocab_size
-    counted = _last(train, MAX_COUNTED * MAX_ORDER // max(max_order, MAX_ORDER))
-    scored = IdArray(held_out.read(0, min(len(held_out), MAX_SCORED + 1)))
-    rungs, predictions = [], len(scored) - 1
+    targets = _targets(held_out, block_size, min(max_chars or MAX_SCORED, MAX_SCORED))
+    size = int(utf8_lengths(tokenizer)[targets.ids].sum())
+    rungs: list[Rung] = []
     since = began = time.perf_counter()
 
-    def add(name: str, loss_nats: float, chars: int = predictions, earlier: float = 0.0) -> None:
+    def add(name: str, loss_nats: float, earlier: float = 0.0) -> None:
         nonlocal since
         spent, since = time.perf_counter() - since, time.perf_counter()
-        rungs.append(Rung(name, Score(chars, loss_nats), spent + earlier))
+        rungs.append(Rung(name, Score(len(targets.ids), loss_nats, size), spent + earlier))
 
     add("uniform", math.log(vocab_size))
-    order = choose_order(counted, vocab_size, max_order, should_stop)
+    end = _last(train, CHOOSING * MAX_ORDER // max(max_order, MAX_ORDER))
+    order = choose_order(end, vocab_size, max_order, should_stop)
     choosing, since = time.perf_counter() - began, time.perf_counter()
     longest = max(*FIXED_ORDERS, order or 0)
-    counts = count_ngrams(counted, vocab_size, longest, should_stop=should_stop)
-    add("unigram", add_one(counts, scored, 1))
-    add("bigram", add_one(counts, scored, 2))
-    losses = {}
-    for k, loss in kneser_ney(counts, scored, {*FIXED_ORDERS, order}, should_stop):
-        losses[k] = loss
+    counts, counted = _count(train, end, vocab_size, longest, max_counted, should_stop)
+    add("unigram", add_one(counts, targets, 1))
+    add("bigram", add_one(counts, targets, 2))
+    for k, loss in kneser_ney(counts, targets, {*FIXED_ORDERS, order}, should_stop):
         if k in FIXED_ORDERS:
             add(FIXED_ORDERS[k], loss)
+        if k == order:
+            chosen = loss
     if order:
-        add(f"best Kneser-Ney, order {order}", losses[order], earlier=choosing)
+        add(f"Kneser-Ney, order {order}", chosen, earlier=choosing)
 
     del counts  # xz needs memory of its own
+    scored = held_out.read(0, min(len(held_out), MAX_SCORED + 1))
     before = _last(train, MAX_COMPRESSED if len(scored) >= MIN_COMPRESSED else 0)
     if len(before):
-        texts = utf8(before.ids, tokenizer), utf8(scored.ids, tokenizer)
-        for name, new in COMPRESSORS.items():
-            added = added_bytes(new, *texts, should_stop)
-            add(name, 8 * added / len(scored) * math.log(2), len(scored))
-    return Ladder(tuple(rungs), len(counted), predictions, len(before), order)
+        rungs += _compressed(utf8(before.ids, tokenizer), scored, tokenizer, should_stop)
+    return Ladder(
+        tuple(rungs),
+        vocab_size,
+        block_size,
+        len(train),
+        counted,
+        len(targets.ids),
+        len(before),
+        order,
+    )
 
 
-def choose_order(
-    train: IdArray,
+def _compressed(
+    before: bytes, scored: _Array, tokenizer: Tokenizer, should_stop: Callable[[], bool]
+) -> Iterator[Rung]:
+    """Yield the baselines that are compressors, for a text after the text `before` it."""
+    after = utf8(scored, tokenizer)
+    for name, new in COMPRESSORS.items():
+        since = time.perf_counter()
+        added = added_bytes(new, before, after, should_stop)
+        score = Score(len(scored), 8 * added / len(scored) * math.log(2), len(after))
+        yield Rung(name, score, time.perf_counter() - since, adaptive=True)
+
+
+def _targets(text: Ids, block_size: int | None, most: int) -> Targets:
+    """Return the characters to score n-grams on, cut by the protocol."""
+    if block_size is None:
+        return Targets.stream(IdArray(text.read(0, min(len(text), most + 1))))
+    rows = [
+        Targets.stream(IdArray(text.read(int(start), one.length + 1)))
+        for one in training_passes(len(text) - 1, block_size, most, rows=1 << 10)
+        for start in one.starts
+    ]
+    columns = ([getattr(row, name) for row in rows] for name in ("before", "ids", "context"))
+    return Targets(*map(np.concatenate, columns))
+
+
+def _count(
+    train: Ids,
+    end: IdArray,
     vocab_size: int,
-    max_order: int = MAX_ORDER,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> int | None:
-    """Return the order of the Kneser-Ney model that is best on the end of the training part.
+    order: int,
+    max_counted: int,
+    should_stop: Callable[[], bool],
+) -> tuple[Counts, int]:
+    """Count n-grams in as much of a training part as the limits allow, at least its `end`.
 
-    It is the first order that the next one does not improve on, up to `max_order`. Models counted on
-    the rest score the last tenth of the text, at most 100,000 characters; None if a tenth is less
-    than 2 characters.
+    Returns:
+        Counts, and the number of characters in which they were counted.
     """
-    size = min(len(train) // 10, MAX_CHOOSING)
-    if size < 2:
-        return None
-    fit, tune = IdArray(train.ids[:-size]), IdArray(train.ids[-size:])
-    counts = count_ngrams(fit, vocab_size, max_order, should_stop=should_stop)
-    best, least = 0, math.inf
-    for k, loss in kneser_ney(counts, tune, range(1, max_order + 1), should_stop):
-        if loss >= least:
-            break
-        best, least = k, loss
-    return best
-
-
-def kneser_ney(
-    counts: Counts,
-    ids: IdArray,
-    orders: Collection[int | None],
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Iterator[tuple[int, float]]:
-    """Yield each of `orders` except None, with the mean loss of its Kneser-Ney model, in nats.
-
-    The models are those of `NGramModel`, computed in one pass: the model of order k shares its
-    lower levels with all longer ones; only its highest level uses the plain counts. All `ids` but
-    the first are scored, by the protocol `stream`. The first positions, with less context than
-    a model could use, are predicted by the models of lower orders.
-    """
-    first, targets = ids.ids[:1].astype(np.int64), ids.ids[1:].astype(np.int64)
-    context = np.zeros_like(targets)  # the node of the context at each position: at first, the root
-    lower = np.full(len(targets), 1 / counts.vocab_size)
-    levels = smooth(counts, "kneser-ney", should_stop=should_stop)
-    begun = np.empty(0)  # the predictions of positions where order k has all the context there is
-    for k in range(1, 1 + max(order or 0 for order in orders)):
-        check_stop(should_stop)
-        level = next(levels)
-        node = _find(level.keys, context, targets, counts.vocab_size)
-        p = _interpolated(level, -1, context, node, lower)
-        begun = np.append(begun, p[k - 2 : k - 1] if k > 1 else [])
-        p[: len(begun)] = begun
-        if k in orders:
-            yield k, _mean_nats(p)
-        lower = _interpolated(level, 0, context, node, lower)
-        # The n-gram that ended one position earlier becomes the longer context.
-        context = np.concatenate([first, node[:-1]])
-        first = np.array([-1])  # no context of two or more characters ends at the first position
-
-
-def add_one(counts: Counts, ids: IdArray, order: int) -> float:
-    """Return the mean loss of order 1 or 2 with one added to every count, in nats."""
-    text, table = ids.ids.astype(np.int64), _highest(counts, order, "add-k")
-    context = text[:-1] if order == 2 else np.zeros_like(text[1:])
-    node = _find(table.keys, context, text[1:], counts.vocab_size)
-    uniform = np.full(len(node), 1 / counts.vocab_size)
-    return _mean_nats(_interpolated(table, -1, context, node, uniform))
-
-
-def _highest(counts: Counts, order: int, smoothing: str) -> Table:
-    """Return the table of the highest level of the model of one order."""
-    levels = smooth(replace(counts, levels=counts.levels[:order]), smoothing)
-    (table,) = deque(levels, maxlen=1)  # one table in memory at a time
-    return table
-
-
-def _find(keys: _Array, context: _Array, targets: _Array, vocab_size: int) -> _Array:
-    """Return the nodes of the targets after their contexts, -1 where there is none, (N,)."""
-    wanted = np.where(context >= 0, context * vocab_size + targets, -1)
-    place = np.searchsorted(keys, wanted)
-    return np.where(np.append(keys, -2)[place] == wanted, place, -1)
-
-
-def _interpolated(table: Table, row: int, context: _Array, node: _Array, lower: _Array) -> _Array:
-    """Return p(target | context) at each position, (N,), by a row of shares: see `Table`."""
-    left_over, share = np.atleast_2d(table.left_over)[row], np.atleast_2d(table.share)[row]
-    # -1 picks the appended value: an unseen context leaves everything to the shorter one.
-    left_over, share = np.append(left_over, 1.0), np.append(share, 0.0)
-    return lower * left_over[context] + share[node]  # type: ignore[no-any-return]
-
-
-def _mean_nats(p: _Array) -> float:
-    return max(0.0, float(-np.log(p).mean()))  # with one symbol, p may round to above 1
+    counts = count_ngrams(end, vocab_size, order, should_stop=should_stop)
+    ngrams = sum(len(level.keys) for level in counts.levels)
+    # In a longer text, a character brings as many new n-grams at most.
+    wanted = min(len(train), max_counted, len(end) * MAX_NGRAMS // ngrams)
+    if wanted > len(end):
+        del counts
+        end = _last(train, wanted)
+        counts = count_ngrams(end, vocab_size, order, should_stop=should_stop)
+    return counts, len(end)
 
 
 class Compressor(Protocol):
@@ -271,7 +203,7 @@ def added_bytes(
     return max(0, size(before + after) - size(before))  # bzip2 may compress a longer text better
 
 
-def utf8(ids: npt.NDArray[np.integer[Any]], tokenizer: Tokenizer) -> bytes:
+def utf8(ids: _Array, tokenizer: Tokenizer) -> bytes:
     """Return the text of ids in UTF-8; in byte mode, the bytes themselves."""
     if not isinstance(tokenizer, CharTokenizer):
         return ids.astype(np.uint8).tobytes()

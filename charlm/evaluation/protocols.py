@@ -80,6 +80,19 @@ def spread_windows(chars: int, block_size: int, max_chars: int, rows: int) -> It
         yield Pass(starts[first : first + rows], block_size, 0)
 
 
+def training_passes(
+    chars: int, block_size: int, max_chars: int | None, rows: int
+) -> Iterator[Pass]:
+    """Cut a text as evaluations in training do: the protocol `windows`, at most about `max_chars`.
+
+    Windows are spread evenly over the text; of a text shorter than one window, its start is scored.
+    """
+    most = chars if max_chars is None else min(chars, max_chars)
+    if most < chars and block_size <= chars:
+        return spread_windows(chars, block_size, most, rows)
+    return windows(block_size).passes(most, rows)
+
+
 def windows(block_size: int) -> Cut:
     """Return the protocol `windows`."""
     words = f"in windows of {block_size}, with context only inside the window"

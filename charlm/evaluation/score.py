@@ -56,19 +56,33 @@ class Score:
     by_position: tuple[float, ...] | None = None  # mean nats after 1, 2, ... characters of context
 
     @property
-    def bits_per_char(self) -> float:
-        """The loss in bits: what an ideal coder with this model needs per character."""
+    def bits_per_symbol(self) -> float:
+        """The loss in bits: what an ideal coder with this model needs for a character (or byte)."""
         return self.loss_nats / math.log(2)
 
     @property
     def bits_per_byte(self) -> float | None:
         """Bits of the whole text over its bytes: comparable between models of characters and bytes."""
-        return None if self.bytes is None else self.bits_per_char * self.chars / self.bytes
+        return None if self.bytes is None else self.bits_per_symbol * self.chars / self.bytes
 
     @property
     def perplexity(self) -> float:
         """The number of equally likely characters that would give the same loss."""
         return math.exp(self.loss_nats) if self.loss_nats < 700 else math.inf
+
+    def in_units(self, unit: str) -> dict[str, float | None]:
+        """Return the loss under the names of its units.
+
+        `unit` is that of the text, `chars` or `bytes`. Of bytes, the number of characters is not
+        known; of characters, that of bytes may not have been counted.
+        """
+        of_bytes = unit == "bytes"
+        return {
+            "loss_nats": self.loss_nats,
+            "bits_per_char": None if of_bytes else self.bits_per_symbol,
+            "perplexity": self.perplexity,
+            "bits_per_byte": self.bits_per_symbol if of_bytes else self.bits_per_byte,
+        }
 
 
 class Tally:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from charlm.errors import check_stop
-from charlm.evaluation.protocols import Cut, Pass, chars_a_pass, spread_windows, windows
+from charlm.evaluation.protocols import Cut, Pass, chars_a_pass, training_passes
 from charlm.evaluation.score import Floats, Score, Tally
 from charlm.evaluation.unknown import LeftOut
 from charlm.models.base import LanguageModel
@@ -84,12 +84,8 @@ def score_windows(
             start of a text shorter than one window. None: all.
         should_stop: Called before each pass; `Stopped` is raised if it says so.
     """
-    length, rows = len(ids) - 1, max(1, chars_a_pass(model) // block_size)
-    most = length if max_chars is None else min(length, max_chars)
-    if most < length and block_size <= length:
-        passes = spread_windows(length, block_size, most, rows)
-    else:
-        passes = windows(block_size).passes(most, rows)
+    rows = max(1, chars_a_pass(model) // block_size)
+    passes = training_passes(len(ids) - 1, block_size, max_chars, rows)
     total, chars = 0.0, 0
     with _evaluating(model):
         for nats, *_ in _predict(model, ids, passes, should_stop):

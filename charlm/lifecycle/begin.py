@@ -305,7 +305,8 @@ def take_back_unless_begun(run: RunFolder) -> None:
             return
         remove_leftovers(run.path)
         for one in reversed(runs):
-            ours = [one.path / FITTED, one.path / PROVENANCE, one.metrics_path, one.config_path]
+            ours = [one.path / FITTED, one.path / PROVENANCE, one.baselines_path]
+            ours += [one.metrics_path, one.config_path]
             if one is not run:
                 ours += [one.tokenizer_path, one.tokens_path]  # a link to the mixture's
             for path in [*one.samples_path.glob("step-*.txt"), *ours]:

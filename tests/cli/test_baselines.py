@@ -1,6 +1,7 @@
 import io
 import json
 import math
+import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 from charlm.cli.baselines import reached
 from charlm.errors import MachineError
 from charlm.evaluation import Ladder, Rung, Score
+from charlm.runs import RunFolder
 from tests.conftest import TEXT
 
 TRAIN = ("train", "--config", "tiny.yaml", "train.max_steps=2")
@@ -35,26 +37,80 @@ def test_the_table_has_a_row_for_each_baseline_and_says_how_to_read_it(charlm):
     assert lines[0].split() == ["baseline", "nats", "bits/char", "perplexity", "seconds"]
     assert [line.split()[0].rstrip(",") for line in lines[1:10]] == [
         *NAMES,
-        "best",
+        "Kneser-Ney",
         "gzip",
         "bzip2",
         "xz",
     ]
     assert lines[1].split()[1:4] == [f"{math.log(31):.4f}", f"{math.log2(31):.4f}", "31.000"]
     assert lines[10] == (
-        "scored on 1,289 validation characters, with all the context before each; counted on the "
-        "last 1,290 training characters"
+        "scored on 1,289 validation characters, with all the context before each; counted on all "
+        "1,290 training characters"
     )
-    assert "chosen on the end of the training part" in lines[11]
+    assert "chosen on the end of the training part, so another may be better here" in lines[11]
+    assert [line.split()[1] == "*" for line in lines[1:10]] == [False] * 6 + [True] * 3
     assert lines[12].startswith(
-        "compressors: extra compressed size of the validation text after the last 1,290 "
+        "* compressors have no windows and learn from the validation text too: they tell how much "
+        "it adds to all 1,290 compressed training characters; "
     )
+    assert len(lines) == 13  # nothing is worse than uniform
+
+
+def test_a_row_that_guessing_beats_is_named(charlm):
+    Path("sorted.txt").write_text("a" * 900 + "b" * 99 + "\n")
+
+    last = charlm("baselines", "sorted.txt").stdout.splitlines()[-1]
+
+    assert last == (
+        "worse than uniform, so worse than guessing: unigram, trigram, 5-gram, Kneser-Ney, order 10"
+    )
+
+
+def test_a_baseline_that_saw_less_than_the_model_says_so(charlm, monkeypatch):
+    from charlm.evaluation import baselines
+
+    monkeypatch.setattr(baselines, "CHOOSING", 100)
+    monkeypatch.setattr(baselines, "MAX_NGRAMS", 100)
+    monkeypatch.setattr(baselines, "MAX_COMPRESSED", 50)
+
+    lines = charlm("baselines", "text.txt", "--val-fraction", 0.5).stdout.splitlines()
+
+    assert lines[10].endswith("counted on the last 100 of 1,290 training characters")
+    assert "to the last 50 of 1,290 compressed training characters" in lines[12]
+
+
+def test_windows_are_an_option(charlm):
+    found = as_json(charlm, "text.txt", "--block-size", 3)
+
+    assert (found["protocol"], found["block_size"], found["scored"]) == ("windows", 3, 257)
+    assert as_json(charlm, "text.txt")["block_size"] is None
+    assert "scored on 257 validation characters, in windows of 3; counted on all " in (
+        charlm("baselines", "text.txt", "--block-size", 3).stdout
+    )
+
+
+def test_characters_of_several_bytes_have_bits_per_byte_too(charlm):
+    Path("umlauts.txt").write_text(TEXT.replace("o", "\u00f6"), encoding="utf-8")
+
+    head, *rows = charlm("baselines", "umlauts.txt").stdout.splitlines()
+    rungs = as_json(charlm, "umlauts.txt")["baselines"]
+
+    assert head.split()[2:4] == ["bits/char", "bits/byte"]
+    assert rows[0].split()[-3] == f"{rungs[0]['bits_per_byte']:.4f}"
+    assert rungs[0]["bits_per_byte"] < rungs[0]["bits_per_char"] == pytest.approx(math.log2(31))
+
+
+def test_bytes_have_no_bits_per_character(charlm):
+    rungs = as_json(charlm, "text.txt", "--unit", "bytes")["baselines"]
+
+    assert {rung["bits_per_char"] for rung in rungs} == {None}
+    assert rungs[0]["bits_per_byte"] == pytest.approx(8)
 
 
 def test_a_short_text_has_no_compressors_and_the_table_says_why(charlm):
     lines = charlm("baselines", "text.txt").stdout.splitlines()
 
-    assert [line.split()[0].rstrip(",") for line in lines[1:7]] == [*NAMES, "best"]
+    assert [line.split()[0].rstrip(",") for line in lines[1:7]] == [*NAMES, "Kneser-Ney"]
     assert lines[7].startswith("scored on ")
     assert lines[9] == "no compressors: they need at least 1,000 validation characters"
 
@@ -71,9 +127,12 @@ def test_json_says_the_same(charlm):
     }
     assert (found["counted"], found["scored"]) == (2322, 257)
     assert found["compressed"] == 0
-    assert found["baselines"][5]["name"] == f"best Kneser-Ney, order {found['best_order']}"
+    assert found["baselines"][5]["name"] == f"Kneser-Ney, order {found['best_order']}"
     for rung, line in zip(found["baselines"], table[1:], strict=False):
-        assert list(rung) == ["name", "loss_nats", "bits_per_char", "perplexity", "seconds"]
+        assert list(rung) == [
+            *("name", "loss_nats", "bits_per_char", "perplexity", "bits_per_byte"),
+            *("seconds", "adaptive"),
+        ]
         assert line.startswith(rung["name"])
         assert line.split()[-4:-2] == [f"{rung['loss_nats']:.4f}", f"{rung['bits_per_char']:.4f}"]
 
@@ -130,20 +189,20 @@ def test_training_shows_the_table_first_and_the_rung_last(charlm):
     result = charlm(*TRAIN)
 
     lines = [line.strip() for line in result.stderr.splitlines()]
-    table = charlm("baselines", "text.txt").stdout.splitlines()
+    table = charlm("baselines", "text.txt", "--block-size", 8).stdout.splitlines()
     head = lines.index(table[0])
     assert [line.rsplit(maxsplit=1)[0] for line in lines[head : head + 7]] == [
         line.rsplit(maxsplit=1)[0]
         for line in table[:7]  # all but the seconds
     ]
-    assert lines[head + 10].startswith("the losses of the model below are in windows of 8, ")
+    assert lines[head + 7] == table[7]
     assert head < next(i for i, line in enumerate(lines) if line.startswith("step 0"))
     assert result.stdout.splitlines()[-1].startswith("reached ")
 
 
 def test_training_tells_machines_too(charlm):
     summary = json.loads(charlm(*TRAIN, "--json").stdout)
-    direct = as_json(charlm, "text.txt")["baselines"]
+    direct = as_json(charlm, "text.txt", "--block-size", 8)["baselines"]
 
     assert [(r["name"], r["loss_nats"]) for r in summary["baselines"]] == [
         (r["name"], r["loss_nats"]) for r in direct
@@ -152,11 +211,48 @@ def test_training_tells_machines_too(charlm):
     assert summary["reached"].startswith("past uniform (3.4340), short of unigram")
 
 
-def test_a_resumed_run_has_its_rung_as_well(charlm, trained):
-    result = charlm("train", "--resume", "--out", trained, "train.max_steps=7")
+@pytest.mark.parametrize("quiet", [[], ["-q"]])
+def test_a_resumed_run_does_not_count_again(charlm, monkeypatch, quiet):
+    from charlm import evaluation
 
+    first = charlm(*TRAIN, "--out", "run", *quiet).stdout
+    monkeypatch.setattr(evaluation, "climb", None)
+    again = charlm("train", "--resume", "--out", "run")
+    more = charlm("train", "--resume", "--out", "run", "train.max_steps=3")
+
+    for result in (again, more):
+        assert "5-gram " in result.stderr
+        assert "  from the run's own record" in result.stderr
+    assert again.stdout == first
+    assert more.stdout.splitlines()[-1].startswith("reached ")
+
+
+@pytest.mark.parametrize("change", ["eval.max_chars=100", "text", "damage", "nan", "pipe"])
+def test_baselines_of_another_text_or_protocol_or_a_damaged_file_are_counted_again(charlm, change):
+    charlm(*TRAIN, "--out", "run", "-q")
+    kept = Path("run/baselines.json")
+    before, options = json.loads(kept.read_text()), []
+    if change == "text":
+        Path("text.txt").write_text(TEXT + "the end\n")
+        options = ["--allow-new-data"]
+    elif change == "damage":
+        kept.write_text(kept.read_text()[:-20])
+    elif change == "nan":
+        kept.write_text(kept.read_text().replace('"loss_nats": 3.4', '"loss_nats": NaN, "x": 3.4'))
+    elif change == "pipe":
+        kept.unlink()
+        os.mkfifo(kept)
+    else:
+        options = [change]
+
+    result = charlm("train", "--resume", "--out", "run", *options)
+
+    assert result.code == 0
     assert "5-gram " in result.stderr
-    assert result.stdout.splitlines()[-1].startswith("reached ")
+    assert "from the run's own record" not in result.stderr
+    if change != "pipe":
+        after = json.loads(kept.read_text())
+        assert (after["made_of"] == before["made_of"]) == (change in ("damage", "nan"))
 
 
 def test_a_key_switches_it_off(charlm, monkeypatch):
@@ -231,7 +327,7 @@ def test_a_resumed_run_gives_them_a_tenth_of_what_is_left(
     from charlm.errors import Stopped
     from charlm.training import Clock
 
-    def climb(*_, should_stop):
+    def climb(*_, should_stop, **__):
         nonlocal clock
         since = clock
         while not should_stop():
@@ -242,10 +338,16 @@ def test_a_resumed_run_gives_them_a_tenth_of_what_is_left(
     clock, taken = 1000.0, list[float]()
     monkeypatch.setattr("time.perf_counter", lambda: clock)
     monkeypatch.setattr("charlm.evaluation.climb", climb)
-    corpus = SimpleNamespace(splits={"train": "ab", "val": "ab"})
-    config = SimpleNamespace(eval=SimpleNamespace(baselines=True))
+    facts = dict.fromkeys(("source_sha256", "unit", "size", "vocab_size", "splits"))
+    corpus = SimpleNamespace(splits={"train": "ab", "val": "ab"}, facts=facts)
+    config = SimpleNamespace(
+        eval=SimpleNamespace(baselines=True, max_chars=None),
+        model=SimpleNamespace(block_size=8),
+        train=SimpleNamespace(minutes=0.5),
+    )
     loop = SimpleNamespace(clock=Clock(began=clock - spent, budget=30.0))
-    prepared = SimpleNamespace(corpus=corpus, config=config, tokenizer=None)
+    run = RunFolder(Path("run"))
+    prepared = SimpleNamespace(corpus=corpus, config=config, tokenizer=None, run=run)
 
     assert score_baselines(prepared, loop, StopSignals(), quiet=True) is None
     assert taken == [pytest.approx(most, abs=0.011)]
@@ -308,25 +410,65 @@ def test_it_changes_nothing_of_what_is_trained(charlm):
     assert weights[0] == weights[1] == weights[2]
 
 
+def ladder(*rungs, block_size=None, counted=9, compressed=9):
+    uniform = Rung("uniform", Score(9, math.log(55)), 0.0)
+    return Ladder((uniform, *rungs), 55, block_size, 9, counted, 9, compressed, None)
+
+
 @pytest.mark.parametrize(
     ("loss", "said"),
     [
-        (5.0, "no baseline; next: high (3.0000)"),
-        (2.5, "past high (3.0000), short of low (2.0000)"),
-        (1.0, "better than every baseline; the best of them: low (2.0000)"),
-        (2.00001, "past high (3.0000), level with low (2.0000)"),
-        (2.99999, "level with high (3.0000)"),
+        (5.0, "worse than uniform (4.0073): guessing among all 55 symbols is better"),
+        (4.00734, "level with uniform (4.0073), in windows of 8"),
+        (3.5, "past uniform (4.0073), short of high (3.0000), in windows of 8"),
+        (2.5, "past high (3.0000), short of low (2.0000), in windows of 8"),
+        (1.0, "better than every baseline; the best of them: low (2.0000), in windows of 8"),
+        (2.00001, "past high (3.0000), level with low (2.0000), in windows of 8"),
+        (2.9999, "past high (3.0000), short of low (2.0000), in windows of 8"),
     ],
 )
-def test_where_a_loss_stands_is_said_in_a_phrase(loss, said):
+def test_where_a_loss_stands_is_said_with_the_protocol(loss, said):
     rungs = (Rung("low", Score(9, 2.0), 0.0), Rung("high", Score(9, 3.0), 0.0))
 
-    assert reached(Ladder(rungs, 9, 9, 9, None), loss) == said
+    assert reached(ladder(*rungs, block_size=8), loss, "chars") == said
 
 
-def test_the_best_of_them_is_said_once():
-    rungs = (Rung("best Kneser-Ney, order 7", Score(9, 2.0), 0.0),)
+def test_losses_that_only_rounding_separates_are_level():
+    rung = Rung("low", Score(9, 2.00005000), 0.0)
 
-    assert reached(Ladder(rungs, 9, 9, 9, 7), 1.0) == (
-        "better than every baseline; the best of them: Kneser-Ney, order 7 (2.0000)"
+    assert reached(ladder(rung), 2.00005001, "chars") == (
+        "past uniform (4.0073), level with low (2.0000), stream"
     )
+
+
+def test_what_else_a_baseline_knew_stands_beside_it():
+    rungs = (Rung("trigram", Score(9, 3.0), 0.0), Rung("xz", Score(9, 2.0), 0.0, adaptive=True))
+
+    assert reached(ladder(*rungs, counted=7, compressed=5), 2.5, "chars") == (
+        "past trigram (3.0000; from the last 7 of 9 training characters), short of xz (2.0000; no "
+        "windows; it learns from the scored text; from the last 5 of 9 training characters), stream"
+    )
+
+
+def test_a_validation_loss_worse_than_guessing_is_said(charlm):
+    Path("sorted.txt").write_text("a" * 900 + "b" * 99 + "\n")
+    changes = ("data.source=sorted.txt", "train.learning_rate=0.1", "eval.baselines=false")
+    worse = "worse than uniform (1.0986): guessing among all 3 symbols is better"
+
+    trained = charlm(*TRAIN, *changes, "--out", "run")
+    scored = charlm("eval", "--run", "run", "--checkpoint", "last")
+
+    loss = trained.stdout.split()[2]
+    assert f"note: the validation loss {loss} is {worse}; is the text sorted" in trained.stderr
+    assert f"note: this is {worse}" in scored.stderr
+    assert "worse than uniform" not in charlm("eval", "--run", "run", "--split", "train").stderr
+
+
+def test_a_counted_model_is_level_with_its_own_baseline(charlm):
+    config = "data: {source: text.txt}\nmodel: {type: ngram, order: 5, block_size: 2}\n"
+    Path("ngram.yaml").write_text(config)
+
+    last = charlm("train", "-c", "ngram.yaml").stdout.splitlines()[-1]
+
+    assert "level with 5-gram " in last or "level with Kneser-Ney" in last
+    assert last.endswith(", in windows of 2")

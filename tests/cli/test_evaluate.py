@@ -26,14 +26,15 @@ def test_json_names_the_protocol_and_every_unit(charlm, trained):
         "loss_nats",
         "bits_per_char",
         "perplexity",
+        "bits_per_byte",
         "run",
         "step",
         "file",
-        "bits_per_byte",
         "interval",
         "block_size",
         "stride",
         "unknown",
+        "unit",
     ]
     assert (score["split"], score["protocol"], score["chars"]) == ("val", "windows", 257)
     assert score["file"] is None

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from charlm.errors import Stopped
-from charlm.evaluation import baselines, climb
-from charlm.evaluation.baselines import added_bytes, choose_order, kneser_ney, utf8
-from charlm.models import NGramModel, surprisal
+from charlm.evaluation import baselines, climb, score_windows
+from charlm.evaluation.baselines import added_bytes, utf8
+from charlm.models import NGramModel, counted_loss, surprisal
+from charlm.models.counted_loss import Targets, choose_order, kneser_ney
 from charlm.models.counts import count_ngrams
 from charlm.models.smoothing import smooth
 from charlm.text import ByteTokenizer, CharTokenizer, IdArray
@@ -46,42 +47,81 @@ def test_guessing_and_the_two_lowest_orders_equal_counting_in_a_loop():
     assert found.loss_nats("bigram") == pytest.approx(np.mean(bigram), abs=1e-6)
 
 
-def test_one_walk_gives_every_order_the_loss_of_the_model_fitted_to_it_alone():
+def pieces_of(ids: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cut a text as the protocol `windows` does."""
+    return [ids[at : at + size + 1] for at in range(0, len(ids) - 1, size)]
+
+
+@pytest.mark.parametrize("size", [None, 1, 2, 3, 5, 8, 299, 1000])
+def test_one_pass_gives_every_order_the_loss_of_its_model_from_the_first_character_on(size):
     rng = np.random.default_rng(0)
     text = np.minimum(rng.geometric(0.5, 700), 6) - 1  # the held-out part has unseen contexts
-    train, held_out = IdArray(text[:400]), IdArray(text[400:])
-    losses = dict(kneser_ney(count_ngrams(train, 6, 8), held_out, range(1, 9)))
+    train, held_out = IdArray(text[:400]), text[400:]
+    models = []
+    for order in range(1, 9):
+        models.append(NGramModel(6, 8, order))
+        models[-1].set_tables(smooth(count_ngrams(train, 6, order), "kneser-ney"))
 
+    found = {
+        k: climb(train, IdArray(held_out), ByteTokenizer(), block_size=size, max_order=k)
+        for k in (1, 2)
+    }
+    counts = count_ngrams(train, 6, 8)
+    targets = baselines._targets(IdArray(held_out), size, 1000)
+    losses = dict(kneser_ney(counts, targets, range(1, 9)))
+
+    assert {one.scored for one in found.values()} == {299}
     assert list(losses) == list(range(1, 9))
     for order, loss in losses.items():
-        model = NGramModel(6, 8, order)
-        model.set_tables(smooth(count_ngrams(train, 6, order), "kneser-ney"))
-        ids = torch.from_numpy(held_out.ids)[None]
-        alone = surprisal(model, ids[:, :-1], ids[:, 1:]).double().mean()
-        assert loss == pytest.approx(float(alone), abs=1e-6)
+        nats = []
+        for piece in pieces_of(held_out, size or 299):
+            ids = torch.from_numpy(piece)[None]
+            each = [surprisal(model, ids[:, :-1], ids[:, 1:])[0] for model in models[:order]]
+            # A model of order k looks at k - 1 characters: after t of them, that is order t + 1.
+            nats += [each[min(t + 1, order) - 1][t - 1] for t in range(1, len(piece))]
+        assert loss == pytest.approx(float(np.mean(nats)), abs=1e-6)
+
+
+def test_a_run_is_compared_on_the_very_characters_of_its_evaluations():
+    tokenizer = CharTokenizer(SOURCE)
+    ids = tokenizer.encode(SOURCE)
+    train, held_out = IdArray(ids[:-3000]), IdArray(ids[-3000:])
+    model = NGramModel(tokenizer.vocab_size, 2, 3)
+    model.set_tables(smooth(count_ngrams(train, tokenizer.vocab_size, 3), "kneser-ney"))
+
+    for block_size, most in ((2, None), (2, 100), (2, 1)):
+        score = score_windows(model, held_out, block_size, max_chars=most)
+        found = climb(train, held_out, tokenizer, block_size=block_size, max_chars=most)
+
+        trigram = found.rungs[3].score
+        assert (found.protocol, found.block_size) == ("windows", 2)
+        assert (trigram.chars, found.scored) == (score.chars, score.chars)
+        if most is not None:
+            assert score.chars == max(most, 2)
 
 
 def test_only_the_orders_asked_for_are_yielded():
     counts = count_ngrams(IdArray(LETTERS.encode(TRAIN)), LETTERS.vocab_size, 5)
-    text = IdArray(LETTERS.encode(HELD_OUT))
+    text = Targets.stream(IdArray(LETTERS.encode(HELD_OUT)))
     every = dict(kneser_ney(counts, text, range(1, 6)))
 
     assert dict(kneser_ney(counts, text, {3, 5, None})) == {3: every[3], 5: every[5]}
 
 
-def test_the_order_is_chosen_without_a_look_at_what_it_is_scored_on():
+def test_the_order_is_the_best_of_all_without_a_look_at_what_it_is_scored_on(monkeypatch):
     tokenizer = CharTokenizer(SOURCE)
     train = IdArray(tokenizer.encode(SOURCE))
     tenth = len(train) // 10
     fit, tune = IdArray(train.ids[:-tenth]), IdArray(train.ids[-tenth:])
-    losses = dict(kneser_ney(count_ngrams(fit, tokenizer.vocab_size, 10), tune, range(1, 11)))
-    order = choose_order(train, tokenizer.vocab_size)
+    counts = count_ngrams(fit, tokenizer.vocab_size, 10)
+    losses = dict(kneser_ney(counts, Targets.stream(tune), range(1, 11)))
 
-    assert 2 < order < 10
-    assert all(losses[k + 1] < losses[k] for k in range(1, order))
-    assert losses[order + 1] >= losses[order]
-    assert ladder(SOURCE, SOURCE[:300], tokenizer).order == order
+    assert choose_order(train, tokenizer.vocab_size, 10) == min(losses, key=losses.get)
+    order = ladder(SOURCE, SOURCE[:300], tokenizer).order
+    assert order == choose_order(IdArray(train.ids), tokenizer.vocab_size, 10)
     assert ladder(SOURCE, SOURCE[:300], tokenizer, max_order=2).order == 2
+    monkeypatch.setattr(counted_loss, "kneser_ney", lambda *a: [(1, 3.0), (2, 3.1), (3, 2.9)])
+    assert choose_order(train, tokenizer.vocab_size, 3) == 3  # not 1, after which it rises
 
 
 def test_compressors_are_charged_what_the_held_out_part_adds():
@@ -93,7 +133,7 @@ def test_compressors_are_charged_what_the_held_out_part_adds():
         added = len(compress(SOURCE.encode())) - len(compress(before.encode()))
         (rung,) = (rung for rung in found.rungs if rung.name == name)
         assert rung.score.chars == 1000
-        assert rung.score.bits_per_char == pytest.approx(8 * added / 1000)
+        assert rung.score.bits_per_symbol == pytest.approx(8 * added / 1000)
         assert 100 < added < 500
 
 
@@ -122,17 +162,22 @@ def test_a_text_in_pieces_is_compressed_as_a_whole(monkeypatch):
 
 
 def test_a_long_text_is_capped_and_says_so(monkeypatch):
-    monkeypatch.setattr(baselines, "MAX_COUNTED", 100)
+    monkeypatch.setattr(baselines, "CHOOSING", 100)
     monkeypatch.setattr(baselines, "MAX_SCORED", 30)
     monkeypatch.setattr(baselines, "MAX_COMPRESSED", 50)
     tokenizer = CharTokenizer(TEXT)
 
     monkeypatch.setattr(baselines, "MIN_COMPRESSED", 31)
-    found = ladder(TEXT, TEXT, tokenizer)
+    found = ladder(TEXT, TEXT, tokenizer, max_counted=1)
 
     assert (found.counted, found.scored, found.compressed) == (100, 30, 50)
-    assert ladder(TEXT, TEXT, tokenizer, max_order=2).counted == 100
-    assert ladder(TEXT, TEXT, tokenizer, max_order=16).counted == 62  # of 16 orders, not 10
+    assert found.train == len(TEXT)
+    assert ladder(TEXT, TEXT, tokenizer, max_order=2, max_counted=1).counted == 100
+    assert ladder(TEXT, TEXT, tokenizer, max_order=16, max_counted=1).counted == 62  # 16 orders
+    assert ladder(TEXT, TEXT, tokenizer, max_counted=120).counted == 120
+    assert ladder(TEXT, TEXT, tokenizer).counted == len(TEXT)
+    monkeypatch.setattr(baselines, "MAX_NGRAMS", 1200)  # the last 100 characters have 800
+    assert 100 < ladder(TEXT, TEXT, tokenizer).counted < 200
     assert found.rungs[-1].score.chars == 31
     nearest = ladder(TEXT[-100:], TEXT[:31], tokenizer)
     assert [r.score for r in found.rungs[:6]] == [r.score for r in nearest.rungs[:6]]

@@ -10,7 +10,7 @@ from charlm.evaluation.score import Interval, Score, Tally, block_bootstrap
 def test_bits_and_perplexity_follow_from_nats():
     score = Score(chars=10, loss_nats=math.log(8), bytes=15)
 
-    assert score.bits_per_char == pytest.approx(3)
+    assert score.bits_per_symbol == pytest.approx(3)
     assert score.bits_per_byte == pytest.approx(2)
     assert score.perplexity == pytest.approx(8)
 

@@ -129,7 +129,7 @@ def test_bits_per_byte_count_the_bytes_of_what_was_scored():
     )
 
     assert score.bytes == 2 + 3 + 4 + 2
-    assert score.bits_per_char == pytest.approx(2)
+    assert score.bits_per_symbol == pytest.approx(2)
     assert score.bits_per_byte == pytest.approx(4 * 2 / 11)
 
 
@@ -142,7 +142,7 @@ def test_in_byte_mode_a_byte_is_the_character():
     )
 
     assert score.chars == score.bytes == 9
-    assert score.bits_per_byte == score.bits_per_char == pytest.approx(8)
+    assert score.bits_per_byte == score.bits_per_symbol == pytest.approx(8)
 
 
 def test_each_character_comes_with_its_position_cost_and_the_likeliest():
