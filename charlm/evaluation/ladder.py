@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,13 +80,29 @@ def keep(ladder: Ladder, path: Path, made_of: Mapping[str, Any]) -> None:
 
 
 def kept(path: Path, made_of: Mapping[str, Any]) -> Ladder | None:
-    """Read a ladder that `keep` wrote; None if there is none that was computed from the same."""
+    """Read a ladder that `keep` wrote; None if there is none that was computed from the same.
+
+    A damaged file counts as none: it only saves time. Raises the CheckpointError of `open_regular`.
+    """
     try:
         content = read_object(path)
         if (content.get("version"), content.get("made_of")) != (VERSION, made_of):
             return None
         ladder = TypeAdapter(Ladder).validate_json(json.dumps(content.get("ladder")), strict=True)
-        every = [rung.score.loss_nats for rung in ladder.rungs] + [ladder.loss_nats("uniform")]
-        return ladder if all(0 <= loss < math.inf for loss in every) else None
-    except (OSError, ValueError, RecursionError, StopIteration):
-        return None  # it only saves time: then they are computed again
+        return ladder if _is_plausible(ladder) else None
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _is_plausible(ladder: Ladder) -> bool:
+    """Tell whether all numbers of a ladder can be printed, and its names are such names."""
+    names = [rung.name for rung in ladder.rungs]
+    scores = [rung.score for rung in ladder.rungs]
+    numbers = (ladder.symbols, ladder.block_size or 1, *(score.bytes or 0 for score in scores))
+    return (
+        "uniform" in names
+        and all(re.fullmatch(r"[A-Za-z0-9 ,-]{1,40}", name) for name in names)
+        and all(0 < number < 2**63 for number in (*numbers, *(score.chars for score in scores)))
+        and all(0 <= score.loss_nats < math.inf for score in scores)
+        and all(0 <= rung.seconds < math.inf for rung in ladder.rungs)
+    )

@@ -13,7 +13,7 @@ from charlm.config import Config
 from charlm.errors import CharlmError, Phrase, Setting, Words
 from charlm.runs.check import Check, belongs_check, checkpoint_check, checks_of_names, files
 from charlm.runs.checkpoints import Checkpoint
-from charlm.runs.folder import RunFolder
+from charlm.runs.folder import BASELINES, RunFolder
 from charlm.runs.metrics import check_length, check_records
 from charlm.runs.mixture import FITTED, Fitted, expert_from_run, expert_run, read_fitted_of
 from charlm.runs.provenance import PROVENANCE, provenance_of, provenance_of_unjoined
@@ -23,7 +23,7 @@ from charlm.storage.machine import is_gone
 from charlm.storage.regular import check_file, check_folder, is_folder
 from charlm.text import Corpus, Tokenizer, open_corpus
 
-FILES = ("config.yaml", "tokenizer.json", "metrics.jsonl", FITTED, PROVENANCE)
+FILES = ("config.yaml", "tokenizer.json", "metrics.jsonl", BASELINES, FITTED, PROVENANCE)
 FOLDERS = ("checkpoints", "samples", "experts")
 
 _JOINED = "the mixture is joined and no longer needs it"

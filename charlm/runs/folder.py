@@ -15,6 +15,7 @@ from charlm.text.raw import as_bytes
 from charlm.text.tokenizer import Tokenizer, load_tokenizer
 
 RUNS = Path("runs")
+BASELINES = "baselines.json"
 # An expert has a link to the text of its mixture: no other link in a run folder is followed.
 TEXT_OF_MIXTURE = Path("..", "..", "tokens")
 
@@ -28,7 +29,7 @@ class RunFolder:
         self.tokenizer_path = path / "tokenizer.json"  # the alphabet
         self.tokens_path = path / "tokens"  # the text as ids, split, with its manifest
         self.metrics_path = path / "metrics.jsonl"  # one record per line
-        self.baselines_path = path / "baselines.json"  # the table of baselines, only to save time
+        self.baselines_path = path / BASELINES  # their table, only to save time
         self.samples_path = path / "samples"  # step-N.txt: samples written during training
         # step-N: model.safetensors, optimizer.safetensors, state.json, belongs.json (configuration
         # and alphabet of the training), MANIFEST.json.

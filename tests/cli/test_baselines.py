@@ -227,7 +227,7 @@ def test_a_resumed_run_does_not_count_again(charlm, monkeypatch, quiet):
     assert more.stdout.splitlines()[-1].startswith("reached ")
 
 
-@pytest.mark.parametrize("change", ["eval.max_chars=100", "text", "damage", "nan", "pipe"])
+@pytest.mark.parametrize("change", ["eval.max_chars=100", "text", "damage", "nan"])
 def test_baselines_of_another_text_or_protocol_or_a_damaged_file_are_counted_again(charlm, change):
     charlm(*TRAIN, "--out", "run", "-q")
     kept = Path("run/baselines.json")
@@ -239,9 +239,6 @@ def test_baselines_of_another_text_or_protocol_or_a_damaged_file_are_counted_aga
         kept.write_text(kept.read_text()[:-20])
     elif change == "nan":
         kept.write_text(kept.read_text().replace('"loss_nats": 3.4', '"loss_nats": NaN, "x": 3.4'))
-    elif change == "pipe":
-        kept.unlink()
-        os.mkfifo(kept)
     else:
         options = [change]
 
@@ -250,9 +247,19 @@ def test_baselines_of_another_text_or_protocol_or_a_damaged_file_are_counted_aga
     assert result.code == 0
     assert "5-gram " in result.stderr
     assert "from the run's own record" not in result.stderr
-    if change != "pipe":
-        after = json.loads(kept.read_text())
-        assert (after["made_of"] == before["made_of"]) == (change in ("damage", "nan"))
+    after = json.loads(kept.read_text())
+    assert (after["made_of"] == before["made_of"]) == (change in ("damage", "nan"))
+
+
+def test_a_pipe_in_their_place_is_refused_before_anything_is_done(charlm):
+    charlm(*TRAIN, "--out", "run", "-q")
+    Path("run/baselines.json").unlink()
+    os.mkfifo("run/baselines.json")
+
+    result = charlm("train", "--resume", "--out", "run")
+
+    assert result.code == 4
+    assert result.error == "run/baselines.json: is a pipe; put a regular file there"
 
 
 def test_a_key_switches_it_off(charlm, monkeypatch):
@@ -470,5 +477,5 @@ def test_a_counted_model_is_level_with_its_own_baseline(charlm):
 
     last = charlm("train", "-c", "ngram.yaml").stdout.splitlines()[-1]
 
-    assert "level with 5-gram " in last or "level with Kneser-Ney" in last
+    assert ", level with trigram " in last  # longer ones are the same in such windows
     assert last.endswith(", in windows of 2")

@@ -578,6 +578,30 @@ def metrics(data: bytes) -> None:
         check_records(path, 0)
 
 
+def _ladders() -> list[bytes]:
+    from charlm.evaluation import Ladder, Rung, Score
+    from charlm.evaluation.ladder import keep
+
+    rungs = (Rung("uniform", Score(9, 2.0, 9), 0.0), Rung("xz", Score(9, 1.0, 9), 1.0, True))
+    path = Path("baselines.json")
+    keep(Ladder(rungs, 8, 4, 99, 99, 9, 99, 3), path, {"unit": "chars"})
+    return [path.read_bytes()]
+
+
+@target(_ladders, '"rungs"', '"loss_nats"', '"name"', "NaN", "null", "-1", "1e400", "\\n")
+def ladder(data: bytes) -> None:
+    """Read a baselines.json; what is read can be shown, each of its lines as one."""
+    from charlm.cli.baselines import as_json, reached, table
+    from charlm.evaluation.ladder import kept
+
+    path = Path("baselines.json")
+    path.write_bytes(data)
+    if found := kept(path, {"unit": "chars"}):
+        for line in (*table(found, "chars"), reached(found, 1.5, "chars")):
+            assert not set(line) & (set(LINE_BREAKS) | CONTROLS | TURNS)
+        json.dumps(as_json(found, "chars"))
+
+
 def _holders() -> list[bytes]:
     return [
         b'{"pid": 12, "host": "here", "started": 1700000000.5}',
