@@ -52,7 +52,7 @@ def pieces_of(ids: np.ndarray, size: int) -> list[np.ndarray]:
     return [ids[at : at + size + 1] for at in range(0, len(ids) - 1, size)]
 
 
-@pytest.mark.parametrize("size", [None, 1, 2, 3, 5, 8, 299, 1000])
+@pytest.mark.parametrize("size", [None, 1, 4, 8, 299])
 def test_one_pass_gives_every_order_the_loss_of_its_model_from_the_first_character_on(size):
     rng = np.random.default_rng(0)
     text = np.minimum(rng.geometric(0.5, 700), 6) - 1  # the held-out part has unseen contexts
