@@ -11,6 +11,7 @@ from charlm.evaluation.unknown import LeftOut, leave_out
 from charlm.runs import RunFolder
 from charlm.text import CharTokenizer, Tokenizer, encode_corpus, open_corpus, open_source, scan_text
 from charlm.text.corpus import Progress, not_in_alphabet
+from charlm.text.tokenizer import normal_form
 from charlm.text.tokens import Ids, Split
 
 
@@ -69,6 +70,8 @@ def read_text(
     if strange and unknown == "error":
         uniform = Setting("unknown", "uniform")
         mend = f"use {{}} to score the {scan.size - known:,} unknown characters by a uniform code"
+        if form := normal_form(strange, getattr(own, "alphabet", "")):
+            mend = f"convert it to the normal form {form}, as the run's text is, or {mend}"
         raise DataError(source.name, not_in_alphabet(strange, own), Phrase(mend, uniform))
     if not known:
         raise DataError(name, "the model knows none of its characters", "use another model")

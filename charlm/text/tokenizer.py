@@ -6,7 +6,9 @@ tokenizer.decode([2, 1, 3, 3, 4])  # 'hello'
 """
 
 import codecs
+import functools
 import json
+import re
 import reprlib
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -77,7 +79,7 @@ class CharTokenizer:
         """
         if unknown == "nearest":
             text = text.replace("\r\n", "\n") if "\r" not in self.alphabet else text
-            text = text.translate({ord(c): nearest(c, self.alphabet) for c in set(text)})
+            text = _written_with(self.alphabet, text)
         codes = _code_points(text)
         ids = np.searchsorted(self._codes, codes)
         known = np.append(self._codes, _CODE_POINTS)[ids] == codes
@@ -151,17 +153,62 @@ _PLAIN = {
 }
 
 
+# Letters of Hangul that one syllable is made of, where it is decomposed.
+_SYLLABLE = (
+    "[\u1100-\u115f\ua960-\ua97c]+[\u1160-\u11a7\ud7b0-\ud7c6]*[\u11a8-\u11ff\ud7cb-\ud7fb]*"
+)
+
+
 def nearest(character: str, alphabet: str) -> str:
     """Return the best replacement for a character in an alphabet.
 
-    Candidates, in order: the character itself, its plain equivalent, the character without accents,
-    and each of these in the other case. Empty if the alphabet has none of them.
+    A character may be of several code points: a letter and its accents. Candidates, in order: the
+    character itself, its normal forms (NFC, NFD), its plain equivalent, its compatible forms (NFKC,
+    NFKD), it with fewer accents or none, and each of these in the other case. Empty if the alphabet
+    has none of them.
     """
-    parts = unicodedata.normalize("NFKD", character)
-    bare = "".join(_PLAIN.get(c, c) for c in parts if not unicodedata.combining(c))
-    forms = [character, _PLAIN.get(character, ""), bare]
+    canonical, compatible = (unicodedata.normalize(form, character) for form in ("NFD", "NFKD"))
+    bare = "".join(c for c in compatible if not _is_mark(c))
+    marks = [c for c in canonical if _is_mark(c)]
+    fewer = (
+        canonical.rstrip("".join(marks)) + "".join(marks[:n]) for n in range(len(marks) - 1, 0, -1)
+    )
+    forms = [
+        character,
+        unicodedata.normalize("NFC", character),
+        canonical,
+        _PLAIN.get(character, ""),
+        unicodedata.normalize("NFKC", character),
+        compatible,
+        *(unicodedata.normalize("NFC", form) for form in fewer),
+        "".join(_PLAIN.get(c, c) for c in bare),
+    ]
     forms += [form.swapcase() for form in forms]
     return next((form for form in forms if form and all(c in alphabet for c in form)), "")
+
+
+def _written_with(alphabet: str, text: str) -> str:
+    """Return a text in an alphabet, each unknown character as the nearest known one."""
+    found = set(text)
+    if not found <= {*alphabet}:
+        # Letters together with their accents first: alone, an accent means nothing.
+        marks = "".join(map(re.escape, filter(_is_mark, sorted(found))))
+        whole = [_SYLLABLE, *([f"[^{marks}][{marks}]+"] if marks else [])]
+        known = functools.cache(lambda several: nearest(several, alphabet))
+        text = re.sub("|".join(whole), lambda several: known(several[0]), text, flags=re.DOTALL)
+    return text.translate({ord(c): nearest(c, alphabet) for c in set(text)})
+
+
+def normal_form(strange: Iterable[str], alphabet: str) -> str:
+    """Return the normal form in which an alphabet may have these characters: NFC, NFD or none."""
+    decomposed = unicodedata.normalize("NFD", "".join(strange))
+    if set(decomposed) <= set(alphabet):
+        return "NFD"
+    return "NFC" if set(strange) <= set(unicodedata.normalize("NFD", alphabet)) else ""
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character)[0] == "M"
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

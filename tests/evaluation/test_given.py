@@ -37,6 +37,15 @@ def test_a_python_caller_is_told_the_argument(tmp_path):
         given("abé", tmp_path)
 
 
+def test_a_text_in_another_normal_form_is_answered_with_it(tmp_path):
+    with pytest.raises(
+        DataError, match="; convert it to the normal form NFC, as the run's text is,"
+    ):
+        given("abe\u0301", tmp_path, CharTokenizer("abeé"))
+    with pytest.raises(DataError, match="; use unknown="):
+        given("ab☃", tmp_path)
+
+
 def test_bytes_know_every_text(tmp_path):
     assert len(given("☃", tmp_path, ByteTokenizer()).ids) == 3
 

@@ -1,4 +1,5 @@
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from charlm.errors import CheckpointError, DataError
 from charlm.text import ByteTokenizer, CharTokenizer, load_tokenizer
-from charlm.text.tokenizer import Tokenizer
+from charlm.text.tokenizer import Tokenizer, normal_form
 
 ALPHABET = "\n abcé—語😀"
 
@@ -232,3 +233,55 @@ def test_the_nearest_characters_stand_for_what_an_alphabet_lacks(text, expected)
     tokenizer = CharTokenizer('abcdefghijklmnopqrstuvwxyz \n-".,/12')
 
     assert tokenizer.decode(tokenizer.encode(text, "nearest")) == expected
+
+
+def spelled(alphabet, text):
+    tokenizer = CharTokenizer(alphabet)
+    return tokenizer.decode(tokenizer.encode(text, "nearest"))
+
+
+@pytest.mark.parametrize(
+    ("alphabet", "text", "expected"),
+    [
+        ("tée", "e\u0301te\u0301", "été"),
+        ("aç", "c\u0327a", "ça"),
+        ("ça", "c\u0327a", "ça"),
+        ("e\u0301", "é", "e\u0301"),
+        ("e\u0301", "e\u0301", "e\u0301"),  # as it is
+        ("한", "\u1112\u1161\u11ab", "한"),
+        ("\u1112\u1161\u11ab", "한", "\u1112\u1161\u11ab"),
+        ("ê", "e\u0302\u0301", "ê"),  # the accent that is known stays
+        ("ê", "ế", "ê"),
+        ("é", "E\u0301", "é"),
+        ("\u00c5", "\u212b", "\u00c5"),
+        ("fi1 ", "ﬁ\u2460\u3000", "fi1 "),  # compatible characters
+        ("क\u093c", "\u0958", "क\u093c"),
+        ("a\u0301 ", "ж\u0301 a", " a"),  # an accent does not move to another letter
+        ("❤", "❤\ufe0f", "❤"),
+        ("'", "´", "'"),
+    ],
+)
+def test_an_alphabet_in_another_normal_form_keeps_accents(alphabet, text, expected):
+    assert spelled(alphabet, text) == expected
+
+
+@given(st.text(st.sampled_from("aeo\u0301\u0302\u0327çéêếộ한\u1112\u1161 \n"), max_size=8))
+def test_a_text_that_is_known_in_a_normal_form_loses_no_accent(text):
+    for form in ("NFC", "NFD"):
+        known = unicodedata.normalize(form, text)
+        for other in ("NFC", "NFD"):
+            found = spelled(known, unicodedata.normalize(other, text))
+            assert unicodedata.normalize(form, found) == known
+
+
+@given(st.text(max_size=12), st.text(max_size=12))
+def test_nothing_unknown_is_left_by_nearest(alphabet, text):
+    assert set(spelled(alphabet, text)) <= set(alphabet)
+
+
+@pytest.mark.parametrize(
+    ("strange", "alphabet", "form"),
+    [("\u0301", "aé", "NFC"), ("é", "e\u0301", "NFD"), ("é\u0301", "é", ""), ("é", "abc", "")],
+)
+def test_the_normal_form_of_an_alphabet_is_told(strange, alphabet, form):
+    assert normal_form(strange, alphabet) == form
