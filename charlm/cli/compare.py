@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 import typer
 
 from charlm.cli import output
+from charlm.cli.escaping import one_word
 from charlm.cli.evaluate import as_json
 from charlm.cli.options import Device, Json
 from charlm.cli.signals import StopSignals, load_torch
@@ -134,7 +135,7 @@ def _load(runs: list[Path] | None, split: str, device: str) -> "Iterator[Compare
 def _heading(row: "ComparedRun", split: str) -> str:
     sha256, unit = str(row.text[0]), str(row.text[1])
     scored = f"{len(row.part) - 1:,} {output.units(unit)} scored"
-    return f"{row.source} ({sha256[:8]}): {split}, {scored}"
+    return f"{one_word(row.source)} ({sha256[:8]}): {split}, {scored}"
 
 
 def _table(
@@ -149,7 +150,12 @@ def _table(
         for row in group:
             saved = row.saved
             time = "" if row.seconds is None else f"{row.seconds:,.1f} s"
-            cells = [row.name, saved.config.model.brief, _size(saved), f"{saved.step:,}"]
+            cells = [
+                one_word(row.name),
+                one_word(saved.config.model.brief),
+                _size(saved),
+                f"{saved.step:,}",
+            ]
             yield [*cells, time, *(_shown(row.scores.get(name)) for name in cuts)]
         seeds = one_per_seed(group)
         if len(seeds) > 1:

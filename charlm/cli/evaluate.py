@@ -13,6 +13,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.baselines import worse_than_uniform
+from charlm.cli.escaping import one_word
 from charlm.cli.options import Checkpoint, Device, Json, Run, RunPlace, either
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import DataError, UsageError
@@ -111,8 +112,10 @@ def evaluate(
     # Where the characters took standard output, the summary must not end up among them.
     tell = output.say if per_char == "-" else output.result
     symbols = output.units(saved.tokenizer.unit)
-    tell(_summary(source or split, score, saved.tokenizer.unit))
-    output.say(f"scored {score.chars:,} {symbols} {cut.in_words}; {found.path} step {saved.step}")
+    tell(_summary(one_word(source or split), score, saved.tokenizer.unit))
+    output.say(
+        f"scored {score.chars:,} {symbols} {cut.in_words}; {one_word(found.path)} step {saved.step}"
+    )
     output.say(_about_interval(score))
     if not text.left_out and (
         worse := worse_than_uniform(score.loss_nats, saved.tokenizer.vocab_size)

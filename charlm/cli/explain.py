@@ -8,6 +8,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.config import named_config
+from charlm.cli.escaping import one_word
 from charlm.cli.options import ConfigName, Overrides, Source, overridden
 from charlm.cli.spelling import one_line
 from charlm.errors import CharlmError
@@ -61,7 +62,7 @@ def _explain_mixture(config: "Config", vocab: int, chars: int) -> None:
     for name, expert in experts.items():
         if expert.run or expert.model is None:
             continue
-        output.result(f"\n{name}: {expert.model.type}\n")
+        output.result(f"\n{one_word(name)}: {expert.model.type}\n")
         if name in trained:
             _explain_trained(trained[name], vocab, config.train.minutes)
         else:
@@ -116,7 +117,7 @@ def _explain_trained(config: "Config", vocab: int, shared: float | None = None) 
 def _rows(title: str, rows: Iterable[tuple[str, str]]) -> None:
     output.result(title)
     for name, value in rows:
-        output.result(f"  {name:<31} {value}")
+        output.result(f"  {one_word(name):<31} {one_word(value)}")
 
 
 def _thousands(numbers: Iterable[int]) -> Iterator[str]:

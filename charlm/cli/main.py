@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+from types import TracebackType
 from typing import Annotated
 
 import typer
@@ -85,6 +86,7 @@ def _root(
 def main() -> None:
     """Run the command line and exit with its code."""
     output.never_refuse_a_character()
+    sys.excepthook = _say_bug
     try:
         code = run(sys.argv[1:])
     finally:
@@ -121,10 +123,15 @@ def run(arguments: list[str]) -> int:
         if not mistake:
             raise
         if os.environ.get("CHARLM_DEBUG"):
-            traceback.print_exc()
+            output.say(traceback.format_exc().rstrip())
         for problem in mistake.lines(spelling):
             output.error(problem)
         return mistake.exit_code
+
+
+def _say_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback of a bug, whose message may quote a hostile text."""
+    output.say("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
 
 def _usage(error: Exception) -> int:

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from charlm.cli.escaping import printable
+from charlm.cli.escaping import one_word, printable
 from charlm.errors import check_stop
 
 CLOSED_PIPE = 141  # the exit code that a shell reports after SIGPIPE
@@ -96,7 +96,7 @@ def one(unit: str) -> str:
 def facts(rows: dict[str, str]) -> None:
     """Print names and values to stdout, a row each."""
     for name, value in rows.items():
-        result(f"{name:<8} {value}")
+        result(f"{name:<8} {one_word(value)}")
 
 
 def result_json(value: Any) -> None:

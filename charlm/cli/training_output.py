@@ -11,6 +11,7 @@ from tqdm import tqdm
 from charlm import evaluation
 from charlm.cli import output
 from charlm.cli.baselines import as_json, reached, table, worse_than_uniform
+from charlm.cli.escaping import one_word
 from charlm.cli.signals import StopSignals
 from charlm.cli.spelling import one_line
 from charlm.errors import CharlmError, MachineError, Stopped, is_out_of_memory
@@ -41,15 +42,15 @@ def introduce(prepared: PreparedRun, loop: TrainingLoop) -> None:
     vocab = prepared.tokenizer.vocab_size
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in splits.items() if len(part))
     output.say(
-        f"text   {output.one_line(config.data.source)}: {sizes} {output.units(config.data.unit)}; "
+        f"text   {one_word(config.data.source)}: {sizes} {output.units(config.data.unit)}; "
         f"{vocab} symbols"
     )
-    output.say(f"model  {config.model.described(vocab)}")
+    output.say(f"model  {one_word(config.model.described(vocab))}")
     for name, plan in prepared.plans.items():
-        output.say(f"plan   {f'{name}: ' if name else ''}{plan}")
+        output.say(f"plan   {f'{one_word(name)}: ' if name else ''}{plan}")
     by_hand = ", gradients by hand" if config.train.gradients == "by_hand" else ""
     output.say(f"device {describe_device(config.run)}{by_hand}")
-    output.say(f"run    {prepared.run.path}")
+    output.say(f"run    {one_word(prepared.run.path)}")
     if loop.state.step:
         output.say(f"continuing from step {loop.state.step}")
 
@@ -107,7 +108,9 @@ class TrainingBar:
             case TuneRecord():
                 found = record.fitted
                 for what, numbers in (("alone", found.alone_nats), ("weight", found.weights)):
-                    each = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
+                    each = ", ".join(
+                        f"{one_word(name)} {value:.3f}" for name, value in numbers.items()
+                    )
                     output.say(f"{what:<6} {each}")
                 output.say(
                     f"joined {found.loss_nats:.4f} nats, temperature {found.temperature:.3f}, "
@@ -116,7 +119,7 @@ class TrainingBar:
             case CompileRecord():
                 output.say("compiling the model (about half a minute, less the next time)")
             case SampleRecord():
-                output.say(f"{'':{self.width + 7}}{record.text.strip()[:72]!r}")
+                output.say(f"{'':{self.width + 7}}'{one_word(record.text.strip()[:72])}'")
 
     def _move(self, record: TrainRecord) -> None:
         if record.expert != self.expert:
@@ -124,7 +127,7 @@ class TrainingBar:
         # A running mean over about the last 20 steps: the loss of single batches is noisy.
         loss = record.loss_nats
         self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
-        name = f"{self.expert} " if self.expert else ""
+        name = f"{one_word(self.expert)} " if self.expert else ""
         pace = f", {record.chars_per_second:,.0f} chars/s" if record.chars_per_second else ""
         self.bar.set_postfix_str(f"{name}loss {self.loss:.3f}{pace}", refresh=False)
         self.bar.update(max(0, int(self.clock.seconds()) - self.bar.n) if self.timed else 1)

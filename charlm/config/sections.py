@@ -126,7 +126,7 @@ class SampleConfig(Section):
     """How samples are generated."""
 
     prompt: Text = ""
-    """Text to continue. Empty: a newline, if the alphabet has one."""
+    """Text to continue. Empty: a newline, if the alphabet has one. In YAML, `"\\n"` is a newline."""
     max_new_chars: Count = 500
     """Characters to sample."""
     temperature: Annotated[float, Field(ge=0), Number] = 0.8

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from charlm import __version__
-from charlm.cli import output
+from charlm.cli import main, output
 from charlm.errors import CharlmError, Problem
 
 VERBS = ["train", "sample", "eval", "baselines", "compare", "verify"]
@@ -326,3 +326,21 @@ def test_debugging_can_be_switched_off_by_its_variable(charlm, monkeypatch, valu
     monkeypatch.setenv("CHARLM_DEBUG", value)
 
     assert ("Traceback" in charlm("eval", "--run", "nowhere").stderr) == traced
+
+
+def test_the_traceback_of_a_bug_does_not_command_the_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(main.sys, "argv", ["charlm", "doctor"])
+    for name in ("excepthook", "stdin", "stdout", "stderr"):
+        monkeypatch.setattr(main.sys, name, getattr(main.sys, name))
+
+    def broken(arguments):
+        raise ValueError("\x1b[2J\u202e")
+
+    monkeypatch.setattr(main, "run", broken)
+    with pytest.raises(ValueError, match="2J") as caught:
+        main.main()
+    main.sys.excepthook(caught.type, caught.value, caught.tb)
+
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback (most recent call last):\n")
+    assert said.endswith("ValueError: \\x1b[2J\\u202e\n")

@@ -1,5 +1,7 @@
 """What a text or a user's word may hold never becomes a command to the terminal, nor markup."""
 
+import contextlib
+import io
 import json
 import re
 import shutil
@@ -18,7 +20,7 @@ from charlm.cli.main import run
 from charlm.errors import CheckpointError, Problem, UsageError
 from tests.fuzz import targets
 from tests.fuzz.inputs import amiss, fuzzed
-from tests.fuzz.targets import LINE_BREAKS, assert_tame, terminals
+from tests.fuzz.targets import LINE_BREAKS, Terminal, assert_tame, terminals
 
 HOSTILE = {
     "clear": "\x1b[2J\x1b[H",
@@ -201,6 +203,50 @@ def test_a_comparison_and_an_explanation_of_hostile_names_are_tame(hostile):
         assert out.getvalue()
         assert_tame(out.getvalue())
         assert_tame(err.getvalue())
+
+
+BAR = re.compile(r"\r[^\r\n]*\r|\r")  # drawn and taken off a terminal
+NAME = "\x1b[2J\u200e\n\u202e\u00ad<b>"
+
+
+@pytest.mark.parametrize("piped", [True, False], ids=["piped", "terminal"])
+def test_a_name_is_one_tame_word_in_every_line_wherever_it_is_printed(tmp_path, piped):
+    from tests.conftest import TINY
+
+    Path(NAME).write_text("the quick brown fox\n" * 100)
+    Path("tiny.yaml").write_text(TINY.replace("text.txt", json.dumps(str(tmp_path / NAME))))
+    place, text = str(Path("runs") / NAME), str(tmp_path / NAME)
+    Path("runs").mkdir()
+    commands = [
+        (0, "train", "--config", "tiny.yaml", "--out", place, "train.sample_every=3"),
+        (0, "train", "--resume", "--out", place, "train.max_steps=8"),
+        (0, "eval", "--run", place),
+        (0, "eval", "--run", place, "--file", text),
+        (0, "eval", "--run", place, "--file", text, "--per-char", "-"),
+        (0, "compare", place),
+        (0, "compare"),
+        (0, "verify", place),
+        (0, "explain", "--config", f"{place}/config.yaml"),
+        (0, "explain", "--config", "mixture", f"model.experts.old.run={place}"),
+        (0, "data", "info", text),
+        (0, "baselines", text),
+        (0, "sample", "--run", place, "--max-new-chars", "5"),
+        (2, "sample", "--run", place, "--checkpoint", NAME),
+        (4, "sample", "--run", f"{place}{NAME}"),
+        (3, "--debug", "eval", "--run", place, "--file", f"{text}{NAME}"),
+        (2, "train", "--config", NAME),
+        (4, "verify", f"{place}/samples"),
+    ]
+    for code, *command in commands:
+        out, err = (io.StringIO(), io.StringIO()) if piped else (Terminal(), Terminal())
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            assert run(command) == code, (command, err.getvalue())
+        said = out.getvalue() + err.getvalue()
+        assert said, command
+        assert_tame(said if piped else BAR.sub("", said))
+        assert not re.search(r"^\\u202e", said, re.MULTILINE), (
+            command
+        )  # what a new line begins with
 
 
 def test_notes_quote_what_a_checkpoint_says_of_itself_in_one_tame_line(hostile):
