@@ -25,6 +25,7 @@ from charlm.cli import (
     graph,
     lr_find,
     output,
+    runs,
     sample,
     train,
     verify,
@@ -55,6 +56,7 @@ app.command("gradcheck", cls=Verb)(gradcheck.gradcheck)
 app.command("graph", cls=graph.GraphCommand)(graph.graph)
 app.command("verify", cls=Verb)(verify.verify)
 app.command("doctor", cls=Verb)(doctor.doctor)
+app.add_typer(runs.app, name="runs")
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 

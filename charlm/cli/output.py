@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -18,6 +18,7 @@ from charlm.errors import check_stop
 
 CLOSED_PIPE = 141  # the exit code that a shell reports after SIGPIPE
 LONGEST = 500  # characters of an error, which may quote a whole text
+SHORTEST = 8  # characters that a cell of a table keeps
 
 
 def result(text: str) -> None:
@@ -97,6 +98,32 @@ def facts(rows: dict[str, str]) -> None:
     """Print names and values to stdout, a row each."""
     for name, value in rows.items():
         result(f"{name:<8} {one_word(value)}")
+
+
+def table(rows: Sequence[Sequence[str]], right: Container[int], shorten: Iterable[int]) -> None:
+    """Print rows of cells to stdout, the columns `right` aligned to the right.
+
+    On a terminal that is narrower, the columns of `shorten` lose the middle of their cells, the
+    first of them first.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if sys.stdout.isatty():
+        over = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
+        for column in shorten:
+            widths[column] -= (less := max(0, min(over, widths[column] - SHORTEST)))
+            over -= less
+    for row in rows:
+        cells = [_shortened(cell, width) for cell, width in zip(row, widths, strict=True)]
+        aligned = (
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        result("  ".join(aligned).rstrip())
+
+
+def _shortened(cell: str, width: int) -> str:
+    kept = width - 1
+    return cell if len(cell) <= width else f"{cell[: kept - kept // 2]}…{cell[-(kept // 2) :]}"
 
 
 def result_json(value: Any) -> None:

@@ -7,7 +7,7 @@ from charlm.config import Config, read_config
 from charlm.config.yaml_file import MAX_BYTES
 from charlm.errors import CheckpointError, Phrase, Setting, UsageError
 from charlm.runs.checkpoints import Checkpoints
-from charlm.storage.atomic import flush_folder, write_file
+from charlm.storage.atomic import flush_folder, is_leftover, write_file
 from charlm.storage.json_file import read_bytes, reason
 from charlm.storage.machine import is_gone, machine_errors
 from charlm.storage.regular import check_folder
@@ -48,6 +48,14 @@ class RunFolder:
         """Tell whether there is a run here."""
         return self.config_path.is_file()
 
+    def written(self) -> float:
+        """Return when the run was written last, in seconds since 1970; 0 if that is unknown."""
+        newest = self.metrics_path if self.metrics_path.exists() else self.config_path
+        try:
+            return newest.stat().st_mtime
+        except OSError:
+            return 0.0
+
     @cached_property
     def config(self) -> Config:
         """The resolved configuration; CheckpointError if it is unreadable or wrong."""
@@ -83,10 +91,10 @@ def find_run(path: Path | None, runs: Path = RUNS) -> RunFolder:
         if run.exists():
             return run
         beside = runs if _is_bare(path) and is_gone(path) else path.parent
-        near = ", ".join(str(r.path) for r in _runs_under(beside)[:5] if r.path != path)
+        near = ", ".join(str(r.path) for r in runs_under(beside)[:5] if r.path != path)
         what = "not found" if is_gone(path) else "is not a run (no config.yaml)"
         raise CheckpointError(path, what, f"runs there: {near}" if near else "train one first")
-    if found := _runs_under(runs):
+    if found := runs_under(runs):
         return found[0]
     mend = "train one first, for example with {}, or name one with {}"
     mends = Phrase(mend, Setting("config", "quickstart"), Setting("run"))
@@ -112,15 +120,8 @@ def next_free_name(name: str, runs: Path = RUNS) -> Path:
     return path
 
 
-def _runs_under(folder: Path) -> list[RunFolder]:
+def runs_under(folder: Path) -> list[RunFolder]:
     """List the runs in a folder, the most recently written first."""
-
-    def age(run: RunFolder) -> float:
-        newest = run.metrics_path if run.metrics_path.exists() else run.config_path
-        try:
-            return newest.stat().st_mtime
-        except OSError:
-            return 0.0
-
-    runs = [RunFolder(path.parent) for path in folder.glob("*/config.yaml")]
-    return sorted(runs, key=age, reverse=True)
+    places = (path.parent for path in folder.glob("*/config.yaml"))
+    runs = [RunFolder(place) for place in places if not is_leftover(place.name)]
+    return sorted(runs, key=RunFolder.written, reverse=True)

@@ -21,6 +21,10 @@ LOCK = ".lock"
 HOLDER = ".lock-holder.json"
 
 
+class _LockedError(MachineError):
+    """Another process holds the folder."""
+
+
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold the folder for writing while the block runs.
@@ -61,6 +65,15 @@ def refuse_locked(folder: Path) -> None:
         _acquired(folder).release()
 
 
+def is_locked(folder: Path) -> bool:
+    """Tell whether another process writes to a folder; MachineError if that cannot be found out."""
+    try:
+        refuse_locked(folder)
+    except _LockedError:
+        return True
+    return False
+
+
 def _acquired(folder: Path) -> BaseFileLock:
     path = folder / LOCK
     with machine_errors(folder):
@@ -71,7 +84,7 @@ def _acquired(folder: Path) -> BaseFileLock:
         except Timeout:  # an OSError too: answered before machine_errors sees it
             what = f"{_describe(folder / HOLDER)} is writing there"
             mend = Phrase("wait for it or choose another {}", Setting("out"))
-            raise MachineError(folder, what, mend) from None
+            raise _LockedError(folder, what, mend) from None
         if before not in (None, _inode(path)):  # another process has replaced it: see `_own`
             lock.release()
             return _acquired(folder)

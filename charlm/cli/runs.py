@@ -1,0 +1,101 @@
+"""charlm runs: the runs of a folder, and their removal."""
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from charlm.cli import output
+from charlm.cli.options import Json
+from charlm.cli.verb import Verb
+from charlm.errors import UsageError
+
+if TYPE_CHECKING:
+    from charlm.runs.listing import Summary
+
+app = typer.Typer(
+    help="List the runs, or remove some.", invoke_without_command=True, rich_markup_mode=None
+)
+AGES = ((86_400, "d"), (3600, "h"), (60, "min"))
+
+
+@app.callback()
+def _all_runs(context: typer.Context, json: Json = False) -> None:
+    if context.invoked_subcommand is None:
+        list_runs(json=json)
+
+
+@app.command("list", cls=Verb)
+def list_runs(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="FOLDER", help="Where to look. Default: runs/.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List runs, the newest first.
+
+    A run is finished, stopped (charlm train --resume continues it) or running.
+    """
+    from charlm.runs.folder import RUNS, runs_under
+    from charlm.runs.listing import summary
+
+    place = folder or RUNS
+    found = [summary(run) for run in runs_under(place)]
+    if json:
+        output.result_json({"runs": [asdict(one) | {"path": str(one.path)} for one in found]})
+    elif found:
+        _show(found)
+    else:
+        output.note(f"no run in {place}; train one with: charlm train --config quickstart")
+
+
+@app.command("rm", cls=Verb)
+def remove(
+    names: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", readable=False, help="Runs to remove.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove runs with all their files, after asking.
+
+    Refuses a run that is being trained, that holds other files, or that a mixture reads.
+    """
+    from charlm.config.memory import human_bytes
+    from charlm.runs.folder import find_run
+    from charlm.runs.listing import check_removable, remove_run, summary
+
+    runs = list({run.path.resolve(): run for run in map(find_run, names)}.values())
+    check_removable(runs)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("--yes", "missing, and there is no terminal to ask on", "add it")
+        found = [summary(run) for run in runs]
+        _show(found)
+        size = human_bytes(sum(one.bytes for one in found))
+        if not typer.confirm(f"remove {len(runs)} of these, {size}?", err=True):
+            output.say("nothing was removed")
+            return
+    for run in runs:
+        remove_run(run)
+        output.say(f"removed {run.path}")
+
+
+def _show(found: "list[Summary]") -> None:
+    from charlm.config.memory import human_bytes
+
+    rows = [["run", "model", "text", "step", "best", "size", "age", "state"]]
+    for one in found:
+        best = "-" if one.best_loss_nats is None else f"{one.best_loss_nats:.4f}"
+        step = "-" if one.step is None else f"{one.step:,}"
+        text = Path(one.text).name if one.text else "-"
+        cells = [str(one.path), one.model or "-", text, step, best, human_bytes(one.bytes)]
+        rows.append([*cells, _age(time.time() - one.written), one.state])
+    output.table(rows, right=range(3, 7), shorten=(2, 0, 1))
+
+
+def _age(seconds: float) -> str:
+    least, unit = next((age for age in AGES if seconds >= age[0]), (1, "s"))
+    return f"{max(0, seconds) / least:.0f} {unit}"
