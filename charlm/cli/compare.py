@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 import typer
 
 from charlm.cli import output
+from charlm.cli.baselines import worse_than_uniform
 from charlm.cli.escaping import one_word
 from charlm.cli.evaluate import as_json
 from charlm.cli.options import Device, Json
@@ -48,7 +49,8 @@ def compare(
 
     Each run is scored at its best checkpoint, and the best run comes first. Runs that differ only
     in run.seed are grouped, with the mean and the sample standard deviation of their losses. Losses
-    on different texts are not comparable: each text has its own table.
+    on different texts are not comparable: each text has its own table. Runs of characters and of
+    bytes of one text are compared by bits per byte.
 
     For example: charlm compare runs/gpt*
     """
@@ -61,12 +63,13 @@ def compare(
         from charlm.evaluation import comparison
 
         rows = list(_load(runs, split, device))
+        comparison.join_units(rows)
         models = [row.saved.model for row in rows]
         length = block_size or comparison.common_length(models)
         longer = any(m.block_size > length for m in models if not m.any_length)
         cuts = comparison.cut(rows, chosen, length)
         total = sum(len(row.cuts) * (len(row.part) - 1) for row in rows)
-        with output.bar("scoring", "char", total) as bar:
+        with output.bar("scoring", "symbol", total) as bar:
             comparison.score(rows, device, bar.update)
     ordered = comparison.ordered(rows, chosen[0])
     if json:
@@ -80,6 +83,7 @@ def compare(
         [_heading(groups[0][0], split), *_aligned(_table(groups, cuts))] for groups in ordered
     )
     output.result("\n\n".join(map("\n".join, tables)))
+    _remarks(rows)
     if len(ordered) > 1:
         output.note(f"{len(ordered)} texts: losses are comparable only within a table")
     if windowed and block_size is None and longer:
@@ -89,6 +93,18 @@ def compare(
             "[low, high]: 95 % interval for other texts of this kind; on this one text, "
             "differences between runs are more certain than these intervals"
         )
+
+
+def _remarks(rows: "Sequence[ComparedRun]") -> None:
+    if any(row.among_both for row in rows):
+        output.note(
+            "runs of characters and of bytes are compared by bits per byte, on the same bytes; a "
+            "window holds as many characters in the ones as bytes in the others"
+        )
+    for row in rows:
+        for name, score in row.scores.items():
+            if worse := worse_than_uniform(score.loss_nats, row.saved.tokenizer.vocab_size):
+                output.note(f"{row.name}, {name}: {score.loss_nats:.4f} nats, {worse}")
 
 
 def _protocols(names: str) -> list[Protocol]:
@@ -133,9 +149,11 @@ def _load(runs: list[Path] | None, split: str, device: str) -> "Iterator[Compare
 
 
 def _heading(row: "ComparedRun", split: str) -> str:
-    sha256, unit = str(row.text[0]), str(row.text[1])
-    scored = f"{len(row.part) - 1:,} {output.units(unit)} scored"
-    return f"{one_word(row.source)} ({sha256[:8]}): {split}, {scored}"
+    scored = f"{len(row.part) - 1:,} {output.units(row.unit)} scored"
+    if row.among_both:  # the bytes of a run of characters are counted while it is scored
+        sizes = {score.bytes for score in row.scores.values()}
+        scored = f"{max(size or 0 for size in sizes):,} bytes scored"
+    return f"{one_word(row.source)} ({str(row.text[0])[:8]}): {split}, {scored}"
 
 
 def _table(
@@ -144,8 +162,10 @@ def _table(
     """Yield the rows of the table."""
     from charlm.evaluation.comparison import one_per_seed, spread
 
-    losses = [f"{_title(cut)}, nats" for cut in cuts.values()]
-    yield ["run", "model", "parameters", "step", "time", *losses]
+    both = groups[0][0].among_both
+    losses = [f"{_title(cut)}, {'bits/byte' if both else 'nats'}" for cut in cuts.values()]
+    unit = ["unit"] if both else []
+    yield ["run", "model", "parameters", "step", "time", *unit, *losses]
     for group in groups:
         for row in group:
             saved = row.saved
@@ -156,12 +176,13 @@ def _table(
                 _size(saved),
                 f"{saved.step:,}",
             ]
-            yield [*cells, time, *(_shown(row.scores.get(name)) for name in cuts)]
+            unit = [row.unit] if both else []
+            yield [*cells, time, *unit, *(_shown(row, row.scores.get(name)) for name in cuts)]
         seeds = one_per_seed(group)
         if len(seeds) > 1:
-            spreads = [spread(seeds, name) for name in cuts]
+            spreads = [spread(seeds, name, scaled=True) for name in cuts]
             shown = [f"{s['mean']:.4f}, sd {s['sd']:.4f}" if s else "-" for s in spreads]
-            yield [f"  mean of {len(seeds)} seeds", "", "", "", "", *shown]
+            yield [f"  mean of {len(seeds)} seeds", *[""] * (4 + both), *shown]
 
 
 def _title(cut: "Cut") -> str:
@@ -181,12 +202,12 @@ def _size(saved: "SavedModel") -> str:
     return " + ".join(f"{count:,}{what}" for what, count in counts.items() if count)
 
 
-def _shown(score: "Score | None") -> str:
+def _shown(row: "ComparedRun", score: "Score | None") -> str:
     if score is None:
         return "-"
-    interval = score.interval
-    ends = f" [{interval.low:.4f}, {interval.high:.4f}]" if interval else ""
-    return f"{score.loss_nats:.4f}{ends}"
+    interval, scale = score.interval, row.scale(score)
+    ends = f" [{interval.low * scale:.4f}, {interval.high * scale:.4f}]" if interval else ""
+    return f"{score.loss_nats * scale:.4f}{ends}"
 
 
 def _aligned(table: Iterable[list[str]]) -> Iterator[str]:
@@ -222,12 +243,12 @@ def _run_as_json(row: "ComparedRun") -> dict[str, Any]:
     return {
         "run": row.name,
         "model": row.saved.config.model.type,
-        "text": {"source": row.source, "sha256": row.text[0], "unit": row.text[1]},
+        "text": {"source": row.source, "sha256": row.text[0], "unit": row.unit},
         "chars": len(row.part) - 1,
         "parameters": _parameters(row.saved),
         "ngrams": row.saved.model.ngrams,
         "step": row.saved.step,
         "seconds": row.seconds,
         "seed": row.saved.config.run.seed,
-        "scores": {name: as_json(score, str(row.text[1])) for name, score in row.scores.items()},
+        "scores": {name: as_json(score, row.unit) for name, score in row.scores.items()},
     }

@@ -111,12 +111,11 @@ def evaluate(
         return
     # Where the characters took standard output, the summary must not end up among them.
     tell = output.say if per_char == "-" else output.result
-    symbols = output.units(saved.tokenizer.unit)
-    tell(_summary(one_word(source or split), score, saved.tokenizer.unit))
-    output.say(
-        f"scored {score.chars:,} {symbols} {cut.in_words}; {one_word(found.path)} step {saved.step}"
-    )
-    output.say(_about_interval(score))
+    unit = saved.tokenizer.unit
+    tell(_summary(one_word(source or split), score, unit))
+    how = f"scored {score.chars:,} characters {cut.in_words}"
+    output.say(f"{output.in_unit(how, unit)}; {one_word(found.path)} step {saved.step}")
+    output.say(output.in_unit(_about_interval(score), unit))
     if not text.left_out and (
         worse := worse_than_uniform(score.loss_nats, saved.tokenizer.vocab_size)
     ):
@@ -203,7 +202,7 @@ def _score(
 ) -> "Score":
     from charlm.evaluation.scoring import score_text, utf8_lengths
 
-    with output.bar("scoring", "char", len(text.ids) - 1) as bar:
+    with output.bar("scoring", text.tokenizer.unit.removesuffix("s"), len(text.ids) - 1) as bar:
         return score_text(
             saved.model,
             text.ids,

@@ -51,13 +51,13 @@ def explain(
         _explain_trained(checked, vocab)
         output.result(f"checkpoint on disk: {disk}")
     else:
-        _explain_counted(model, vocab, chars)
+        _explain_counted(model, vocab, chars, checked.data.unit)
 
 
 def _explain_mixture(config: "Config", vocab: int, chars: int) -> None:
     """List the experts, then explain each that is trained or counted for the mixture."""
     experts, trained = config.model.members(), config.training_runs()
-    title, rows = config.model.facts(chars)
+    title, rows = _facts(config.model, chars, config.data.unit)
     _rows(title, [*((name, _described(expert)) for name, expert in experts.items()), *rows])
     for name, expert in experts.items():
         if expert.run or expert.model is None:
@@ -66,7 +66,7 @@ def _explain_mixture(config: "Config", vocab: int, chars: int) -> None:
         if name in trained:
             _explain_trained(trained[name], vocab, config.train.minutes)
         else:
-            _explain_counted(expert.model, vocab, chars)
+            _explain_counted(expert.model, vocab, chars, config.data.unit)
 
 
 def _described(expert: "ExpertConfig") -> str:
@@ -77,10 +77,15 @@ def _described(expert: "ExpertConfig") -> str:
     return f"{expert.model.type}, {how} here"
 
 
-def _explain_counted(model: "ModelConfig", vocab: int, chars: int) -> None:
+def _facts(model: "ModelConfig", chars: int, unit: str) -> tuple[str, list[tuple[str, str]]]:
+    title, rows = model.facts(chars)
+    return title, [(output.in_unit(n, unit), output.in_unit(v, unit)) for n, v in rows]
+
+
+def _explain_counted(model: "ModelConfig", vocab: int, chars: int, unit: str) -> None:
     from charlm.config.memory import human_bytes
 
-    _rows(*model.facts(chars))
+    _rows(*_facts(model, chars, unit))
     output.result("\ntraining: counted in one step, no gradients")
     size = model.table_bytes(vocab, chars)
     output.result(f"tables on disk: {f'at most {human_bytes(size)}' if size else A_TABLE}")
@@ -102,7 +107,8 @@ def _explain_trained(config: "Config", vocab: int, shared: float | None = None) 
     total = ("total", f"{'':<22} {model.parameter_count(vocab):>14,}")
     _rows("\nparameters", [*weights, total])
     flops, chars = flops_per_step(config, vocab), train.batch_size * model.block_size
-    output.result(f"\ntraining step: {chars:,} characters, {_flops(flops)}FLOP")
+    unit = output.units(config.data.unit)
+    output.result(f"\ntraining step: {chars:,} {unit}, {_flops(flops)}FLOP")
     length = f"{train.max_steps:,} steps, {_flops(flops * train.max_steps)}FLOP"
     if minutes := shared or train.minutes:
         planned = "; train.plan chooses the size for the budget" if train.plan else ""

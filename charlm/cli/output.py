@@ -94,6 +94,11 @@ def one(unit: str) -> str:
     return units(unit).removesuffix("s")
 
 
+def in_unit(text: str, unit: str) -> str:
+    """Say bytes where a text for either unit says characters."""
+    return text if unit == "chars" else text.replace("character", "byte")
+
+
 def facts(rows: dict[str, str]) -> None:
     """Print names and values to stdout, a row each."""
     for name, value in rows.items():

@@ -74,7 +74,7 @@ class TrainingBar:
     """A tqdm bar on stderr, and a line for each evaluation."""
 
     def __init__(self, loop: TrainingLoop) -> None:
-        self.clock = loop.clock
+        self.clock, self.symbols = loop.clock, loop.tokenizer.unit
         steps, budget = loop.learner.total_steps, loop.clock.budget
         self.timed = budget is not None
         self.width = len(str(steps))
@@ -114,7 +114,7 @@ class TrainingBar:
                     output.say(f"{what:<6} {each}")
                 output.say(
                     f"joined {found.loss_nats:.4f} nats, temperature {found.temperature:.3f}, "
-                    f"on {found.chars:,} characters at the end of the training part"
+                    f"on {found.chars:,} {output.units(self.symbols)} at the end of the training part"
                 )
             case CompileRecord():
                 output.say("compiling the model (about half a minute, less the next time)")
@@ -128,7 +128,9 @@ class TrainingBar:
         loss = record.loss_nats
         self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
         name = f"{one_word(self.expert)} " if self.expert else ""
-        pace = f", {record.chars_per_second:,.0f} chars/s" if record.chars_per_second else ""
+        pace = (
+            f", {record.chars_per_second:,.0f} {self.symbols}/s" if record.chars_per_second else ""
+        )
         self.bar.set_postfix_str(f"{name}loss {self.loss:.3f}{pace}", refresh=False)
         self.bar.update(max(0, int(self.clock.seconds()) - self.bar.n) if self.timed else 1)
 

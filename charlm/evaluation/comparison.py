@@ -3,9 +3,12 @@
 Only one model is in memory at a time, so any number of runs can be compared.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
+
+import numpy as np
 
 from charlm.errors import Setting, UsageError
 from charlm.evaluation import protocols
@@ -20,13 +23,16 @@ from charlm.runs.load import SavedModel, load_model
 from charlm.runs.state import read_state
 from charlm.text.tokens import Split
 
+BOTH = "both units"
+CHUNK = 1 << 20
+
 
 @dataclass
 class ComparedRun:
     """One run, at its best checkpoint.
 
     `text` must be equal for losses to be comparable: the text's SHA-256, its unit, the vocabulary
-    size, and where the part begins and ends.
+    size, and where the part begins and ends. `join_units` makes it equal for characters and bytes.
     """
 
     saved: SavedModel  # has weights only while it is being scored
@@ -42,9 +48,29 @@ class ComparedRun:
         """The path of the run."""
         return str(self.saved.run.path)
 
+    @property
+    def unit(self) -> str:
+        """What its model predicts: `chars` or `bytes`."""
+        return self.saved.tokenizer.unit
+
+    @property
+    def among_both(self) -> bool:
+        """Whether it is compared with runs of the other unit, so by bits per byte."""
+        return BOTH in self.text
+
     def loss(self, protocol: Name) -> float:
-        """Return the loss by a protocol, infinite if the model does not support it."""
-        return self.scores[protocol].loss_nats if protocol in self.scores else float("inf")
+        """Return the loss by a protocol, infinite if the model does not support it.
+
+        It is in nats, or for a run among runs of both units in bits per byte.
+        """
+        score = self.scores.get(protocol)
+        return float("inf") if score is None else score.loss_nats * self.scale(score)
+
+    def scale(self, score: Score) -> float:
+        """Return what turns a loss in nats into the measure of its table."""
+        if not self.among_both or not score.bytes:
+            return 1.0
+        return score.chars / score.bytes / math.log(2)
 
     def key_without_seed(self) -> str:
         """Return a key that is equal for runs that differ only in their seed."""
@@ -126,6 +152,51 @@ def score(
         run.saved.model.to("meta")  # before the next is loaded
 
 
+def join_units(runs: Sequence[ComparedRun]) -> None:
+    """Let runs of characters and of bytes of the same part of a text score the same bytes of it.
+
+    Parts are cut at a share of the characters or of the bytes, so they may begin and end at other
+    places: what both have is scored. Runs of texts that are not UTF-8 stay apart.
+    """
+    found: dict[tuple[object, ...], list[ComparedRun]] = {}
+    for run in runs:
+        data = run.saved.config.data
+        found.setdefault((run.text[0], data.val_fraction, data.test_fraction), []).append(run)
+    for same in found.values():
+        chars, in_bytes = ([run for run in same if run.unit == u] for u in ("chars", "bytes"))
+        places = {(run.part.start, run.part.stop, run.part.tokens.size) for run in chars}
+        if len(places) == 1 and in_bytes:
+            _share_bytes(chars, in_bytes)
+
+
+def _share_bytes(chars: Sequence[ComparedRun], in_bytes: Sequence[ComparedRun]) -> None:
+    part, lengths = chars[0].part, utf8_lengths(chars[0].saved.tokenizer)
+    whole = Split(part.tokens, 0, part.tokens.size)
+    starts = range(0, len(whole), CHUNK)
+    sums = [int(lengths[whole.read(i, min(CHUNK, len(whole) - i))].sum()) for i in starts]
+    head = whole.part(part.start // CHUNK * CHUNK, part.start)
+    before = sum(sums[: part.start // CHUNK]) + int(lengths[head.read(0, len(head))].sum())
+    sizes = lengths[part.read(0, len(part))]
+    ends = before + np.cumsum(sizes)  # where each character ends in the bytes of the text
+    for run in in_bytes:
+        if run.part.tokens.size != sum(sums):
+            return
+    low = max(run.part.start for run in in_bytes)
+    high = min(run.part.stop for run in in_bytes)
+    first = int(np.searchsorted(ends - sizes, low))
+    stop = int(np.searchsorted(ends, high, side="right"))
+    if stop - first < 2:
+        return
+    # The first symbol is not scored: here the last byte of the first character.
+    narrowed = int(ends[first]) - 1, int(ends[stop - 1])
+    for run in chars:
+        run.part = run.part.part(first, stop)
+    for run in in_bytes:
+        run.part = Split(run.part.tokens, *narrowed)
+    for run in (*chars, *in_bytes):
+        run.text = (run.text[0], BOTH, *narrowed)
+
+
 def ordered(runs: Sequence[ComparedRun], by: Name) -> list[list[list[ComparedRun]]]:
     """Return, for each text, the groups of runs that differ only in their seed, best first."""
     texts: dict[tuple[object, ...], dict[str, list[ComparedRun]]] = {}
@@ -142,7 +213,13 @@ def one_per_seed(group: Sequence[ComparedRun]) -> list[ComparedRun]:
     return list({run.saved.config.run.seed: run for run in reversed(group)}.values())
 
 
-def spread(group: Sequence[ComparedRun], name: Name) -> dict[str, float] | None:
-    """Return mean and sample standard deviation of a protocol's losses, in nats."""
-    losses = [run.scores[name].loss_nats for run in group if name in run.scores]
+def spread(
+    group: Sequence[ComparedRun], name: Name, *, scaled: bool = False
+) -> dict[str, float] | None:
+    """Return mean and sample standard deviation of a protocol's losses, in nats.
+
+    `scaled`: in the measure of their table, see `ComparedRun.loss`.
+    """
+    scored = [run for run in group if name in run.scores]
+    losses = [run.loss(name) if scaled else run.scores[name].loss_nats for run in scored]
     return {"mean": mean(losses), "sd": stdev(losses)} if losses else None

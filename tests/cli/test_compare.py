@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 import signal
 import weakref
@@ -278,3 +279,50 @@ def test_comparing_changes_no_run(charlm, runs):
     compared(charlm)
 
     assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")} == before
+
+
+@pytest.mark.parametrize("letter", ["o", "\u00f6", "\U0001f600"])
+def test_runs_of_characters_and_of_bytes_share_a_table_by_bits_per_byte(charlm, tiny, letter):
+    text = letter * 500 + TEXT.replace("o", letter)  # a tenth of the bytes is more than of these
+    Path("text.txt").write_text(text, encoding="utf-8")
+    for unit in ("chars", "bytes"):
+        Path(f"{unit}.yaml").write_text(NGRAM.replace("{source", f"{{unit: {unit}, source"))
+        for seed in (1, 2):
+            charlm("train", "-c", f"{unit}.yaml", "--out", f"{unit}{seed}", "-q", "--seed", seed)
+    runs = ("chars1", "bytes1", "chars2", "bytes2")
+
+    result = charlm("compare", *runs, "--protocol", "windows,stream")
+    found = json.loads(charlm("compare", *runs, "--json").stdout)["runs"]
+
+    head, titles, *rows = result.stdout.splitlines()
+    assert len(rows) == 6  # one table, and the means of two groups
+    assert titles.split("  ")[-1] == "stream, bits/byte"
+    scores = {run["run"]: run["scores"]["windows"] for run in found}
+    sizes = {run["run"]: run["chars"] for run in found}
+    ours, theirs = scores["chars1"], scores["bytes1"]
+    assert (
+        ours["bits_per_byte"]
+        != theirs["bits_per_byte"]
+        == pytest.approx(theirs["loss_nats"] / math.log(2))
+    )
+    for row in rows:
+        name = row.split()[0]
+        if name in scores:
+            assert f"  {scores[name]['bits_per_byte']:.4f}  " in row
+    # The same bytes: those after the first character, which is not scored.
+    scored = Path("text.txt").read_bytes()[-sizes["bytes1"] :]
+    assert len(scored.decode()) == sizes["chars1"]
+    assert head.endswith(f": val, {sizes['bytes1']:,} bytes scored")
+    assert "compared by bits per byte, on the same bytes" in result.stderr
+    assert "losses are comparable only within a table" not in result.stderr
+
+
+def test_a_run_that_guessing_beats_is_named(charlm, tiny):
+    Path("text.txt").write_text("a" * 900 + "b" * 99 + "\n")
+    Path("ngram.yaml").write_text(NGRAM)
+    charlm("train", "-c", "ngram.yaml", "--out", "run", "-q")
+
+    said = charlm("compare", "run").stderr
+
+    assert "charlm: note: run, windows: 1." in said
+    assert "nats, worse than uniform (1.0986): guessing among all 3 symbols is better" in said

@@ -425,3 +425,28 @@ def test_what_is_no_text_is_for_a_run_of_bytes(charlm, trained):
         "score it"
     )
     assert charlm("baselines", "odd.bin").error.endswith("; use --unit bytes")
+
+
+def test_a_run_of_bytes_speaks_of_bytes(charlm, tiny):
+    config = (
+        "data: {source: text.txt, unit: bytes}\nmodel: {type: ngram, order: 3, block_size: 6}\n"
+    )
+    Path("bytes.yaml").write_text(config)
+    trained = charlm("train", "-c", "bytes.yaml", "--out", "run")
+    json_said = json.loads(charlm("eval", "--run", "run", "--json").stdout)
+    said = [
+        charlm("eval", "--run", "run", "--protocol", "stream"),
+        charlm("eval", "--run", "run", "--protocol", "sliding", "--split", "train"),
+        charlm("explain", "-c", "bytes.yaml"),
+        trained,
+    ]
+
+    for result in said:
+        assert result.code == 0
+        assert "character" not in result.stdout + result.stderr
+    assert "bits per byte, step 1)" in trained.stdout
+    assert "  bits/byte  " in trained.stderr
+    assert "its last 2 bytes" in said[0].stderr
+    assert json_said["unit"] == "bytes"
+    assert json_said["bits_per_char"] is None
+    assert json_said["bits_per_byte"] == pytest.approx(json_said["loss_nats"] / math.log(2))

@@ -173,7 +173,7 @@ def test_bytes_are_read_for_the_sake_of_tables_alone(charlm, tiny):
     missing = charlm("explain", "-c", "ngram", "data.source=none.txt", "data.unit=bytes")
 
     chars = len(TEXT) - int(len(TEXT) / 10)
-    assert facts(counted.stdout)["counted"] == f"the training part, {chars:,} characters"
+    assert facts(counted.stdout)["counted"] == f"the training part, {chars:,} bytes"
     assert trained.stderr == ""
     assert missing.stderr.endswith("; assuming 256 symbols\n")
     for result in (counted, trained, missing):
