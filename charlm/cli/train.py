@@ -142,7 +142,7 @@ def _begun(
     place = nullcontext(chosen) if chosen else begin.free_folder(name)
     with place as folder, begin.new_folder_for_run(folder):
         with output.bytes_bar(quiet, stop.requested) as progress:
-            prepared = begin.create_run(config, folder, text, progress)
+            prepared = begin.create_run(config, folder, text, progress, stop.requested)
         prepared.plans = plans
         try:
             yield prepared

@@ -112,6 +112,10 @@ class ModelConfig(Section):
         """Return the fewest training characters that the model needs, by the key that demands them."""
         return {"block_size": self.block_size + 1}
 
+    def undecided(self) -> list[str]:
+        """Return the keys whose values are chosen when a run begins."""
+        return []
+
     def members(self) -> "Mapping[str, ExpertConfig]":
         """Return the experts of a mixture by name; every other model has none."""
         return {}

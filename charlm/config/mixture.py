@@ -95,6 +95,10 @@ class MixtureConfig(ModelConfig):
             for key, chars in model.least_text().items()
         }
 
+    def undecided(self) -> list[str]:  # noqa: D102
+        models = self._models().items()
+        return [f"experts.{name}.model.{key}" for name, one in models for key in one.undecided()]
+
     def members(self) -> Mapping[str, ExpertConfig]:  # noqa: D102
         return self.experts
 

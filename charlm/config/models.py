@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from heapq import nsmallest
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from charlm.config.base import ModelConfig, Part
-from charlm.config.values import Integer, Number, Share, Size
+from charlm.config.values import Integer, Number, Share, Size, integer, shown, wrong
 from charlm.errors import Problem
 
 MAX_COUNTED_WINDOW = 16_384  # for counted models, whose memory does not depend on the window
@@ -19,6 +19,23 @@ CountedWindow = Annotated[int, Field(ge=1, le=MAX_COUNTED_WINDOW), Integer]
 BLOCK_FLOATS = 16  # times C: floats that a block keeps per character for backward, roughly
 FUSED_ABOVE = 512  # longer windows use the fused kernel, which keeps no (T, T) weights
 NGRAM_ROWS = 8192  # for each n, in the table of `charlm.models.ngram_embedding`
+
+LONGEST_CHOSEN = 10  # the longest n-gram that `order: auto` tries
+LEAST_CHOSEN = 20  # characters; a tenth of them, which orders are compared on, has one to predict
+
+
+def _order(value: Any) -> int:
+    try:
+        return integer(value)
+    except ValueError:
+        raise wrong(f"expected an integer or auto, got {shown(value)}") from None
+
+
+Order = Annotated[
+    Annotated[int, Field(ge=1, le=32), BeforeValidator(_order), Tag("a number")]
+    | Annotated[Literal["auto"], Tag("auto")],
+    Discriminator(lambda value: "auto" if value == "auto" else "a number"),
+]
 
 
 def _embedding(vocab_size: int, n_embd: int) -> Part:
@@ -228,8 +245,9 @@ class NGramConfig(ModelConfig):
     """Which model this is."""
     block_size: CountedWindow = 256
     """Characters in a window when scored in windows; the model looks back at most order - 1."""
-    order: Annotated[int, Field(ge=1, le=32), Integer] = 7
-    """Characters of the longest n-gram: the context and the next character."""
+    order: Order = 7
+    """Characters of the longest n-gram: the context and the next character. `auto`: the order, up to
+    10, that is best on the end of the training part; a run records the number."""
     smoothing: Literal["kneser-ney", "witten-bell", "add-k"] = "kneser-ney"
     """How rare and unseen contexts are handled: `kneser-ney` (modified, interpolated) and
     `witten-bell` back off to shorter ones; `add-k` adds `add_k` to each count of the full context."""
@@ -247,17 +265,34 @@ class NGramConfig(ModelConfig):
     def described(self, vocab_size: int) -> str:  # noqa: D102
         return f"ngram ({self.smoothing}): order {self.order}"
 
-    def sizes(self) -> dict[str, Any]:  # noqa: D102
+    @property
+    def longest(self) -> int:
+        """The order; the longest that may be chosen, if it is to be chosen."""
+        return LONGEST_CHOSEN if self.order == "auto" else self.order
+
+    def undecided(self) -> list[str]:  # noqa: D102
+        return ["order"] if self.order == "auto" else []
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the arguments of the model's constructor; ValueError before the order is chosen."""
+        if self.order == "auto":
+            raise ValueError("order auto is chosen when a run begins; a model needs a number")
         backs_off = self.smoothing != "add-k"
         return {"block_size": self.block_size, "order": self.order, "backs_off": backs_off}
 
     def conflicts(self) -> Iterator[Problem]:  # noqa: D102
-        if self.last_chars is not None and self.last_chars < self.order:
+        (least,) = self.least_text().values()
+        if self.last_chars is not None and self.last_chars < least:
             what = f"last_chars {self.last_chars} is less than order {self.order}"
+            if self.order == "auto":
+                what = f"last_chars {self.last_chars} is too few to choose an order: {least}"
             yield Problem("", what, "raise it")
 
     def facts(self, chars: int) -> tuple[str, list[tuple[str, str]]]:  # noqa: D102
-        before = f"and at most {self.order - 1} before it" if self.order > 1 else "alone"
+        before = f"and at most {self.longest - 1} before it" if self.longest > 1 else "alone"
+        order = f"{self.order}: the next character {before}"
+        if self.order == "auto":
+            order = f"auto: the best of 1 to {self.longest} on the end of the training part"
         add_k = f", {self.add_k:g} to every count" if self.smoothing == "add-k" else ""
         counted = f"the training part{f', {chars:,} characters' if chars else ''}"
         if self.last_chars:
@@ -265,16 +300,16 @@ class NGramConfig(ModelConfig):
             counted = f"the last {last:,} characters of the training part"
         rare = ("left out", f"n-grams that occur fewer than {self.min_count} times")
         return "n-grams", [
-            ("order", f"{self.order}: the next character {before}"),
+            ("order", order),
             ("smoothing", self.smoothing + add_k),
             ("counted", counted),
             *([rare] if self.min_count > 1 else []),
             # Of every order but the first: the context, and the character after it.
-            ("to score a character", f"{max(0, 2 * self.order - 3)} binary searches at most"),
+            ("to score a character", f"{max(0, 2 * self.longest - 3)} binary searches at most"),
         ]
 
     def least_text(self) -> dict[str, int]:  # noqa: D102
-        return {"order": self.order}
+        return {"order": LEAST_CHOSEN if self.order == "auto" else self.order}
 
     def parts(self, vocab_size: int) -> list[Part]:
         """Return an empty list: it has no weights, only tables (`table_bytes`)."""
@@ -288,10 +323,10 @@ class NGramConfig(ModelConfig):
         """
         counted = min(chars or self.last_chars or 0, self.last_chars or chars)
         size, contexts = 0, min(1, counted)
-        for k in range(1, self.order + 1):
+        for k in range(1, self.longest + 1):
             grams = min(int(vocab_size**k), counted)
             # Kneser-Ney has other shares at the beginning of a text, but not in the highest order.
-            rows = 2 if self.smoothing == "kneser-ney" and k < self.order else 1
+            rows = 2 if self.smoothing == "kneser-ney" and k < self.longest else 1
             size += 8 * grams + 4 * rows * (grams + contexts)  # keys, shares and left-overs
             contexts = grams
         return size

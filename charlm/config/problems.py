@@ -146,7 +146,8 @@ def _types(section: list[str]) -> dict[str, Any]:
 
 def _allowed(facts: dict[str, Any]) -> str:
     """Return the allowed range of a number and its meaning."""
-    facts = facts | facts.get("anyOf", [{}])[0]  # the first of `Size | None`
+    for union in ("anyOf", "oneOf"):
+        facts = facts | facts.get(union, [{}])[0]  # the first of `Size | None`
     words = {
         "minimum": "at least",
         "exclusiveMinimum": "above",

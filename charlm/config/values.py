@@ -51,7 +51,8 @@ def number(value: Any) -> float:
     return found
 
 
-def _integer(value: Any) -> int:
+def integer(value: Any) -> int:
+    """Return a value that is an integer, as such or written as one; refuse anything else."""
     if isinstance(value, str) and len(value) <= _MAX_DIGITS and _INTEGER.fullmatch(value.strip()):
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
@@ -79,7 +80,7 @@ def _place(value: str) -> str:
 
 # These come last in `Annotated`, so that the value is read before the range is checked.
 Number = BeforeValidator(number)
-Integer = BeforeValidator(_integer)
+Integer = BeforeValidator(integer)
 Text = Annotated[str, BeforeValidator(text)]
 Place = Annotated[Text, AfterValidator(_place)]
 Size = Annotated[int, Field(ge=1), Integer]

@@ -33,7 +33,7 @@ from charlm.evaluation.ladder import Ladder, Rung
 from charlm.evaluation.protocols import training_passes
 from charlm.evaluation.score import Score
 from charlm.evaluation.scoring import utf8_lengths
-from charlm.models.counted_loss import Targets, add_one, choose_order, kneser_ney
+from charlm.models.counted_loss import Targets, choose_order, losses_of_orders
 from charlm.models.counts import Counts, count_ngrams
 from charlm.text.tokenizer import CharTokenizer, Tokenizer
 from charlm.text.tokens import IdArray, Ids
@@ -91,13 +91,14 @@ def climb(
 
     add("uniform", math.log(vocab_size))
     end = _last(train, CHOOSING * MAX_ORDER // max(max_order, MAX_ORDER))
-    order = choose_order(end, vocab_size, max_order, should_stop)
+    order = choose_order(end, vocab_size, max_order, should_stop=should_stop)
     choosing, since = time.perf_counter() - began, time.perf_counter()
     longest = max(*FIXED_ORDERS, order or 0)
     counts, counted = _count(train, end, vocab_size, longest, max_counted, should_stop)
-    add("unigram", add_one(counts, targets, 1))
-    add("bigram", add_one(counts, targets, 2))
-    for k, loss in kneser_ney(counts, targets, {*FIXED_ORDERS, order}, should_stop):
+    for k, loss in losses_of_orders(counts, targets, (1, 2), "add-k", should_stop=should_stop):
+        add({1: "unigram", 2: "bigram"}[k], loss)
+    orders = {*FIXED_ORDERS, order}
+    for k, loss in losses_of_orders(counts, targets, orders, should_stop=should_stop):
         if k in FIXED_ORDERS:
             add(FIXED_ORDERS[k], loss)
         if k == order:
@@ -137,9 +138,9 @@ def _compressed(
 def _targets(text: Ids, block_size: int | None, most: int) -> Targets:
     """Return the characters to score n-grams on, cut by the protocol."""
     if block_size is None:
-        return Targets.stream(IdArray(text.read(0, min(len(text), most + 1))))
+        return Targets.stream(text.read(0, min(len(text), most + 1)))
     rows = [
-        Targets.stream(IdArray(text.read(int(start), one.length + 1)))
+        Targets.stream(text.read(int(start), one.length + 1))
         for one in training_passes(len(text) - 1, block_size, most, rows=1 << 10)
         for start in one.starts
     ]

@@ -17,6 +17,7 @@ from charlm.config import Config, changed, dump_yaml
 from charlm.config.memory import human_bytes
 from charlm.config.size import check_memory, checkpoint_bytes
 from charlm.errors import CharlmError, DataError, MachineError, Phrase, Setting, UsageError
+from charlm.lifecycle.orders import choose_orders
 from charlm.lifecycle.takeover import check_first_weights, resolve_experts, seen_notes
 from charlm.models.device import choose_device, choose_dtype
 from charlm.models.registry import KINDS, Kind, kind_for
@@ -261,19 +262,27 @@ def config_file(config: Config, where: str) -> bytes:
     return dump_yaml(changed(config, where=where).model_dump()).encode()
 
 
-def create_run(config: Config, out: Path, text: PreparedText, progress: Progress) -> PreparedRun:
+def create_run(
+    config: Config,
+    out: Path,
+    text: PreparedText,
+    progress: Progress,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> PreparedRun:
     """Fill a locked, empty folder: the text as ids, the alphabet, and last the configuration.
 
-    If that fails, the files it made are removed.
+    If that fails, the files it made are removed. `should_stop` is called often after the text has
+    been read.
 
     Raises:
         CheckpointError: The run to start from, or that of an expert, is missing or of another kind.
         MachineError: The disk is too small or refuses.
+        Stopped: `should_stop` said so.
     """
     run = RunFolder(out)
     try:
         config = resolve_dtype(resolve_experts(config, text.tokenizer))
-        content = config_file(config, str(run.config_path))
+        config_file(config, str(run.config_path))  # refuses what it cannot hold
         check_first_weights(config, text.tokenizer)
         check_disk(config, out, text)
         remove_leftovers(out)
@@ -283,8 +292,10 @@ def create_run(config: Config, out: Path, text: PreparedText, progress: Progress
         with machine_errors(out):
             make_folder(run.checkpoints.folder)
         write_file(run.tokenizer_path, text.tokenizer.to_json().encode())
-        write_file(run.config_path, content)
-        notes = [*text.scan.notes, *seen_notes(config, corpus)]
+        vocab_size = text.tokenizer.vocab_size
+        config, chosen = choose_orders(config, corpus, vocab_size, run, should_stop)
+        write_file(run.config_path, config_file(config, str(run.config_path)))
+        notes = [*text.scan.notes, *seen_notes(config, corpus), *chosen]
     except BaseException:
         _take_back(out)
         raise

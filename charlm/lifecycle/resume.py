@@ -20,6 +20,7 @@ from charlm.lifecycle.begin import (
     refuse_short,
     with_dtype,
 )
+from charlm.lifecycle.orders import keep_orders
 from charlm.models.device import choose_device
 from charlm.runs import RunFolder
 from charlm.runs.checkpoints import set_aside
@@ -50,9 +51,9 @@ def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) 
     _refuse_expert(run)
     own, file = _with_begun_precision(run.config), str(run.config_path)
     if given is None:
-        config = _with_begun_precision(changed(run.config, overrides, file))
+        config = keep_orders(_with_begun_precision(changed(run.config, overrides, file)), own)
     else:
-        config = _with_experts_of(own, load_config(given, overrides))
+        config = keep_orders(_with_experts_of(own, load_config(given, overrides)), own)
         config = keep_plan(config, own, overrides)
         if config.run.dtype == "auto":
             config = with_dtype(config, own.run.dtype)

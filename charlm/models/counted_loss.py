@@ -1,20 +1,20 @@
-"""The loss of Kneser-Ney models of every order at once, from one tree of counts.
+"""The loss of counted models of every order at once, from one tree of counts.
 
 The baselines need several orders, and the choice of an order needs all of them. A model of order k
-shares its lower levels with all longer ones; only its highest level uses the plain counts. So one
+shares its lower levels with all longer ones; only its highest level may have other shares. So one
 pass over the levels scores every order, and no model is built.
 """
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from charlm.errors import check_stop
 from charlm.models.counts import Array, Counts, count_ngrams
 from charlm.models.smoothing import Table, smooth
-from charlm.text.tokens import IdArray
+from charlm.text.tokens import Ids
 
 MAX_CHOOSING = 100_000  # characters that the order is chosen on
 
@@ -28,87 +28,110 @@ class Targets:
     context: Array  # how many characters of context each has, at least 1
 
     @classmethod
-    def stream(cls, ids: IdArray) -> "Targets":
+    def stream(cls, ids: Array) -> "Targets":
         """Return all characters but the first, each with all those before it as context."""
-        text = ids.ids.astype(np.int64)
+        text = ids.astype(np.int64)
         return cls(text[:-1], text[1:], np.arange(1, len(text)))
 
 
+def choosing_chars(chars: int) -> int:
+    """Return how many characters at the end of a text of `chars` an order is chosen on."""
+    return min(chars // 10, MAX_CHOOSING)
+
+
 def choose_order(
-    train: IdArray,
+    train: Ids,
     vocab_size: int,
     max_order: int,
+    smoothing: str = "kneser-ney",
+    *,
+    k: float = 1.0,
+    min_count: int = 1,
+    scratch: Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> int | None:
-    """Return the order of the Kneser-Ney model that is best on the end of a training part.
+    """Return the order that is best on the end of a training part.
 
     Models of all orders up to `max_order`, counted on the rest, score the last tenth of the text, at
     most 100,000 characters. None if a tenth is less than 2 characters. Of equal losses, the lowest
-    order wins.
+    order wins. Other arguments are those of `smooth` and `count_ngrams`, with their errors.
     """
-    size = min(len(train) // 10, MAX_CHOOSING)
+    size = choosing_chars(len(train))
     if size < 2:
         return None
-    fit, tune = IdArray(train.ids[:-size]), IdArray(train.ids[-size:])
-    counts = count_ngrams(fit, vocab_size, max_order, should_stop=should_stop)
-    orders = range(1, max_order + 1)
-    losses = dict(kneser_ney(counts, Targets.stream(tune), orders, should_stop))
-    return min(losses, key=lambda k: losses[k])
+    cut = len(train) - size
+    counts = count_ngrams(
+        train.part(0, cut), vocab_size, max_order, scratch=scratch, should_stop=should_stop
+    )
+    targets = Targets.stream(train.read(cut, size))
+    losses = losses_of_orders(
+        counts,
+        targets,
+        range(1, max_order + 1),
+        smoothing,
+        k=k,
+        min_count=min_count,
+        should_stop=should_stop,
+    )
+    return min((loss, order) for order, loss in losses)[1]
 
 
-def kneser_ney(
+def losses_of_orders(
     counts: Counts,
     targets: Targets,
     orders: Collection[int | None],
+    smoothing: str = "kneser-ney",
+    *,
+    k: float = 1.0,
+    min_count: int = 1,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[int, float]]:
-    """Yield each of `orders` except None, with the mean loss of its Kneser-Ney model, in nats.
+    """Yield each of `orders` except None, with the mean loss of its model, in nats.
 
     The models are those of `NGramModel`. A character whose context has just begun, with fewer
     characters than the order looks at, is predicted by the model of the order that they suffice for.
+    Other arguments are those of `smooth`.
     """
     context = np.zeros_like(targets.ids)  # the node of each one's context: at first, the root
     lower = np.full(len(context), 1 / counts.vocab_size)
     begun = np.ones(len(context))  # p where the context is too short for the order
-    levels = smooth(counts, "kneser-ney", should_stop=should_stop)
-    for k in range(1, 1 + max(order or 0 for order in orders)):
+    levels = smooth(counts, smoothing, k=k, min_count=min_count, should_stop=should_stop)
+    for order in range(1, 1 + max(order or 0 for order in orders)):
         check_stop(should_stop)
         level = next(levels)
         node = _find(level.keys, context, targets.ids, counts.vocab_size)
         p = _interpolated(level, -1, context, node, lower)
-        suffices = targets.context == k - 1
+        suffices = targets.context == order - 1
         begun[suffices] = p[suffices]
-        if k in orders:
-            yield k, _mean_nats(np.where(targets.context < k - 1, begun, p))
-        lower = _interpolated(level, 0, context, node, lower)
+        if order in orders:
+            yield order, _mean_nats(np.where(targets.context < order - 1, begun, p))
+        if smoothing != "add-k":  # which leaves the rest to all characters equally
+            lower = _interpolated(level, 0, context, node, lower)
         # The n-gram that ended one position earlier becomes the longer context.
-        context = targets.before if k == 1 else np.append(-1, node[:-1])
-        context = np.where(targets.context >= k, context, -1)
-
-
-def add_one(counts: Counts, targets: Targets, order: int) -> float:
-    """Return the mean loss of order 1 or 2 with one added to every count, in nats."""
-    levels = smooth(replace(counts, levels=counts.levels[:order]), "add-k")
-    (table,) = deque(levels, maxlen=1)
-    context = targets.before if order == 2 else np.zeros_like(targets.ids)
-    node = _find(table.keys, context, targets.ids, counts.vocab_size)
-    uniform = np.full(len(node), 1 / counts.vocab_size)
-    return _mean_nats(_interpolated(table, -1, context, node, uniform))
+        context = targets.before if order == 1 else np.append(-1, node[:-1])
+        context = np.where(targets.context >= order, context, -1)
 
 
 def _find(keys: Array, context: Array, targets: Array, vocab_size: int) -> Array:
     """Return the nodes of the targets after their contexts, -1 where there is none, (N,)."""
     wanted = np.where(context >= 0, context * vocab_size + targets, -1)
     place = np.searchsorted(keys, wanted)
-    return np.where(np.append(keys, -2)[place] == wanted, place, -1)
+    return np.where(_at(keys, np.where(place < len(keys), place, -1), -2) == wanted, place, -1)
 
 
 def _interpolated(table: Table, row: int, context: Array, node: Array, lower: Array) -> Array:
     """Return p(target | context) at each position, (N,), by a row of shares: see `Table`."""
     left_over, share = np.atleast_2d(table.left_over)[row], np.atleast_2d(table.share)[row]
-    # -1 picks the appended value: an unseen context leaves everything to the shorter one.
-    left_over, share = np.append(left_over, 1.0), np.append(share, 0.0)
-    return lower * left_over[context] + share[node]  # type: ignore[no-any-return]
+    # An unseen context leaves everything to the shorter one.
+    return lower * _at(left_over, context, 1.0) + _at(share, node, 0.0)
+
+
+def _at(values: Array, places: Array, otherwise: int | float) -> Array:
+    """Return the values at these places, (N,), and `otherwise` at -1; without a copy of `values`."""
+    found = np.full(len(places), otherwise, np.result_type(values, type(otherwise)))
+    there = places >= 0
+    found[there] = values[places[there]]
+    return found
 
 
 def _mean_nats(p: Array) -> float:

@@ -61,11 +61,15 @@ class RunFolder:
         """The resolved configuration; CheckpointError if it is unreadable or wrong."""
         path, mend = self.config_path, "restore it or name another run"
         try:
-            return read_config(read_bytes(path, MAX_BYTES), str(path))
+            config = read_config(read_bytes(path, MAX_BYTES), str(path))
         except (OSError, ValueError) as error:
             raise CheckpointError(path, reason(error), mend) from None
         except UsageError as error:  # not the command's mistake
             raise CheckpointError(error.where, error.what, mend) from None
+        for key in config.model.undecided():
+            where = f"{path}: model.{key}"
+            raise CheckpointError(where, "auto, where a run has what was chosen", mend)
+        return config
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -29,6 +29,9 @@ class Ids(Protocol):
     def read(self, first: int, count: int) -> npt.NDArray[np.integer[Any]]:
         """Return `count` ids from position `first`: (count,)."""
 
+    def part(self, first: int, stop: int) -> "Ids":
+        """Return positions [first, stop)."""
+
 
 class TokenFile:
     """A file of ids.
@@ -110,6 +113,10 @@ class IdArray:
         """Return `count` ids from position `first`, or raise IndexError."""
         _check_range(self, first, count)
         return self.ids[first : first + count]
+
+    def part(self, first: int, stop: int) -> "IdArray":
+        """Return positions [first, stop) without a copy, or raise IndexError."""
+        return IdArray(self.read(first, stop - first))
 
 
 def _check_range(ids: Sized, first: int, count: int) -> None:

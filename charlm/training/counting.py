@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import cast
 
 from charlm.config import ModelConfig, NGramConfig
 from charlm.config.memory import human_bytes, machine_bytes
 from charlm.errors import MachineError, Phrase, Setting
 from charlm.models import LanguageModel, NGramModel
+from charlm.models.counted_loss import choose_order, choosing_chars
 from charlm.models.counts import count_ngrams
 from charlm.models.smoothing import Table, smooth
 from charlm.runs import RunFolder
@@ -54,11 +54,10 @@ def count_text(
         Stopped: `should_stop` said so; the model is unchanged.
     """
     model, config = cast(NGramModel, model), cast(NGramConfig, config)
-    if config.last_chars is not None:
-        ids = replace(ids, start=max(ids.start, ids.stop - config.last_chars))
+    ids = _counted(ids, config)
     with scratch_folder(run.path) as scratch:
         counts = count_ngrams(
-            ids, model.vocab_size, config.order, scratch=scratch, should_stop=should_stop
+            ids, model.vocab_size, model.order, scratch=scratch, should_stop=should_stop
         )
         tables = smooth(
             counts,
@@ -69,6 +68,46 @@ def count_text(
         )
         model.set_tables(_that_fit(tables))
     return len(ids)
+
+
+def _counted(ids: Split, config: NGramConfig) -> Split:
+    """Return the part of a text that is counted."""
+    first = 0 if config.last_chars is None else max(0, len(ids) - config.last_chars)
+    return ids.part(first, len(ids))
+
+
+def with_chosen_order(
+    config: NGramConfig,
+    ids: Split,
+    vocab_size: int,
+    run: RunFolder,
+    should_stop: Callable[[], bool],
+) -> tuple[NGramConfig, int]:
+    """Choose the order of an n-gram model on the end of the text that it will count.
+
+    Data that does not fit into memory goes to disk, in the run folder.
+
+    Returns:
+        The configuration with a number for `order: auto`, and the characters it was chosen on.
+
+    Raises:
+        MachineError: The disk is full or fails.
+        Stopped: `should_stop` said so.
+    """
+    ids = _counted(ids, config)
+    with scratch_folder(run.path) as scratch:
+        order = choose_order(
+            ids,
+            vocab_size,
+            config.longest,
+            config.smoothing,
+            k=config.add_k,
+            min_count=config.min_count,
+            scratch=scratch,
+            should_stop=should_stop,
+        )
+    assert order is not None, "refuse_short comes before"
+    return config.model_copy(update={"order": order}), choosing_chars(len(ids))
 
 
 def _that_fit(tables: Iterable[Table]) -> Iterator[Table]:

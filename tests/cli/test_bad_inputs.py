@@ -169,6 +169,16 @@ def test_row_2_a_folder_is_no_configuration(refused):
             id="ngram-end",
         ),
         pytest.param(
+            "model: {type: ngram, order: auto, last_chars: 19}",
+            "last_chars 19 is too few to choose an order: 20",
+            id="ngram-end-auto",
+        ),
+        pytest.param(
+            "model: {type: ngram, order: best}",
+            "model.order: expected an integer or auto, got 'best'",
+            id="ngram-order-word",
+        ),
+        pytest.param(
             MODEL + "train: {optimizer: muon}",
             "muon needs a hidden 2-D matrix and model 'bigram' has none; use adamw",
             id="17-muon",

@@ -139,3 +139,14 @@ def test_a_wrong_key_of_a_new_kind_is_named(key, reason):
     ):
         with pytest.raises(UsageError, match=f"^a.yaml:1: .*{reason}$"):
             read_config(f"model: {model}".encode(), "a.yaml")
+
+
+def test_an_order_to_be_chosen_is_described_as_open_and_by_the_longest():
+    auto = config("ngram", "model.order=auto").model
+    longest = config("ngram", "model.order=10").model
+
+    facts = dict(auto.facts(CHARS)[1])
+    assert facts["order"] == "auto: the best of 1 to 10 on the end of the training part"
+    assert auto.table_bytes(V, CHARS) == longest.table_bytes(V, CHARS)
+    assert (auto.least_text(), longest.least_text()) == ({"order": 20}, {"order": 10})
+    assert config("ngram", "model.order=auto", "model.last_chars=20").model.last_chars == 20

@@ -14,7 +14,7 @@ from charlm.errors import Stopped
 from charlm.evaluation import baselines, climb, score_windows
 from charlm.evaluation.baselines import added_bytes, utf8
 from charlm.models import NGramModel, counted_loss, surprisal
-from charlm.models.counted_loss import Targets, choose_order, kneser_ney
+from charlm.models.counted_loss import Targets, choose_order, losses_of_orders
 from charlm.models.counts import count_ngrams
 from charlm.models.smoothing import smooth
 from charlm.text import ByteTokenizer, CharTokenizer, IdArray
@@ -68,7 +68,7 @@ def test_one_pass_gives_every_order_the_loss_of_its_model_from_the_first_charact
     }
     counts = count_ngrams(train, 6, 8)
     targets = baselines._targets(IdArray(held_out), size, 1000)
-    losses = dict(kneser_ney(counts, targets, range(1, 9)))
+    losses = dict(losses_of_orders(counts, targets, range(1, 9)))
 
     assert {one.scored for one in found.values()} == {299}
     assert list(losses) == list(range(1, 9))
@@ -102,10 +102,10 @@ def test_a_run_is_compared_on_the_very_characters_of_its_evaluations():
 
 def test_only_the_orders_asked_for_are_yielded():
     counts = count_ngrams(IdArray(LETTERS.encode(TRAIN)), LETTERS.vocab_size, 5)
-    text = Targets.stream(IdArray(LETTERS.encode(HELD_OUT)))
-    every = dict(kneser_ney(counts, text, range(1, 6)))
+    text = Targets.stream(LETTERS.encode(HELD_OUT))
+    every = dict(losses_of_orders(counts, text, range(1, 6)))
 
-    assert dict(kneser_ney(counts, text, {3, 5, None})) == {3: every[3], 5: every[5]}
+    assert dict(losses_of_orders(counts, text, {3, 5, None})) == {3: every[3], 5: every[5]}
 
 
 def test_the_order_is_the_best_of_all_without_a_look_at_what_it_is_scored_on(monkeypatch):
@@ -114,13 +114,15 @@ def test_the_order_is_the_best_of_all_without_a_look_at_what_it_is_scored_on(mon
     tenth = len(train) // 10
     fit, tune = IdArray(train.ids[:-tenth]), IdArray(train.ids[-tenth:])
     counts = count_ngrams(fit, tokenizer.vocab_size, 10)
-    losses = dict(kneser_ney(counts, Targets.stream(tune), range(1, 11)))
+    losses = dict(losses_of_orders(counts, Targets.stream(tune.ids), range(1, 11)))
 
     assert choose_order(train, tokenizer.vocab_size, 10) == min(losses, key=losses.get)
     order = ladder(SOURCE, SOURCE[:300], tokenizer).order
     assert order == choose_order(IdArray(train.ids), tokenizer.vocab_size, 10)
     assert ladder(SOURCE, SOURCE[:300], tokenizer, max_order=2).order == 2
-    monkeypatch.setattr(counted_loss, "kneser_ney", lambda *a: [(1, 3.0), (2, 3.1), (3, 2.9)])
+    monkeypatch.setattr(
+        counted_loss, "losses_of_orders", lambda *a, **_: [(1, 3.0), (2, 3.1), (3, 2.9)]
+    )
     assert choose_order(train, tokenizer.vocab_size, 3) == 3  # not 1, after which it rises
 
 
