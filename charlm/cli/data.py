@@ -60,9 +60,13 @@ def info(
 
     source = named_text(source, file)
     data = data_config(source, unit, encoding)
-    scan = scan_text(open_source(source, output.download_bar()), data)
+    opened = open_source(source, output.download_bar())
+    scan = scan_text(opened, data)
     tokenizer = fitted(scan, data)
-    rows = {"source": source, "size": f"{scan.size:,} {unit}", "sha256": scan.sha256}
+    rows = {"source": source}
+    if opened.files is not None:
+        rows["files"] = f"{opened.files:,}"
+    rows |= {"size": f"{scan.size:,} {unit}", "sha256": scan.sha256}
     rows["symbols"] = str(tokenizer.vocab_size)
     if alphabet := getattr(tokenizer, "alphabet", ""):
         rows["alphabet"] = repr(alphabet[:100]) + " ..." * (len(alphabet) > 100)

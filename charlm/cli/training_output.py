@@ -41,8 +41,10 @@ def introduce(prepared: PreparedRun, loop: TrainingLoop) -> None:
     config, splits = prepared.config, prepared.corpus.splits
     vocab = prepared.tokenizer.vocab_size
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in splits.items() if len(part))
+    count = prepared.corpus.facts.get("source_files")
+    files = "" if count is None else f", {count:,} file{'s' * (count != 1)}"
     output.say(
-        f"text   {one_word(config.data.source)}: {sizes} {output.units(config.data.unit)}; "
+        f"text   {one_word(config.data.source)}{files}: {sizes} {output.units(config.data.unit)}; "
         f"{vocab} symbols"
     )
     output.say(f"model  {one_word(config.model.described(vocab))}")

@@ -2,12 +2,24 @@
 
 import codecs
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from charlm.config.values import Count, Integer, Number, Place, Section, Share, Size, Text, text
+from charlm.config.values import (
+    Count,
+    Integer,
+    Number,
+    Place,
+    Section,
+    Share,
+    Size,
+    Text,
+    shown,
+    text,
+)
 from charlm.errors import Problem
 
 MAX_SYMBOLS = 2**21  # Unicode ends at 0x10FFFF, just below 2^21
@@ -21,6 +33,8 @@ class DataConfig(Section):
 
     source: Place = "python-docs"
     """A named text (`charlm data list`), a file, a folder, a glob such as `texts/*.txt`, or `-`."""
+    joiner: Text = "\n"
+    """Put between the files of a folder or glob where the text before it does not end with it."""
     val_fraction: Share = 0.1
     """Share of the text held out for validation; it follows the training part."""
     test_fraction: Share = 0.0
@@ -38,6 +52,10 @@ class DataConfig(Section):
             yield Problem(
                 "", f"{both} leave nothing to train on", "together they must stay below 1"
             )
+        if re.search(r"\\[nrt]", self.joiner):
+            what = f"{shown(self.joiner)} is a backslash and a letter, not a line break"
+            mend = "in a file, put it in double quotes; in bash, write $'data.joiner=\\n'"
+            yield Problem("joiner", what, mend)
         with contextlib.suppress(LookupError, ValueError):
             "".encode(self.encoding)
             if codecs.lookup(self.encoding).name not in NO_TEXTS:

@@ -127,7 +127,8 @@ def open_run(
     notes += _what_differs(prepared)
     if not checkpoint and not config.model.members():
         notes.append("no checkpoint yet: starting at step 0")
-    text = _current_text(prepared, progress)
+    older = sound.corpus.facts.get("joiner") is None  # than the key data.joiner
+    text = _current_text(prepared, progress, as_before=older)
     if not text:
         return prepared
     then, now = str(sound.corpus.facts["source_sha256"]), text.scan.sha256
@@ -135,6 +136,8 @@ def open_run(
         what = f"changed since this run began (SHA-256 {now[:12]}... now, {then[:12]}... then)"
         mend = Phrase("restore it, or go on with {}", Setting("allow_new_data", True))
         raise DataError(config.data.source, what, mend)
+    if now != then and older:
+        text = _current_text(prepared, progress) or text
     _refuse_strange_symbols(run, text)
     if now != then:
         refuse_short(text.scan.size, config)
@@ -195,14 +198,21 @@ def commit_resume(prepared: PreparedRun) -> None:
         write_file(run.config_path, config_file(config, str(run.config_path)))
 
 
-def _current_text(prepared: PreparedRun, progress: Progress) -> PreparedText | None:
-    """Read the text of a run again; None if it is gone, but a newly given path must exist."""
+def _current_text(
+    prepared: PreparedRun, progress: Progress, *, as_before: bool = False
+) -> PreparedText | None:
+    """Read the text of a run again; None if it is gone, but a newly given path must exist.
+
+    `as_before`: put its files together as charlm did before it had `data.joiner`.
+    """
     data, source = prepared.config.data, None
     name = data.source
     if name == "-":
         return None  # standard input cannot be read again; the run has its ids
+    if as_before:
+        data = data.model_copy(update={"joiner": ""})
     try:
-        source = open_source(name)
+        source = open_source(name, as_before=as_before)
         scan = scan_text(source, data, progress)
     except (DataError, MachineError) as error:
         if name != prepared.run.config.data.source:

@@ -11,7 +11,7 @@ from charlm.errors import MachineError
 
 
 @contextlib.contextmanager
-def machine_errors(path: Path) -> Iterator[None]:
+def machine_errors(path: Path | str) -> Iterator[None]:
     """Turn an OSError about `path` (permission, space, a failing disk) into a MachineError."""
     try:
         yield

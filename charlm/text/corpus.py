@@ -1,13 +1,11 @@
 """From a text to a corpus: scan its alphabet, encode it to a token file, split it by position.
 
-Both passes read in chunks, so memory does not grow with the text. The alphabet comes from the whole
-text; otherwise the validation part could have a character without an id.
+The alphabet comes from the whole text; otherwise the validation part could have a character without
+an id. So a text is read twice, in chunks, and memory does not grow with the text.
 """
 
-import codecs
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -20,35 +18,18 @@ from pydantic import BaseModel, Field
 
 from charlm.config import DataConfig
 from charlm.errors import CheckpointError, DataError, Phrase, Setting
-from charlm.storage import machine_errors, new_folder, read_manifest, verify_folder
+from charlm.storage import new_folder, read_manifest, verify_folder
 from charlm.storage.json_file import Count, reason
-from charlm.text.sources import Part, Source
+from charlm.text.reading import Symbols, gathered, read_symbols
+from charlm.text.sources import Source
 from charlm.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from charlm.text.tokens import RESTORE, Split, TokenFile
 
 IDS = "ids.bin"
-CHUNK_BYTES = 1 << 18  # small enough for the CPU's cache
+HELD_BYTES = 1 << 26  # of a text of many files, which take long to open, between the two passes
 _CODE_POINTS = 0x110000
 _CHECKED = 1 << 20  # ids at a time
-_NUL_SHARE = 0.01  # a text may have a stray NUL; a file with more is binary
-
-_BYTE_ORDER_MARKS = {  # UTF-32 first: its little-endian mark begins like that of UTF-16
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-
-_SIGNATURES = {
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "zip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"%PDF-": "PDF",
-}
-
-_BYTES, _LATIN_1 = Setting("data.unit", "bytes"), Setting("data.encoding", "latin-1")
+_BYTES = Setting("data.unit", "bytes")
 
 Progress = Callable[[str, int], None]  # "reading" or "encoding", and the bytes since the last call
 
@@ -61,6 +42,7 @@ class Scan:
     sha256: str  # of its bytes
     counts: npt.NDArray[np.int64]  # of each code point (or byte)
     notes: list[str] = field(default_factory=list)  # remarks for the user
+    held: list[Symbols] | None = None  # the text, if it need not be read again
 
     def tokenizer(self, data: DataConfig) -> Tokenizer:
         """Return a tokenizer for all characters, or raise DataError if there are too many."""
@@ -103,19 +85,26 @@ def scan_text(
         MachineError: It cannot be read.
     """
     size, digest = 0, hashlib.sha256()
-    notes: list[str] = []
+    notes = [*source.notes]
     counts = np.zeros(256 if data.unit == "bytes" else _CODE_POINTS, np.int64)
-    for symbols in _symbols(source, data, digest.update, notes, partial(progress, "reading")):
+    held: list[Symbols] | None = [] if len(source.parts) > 1 else None
+    room = HELD_BYTES
+    read = read_symbols(source, data, digest.update, notes, partial(progress, "reading"))
+    for symbols in gathered(read):
         size += len(symbols)
         found = np.bincount(symbols)  # as long as the largest code: short for most texts
         counts[: len(found)] += found
+        if held is not None:
+            held.append(symbols.astype(np.min_scalar_type(len(found) - 1)))
+            room -= held[-1].nbytes
+            held = held if room >= 0 else None
     if not size:
         raise DataError(source.name, "empty (0 bytes)", "name another text")
     if counts[ord("\r")] and data.unit == "chars":
         notes.append("carriage returns (\\r) are kept as they are")
     if np.count_nonzero(counts) == 1:
         notes.append("only one distinct symbol: there is nothing to learn")
-    return Scan(size, digest.hexdigest(), counts, notes)
+    return Scan(size, digest.hexdigest(), counts, notes, held)
 
 
 def split_bounds(size: int, data: DataConfig) -> dict[str, tuple[int, int]]:
@@ -149,7 +138,9 @@ def encode_corpus(
     folder: Path,
     progress: Progress = lambda what, read: None,
 ) -> Corpus:
-    """Read a text again and write its ids to a new `folder`, which appears only if that succeeds.
+    """Write the ids of a text to a new `folder`, which appears only if that succeeds.
+
+    A text that the scan does not hold is read again.
 
     Raises:
         DataError: The text changed since it was scanned, or has a character without an id.
@@ -160,6 +151,8 @@ def encode_corpus(
         "kind": "tokens",
         "source": source.name,
         "source_sha256": scan.sha256,
+        "joiner": data.joiner,
+        "source_files": source.files,
         "unit": data.unit,
         "size": scan.size,
         "vocab_size": tokenizer.vocab_size,
@@ -173,9 +166,11 @@ def encode_corpus(
     else:
         table = np.arange(256, dtype=dtype)
     with new_folder(folder, facts) as temporary, (temporary / IDS).open("wb") as file:
-        for symbols in _symbols(source, data, digest.update, [], partial(progress, "encoding")):
+        held, scan.held = scan.held, None
+        read = read_symbols(source, data, digest.update, [], partial(progress, "encoding"))
+        for symbols in gathered(read) if held is None else held:
             file.write(table.take(symbols).data)
-        if digest.hexdigest() != scan.sha256:
+        if held is None and digest.hexdigest() != scan.sha256:
             raise DataError(source.name, "changed while it was being read", "try again")
     return _corpus(folder, read_manifest(folder))
 
@@ -206,6 +201,8 @@ class _Facts(BaseModel, strict=True):
 
     source: str
     source_sha256: str
+    joiner: str | None = None  # None: files were joined with nothing, in the order p1, p10, p2
+    source_files: Count | None = None  # of a folder or pattern
     unit: str
     size: Count
     vocab_size: Count
@@ -239,87 +236,3 @@ def not_in_alphabet(strange: Sequence[str], tokenizer: Tokenizer) -> str:
     more = f" and {len(strange) - 4} more" if len(strange) > 4 else ""
     size = tokenizer.vocab_size
     return f"{shown}{more} not in the alphabet of this run, which has {size} symbols"
-
-
-def _symbols(
-    source: Source,
-    data: DataConfig,
-    update: Callable[[bytes], None],
-    notes: list[str],
-    progress: Callable[[int], None],
-) -> Iterator[npt.NDArray[Any]]:
-    """Yield the text's code points (or bytes) in chunks, and pass the raw bytes to `update`."""
-    for part in source.parts:
-        with machine_errors(Path(part.label)), part.open() as file:
-            decoder = None if data.unit == "bytes" else _Decoder(part, data.encoding, notes)
-            while chunk := file.read(CHUNK_BYTES):
-                update(chunk)
-                progress(len(chunk))
-                yield decoder.decode(chunk) if decoder else np.frombuffer(chunk, np.uint8)
-            if decoder:
-                yield decoder.decode(b"", final=True)
-
-
-class _Decoder:
-    """Decodes one part chunk by chunk and reports where decoding fails."""
-
-    def __init__(self, part: Part, encoding: str, notes: list[str]) -> None:
-        self.part = part
-        self.encoding = codecs.lookup(encoding).name
-        self.decoder = codecs.getincrementaldecoder(encoding)()
-        self.notes = notes
-        self.consumed = 0  # bytes
-        self.lines = 1
-
-    def decode(self, chunk: bytes, final: bool = False) -> npt.NDArray[Any]:
-        """Return the code points that `chunk` completes; `final` ends the part."""
-        if self.consumed == 0:
-            chunk = self._begin(chunk)
-        before = self.decoder.getstate()
-        if self.encoding == "utf-8" and not before[0] and chunk.isascii():
-            self.consumed += len(chunk)
-            self.lines += chunk.count(b"\n")
-            return np.frombuffer(chunk, np.uint8)  # ASCII needs no decoding
-        try:
-            text = self.decoder.decode(chunk, final)
-        except UnicodeDecodeError as error:
-            # The decoder may hold bytes of an earlier chunk, so count from the end.
-            good = len(chunk) - len(error.object) + error.start
-            self.decoder.setstate(before)
-            with contextlib.suppress(UnicodeError):  # the bytes before may fail as well
-                self.lines += self.decoder.decode(chunk[: max(good, 0)]).count("\n")
-            byte = f"byte {self.consumed + good} (0x{error.object[error.start]:02x})"
-            what = f"not {self.encoding.upper()} at {byte}, line {self.lines}"
-            mend = Phrase("use {} (or its real encoding), or {}", _LATIN_1, _BYTES)
-            raise DataError(self.part.label, what, mend) from None
-        except UnicodeError as error:  # utf-16 and utf-32 without a byte order mark
-            endings = (Setting("data.encoding", f"{self.encoding}-{end}") for end in ("le", "be"))
-            mend = Phrase("use {} or {}, or its real encoding", *endings)
-            what = f"not {self.encoding.upper()} ({error})"
-            raise DataError(self.part.label, what, mend) from None
-        self.consumed += len(chunk)
-        self.lines += text.count("\n")
-        # Only utf-7 and the escape codecs decode lone surrogates; they are symbols like others.
-        return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
-
-    def _begin(self, chunk: bytes) -> bytes:
-        """Check by the first bytes that this is text in the expected encoding."""
-        for signature, kind in _SIGNATURES.items():
-            if chunk.startswith(signature):
-                mend = Phrase("unpack it first, or use {}", _BYTES)
-                raise DataError(self.part.label, f"looks like {kind}", mend)
-        if self.encoding == "utf-8":
-            for mark, encoding in _BYTE_ORDER_MARKS.items():
-                if chunk.startswith(mark):
-                    mend = Phrase("use {}", Setting("data.encoding", encoding))
-                    raise DataError(self.part.label, f"starts like {encoding.upper()}", mend)
-            if chunk.startswith(codecs.BOM_UTF8):
-                self.notes.append(f"{self.part.label}: a byte order mark was dropped")
-                self.consumed = len(codecs.BOM_UTF8)
-                chunk = chunk[len(codecs.BOM_UTF8) :]
-        head = chunk[: 1 << 13]
-        nuls = 0 if self.encoding.startswith(("utf-16", "utf-32")) else head.count(0)
-        if nuls > _NUL_SHARE * len(head):
-            what = f"looks binary ({nuls} NULs in its first {len(head)} bytes)"
-            raise DataError(self.part.label, what, Phrase("use {}", _BYTES))
-        return chunk

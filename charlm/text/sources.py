@@ -1,7 +1,7 @@
 """Where text comes from: a name, a file, a folder, a glob, or standard input.
 
 A `Source` is a list of parts that can be opened again. So a text can be read twice, for its
-alphabet and for its ids, without being held in memory.
+alphabet and for its ids, without being held in memory. `reading` says what comes between parts.
 """
 
 import difflib
@@ -14,14 +14,16 @@ import sys
 import sysconfig
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from charlm.errors import DataError, MachineError, Phrase, Setting
 from charlm.storage.machine import machine_errors
 from charlm.text.datasets import DATASETS
+from charlm.text.files import files_in, files_like, plain_order
 
 EMBEDDED = {
     "python-docs": "Python's reference topics (about 0.46 M characters)",
@@ -31,30 +33,35 @@ EMBEDDED = {
 _STDLIB_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "lib2to3", "__pycache__"}
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """A piece of a text: its name, and how to open its bytes (which may raise OSError)."""
 
     label: str
-    open: Callable[[], BinaryIO]
+    open: Callable[[], BinaryIO | io.FileIO]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A text as its parts, joined in order with nothing between them."""
+    """A text as its parts, in order."""
 
     name: str
     parts: tuple[Part, ...]
+    notes: tuple[str, ...] = ()  # remarks for the user on what was left out
+    files: int | None = None  # how many a folder or a pattern stands for
 
 
 def open_source(
-    name: str, progress: Callable[[int, int], None] = lambda done, total: None
+    name: str,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    as_before: bool = False,
 ) -> Source:
     """Find the text called `name`, fetching a named text if needed.
 
     Args:
         name: `python-docs`, `shakespeare`, ...; a file, a folder, a glob; or `-`.
         progress: Called with bytes done and bytes in total while a text is fetched.
+        as_before: List files in the order of charlm before it had `data.joiner`: p1, p10, p2.
 
     Raises:
         DataError: There is no such text, or it is not a regular file.
@@ -67,16 +74,28 @@ def open_source(
     if name == "python-stdlib":
         root = Path(sysconfig.get_paths()["stdlib"])
         code = sorted(root.rglob("*.py"))
-        files = [p for p in code if not _STDLIB_LEFT_OUT & set(p.relative_to(root).parts)]
-    elif name == "-":
+        return _of_files(
+            name, [str(p) for p in code if not _STDLIB_LEFT_OUT & set(p.relative_to(root).parts)]
+        )
+    if name == "-":
         return Source("standard input", (_standard_input(),))
-    else:
-        files = [_fetched(name, progress)] if name in DATASETS else _files(name)
-    return Source(name, tuple(map(_file_part, files)))
+    if name in DATASETS:
+        return Source(name, (_file_part(str(_fetched(name, progress))),))
+    with machine_errors(Path(name)):
+        if os.path.isfile(name):
+            return Source(name, (_file_part(str(Path(name))),))
+        if as_before and (paths := plain_order(name)):
+            return _of_files(name, paths)
+        return _of_files(name, *_files(name))
 
 
-def _file_part(path: Path) -> Part:
-    return Part(str(path), lambda: path.open("rb"))
+def _of_files(name: str, paths: Sequence[str], notes: Iterable[str] = ()) -> Source:
+    return Source(name, tuple(map(_file_part, paths)), tuple(notes), len(paths))
+
+
+def _file_part(path: str) -> Part:
+    # Without a buffer: chunks are larger, and to make one takes as long as to open a file.
+    return Part(path, partial(io.FileIO, path))
 
 
 def _python_docs() -> io.BytesIO:
@@ -110,36 +129,32 @@ def _standard_input() -> Part:
     return Part("standard input", reopen)
 
 
-def _files(name: str) -> list[Path]:
+def _files(name: str) -> tuple[list[str], list[str]]:
+    """Return the files that a folder or a pattern stands for, in order, and notes for the user."""
     path = Path(name)
-    with machine_errors(path):
-        if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
-            if not files:
-                raise DataError(name, "no file in this folder", "name another source")
-            return files
-        if not path.exists():
-            return _globbed(name)
-        if not path.is_file():
-            pipe = Phrase("pipe it in with {}", Setting("data.source", "-"))
-            raise DataError(name, "not a regular file", pipe)
-    return [path]
+    if path.is_dir():
+        files, notes = files_in(str(path))
+        if not files:
+            what = "; ".join(["no file in this folder", *notes])
+            raise DataError(name, what, "name another source")
+        return files, notes
+    if not path.exists():
+        return _globbed(name)
+    pipe = Phrase("pipe it in with {}", Setting("data.source", "-"))
+    raise DataError(name, "not a regular file", pipe)
 
 
-def _globbed(name: str) -> list[Path]:
+def _globbed(name: str) -> tuple[list[str], list[str]]:
     if not glob.has_magic(name):
         known = [*EMBEDDED, *DATASETS]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         mend = f"{hint}named texts: {', '.join(known)} (charlm data list)"
         raise DataError(name, "no such file or named text", mend)
-    files = sorted(p for p in map(Path, glob.glob(name, recursive=True)) if p.is_file())
+    files, notes = files_like(name)
     if not files:
         folder = Path(re.split(r"[*?[]", name)[0] or ".")
         folder = folder if folder.is_dir() else folder.parent
-        raise DataError(name, f"matches no file in {folder.resolve()}", "check the pattern")
-    return files
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
+        what = "; ".join([f"matches no file in {folder.resolve()}", *notes])
+        raise DataError(name, what, "check the pattern")
+    return files, notes

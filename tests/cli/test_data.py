@@ -105,3 +105,14 @@ def test_control_characters_in_a_file_name_are_escaped_in_what_goes_wrong(charlm
     assert result.code == 3
     assert result.stderr.count("\n") == 1
     assert result.error.startswith("a\\x1b]0;pwned\\x07\\nb.txt: no such file")
+
+
+def test_the_files_of_a_folder_are_counted(charlm, tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / "texts").mkdir(exist_ok=True)
+        (tmp_path / "texts" / name).write_text(f"words {name}" * 20)
+
+    result = charlm("data", "info", "texts")
+
+    assert "files    3\n" in result.stdout
+    assert "files that do not end with data.joiner, '\\n': 2 of 3" in result.stderr

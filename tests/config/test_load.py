@@ -490,6 +490,14 @@ def test_two_conflicts_of_one_section_are_two_problems():
     ]
 
 
+def test_a_joiner_that_is_a_backslash_and_a_letter_is_refused():
+    assert load(GPT, "data.joiner=\n\n").data.joiner == "\n\n"
+    assert refusals(GPT, "data.joiner=\\n") == [
+        "a.yaml with data.joiner=\\n: data.joiner: '\\\\n' is a backslash and a letter, not a line "
+        "break; in a file, put it in double quotes; in bash, write $'data.joiner=\\n'"
+    ]
+
+
 def test_the_largest_and_the_smallest_of_a_range_are_taken():
     config = load(GPT, f"data.max_vocab={MAX_SYMBOLS}", "sample.top_p=1", "model.dropout=0")
 

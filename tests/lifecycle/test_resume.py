@@ -303,3 +303,48 @@ def test_a_run_of_before_keeps_the_precision_that_auto_meant(finished, monkeypat
     prepared = open_run(config, finished.run, ignore)
     commit_resume(prepared)
     assert RunFolder(finished.run.path).config.run.dtype == "float32"
+
+
+# Runs that are older than `data.joiner`: their files were joined with nothing, p10 before p2
+
+
+@pytest.fixture
+def older(make_loop):
+    Path("texts").mkdir()
+    for number in (1, 2, 10):
+        Path(f"texts/p{number}.txt").write_text(f"the\nwords of part {number} " * 20)
+    in_order = "".join(Path(f"texts/p{n}.txt").read_text() for n in (1, 10, 2))
+    Path("fused.txt").write_text(in_order)
+    loop = make_loop("data.source=fused.txt")
+    list(loop.records())
+    run = loop.run
+    facts = read_manifest(run.tokens_path) | {"source": "texts"}
+    (run.tokens_path / "MANIFEST.json").unlink()
+    left_out = ("format", "files", "joiner", "source_files")
+    write_manifest(run.tokens_path, {k: v for k, v in facts.items() if k not in left_out})
+    kept = [line for line in run.config_path.read_text().splitlines() if "joiner" not in line]
+    run.config_path.write_text("\n".join(kept).replace("fused.txt", "texts"))
+    return RunFolder(run.path)
+
+
+def test_a_run_older_than_the_joiner_still_has_its_text(older):
+    prepared = open_run(resumed_config(older, None, []), older, ignore)
+
+    assert prepared.notes == ["changed from here on: data.source 'fused.txt' -> 'texts'"]
+    assert "joiner" not in prepared.corpus.facts
+
+
+def test_a_changed_text_of_an_older_run_is_joined_as_texts_are_today(older):
+    with Path("texts/p2.txt").open("a") as file:
+        file.write("end")
+    config = resumed_config(older, None, [])
+    with pytest.raises(DataError, match="texts: changed since this run began"):
+        open_run(config, older, ignore)
+    Path("texts/p1.txt").write_text("the words of part 1\n" * 20)
+    Path("texts/p2.txt").write_text("the words of part 2\n" * 20)
+
+    prepared = open_run(config, older, ignore, allow_new_data=True)
+
+    assert prepared.corpus.facts["joiner"] == "\n"
+    text = prepared.tokenizer.decode(prepared.corpus.splits["val"].read(0, 20))
+    assert text in Path("texts/p10.txt").read_text()

@@ -3,6 +3,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,15 @@ from hypothesis import strategies as st
 from charlm.config import DataConfig
 from charlm.errors import CheckpointError, DataError, MachineError
 from charlm.storage import read_manifest
-from charlm.text import CharTokenizer, Source, encode_corpus, open_corpus, scan_text
-from charlm.text import corpus as module
+from charlm.text import (
+    CharTokenizer,
+    Source,
+    encode_corpus,
+    open_corpus,
+    open_source,
+    reading,
+    scan_text,
+)
 from charlm.text.corpus import check_lengths, id_dtype, split_bounds
 from charlm.text.sources import Part
 
@@ -48,13 +56,13 @@ def whole(corpus):
 @pytest.fixture
 def chunk(monkeypatch):
     """Read in chunks of so many bytes."""
-    return lambda size: monkeypatch.setattr(module, "CHUNK_BYTES", size)
+    return lambda size: monkeypatch.setattr(reading, "CHUNK_BYTES", size)
 
 
 @given(texts, chunk_sizes, st.sampled_from(["utf-8", "utf-16", "utf-32"]))
 def test_any_text_comes_back_whatever_the_chunks_cut(tmp_path_factory, text, size, encoding):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CHUNK_BYTES", size)
+        patch.setattr(reading, "CHUNK_BYTES", size)
         folder = tmp_path_factory.mktemp("corpus") / "tokens"
 
         corpus, tokenizer = make_corpus(folder, text.encode(encoding), encoding=encoding)
@@ -66,7 +74,7 @@ def test_any_text_comes_back_whatever_the_chunks_cut(tmp_path_factory, text, siz
 @given(st.binary(min_size=1), chunk_sizes)
 def test_any_bytes_come_back_whatever_the_chunks_cut(tmp_path_factory, data, size):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CHUNK_BYTES", size)
+        patch.setattr(reading, "CHUNK_BYTES", size)
         folder = tmp_path_factory.mktemp("corpus") / "tokens"
 
         corpus, _ = make_corpus(folder, data, unit="bytes")
@@ -74,13 +82,33 @@ def test_any_bytes_come_back_whatever_the_chunks_cut(tmp_path_factory, data, siz
     assert whole(corpus).tobytes() == data
 
 
-@given(st.lists(texts, min_size=1, max_size=4))
-def test_parts_are_joined_with_nothing_between_them(tmp_path_factory, parts):
+@given(
+    st.lists(texts | st.just(""), min_size=1, max_size=4).filter(any),
+    st.sampled_from(["", "\n", "ab"]),
+)
+def test_a_joiner_comes_between_parts_that_do_not_end_with_it(tmp_path_factory, parts, joiner):
     folder = tmp_path_factory.mktemp("corpus") / "tokens"
 
-    corpus, tokenizer = make_corpus(folder, *(part.encode() for part in parts))
+    corpus, tokenizer = make_corpus(folder, *(part.encode() for part in parts), joiner=joiner)
 
-    assert tokenizer.decode(whole(corpus)) == "".join(parts)
+    expected = ""
+    for part in parts:
+        needed = part and expected and not expected.endswith(joiner)
+        expected += (joiner if needed else "") + part
+    assert tokenizer.decode(whole(corpus)) == expected
+    assert corpus.facts["source_sha256"] == hashlib.sha256(expected.encode()).hexdigest()
+
+
+def test_titles_are_not_fused_with_the_words_before_them(tmp_path):
+    parts = [b"last words", b"Title 10\n", b"", b"more"]
+
+    corpus, _ = make_corpus(tmp_path / "tokens", *parts, unit="bytes", val_fraction=0)
+
+    assert whole(corpus).tobytes() == b"last words\nTitle 10\nmore"
+    assert scan_text(source_of(*parts), DataConfig()).notes == [
+        "files that do not end with data.joiner, '\\n': 1 of 4; it was put between them and the next",
+        "empty files: 1 of 4",
+    ]
 
 
 def test_a_scan_counts_what_is_there(chunk):
@@ -100,7 +128,7 @@ def test_a_scan_counts_what_is_there(chunk):
 def test_progress_adds_up_to_the_bytes_read(chunk, tmp_path):
     chunk(5)
     data = DataConfig()
-    source = source_of(b"hello", b"wide world")
+    source = source_of(b"hellowide world")
     seen = []
 
     def progress(what, read):
@@ -179,7 +207,7 @@ def test_a_part_that_nobody_asked_for_may_be_empty():
 def test_a_bad_byte_is_named_by_offset_and_line_wherever_chunks_end(before, bad, size):
     data = before.encode() + bad + b"\n\nmore"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CHUNK_BYTES", size)
+        patch.setattr(reading, "CHUNK_BYTES", size)
         with pytest.raises(DataError) as caught:
             scan_text(source_of(data), DataConfig())
 
@@ -234,6 +262,8 @@ def test_a_utf_8_byte_order_mark_is_dropped_with_a_note(tmp_path):
     assert tokenizer.decode(whole(corpus)) == "é" * 20
     assert scan.size == 2
     assert scan.notes == ["part0: a byte order mark was dropped"]
+    scan = scan_text(source_of(*[codecs.BOM_UTF8 + b"ab\n"] * 3), DataConfig())
+    assert scan.notes == ["part0: a byte order mark was dropped (and from 2 more)"]
 
 
 @pytest.mark.parametrize(
@@ -304,6 +334,8 @@ def test_a_stray_nul_is_text_and_many_are_not():
     assert scan_text(source_of(stray), DataConfig()).size == 1001
     with pytest.raises(DataError, match=r"looks binary \(8 NULs in its first 16 bytes\)"):
         scan_text(source_of(b"\0a" * 8), DataConfig())
+    with pytest.raises(DataError, match=r"part1: looks binary .*=bytes, or name only texts, for "):
+        scan_text(source_of(b"a", b"\0a" * 8), DataConfig())
 
 
 def test_an_empty_text_is_refused():
@@ -387,6 +419,43 @@ def test_a_text_that_changes_between_the_passes_is_refused(tmp_path):
         encode_corpus(source, data, scan, scan.tokenizer(data), tmp_path / "tokens")
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_many_files_are_opened_once(tmp_path):
+    opened = []
+
+    def opening(name):
+        opened.append(name)
+        return io.BytesIO(b"a few words")
+
+    source = Source("here", tuple(Part(n, lambda n=n: opening(n)) for n in "abc"))
+    scan = scan_text(source, DataConfig())
+
+    corpus = encode_corpus(source, DataConfig(), scan, scan.tokenizer(DataConfig()), tmp_path / "t")
+
+    assert opened == ["a", "b", "c"]
+    assert corpus.facts["size"] == len("a few words\n" * 3) - 1
+
+
+@pytest.mark.parametrize("change", [b"shorter", b"the same"[::-1], b"longer than it was before"])
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, change):
+    path = tmp_path / "text"
+    path.write_bytes(b"the same" * 100)
+    os.utime(path, (1, 1))
+    monkeypatch.setattr(reading, "CHUNK_BYTES", 10)
+
+    def progress(what, read):
+        path.write_bytes(change * 100 if len(change) != 7 else change)
+
+    with pytest.raises(DataError, match="text: changed while it was being read; try again"):
+        scan_text(open_source(str(path)), DataConfig(), progress)
+
+
+def test_a_file_of_the_kernel_that_says_it_is_empty_is_read(tmp_path):
+    if not Path("/proc/self/status").exists():
+        pytest.skip("Linux only")
+
+    assert scan_text(open_source("/proc/self/status"), DataConfig()).size > 100
 
 
 def test_a_character_outside_a_given_alphabet_is_refused_before_anything_is_written(tmp_path):
