@@ -10,7 +10,7 @@ from charlm.cli import output
 from charlm.cli.options import Checkpoint, Device, Run, RunPlace, either, overridden
 from charlm.cli.prompts import Prompt, read_prompt, typed_prompts
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import UsageError, check_stop
+from charlm.errors import Setting, UsageError, check_stop
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,6 +119,7 @@ def sample(
     from charlm.config import changed
     from charlm.runs import find_run
     from charlm.runs.load import load_model
+    from charlm.text.raw import as_bytes, decoded
 
     if interactive and (prompt is not None or prompt_file is not None or json):
         mend = "leave out --prompt, --prompt-file and --json"
@@ -137,7 +138,8 @@ def sample(
         return sampling.encode_prompt(found.tokenizer, prompt, unknown, where)
 
     prompts: Iterable[Prompt] = [(text, encode(text, where))]  # refused before weights are read
-    stops = sampling.encode_stops(found.tokenizer, stop or [])
+    ends = [decoded(as_bytes(text), unit, Setting("stop")) for text in stop or []]
+    stops = sampling.encode_stops(found.tokenizer, ends)
     allowed = None if allow is None else sampling.allowed_ids(found.tokenizer, allow)
     for option, typed in [("--prompt", prompt or ""), *(("--stop", text) for text in stop or [])]:
         if escape := sampling.escape_in(typed):

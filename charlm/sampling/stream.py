@@ -47,13 +47,13 @@ class TextStream:
         """Take one more id; return the characters that became certain."""
         if self.ended:
             return []
+        if not self._stops:
+            return self._characters([_Drawn(idx, nats, likely)], False)
         self._held.append(_Drawn(idx, nats, likely))
-        end = len(self._held)
-        if self._stops:
-            held = "".join(chr(drawn.idx) for drawn in self._held)
-            end = self._first_stop(held)
-            if not self.ended:
-                end -= self._beginning_of_a_stop(held)
+        held = "".join(chr(drawn.idx) for drawn in self._held)
+        end = self._first_stop(held)
+        if not self.ended:
+            end -= self._beginning_of_a_stop(held)
         certain, self._held = self._held[:end], self._held[end:]
         return self._characters(certain, self.ended)
 

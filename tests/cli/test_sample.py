@@ -237,6 +237,15 @@ def test_a_stop_text_that_no_text_can_have_is_refused(charlm, trained, stop):
     )
 
 
+def test_words_of_the_shell_that_are_not_utf_8_are_for_models_of_bytes(charlm, trained):
+    for option in ("--stop", "--prompt"):
+        result = charlm(*SAMPLE, option, "a\udcff")
+        assert (result.code, result.error) == (
+            3,
+            f"{option}: not UTF-8 at byte 1 (0xff); write it in UTF-8",
+        )
+
+
 def test_an_escape_that_the_model_knows_is_remarked(charlm, tiny):
     Path("text.txt").write_text(r"print('a\n') " * 40)
     charlm("train", "--config", "tiny.yaml", "-q")
