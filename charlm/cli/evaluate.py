@@ -5,7 +5,7 @@ import json as json_format
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,7 +16,7 @@ from charlm.cli.baselines import worse_than_uniform
 from charlm.cli.escaping import one_word
 from charlm.cli.options import Checkpoint, Device, Json, Run, RunPlace, either
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import DataError, UsageError
+from charlm.errors import CharlmError, DataError, UsageError
 
 if TYPE_CHECKING:
     from charlm.evaluation.given import GivenText
@@ -157,7 +157,8 @@ def _check_place(place: Path, run: Path, text: str) -> None:
 
 
 def _given(saved: "SavedModel", name: str, unknown: Unknown, scratch: Path) -> "GivenText":
-    from charlm.evaluation.given import read_text
+    from charlm.evaluation.given import open_part, read_text
+    from charlm.evaluation.repeats import copy_note
 
     data = saved.config.data
     try:
@@ -173,6 +174,10 @@ def _given(saved: "SavedModel", name: str, unknown: Unknown, scratch: Path) -> "
         raise
     for remark in text.notes:
         output.note(remark)
+    with suppress(CharlmError):  # a run that has lost its text can score another
+        train, _ = open_part(saved.run, "train")
+        if note := copy_note(text.ids, train, saved.tokenizer, one_word(name)):
+            output.note(note)
     return text
 
 

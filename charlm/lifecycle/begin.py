@@ -17,6 +17,7 @@ from charlm.config import Config, changed, dump_yaml
 from charlm.config.memory import human_bytes
 from charlm.config.size import check_memory, checkpoint_bytes
 from charlm.errors import CharlmError, DataError, MachineError, Phrase, Setting, UsageError
+from charlm.evaluation.repeats import copy_note
 from charlm.lifecycle.orders import choose_orders
 from charlm.lifecycle.takeover import check_first_weights, resolve_experts, seen_notes
 from charlm.models.device import choose_device, choose_dtype
@@ -296,6 +297,8 @@ def create_run(
         config, chosen = choose_orders(config, corpus, vocab_size, run, should_stop)
         write_file(run.config_path, config_file(config, str(run.config_path)))
         notes = [*text.scan.notes, *seen_notes(config, corpus), *chosen]
+        if note := copy_note(corpus.splits["val"], corpus.splits["train"], text.tokenizer):
+            notes.append(note)
     except BaseException:
         _take_back(out)
         raise

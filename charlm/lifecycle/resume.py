@@ -8,7 +8,7 @@ import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from charlm.config import Config, changed, load_config
+from charlm.config import Config, TrainConfig, changed, load_config
 from charlm.config.schema import leaves
 from charlm.config.size import check_memory
 from charlm.errors import CheckpointError, DataError, MachineError, Phrase, Setting
@@ -23,7 +23,7 @@ from charlm.lifecycle.begin import (
 from charlm.lifecycle.orders import keep_orders
 from charlm.models.device import choose_device
 from charlm.runs import RunFolder
-from charlm.runs.checkpoints import set_aside
+from charlm.runs.checkpoints import Checkpoint, set_aside
 from charlm.runs.checks import RunChecks, require
 from charlm.runs.provenance import is_fixed, provenance_of, provenance_of_unjoined
 from charlm.runs.state import drift, read_state
@@ -33,6 +33,9 @@ from charlm.text import encode_corpus, open_source, scan_text
 from charlm.text.corpus import Progress
 from charlm.training.compiling import check_compiler
 from charlm.training.plan import keep_plan
+from charlm.training.schedule import learning_rate
+
+RATE_JUMP = 2  # from one step to the next, above which it is noted
 
 
 def resumed_config(run: RunFolder, given: str | None, overrides: Sequence[str]) -> Config:
@@ -161,6 +164,8 @@ def _what_differs(prepared: PreparedRun) -> list[str]:
     if "run.dtype" in changes:
         before, now = changes.pop("run.dtype")
         otherwise.append(f"dtype was {before}, now {now}")
+    if checkpoint and (jump := _rate_jump(prepared, checkpoint)):
+        notes.append(jump)
     if otherwise:
         notes.append(f"not bit-exact: {'; '.join(otherwise)}")
     if changes:
@@ -172,6 +177,30 @@ def _what_differs(prepared: PreparedRun) -> list[str]:
             f"steps were not finite: the learning rate is {factor:g} of the configured one"
         )
     return notes
+
+
+def _rate_jump(prepared: PreparedRun, checkpoint: Checkpoint) -> str | None:
+    """Note that a longer schedule raises the learning rate again, which loses what was learned last."""
+    if prepared.config.model.trained_by != "gradients":
+        return None
+    before, now = prepared.run.config.train, prepared.config.train
+    state = read_state(checkpoint.path, checkpoint.step)
+    if not state.step:
+        return None
+
+    def rate(train: TrainConfig, step: int) -> float:
+        share = None if train.minutes is None else min(1.0, state.seconds / (60 * train.minutes))
+        return state.rate_factor * learning_rate(train, step, share)
+
+    last, following = rate(before, state.step - 1), rate(now, state.step)
+    if following <= RATE_JUMP * last or now == before:
+        return None
+    steady = max(float(f"{last / state.rate_factor:.3g}"), before.min_lr)
+    return (
+        f"the learning rate rises from {last:.2g} to {following:.2g}, since a longer schedule begins "
+        "to fall later; train.schedule=constant and "
+        f"train.learning_rate={steady:g} would keep it"
+    )
 
 
 def _refuse_strange_symbols(run: RunFolder, text: PreparedText) -> None:

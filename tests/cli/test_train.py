@@ -9,6 +9,7 @@ import pytest
 from charlm.config import load_config
 from charlm.errors import MachineError
 from charlm.runs import RunFolder
+from charlm.runs.metrics import read_metrics
 from charlm.storage import folder_lock
 from charlm.training import plan
 from charlm.training.plan import Size
@@ -426,3 +427,25 @@ def test_a_name_of_two_lines_is_shown_in_one(charlm, tiny):
     said = charlm("train", "-c", "tiny.yaml", f"data.source={name}", "--out", "new").stderr
 
     assert "text   a\\nb.txt: 2,322 train" in said
+
+
+def test_a_finished_schedule_that_is_made_longer_is_noted(charlm, trained):
+    resume = ("train", "--resume", "--out", trained, "-q")
+    shutil.copytree(trained, "runs/again")
+    keys = ("train.schedule=constant", "train.learning_rate=0.000232")
+
+    rises = charlm(*resume, "train.max_steps=12").stderr
+    more = charlm(*resume, "train.max_steps=13").stderr
+    steady = charlm(*resume[:3], "runs/again", "-q", "train.max_steps=12", *keys).stderr
+    rates = [
+        r["learning_rate"]
+        for r in read_metrics(Path("runs/again/metrics.jsonl"))
+        if r["kind"] == "train"
+    ]
+
+    assert (
+        "note: the learning rate rises from 0.00023 to 0.00069, since a longer schedule begins to "
+        f"fall later; {keys[0]} and {keys[1]} would keep it"
+    ) in rises
+    assert "learning rate rises" not in more + steady
+    assert rates[5:] == pytest.approx([0.000232] * 7, rel=0.01)
