@@ -1,5 +1,6 @@
 """Options and arguments that several verbs share."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -7,7 +8,7 @@ from typing import Annotated, Literal, TypeVar
 import typer
 
 from charlm.cli.spelling import spelling
-from charlm.errors import Setting, UsageError
+from charlm.errors import Phrase, Setting, UsageError
 
 Overrides = Annotated[
     list[str] | None,
@@ -71,6 +72,9 @@ def overridden(overrides: list[str] | None, options: Mapping[str, object]) -> li
     for override in (changes := [*(overrides or []), *given]):
         key, equals, _ = override.partition("=")
         key = key.strip()
+        if not equals and Path(override).exists():
+            mend = Phrase("a text is given as {}", Setting("data.source", shlex.quote(override)))
+            raise UsageError(override, "expected KEY=VALUE", mend)
         within = (k for k in seen if k == key or k.startswith(f"{key}."))  # a section replaces keys
         if equals and (lost := next(within, None)) is not None:
             second = override if override not in given else _as_option(key, options[key])

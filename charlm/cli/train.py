@@ -11,15 +11,26 @@ import typer
 from charlm.cli import output
 from charlm.cli.config import named_config
 from charlm.cli.escaping import quoted
-from charlm.cli.options import ConfigName, Json, Overrides, RunDevice, RunSeed, Source, overridden
+from charlm.cli.options import (
+    ConfigName,
+    Json,
+    Overrides,
+    RunDevice,
+    RunSeed,
+    Source,
+    either,
+    overridden,
+)
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import Stopped, UsageError
 
 if TYPE_CHECKING:
-    from charlm.lifecycle.begin import PreparedRun
+    from charlm.config import Config
+    from charlm.lifecycle.begin import PreparedRun, PreparedText
     from charlm.runs import RunFolder
     from charlm.runs.records import Record
     from charlm.training import TrainingLoop
+    from charlm.training.plan import BudgetPlan
 
 
 def train(
@@ -56,6 +67,9 @@ def train(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the full configuration and exit.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all and show the plan; make no run.")
+    ] = False,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> int:
@@ -67,6 +81,14 @@ def train(
     if resume and init_from:
         what = "one continues a run, the other starts a new one from another's weights"
         raise UsageError("--resume with --init-from", what, "choose one")
+    if resume and dry_run:
+        mend = "charlm verify checks an old one"
+        raise UsageError("--resume with --dry-run", "there is no new run to check", mend)
+    if allow_new_data and not resume:
+        raise UsageError("--allow-new-data", "only for a run that goes on", "add --resume")
+    if resume and (named := [one for one in overrides or [] if "=" not in one]):
+        out = either(Path(named[0]), out, "--out")
+        overrides = [one for one in overrides or [] if one != named[0]]
     overridden(overrides, {"run.out": out})  # the key is recorded, so --out does not set it
     options = {"data.source": source, "train.minutes": minutes, "train.init_from": init_from}
     changes = overridden(overrides, options | {"run.seed": seed, "run.device": device})
@@ -76,9 +98,8 @@ def train(
         with stop.at_once():
             from charlm.config import dump_yaml
             from charlm.lifecycle.resume import resumed_config
-            from charlm.runs import find_run
 
-            run = find_run(out) if resume else None
+            run = _to_resume(config, out, changes) if resume else None
             if print_config:
                 asked = (
                     resumed_config(run, config, changes) if run else named_config(config, changes)
@@ -86,12 +107,24 @@ def train(
                 output.content(dump_yaml(asked.model_dump()).rstrip())
                 return 0
         quiet = quiet or json
+        if dry_run:
+            return _try(config, out, changes, quiet, stop, began)
         if run:
             ready = _resumed(run, config, changes, allow_new_data, quiet, stop)
         else:
             ready = _begun(config, out, changes, quiet, stop, began)
         with ready as prepared:
             return _train(prepared, json, quiet, stop, began)
+
+
+def _to_resume(given: str | None, out: Path | None, changes: list[str]) -> "RunFolder":
+    """Find the run to resume: that in --out, or the newest, with --config of those that it makes."""
+    from charlm.runs import find_run
+
+    if given and not out:
+        named = named_config(given, changes).run.out
+        return find_run(Path(named)) if named else find_run(None, name=_name_of(given))
+    return find_run(out)
 
 
 @contextmanager
@@ -125,20 +158,9 @@ def _begun(
 ) -> Iterator["PreparedRun"]:
     """Read the text and plan, then make, lock and fill the folder of a new run."""
     from charlm.lifecycle import begin
-    from charlm.runs import next_free_name
 
-    name = Path(given or "run").stem
-    with stop.at_once():
-        config = named_config(given, changes)
-    chosen = out or (Path(config.run.out) if config.run.out else None)
-    begin.check_new_folder(chosen or next_free_name(name))
-    with stop.at_once(), output.bytes_bar(quiet, stop.requested) as progress:
-        fetching = output.download_bar(quiet, stop.requested)
-        text = begin.prepare_text(config, progress, fetching)
-        minutes = config.train.minutes
-        if minutes and not quiet and any(one.train.plan for one in config.training_runs().values()):
-            output.say(f"benchmarking model sizes for the {minutes:g}-minute budget")
-        config, plans = begin.plan_run(config, text, changes, time.perf_counter() - began)
+    name = _name_of(given)
+    config, chosen, text, plans = _planned(given, out, changes, quiet, stop, began)
     place = nullcontext(chosen) if chosen else begin.free_folder(name)
     with place as folder, begin.new_folder_for_run(folder):
         with output.bytes_bar(quiet, stop.requested) as progress:
@@ -149,6 +171,64 @@ def _begun(
         except Exception:
             begin.take_back_unless_begun(prepared.run)
             raise
+
+
+def _try(
+    given: str | None,
+    out: Path | None,
+    changes: list[str],
+    quiet: bool,
+    stop: StopSignals,
+    began: float,
+) -> int:
+    """Make the run in a folder that is removed again, and show what training would do."""
+    from charlm.cli.training_output import show_plan
+    from charlm.lifecycle import begin
+    from charlm.runs import next_free_name
+
+    config, chosen, text, plans = _planned(given, out, changes, quiet, stop, began)
+    place = chosen or next_free_name(_name_of(given))
+    existing = next(path for path in (place, *place.absolute().parents) if path.is_dir())
+    with stop.scratch() as scratch, stop.at_once():
+        with output.bytes_bar(quiet, stop.requested) as progress:
+            prepared = begin.create_run(config, scratch, text, progress, stop.requested)
+        begin.check_disk(prepared.config, existing, text)
+        prepared.plans = plans
+        for note in prepared.notes:
+            output.note(note)
+        show_plan(prepared, place)
+    return 0
+
+
+def _name_of(config: str | None) -> str:
+    """Return the name of the runs that a configuration makes: that of its preset or file."""
+    return Path(config or "run").stem
+
+
+def _planned(
+    given: str | None,
+    out: Path | None,
+    changes: list[str],
+    quiet: bool,
+    stop: StopSignals,
+    began: float,
+) -> tuple["Config", Path | None, "PreparedText", "dict[str, BudgetPlan]"]:
+    """Return the configuration of a new run, its folder if one was chosen, its text and plans."""
+    from charlm.lifecycle import begin
+    from charlm.runs import next_free_name
+
+    with stop.at_once():
+        config = named_config(given, changes)
+    chosen = out or (Path(config.run.out) if config.run.out else None)
+    begin.check_new_folder(chosen or next_free_name(_name_of(given)))
+    with stop.at_once(), output.bytes_bar(quiet, stop.requested) as progress:
+        fetching = output.download_bar(quiet, stop.requested)
+        text = begin.prepare_text(config, progress, fetching)
+        minutes = config.train.minutes
+        if minutes and not quiet and any(one.train.plan for one in config.training_runs().values()):
+            output.say(f"benchmarking model sizes for the {minutes:g}-minute budget")
+        config, plans = begin.plan_run(config, text, changes, time.perf_counter() - began)
+    return config, chosen, text, plans
 
 
 def _train(

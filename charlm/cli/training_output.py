@@ -4,6 +4,8 @@ import contextlib
 import math
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -14,6 +16,8 @@ from charlm.cli.baselines import as_json, reached, table, worse_than_uniform
 from charlm.cli.escaping import one_word
 from charlm.cli.signals import StopSignals
 from charlm.cli.spelling import one_line
+from charlm.config.memory import human_bytes
+from charlm.config.size import checkpoint_bytes, training_bytes
 from charlm.errors import CharlmError, MachineError, Stopped, is_out_of_memory
 from charlm.evaluation import Ladder, Score, baselines
 from charlm.evaluation.ladder import keep, kept
@@ -38,23 +42,42 @@ FACTS = ("source_sha256", "unit", "size", "vocab_size", "splits")
 
 def introduce(prepared: PreparedRun, loop: TrainingLoop) -> None:
     """Print the text, the model, the device and the run on stderr."""
+    for line in _introduction(prepared, prepared.run.path):
+        output.say(line)
+    if loop.state.step:
+        output.say(f"continuing from step {loop.state.step}")
+
+
+def show_plan(prepared: PreparedRun, place: Path) -> None:
+    """Print what training would do and need, on stdout."""
+    config, chars = prepared.config, len(prepared.corpus.splits["train"])
+    vocab = prepared.tokenizer.vocab_size
+    for line in _introduction(prepared, place):
+        output.result(line)
+    steps = config.train.max_steps if config.training_runs() else 1  # counting is one step
+    length = f"{config.train.minutes:g} minutes" if config.train.minutes else f"{steps:,} steps"
+    memory = human_bytes(sum(training_bytes(config, vocab).values()))
+    disk = human_bytes(checkpoint_bytes(config, vocab, chars))
+    output.result(f"length {length}, about {memory} of memory and {disk} a checkpoint")
+    output.say("dry run: nothing was trained or kept")
+
+
+def _introduction(prepared: PreparedRun, place: Path) -> Iterator[str]:
     config, splits = prepared.config, prepared.corpus.splits
     vocab = prepared.tokenizer.vocab_size
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in splits.items() if len(part))
     count = prepared.corpus.facts.get("source_files")
     files = "" if count is None else f", {count:,} file{'s' * (count != 1)}"
-    output.say(
+    yield (
         f"text   {one_word(config.data.source)}{files}: {sizes} {output.units(config.data.unit)}; "
         f"{vocab} symbols"
     )
-    output.say(f"model  {one_word(config.model.described(vocab))}")
+    yield f"model  {one_word(config.model.described(vocab))}"
     for name, plan in prepared.plans.items():
-        output.say(f"plan   {f'{one_word(name)}: ' if name else ''}{plan}")
+        yield f"plan   {f'{one_word(name)}: ' if name else ''}{plan}"
     by_hand = ", gradients by hand" if config.train.gradients == "by_hand" else ""
-    output.say(f"device {describe_device(config.run)}{by_hand}")
-    output.say(f"run    {one_word(prepared.run.path)}")
-    if loop.state.step:
-        output.say(f"continuing from step {loop.state.step}")
+    yield f"device {describe_device(config.run)}{by_hand}"
+    yield f"run    {one_word(place)}"
 
 
 def remark(record: Record) -> str | None:

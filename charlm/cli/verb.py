@@ -1,11 +1,28 @@
-"""The command class of every verb: it refuses options that are given twice."""
+"""What every verb has in common: options count once, and those that do not exist are answered."""
 
 from typing import Any
 
+import typer
 from typer.core import TyperCommand
 
 from charlm.cli import spelling
 from charlm.errors import UsageError
+
+# Options that people try, and what there is instead.
+_NEVER = "charlm never writes over a run; choose another --out, or first: charlm runs rm RUN"
+_IN_VAIN = {
+    "--force": _NEVER,
+    "--overwrite": _NEVER,
+    "--length": "use --max-new-chars",
+    "--max-new-tokens": "use --max-new-chars",
+    "--max-tokens": "use --max-new-chars",
+    "--num-samples": "use -n",
+    "--start": "use --prompt",
+    "--text": "use --file",
+    "--data": "use --file",
+    "--input": "use --file",
+    "--model": "use --config for a preset, --run for a run",
+}
 
 
 class Verb(TyperCommand):
@@ -13,9 +30,30 @@ class Verb(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line; refuse an option of one value that is given twice."""
-        if not ctx.resilient_parsing:  # completing a command
+        if ctx.resilient_parsing:  # to complete a command
+            return super().parse_args(ctx, args)
+        try:
             self._refuse_twice(ctx, list(args))
-        return super().parse_args(ctx, args)
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            option = getattr(error, "option_name", None)
+            if option and hasattr(error, "possibilities") and (mend := self._instead(option)):
+                raise UsageError(option, "no such option", mend) from None
+            raise
+
+    def _instead(self, option: str) -> str:
+        """Return what to type in place of an option that does not exist, if that is known."""
+        own = {name for one in self.params for name in one.opts}
+        name = option.strip("-").replace("-", "_")
+        if any(one.name == "overrides" for one in self.params):
+            from charlm.config.problems import key_called
+
+            if key := key_called(name):
+                return f"set {key}=VALUE"
+        mend = _IN_VAIN.get(option, "")
+        if "use " in mend:
+            return mend if own & set(mend.split()) else ""
+        return mend if "--out" in own else ""
 
     def _refuse_twice(self, ctx: Any, args: list[str]) -> None:
         """Parse once more with every value kept; the parser itself keeps the last in silence."""

@@ -192,6 +192,15 @@ def suggestion(section: list[str], leaf: str, document: Document, value: Any = N
     return f"sections: {', '.join(sections)}"
 
 
+def key_called(name: str) -> str:
+    """Return the first key with this last part, or that a name of other programs stands for."""
+    if name in ALIASES:
+        return ALIASES[name].partition(" ")[0]
+    nothing = Document("", {})
+    sections = [section for section in _places([], nothing) if name in _keys(section, nothing)]
+    return ".".join([*sections[0], name]) if sections else ""
+
+
 def _places(own: list[str], document: Document) -> list[list[str]]:
     """List the sections in the order to search: those of the expert `own`, if any, come first."""
     experts = [own] if own else [[*EXPERTS, name] for name in experts_of(document)]

@@ -4,6 +4,7 @@ All checks come before anything in the folder is changed.
 """
 
 import os
+import platform
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from charlm.storage import machine_errors, write_file
 from charlm.storage.atomic import make_folder, remove_leftovers
 from charlm.text import encode_corpus, open_source, scan_text
 from charlm.text.corpus import Progress
+from charlm.text.sources import EMBEDDED
 from charlm.training.compiling import check_compiler
 from charlm.training.plan import keep_plan
 from charlm.training.schedule import learning_rate
@@ -135,6 +137,10 @@ def open_run(
     if not text:
         return prepared
     then, now = str(sound.corpus.facts["source_sha256"]), text.scan.sha256
+    if now != then and config.data.source in EMBEDDED and not allow_new_data:
+        what = f"that of Python {platform.python_version()} is not the run's; using its own copy"
+        notes.append(f"{config.data.source}: {what}")
+        return prepared
     if now != then and not allow_new_data:
         what = f"changed since this run began (SHA-256 {now[:12]}... now, {then[:12]}... then)"
         mend = Phrase("restore it, or go on with {}", Setting("allow_new_data", True))

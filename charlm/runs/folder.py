@@ -1,5 +1,6 @@
 """The places in a run folder, and how to find a run."""
 
+import re
 from functools import cached_property
 from pathlib import Path
 
@@ -84,8 +85,10 @@ class RunFolder:
         write_file(self.samples_path / f"step-{step}.txt", as_bytes(text))
 
 
-def find_run(path: Path | None, runs: Path = RUNS) -> RunFolder:
+def find_run(path: Path | None, runs: Path = RUNS, name: str = "") -> RunFolder:
     """Return the run at `path`; None: the newest under `runs`. A bare name may be one of `runs`.
+
+    With a name: the newest of those that `next_free_name` gives for it.
 
     Raises:
         CheckpointError: There is no run there.
@@ -98,8 +101,14 @@ def find_run(path: Path | None, runs: Path = RUNS) -> RunFolder:
         near = ", ".join(str(r.path) for r in runs_under(beside)[:5] if r.path != path)
         what = "not found" if is_gone(path) else "is not a run (no config.yaml)"
         raise CheckpointError(path, what, f"runs there: {near}" if near else "train one first")
-    if found := runs_under(runs):
-        return found[0]
+    found = runs_under(runs)
+    made = [run for run in found if re.fullmatch(rf"{re.escape(name)}(-\d+)?", run.path.name)]
+    if wanted := made if name else found:
+        return wanted[0]
+    if found:
+        near = ", ".join(str(run.path) for run in found[:5])
+        of_them = Phrase("name one with {}, there are {}", Setting("run"), near)
+        raise CheckpointError(f"{runs}/", f"no run of {name} there", of_them)
     mend = "train one first, for example with {}, or name one with {}"
     mends = Phrase(mend, Setting("config", "quickstart"), Setting("run"))
     raise CheckpointError(f"{runs}/", "no run there", mends)

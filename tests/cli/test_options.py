@@ -1,8 +1,11 @@
 """Options in general: each counts once, whatever the verb."""
 
+from pathlib import Path
+
 import pytest
 import typer
 
+from charlm import __version__
 from charlm.cli.main import app
 from charlm.cli.verb import Verb
 
@@ -137,3 +140,55 @@ def test_a_text_to_train_on_is_an_option_too(charlm, tiny):
 
     assert "\n  source: text.txt\n" in shown
     assert "V = 31" in charlm("explain", "-c", "gpt", "--file", "text.txt").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "mend"),
+    [
+        (
+            "train",
+            "--force",
+            "charlm never writes over a run; choose another --out, or first: charlm runs rm RUN",
+        ),
+        ("train", "--learning-rate", "set train.learning_rate=VALUE"),
+        ("train", "--lr", "set train.learning_rate=VALUE"),
+        ("lr-find", "--max_iters", "set train.max_steps=VALUE"),
+        ("explain", "--n-layer", "set model.n_layer=VALUE"),
+        ("train", "--text", "use --file"),
+        ("sample", "--max-new-tokens", "use --max-new-chars"),
+        ("sample", "--num-samples", "use -n"),
+        ("eval", "--data", "use --file"),
+    ],
+)
+def test_an_option_of_another_program_is_answered_with_ours(refused, command, option, mend):
+    assert refused(2, command, option, "3") == [f"{option}: no such option; {mend}"]
+
+
+def test_an_option_that_means_nothing_is_only_refused(charlm):
+    assert charlm("doctor", "--force").error.startswith("No such option: --force")
+    assert charlm("train", "--confg", "gpt").error.startswith("No such option: --confg")
+
+
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_the_version_has_two_names(charlm, option):
+    assert charlm(option).stdout == f"charlm {__version__}\n"
+
+
+def test_the_place_of_a_result_has_a_short_name(charlm, tiny):
+    assert charlm("train", "-c", "tiny.yaml", "-q", "-o", "here").code == 0
+    assert Path("here/config.yaml").is_file()
+    assert charlm("graph", "a*2", "a=3", "-o", "drawn.dot").code == 0
+    assert Path("drawn.dot").is_file()
+
+
+def test_a_run_to_resume_may_be_an_argument(charlm, refused, trained):
+    assert "run    runs/tiny\n" in charlm("train", "--resume", "tiny", "train.max_steps=7").stderr
+    assert "run    runs/tiny\n" in charlm("train", "--resume", "runs/tiny").stderr
+    (line,) = refused(2, "train", "--resume", "a", "--out", "b")
+    assert line == "--out: given twice: 'a', then 'b'; keep one"
+
+
+def test_a_text_among_the_keys_is_answered_with_its_key(refused):
+    (line,) = refused(2, "train", "-c", "gpt", "text.txt")
+
+    assert line == "text.txt: expected KEY=VALUE; a text is given as data.source=text.txt"

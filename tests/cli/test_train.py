@@ -1,7 +1,11 @@
 import contextlib
+import io
 import json
 import os
+import re
 import shutil
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -449,3 +453,75 @@ def test_a_finished_schedule_that_is_made_longer_is_noted(charlm, trained):
     ) in rises
     assert "learning rate rises" not in more + steady
     assert rates[5:] == pytest.approx([0.000232] * 7, rel=0.01)
+
+
+def test_a_text_of_another_python_is_not_asked_back(charlm, tiny, monkeypatch):
+    text = Path("text.txt").read_bytes()
+    monkeypatch.setattr("charlm.text.sources._python_docs", lambda: io.BytesIO(text))
+    assert charlm(*TRAIN, "-q", "data.source=python-docs").code == 0
+    before = Path("runs/tiny/tokens/MANIFEST.json").read_bytes()
+
+    monkeypatch.setattr("charlm.text.sources._python_docs", lambda: io.BytesIO(text + b"Q?"))
+    result = charlm("train", "--resume", "train.max_steps=7")
+
+    assert result.code == 0, result.stderr
+    (note,) = [line for line in result.stderr.splitlines() if "python-docs: that" in line]
+    version = ".".join(map(str, sys.version_info[:3]))
+    assert note.endswith(f"that of Python {version} is not the run's; using its own copy")
+    assert Path("runs/tiny/tokens/MANIFEST.json").read_bytes() == before
+
+
+def test_a_dry_run_checks_all_and_keeps_nothing(charlm, tiny):
+    before = sorted(Path().rglob("*"))
+
+    result = charlm(*TRAIN, "--dry-run")
+
+    assert result.code == 0
+    text, model, device, run, length = result.stdout.splitlines()
+    assert text == "text   text.txt: 2,322 train, 258 val characters; 31 symbols"
+    assert model.startswith("model  gpt (modern): ")
+    assert (device[:11], run) == ("device cpu ", "run    runs/tiny")
+    assert re.fullmatch(
+        r"length 6 steps, about [\d.]+ KiB of memory and [\d.]+ KiB a checkpoint", length
+    )
+    assert result.stderr == "dry run: nothing was trained or kept\n"
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--init-from", "nothing"], 4, "nothing"),
+        (["--out", "text.txt"], 2, "text.txt: is a file; choose another --out"),
+        (["data.source=no.txt"], 3, "no.txt"),
+        (["--resume"], 2, "--resume with --dry-run: there is no new run to check"),
+    ],
+)
+def test_a_dry_run_refuses_what_training_refuses(refused, arguments, code, said):
+    (line,) = refused(code, *TRAIN, "--dry-run", *arguments)
+
+    assert said in line
+
+
+def test_new_data_is_allowed_only_with_resume(refused):
+    (line,) = refused(2, *TRAIN, "--allow-new-data")
+
+    assert line == "--allow-new-data: only for a run that goes on; add --resume"
+
+
+def test_resume_with_a_configuration_takes_the_newest_run_of_it(charlm, trained):
+    for age, name in ((10, "tiny-2"), (0, "other"), (0, "tiny-big")):
+        shutil.copytree(trained, trained.with_name(name))
+        then = time.time() - age
+        os.utime(trained.with_name(name) / "metrics.jsonl", (then, then))
+    os.utime(trained / "metrics.jsonl", (time.time() - 60,) * 2)
+
+    assert "run    runs/tiny-2\n" in charlm(*TRAIN, "--resume").stderr
+    assert "run    runs/other\n" in charlm(*TRAIN, "--resume", "--out", "other").stderr
+    assert "run    runs/other\n" in charlm(*TRAIN, "--resume", "run.out=other").stderr
+
+
+def test_resume_with_a_configuration_that_has_no_run_names_the_runs(refused, trained):
+    (line,) = refused(4, "train", "-c", "gpt", "--resume")
+
+    assert line == "runs/: no run of gpt there; name one with --out, there are runs/tiny"
