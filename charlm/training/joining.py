@@ -1,7 +1,8 @@
 """Learning a mixture.
 
     1  the experts are trained on the training part without its last slice (`model.tune_fraction`)
-    2  the weights are fitted on that slice, which no expert has read; never on the validation part
+    2  the weights are fitted on that slice, which no expert has read; never on the validation part.
+       The best expert is used alone if that predicts better (`fitting`)
     3  the experts learn the slice too: n-grams are counted again, and the others train their last
        steps on the whole part, some on the slice alone (`SLICE_PASSES`)
     4  one step joins them; the mixture is scored and saved
@@ -18,7 +19,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import cast
 
@@ -30,8 +31,8 @@ from torch import Tensor
 from charlm.config import MixtureConfig
 from charlm.errors import NonFiniteError, Stopped, check_stop
 from charlm.evaluation.protocols import chars_a_pass, spread_windows
-from charlm.models import MixtureModel, next_token_loss
-from charlm.models.mixture import fit_weights, join
+from charlm.models import MixtureModel
+from charlm.models.mixture import join
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.mixture import (
     FITTED,
@@ -48,10 +49,12 @@ from charlm.storage import write_file
 from charlm.text.tokens import Split
 from charlm.training.counting import count_text
 from charlm.training.expert import LATE, Expert
+from charlm.training.fitting import fit_join, loss_of
 from charlm.training.learner import Job, OneStepLearner
 
 MAX_TUNED = 1 << 16  # characters to fit the weights on: enough for a few numbers
 MAX_LOGITS = 1 << 26  # of all experts on these characters: 256 MiB of float32
+MAX_READ = 8  # characters to predict for each that is kept, where the alphabet is large
 RESERVE = 0.05  # share of a budget for fitting the weights, whose time is not measured
 TRIED = 2048  # characters predicted to measure the speed
 SAVED_A_SECOND = 2e8  # bytes; a guess, for the last save in a budget
@@ -75,6 +78,7 @@ class JoiningLearner(OneStepLearner):
         self.experts: list[Expert] = []  # those that are trained here
         self.taken: dict[str, Checkpoint] = {}  # those from other runs
         self.fitted: Fitted | None = None
+        self.read = 0  # characters that the last prediction took
 
     def prepare(self) -> Iterator[Record]:
         """Train the experts and fit their weights; the records of an expert have its name.
@@ -129,30 +133,33 @@ class JoiningLearner(OneStepLearner):
             if budgeted:
                 # Predicting takes the same time before and after training.
                 started = time.perf_counter()
-                _, targets = self._predict(TRIED)
-                a_char = (time.perf_counter() - started) / len(targets)
+                self._predict(TRIED)
+                a_char = (time.perf_counter() - started) / self.read
                 predicted = a_char * (len(self.slice) + self._to_score())
                 left = self.clock.left()
-                self._share_time(left - (counted + predicted + RESERVE * left))
-            yield from self._train(LATE)
-            self.fitted = self._fit(counted)
+                self._share_time(left - (counted + predicted + RESERVE * left), self.experts)
+            yield from self._train(LATE, self.experts)
+            self.fitted, remark = self._fit(counted)
             content = json.dumps(asdict(self.fitted), indent=1) + "\n"
             write_file(self.run.path / FITTED, content.encode())
+            if remark:
+                yield NoteRecord(text=remark)
         else:
             self.clock.add(self.fitted.seconds)
         weights = [self.fitted.weights[name] for name in self.mixture.experts]
+        used = [expert for expert in self.experts if self.fitted.weights[expert.name]]
         self.model.weights.copy_(torch.tensor(weights))
         self.model.temperature.fill_(self.fitted.temperature)
         yield TuneRecord(fitted=self.fitted)
         if budgeted:
-            self._share_time(self.clock.left() - self.fitted.reserve)
+            self._share_time(self.clock.left() - self.fitted.reserve, used)
         for expert in self.experts:
             expert.give_slice(self.fitted.steps[expert.name])
-        yield from self._train(math.inf)
+        yield from self._train(math.inf, used)
 
-    def _train(self, share: float) -> Iterator[Record]:
+    def _train(self, share: float, experts: Sequence[Expert]) -> Iterator[Record]:
         """Train one expert after another until this share of their runs is done, or raise Stopped."""
-        for expert in self.experts:
+        for expert in experts:
             try:
                 for record in expert.until(share):
                     yield replace(record, expert=expert.name)
@@ -161,9 +168,9 @@ class JoiningLearner(OneStepLearner):
             if expert.stopped:
                 raise Stopped
 
-    def _share_time(self, left: float) -> None:
-        """Divide the remaining seconds so that all experts train equally long in total."""
-        waiting = sorted(self.experts, key=lambda expert: expert.state.seconds)
+    def _share_time(self, left: float, experts: Sequence[Expert]) -> None:
+        """Divide the remaining seconds so that all these experts train equally long in total."""
+        waiting = sorted(experts, key=lambda expert: expert.state.seconds)
         while waiting:
             total = left + sum(expert.state.seconds for expert in waiting)
             most = waiting.pop()
@@ -181,36 +188,35 @@ class JoiningLearner(OneStepLearner):
                 count_text(model, spec.model, part, self.run, self.job.should_stop)
         return time.perf_counter() - started
 
-    def _fit(self, counted: float) -> Fitted:
-        """Fit weights and temperature on the slice.
+    def _fit(self, counted: float) -> tuple[Fitted, str]:
+        """Choose the experts that are joined and fit their weights and temperature on the slice.
 
-        Counting took `counted` seconds and will be repeated after the fit.
+        Counting took `counted` seconds and will be repeated after the fit. Also return why an expert
+        is left out, if one is.
         """
         started = time.perf_counter()
         names, combine = list(self.mixture.experts), self.mixture.combine
-        most = MAX_LOGITS // (self.model.vocab_size * len(names))
-        logits, targets = self._predict(min(most, MAX_TUNED))
-        predicted = time.perf_counter() - started
-        weights, temperature = fit_weights(logits, targets, combine, self.job.should_stop)
-
-        def loss(logits: Float[Tensor, "N V"]) -> float:
-            return next_token_loss(logits[None], targets[None]).item()
-
+        logits, targets = self._predict(MAX_TUNED)
+        predicted = (time.perf_counter() - started) / self.read
+        found = fit_join(logits, targets, names, combine, self.job.should_stop)
+        mixed = join(logits, found.weights, found.temperature, combine)
+        alone = [loss_of(own, targets) for own in logits]
         # Scoring a character takes as long as predicting one.
-        scoring = predicted / len(targets) * self._to_score()
+        scoring = predicted * self._to_score()
         saving = sum(t.nbytes for t in self.model.state_dict().values()) / SAVED_A_SECOND
         steps = {name: checkpoint.step for name, checkpoint in self.taken.items()}
-        return Fitted(
-            weights=dict(zip(names, weights.tolist(), strict=True)),
-            temperature=temperature.item(),
-            loss_nats=loss(join(logits, weights, temperature, combine)),
-            alone_nats=dict(zip(names, map(loss, logits), strict=True)),
+        fitted = Fitted(
+            weights=dict(zip(names, found.weights.tolist(), strict=True)),
+            temperature=found.temperature.item(),
+            loss_nats=loss_of(mixed, targets),
+            alone_nats=dict(zip(names, alone, strict=True)),
             chars=len(targets),
             steps=steps | {one.name: one.state.step for one in self.experts},
             seconds=counted + time.perf_counter() - started,
             reserve=counted + scoring + saving,
             weights_sha256={name: sha256_of_weights(one) for name, one in self.taken.items()},
         )
+        return fitted, found.remark
 
     def _to_score(self) -> int:
         """Return how many validation characters will be scored."""
@@ -221,23 +227,32 @@ class JoiningLearner(OneStepLearner):
     def _predict(self, most: int) -> tuple[Float[Tensor, "E N V"], Int[Tensor, "N"]]:
         """Return each expert's logits on the slice, in the windows of scoring, and the targets.
 
-        At most `most` characters are predicted, in windows spread evenly over the slice.
+        At most `most` characters are predicted, in windows spread evenly over the slice. Where their
+        logits would take too much memory, as with a large alphabet, an even sample of them is kept.
         """
         self.model.eval()
         experts = self.model.experts.values()
+        room = max(1, MAX_LOGITS // (self.model.vocab_size * len(experts)))
         length = min(self.mixture.block_size, len(self.slice) - 1)
         rows = max(1, chars_a_pass(self.model) // length)
-        passes = spread_windows(len(self.slice) - 1, length, most, rows)
+        passes = spread_windows(len(self.slice) - 1, length, min(most, MAX_READ * room), rows)
         texts = [self.slice.read(int(start), length + 1) for one in passes for start in one.starts]
         ids = torch.from_numpy(np.stack(texts).astype(np.int64))
-        logits = torch.empty(len(experts), len(ids), length, self.model.vocab_size)
+        # Odd steps meet every place in a window, of which the first have little context.
+        every = (ids[:, 1:].numel() - 1) // room
+        every += 1 + every % 2
+        places = torch.arange(ids[:, 1:].numel()).view(len(ids), length) % every == 0
+        logits = torch.empty(len(experts), int(places.sum()), self.model.vocab_size)
+        filled = 0
         for first in range(0, len(ids), rows):
             here = slice(first, first + rows)
-            x = ids[here, :-1].to(self.model.device)
+            x, kept = ids[here, :-1].to(self.model.device), places[here]
+            some = slice(filled, filled := filled + int(kept.sum()))
             for own, expert in zip(logits, experts, strict=True):
                 check_stop(self.job.should_stop)
-                own[here] = expert.read(x)
-        return logits.flatten(1, 2), ids[:, 1:].flatten()
+                own[some] = expert.read(x)[kept.to(self.model.device)]
+        self.read = places.numel()
+        return logits, ids[:, 1:][places]
 
     def step(self) -> TrainRecord:
         """Join the experts: they are trained and their weights are set."""

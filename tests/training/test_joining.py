@@ -20,7 +20,7 @@ from charlm.runs.load import load_model
 from charlm.storage import read_manifest, verify_folder
 from charlm.storage.manifest import write_manifest
 from charlm.text import Batches
-from charlm.training import Job, TrainingLoop, joining
+from charlm.training import Job, TrainingLoop, fitting, joining
 from charlm.training.expert import LATE, SLICE_PASSES, PhasedBatches
 from charlm.training.gradients import GradientLearner
 from charlm.training.joining import JoiningLearner
@@ -48,9 +48,13 @@ SLICE = TRAIN - TRAIN // 10  # where the slice begins
 
 
 @pytest.fixture
-def make_loop(tiny):
-    """Begin or resume a mixture of a trigram and two models that are trained a little."""
+def make_loop(tiny, monkeypatch):
+    """Begin or resume a mixture of a trigram and two models that are trained a little.
+
+    Its slice of 232 characters is enough here for all weights: see `test_fitting` for the rule.
+    """
     Path("mixture.yaml").write_text(MIXTURE)
+    monkeypatch.setattr(fitting, "CHARS_A_WEIGHT", 10)
 
     def make(*overrides, out="run", resume=False, **kwargs):
         folder = Path(out)
@@ -121,7 +125,7 @@ def test_what_was_found_is_what_the_experts_were_worth_when_they_had_not_read_it
 ):
     """What the weights are fitted to is the slice as it is scored, expert by expert."""
     loop = make_loop("model.experts.gpt.model.dropout=0.5")
-    fit, seen = joining.fit_weights, []
+    fit, seen = joining.fit_join, []
 
     def watched(logits, targets, *rest):
         ids = loop.learner.slice.read(0, len(loop.learner.slice))[: len(targets) + 1]
@@ -134,7 +138,7 @@ def test_what_was_found_is_what_the_experts_were_worth_when_they_had_not_read_it
         seen.append(len(targets))
         return fit(logits, targets, *rest)
 
-    monkeypatch.setattr(joining, "fit_weights", watched)
+    monkeypatch.setattr(joining, "fit_join", watched)
     finish(loop)
 
     assert seen
@@ -147,6 +151,22 @@ def test_a_slice_too_large_for_memory_is_sampled_evenly(make_loop, monkeypatch):
     (tune,) = (r for r in finish(loop) if r.kind == "tune")
 
     assert tune.fitted.chars == 3 * 40 * 30 // (3 * loop.tokenizer.vocab_size) // 16 * 16
+
+
+def test_an_expert_that_is_left_out_is_named_and_trained_no_further(make_loop, monkeypatch):
+    loop = make_loop()
+    monkeypatch.setattr(fitting, "CHARS_A_WEIGHT", 1000)
+
+    records = finish(loop)
+
+    (tune,) = (r for r in records if r.kind == "tune")
+    assert sorted(tune.fitted.weights.values()) == [0.0, 0.0, 1.0]
+    assert tune.fitted.loss_nats == pytest.approx(min(tune.fitted.alone_nats.values()), abs=1e-5)
+    (best,) = (name for name, weight in tune.fitted.weights.items() if weight)
+    (note,) = (r.text for r in records if r.kind == "note")
+    assert note == (f"224 characters are too few to fit the weights of 3 experts: {best} used")
+    late = records[records.index(tune) :]
+    assert {r.expert for r in late if r.expert} <= {best}
 
 
 def test_validation_never_reaches_what_is_fitted(make_loop):
@@ -169,13 +189,13 @@ def test_validation_never_reaches_what_is_fitted(make_loop):
 def test_no_expert_has_read_the_slice_when_the_weights_are_fitted_and_each_has_after(
     make_loop, monkeypatch
 ):
-    fit, at_fit = joining.fit_weights, []
+    fit, at_fit = joining.fit_join, []
 
     def watched(*arguments):
         at_fit.append(snapshot(loop.learner.model))
         return fit(*arguments)
 
-    monkeypatch.setattr(joining, "fit_weights", watched)
+    monkeypatch.setattr(joining, "fit_join", watched)
     ends = []
     for out, text in (
         ("run", TEXT),
@@ -295,7 +315,7 @@ def test_after_a_kill_anywhere_the_run_goes_on_to_the_same_bits(make_loop, strai
         assert everything_recorded(resumed) == everything_recorded(whole), last
 
 
-@pytest.mark.parametrize("working", ["count_text", "fit_weights"])
+@pytest.mark.parametrize("working", ["count_text", "fit_join"])
 def test_a_stop_is_obeyed_while_experts_are_counted_or_weights_fitted(
     make_loop, monkeypatch, working
 ):
@@ -493,7 +513,7 @@ def test_what_a_mixture_writes_again_for_its_experts_is_no_damage(make_loop, cha
     assert verified.code == 0
     (line,) = [line for line in verified.stdout.splitlines() if line.startswith("unused")]
     assert line.startswith(f"unused   run/experts/gpt/{name}: ")
-    assert line.endswith("; --resume writes it again")
+    assert line.endswith("; charlm train --resume writes it again")
     assert charlm(*RESUME).code == 0
     assert "unused" not in charlm("verify", "run").stdout
 

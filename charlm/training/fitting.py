@@ -1,0 +1,124 @@
+"""Which experts of a mixture are joined, and with what weights.
+
+A join is kept only if it predicts text better that its weights were not fitted on; otherwise the best
+expert has weight 1 and all others 0. So a mixture is never worse than its best expert there,
+however badly another one was trained.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from charlm.models import next_token_loss
+from charlm.models.mixture import fit_weights, join
+
+# Fitting n weights to N characters costs n / 2N nats on other text (Akaike 1974), and the characters
+# of a text depend on each other: with 100 for each weight this stays near 0.01.
+CHARS_A_WEIGHT = 100
+MAX_NUMBERS = 1 << 24  # of log-probabilities, in the trial on text that is not fitted
+
+Logits = Float[Tensor, "E N V"]
+Targets = Int[Tensor, "N"]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Weights of all experts and a temperature, and why not all experts are in it, if so."""
+
+    weights: Float[Tensor, "E"]
+    temperature: Float[Tensor, ""]
+    remark: str = ""
+
+
+def fit_join(
+    logits: Logits,
+    targets: Targets,
+    names: Sequence[str],
+    combine: str,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Joined:
+    """Choose the experts to join and fit their weights.
+
+    Args:
+        logits: Of each expert at each position, in the order of the text.
+        targets: The characters that follow.
+        names: The experts' names.
+        combine: `log-linear` or `linear`.
+        should_stop: Called often; if it returns true, Stopped is raised.
+    """
+    best = _best(logits, targets)
+    most = min(len(names), max(1, len(targets) // CHARS_A_WEIGHT))
+    chosen, remark = list(range(len(names))), ""
+    if most < len(names):
+        chosen = _greedy(logits, targets, combine, best, most, should_stop)
+        few = f"{len(targets):,} characters are too few to fit the weights of {len(names)} experts"
+        remark = f"{few}: {' and '.join(names[e] for e in chosen)} used"
+    if len(chosen) > 1:
+        joined, alone = _on_other_text(logits[chosen], targets, combine, should_stop)
+        if joined >= alone:
+            chosen = [best]
+            remark = (
+                f"joined, the experts predict text worse than the best of them alone ({joined:.3f} "
+                f"and {alone:.3f} nats, on halves of the slice that the weights were not fitted on): "
+                f"{names[best]} is used alone"
+            )
+    weights, temperature = torch.zeros(len(names)), torch.ones(())
+    if len(chosen) == 1 < len(names):
+        weights[chosen] = 1.0
+    else:
+        weights[chosen], temperature = fit_weights(logits[chosen], targets, combine, should_stop)
+    return Joined(weights, temperature, remark)
+
+
+def loss_of(logits: Float[Tensor, "N V"], targets: Targets) -> float:
+    """Return the mean loss of predictions in nats."""
+    return next_token_loss(logits[None], targets[None]).item()
+
+
+def _best(logits: Logits, targets: Targets) -> int:
+    """Return the expert with the lowest loss."""
+    losses = [loss_of(own, targets) for own in logits]
+    return losses.index(min(losses))
+
+
+def _greedy(
+    logits: Logits,
+    targets: Targets,
+    combine: str,
+    best: int,
+    most: int,
+    should_stop: Callable[[], bool],
+) -> list[int]:
+    """Return the best expert and those, one by one, that improve a join with it most."""
+    chosen = [best]
+    while len(chosen) < most:
+        losses = {}
+        for other in set(range(len(logits))) - set(chosen):
+            some = logits[[*chosen, other]]
+            fitted = fit_weights(some, targets, combine, should_stop)
+            losses[other] = loss_of(join(some, *fitted, combine), targets)
+        chosen.append(min(losses, key=lambda one: losses[one]))
+    return chosen
+
+
+def _on_other_text(
+    logits: Logits, targets: Targets, combine: str, should_stop: Callable[[], bool]
+) -> tuple[float, float]:
+    """Return the loss of a join, and of the best expert alone, on text that decided neither.
+
+    Each half of the text is predicted with what was found best on the other half.
+    """
+    every = -(-logits.numel() // MAX_NUMBERS)
+    logits, targets = logits[:, ::every], targets[::every]
+    middle = len(targets) // 2
+    halves = [(logits[:, part], targets[part]) for part in (slice(middle), slice(middle, None))]
+    joined = alone = 0.0
+    for (seen, answers), (unseen, asked) in (halves, halves[::-1]):
+        share = len(asked) / len(targets)
+        fitted = fit_weights(seen, answers, combine, should_stop)
+        joined += share * loss_of(join(unseen, *fitted, combine), asked)
+        alone += share * loss_of(unseen[_best(seen, answers)], asked)
+    return joined, alone
