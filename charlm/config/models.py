@@ -231,6 +231,14 @@ class GPTConfig(_WithHeads):
             Part("final_norm", (c,), multiplies=False),
         ]
 
+    def buffer_bytes(self) -> int:
+        """Return the memory of the (2, T, D/2) tables of rotary positions, one for each block.
+
+        Two more are held while the last one is built.
+        """
+        tables = self.n_layer + 2 if self.style == "modern" else 0
+        return 4 * tables * self.block_size * (self.n_embd // self.n_head)
+
     def inner_shapes(self, batch_size: int) -> list[tuple[str, tuple[int, ...]]]:  # noqa: D102
         expanded = batch_size, self.block_size, 4 * self.n_embd
         return [*super().inner_shapes(batch_size), ("expanded in the MLP (B, T, 4C)", expanded)]

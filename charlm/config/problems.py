@@ -17,7 +17,7 @@ from charlm.config.base import TYPES, types_of_models
 from charlm.config.mixture import AN_EXPERT, ExpertConfig
 from charlm.config.schema import Config
 from charlm.config.sections import TrainConfig
-from charlm.config.values import shown
+from charlm.config.values import LARGEST, shown
 from charlm.config.yaml_file import Document
 from charlm.errors import Problem, Setting
 
@@ -135,7 +135,9 @@ def _reason(error: ErrorDetails, path: list[str], document: Document) -> tuple[s
         case "model_type" | "model_attributes_type" | "dict_type":
             return (f"expected a mapping of keys, got {shown(value)}",)
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
-            return (f"must be {_allowed(_keys(section, document)[leaf])}, got {shown(value)}",)
+            facts = _keys(section, document)[leaf]
+            allowed = _allowed(facts, too_large=error["type"].startswith("less"))
+            return (f"must be {allowed}, got {shown(value)}",)
     return (f"{error.get('ctx', {}).get('error', error['msg'])}, got {shown(value)}",)
 
 
@@ -144,10 +146,12 @@ def _types(section: list[str]) -> dict[str, Any]:
     return types_of_models(expert=section[:2] == EXPERTS)
 
 
-def _allowed(facts: dict[str, Any]) -> str:
+def _allowed(facts: dict[str, Any], too_large: bool) -> str:
     """Return the allowed range of a number and its meaning."""
     for union in ("anyOf", "oneOf"):
         facts = facts | facts.get(union, [{}])[0]  # the first of `Size | None`
+    if facts.get("maximum") == LARGEST and not too_large:
+        del facts["maximum"]  # far from what anybody means
     words = {
         "minimum": "at least",
         "exclusiveMinimum": "above",

@@ -45,7 +45,7 @@ def training_bytes(config: Config, vocab_size: int) -> dict[str, int]:
         kept = 4 * chars * model.activation_floats(vocab_size, train.gradients == "by_hand")
         held = {"weights": 4 * n, "gradients": 4 * n, "optimizer": 8 * n, "activations": kept}
         buffers = model.buffer_bytes()
-        each.append(held | ({"averages": buffers} if buffers else {}))
+        each.append(held | ({"constants": buffers} if buffers else {}))
     return max(each, key=lambda held: sum(held.values()), default={})
 
 

@@ -18,7 +18,8 @@ _INTEGER = re.compile(rf"[-+]?{_DIGITS}")
 _NUMBER = re.compile(
     rf"[-+]?({_DIGITS}(\.[0-9]*)?|\.[0-9]+)(e[-+]?[0-9]+)?|[-+]?\.?(inf|nan)", re.IGNORECASE
 )
-_MAX_DIGITS = 300  # products of several of these numbers must still fit into a message
+_MAX_DIGITS = 300  # of an integer that is read; no key takes a number near that
+LARGEST = 10**12  # of integers with no bound of their own; products of four still fit into a float
 
 
 def wrong(what: str, mend: Words = "") -> ValueError:
@@ -83,8 +84,8 @@ Number = BeforeValidator(number)
 Integer = BeforeValidator(integer)
 Text = Annotated[str, BeforeValidator(text)]
 Place = Annotated[Text, AfterValidator(_place)]
-Size = Annotated[int, Field(ge=1), Integer]
-Count = Annotated[int, Field(ge=0), Integer]
+Size = Annotated[int, Field(ge=1, le=LARGEST), Integer]
+Count = Annotated[int, Field(ge=0, le=LARGEST), Integer]
 Share = Annotated[float, Field(ge=0, lt=1), Number]
 
 

@@ -50,8 +50,8 @@ def _refuse_excess(config: Config, tokenizer: Tokenizer, path: Path) -> None:
     buffers, machine = config.model.buffer_bytes(), machine_bytes()
     if needed > found + MARGIN:
         what = f"{human_bytes(found)}, the model of config.yaml has {human_bytes(needed)}"
-    elif buffers > machine:
-        memory = f"{human_bytes(buffers)} of memory for averages"
+    elif needed + buffers > machine:
+        memory = f"{human_bytes(needed + buffers)} of memory"
         what = f"its model needs {memory}, this machine has {human_bytes(machine)}"
     else:
         return

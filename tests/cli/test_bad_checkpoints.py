@@ -322,7 +322,7 @@ def test_row_54_tensors_of_no_model_are_refused(named, kind, name):
     if name == WEIGHTS:
         named(f"{LAST / name}: ", commands=EVERY)
     else:
-        named(f"{LAST}: saved with ", commands=[RESUME])
+        named(f"{LAST / name}: saved with ", commands=[RESUME])
 
 
 AUDIT = """
@@ -669,3 +669,28 @@ def test_row_61_another_build_or_thread_count_is_a_note(charlm, trained, key, th
     assert result.code == 0
     assert result.stderr.startswith(f"charlm: note: not bit-exact: {key} was {then}, now ")
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (10**30, "model.block_size: must be at least 1 and at most 1000000000000 (characters in"),
+        (10**12, "this machine has "),
+        (-(10**30), "model.block_size: must be at least 1 (characters in"),
+    ],
+    ids=["31-digits", "13-digits", "negative"],
+)
+def test_a_window_of_absurd_size_that_all_files_agree_on_is_refused(refused, trained, size, said):
+    """The rotary tables grow with it, and no weights do."""
+    config = RUN / "config.yaml"
+    config.write_text(config.read_text().replace("block_size: 8", f"block_size: {size}"))
+    for folder in (OLDER, LAST):
+        belongs = json.loads((folder / PROVENANCE).read_bytes())
+        belongs["config"]["model"]["block_size"] = size
+        (folder / PROVENANCE).write_text(json.dumps(belongs))
+        reseal(folder)
+
+    for command in (SAMPLE, EVAL, ("compare", RUN), RESUME):
+        resuming = command == RESUME and size == 10**12  # as a new run would be
+        (line,) = refused(2 if resuming else 4, *command)
+        assert said in line

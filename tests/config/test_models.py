@@ -11,8 +11,8 @@ from charlm.errors import UsageError
 from charlm.models import build_model
 from charlm.models.counts import count_ngrams
 from charlm.models.smoothing import smooth
+from charlm.runs.optimizer_state import hidden_matrices
 from charlm.text.tokens import IdArray
-from charlm.training.optimizers import hidden_matrices
 from tests.config.conftest import CHARS, V, config, each_model
 
 

@@ -2,6 +2,7 @@ import pytest
 
 from charlm.config import memory, size
 from charlm.errors import UsageError
+from charlm.models.modern import rotary_table
 from tests.config.conftest import CHARS, MODELS, V, config
 
 
@@ -49,8 +50,9 @@ def test_experts_are_trained_one_after_another_each_with_its_own_batch():
 
 def test_the_matrix_of_averages_grows_with_the_square_of_the_context():
     assert config("averaging", "model.block_size=10").model.buffer_bytes() == 800
-    assert config("mixture").model.buffer_bytes() == 8 * 8**2  # of its expert
     assert config("gpt2").model.buffer_bytes() == 0
+    of_experts = 8 * 8**2 + config("modern").model.buffer_bytes()
+    assert config("mixture").model.buffer_bytes() == of_experts
     few = ["model.block_size=10000000", "train.batch_size=1"]
     with pytest.raises(
         UsageError, match=r"training needs about 727\.\d TiB of memory and this machine"
@@ -78,6 +80,16 @@ def test_the_checkpoints_of_a_mixture_are_its_own_and_its_experts():
         + 4 * (trained + count["averaging"])
         + size.checkpoint_bytes(config("ngram"), V, CHARS)
     )
+
+
+def test_the_tables_of_rotary_positions_grow_with_the_context():
+    modern = config("modern").model
+    table = rotary_table(modern.block_size, modern.n_embd // modern.n_head).nbytes
+
+    assert modern.buffer_bytes() == (modern.n_layer + 2) * table
+    few = ["model.block_size=1000000000000", "train.batch_size=1"]
+    with pytest.raises(UsageError, match="of memory and this machine"):
+        size.check_memory(config("modern", *few), V)
 
 
 def test_micro_batches_lower_the_memory_of_activations_alone():
