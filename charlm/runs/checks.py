@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from charlm.config import Config
-from charlm.errors import CharlmError, Phrase, Setting, Words
+from charlm.errors import CharlmError, CheckpointError, Phrase, Setting, Words
 from charlm.runs.check import Check, belongs_check, checkpoint_check, checks_of_names, files
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.folder import BASELINES, RunFolder
 from charlm.runs.metrics import check_length, check_records
 from charlm.runs.mixture import FITTED, Fitted, expert_from_run, expert_run, read_fitted_of
 from charlm.runs.provenance import PROVENANCE, provenance_of, provenance_of_unjoined
-from charlm.runs.state import newest_sound, read_state, sound_checkpoint
-from charlm.runs.weights import build_from
+from charlm.runs.state import check_checkpoint, newest_sound, read_state, sound_checkpoint
 from charlm.storage.machine import is_gone
 from charlm.storage.regular import check_file, check_folder, is_folder
-from charlm.text import Corpus, Tokenizer, open_corpus
+from charlm.text import Corpus, open_corpus
 
 FILES = ("config.yaml", "tokenizer.json", "metrics.jsonl", BASELINES, FITTED, PROVENANCE)
 FOLDERS = ("checkpoints", "samples", "experts")
@@ -93,6 +92,8 @@ class RunChecks:
         yield from checks_of_names(run)
         if not (self.mixture and run.tokens_path.is_symlink()):  # the text is the mixture's
             yield Check(run.tokens_path, lambda: files(self.corpus.facts))
+            if attempt(lambda: self.corpus) and attempt(lambda: self.config):
+                yield Check(run.tokens_path, self._long_enough)
 
     def trained(self) -> Iterator[Check]:
         """List the checks of files that training writes."""
@@ -111,8 +112,14 @@ class RunChecks:
             yield belongs_check(checkpoint, config, tokenizer, self.mixture)
             kept = partial(self._kept, checkpoint, config)
             yield Check(checkpoint.path, kept, fleeting=True)
-            fits = partial(_fits, checkpoint, config, tokenizer)  # resuming builds the model anyway
+            fits = partial(check_checkpoint, checkpoint, config, tokenizer)  # as the loop reads it
             yield Check(checkpoint.path, fits, to_resume=False, fleeting=True)
+
+    def _long_enough(self) -> None:
+        length, needed = len(self.corpus.splits["train"]), self.config.model.least_text()
+        if length < max(needed.values(), default=0):
+            what = f"{length} characters to train on, and the model needs {max(needed.values())}"
+            raise CheckpointError(self.run.tokens_path, what, "restore it")
 
     def _own_text(self) -> None:
         _ = self.run.text_path
@@ -193,10 +200,6 @@ def attempt(read: Callable[[], Part]) -> Part | None:
 def _place(path: Path, check: Callable[[Path], None]) -> Check:
     """Check that `path`, if it exists, is the kind of file or folder that a run makes there."""
     return Check(path, lambda: check(path))
-
-
-def _fits(checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> None:
-    build_from(checkpoint, config, tokenizer)
 
 
 def _once(read: Callable[..., Part]) -> Callable[..., Part]:

@@ -3,14 +3,35 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from charlm.config import TrainConfig
 from charlm.models import LanguageModel
 from charlm.models.base import check_tensor
 
 # The state of each optimizer for a parameter that it has updated.
 KEPT = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",)}
+
+
+def hidden_matrices(model: LanguageModel) -> dict[str, nn.Parameter]:
+    """Return the matrices except embedding tables and the `head`: those that Muon is made for."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.ndim == 2 and id(parameter) not in tables and name.split(".")[0] != "head"
+    }
+
+
+def owned_by(model: LanguageModel, train: TrainConfig) -> dict[str, dict[str, nn.Parameter]]:
+    """Return the parameters that each optimizer updates, by name; each belongs to exactly one."""
+    parameters = dict(model.named_parameters())
+    if train.optimizer != "muon":
+        return {"adamw": parameters}
+    matrices = hidden_matrices(model)
+    rest = {name: one for name, one in parameters.items() if name not in matrices}
+    return {"muon": matrices, "adamw": rest}
 
 
 def optimizer_tensors(
@@ -36,7 +57,14 @@ def restore_optimizers(
             message names it with the expected and the found value.
     """
     parameters = dict(model.named_parameters())
-    _check_tensors(optimizers, {id(p): name for name, p in parameters.items()}, tensors)
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    check_tensors(
+        {
+            kind: {names[id(p)]: p for group in optimizer.param_groups for p in group["params"]}
+            for kind, optimizer in optimizers.items()
+        },
+        tensors,
+    )
     for optimizer in optimizers.values():
         optimizer.state.clear()
     for path, value in tensors.items():
@@ -47,15 +75,23 @@ def restore_optimizers(
         optimizers[kind].state[parameter][key] = value.to(device)
 
 
-def _check_tensors(
-    optimizers: Mapping[str, Optimizer], names: Mapping[int, str], tensors: Mapping[str, Tensor]
+def check_tensors(
+    owned: Mapping[str, Mapping[str, nn.Parameter]], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Check tensors before an optimizer uses them: its kernels do not check."""
+    """Check tensors before an optimizer uses them: its kernels do not check.
+
+    `owned` has the parameters of each optimizer, by name (see `owned_by`). Raises ValueError as
+    `restore_optimizers` does.
+    """
+    then, now = sorted({path.split("/")[0] for path in tensors}), sorted(owned)
+    if tensors and then != now:
+        saved, asked = " + ".join(then)[:40], " + ".join(now) or "none"
+        what = f"saved with {saved}, the configuration asks for {asked}"
+        raise ValueError(f"{what}; keep train.optimizer or start a new run")
     expected = {
-        f"{kind}/{names[id(parameter)]}/{key}": parameter
-        for kind, optimizer in optimizers.items()
-        for group in optimizer.param_groups
-        for parameter in group["params"]
+        f"{kind}/{name}/{key}": parameter
+        for kind, parameters in owned.items()
+        for name, parameter in parameters.items()
         for key in KEPT[kind]
     }
     updated = {path.rpartition("/")[0] for path in tensors}  # one without a gradient never was

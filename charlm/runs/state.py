@@ -1,8 +1,9 @@
 """A saved step: weights, optimizer, counters. Everything else is a function of seed and step."""
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,17 +14,31 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.optim import Optimizer
 
+from charlm.config import Config
 from charlm.config.memory import human_bytes
 from charlm.errors import CheckpointError, MachineError
 from charlm.models import LanguageModel
 from charlm.runs import RunFolder
 from charlm.runs.checkpoints import ASIDE, Checkpoint, read_checkpoint
 from charlm.runs.metrics import last_saved_step
-from charlm.runs.optimizer_state import optimizer_tensors, restore_optimizers
+from charlm.runs.optimizer_state import (
+    check_tensors,
+    optimizer_tensors,
+    owned_by,
+    restore_optimizers,
+)
 from charlm.runs.provenance import PROVENANCE
-from charlm.runs.weights import WEIGHTS, load_tensors, load_weights, save_tensors, save_weights
+from charlm.runs.weights import (
+    WEIGHTS,
+    build_from,
+    load_tensors,
+    load_weights,
+    save_tensors,
+    save_weights,
+)
 from charlm.storage import OtherFormatError, machine_errors, new_folder, verify_folder
 from charlm.storage.json_file import Count, read_object, reason
+from charlm.text import Tokenizer
 
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
@@ -118,16 +133,27 @@ def load_checkpoint(
     verify_folder(checkpoint.path)
     load_weights(model, checkpoint.path / WEIGHTS)
     tensors = load_tensors(checkpoint.path / OPTIMIZER)
-    then, now = sorted({name.split("/")[0] for name in tensors}), sorted(optimizers)
-    if tensors and then != now:
-        saved, asked = " + ".join(then)[:60], " + ".join(now)
-        what = f"saved with {saved}, the configuration asks for {asked}"
-        raise CheckpointError(checkpoint.path, what, "keep train.optimizer or start a new run")
-    try:
+    with _of_optimizer(checkpoint):
         restore_optimizers(optimizers, model, tensors)
+    return read_state(checkpoint.path, checkpoint.step)
+
+
+def check_checkpoint(checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> None:
+    """Read weights and optimizers as `load_checkpoint` does, without training on; same errors."""
+    model = build_from(checkpoint, config, tokenizer)
+    tensors = load_tensors(checkpoint.path / OPTIMIZER)
+    by_gradients = config.model.trained_by == "gradients"
+    with _of_optimizer(checkpoint):
+        check_tensors(owned_by(model, config.train) if by_gradients else {}, tensors)
+
+
+@contextlib.contextmanager
+def _of_optimizer(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turn a ValueError about the tensors of optimizers into a CheckpointError."""
+    try:
+        yield
     except ValueError as error:
         raise CheckpointError(checkpoint.path / OPTIMIZER, str(error)) from None
-    return read_state(checkpoint.path, checkpoint.step)
 
 
 def read_state(folder: Path, step: int) -> TrainingState:

@@ -200,7 +200,7 @@ class _Facts(BaseModel, strict=True):
     """The facts that the manifest of a corpus must state."""
 
     source: str
-    source_sha256: str
+    source_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     joiner: str | None = None  # None: files were joined with nothing, in the order p1, p10, p2
     source_files: Count | None = None  # of a folder or pattern
     unit: str

@@ -4,22 +4,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from charlm.config import TrainConfig
 from charlm.models import LanguageModel
+from charlm.runs.optimizer_state import owned_by
 from charlm.training.muon import Muon
-
-
-def hidden_matrices(model: LanguageModel) -> dict[str, nn.Parameter]:
-    """Return the matrices except embedding tables and the `head`: those that Muon is made for."""
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    return {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.ndim == 2 and id(parameter) not in tables and name.split(".")[0] != "head"
-    }
 
 
 def build_optimizers(
@@ -34,17 +24,13 @@ def build_optimizers(
         train: The choice of optimizer and its settings.
         dtype: Precision of Muon's matrix products.
     """
-    parameters = dict(model.named_parameters())
+    owned = {kind: list(members.values()) for kind, members in owned_by(model, train).items()}
     optimizers: dict[str, Optimizer] = {}
-    if train.optimizer == "muon":
-        matrices = hidden_matrices(model)
-        optimizers["muon"] = Muon(
-            matrices.values(), train.learning_rate, train.weight_decay, dtype=dtype
-        )
-        parameters = {name: p for name, p in parameters.items() if name not in matrices}
+    if matrices := owned.get("muon"):
+        optimizers["muon"] = Muon(matrices, train.learning_rate, train.weight_decay, dtype=dtype)
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters.values() if p.ndim >= 2]},
-        {"params": [p for p in parameters.values() if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in owned["adamw"] if p.ndim >= 2]},
+        {"params": [p for p in owned["adamw"] if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizers["adamw"] = AdamW(
         [group for group in groups if group["params"]],

@@ -3,9 +3,9 @@ import torch
 
 from charlm.config import GPTConfig, TrainConfig
 from charlm.models import LanguageModel, build_model
-from charlm.runs.optimizer_state import optimizer_tensors, restore_optimizers
+from charlm.runs.optimizer_state import hidden_matrices, optimizer_tensors, restore_optimizers
 from charlm.training import build_optimizers
-from charlm.training.optimizers import hidden_matrices, set_learning_rate
+from charlm.training.optimizers import set_learning_rate
 from tests.models.conftest import CONFIGS
 
 
