@@ -185,14 +185,32 @@ def reached(ladder: "Ladder", loss_nats: float, unit: str) -> str:
     if worse := worse_than_uniform(loss_nats, ladder.symbols):
         return worse
     below, above = ladder.place(loss_nats)
-    past, ahead = (_named(rung, ladder, unit) if rung else "" for rung in (below, above))
+    past, ahead = (f"{r.name} ({r.score.loss_nats:.4f})" if r else "" for r in (below, above))
     if not above:
         said = f"better than every baseline; the best of them: {past}"
     else:
         level = not is_above(loss_nats, above.score.loss_nats)
         said = f"{'level with' if level else 'short of'} {ahead}"
         said = f"past {past}, {said}" if past else said
-    return f"{said}, {f'in windows of {ladder.block_size}' if ladder.block_size else 'stream'}"
+    how = f"in windows of {ladder.block_size}" if ladder.block_size else "stream"
+    named = [rung for rung in (below, above) if rung]
+    return "; ".join([f"{said}, {how}", *_what_they_saw(ladder, named, unit)])
+
+
+def _what_they_saw(ladder: "Ladder", rungs: "list[Rung]", unit: str) -> Iterator[str]:
+    """Say what else must be known of baselines to compare with them."""
+    compressors = [rung.name for rung in rungs if rung.adaptive]
+    ngrams = [rung.name for rung in rungs if not rung.adaptive and rung.name != "uniform"]
+    symbols = f"training {output.units(unit)}"
+    if compressors:
+        begun = ""
+        if ladder.compressed < ladder.train:
+            begun = f" after {_share(ladder.compressed, ladder.train)} {symbols}"
+        learn, have = ("learn", "have") if len(compressors) > 1 else ("learns", "has")
+        who = " and ".join(compressors)
+        yield f"{who} {learn} from the scored text{begun}, and {have} no windows"
+    if ngrams and ladder.counted < ladder.train:
+        yield f"{' and '.join(ngrams)} counted on {_share(ladder.counted, ladder.train)} {symbols}"
 
 
 def worse_than_uniform(loss_nats: float, symbols: int) -> str | None:
@@ -203,16 +221,3 @@ def worse_than_uniform(loss_nats: float, symbols: int) -> str | None:
     if not is_above(loss_nats, uniform):
         return None
     return f"worse than uniform ({uniform:.4f}): guessing among all {symbols:,} symbols is better"
-
-
-def _named(rung: "Rung", ladder: "Ladder", unit: str) -> str:
-    """Name a baseline with its loss, and what else must be known to compare with it."""
-    about, seen = [f"{rung.score.loss_nats:.4f}"], ladder.train
-    if rung.adaptive:
-        about.append("no windows; it learns from the scored text")
-        seen = ladder.compressed
-    elif rung.name != "uniform":
-        seen = ladder.counted
-    if seen < ladder.train:
-        about.append(f"from {_share(seen, ladder.train)} training {output.units(unit)}")
-    return f"{rung.name} ({'; '.join(about)})"

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from charlm.cli import output
-from charlm.cli.baselines import worse_than_uniform
+from charlm.cli.baselines import reached, worse_than_uniform
 from charlm.cli.escaping import one_word
 from charlm.cli.options import Checkpoint, Device, Json, Run, RunPlace, either
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import CharlmError, DataError, UsageError
 
 if TYPE_CHECKING:
+    from charlm.evaluation import Ladder
     from charlm.evaluation.given import GivenText
     from charlm.evaluation.protocols import Cut
     from charlm.evaluation.score import Score
@@ -116,13 +117,32 @@ def evaluate(
     how = f"scored {score.chars:,} characters {cut.in_words}"
     output.say(f"{output.in_unit(how, unit)}; {one_word(found.path)} step {saved.step}")
     output.say(output.in_unit(_about_interval(score), unit))
-    if not text.left_out and (
-        worse := worse_than_uniform(score.loss_nats, saved.tokenizer.vocab_size)
-    ):
-        output.note(f"this is {worse}")
+    if not text.left_out:
+        _compare_with_baselines(saved, cut, score, source is None and split == "val")
     if text.left_out:
         cost = f"cost {text.left_out.charge_nats / math.log(2):.2f} bits each (--unknown uniform)"
         output.note(f"{score.unknown:,} of them are unknown to the model and {cost}")
+
+
+def _compare_with_baselines(saved: "SavedModel", cut: "Cut", score: "Score", of_val: bool) -> None:
+    tokenizer = saved.tokenizer
+    if of_val and (ladder := _kept_ladder(saved, cut, score)):
+        output.say(f"reached: {reached(ladder, score.loss_nats, tokenizer.unit)}")
+    elif worse := worse_than_uniform(score.loss_nats, tokenizer.vocab_size):
+        output.note(f"this is {worse}")
+
+
+def _kept_ladder(saved: "SavedModel", cut: "Cut", score: "Score") -> "Ladder | None":
+    """Return the baselines that the run has kept, if they were scored alike, on as many characters."""
+    from charlm.evaluation.ladder import FACTS, kept
+    from charlm.storage import read_manifest
+
+    if cut.name != "windows":
+        return None
+    facts = read_manifest(saved.run.text_path)
+    made_of = {key: facts.get(key) for key in FACTS} | {"block_size": cut.length}
+    ladder = kept(saved.run.baselines_path, made_of)
+    return ladder if ladder and ladder.scored == score.chars else None
 
 
 def _check_options(

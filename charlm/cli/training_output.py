@@ -20,7 +20,7 @@ from charlm.config.memory import human_bytes
 from charlm.config.size import checkpoint_bytes, training_bytes
 from charlm.errors import CharlmError, MachineError, Stopped, is_out_of_memory
 from charlm.evaluation import Ladder, Score, baselines
-from charlm.evaluation.ladder import keep, kept
+from charlm.evaluation.ladder import FACTS, keep, kept
 from charlm.lifecycle.begin import PreparedRun
 from charlm.models.device import describe_device
 from charlm.runs.records import (
@@ -35,9 +35,6 @@ from charlm.runs.records import (
     TuneRecord,
 )
 from charlm.training import TrainingLoop
-
-# Of a corpus: what its baselines depend on.
-FACTS = ("source_sha256", "unit", "size", "vocab_size", "splits")
 
 
 def introduce(prepared: PreparedRun, loop: TrainingLoop) -> None:

@@ -14,6 +14,8 @@ from charlm.evaluation.score import Score
 from charlm.storage import write_file
 from charlm.storage.json_file import read_object
 
+# Of a corpus: what its baselines depend on.
+FACTS = ("source_sha256", "unit", "size", "vocab_size", "splits")
 VERSION = 1  # of the file and of how baselines are computed
 DIGITS = 4  # of a printed loss
 
@@ -80,13 +82,16 @@ def keep(ladder: Ladder, path: Path, made_of: Mapping[str, Any]) -> None:
 
 
 def kept(path: Path, made_of: Mapping[str, Any]) -> Ladder | None:
-    """Read a ladder that `keep` wrote; None if there is none that was computed from the same.
+    """Read a ladder that `keep` wrote; None if there is none that was computed from this.
 
     A damaged file counts as none: it only saves time. Raises the CheckpointError of `open_regular`.
     """
     try:
         content = read_object(path)
-        if (content.get("version"), content.get("made_of")) != (VERSION, made_of):
+        then = content.get("made_of")
+        if content.get("version") != VERSION or not isinstance(then, dict):
+            return None
+        if any(then.get(key) != value for key, value in made_of.items()):
             return None
         ladder = TypeAdapter(Ladder).validate_json(json.dumps(content.get("ladder")), strict=True)
         return ladder if _is_plausible(ladder) else None

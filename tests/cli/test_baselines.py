@@ -451,9 +451,14 @@ def test_losses_that_only_rounding_separates_are_level():
 def test_what_else_a_baseline_knew_stands_beside_it():
     rungs = (Rung("trigram", Score(9, 3.0), 0.0), Rung("xz", Score(9, 2.0), 0.0, adaptive=True))
 
-    assert reached(ladder(*rungs, counted=7, compressed=5), 2.5, "chars") == (
-        "past trigram (3.0000; from the last 7 of 9 training characters), short of xz (2.0000; no "
-        "windows; it learns from the scored text; from the last 5 of 9 training characters), stream"
+    assert reached(ladder(*rungs, counted=7, compressed=5), 2.5, "bytes") == (
+        "past trigram (3.0000), short of xz (2.0000), stream; xz learns from the scored text after "
+        "the last 5 of 9 training bytes, and has no windows; trigram counted on the last 7 of 9 "
+        "training bytes"
+    )
+    assert reached(ladder(*rungs), 1.0, "chars") == (
+        "better than every baseline; the best of them: xz (2.0000), stream; xz learns from the "
+        "scored text, and has no windows"
     )
 
 
@@ -479,3 +484,19 @@ def test_a_counted_model_is_level_with_its_own_baseline(charlm):
 
     assert ", level with trigram " in last  # longer ones are the same in such windows
     assert last.endswith(", in windows of 2")
+
+
+def test_eval_places_a_loss_among_the_kept_baselines_only_if_scored_alike(charlm):
+    trained = charlm(*TRAIN, "--out", "run").stdout.splitlines()[-1]
+    alike = charlm("eval", "--run", "run").stderr
+    others = [
+        ("--block-size", "4"),
+        ("--protocol", "sliding"),
+        ("--split", "train"),
+        ("--file", "text.txt"),
+    ]
+
+    assert f"reached: {trained.removeprefix('reached').strip()}\n" in alike
+    for options in others:
+        result = charlm("eval", "--run", "run", *options)
+        assert (result.code, "reached" in result.stderr) == (0, False)
