@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli import output
+from charlm.cli.escaping import one_word
 from charlm.cli.options import Json
 from charlm.cli.verb import Verb
 from charlm.errors import UsageError
@@ -80,7 +81,7 @@ def remove(
             return
     for run in runs:
         remove_run(run)
-        output.say(f"removed {run.path}")
+        output.say(f"removed {one_word(run.path)}")
 
 
 def _show(found: "list[Summary]") -> None:
@@ -91,7 +92,14 @@ def _show(found: "list[Summary]") -> None:
         best = "-" if one.best_loss_nats is None else f"{one.best_loss_nats:.4f}"
         step = "-" if one.step is None else f"{one.step:,}"
         text = Path(one.text).name if one.text else "-"
-        cells = [str(one.path), one.model or "-", text, step, best, human_bytes(one.bytes)]
+        cells = [
+            one_word(one.path),
+            one_word(one.model or "-"),
+            one_word(text),
+            step,
+            best,
+            human_bytes(one.bytes),
+        ]
         rows.append([*cells, _age(time.time() - one.written), one.state])
     output.table(rows, right=range(3, 7), shorten=(2, 0, 1))
 

@@ -139,8 +139,8 @@ def sample(
 
     prompts: Iterable[Prompt] = [(text, encode(text, where))]  # refused before weights are read
     ends = [decoded(as_bytes(text), unit, Setting("stop")) for text in stop or []]
-    stops = sampling.encode_stops(found.tokenizer, ends)
     allowed = None if allow is None else sampling.allowed_ids(found.tokenizer, allow)
+    stops = sampling.encode_stops(found.tokenizer, ends, allowed)
     for option, typed in [("--prompt", prompt or ""), *(("--stop", text) for text in stop or [])]:
         if escape := sampling.escape_in(typed):
             mend = f"if you mean the character, write $'{escape}'"

@@ -101,8 +101,9 @@ class Writer:
         where, words = (CONFIGURED, config.prompt) if prompt is None else (PROMPT, prompt)
         ids = encode_prompt(tokenizer, self._text(words, where), unknown, where)
         stops = [stop] if isinstance(stop, str | bytes) else stop or ()
-        ends = encode_stops(tokenizer, [self._text(words, Setting("stop")) for words in stops])
-        task = Task(settings_of(config, allowed), config.max_new_chars, ends, weights)
+        ends = [self._text(words, Setting("stop")) for words in stops]
+        found = encode_stops(tokenizer, ends, allowed)
+        task = Task(settings_of(config, allowed), config.max_new_chars, found, weights)
         check_weights(weights, saved.model)
         drawing, seeds = Drawing(saved.model, tokenizer, ids, task), [choose_seed(seed)]
         written = drawing.write(seeds, drawing.streams(seeds))

@@ -50,11 +50,14 @@ def encode_prompt(
     return ids.astype(np.int64) if len(ids) else np.zeros(1, np.int64)
 
 
-def encode_stops(tokenizer: Tokenizer, stops: Iterable[str]) -> list[Int[ndarray, "_"]]:
+def encode_stops(
+    tokenizer: Tokenizer, stops: Iterable[str], allowed: Bool[ndarray, "V"] | None = None
+) -> list[Int[ndarray, "_"]]:
     """Return the ids of stop texts.
 
     Raises:
-        UsageError: One is empty: every text would end before it begins.
+        UsageError: One is empty: every text would end before it begins. Or one has a character that
+            is not `allowed`: it would never end a text.
         DataError: One has a character outside the alphabet: it would never end a text.
     """
     found = []
@@ -70,6 +73,10 @@ def encode_stops(tokenizer: Tokenizer, stops: Iterable[str]) -> list[Int[ndarray
                 mend = _newline(stop, Setting("stop"))
             what = f"{error.what}, so no text can have it"
             raise error.replace(where=setting, what=what, mend=mend) from None
+        if allowed is not None and not allowed[found[-1]].all():
+            out = "{} leaves out a character of it, so no text can have it"
+            mend = "allow it, too, or leave the stop text out"
+            raise UsageError(setting, Phrase(out, Setting("allow")), mend)
     return found
 
 

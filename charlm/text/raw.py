@@ -9,8 +9,8 @@ import re
 
 from charlm.errors import DataError, Words
 
-_RAW = re.compile("[\udc80-\udcff]")
-_OTHER_HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # of surrogate pairs: no bytes
+_HALVES = re.compile("[\ud800-\udfff]")  # of surrogate pairs
+_WITHOUT_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 def decoded(data: bytes, unit: str, where: Words) -> str:
@@ -27,12 +27,12 @@ def decoded(data: bytes, unit: str, where: Words) -> str:
 
 def as_bytes(text: str) -> bytes:
     """Return the bytes of a text; a half of a surrogate pair that stands for no byte becomes `?`."""
-    return _OTHER_HALVES.sub("?", text).encode("utf-8", "surrogateescape")
+    return _WITHOUT_BYTE.sub("?", text).encode("utf-8", "surrogateescape")
 
 
 def as_unicode(text: str) -> str:
-    """Return a text with U+FFFD for each byte that is not UTF-8, so that it can be printed."""
-    return _RAW.sub("\ufffd", text)
+    """Return a text with U+FFFD for each byte that is not UTF-8 and each half of a pair, so that it can be printed."""
+    return _HALVES.sub("\ufffd", text)
 
 
 def for_json(key: str, text: str) -> dict[str, str]:

@@ -236,6 +236,8 @@ def test_a_name_is_one_tame_word_in_every_line_wherever_it_is_printed(tmp_path, 
         (3, "--debug", "eval", "--run", place, "--file", f"{text}{NAME}"),
         (2, "train", "--config", NAME),
         (4, "verify", f"{place}/samples"),
+        (0, "runs"),
+        (0, "runs", "rm", "--yes", place),
     ]
     for code, *command in commands:
         out, err = (io.StringIO(), io.StringIO()) if piped else (Terminal(), Terminal())

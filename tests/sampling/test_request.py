@@ -46,6 +46,14 @@ def test_a_stop_text_that_no_text_can_have_is_refused():
     )
 
 
+def test_a_stop_text_that_is_not_allowed_is_refused():
+    known = CharTokenizer("\nab")
+
+    assert len(encode_stops(known, ["ab"], allowed_ids(known, "ab"))) == 1
+    with pytest.raises(UsageError, match=r"^stop='a\\n': allow leaves out a character of it"):
+        encode_stops(known, ["a\n"], allowed_ids(known, "ab"))
+
+
 def test_an_empty_stop_text_is_refused():
     with pytest.raises(UsageError, match=r"stop='': empty, so each text would end at once"):
         encode_stops(CharTokenizer("ab"), [""])
