@@ -134,8 +134,7 @@ def move_folder(path: Path, target: Path) -> None:
         except BaseException:
             shutil.rmtree(copy, ignore_errors=True)
             raise
-        flush_folder(target.parent)
-        _remove(path)
+        _remove(path)  # it flushes the folder that both are in, before it deletes anything
 
 
 def _copy_folder(path: Path, target: Path) -> None:

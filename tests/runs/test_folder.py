@@ -1,11 +1,12 @@
 import json
 import os
+import tracemalloc
 
 import pytest
 
 from charlm.errors import CheckpointError, MachineError, UsageError
-from charlm.runs import RunFolder, find_run, next_free_name
-from charlm.runs.metrics import MetricsLog, last_saved_step, read_metrics
+from charlm.runs import RunFolder, find_run, metrics, next_free_name
+from charlm.runs.metrics import MetricsLog, check_records, last_saved_step, read_metrics
 from charlm.storage import new_folder
 
 
@@ -237,3 +238,23 @@ def test_digits_of_other_scripts_are_no_steps(run):
     assert [step for step, _ in run.checkpoints.saved()] == [3]
     with pytest.raises(UsageError, match="expected best, last or a step"):
         run.checkpoints.choose("\u0663")
+
+
+@pytest.mark.parametrize("head", [b"", b'{"kind": "save", "step": 2}\n{"kind": "end"}\n'])
+def test_a_log_of_many_gigabytes_of_nothing_is_refused_at_once(tmp_path, monkeypatch, head):
+    monkeypatch.setattr(metrics, "MAX_LINE", 1 << 20)
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(head)
+    os.truncate(path, 40 << 30)  # takes no space on the disk
+    number = head.count(b"\n") + 1
+    tracemalloc.start()
+
+    with pytest.raises(CheckpointError, match=rf"jsonl:{number}: not a record \(a record of more"):
+        list(read_metrics(path))
+    with pytest.raises(CheckpointError, match=f"jsonl: line {number}: a record of more than"):
+        check_records(path, 0)
+    assert last_saved_step(path) == (2 if head else None)
+
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20

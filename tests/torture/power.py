@@ -62,6 +62,8 @@ class Moment:
             lasting = self.lasting.contents.get(number, b"")
             if seen is None or seen == lasting or how in ("names", "flushed"):
                 return lasting
+            if lasting.startswith(seen):  # it was cut off, which does not touch what stays
+                return seen
             kept = len(lasting) if seen.startswith(lasting) else 0
             half = (kept + len(seen)) // 2 if how == "torn" else len(seen)
             return seen[:half] + bytes(len(seen) - half)

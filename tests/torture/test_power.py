@@ -1,6 +1,8 @@
 """A power cut at every point of saving, pruning, encoding and fitting leaves the old or the new."""
 
+import errno
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from charlm.models import build_model
 from charlm.runs import RunFolder
 from charlm.runs.metrics import MetricsLog
 from charlm.runs.state import load_checkpoint
-from charlm.storage import atomic, manifest, write_file
+from charlm.storage import atomic, manifest, new_folder, verify_folder, write_file
 from charlm.training import Job, TrainingLoop
 from tests.torture.power import LEFT, Moment, lay, moments, same
 from tests.training.conftest import ignore
@@ -220,3 +222,81 @@ def test_a_cut_while_a_file_is_replaced_leaves_the_old_or_the_new(tmp_path):
 
     assert outcomes[0] == b"old old old"
     assert outcomes[-1] == b"new new"
+
+
+@pytest.mark.parametrize("copied", ["before", "during"])
+def test_a_cut_while_a_log_with_another_name_is_copied_loses_nothing_that_is_kept(tmp_path, copied):
+    disk, copy = tmp_path / "disk", tmp_path / "copy.jsonl"
+    disk.mkdir()
+    (disk / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": 2}\n')
+    found: list[Moment] = []
+    promised = [(0, b'{"step": 1}\n')]  # from which moment on
+
+    def link() -> None:
+        os.link(disk / "metrics.jsonl", copy)
+        linked.append(copy.read_bytes())
+
+    def work() -> None:
+        log = MetricsLog(disk / "metrics.jsonl", keep=12)
+        for step in (3, 4):
+            if copied == "during" and step == 4:
+                link()
+            log.append({"step": step})
+            log.flush()
+            promised.append((len(found), log.path.read_bytes()))
+        log.close()
+
+    linked: list[bytes] = []
+    if copied == "before":
+        link()
+    moments(disk, work, found)
+
+    def promise(number: int) -> bytes:
+        return max(content for at, content in promised if at <= number)
+
+    for number, cut in each_cut(found, tmp_path / "cut", promise):
+        left = (tmp_path / "cut/metrics.jsonl").read_bytes()
+        assert left.startswith(promise(number)), cut
+    assert left == b'{"step": 1}\n{"step": 3}\n{"step": 4}\n'
+    assert copy.read_bytes() == linked[0]
+
+
+def filled(path: Path, text: str) -> None:
+    with new_folder(path, {"text": text}) as folder:
+        for name in "abcdef":
+            (folder / name).write_text(text)
+
+
+WORKS = {
+    "replaced": lambda folder: filled(folder / "tokens", "new"),
+    "moved": lambda folder: atomic.move_folder(folder / "tokens", folder / "aside"),
+    "removed": lambda folder: atomic.remove_folder(folder / "tokens"),
+}
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_a_cut_while_a_folder_that_cannot_be_renamed_is_copied_leaves_it_whole(
+    tmp_path, monkeypatch, work
+):
+    rename = os.rename
+
+    def refusing(path, target):
+        if ".tmp-new-" not in str(path):  # all others are in the lower layer of an overlay
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(path))
+        rename(path, target)
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    filled(disk / "tokens", "old")
+    monkeypatch.setattr(os, "rename", refusing)
+    found = moments(disk, lambda: WORKS[work](disk))
+
+    outcomes = set()
+    for _, cut in each_cut(found, tmp_path / "cut"):
+        atomic.remove_leftovers(tmp_path / "cut")
+        texts = {path.name: verify_folder(path)["text"] for path in (tmp_path / "cut").iterdir()}
+        assert work == "removed" or texts, cut
+        outcomes |= set(texts.items())
+
+    wanted = {"replaced": {("tokens", "new")}, "moved": {("aside", "old")}, "removed": set()}
+    assert outcomes == {("tokens", "old")} | wanted[work]
