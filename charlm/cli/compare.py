@@ -98,8 +98,8 @@ def compare(
 def _remarks(rows: "Sequence[ComparedRun]") -> None:
     if any(row.among_both for row in rows):
         output.note(
-            "runs of characters and of bytes are compared by bits per byte, on the same bytes; a "
-            "window holds as many characters in the ones as bytes in the others"
+            "runs of characters and of bytes are compared by bits per byte, on the same bytes; windows "
+            "are of so many characters, or of so many bytes"
         )
     for row in rows:
         for name, score in row.scores.items():
