@@ -102,7 +102,7 @@ def modern_steps(model: ModernGPT) -> Steps:
     p, n_head = model.dropout.p, _n_head(model)
     yield Step("x", Embedding(), "token_embedding.weight idx")
     if grams := model.ngram_embedding:
-        rule = NGramEmbedding(grams.longest, grams.vocab_size)
+        rule = NGramEmbedding(grams.longest, grams.vocab_size, lambda: grams.numbering)
         yield Step("grams", rule, "ngram_embedding.table.weight idx")
         yield Step("x", Add(), "x grams")
     yield Step("x", RMSNorm(), "x")

@@ -327,13 +327,14 @@ class NGramEmbedding:
 
     longest: int
     vocab_size: int
+    numbering: Callable[[], Tensor | None] = lambda: None  # weights taken over later bring one
     dropout: bool = True
 
     def forward(
         self, table: Float[Tensor, "R C"], idx: Int[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T C"], Saved]:
         """Look up and add."""
-        rows = ngram_rows(idx, self.longest, self.vocab_size).flatten(0, 1)
+        rows = ngram_rows(idx, self.longest, self.vocab_size, self.numbering()).flatten(0, 1)
         kept = dropped(rows, table.dtype) if self.dropout else torch.ones_like(rows)
         out = (F.embedding(rows, table) * kept[..., None]).sum(-2)
         return out.view(*idx.shape, -1), (rows, kept, len(table))

@@ -78,7 +78,8 @@ class TrainConfig(Section):
     micro_batch_size: Size | None = None
     """Windows in one forward pass; gradients accumulate over them. Null: the whole batch."""
     init_from: str | None = None
-    """Start from the best weights of this run, which has the same model and alphabet. Null: random."""
+    """Start from the best weights of this run, which has the same model. Characters that it does not
+    know begin with random ones. Null: all do."""
     gradients: Literal["autograd", "by_hand"] = "autograd"
     """`autograd`: PyTorch computes them. `by_hand`: `charlm.backprop` does (see docs/backprop.md)."""
     optimizer: Literal["adamw", "muon"] = "adamw"

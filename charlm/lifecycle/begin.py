@@ -19,7 +19,12 @@ from charlm.config.size import check_memory, checkpoint_bytes
 from charlm.errors import CharlmError, DataError, MachineError, Phrase, Setting, UsageError
 from charlm.evaluation.repeats import copy_note
 from charlm.lifecycle.orders import choose_orders
-from charlm.lifecycle.takeover import check_first_weights, resolve_experts, seen_notes
+from charlm.lifecycle.takeover import (
+    alphabet_notes,
+    check_first_weights,
+    resolve_experts,
+    seen_notes,
+)
 from charlm.models.device import choose_device, choose_dtype
 from charlm.models.registry import KINDS, Kind, kind_for
 from charlm.runs import RunFolder, next_free_name
@@ -296,7 +301,8 @@ def create_run(
         vocab_size = text.tokenizer.vocab_size
         config, chosen = choose_orders(config, corpus, vocab_size, run, should_stop)
         write_file(run.config_path, config_file(config, str(run.config_path)))
-        notes = [*text.scan.notes, *seen_notes(config, corpus), *chosen]
+        taken = [*alphabet_notes(config, text.tokenizer), *seen_notes(config, corpus)]
+        notes = [*text.scan.notes, *taken, *chosen]
         if note := copy_note(corpus.splits["val"], corpus.splits["train"], text.tokenizer):
             notes.append(note)
     except BaseException:

@@ -6,7 +6,7 @@ from charlm.config import Config, ModelConfig
 from charlm.config.schema import leaves
 from charlm.errors import CheckpointError
 from charlm.runs import RunFolder, find_run
-from charlm.runs.load import load_from_run
+from charlm.runs.load import alphabet_note, load_from_run
 from charlm.storage import read_manifest
 from charlm.text import Corpus, Tokenizer
 
@@ -15,8 +15,8 @@ def resolve_experts(config: Config, tokenizer: Tokenizer) -> Config:
     """Fill in the models of those experts of a mixture that come from runs.
 
     Raises:
-        CheckpointError: A run is missing or damaged, is itself a mixture, or has an alphabet or
-            model different from this run's.
+        CheckpointError: A run is missing or damaged, is itself a mixture, has a model different
+            from this run's, or cannot be taken over to this alphabet.
     """
     experts = dict(config.model.members())
     for name, expert in experts.items():
@@ -48,7 +48,8 @@ def check_first_weights(config: Config, tokenizer: Tokenizer) -> None:
     """Refuse a run whose weights cannot initialise this run.
 
     Raises:
-        CheckpointError: It is missing or damaged, or has another model or alphabet.
+        CheckpointError: It is missing or damaged, has another model, or cannot be taken over to
+            this alphabet.
     """
     for expert, one in config.training_runs().items():
         if name := one.train.init_from:
@@ -68,6 +69,17 @@ def _refuse_other_model(name: str, model: ModelConfig) -> None:
         if ours.get(key) != value:
             what = f"its model.{key} is {value!r}, here {ours.get(key)!r}"
             raise CheckpointError(name, what, "make them equal")
+
+
+def alphabet_notes(config: Config, tokenizer: Tokenizer) -> list[str]:
+    """Note which characters the runs know that weights are taken from, if not all and no others."""
+    members, runs = config.model.members(), config.training_runs()
+    names = {f"model.experts.{name}.run": expert.run for name, expert in members.items()}
+    for expert, one in runs.items():
+        key = f"model.experts.{expert}.train.init_from" if expert else "train.init_from"
+        names[key] = one.train.init_from
+    notes = {key: alphabet_note(name, tokenizer) for key, name in names.items() if name}
+    return [f"{key}: {note}" for key, note in notes.items() if note]
 
 
 def seen_notes(config: Config, corpus: Corpus) -> list[str]:

@@ -8,7 +8,7 @@ of lesson 2, but learned. Vaswani et al. 2017, "Attention is all you need", sect
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -174,6 +174,12 @@ class AttentiveModel(LanguageModel):
 
 class AttentionModel(AttentiveModel):
     """Lesson 3: the output of one head (or another attention layer) is added to each embedding."""
+
+    per_character: ClassVar = {
+        "token_embedding.weight": (0,),
+        "head.weight": (0,),
+        "head.bias": (0,),
+    }
 
     def __init__(
         self,

@@ -11,6 +11,8 @@ The order of the characters is lost. Attention (lesson 3) is this same product w
 depend on the characters.
 """
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -28,6 +30,11 @@ class AveragingModel(LanguageModel):
     """The character's own embedding next to the mean of the past, then one linear layer."""
 
     averaging: Tensor
+    per_character: ClassVar = {
+        "token_embedding.weight": (0,),
+        "head.weight": (0,),
+        "head.bias": (0,),
+    }
 
     def __init__(
         self,

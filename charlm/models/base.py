@@ -11,7 +11,7 @@ inside a model (see `loss`).
 
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -31,11 +31,17 @@ class LanguageModel(nn.Module):
         memory: How many characters back a prediction can depend on: the whole block for most
             models, one for a bigram, whose block only says how the training text is cut.
         any_length: Whether T may exceed `block_size`: true of models with a fixed memory.
+        per_character: For each tensor of `state_dict` that has entries for characters, the
+            dimensions along which. None: not declared; then weights cannot be taken over from a
+            model of another alphabet.
+        optional: Tensors that a state may lack.
         version: Changes when the same weights would compute something else; saved weights of
             another version are refused.
     """
 
     any_length = False
+    per_character: ClassVar[Mapping[str, tuple[int, ...]] | None] = None
+    optional: ClassVar[frozenset[str]] = frozenset()
     version: str = "1"
 
     def __init__(self, vocab_size: int, block_size: int) -> None:
@@ -96,10 +102,39 @@ class LanguageModel(nn.Module):
 
     def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
         """Check that weights fit; see `load_state_dict`."""
-        expected = self.state_dict()
-        check_names(state_dict, expected)
+        expected = self._required(self.state_dict())
+        check_names(self._required(state_dict), expected)
         for name, own in expected.items():
             check_tensor(name, state_dict[name], own.shape, own.dtype)
+
+    def _required(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: state_dict[name] for name in state_dict if name not in self.optional}
+
+    def take_over(self, other: "LanguageModel", known: Int[Tensor, "V"]) -> None:
+        """Take the weights of the same model over another alphabet, on the CPU.
+
+        Args:
+            other: That model.
+            known: The id that each character has there, increasing; -1: none. Entries of such a
+                character stay as they were drawn.
+        """
+        assert self.per_character is not None, "the caller asks for it"
+        here = (known >= 0).nonzero().flatten()
+        theirs = other.state_dict()
+        for name, own in self._required(self.state_dict()).items():
+            taken, dims = theirs[name], self.per_character.get(name, ())
+            merged = own.cpu().clone()
+            for dim in dims:
+                taken = taken.index_select(dim, known[here])
+            if not dims:
+                merged = taken
+            elif len(dims) == 1:
+                merged.index_copy_(dims[0], here, taken)
+            else:
+                rows, columns = dims
+                within = merged.index_select(rows, here).index_copy(columns, here, taken)
+                merged.index_copy_(rows, here, within)
+            own.copy_(merged)  # a state shares the memory of its model
 
     def start(self, batch_size: int) -> Any:
         """Return the state of `batch_size` texts of which nothing has been read.

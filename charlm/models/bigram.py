@@ -5,6 +5,8 @@ model. With enough training, softmax(row i) approaches the relative counts of wh
 text. No model with one character of context can do better on that text.
 """
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ class BigramModel(LanguageModel):
     """
 
     any_length = True
+    per_character: ClassVar = {"table.weight": (0, 1)}
 
     def __init__(
         self, vocab_size: int, block_size: int, *, generator: torch.Generator | None = None

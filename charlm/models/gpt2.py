@@ -8,6 +8,7 @@ are unsupervised multitask learners", section 2.3; the recipe is nanoGPT's.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -56,6 +57,8 @@ class GPT2(AttentiveModel):
     Positions beyond `block_size` have no embedding. `n_head` divides `n_embd`. `dropout` is the
     probability of dropping an activation in training.
     """
+
+    per_character: ClassVar = {"token_embedding.weight": (0,)}  # the head is the same matrix
 
     def __init__(
         self,

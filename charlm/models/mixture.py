@@ -9,7 +9,7 @@ probability distributions", sections 2 and 3; for counted experts, Jelinek and M
 and Klakow 1998, "Log-linear interpolation of language models".
 """
 
-from collections.abc import Callable, ItemsView, Iterable, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, KeysView, Mapping, ValuesView
 from typing import Any
 
 import torch
@@ -119,8 +119,11 @@ class MixtureModel(LanguageModel):
 
     def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
         """Check weights, temperature, and the state of each expert; see `load_state_dict`."""
-        check_names(state_dict, self.state_dict())
-        for name in ("weights", "temperature"):
+        own_names = ("weights", "temperature")
+        of_experts = tuple(f"experts.{name}." for name in self.experts.names())
+        outside = {k: v for k, v in state_dict.items() if not k.startswith(of_experts)}
+        check_names(outside, {name: self.get_buffer(name) for name in own_names})
+        for name in own_names:
             buffer = self.get_buffer(name)
             check_tensor(name, state_dict[name], buffer.shape, buffer.dtype)
         negative = self.combine == "linear" and bool((state_dict["weights"] < 0).any())
@@ -150,6 +153,10 @@ class Experts(nn.Module):
     def items(self) -> ItemsView[str, LanguageModel]:
         """Return names and models."""
         return self._modules.items()
+
+    def names(self) -> KeysView[str]:
+        """Return the names."""
+        return self._modules.keys()
 
     def values(self) -> ValuesView[LanguageModel]:
         """Return the models."""

@@ -13,7 +13,8 @@ projections and head       ln V: Yang et al. 2022, Tensor Programs V, D.2, for t
 """
 
 import math
-from typing import Any, Protocol, cast, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -23,9 +24,10 @@ from torch.nn import functional as F
 from charlm.models.attention import AttentiveModel, Cache, MultiHeadAttention
 from charlm.models.base import LanguageModel
 from charlm.models.gpt2 import MLP
-from charlm.models.ngram_embedding import NGramEmbedding
+from charlm.models.ngram_embedding import NGramEmbedding, check_numbering
 
 ROTARY_BASE = 10_000.0  # RoFormer, section 3.3
+NUMBERING = "ngram_embedding.numbering"
 
 
 class RMSNorm(torch.autograd.Function):
@@ -200,6 +202,8 @@ class ModernGPT(AttentiveModel):
     N-grams of up to `n_gram` characters have an embedding of their own; 1: none has.
     """
 
+    per_character: ClassVar = {"token_embedding.weight": (0,), "head.weight": (0,)}
+    optional = frozenset([NUMBERING])
     version = "2"  # 1 had no token shift
 
     def __init__(
@@ -247,6 +251,19 @@ class ModernGPT(AttentiveModel):
         from charlm.models.cache import SlidingView
 
         return SlidingView(self, LanguageModel.start(self, batch_size))
+
+    def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Check that weights fit; see `load_state_dict`."""
+        super().check_state(state_dict)
+        if NUMBERING in state_dict:
+            check_numbering(NUMBERING, state_dict[NUMBERING], self.vocab_size)
+
+    def take_over(self, other: LanguageModel, known: Int[Tensor, "V"]) -> None:
+        """Take the weights of the same model over another alphabet."""
+        assert isinstance(other, ModernGPT)
+        super().take_over(other, known)
+        if self.ngram_embedding is not None and other.ngram_embedding is not None:
+            self.ngram_embedding.take_numbering(other.ngram_embedding, known)
 
     def _draw_weights(self, generator: torch.Generator | None) -> None:
         """Zero the layers that write to the residual path or the logits; draw the rest from N(0, 1/C).

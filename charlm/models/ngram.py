@@ -10,6 +10,7 @@ k characters it predicts what the model of order k + 1 would.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ class NGramModel(LanguageModel):
     """
 
     any_length = True
+    per_character: ClassVar = {}  # tables are renumbered: see `take_over`
 
     def __init__(
         self,
@@ -90,6 +92,42 @@ class NGramModel(LanguageModel):
             Table(*(state_dict[f"{prefix}{part}_{k}"].numpy() for part in PARTS))
             for k in range(1, self.order + 1)
         )
+
+    def take_over(self, other: LanguageModel, known: Int[Tensor, "V"]) -> None:
+        """Take the tables of the same model over another alphabet.
+
+        N-grams with a character that is missing here are left out, and what their context gave to
+        them goes to shorter contexts. New characters were never counted.
+        """
+        assert isinstance(other, NGramModel)
+        new_ids = np.full(other.vocab_size, -1)  # of the characters of the other alphabet
+        here = np.flatnonzero(known.numpy() >= 0)
+        new_ids[known.numpy()[here]] = here
+        parents, contexts = np.zeros(1, np.int64), 1  # the new number of each context; -1: gone
+        tables = []
+        for k in range(1, self.order + 1):
+            keys, share, left_over = (
+                other.get_buffer(f"{part}_{k}").cpu().numpy() for part in PARTS
+            )
+            parent, character = np.divmod(keys, other.vocab_size)
+            kept = (parents[parent] >= 0) & (new_ids[character] >= 0)
+            left = left_over.astype(np.float64)
+            for row, lost in zip(np.atleast_2d(left), np.atleast_2d(share), strict=True):
+                np.add.at(row, parent[~kept], lost[~kept])
+            found = np.ones((*left.shape[:-1], contexts))  # 1: nothing followed
+            found[..., parents[parents >= 0]] = left[..., parents >= 0]
+            new = parents[parent[kept]] * self.vocab_size + new_ids[character[kept]]
+            shares = share[..., kept]
+            numbers = np.full(len(keys), -1)
+            numbers[kept] = np.arange(len(new))
+            if k == 1:  # which has every character
+                whole = np.zeros((*share.shape[:-1], self.vocab_size))
+                whole[..., new] = shares
+                numbers[kept] = new
+                new, shares = np.arange(self.vocab_size), whole
+            tables.append(Table(new, shares, found))
+            parents, contexts = numbers, len(new)
+        self.set_tables(tables)
 
     def set_tables(self, tables: Iterable[Table]) -> None:
         """Take the tables of all orders, the lowest first; orders without a table stay empty.

@@ -10,12 +10,16 @@ et al. 2015, "Deep unordered composition rivals syntactic methods for text class
 3.1, drop words; the rest of the model then does not rely on any single n-gram.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlm.config.models import NGRAM_ROWS
+from charlm.models.base import check_tensor
 
 ROWS = NGRAM_ROWS  # for each n; four times as many gained 0.006 nats (docs/experiments.md)
 
@@ -26,19 +30,27 @@ GOLDEN = 2_654_435_769  # 2^32 over the golden ratio: Knuth, TAOCP 3, section 6.
 ROW_BITS = ROWS.bit_length() - 1
 
 
-def ngram_rows(idx: Int[Tensor, "B T"], longest: int, vocab_size: int) -> Int[Tensor, "B T n"]:
+def ngram_rows(
+    idx: Int[Tensor, "B T"],
+    longest: int,
+    vocab_size: int,
+    numbering: Int[Tensor, "V_and_1"] | None = None,
+) -> Int[Tensor, "B T n"]:
     """Return the row of the n characters that end at each position, for n from 2 to `longest`.
 
-    The places before the text count as one extra character. Rows are those of one table: below
+    `numbering` is that of `NGramEmbedding`. The places before the text count as one extra character. Rows are those of one table: below
     `ROWS` for n = 2, below 2 `ROWS` for n = 3, and so on.
     """
     length = idx.shape[1]
+    base: int | Tensor = vocab_size + 1
     numbers = idx + 1  # 0 stands for the places before the text
+    if numbering is not None:
+        base, numbers = numbering[0], numbering[numbers]
     key, rows = numbers, []
     for n in range(2, longest + 1):
         before = F.pad(numbers, (n - 1, 0))[:, :length]
         # A number in base V + 1: exact while it is below the prime, a hash from there on.
-        key = (key * (vocab_size + 1) + before) % PRIME
+        key = (key * base + before) % PRIME
         hashed = (key * GOLDEN) % 2**32 >> 32 - ROW_BITS
         rows.append((n - 2) * ROWS + hashed)
     return torch.stack(rows, dim=-1)
@@ -48,13 +60,19 @@ class NGramEmbedding(nn.Module):
     """The sum of the embeddings of the n-grams that end at each position, some dropped in training.
 
     The longest n-gram has `longest` characters, at least 2.
+
+    Rows depend on the ids of characters. So a table that was taken over from a model of another
+    alphabet has a `numbering`: the base of its keys, then the number of each character in them.
     """
+
+    numbering: Tensor | None  # (V + 1,); None: V + 1, then 1 to V
 
     def __init__(self, vocab_size: int, longest: int, n_embd: int) -> None:
         super().__init__()
         self.vocab_size = vocab_size
         self.longest = longest
         self.table = nn.Embedding((longest - 1) * ROWS, n_embd)
+        self.register_buffer("numbering", None)
 
     def forward(
         self, idx: Int[Tensor, "B T"], before: Int[Tensor, "B S"] | None = None
@@ -64,12 +82,45 @@ class NGramEmbedding(nn.Module):
         `before` are the characters before `idx`: at least as many as n-grams look back, or all.
         """
         text = idx if before is None else torch.cat([before, idx], dim=1)
-        rows = ngram_rows(text, self.longest, self.vocab_size)[:, -idx.shape[1] :]
+        rows = ngram_rows(text, self.longest, self.vocab_size, self.numbering)
+        rows = rows[:, -idx.shape[1] :]
         rows = rows.flatten(0, 1)  # (B*T, n)
         table = self.table.weight
         kept = dropped(rows, table.dtype) if self.training else None
         bags = F.embedding_bag(rows, table, mode="sum", per_sample_weights=kept)
         return bags.view(*idx.shape, table.shape[1])  # B may be 0
+
+    def take_numbering(self, other: "NGramEmbedding", known: Int[Tensor, "V"]) -> None:
+        """Number characters as another table does, which was taken over; see `take_over`.
+
+        Characters that it lacks get numbers above those of all its pairs, so their pairs have keys
+        that no pair had before.
+        """
+        theirs = other.numbering
+        if theirs is None:
+            theirs = torch.arange(other.vocab_size + 1)
+            theirs[0] = other.vocab_size + 1
+        base = int(theirs[0])
+        numbers = theirs.cpu()[known + 1]
+        new = known < 0
+        first = max(base**2, int(theirs.max()))
+        numbers[new] = (first + (base + 1) * torch.arange(1, int(new.sum()) + 1)) % PRIME
+        self.numbering = torch.cat([theirs[:1].cpu(), numbers]).to(self.table.weight.device)
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Tensor], prefix: str, *options: Any
+    ) -> None:
+        """Take a table with its numbering, if it has one."""
+        numbering = state_dict.get(f"{prefix}numbering")
+        self.numbering = None if numbering is None else numbering.to(self.table.weight.device)
+        super()._load_from_state_dict(state_dict, prefix, *options)
+
+
+def check_numbering(name: str, numbering: Tensor, vocab_size: int) -> None:
+    """Check the numbering of a saved table, or raise ValueError."""
+    check_tensor(name, numbering, (vocab_size + 1,), torch.int64)
+    if numbering.min() < 1 or numbering.max() >= PRIME:
+        raise ValueError(f"{name} holds numbers outside [1, {PRIME})")
 
 
 def dropped(rows: Int[Tensor, "N n"], dtype: torch.dtype) -> Float[Tensor, "N n"]:

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+from jaxtyping import Int
+
 from charlm.config import Config, ModelConfig
 from charlm.errors import CheckpointError, Phrase, Setting
 from charlm.models import LanguageModel
 from charlm.models.device import choose_device
+from charlm.models.registry import kind_for
 from charlm.runs.check import checks_to_read
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.folder import RunFolder, find_run
@@ -74,31 +78,69 @@ def load_from_run(
         expected: The other run's model when this run began; it may have changed since.
         tokenizer: This run's alphabet.
 
+    Of a run with another alphabet, known characters take their weights, and new ones keep what the
+    model was built with.
+
     Raises:
-        CheckpointError: It is missing, damaged, another model, or has another alphabet.
+        CheckpointError: It is missing, damaged, or another model; it has another unit, or another
+            alphabet and a kind of model that cannot take weights over.
     """
     run = find_run(Path(name))
     if run.config.model != expected:
         what, mend = "its model has changed", "restore it or start a new run"
         raise CheckpointError(name, what, mend)
-    compare_alphabets(name, run.tokenizer, tokenizer)
+    known = known_characters(name, run, tokenizer)
 
     def load(checkpoint: Checkpoint) -> Checkpoint:
-        if model:
+        if model and known is not None:
+            model.take_over(build_from(checkpoint, run.config, run.tokenizer), known)
+        elif model:
             load_weights(model, checkpoint.path / WEIGHTS)
         return checkpoint
 
     return use_checkpoint(run, which, load)
 
 
-def compare_alphabets(run: str, theirs: Tokenizer, ours: Tokenizer) -> None:
-    """Raise CheckpointError for a run with another alphabet; it names the first difference."""
+def known_characters(
+    name: str, run: RunFolder, tokenizer: Tokenizer
+) -> Int[torch.Tensor, "V"] | None:
+    """Return the id that each character has in another run, -1 for none; None if all are the same.
+
+    Raises CheckpointError if its weights cannot be taken over to this alphabet.
+    """
+    theirs, ours = run.tokenizer, tokenizer
     if theirs.to_json() == ours.to_json():
-        return
+        return None
     if not (isinstance(theirs, CharTokenizer) and isinstance(ours, CharTokenizer)):
         what = f"is a model of {theirs.unit}, this text is read as {ours.unit}"
-        raise CheckpointError(run, what, Phrase("set {}", Setting("data.unit", theirs.unit)))
-    odd = min(set(theirs.alphabet) ^ set(ours.alphabet))
-    owner = "the run" if odd in theirs.alphabet else "this text"
-    what = f"has another alphabet: only {owner} has {odd!r} (U+{ord(odd):04X})"
-    raise CheckpointError(run, what, "train it on this text, or the mixture on the text of the run")
+        raise CheckpointError(name, what, Phrase("set {}", Setting("data.unit", theirs.unit)))
+    if kind_for(run.config.model).find("model").per_character is None:
+        odd = min(set(theirs.alphabet) ^ set(ours.alphabet))
+        owner = "the run" if odd in theirs.alphabet else "this text"
+        what = f"has another alphabet: only {owner} has {odd!r} (U+{ord(odd):04X})"
+        kind = f"models of type {run.config.model.type!r} cannot be taken over to another"
+        raise CheckpointError(name, f"{what}, and {kind}", "train it on this text")
+    known = torch.tensor([theirs.alphabet.find(c) for c in ours.alphabet])
+    if not bool((known >= 0).any()):
+        raise CheckpointError(name, "knows no character of this text", "train without it")
+    return known
+
+
+def alphabet_note(name: str, tokenizer: Tokenizer) -> str | None:
+    """Describe what a run of another alphabet knows of this one; None if they are the same."""
+    run = find_run(Path(name))
+    known = known_characters(name, run, tokenizer)
+    if known is None:
+        return None
+    assert isinstance(run.tokenizer, CharTokenizer)
+    assert isinstance(tokenizer, CharTokenizer)
+    shared = int((known >= 0).sum())
+    parts = [f"{name}: {shared:,} of {len(known):,} characters known"]
+    for what, one, other in (
+        ("new", tokenizer, run.tokenizer),
+        ("left out", run.tokenizer, tokenizer),
+    ):
+        if odd := [c for c in one.alphabet if c not in other.alphabet]:
+            more = ", ..." if len(odd) > 4 else ""
+            parts.append(f"{len(odd):,} {what}: {', '.join(map(repr, odd[:4]))}{more}")
+    return "; ".join(parts)

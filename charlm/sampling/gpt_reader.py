@@ -103,6 +103,8 @@ class ModernReader(Reader):
         ngrams = model.ngram_embedding
         self.ngrams = None if ngrams is None else array(ngrams.table.weight)  # (N, C)
         self.longest = 1 if ngrams is None else ngrams.longest
+        numbering = None if ngrams is None else ngrams.numbering
+        self.numbering = None if numbering is None else numbering.tolist()
         self.recent: list[int] = []  # the last `longest` characters
         self.state: SlidingView = model.start(1)
 
@@ -114,7 +116,8 @@ class ModernReader(Reader):
             return StepReader(self.model, state).read(idx)  # updates the state in place
         x = self.tokens[idx[0, 0]]
         if self.ngrams is not None:
-            rows = ngram_rows(self.recent, self.longest, self.model.vocab_size)
+            vocab_size = self.model.vocab_size
+            rows = ngram_rows(self.recent, self.longest, vocab_size, self.numbering)
             x = x + self.ngrams[rows].sum(axis=0)
             state.ids = torch.tensor([self.recent[1 - self.longest :]])
         x = rms_norm(x)
@@ -253,11 +256,16 @@ def attend(
     return averages
 
 
-def ngram_rows(recent: Sequence[int], longest: int, vocab_size: int) -> list[int]:
+def ngram_rows(
+    recent: Sequence[int], longest: int, vocab_size: int, numbering: list[int] | None = None
+) -> list[int]:
     """Like `charlm.models.ngram_embedding.ngram_rows`, for the end of a text."""
-    numbers = [0] * (longest - len(recent)) + [i + 1 for i in recent]
+    base, numbers = vocab_size + 1, [i + 1 for i in recent]
+    if numbering is not None:
+        base, numbers = numbering[0], [numbering[number] for number in numbers]
+    numbers = [0] * (longest - len(recent)) + numbers
     key, rows = numbers[-1], []
     for n in range(2, longest + 1):
-        key = (key * (vocab_size + 1) + numbers[-n]) % PRIME
+        key = (key * base + numbers[-n]) % PRIME
         rows.append((n - 2) * ROWS + ((key * GOLDEN) % 2**32 >> 32 - ROW_BITS))
     return rows

@@ -356,3 +356,19 @@ def test_the_models_that_are_checked_have_gradients_to_see(title):
 
     largest = {name: gradient.abs().max().item() for name, gradient in found.items()}
     assert min(largest.values()) > 1e-3, largest
+
+
+def test_rows_of_n_grams_that_were_taken_over_are_found_by_their_numbering():
+    other = small("gpt (modern)", n_gram=3)
+    model = build_model(SMALL_MODELS["gpt (modern)"].model_copy(update={"n_gram": 3}), 5).double()
+    program = ByHand(model)  # made before the weights come, as in a run
+    model.take_over(other, torch.tensor([2, 4, -1, 7, 9]))
+    batch = windows(model)
+    torch.manual_seed(0)
+
+    loss = program(*batch, 1.0)
+
+    found = gradients(model)
+    expected_loss, expected = by_autograd(model, *batch)
+    torch.testing.assert_close(loss, expected_loss)
+    torch.testing.assert_close(found, expected)

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from charlm.models import ModernGPT
+from charlm.runs import RunFolder
+from charlm.runs.load import load_model
 from charlm.runs.weights import load_tensors
 from tests.training.conftest import state_hash
 
@@ -59,16 +62,21 @@ def test_the_command_says_which_run(charlm, trained):
             "train.init_from: runs/tiny: its model.n_layer is 2, here 3; make them equal",
         ),
         (
-            ["--init-from", "runs/tiny", "data.source=other.txt"],
+            ["--init-from", "runs/tiny", "data.source=greek.txt"],
             4,
-            "train.init_from: runs/tiny: has another alphabet: only this text has",
+            "train.init_from: runs/tiny: knows no character of this text; train without it",
+        ),
+        (
+            ["--init-from", "runs/tiny", "data.unit=bytes"],
+            4,
+            "train.init_from: runs/tiny: is a model of chars, this text is read as bytes",
         ),
         (["--init-from", "runs/tiny", "--resume"], 2, "choose one"),
     ],
-    ids=["missing", "another model", "another alphabet", "16-with-resume"],
+    ids=["missing", "another model", "no character known", "bytes", "16-with-resume"],
 )
 def test_what_does_not_fit_is_refused(charlm, trained, arguments, code, core):
-    Path("other.txt").write_text(Path("text.txt").read_text() + "\u00e9")
+    Path("greek.txt").write_text("αβγδ" * 100)
     config = [] if "--resume" in arguments else ["-c", "tiny.yaml", "--out", "new"]
 
     result = charlm("train", *config, *arguments)
@@ -76,6 +84,89 @@ def test_what_does_not_fit_is_refused(charlm, trained, arguments, code, core):
     assert result.code == code
     assert core in result.error
     assert not Path("new").exists()
+
+
+@pytest.fixture
+def other_text():
+    """A text without `q`, `P` and `!`, and with characters that the trained run does not know."""
+    text = Path("text.txt").read_text()
+    text = text.translate(str.maketrans({"q": "é", "P": "Ω", "!": None}))
+    Path("other.txt").write_text(text)
+    return text
+
+
+NOTE = "runs/tiny: 28 of 30 characters known; 2 new: 'é', 'Ω'; 3 left out: '!', 'P', 'q'"
+
+
+def test_another_alphabet_keeps_what_is_known_and_says_so(make_loop, trained, other_text, charlm):
+    loop = make_loop(FROM, "data.source=other.txt")
+    old = load_model(RunFolder(trained))
+    known = [c for c in loop.tokenizer.alphabet if c in old.tokenizer.alphabet]
+    here, there = (
+        torch.from_numpy(t.encode("".join(known))) for t in (loop.tokenizer, old.tokenizer)
+    )
+    text = "the lazy dog"
+
+    with torch.no_grad():
+        found = loop.learner.model.eval()(torch.from_numpy(loop.tokenizer.encode(text)[None, :8]))
+        expected = old.model(torch.from_numpy(old.tokenizer.encode(text)[None, :8]))
+
+    torch.testing.assert_close(found[..., here], expected[..., there])
+    result = charlm("train", "-c", "tiny.yaml", "--init-from", "runs/tiny", "--file", "other.txt")
+    assert f"note: train.init_from: {NOTE}\n" in result.stderr
+    assert charlm("verify", "runs/tiny-2").code == 0
+
+
+def test_a_run_with_another_alphabet_resumes_with_the_same_bits(make_loop, trained, other_text):
+    options = [FROM, "data.source=other.txt"]
+    straight = make_loop(*options, out="straight")
+    list(straight.records())
+    stopped = make_loop(*options)
+    for record in stopped.records():
+        if record.kind == "train":
+            break
+    stopped.metrics.close()
+    trained.rename("away")
+
+    resumed = make_loop(resume=True)
+    list(resumed.records())
+
+    assert state_hash(resumed) == state_hash(straight)
+
+
+@pytest.mark.parametrize("model", ["n_gram: 3", "order: 3"])
+def test_experts_may_come_from_runs_of_other_alphabets(charlm, trained, other_text, model):
+    tiny = Path("tiny.yaml").read_text()
+    start, end = tiny.index("  type: gpt"), tiny.index("train:")
+    counted = "  type: ngram\n  order: 3\n"
+    gpt = tiny[start:end] + "  n_gram: 3\n"
+    Path("one.yaml").write_text(tiny[:start] + (gpt if "gram" in model else counted) + tiny[end:])
+    assert charlm("train", "-c", "one.yaml", "--out", "runs/one", "-q").code == 0
+    experts = "{one: {run: runs/one}, two: {model: {type: ngram, order: 2}}}"
+    mixture = f"  type: mixture\n  block_size: 8\n  experts: {experts}\n"
+    mixture = tiny[:start] + mixture + "run:\n  device: cpu\n"
+    Path("mixture.yaml").write_text(mixture.replace("text.txt", "other.txt"))
+
+    result = charlm("train", "-c", "mixture.yaml", "--out", "joined")
+
+    assert result.code == 0, result.stderr
+    assert f"model.experts.one.run: {NOTE.replace('tiny', 'one')}\n" in result.stderr
+    assert charlm("verify", "joined").code == 0
+    assert charlm("eval", "--run", "joined").code == 0
+
+
+def test_a_kind_that_cannot_be_taken_over_needs_the_same_alphabet(
+    charlm, trained, other_text, monkeypatch
+):
+    monkeypatch.setattr(ModernGPT, "per_character", None)
+
+    result = charlm("train", "-c", "tiny.yaml", FROM, "data.source=other.txt", "--out", "new")
+
+    assert result.code == 4
+    assert result.error == (
+        "train.init_from: runs/tiny: has another alphabet: only the run has '!' (U+0021), and "
+        "models of type 'gpt' cannot be taken over to another; train it on this text"
+    )
 
 
 @pytest.mark.parametrize("what", ["config.yaml", "tokenizer.json"])
