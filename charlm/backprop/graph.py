@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DEEPEST = 60  # columns of indentation before the tree continues at the left
 LEGEND = (
-    "local: derivative of the parent line by this one; above: the gradient of the parent line\n"
+    "local: derivative of the parent line by this one; above: gradient of the parent\n"
     "grad: the sum of a value's shares, which is the derivative of the top line by it"
 )
 

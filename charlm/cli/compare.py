@@ -1,6 +1,6 @@
 """charlm compare: one table over runs."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
@@ -80,7 +80,11 @@ def compare(
         )
         return
     tables = (
-        [_heading(groups[0][0], split), *_aligned(_table(groups, cuts))] for groups in ordered
+        [
+            _heading(groups[0][0], split),
+            *output.aligned([*_table(groups, cuts)], right=range(2, 5), shorten=(1, 0)),
+        ]
+        for groups in ordered
     )
     output.result("\n\n".join(map("\n".join, tables)))
     _remarks(rows)
@@ -208,18 +212,6 @@ def _shown(row: "ComparedRun", score: "Score | None") -> str:
     interval, scale = score.interval, row.scale(score)
     ends = f" [{interval.low * scale:.4f}, {interval.high * scale:.4f}]" if interval else ""
     return f"{score.loss_nats * scale:.4f}{ends}"
-
-
-def _aligned(table: Iterable[list[str]]) -> Iterator[str]:
-    """Pad the cells of a table; sizes, steps and times are aligned to the right."""
-    rows = list(table)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if number < 2 or number > 4 else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
 
 
 def _as_json(texts: "Sequence[Sequence[Sequence[ComparedRun]]]") -> dict[str, Any]:

@@ -69,7 +69,7 @@ def info(
     rows |= {"size": f"{scan.size:,} {unit}", "sha256": scan.sha256}
     rows["symbols"] = str(tokenizer.vocab_size)
     if alphabet := getattr(tokenizer, "alphabet", ""):
-        rows["alphabet"] = repr(alphabet[:100]) + " ..." * (len(alphabet) > 100)
+        rows["alphabet"] = repr(alphabet[:60]) + " ..." * (len(alphabet) > 60)
     for name, (start, stop) in split_bounds(scan.size, data).items():
         if stop > start:
             rows[name] = f"{stop - start:,} {unit}"

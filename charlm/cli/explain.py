@@ -16,6 +16,7 @@ from charlm.errors import CharlmError
 if TYPE_CHECKING:
     from charlm.config import Config, ExpertConfig, ModelConfig
 
+FACTS = 22  # characters of a name beside a sentence
 ASSUMED_VOCAB = 65  # of Tiny Shakespeare, for a text that is not on this machine
 A_TABLE = "at most 24 bytes for each n-gram that occurs"
 
@@ -58,7 +59,8 @@ def _explain_mixture(config: "Config", vocab: int, chars: int) -> None:
     """List the experts, then explain each that is trained or counted for the mixture."""
     experts, trained = config.model.members(), config.training_runs()
     title, rows = _facts(config.model, chars, config.data.unit)
-    _rows(title, [*((name, _described(expert)) for name, expert in experts.items()), *rows])
+    described = ((name, _described(expert)) for name, expert in experts.items())
+    _rows(title, [*described, *rows], FACTS)
     for name, expert in experts.items():
         if expert.run or expert.model is None:
             continue
@@ -85,7 +87,7 @@ def _facts(model: "ModelConfig", chars: int, unit: str) -> tuple[str, list[tuple
 def _explain_counted(model: "ModelConfig", vocab: int, chars: int, unit: str) -> None:
     from charlm.config.memory import human_bytes
 
-    _rows(*_facts(model, chars, unit))
+    _rows(*_facts(model, chars, unit), FACTS)
     output.result("\ntraining: counted in one step, no gradients")
     size = model.table_bytes(vocab, chars)
     output.result(f"tables on disk: {f'at most {human_bytes(size)}' if size else A_TABLE}")
@@ -120,10 +122,10 @@ def _explain_trained(config: "Config", vocab: int, shared: float | None = None) 
     _rows(title, [(name, f"{human_bytes(count):>14}") for name, count in memory.items()])
 
 
-def _rows(title: str, rows: Iterable[tuple[str, str]]) -> None:
+def _rows(title: str, rows: Iterable[tuple[str, str]], width: int = 31) -> None:
     output.result(title)
     for name, value in rows:
-        output.result(f"  {one_word(name):<31} {one_word(value)}")
+        output.result(f"  {one_word(name):<{width}} {one_word(value)}")
 
 
 def _thousands(numbers: Iterable[int]) -> Iterator[str]:

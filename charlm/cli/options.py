@@ -35,7 +35,7 @@ TextName = Annotated[
 File = Annotated[str | None, typer.Option("--file", metavar="TEXT", help="The same as TEXT.")]
 Source = Annotated[
     str | None,
-    typer.Option("--file", metavar="TEXT", help="Override data.source: a file, named text, ..."),
+    typer.Option("--file", metavar="TEXT", help="Override data.source: a file or a named text."),
 ]
 Unit = Annotated[Literal["chars", "bytes"], typer.Option(help="Symbols are characters or bytes.")]
 Encoding = Annotated[str, typer.Option(help="Encoding of the text.")]

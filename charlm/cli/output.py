@@ -22,8 +22,11 @@ SHORTEST = 8  # characters that a cell of a table keeps
 
 
 def result(text: str) -> None:
-    """Print a result for people to stdout; `one_word` keeps a name in it on its line."""
-    print(printable(text), flush=True)
+    """Print a result for people to stdout; `one_word` keeps a name in it on its line.
+
+    A terminal breaks long lines between words.
+    """
+    print(_fitted(printable(text), sys.stdout), flush=True)
 
 
 def content(text: str) -> None:
@@ -105,25 +108,26 @@ def facts(rows: dict[str, str]) -> None:
         result(f"{name:<8} {one_word(value)}")
 
 
-def table(rows: Sequence[Sequence[str]], right: Container[int], shorten: Iterable[int]) -> None:
-    """Print rows of cells to stdout, the columns `right` aligned to the right.
+def aligned(
+    rows: Sequence[Sequence[str]], right: Container[int], shorten: Iterable[int]
+) -> Iterator[str]:
+    """Yield the lines of a table for stdout, the columns `right` aligned to the right.
 
     On a terminal that is narrower, the columns of `shorten` lose the middle of their cells, the
     first of them first.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    if sys.stdout.isatty():
-        over = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
-        for column in shorten:
-            widths[column] -= (less := max(0, min(over, widths[column] - SHORTEST)))
-            over -= less
+    over = sum(widths) + 2 * (len(widths) - 1) - width(sys.stdout)
+    for column in shorten:
+        less = int(max(0, min(over, widths[column] - SHORTEST)))
+        widths[column], over = widths[column] - less, over - less
     for row in rows:
         cells = [_shortened(cell, width) for cell, width in zip(row, widths, strict=True)]
-        aligned = (
+        padded = (
             cell.rjust(width) if number in right else cell.ljust(width)
             for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
         )
-        result("  ".join(aligned).rstrip())
+        yield "  ".join(padded).rstrip()
 
 
 def _shortened(cell: str, width: int) -> str:
@@ -152,16 +156,30 @@ def note(text: str) -> None:
 
 def say(text: str) -> None:
     """Print progress to stderr, above any bar; a terminal breaks long lines between words."""
-    lines = printable(text).split("\n")
-    if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns
-        lines = [
-            textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
-            if len(line) > width
-            else line
-            for line in lines
-        ]
-    tqdm.write("\n".join(lines), file=sys.stderr)
+    tqdm.write(_fitted(printable(text), sys.stderr), file=sys.stderr)
+
+
+def width(stream: TextIO) -> float:
+    """Return the columns of a terminal, or infinity if a stream is none."""
+    return shutil.get_terminal_size().columns if stream.isatty() else math.inf
+
+
+def cut(line: str, stream: TextIO) -> str:
+    """Shorten a line to the width of a terminal."""
+    columns = width(stream)
+    return line if len(line) <= columns else f"{line[: int(columns) - 1]}…"
+
+
+def _fitted(text: str, stream: TextIO) -> str:
+    """Break lines that are longer than a terminal is wide between words; keep their indent."""
+    columns, lines = width(stream), text.split("\n")
+    for number, line in enumerate(lines):
+        if len(line) > columns:
+            indent = " " * (len(line) - len(line.lstrip(" ")))
+            wrapper = textwrap.TextWrapper(int(columns), subsequent_indent=indent)
+            wrapper.break_long_words = wrapper.break_on_hyphens = False
+            lines[number] = wrapper.fill(line)
+    return "\n".join(lines)
 
 
 def error(text: str) -> None:

@@ -101,7 +101,7 @@ def _show(found: "list[Summary]") -> None:
             human_bytes(one.bytes),
         ]
         rows.append([*cells, _age(time.time() - one.written), one.state])
-    output.table(rows, right=range(3, 7), shorten=(2, 0, 1))
+    output.result("\n".join(output.aligned(rows, right=range(3, 7), shorten=(2, 0, 1))))
 
 
 def _age(seconds: float) -> str:

@@ -141,7 +141,8 @@ class TrainingBar:
             case CompileRecord():
                 output.say("compiling the model (about half a minute, less the next time)")
             case SampleRecord():
-                output.say(f"{'':{self.width + 7}}'{one_word(record.text.strip()[:72])}'")
+                shown = f"{'':{self.width + 7}}'{one_word(record.text.strip()[:72])}'"
+                output.say(output.cut(shown, sys.stderr))
 
     def _move(self, record: TrainRecord) -> None:
         if record.expert != self.expert:

@@ -121,7 +121,7 @@ DATASETS = {
     for dataset in [
         Dataset(
             name="shakespeare",
-            about="Tiny Shakespeare, 40,000 lines: the usual first benchmark",
+            about="Tiny Shakespeare, 40,000 lines: the usual benchmark",
             licence="public domain",
             url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
             text=Pin(

@@ -36,7 +36,7 @@ def test_a_tree_follows_the_chain_rule_line_by_line():
             "│  └─ c        10       1 ×    -2 =    -2     -2",
             "└─ f           -2       4 ×     1 =     4      4",
             "",
-            "local: derivative of the parent line by this one; above: the gradient of the parent line",
+            "local: derivative of the parent line by this one; above: gradient of the parent",
             "grad: the sum of a value's shares, which is the derivative of the top line by it",
         ]
     )

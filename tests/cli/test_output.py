@@ -1,12 +1,15 @@
 import io
 import os
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.cli import output
+from charlm.config import preset_names
 from charlm.errors import Stopped
+from tests.cli.test_options import commands
 
 
 @given(st.text())
@@ -145,10 +148,66 @@ def test_a_terminal_breaks_long_progress_between_words(monkeypatch, capsys):
 
     output.say("  a line of more than twenty letters\nshort  row")
 
-    assert capsys.readouterr().err == "  a line of more\nthan twenty letters\nshort  row\n"
+    assert capsys.readouterr().err == "  a line of more\n  than twenty\n  letters\nshort  row\n"
 
 
 def test_a_file_gets_long_progress_as_one_line(capsys):
     output.say("word " * 40)
 
     assert capsys.readouterr().err == "word " * 40 + "\n"
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Print to a terminal of 80 columns."""
+    monkeypatch.setattr(output, "width", lambda stream: 80)
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_terminal_breaks_long_lines_between_words_and_keeps_their_indent(capsys):
+    output.result("  " + "word " * 30)
+    output.say("  " + "word " * 30)
+
+    printed = capsys.readouterr()
+    for text in (printed.out, printed.err):
+        lines = text.splitlines()
+        assert len(lines) == 2
+        assert all(len(line) <= 80 and line.startswith("  word") for line in lines)
+
+
+ROWS = [["run", "model", "nats"], ["runs/" + "long" * 20, "gpt modern", "1.5"]]
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_table_that_is_too_wide_loses_the_middle_of_its_names():
+    head, row = output.aligned(ROWS, right=[2], shorten=[1, 0])
+
+    assert row == "runs/longlonglonglonglonglonglon…onglonglonglonglonglonglonglong  gpt …ern   1.5"
+    assert len(row) == 80
+    assert head.endswith("  nats")
+
+
+def test_a_table_in_a_file_is_whole():
+    assert list(output.aligned(ROWS, right=[2], shorten=[0]))[1].startswith(ROWS[1][0])
+
+
+EVERYTHING = [
+    *((*name, "--help") for name, _ in commands()),
+    *([name, "--help"] for name in ("data", "config", "runs")),
+    ("--help",),
+    ("data", "list"),
+    ("config", "list"),
+    ("graph", "(a*b + c) * f", "a=2", "b=-3", "c=10", "f=-2"),
+    ("gradcheck",),
+    *(("explain", "-c", name) for name in preset_names()),
+]
+
+
+@pytest.mark.parametrize("command", EVERYTHING, ids=" ".join)
+@pytest.mark.usefixtures("terminal")
+def test_every_page_fits_80_columns_and_no_description_is_cut(charlm, command):
+    result = charlm(*command)
+
+    assert result.code == 0
+    assert [line for line in result.stdout.splitlines() if len(line) > 80] == []
+    assert not re.search(r"^  .*\.\.\.$", result.stdout, re.MULTILINE)
