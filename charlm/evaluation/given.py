@@ -36,7 +36,8 @@ def open_part(run: RunFolder, name: str) -> tuple[Split, Mapping[str, Any]]:
     corpus = open_corpus(run.text_path)
     part = corpus.splits[name]
     if len(part) < 2:
-        what = f"its {name} part has {len(part)} characters"
+        symbols = "bytes" if corpus.facts["unit"] == "bytes" else "characters"
+        what = f"its {name} part has {len(part)} {symbols}"
         raise DataError(run.path, what, f"use a run made with a larger data.{name}_fraction")
     return part, corpus.facts
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from charlm.text.corpus import Corpus
 from charlm.text.tokenizer import CharTokenizer, Tokenizer
 from charlm.text.tokens import Ids
 
@@ -26,6 +27,12 @@ MOST_LINES = 1 << 20  # symbols at the start of the text whose lines are looked 
 LEAST = 1_024  # symbols
 COPIED_STRETCHES, COPIED_LINES = 0.2, 0.5
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd
+
+
+def validation_notes(corpus: Corpus, tokenizer: Tokenizer) -> list[str]:
+    """Note validation text that also stands in the training part of a corpus."""
+    note = copy_note(corpus.splits["val"], corpus.splits["train"], tokenizer)
+    return [note] if note else []
 
 
 def copy_note(text: Ids, train: Ids, tokenizer: Tokenizer, what: str = "validation") -> str | None:

@@ -17,7 +17,7 @@ from charlm.config import Config, changed, dump_yaml
 from charlm.config.memory import human_bytes
 from charlm.config.size import check_memory, checkpoint_bytes
 from charlm.errors import CharlmError, DataError, MachineError, Phrase, Setting, UsageError
-from charlm.evaluation.repeats import copy_note
+from charlm.evaluation.repeats import validation_notes
 from charlm.lifecycle.orders import choose_orders
 from charlm.lifecycle.takeover import (
     alphabet_notes,
@@ -303,8 +303,7 @@ def create_run(
         write_file(run.config_path, config_file(config, str(run.config_path)))
         taken = [*alphabet_notes(config, text.tokenizer), *seen_notes(config, corpus)]
         notes = [*text.scan.notes, *taken, *chosen]
-        if note := copy_note(corpus.splits["val"], corpus.splits["train"], text.tokenizer):
-            notes.append(note)
+        notes += validation_notes(corpus, text.tokenizer)
     except BaseException:
         _take_back(out)
         raise

@@ -13,6 +13,7 @@ from charlm.config import Config, TrainConfig, changed, load_config
 from charlm.config.schema import leaves
 from charlm.config.size import check_memory
 from charlm.errors import CheckpointError, DataError, MachineError, Phrase, Setting
+from charlm.evaluation.repeats import validation_notes
 from charlm.lifecycle.begin import (
     PreparedRun,
     PreparedText,
@@ -153,6 +154,7 @@ def open_run(
         prepared.corpus = encode_corpus(  # replaces the run's copy
             text.source, config.data, text.scan, text.tokenizer, run.tokens_path, progress
         )
+        notes += validation_notes(prepared.corpus, text.tokenizer)
         what = "changed since this run began; losses before and after cannot be compared"
         notes.append(f"{config.data.source}: {what}")
     return prepared

@@ -98,12 +98,16 @@ def test_a_doubled_list_is_noted_when_training_starts(charlm, tiny):
 
     doubled = charlm("train", "-c", "tiny.yaml", "train.max_steps=2", "-q")
     Path("text.txt").write_text("\n".join(LINES) + "\n")
-    single = charlm("train", "-c", "tiny.yaml", "train.max_steps=2", "-q")
+    single = charlm("train", "-c", "tiny.yaml", "train.max_steps=2", "-q", "--out", "run")
+    Path("text.txt").write_text("\n".join(LINES * 2) + "\n")
+    resume = ("train", "--resume", "--out", "run", "-q", "--allow-new-data")
+    changed = charlm(*resume)
 
-    assert (
-        "charlm: note: validation: 100 % of its stretches of 64 characters also stand in the "
-        "training part" in doubled.stderr
-    )
+    for result in (doubled, changed):
+        assert (
+            "charlm: note: validation: 100 % of its stretches of 64 characters also stand in the "
+            "training part" in result.stderr
+        )
     assert "validation" not in single.stderr
 
 
