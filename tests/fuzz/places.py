@@ -134,15 +134,17 @@ COMMANDS: dict[str, Callable[[str], tuple[str, ...]]] = {
     "compare": lambda run: ("compare", run),
     "compare all": lambda run: ("compare",),
     "verify": lambda run: ("verify", run),
+    "list": lambda run: ("runs", "list"),
+    "remove": lambda run: ("runs", "rm", run, "--yes"),
     "sample from its expert": lambda run: ("sample", "--run", f"{run}/experts/bigram"),
     "eval its expert": lambda run: ("eval", "--run", f"{run}/experts/bigram"),
 }
 OF_EXPERT = "its expert"
 # What a crash leaves behind, and the commands that look at it; `old` is also missing in its place.
 LEFTOVERS = {
-    "old": ("resume", "resume with another text", "begin", "verify", "sample", "eval"),
-    "new": ("resume", "begin", "verify"),
-    "trash": ("resume", "begin", "verify"),
+    "old": ("resume", "resume with another text", "begin", "verify", "sample", "eval", "remove"),
+    "new": ("resume", "begin", "verify", "remove"),
+    "trash": ("resume", "begin", "verify", "remove"),
 }
 # Where a run has no file or folder yet, or not always.
 MORE = (".lock", ".lock-holder.json", "checkpoints/step-8", "checkpoints/step-99", "mixture.json")

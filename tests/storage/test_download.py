@@ -208,3 +208,19 @@ def test_a_file_matches_by_size_and_checksum(tmp_path):
     assert matches(tmp_path / "file", len(CONTENT), SHA256)
     assert not matches(tmp_path / "file", len(CONTENT) + 1, SHA256)
     assert not matches(tmp_path / "file", len(CONTENT), "0" * 64)
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link], ids=["link", "hard link"])
+def test_a_received_part_that_is_also_elsewhere_is_not_appended_to(
+    fetch, server, folder, tmp_path, link
+):
+    folder.mkdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(CONTENT[:1000])
+    link(elsewhere, folder / "got.part")
+
+    fetch()
+
+    assert elsewhere.read_bytes() == CONTENT[:1000]
+    assert server.asked == [None]
+    assert not (folder / "got").is_symlink()
