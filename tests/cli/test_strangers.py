@@ -75,6 +75,20 @@ def test_a_start_that_looks_killed_does_not_lead_elsewhere(charlm, tiny, elsewhe
     assert Path("new", name).readlink() == place
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.yaml", "checkpoints", "samples"])
+def test_a_start_in_a_folder_with_leftovers_does_not_follow_them(charlm, tiny, elsewhere, name):
+    Path("new").mkdir()
+    Path("new/.lock-holder.json").touch()
+    place = elsewhere / ("log" if "." in name else "checkpoints")
+    Path("new", LEFTOVER + name).symlink_to(place)
+
+    train = ("train", "-c", "tiny.yaml", "--out", "new", "-q", "train.sample_every=1")
+    assert charlm(*train).code == 0
+
+    assert not Path("new", name).is_symlink()
+    assert charlm("verify", "new").code == 0
+
+
 def test_checkpoints_of_a_stranger_do_not_look_like_a_killed_start(charlm, trained):
     (trained / "config.yaml").unlink()
     (trained / "metrics.jsonl").unlink()

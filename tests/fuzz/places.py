@@ -194,7 +194,7 @@ def commands(run: str) -> list[str]:
 
 def _places(folder: Path) -> list[str]:
     found = {str(path.relative_to(folder)) for path in folder.rglob("*")}
-    more = (".lock",) if folder.name == "start" else MORE
+    more = (*MORE, "config.yaml", "metrics.jsonl", "baselines.json")
     return sorted(found | {place for place in more if (folder / place).parent.is_dir()})
 
 
