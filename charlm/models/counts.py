@@ -28,6 +28,8 @@ from charlm.text.tokens import Ids
 Array = npt.NDArray[Any]
 
 BUDGET = 1 << 30  # bytes
+# Characters sorted between two calls of `should_stop`, more if they would be too many pieces.
+PIECE, PIECES = 1 << 20, 16
 STRIDE = 1 << 18  # nodes or windows processed at a time: their arrays fit into a CPU's cache
 
 
@@ -100,9 +102,9 @@ def count_ngrams(
     sorting = 2 * packing.width + 40  # bytes per character while a piece is sorted
     growing = 40 * order  # at worst each character starts a new n-gram in every level
     if scratch is None or len(ids) * (sorting + growing) <= budget:
-        scratch, piece = None, len(ids)
+        scratch, piece = None, PIECE
     else:
-        piece = max(1, budget // sorting)
+        piece = max(1, min(budget // sorting, max(PIECE, len(ids) // PIECES)))
     runs = []
     for first in range(0, len(ids), piece):
         check_stop(should_stop)

@@ -51,6 +51,7 @@ def test_counts_equal_those_of_a_loop_in_memory_and_on_disk(tmp_path, drawn, ord
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counts, "STRIDE", stride)  # blocks end inside nodes of several levels
+        patch.setattr(counts, "PIECE", 3 * stride)
         whole = count_ngrams(ids, vocab_size, order)
         pieces = count_ngrams(ids, vocab_size, order, scratch=tmp_path, budget=budget)
 
@@ -99,13 +100,15 @@ def test_what_is_on_disk_has_no_name_and_is_written_before_it_is_mapped(tmp_path
 
 
 def test_a_stop_is_asked_for_between_pieces_and_between_blocks(tmp_path, monkeypatch):
-    asked = []
+    def times(**options):
+        asked = []
+        count_ngrams(ids, 100, 3, should_stop=lambda: asked.append(1), **options)
+        return len(asked)
+
     monkeypatch.setattr(counts, "STRIDE", 10)
     ids = IdArray(np.arange(100))
 
-    count_ngrams(ids, 100, 3, should_stop=lambda: asked.append(1))
-    in_one_piece = len(asked)
-    count_ngrams(ids, 100, 3, scratch=tmp_path, budget=1000, should_stop=lambda: asked.append(1))
-
-    assert in_one_piece == 1 + 10
-    assert len(asked) - in_one_piece > 10 + 5
+    assert times() == 1 + 10
+    assert times(scratch=tmp_path, budget=1000) > 10 + 5
+    monkeypatch.setattr(counts, "PIECE", 20)
+    assert times() >= 5 + 10
