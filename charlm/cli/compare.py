@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
-from charlm.cli import output
+from charlm.cli import completion, output
 from charlm.cli.baselines import worse_than_uniform
 from charlm.cli.escaping import one_word
 from charlm.cli.evaluate import as_json
@@ -27,7 +27,12 @@ Protocol = Literal["windows", "sliding", "stream"]
 def compare(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUN...", readable=False, help="Run folders. Default: runs/*."),
+        typer.Argument(
+            metavar="RUN",
+            readable=False,
+            autocompletion=completion.runs,
+            help="Run folders. Default: runs/*.",
+        ),
     ] = None,
     protocol: Annotated[
         str,

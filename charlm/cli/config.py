@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli import output
+from charlm.cli import completion, output
 from charlm.cli.escaping import quoted
 from charlm.cli.verb import Verb
 from charlm.errors import Setting, UsageError
@@ -33,7 +33,14 @@ def list_presets() -> None:
 
 
 @app.command("show", cls=Verb)
-def show(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a preset.")]) -> None:
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", autocompletion=completion.configurations, help="Name of a preset."
+        ),
+    ],
+) -> None:
     """Print a preset's commented YAML, to start your own from."""
     from charlm.config import preset_text
 

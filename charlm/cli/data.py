@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli import output
+from charlm.cli import completion, output
 from charlm.cli.baselines import data_config, fitted
 from charlm.cli.options import Encoding, File, TextName, Unit, named_text
 from charlm.cli.verb import Verb
@@ -33,14 +33,20 @@ def list_texts() -> None:
 
 
 @app.command("fetch", cls=Verb)
-def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a text.")]) -> None:
+def fetch(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", autocompletion=completion.texts, help="Name of a text.")
+    ],
+) -> None:
     """Download a named text and check its SHA-256."""
     output.content(str(_dataset(name).fetch(output.download_bar())))
 
 
 @app.command("add", cls=Verb)
 def add(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a text.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", autocompletion=completion.texts, help="Name of a text.")
+    ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Your copy of the text.")],
 ) -> None:
     """Add your own copy of a named text, after the same check."""

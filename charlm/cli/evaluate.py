@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from charlm.cli import output
+from charlm.cli import completion, output
 from charlm.cli.baselines import reached, worse_than_uniform
 from charlm.cli.escaping import one_word
 from charlm.cli.options import Checkpoint, Device, Json, Run, RunPlace, either
@@ -39,7 +39,11 @@ def evaluate(
     ] = "val",
     source: Annotated[
         str | None,
-        typer.Option("--file", help="Score this instead: a file, folder, glob, named text or -."),
+        typer.Option(
+            "--file",
+            autocompletion=completion.texts,
+            help="Score this instead: a file, folder, glob, named text or -.",
+        ),
     ] = None,
     protocol: Annotated[
         Literal["windows", "sliding", "stream"],

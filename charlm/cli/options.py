@@ -7,35 +7,78 @@ from typing import Annotated, Literal, TypeVar
 
 import typer
 
+from charlm.cli import completion
 from charlm.cli.spelling import spelling
 from charlm.errors import Phrase, Setting, UsageError
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Override keys, such as train.max_steps=500."),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        autocompletion=completion.keys,
+        help="Override keys, such as train.max_steps=500.",
+    ),
 ]
 ConfigName = Annotated[
     str | None,
-    typer.Option("--config", "-c", metavar="FILE|PRESET", help="A YAML file or a preset's name."),
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE|PRESET",
+        autocompletion=completion.configurations,
+        help="A YAML file or a preset's name.",
+    ),
 ]
 RunSeed = Annotated[int | None, typer.Option(help="Override run.seed.")]
-RunDevice = Annotated[str | None, typer.Option(help="Override run.device: auto, cpu, cuda, mps.")]
+RunDevice = Annotated[
+    str | None,
+    typer.Option(
+        autocompletion=completion.devices, help="Override run.device: auto, cpu, cuda, mps."
+    ),
+]
 
 RunPlace = Annotated[
     Path | None,
-    typer.Argument(metavar="RUN", readable=False, help="A run. Default: the newest in runs/."),
+    typer.Argument(
+        metavar="RUN",
+        readable=False,
+        autocompletion=completion.runs,
+        help="A run. Default: the newest in runs/.",
+    ),
 ]
-Run = Annotated[Path | None, typer.Option(help="The same as RUN.", readable=False)]
-Checkpoint = Annotated[str, typer.Option(help="best, last, or a step.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Run = Annotated[
+    Path | None,
+    typer.Option(help="The same as RUN.", readable=False, autocompletion=completion.runs),
+]
+Checkpoint = Annotated[
+    str, typer.Option(autocompletion=completion.checkpoints, help="best, last, or a step.")
+]
+Device = Annotated[
+    str, typer.Option(autocompletion=completion.devices, help="auto, cpu, cuda or mps.")
+]
 
 TextName = Annotated[
-    str | None, typer.Argument(metavar="TEXT", help="A file, folder, glob, named text or -.")
+    str | None,
+    typer.Argument(
+        metavar="TEXT",
+        autocompletion=completion.texts,
+        help="A file, folder, glob, named text or -.",
+    ),
 ]
-File = Annotated[str | None, typer.Option("--file", metavar="TEXT", help="The same as TEXT.")]
+File = Annotated[
+    str | None,
+    typer.Option(
+        "--file", metavar="TEXT", autocompletion=completion.texts, help="The same as TEXT."
+    ),
+]
 Source = Annotated[
     str | None,
-    typer.Option("--file", metavar="TEXT", help="Override data.source: a file or a named text."),
+    typer.Option(
+        "--file",
+        metavar="TEXT",
+        autocompletion=completion.texts,
+        help="Override data.source: a file or a named text.",
+    ),
 ]
 Unit = Annotated[Literal["chars", "bytes"], typer.Option(help="Symbols are characters or bytes.")]
 Encoding = Annotated[str, typer.Option(help="Encoding of the text.")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli import output
+from charlm.cli import completion, output
 from charlm.cli.escaping import one_word
 from charlm.cli.options import Json
 from charlm.cli.verb import Verb
@@ -56,7 +56,10 @@ def list_runs(
 @app.command("rm", cls=Verb)
 def remove(
     names: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", readable=False, help="Runs to remove.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN", readable=False, autocompletion=completion.runs, help="Runs to remove."
+        ),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli import output
+from charlm.cli import completion, output
 from charlm.cli.config import named_config
 from charlm.cli.escaping import quoted
 from charlm.cli.options import (
@@ -44,6 +44,7 @@ def train(
             "-o",
             "--run",
             readable=False,
+            autocompletion=completion.runs,
             help="Run folder. Default: the next free name under runs/.",
         ),
     ] = None,
@@ -53,7 +54,10 @@ def train(
     init_from: Annotated[
         Path | None,
         typer.Option(
-            metavar="RUN", readable=False, help="Start from the best weights of another run."
+            metavar="RUN",
+            readable=False,
+            autocompletion=completion.runs,
+            help="Start from the best weights of another run.",
         ),
     ] = None,
     minutes: Annotated[

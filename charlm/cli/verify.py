@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli import output
+from charlm.cli import completion, output
 from charlm.cli.options import Run, either
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.cli.spelling import spelling
@@ -19,7 +19,10 @@ def verify(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="RUN", readable=False, help="A run or a checkpoint. Default: the newest run."
+            metavar="RUN",
+            readable=False,
+            autocompletion=completion.runs,
+            help="A run or a checkpoint. Default: the newest run.",
         ),
     ] = None,
     run: Run = None,

@@ -200,9 +200,17 @@ def key_called(name: str) -> str:
     """Return the first key with this last part, or that a name of other programs stands for."""
     if name in ALIASES:
         return ALIASES[name].partition(" ")[0]
-    nothing = Document("", {})
-    sections = [section for section in _places([], nothing) if name in _keys(section, nothing)]
-    return ".".join([*sections[0], name]) if sections else ""
+    return next((key for key in all_keys() if key.partition(".")[2] == name), "")
+
+
+def all_keys() -> dict[str, list[str]]:
+    """Return every key of a section, and the values that it may have if they are few."""
+    nothing, found = Document("", {}), {}
+    for section in _places([], nothing):
+        for key, facts in _keys(section, nothing).items():
+            values = facts.get("enum", ["true", "false"] if facts.get("type") == "boolean" else [])
+            found[".".join([*section, key])] = list(map(str, values))
+    return found | {"model.type": list(types_of_models(expert=False))}
 
 
 def _places(own: list[str], document: Document) -> list[list[str]]:
