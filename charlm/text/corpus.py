@@ -21,7 +21,7 @@ from charlm.errors import CheckpointError, DataError, Phrase, Setting
 from charlm.storage import new_folder, read_manifest, verify_folder
 from charlm.storage.json_file import Count, reason
 from charlm.text.reading import Symbols, gathered, read_symbols
-from charlm.text.sources import Source
+from charlm.text.sources import Source, changed_meanwhile
 from charlm.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from charlm.text.tokens import RESTORE, Split, TokenFile
 
@@ -171,7 +171,7 @@ def encode_corpus(
         for symbols in gathered(read) if held is None else held:
             file.write(table.take(symbols).data)
         if held is None and digest.hexdigest() != scan.sha256:
-            raise DataError(source.name, "changed while it was being read", "try again")
+            raise changed_meanwhile(source.name)
     return _corpus(folder, read_manifest(folder))
 
 

@@ -76,6 +76,9 @@ class Dataset:
                 part = self.path().with_name(self.text.name + ".part")
                 part.unlink(missing_ok=True)  # which may be a link
                 shutil.copyfile(file, part)
+                if not matches(part, self.text.size, self.text.sha256):
+                    part.unlink()
+                    raise DataError(file, "changed while it was being copied", "try again")
                 put_in_place(part, self.path())
             else:
                 pinned = f"{self.text.size:,} bytes, SHA-256 {self.text.sha256[:16]}..."

@@ -2,10 +2,8 @@
 
 import codecs
 import contextlib
-import io
-import os
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +11,7 @@ import numpy.typing as npt
 from charlm.config import DataConfig
 from charlm.errors import DataError, Phrase, Setting
 from charlm.storage import machine_errors
-from charlm.text.sources import Part, Source
+from charlm.text.sources import Part, Source, changed_meanwhile, state_of
 
 CHUNK_BYTES = 1 << 18  # small enough for the CPU's cache
 _NUL_SHARE = 0.01  # a text may have a stray NUL; a file with more is binary
@@ -106,29 +104,19 @@ def gathered(symbols: Iterator[Symbols]) -> Iterator[Symbols]:
 def _read_part(part: Part, decoder: "_Decoder | None") -> Iterator[tuple[bytes, Symbols]]:
     """Yield the chunks of a part and the symbols that each completes."""
     with machine_errors(part.label), part.open() as file:
-        before = _state(file)
-        left = before[0] if before else -1
+        before = state_of(file)
+        left = before[0] or -1 if before else -1
         if decoder:
             decoder.begin(part.label)
-        # A file that says its size needs no read to find its end: `_state` tells of a change.
+        # The size tells where a file ends, which saves a read; those of the kernel say 0, as in /proc.
         while left and (chunk := file.read(CHUNK_BYTES)):
             left -= len(chunk)
             yield chunk, decoder.decode(chunk) if decoder else np.frombuffer(chunk, np.uint8)
         # A text that became shorter ends too early, and would be accepted as it is now.
-        if _state(file) != before:
-            raise DataError(part.label, "changed while it was being read", "try again")
+        if before != state_of(file):
+            raise changed_meanwhile(part.label)
         if decoder and decoder.unfinished:
             yield b"", decoder.decode(b"", final=True)
-
-
-def _state(file: BinaryIO | io.IOBase) -> tuple[int, int] | None:
-    """Return the size of an open file and when it was changed; None if it is in memory."""
-    try:
-        status = os.fstat(file.fileno())
-    except io.UnsupportedOperation:
-        return None
-    # Files of the kernel, such as those in /proc, say that they are empty.
-    return status.st_size or -1, status.st_mtime_ns
 
 
 class _Decoder:

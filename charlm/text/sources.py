@@ -4,12 +4,14 @@ A `Source` is a list of parts that can be opened again. So a text can be read tw
 alphabet and for its ids, without being held in memory. `reading` says what comes between parts.
 """
 
+import contextlib
 import difflib
 import glob
 import io
 import os
 import re
 import shutil
+import stat
 import sys
 import sysconfig
 import tempfile
@@ -117,9 +119,14 @@ def _fetched(name: str, progress: Callable[[int, int], None]) -> Path:
 def _standard_input() -> Part:
     """Copy standard input, which can be read only once, to a temporary file."""
     spool = tempfile.TemporaryFile()  # noqa: SIM115 -- the closure keeps it open
-    with machine_errors(Path(tempfile.gettempdir())):
+    with contextlib.ExitStack() as failing, machine_errors(Path(tempfile.gettempdir())):
+        failing.enter_context(spool)
+        before = state_of(sys.stdin.buffer)  # it may be a file
         shutil.copyfileobj(sys.stdin.buffer, spool)
+        if before != state_of(sys.stdin.buffer):
+            raise changed_meanwhile("standard input")
         spool.flush()
+        failing.pop_all()
 
     def reopen() -> BinaryIO:
         spool.seek(0)  # a copy of the descriptor shares its position: one reader at a time
@@ -127,6 +134,20 @@ def _standard_input() -> Part:
 
     weakref.finalize(reopen, spool.close)
     return Part("standard input", reopen)
+
+
+def state_of(file: BinaryIO | io.IOBase) -> tuple[int, int] | None:
+    """Return the size of an open file and when it was changed; None if it is no regular file."""
+    try:
+        status = os.fstat(file.fileno())
+    except io.UnsupportedOperation:
+        return None
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def changed_meanwhile(name: str) -> DataError:
+    """Return the error for a text of which one read does not fit another."""
+    return DataError(name, "changed while it was being read", "try again")
 
 
 def _files(name: str) -> tuple[list[str], list[str]]:

@@ -183,6 +183,16 @@ def test_another_file_is_not_taken(plain, tmp_path):
     assert not plain.path().exists()
 
 
+def test_a_copy_that_changes_after_its_check_is_not_taken(plain, tmp_path, monkeypatch):
+    (tmp_path / "copy").write_bytes(TEXT)
+    monkeypatch.setattr("shutil.copyfile", lambda source, target: target.write_bytes(b"another"))
+
+    with pytest.raises(DataError, match="copy: changed while it was being copied; try again"):
+        plain.add(tmp_path / "copy")
+
+    assert os.listdir("data") == []
+
+
 def test_a_copy_that_cannot_be_kept_is_a_machine_error(plain, tmp_path, monkeypatch):
     (tmp_path / "copy").write_bytes(TEXT)
     monkeypatch.setenv("CHARLM_DATA", str(tmp_path / "copy"))

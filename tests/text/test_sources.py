@@ -104,6 +104,21 @@ def test_standard_input_can_be_read_twice(monkeypatch):
     assert read(source) == read(source) == b"once \xff"
 
 
+def test_a_file_on_standard_input_that_becomes_shorter_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "text"
+    path.write_bytes(b"a long text")
+
+    def copy(source, target):
+        target.write(source.read(4))
+        path.write_bytes(b"a lo")
+
+    monkeypatch.setattr("shutil.copyfileobj", copy)
+    with path.open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        with pytest.raises(DataError, match="standard input: changed while it was being read"):
+            open_source("-")
+
+
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
 
