@@ -41,7 +41,7 @@ class LanguageModel(nn.Module):
 
     any_length = False
     per_character: ClassVar[Mapping[str, tuple[int, ...]] | None] = None
-    optional: ClassVar[frozenset[str]] = frozenset()
+    optional: frozenset[str] = frozenset()
     version: str = "1"
 
     def __init__(self, vocab_size: int, block_size: int) -> None:

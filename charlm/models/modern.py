@@ -203,7 +203,6 @@ class ModernGPT(AttentiveModel):
     """
 
     per_character: ClassVar = {"token_embedding.weight": (0,), "head.weight": (0,)}
-    optional = frozenset([NUMBERING])
     version = "2"  # 1 had no token shift
 
     def __init__(
@@ -225,6 +224,7 @@ class ModernGPT(AttentiveModel):
         self.ngram_embedding: NGramEmbedding | None = None
         if n_gram > 1:
             self.ngram_embedding = NGramEmbedding(vocab_size, n_gram, n_embd)
+            self.optional = frozenset([NUMBERING])
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
             ModernBlock(n_embd, n_head, dropout, block_size) for _ in range(n_layer)

@@ -139,3 +139,11 @@ class TestNumbering:
         strange = mixture.state_dict() | {"experts.b.head": torch.ones(1)}
         with pytest.raises(ValueError, match=r"experts\.b\.head belongs to another model"):
             loaded.load_state_dict(strange)
+
+
+def test_a_numbering_without_a_table_is_refused():
+    model = build_model(CONFIGS["modern"], VOCAB)
+    state = model.state_dict() | {"ngram_embedding.numbering": torch.arange(VOCAB + 1) + 1}
+
+    with pytest.raises(ValueError, match=r"ngram_embedding\.numbering belongs to another model"):
+        model.load_state_dict(state)
