@@ -238,7 +238,14 @@ def _planned(
 def _train(
     prepared: "PreparedRun", json: bool, quiet: bool, stop: StopSignals, began: float
 ) -> int:
-    from charlm.cli.training_output import TrainingBar, conclude, introduce, remark, score_baselines
+    from charlm.cli.training_output import (
+        TrainingBar,
+        broken_plan,
+        conclude,
+        introduce,
+        remark,
+        score_baselines,
+    )
     from charlm.lifecycle.resume import commit_resume
     from charlm.models import build_model
     from charlm.training import Job, TrainingLoop
@@ -270,6 +277,8 @@ def _train(
         return stop.exit_code
     if not loop.state.step and config.train.minutes:
         output.note("the budget ended before the first step; it includes start-up, so allow more")
+    elif broken := broken_plan(prepared, loop):
+        output.note(broken)
     if not early:
         ladder = score_baselines(prepared, loop, stop, quiet)
     conclude(prepared, loop, ladder, json)

@@ -233,6 +233,25 @@ def _show(ladder: Ladder, prepared: PreparedRun, quiet: bool, whence: str = "") 
             output.say(f"  {whence}")
 
 
+KEPT = 0.7  # share of the planned updates below which a plan was not kept
+LATE = 1.05  # times the budget
+
+
+def broken_plan(prepared: PreparedRun, loop: TrainingLoop) -> str | None:
+    """Return why a budget did not buy what was planned, or was not kept; None if all went well."""
+    done, said = loop.learner.updates(), []
+    for name, plan in prepared.plans.items():
+        if done.get(name, plan.updates) < KEPT * plan.updates:
+            of = f" of {one_word(name)}" if name else ""
+            said.append(f"about {plan.updates:,} updates{of} were planned and {done[name]:,} done")
+    budget, seconds = loop.clock.budget, loop.state.seconds
+    if budget is not None and seconds > LATE * budget:
+        said.append(f"the run took {seconds:.0f} s of {budget:.0f}")
+    if not said:
+        return None
+    return f"{', and '.join(said)}: other programs took time, or what was measured at the start was not typical"
+
+
 def conclude(prepared: PreparedRun, loop: TrainingLoop, ladder: Ladder | None, json: bool) -> None:
     """Print the result of training and which baselines it beats."""
     state, run, best = loop.state, prepared.run.path, loop.state.best_loss_nats

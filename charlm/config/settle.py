@@ -15,7 +15,7 @@ from charlm.config.values import number
 from charlm.config.yaml_file import Document
 
 # What one may set for a mixture or a counted model, which do no updates of their own.
-_OF_ANY_MODEL = {"minutes", "init_from", "optimizer", "gradients"}
+_OF_ANY_MODEL = {"minutes", "init_from", "optimizer", "gradients", "sample_every", "sample_chars"}
 
 
 class Settling:

@@ -249,7 +249,8 @@ def _fit_powers(
     for _ in range(50):
         move = torch.linalg.solve(curvature, gradient)
         if gradient @ move < GAIN:
-            return powers - move
+            powers -= move
+            break
         while move.abs().max() > 1e-6:
             tried = _derivatives(powers - move, log_p, targets, should_stop)
             if tried[0] < loss:

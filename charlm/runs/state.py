@@ -48,7 +48,7 @@ HEADERS = 1 << 16  # bytes of a checkpoint besides its tensors, with a margin
 #   2  our own Muon; each expert of a mixture has its own seed, and other steps at the end
 RECIPE = 2
 # Fields that older checkpoints lack.
-ADDED_LATER = {"skipped": 0, "rate_factor": 1.0, "late_from": -1}
+ADDED_LATER = {"skipped": 0, "rate_factor": 1.0, "late_from": -1, "before": 0.0}
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 StepOrNone = Annotated[int, Field(ge=-1, lt=2**63)]  # -1 for none
@@ -71,6 +71,7 @@ class TrainingState:
     rate_factor: Annotated[Finite, Field(gt=0)] = 1.0  # of the learning rate: halved at a rollback
     # Of an expert: the first step that reads the slice which the mixture's weights are fitted on.
     late_from: StepOrNone = -1
+    before: Annotated[Finite, Field(ge=0)] = 0.0  # seconds of a budget before the first step
 
 
 def save_checkpoint(

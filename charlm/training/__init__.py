@@ -1,8 +1,8 @@
 """Training: one loop drives a learner; plans for a time budget; a learning-rate test.
 
 Read in this order: `schedule` (the learning rate), `muon` (an optimizer), `optimizers` (which update
-which weights), `compiling` (torch.compile, where it pays), `learner`
-(its interface), `gradients` (the training step), `counting` (n-grams), `loop` (a run), `expert` (a
+which weights), `compiling` (torch.compile, where it pays), `threads`
+(how many, in a budget), `learner` (its interface), `gradients` (the training step), `counting` (n-grams), `loop` (a run), `expert` (a
 run inside a mixture), `fitting` (the weights of a mixture), `joining` (mixtures), `plan` (model sizes for a time budget), `range_test`
 (the range of useful learning rates).
 """

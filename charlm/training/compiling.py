@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from charlm.config import Config
+from charlm.config.cores import cores_are_taken
 from charlm.config.size import flops_per_step
 from charlm.errors import MachineError, Phrase, Setting
 from charlm.models import LanguageModel, next_token_loss
@@ -20,6 +21,7 @@ from charlm.models.device import choose_device, precision
 # is estimated from its operations (two laptop cores do 9e10 per second of `gpt`), so that a
 # configuration trains the same way everywhere.
 WORTH_MINUTES = 4.0
+BUSY = 4  # times as long a run, on a busy machine
 WORTH_FLOPS = 60 * WORTH_MINUTES * 9e10
 NOT_COMPILED = Setting("run.compile", "false")
 
@@ -83,14 +85,15 @@ def find_compiler() -> str | None:
 def worth_trying(config: Config, model: LanguageModel, budget: float | None) -> bool:
     """Tell whether compiling saves time: for deep models on CUDA, and in long runs on a CPU.
 
-    `budget` is the seconds that the run may take; None: it takes a number of steps.
+    `budget` is the seconds that are left for its steps; None: it takes a number of steps.
     """
     if not config.model.deep or config.train.gradients == "by_hand":
         return False
     if model.device.type != "cpu":
         return model.device.type == "cuda"
     if budget is not None:
-        long = budget >= 60 * WORTH_MINUTES
+        # Beside other programs compiling takes several times as long, and saves less of a step.
+        long = budget >= 60 * WORTH_MINUTES * (BUSY if cores_are_taken() else 1)
     else:
         flops = config.train.max_steps * flops_per_step(config, model.vocab_size)
         long = flops >= WORTH_FLOPS

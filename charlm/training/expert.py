@@ -110,5 +110,6 @@ class Expert(TrainingLoop):
             record := next(self.events, None)
         ):
             yield record
+        self.learner.close()  # the next expert, and all that is not a step, has every thread
         if self.saved_step != self.state.step:
             yield from self.save()

@@ -26,6 +26,7 @@ from charlm.training.compiling import Forward, compile_model, worth_trying
 from charlm.training.learner import Clock, Job, Learner
 from charlm.training.optimizers import build_optimizers, set_learning_rate
 from charlm.training.schedule import learning_rate
+from charlm.training.threads import ThreadChoice
 
 MOST_SKIPPED = 3  # updates in a row
 NAMED = 2  # gradients in a message
@@ -50,18 +51,26 @@ class GradientLearner(Learner):
         self.dropout = config.model.has_dropout
         self.by_hand = ByHand(model) if config.train.gradients == "by_hand" else None
         self.forward: Forward = model
+        self.threads: ThreadChoice | None = None
+        self.remarks: list[str] = []
+        self.last_step = 0.0  # seconds
 
     def spent(self) -> float:
         """Return the share of the budget or of the steps that is done."""
         share = self.clock.share()
         if share is not None:
-            return share
+            return 1.0 if self.clock.is_over(self.last_step) else share
         return self.state.step / self.total_steps if self.total_steps else 1.0
 
     def prepare(self) -> Iterator[Record]:
-        """Compile the model if the configuration says so; this can take a minute."""
+        """Compile the model if the configuration says so; this can take a minute.
+
+        In a budget, the schedule begins after it.
+        """
+        started, budgeted = self.clock.seconds(), self.clock.budget is not None
         choice = self.config.run.compile
-        if choice == "auto" and not worth_trying(self.config, self.model, self.clock.budget):
+        left = self.clock.left() if budgeted else None
+        if choice == "auto" and not worth_trying(self.config, self.model, left):
             choice = False
         if choice:
             yield CompileRecord()
@@ -72,10 +81,31 @@ class GradientLearner(Learner):
         if before not in (None, self.compiled):
             was = "compiled, now they are not" if before else "not compiled, now they are"
             yield NoteRecord(text=f"not bit-exact: steps were {was}")
+        if budgeted:
+            now = self.clock.seconds()
+            self.state.before = self.state.before + now - started if self.state.step else now
+            self.clock.before = self.state.before
+            if self.device.type == "cpu" and not self.compiled:  # compiled code has its number
+                self.threads = ThreadChoice()
+
+    def take_remarks(self) -> list[str]:
+        """Return remarks for the user on the last step, once."""
+        taken, self.remarks = self.remarks, []
+        return taken
+
+    def close(self) -> None:
+        """Give the process all its threads again."""
+        if self.threads:
+            self.threads.restore()
 
     def step(self) -> TrainRecord | SkipRecord:
         """Do one optimizer update at the scheduled learning rate."""
-        return self.update(self.learning_rate())
+        started = time.perf_counter()
+        record = self.update(self.learning_rate())
+        self.last_step = time.perf_counter() - started
+        if self.threads and (remark := self.threads.took(self.last_step)):
+            self.remarks.append(remark)
+        return record
 
     def learning_rate(self) -> float:
         """Return the learning rate of the next update."""

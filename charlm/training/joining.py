@@ -43,7 +43,14 @@ from charlm.runs.mixture import (
     sha256_of_weights,
 )
 from charlm.runs.provenance import PROVENANCE, provenance_json
-from charlm.runs.records import NoteRecord, Record, TrainRecord, TuneRecord
+from charlm.runs.records import (
+    EvalRecord,
+    NoteRecord,
+    Record,
+    SampleRecord,
+    TrainRecord,
+    TuneRecord,
+)
 from charlm.runs.state import drift, newest_sound
 from charlm.storage import write_file
 from charlm.text.tokens import Split
@@ -55,7 +62,13 @@ from charlm.training.learner import Job, OneStepLearner
 MAX_TUNED = 1 << 16  # characters to fit the weights on: enough for a few numbers
 MAX_LOGITS = 1 << 26  # of all experts on these characters: 256 MiB of float32
 MAX_READ = 8  # characters to predict for each that is kept, where the alphabet is large
-RESERVE = 0.05  # share of a budget for fitting the weights, whose time is not measured
+RESERVE = 0.03  # share of the rest of a budget for what is not measured
+FIT = (
+    10  # times as long as predicting a character and joining, to fit the weights with it; measured
+)
+SHOWN = 0.25  # share of an evaluation, for the one before the experts learn the slice
+TUNING = 0.05  # share of a budget for predicting these characters, and again for the fit
+SHOWN_TIME = 0.03  # share of a budget that it may take
 TRIED = 2048  # characters predicted to measure the speed
 SAVED_A_SECOND = 2e8  # bytes; a guess, for the last save in a budget
 
@@ -78,7 +91,16 @@ class JoiningLearner(OneStepLearner):
         self.experts: list[Expert] = []  # those that are trained here
         self.taken: dict[str, Checkpoint] = {}  # those from other runs
         self.fitted: Fitted | None = None
+        # The most characters of the slice to predict, and to keep predictions of all experts of.
+        self.tuned = MAX_TUNED
+        self.room = max(1, MAX_LOGITS // (self.model.vocab_size * len(self.mixture.experts)))
         self.read = 0  # characters that the last prediction took
+        self.shown = SHOWN
+
+    def updates(self) -> dict[str, int]:
+        """Return the updates of each expert that is trained here and was not left out."""
+        left_out = {name for name, w in self.fitted.weights.items() if not w} if self.fitted else {}
+        return {one.name: one.state.step for one in self.experts if one.name not in left_out}
 
     def prepare(self) -> Iterator[Record]:
         """Train the experts and fit their weights; the records of an expert have its name.
@@ -127,23 +149,17 @@ class JoiningLearner(OneStepLearner):
 
     def _train_and_fit(self) -> Iterator[Record]:
         """Train the experts without the slice, fit the weights on it, then train on with the slice."""
-        budgeted = self.clock.budget is not None
+        budgeted, just_fitted = self.clock.budget is not None, self.fitted is None
         if self.fitted is None:
             counted = self._count(self.first)
             if budgeted:
-                # Predicting takes the same time before and after training.
-                started = time.perf_counter()
-                self._predict(TRIED)
-                a_char = (time.perf_counter() - started) / self.read
-                predicted = a_char * (len(self.slice) + self._to_score())
-                left = self.clock.left()
-                self._share_time(left - (counted + predicted + RESERVE * left), self.experts)
+                self._share_time(self._left_for_training(counted), self.experts)
             yield from self._train(LATE, self.experts)
             self.fitted, remark = self._fit(counted)
             content = json.dumps(asdict(self.fitted), indent=1) + "\n"
             write_file(self.run.path / FITTED, content.encode())
-            if remark:
-                yield NoteRecord(text=remark)
+            for text in filter(None, (remark, *self.job.take_remarks())):
+                yield NoteRecord(text=text)
         else:
             self.clock.add(self.fitted.seconds)
         weights = [self.fitted.weights[name] for name in self.mixture.experts]
@@ -151,11 +167,58 @@ class JoiningLearner(OneStepLearner):
         self.model.weights.copy_(torch.tensor(weights))
         self.model.temperature.fill_(self.fitted.temperature)
         yield TuneRecord(fitted=self.fitted)
+        if just_fitted:
+            yield from self._show()
         if budgeted:
             self._share_time(self.clock.left() - self.fitted.reserve, used)
         for expert in self.experts:
             expert.give_slice(self.fitted.steps[expert.name])
         yield from self._train(math.inf, used)
+
+    def _left_for_training(self, counted: float) -> float:
+        """Return the seconds that are left for the experts' steps; counting took `counted`."""
+        budget, left = self.clock.budget, self.clock.left()
+        assert budget is not None
+        # Predicting takes the same time before and after training, and so does joining.
+        started = time.perf_counter()
+        logits, _ = self._predict(TRIED)
+        predicted = time.perf_counter()
+        join(logits, self.model.weights, self.model.temperature, self.mixture.combine)
+        joining = (time.perf_counter() - predicted) / len(logits[0])
+        predicting = (predicted - started) / self.read
+        self.job.limit_scoring(len(self.job.corpus.splits["val"]), predicting + joining)
+        self.tuned = min(self.tuned, _within(TUNING * budget, predicting))
+        self.room = min(self.room, _within(TUNING * budget, FIT * joining))
+        read = min(len(self.slice), self.tuned, MAX_READ * self.room)
+        fitting = FIT * joining * min(read, self.room)
+        scoring = (1 + self._shown(predicting + joining)) * self._to_score()
+        scoring *= predicting + joining
+        return left - (counted + predicting * read + fitting + scoring + RESERVE * left)
+
+    def _shown(self, seconds_a_char: float) -> float:
+        """Return the share of an evaluation that the first join is scored on; 0 if time is short."""
+        budget = self.clock.budget
+        chars = self._to_score()
+        share = max(SHOWN, min(1.0, TRIED / max(1, chars)))
+        long = budget is not None and share * seconds_a_char * chars > SHOWN_TIME * budget
+        self.shown = 0.0 if long else share
+        return self.shown
+
+    def _show(self) -> Iterator[Record]:
+        """Score the first join and let it write, so that its run shows what comes of it."""
+        val, train = self.job.corpus.splits["val"], self.config.train
+        if len(val) > 1 and self.shown:
+            score = self.job.score(val, self.shown)
+            yield EvalRecord(
+                step=0,
+                chars=score.chars,
+                loss_nats=score.loss_nats,
+                best=False,
+                seconds=self.clock.seconds(),
+            )
+        if train.sample_every:
+            text = self.job.sample()
+            yield SampleRecord(step=0, text=text, seconds=self.clock.seconds())
 
     def _train(self, share: float, experts: Sequence[Expert]) -> Iterator[Record]:
         """Train one expert after another until this share of their runs is done, or raise Stopped."""
@@ -196,13 +259,15 @@ class JoiningLearner(OneStepLearner):
         """
         started = time.perf_counter()
         names, combine = list(self.mixture.experts), self.mixture.combine
-        logits, targets = self._predict(MAX_TUNED)
+        logits, targets = self._predict(self.tuned)
         predicted = (time.perf_counter() - started) / self.read
         found = fit_join(logits, targets, names, combine, self.job.should_stop)
+        joining = time.perf_counter()
         mixed = join(logits, found.weights, found.temperature, combine)
+        predicted += (time.perf_counter() - joining) / len(targets)
         alone = [loss_of(own, targets) for own in logits]
-        # Scoring a character takes as long as predicting one.
-        scoring = predicted * self._to_score()
+        # Scoring a character takes as long as predicting it and joining.
+        scoring = (1 + self._shown(predicted)) * predicted * self._to_score()
         saving = sum(t.nbytes for t in self.model.state_dict().values()) / SAVED_A_SECOND
         steps = {name: checkpoint.step for name, checkpoint in self.taken.items()}
         fitted = Fitted(
@@ -221,7 +286,7 @@ class JoiningLearner(OneStepLearner):
     def _to_score(self) -> int:
         """Return how many validation characters will be scored."""
         val = len(self.job.corpus.splits["val"])
-        return min(val, self.config.eval.max_chars or val)
+        return min(val, self.job.most_scored or val)
 
     @torch.no_grad()
     def _predict(self, most: int) -> tuple[Float[Tensor, "E N V"], Int[Tensor, "N"]]:
@@ -232,14 +297,13 @@ class JoiningLearner(OneStepLearner):
         """
         self.model.eval()
         experts = self.model.experts.values()
-        room = max(1, MAX_LOGITS // (self.model.vocab_size * len(experts)))
         length = min(self.mixture.block_size, len(self.slice) - 1)
         rows = max(1, chars_a_pass(self.model) // length)
-        passes = spread_windows(len(self.slice) - 1, length, min(most, MAX_READ * room), rows)
+        passes = spread_windows(len(self.slice) - 1, length, min(most, MAX_READ * self.room), rows)
         texts = [self.slice.read(int(start), length + 1) for one in passes for start in one.starts]
         ids = torch.from_numpy(np.stack(texts).astype(np.int64))
         # Odd steps meet every place in a window, of which the first have little context.
-        every = (ids[:, 1:].numel() - 1) // room
+        every = (ids[:, 1:].numel() - 1) // self.room
         every += 1 + every % 2
         places = torch.arange(ids[:, 1:].numel()).view(len(ids), length) % every == 0
         logits = torch.empty(len(experts), int(places.sum()), self.model.vocab_size)
@@ -266,3 +330,8 @@ class JoiningLearner(OneStepLearner):
             temperature=self.fitted.temperature,
             seconds=self.state.seconds,
         )
+
+
+def _within(seconds: float, a_char: float) -> int:
+    """Return how many characters can be worked on in so many seconds, at least `TRIED`."""
+    return max(TRIED, int(seconds / max(a_char, 1e-9)))

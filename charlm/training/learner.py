@@ -8,16 +8,21 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 from torch.optim import Optimizer
 
 from charlm.config import Config
+from charlm.errors import check_stop
 from charlm.evaluation import Score, score_windows
 from charlm.models import LanguageModel
 from charlm.models.device import choose_device
 from charlm.runs import RunFolder
 from charlm.runs.records import Record
 from charlm.runs.state import TrainingState
+from charlm.sampling import CONFIGURED, Context, encode_prompt, generate, settings_of
 from charlm.text import Corpus, Tokenizer
 from charlm.text.tokens import Ids
 
@@ -29,6 +34,7 @@ class Clock:
     began: float  # its start by `time.perf_counter`, moved forward by the length of all stops
     budget: float | None = None  # how long it may take; None: a number of steps
     reserved: float = 0.0  # part of the budget that the last evaluation will take
+    before: float = 0.0  # seconds before the first step: baselines, an evaluation, compiling
 
     def seconds(self) -> float:
         """Return how long the run has taken so far."""
@@ -39,14 +45,23 @@ class Clock:
         return 0.0 if self.budget is None else self.budget - self.seconds()
 
     def share(self) -> float | None:
-        """Return the share of the budget that is spent; None without one."""
+        """Return the share of the budget for steps that is spent; None without a budget."""
         if self.budget is None:
             return None
-        return self.seconds() / max(self.budget - self.reserved, 1e-3)
+        return (self.seconds() - self.before) / max(self.budget - self.reserved - self.before, 1e-3)
+
+    def is_over(self, coming: float) -> bool:
+        """Tell whether a step that takes `coming` seconds would mostly be over the budget."""
+        late = self.seconds() + coming / 2 + self.reserved
+        return self.budget is not None and late >= self.budget
 
     def add(self, seconds: float) -> None:
         """Add time from before a stop; negative time removes a wait."""
         self.began -= seconds
+
+
+EVALUATION = 0.1  # share of a budget that an evaluation may take
+TRIED = 2048  # characters scored to measure how long that takes
 
 
 @dataclass
@@ -69,11 +84,60 @@ class Job:
     def __post_init__(self) -> None:
         minutes = self.config.train.minutes
         self.clock = Clock(self.began, None if minutes is None else 60 * minutes)
+        self.most_scored = self.config.eval.max_chars  # characters in an evaluation
+        self._measured = False
+        self._remarks: list[str] = []
         self.model = self.model.to(choose_device(self.config.run.device))
 
-    def score(self, part: Ids) -> Score:
-        """Score the model on a part of the text, or raise Stopped."""
-        length, most = self.config.model.block_size, self.config.eval.max_chars
+    def score(self, part: Ids, share: float = 1.0) -> Score:
+        """Score the model on a part of the text, or on a share of it, spread evenly; or raise Stopped.
+
+        In a budget, the first call measures how much of the part can be scored in a tenth of it.
+        """
+        if self.clock.budget is not None and not self._measured:
+            started = time.perf_counter()
+            tried = self._score(part, TRIED).chars
+            self.limit_scoring(len(part), (time.perf_counter() - started) / max(1, tried))
+        most = self.most_scored if share == 1 else round(share * (self.most_scored or len(part)))
+        return self._score(part, most)
+
+    def limit_scoring(self, chars: int, seconds_a_char: float) -> None:
+        """Score fewer characters of a part of `chars` if they would take too much of the budget."""
+        assert self.clock.budget is not None
+        self._measured = True
+        wanted = min(chars, self.most_scored or chars)
+        most = max(TRIED, int(EVALUATION * self.clock.budget / max(seconds_a_char, 1e-9)))
+        if most < wanted:
+            self.most_scored = most
+            self._remarks.append(
+                f"evaluations score {self.most_scored:,} of {wanted:,} characters, spread evenly: all "
+                f"would take {seconds_a_char * wanted:.0f} s, over a tenth of the budget"
+            )
+
+    @cached_property
+    def prompt(self) -> npt.NDArray[np.int64]:
+        """The ids of the prompt of samples."""
+        return encode_prompt(self.tokenizer, self.config.sample.prompt, where=CONFIGURED)
+
+    def sample(self) -> str:
+        """Return a sample, always with the same prompt and seed; or raise Stopped."""
+        self.model.eval()
+        settings, seeds = settings_of(self.config.sample), [self.config.run.seed]
+        ids = self.prompt.tolist()
+        for drawn in generate(
+            Context(self.model, self.prompt), self.config.train.sample_chars, settings, seeds
+        ):
+            check_stop(self.should_stop)
+            ids.append(int(drawn.idx[0]))
+        return self.tokenizer.decode(ids)
+
+    def take_remarks(self) -> list[str]:
+        """Return remarks for the user on scoring, once."""
+        taken, self._remarks = self._remarks, []
+        return taken
+
+    def _score(self, part: Ids, most: int | None) -> Score:
+        length = self.config.model.block_size
         return score_windows(self.model, part, length, max_chars=most, should_stop=self.should_stop)
 
 
@@ -96,6 +160,10 @@ class Learner(ABC):
         """Whether the model is worth evaluating and saving yet."""
         return True
 
+    def updates(self) -> dict[str, int]:
+        """Return the updates done so far of each model trained by gradients: "", or experts by name."""
+        return {"": self.state.step}
+
     @abstractmethod
     def spent(self) -> float:
         """Return the share of the run that is done; the run ends at 1."""
@@ -103,6 +171,13 @@ class Learner(ABC):
     def prepare(self) -> Iterator[Record]:
         """Do long work before the first step; yield records, or raise Stopped."""
         yield from ()
+
+    def take_remarks(self) -> list[str]:
+        """Return remarks for the user on the last step, once."""
+        return []
+
+    def close(self) -> None:  # noqa: B027
+        """Undo what `step` changed in the process; the loop has ended."""
 
     @abstractmethod
     def step(self) -> Record:

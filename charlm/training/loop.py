@@ -13,7 +13,6 @@ from charlm.errors import (
     MachineError,
     NonFiniteError,
     Stopped,
-    check_stop,
 )
 from charlm.models.registry import kind_for
 from charlm.runs.checkpoints import Checkpoint
@@ -30,7 +29,6 @@ from charlm.runs.records import (
     SaveRecord,
 )
 from charlm.runs.state import TrainingState, load_checkpoint, save_checkpoint
-from charlm.sampling import CONFIGURED, Context, encode_prompt, generate, settings_of
 from charlm.storage.atomic import remove_folder
 from charlm.storage.machine import is_gone
 from charlm.training.learner import Job, Learner
@@ -73,7 +71,7 @@ class TrainingLoop:
             except CheckpointError as error:
                 raise error.within("train.init_from") from None
         self.val = job.corpus.splits["val"]
-        self.prompt = encode_prompt(self.tokenizer, self.config.sample.prompt, where=CONFIGURED)
+        self.prompt = job.prompt  # an unknown character is refused before any work
 
     @property
     def state(self) -> TrainingState:
@@ -104,6 +102,7 @@ class TrainingLoop:
             if self.saved_step == self.state.step:  # the log then records the last save too
                 self._logged(EndRecord(step=self.state.step))
         finally:
+            self.learner.close()
             self.metrics.close()
 
     def _turn(self) -> Generator[Record, None, bool]:
@@ -112,6 +111,7 @@ class TrainingLoop:
         if self._evaluation_due(last):
             try:
                 yield self._logged(self._evaluate())
+                yield from self._notes()
             except Stopped:
                 self.stopped = True  # a resumed run evaluates again
             new_best = self.state.best_step == self.state.step
@@ -135,9 +135,14 @@ class TrainingLoop:
                 yield from self.learner.prepare()
                 self.prepared = True
             yield self._logged(self.learner.step())
+            yield from self._notes()
         except Stopped:  # a resumed run does it again
             self.stopped = True
         return False
+
+    def _notes(self) -> Iterator[Record]:
+        for text in [*self.job.take_remarks(), *self.learner.take_remarks()]:
+            yield NoteRecord(text=text)
 
     def _due(self, every: int, done: int) -> bool:
         """Tell whether an action is due that is repeated every so many steps, last at step `done`."""
@@ -182,15 +187,8 @@ class TrainingLoop:
 
     def _sample(self) -> SampleRecord:
         """Write a sample, always with the same prompt and seed, to compare steps; or raise Stopped."""
-        state, model = self.state, self.learner.model
-        count, seed = self.config.train.sample_chars, self.config.run.seed
-        model.eval()
-        settings = settings_of(self.config.sample)
-        ids = self.prompt.tolist()
-        for drawn in generate(Context(model, self.prompt), count, settings, [seed]):
-            check_stop(self.job.should_stop)
-            ids.append(int(drawn.idx[0]))
-        text = self.tokenizer.decode(ids)
+        state = self.state
+        text = self.job.sample()
         state.sampled_step = state.step
         self.run.write_sample(state.step, text)
         state.seconds = self.clock.seconds()

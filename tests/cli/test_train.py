@@ -7,9 +7,11 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from charlm.cli.training_output import broken_plan
 from charlm.config import load_config
 from charlm.errors import MachineError
 from charlm.runs import RunFolder
@@ -525,3 +527,23 @@ def test_resume_with_a_configuration_that_has_no_run_names_the_runs(refused, tra
     (line,) = refused(4, "train", "-c", "gpt", "--resume")
 
     assert line == "runs/: no run of gpt there; name one with --out, there are runs/tiny"
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "said"),
+    [
+        (700, 60.0, None),
+        (14, 60.0, "about 739 updates were planned and 14 done"),
+        (739, 89.0, "the run took 89 s of 60"),
+        (14, 89.0, "about 739 updates were planned and 14 done, and the run took 89 s of 60"),
+    ],
+)
+def test_a_plan_that_could_not_be_kept_is_said_to(done, seconds, said):
+    loop = SimpleNamespace(
+        clock=SimpleNamespace(budget=60.0),
+        state=SimpleNamespace(seconds=seconds),
+        learner=SimpleNamespace(updates=lambda: {"": done}),
+    )
+    found = broken_plan(SimpleNamespace(plans={"": SimpleNamespace(updates=739)}), loop)
+
+    assert (found and found.partition(": ")[0]) == said

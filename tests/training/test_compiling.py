@@ -12,7 +12,7 @@ from charlm.config import GPTConfig, load_config
 from charlm.errors import MachineError
 from charlm.models import build_model
 from charlm.runs.records import NoteRecord
-from charlm.training import gradients
+from charlm.training import compiling, gradients
 from charlm.training.compiling import compile_model, worth_trying
 
 
@@ -51,13 +51,24 @@ def broken(monkeypatch):
         ("multihead", "train.minutes=60", False),
     ],
 )
-def test_on_a_cpu_a_long_run_of_a_gpt_is_worth_compiling(preset, changes, worth, model):
+def test_on_a_cpu_a_long_run_of_a_gpt_is_worth_compiling(
+    preset, changes, worth, model, monkeypatch
+):
+    monkeypatch.setattr(compiling, "cores_are_taken", lambda: False)
     config = load_config(preset, ["run.device=cpu", changes])
 
     assert (
         worth_trying(config, model, 60 * config.train.minutes if config.train.minutes else None)
         == worth
     )
+
+
+def test_beside_other_programs_only_a_longer_budget_is_worth_compiling(model, monkeypatch):
+    config = load_config("gpt", ["run.device=cpu"])
+    monkeypatch.setattr(compiling, "cores_are_taken", lambda: True)
+
+    assert not worth_trying(config, model, budget=300.0)
+    assert worth_trying(config, model, budget=1200.0)
 
 
 def test_without_a_compiler_nothing_is_tried(model, monkeypatch):

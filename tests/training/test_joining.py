@@ -110,8 +110,8 @@ def test_one_file_trains_its_experts_and_joins_them(make_loop, combine):
     assert steps == {"gpt": 14, "mean": 8}
     (joined,) = (r for r in records if r.kind == "train" and not r.expert)
     assert joined.weights == tune.fitted.weights
-    (scored,) = (r for r in records if r.kind == "eval")
-    assert scored.step == 1
+    # The first join is scored too, but only the last one is saved.
+    assert [(r.step, r.best) for r in records if r.kind == "eval"] == [(0, False), (1, True)]
     saved = load_model(loop.run)
     assert saved.step == 1
     assert not differing(saved.model.state_dict(), loop.learner.model.state_dict())
@@ -734,7 +734,7 @@ def test_runs_are_joined_as_they_are(make_loop, runs):
 
     records = finish(loop)
 
-    assert [r.kind for r in records] == ["tune", "train", "eval", "save"]
+    assert [r.kind for r in records] == ["tune", "eval", "train", "eval", "save"]
     for name, run in (("old", "gpt"), ("counts", "runs/counts")):
         own = load_model(RunFolder(Path(run))).model
         assert not differing(own.state_dict(), loop.learner.model.experts[name].state_dict())

@@ -50,7 +50,16 @@ def test_with_a_clock_the_share_of_time_counts_and_steps_do_not():
     assert learning_rate(train(minutes=1), 5000, spent=0.5) == pytest.approx(5.5e-4)
     assert learning_rate(train(minutes=1), 5000, spent=1.0) == pytest.approx(1e-4)
     assert learning_rate(train(minutes=1), 5000, spent=1.7) == pytest.approx(1e-4)
-    assert learning_rate(train(minutes=1), 10, spent=0.9) == pytest.approx(1e-3 * 11 / 101)
+
+
+def test_with_a_clock_the_warm_up_ends_with_a_tenth_of_the_time():
+    """However few updates a busy machine does, the rate reaches its peak and falls to the end."""
+    timed = train(minutes=1)
+
+    assert learning_rate(timed, 10, spent=0.01) == pytest.approx(1e-3 * 11 / 101)
+    assert learning_rate(timed, 1, spent=0.05) == pytest.approx(5e-4)
+    assert learning_rate(timed, 2, spent=0.1) == pytest.approx(1e-3, rel=0.03)
+    assert learning_rate(timed, 10, spent=0.9) < 2e-4
 
 
 def test_no_warmup_and_no_steps_divide_nothing_by_zero():
