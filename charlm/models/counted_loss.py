@@ -14,7 +14,7 @@ import numpy as np
 from charlm.errors import check_stop
 from charlm.models.counts import Array, Counts, count_ngrams
 from charlm.models.smoothing import Table, smooth
-from charlm.text.tokens import Ids
+from charlm.text.tokens import IdArray, Split
 
 MAX_CHOOSING = 100_000  # characters that the order is chosen on
 
@@ -40,7 +40,7 @@ def choosing_chars(chars: int) -> int:
 
 
 def choose_order(
-    train: Ids,
+    train: IdArray | Split,
     vocab_size: int,
     max_order: int,
     smoothing: str = "kneser-ney",

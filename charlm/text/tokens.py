@@ -29,9 +29,6 @@ class Ids(Protocol):
     def read(self, first: int, count: int) -> npt.NDArray[np.integer[Any]]:
         """Return `count` ids from position `first`: (count,)."""
 
-    def part(self, first: int, stop: int) -> "Ids":
-        """Return positions [first, stop)."""
-
 
 class TokenFile:
     """A file of ids.
