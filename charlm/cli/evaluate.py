@@ -35,8 +35,9 @@ def evaluate(
     place: RunPlace = None,
     run: Run = None,
     split: Annotated[
-        Literal["train", "val", "test"], typer.Option(help="Part of the run's text.")
-    ] = "val",
+        Literal["train", "val", "test"] | None,
+        typer.Option(help="Part of the run's text. Default: val."),
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -91,7 +92,10 @@ def evaluate(
     from charlm.runs import find_run
 
     load_torch()
+    if source is not None and split is not None:
+        raise UsageError(f"--split {split}", "a --file is scored as a whole", "leave one out")
     _check_options(source, protocol, by_position, per_char, json)
+    split = split or "val"
     found = find_run(either(place, run, "--run"))
     config = changed(found.config, [f"run.device={device}"])
     if per_char not in (None, "-"):

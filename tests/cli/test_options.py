@@ -192,3 +192,9 @@ def test_a_text_among_the_keys_is_answered_with_its_key(refused):
     (line,) = refused(2, "train", "-c", "gpt", "text.txt")
 
     assert line == "text.txt: expected KEY=VALUE; a text is given as data.source=text.txt"
+
+
+def test_a_part_of_the_run_and_another_text_are_not_scored_at_once(refused, trained):
+    (line,) = refused(2, "eval", "--file", "text.txt", "--split", "val")
+
+    assert line == "--split val: a --file is scored as a whole; leave one out"

@@ -61,6 +61,17 @@ def test_a_run_that_is_being_trained_is_said_to_run_and_is_not_removed(charlm, t
     assert (three / "tiny").is_dir()
 
 
+def test_names_stay_on_their_line(charlm, trained):
+    trained.rename(trained.with_name("a\n\x1b[31mb"))
+    config = Path("runs/a\n\x1b[31mb/config.yaml")
+    config.write_text(config.read_text().replace("text.txt", '"x\\ny.txt"'))
+
+    _, row = rows(charlm("runs"))
+
+    assert (row[0], row[2]) == ("runs/a\\n\\x1b[31mb", "x\\ny.txt")
+    assert len(charlm("runs", "rm", "-y", "runs/a\n\x1b[31mb").stderr.splitlines()) == 1
+
+
 def test_no_run_is_no_mistake(charlm):
     result = charlm("runs")
 
