@@ -73,7 +73,8 @@ def _learner(
         text = prepare_text(config, progress, output.download_bar(False, stop.requested))
         run = create_run(config, scratch, text, progress)
     model = build_model(config.model, run.tokenizer.vocab_size, config.run.seed)
-    return gradient_learner(Job(run.config, run.run, run.corpus, run.tokenizer, model))
+    job = Job(run.config, run.run, run.corpus, run.tokenizer, model, stop.requested)
+    return gradient_learner(job)
 
 
 def _show(tried: "list[Tried]", json: bool) -> None:

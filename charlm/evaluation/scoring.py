@@ -19,7 +19,7 @@ from charlm.errors import check_stop
 from charlm.evaluation.protocols import Cut, Pass, chars_a_pass, training_passes
 from charlm.evaluation.score import Floats, Score, Tally
 from charlm.evaluation.unknown import LeftOut
-from charlm.models.base import LanguageModel
+from charlm.models.base import LanguageModel, stopping_between_layers
 from charlm.models.loss import surprisal
 from charlm.text.tokenizer import CharTokenizer, Tokenizer
 from charlm.text.tokens import Ids
@@ -82,12 +82,12 @@ def score_windows(
         block_size: Characters in a window; at most the model's own.
         max_chars: Score only about this many, in windows spread evenly over the text, or at the
             start of a text shorter than one window. None: all.
-        should_stop: Called before each pass; `Stopped` is raised if it says so.
+        should_stop: Called before each layer; `Stopped` is raised if it says so.
     """
     rows = max(1, chars_a_pass(model) // block_size)
     passes = training_passes(len(ids) - 1, block_size, max_chars, rows)
     total, chars = 0.0, 0
-    with _evaluating(model):
+    with _evaluating(model), stopping_between_layers(model, should_stop):
         for nats, *_ in _predict(model, ids, passes, should_stop):
             total += float(nats.sum())
             chars += nats.size
@@ -118,7 +118,7 @@ def score_text(
         each: Called with all scored characters in order, some thousands at a time. Slower: all V
             probabilities are computed for each (`all_logits` of `protocols.choose`).
         progress: Called with the number of known characters scored since the last call.
-        should_stop: Called before each pass; `Stopped` is raised if it says so.
+        should_stop: Called before each layer; `Stopped` is raised if it says so.
     """
     length, unknown = len(ids) - 1, len(left_out.before) if left_out else 0
     tally = Tally(length + unknown)
@@ -127,7 +127,7 @@ def score_text(
     passes = cut.passes(length, max(1, chars_a_pass(model, bool(each)) // cut.length))
     # The first known character is not scored; unknown ones may come before it.
     unscored = int(np.searchsorted(left_out.before, 1)) if left_out else 0
-    with _evaluating(model):
+    with _evaluating(model), stopping_between_layers(model, should_stop):
         for nats, targets, top in _predict(model, ids, passes, should_stop, bool(each)):
             if by_position:
                 positions[:, : nats.shape[1]] += nats.sum(axis=0), np.full(nats.shape[1], len(nats))

@@ -10,7 +10,8 @@ inside a model (see `loss`).
 """
 
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from charlm.config import ModelConfig
+from charlm.errors import check_stop
 
 
 class LanguageModel(nn.Module):
@@ -202,6 +204,24 @@ def check_names(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor]
     for name in sorted(expected.keys() ^ state_dict.keys()):
         state = "is missing" if name in expected else "belongs to another model"
         raise ValueError(f"{name[:60]} {state}; its config.yaml describes another model")
+
+
+@contextmanager
+def stopping_between_layers(model: nn.Module, should_stop: Callable[[], bool]) -> Iterator[None]:
+    """While in this context, a pass through the model raises Stopped at any layer, if asked to.
+
+    A pass of a large model over many windows takes minutes.
+    """
+
+    def check(*_: Any) -> None:
+        check_stop(should_stop)
+
+    hooks = [module.register_forward_pre_hook(check) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def check_tensor(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:

@@ -87,6 +87,7 @@ class Expert(TrainingLoop):
         )
         self.batches = PhasedBatches(config, early, late)
         learner = GradientLearner(config, own.model, self.batches, own.clock)
+        learner.should_stop = job.should_stop
         super().__init__(own, checkpoint, learner)
         run = self.run
         with machine_errors(run.path):

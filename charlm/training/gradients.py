@@ -7,7 +7,7 @@ ends with the same bits as an uninterrupted one.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from charlm.backprop.by_hand import ByHand
 from charlm.config import Config
-from charlm.errors import NonFiniteError, Phrase, Setting, Words
+from charlm.errors import NonFiniteError, Phrase, Setting, Words, check_stop
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_dtype, precision
 from charlm.runs.records import CompileRecord, NoteRecord, Record, SkipRecord, TrainRecord
@@ -54,6 +54,7 @@ class GradientLearner(Learner):
         self.threads: ThreadChoice | None = None
         self.remarks: list[str] = []
         self.last_step = 0.0  # seconds
+        self.should_stop: Callable[[], bool] = lambda: False  # asked between micro-batches
 
     def spent(self) -> float:
         """Return the share of the budget or of the steps that is done."""
@@ -152,6 +153,8 @@ class GradientLearner(Learner):
             optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
         for first in range(0, train.batch_size, self.micro_batch_size):
+            if first:
+                check_stop(self.should_stop)
             loss += self._accumulate(first)
         parameters = list(self.model.parameters())
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -216,4 +219,6 @@ def gradient_learner(job: Job) -> GradientLearner:
     """Return the learner of a run on its training part."""
     config, train = job.config, job.corpus.splits["train"]
     batches = Batches(train, config.model.block_size, config.train.batch_size, config.run.seed)
-    return GradientLearner(config, job.model, batches, job.clock)
+    learner = GradientLearner(config, job.model, batches, job.clock)
+    learner.should_stop = job.should_stop
+    return learner

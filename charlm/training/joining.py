@@ -32,6 +32,7 @@ from charlm.config import MixtureConfig
 from charlm.errors import NonFiniteError, Stopped, check_stop
 from charlm.evaluation.protocols import chars_a_pass, spread_windows
 from charlm.models import MixtureModel
+from charlm.models.base import stopping_between_layers
 from charlm.models.mixture import join
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.mixture import (
@@ -314,7 +315,8 @@ class JoiningLearner(OneStepLearner):
             some = slice(filled, filled := filled + int(kept.sum()))
             for own, expert in zip(logits, experts, strict=True):
                 check_stop(self.job.should_stop)
-                own[some] = expert.read(x)[kept.to(self.model.device)]
+                with stopping_between_layers(expert, self.job.should_stop):
+                    own[some] = expert.read(x)[kept.to(self.model.device)]
         self.read = places.numel()
         return logits, ids[:, 1:][places]
 

@@ -138,6 +138,8 @@ class TrainingLoop:
             yield from self._notes()
         except Stopped:  # a resumed run does it again
             self.stopped = True
+            if self._save_due(ending=True):
+                yield from self.save(ending=True)
         return False
 
     def _notes(self) -> Iterator[Record]:

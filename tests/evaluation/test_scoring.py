@@ -204,6 +204,20 @@ def test_it_stops_when_asked_and_restores_the_mode():
         assert model.training
 
 
+def test_it_stops_between_the_layers_of_a_pass():
+    """A pass of a large model takes minutes."""
+    model, ran = gpt(), []
+    for module in model.modules():
+        module.register_forward_hook(lambda module, *_: ran.append(module))
+    whole = len([*model.modules()])
+
+    with pytest.raises(Stopped):
+        score_windows(model, IdArray(np.arange(40) % 5), 4, should_stop=lambda: len(ran) > 2)
+
+    assert len(ran) == 3 < whole
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
 def test_memory_does_not_grow_with_the_text():
     class Endless:
         def __len__(self):

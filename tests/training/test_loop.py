@@ -306,6 +306,25 @@ def test_samples_start_from_the_same_prompt_and_seed_each_time(make_loop):
     assert files == sorted(texts)
 
 
+def test_a_signal_between_micro_batches_is_obeyed_and_the_step_done_on_resume(make_loop):
+    options = ["train.micro_batch_size=1", "model.dropout=0.1"]
+    straight = make_loop(*options, out="straight")
+    finish(straight)
+    asked = []
+
+    def in_the_third_step():
+        asked.append(loop.learner.model.training and loop.state.step == 2)
+        return sum(asked) > 1
+
+    loop = make_loop(*options, out="stopped", should_stop=in_the_third_step)
+    finish(loop)
+
+    assert (loop.stopped, loop.saved_step) == (True, 2)
+    resumed = make_loop(out="stopped", resume=True)
+    finish(resumed)
+    assert state_hash(resumed) == state_hash(straight)
+
+
 def test_a_signal_in_a_sample_is_obeyed_at_once_and_the_sample_drawn_on_resume(make_loop):
     options = ["train.sample_every=3", "train.sample_chars=20"]
     straight = make_loop(*options, out="straight")
