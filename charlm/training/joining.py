@@ -64,9 +64,7 @@ MAX_TUNED = 1 << 16  # characters to fit the weights on: enough for a few number
 MAX_LOGITS = 1 << 26  # of all experts on these characters: 256 MiB of float32
 MAX_READ = 8  # characters to predict for each that is kept, where the alphabet is large
 RESERVE = 0.03  # share of the rest of a budget for what is not measured
-FIT = (
-    10  # times as long as predicting a character and joining, to fit the weights with it; measured
-)
+FIT = 30  # times as long as joining predictions of a character, to fit the weights with it
 SHOWN = 0.25  # share of an evaluation, for the one before the experts learn the slice
 TUNING = 0.05  # share of a budget for predicting these characters, and again for the fit
 SHOWN_TIME = 0.03  # share of a budget that it may take
