@@ -55,7 +55,7 @@ def fit_join(
     if most < len(names):
         chosen = _greedy(logits, targets, combine, best, most, should_stop)
         few = f"{len(targets):,} characters are too few to fit the weights of {len(names)} experts"
-        remark = f"{few}: {' and '.join(names[e] for e in chosen)} used"
+        remark = f"{few}: only {' and '.join(names[e] for e in chosen)} used"
     if len(chosen) > 1:
         joined, alone = _on_other_text(logits[chosen], targets, combine, should_stop)
         if joined >= alone:
