@@ -197,8 +197,21 @@ OVERFLOWING = struct.pack("<5q", 0, 2**63 - 1, -(2**63), -1, 5)
             "share_1": ("F32", [4], struct.pack("<4f", 3, 0, 0, 0)),
             "left_over_1": ("F32", [1], struct.pack("<f", -2)),
         },
+        {"share_1": ("F32", [2, 4], struct.pack("<8f", *([0.25] * 8)))},
+        {
+            "share_1": ("F32", [2, 4], struct.pack("<8f", *([0.25] * 4), 3, 0, 0, 0)),
+            "left_over_1": ("F32", [2, 1], struct.pack("<2f", 0, -2)),
+        },
+        {"share_2": ("F32", [2, 0], b""), "left_over_2": ("F32", [2, 4], bytes(32))},
     ],
-    ids=["a-scalar", "keys-that-overflow", "less-than-nothing-left-over"],
+    ids=[
+        "a-scalar",
+        "keys-that-overflow",
+        "less-than-nothing-left-over",
+        "a-beginning-without-left-overs",
+        "less-than-nothing-left-over-at-a-beginning",
+        "a-beginning-in-the-highest-order",
+    ],
 )
 def test_tables_that_no_text_has_are_refused(changes):
     data = _ngram(**changes)
