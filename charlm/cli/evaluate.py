@@ -107,6 +107,8 @@ def evaluate(
             from charlm.runs.load import load_model
 
             saved = load_model(found, checkpoint, device)
+            if saved.remark:
+                output.note(saved.remark)
             cut = protocols.choose(saved.model, protocol, block_size, stride, per_char is not None)
             if source is None:
                 text = GivenText(open_part(saved.run, split)[0], saved.tokenizer)

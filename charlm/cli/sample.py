@@ -147,7 +147,10 @@ def sample(
             output.note(f"{option}: {escape} is a backslash and a letter here; {mend}")
     settings, likely = sampling.settings_of(config, allowed), json and show_alternatives
     task = sampling.Task(settings, config.max_new_chars, stops, weights, likely)
-    model = load_model(found, checkpoint, device).model
+    saved = load_model(found, checkpoint, device)
+    if saved.remark:
+        output.note(saved.remark)
+    model = saved.model
     if weights == "int8" and model.any_length:
         output.note("--weights int8 has no effect: this model has no matrices")
     sampling.check_weights(weights, model)

@@ -82,10 +82,11 @@ class Checkpoints:
         """Return the evaluated checkpoint with the lowest loss, the earliest if equal, or None."""
         return _best(self.all())
 
-    def choose(self, which: str) -> Checkpoint:
+    def choose(self, which: str, *, untrained: bool = False) -> Checkpoint:
         """Return the checkpoint named `best`, `last`, or by its step.
 
-        Without an evaluated checkpoint, `best` means the last. An unreadable checkpoint may be the
+        Without an evaluated checkpoint, `best` means the last. So it does where only step 0 was
+        evaluated, which nothing was learned at, unless `untrained` weights will do. An unreadable checkpoint may be the
         best or the last, so it is an error instead of a silent second choice.
 
         Raises:
@@ -113,7 +114,9 @@ class Checkpoints:
             steps = ", ".join(str(c.step) for c in self.all()) or "none yet"
             what = f"no checkpoint {which!r}"
             raise CheckpointError(self.folder.parent, what, f"saved steps: {steps}")
-        return (_best(found) if which == "best" else None) or found[-1]
+        best = _best(found) if which == "best" else None
+        learned = [one for one in found if one.step and one.loss is not None]
+        return found[-1] if best is None or not (best.step or learned or untrained) else best
 
     def use(self, which: str, use: Callable[[Checkpoint], Used], tries: int = TRIES) -> Used:
         """Return `use(checkpoint)` for the chosen checkpoint; its files are not checked here.

@@ -1,6 +1,7 @@
 """The model of a run, with its configuration and tokenizer."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Int
 
 from charlm.config import Config, ModelConfig
-from charlm.errors import CheckpointError, Phrase, Setting
+from charlm.errors import CharlmError, CheckpointError, Phrase, Setting
 from charlm.models import LanguageModel
 from charlm.models.device import choose_device
 from charlm.models.registry import kind_for
@@ -17,6 +18,7 @@ from charlm.runs.check import checks_to_read
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.folder import RunFolder, find_run
 from charlm.runs.weights import WEIGHTS, build_from, load_weights
+from charlm.storage import OtherFormatError
 from charlm.text import CharTokenizer, Tokenizer
 
 Used = TypeVar("Used")
@@ -31,22 +33,51 @@ class SavedModel:
     config: Config
     run: RunFolder
     step: int
+    remark: str = ""  # why this is not the best of the evaluated checkpoints, if it is not
 
 
 def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> SavedModel:
     """Load the model of a run folder, the checkpoint `best`, `last` or of a step, onto a device.
 
     Raises:
-        CheckpointError: The checkpoint is missing, damaged, or does not fit the configuration.
+        CheckpointError: The checkpoint is missing, damaged, or does not fit the configuration; the
+            message names one that can be read, if there is one.
         MachineError: The device is not there.
     """
 
     def load(checkpoint: Checkpoint) -> SavedModel:
         model = build_from(checkpoint, run.config, run.tokenizer)
         model.to(choose_device(device)).eval()
-        return SavedModel(model, run.tokenizer, run.config, run, checkpoint.step)
+        remark = ""
+        if which == "best" and checkpoint.loss is None and run.checkpoints.best():
+            remark = (
+                f"only step 0 was evaluated, so this is the last checkpoint, {checkpoint.path.name}"
+            )
+        return SavedModel(model, run.tokenizer, run.config, run, checkpoint.step, remark)
 
-    return use_checkpoint(run, which, load)
+    try:
+        return use_checkpoint(run, which, load)
+    except OtherFormatError:
+        raise
+    except CheckpointError as error:
+        readable = (
+            _readable(run) if str(error.where).startswith(f"{run.checkpoints.folder}/") else ()
+        )
+        if step := max(readable, default=None):
+            other = Phrase("use {}", Setting("checkpoint", step))
+            mend = Phrase("{}, or {}", error.mend, other) if error.mend else other
+            raise error.replace(mend=mend) from None
+        raise
+
+
+def _readable(run: RunFolder) -> Iterator[int]:
+    """Yield the steps of the checkpoints that pass all checks of reading them."""
+    for checkpoint in run.checkpoints.all():
+        with contextlib.suppress(CharlmError):
+            for check in checks_to_read(run, checkpoint):
+                check.run()
+            build_from(checkpoint, run.config, run.tokenizer)
+            yield checkpoint.step
 
 
 def use_checkpoint(run: RunFolder, which: str, use: Callable[[Checkpoint], Used]) -> Used:

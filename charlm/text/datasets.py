@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from charlm.errors import DataError
+from charlm.errors import DataError, MachineError
 from charlm.storage.atomic import put_in_place
 from charlm.storage.download import download, matches
 from charlm.storage.machine import machine_errors
@@ -58,7 +58,14 @@ class Dataset:
             raise DataError(path, f"is not the pinned {self.name}", mend)
         pin = self.archive or self.text
         target = path.with_name(pin.name)
-        download(self.url, target, size=pin.size, sha256=pin.sha256, progress=progress)
+        try:
+            download(self.url, target, size=pin.size, sha256=pin.sha256, progress=progress)
+        except MachineError as error:
+            if error.where == self.url:  # the network; the disk has advice of its own
+                own = f"add a copy of yours (charlm data add {self.name} FILE)"
+                mend = f"try again, {own}, or use python-docs, which needs no network"
+                raise error.replace(mend=mend) from None
+            raise
         if self.archive:
             self._unpack(target)
             target.unlink()

@@ -240,7 +240,9 @@ class TrainingLoop:
         Checkpoints keep the factor of the learning rate, so a run that is killed and resumed rolls
         back at the same steps and equally often.
         """
-        checkpoint = self.run.checkpoints.choose("best") if self.saved_step >= 0 else None
+        checkpoint = (
+            self.run.checkpoints.choose("best", untrained=True) if self.saved_step >= 0 else None
+        )
         factor = self.state.rate_factor / 2
         if self.config.train.non_finite != "rollback" or not checkpoint or factor < LOWEST_FACTOR:
             raise self._with_what_is_saved(error) from None

@@ -7,6 +7,7 @@ may be run as code.
 
 import io
 import json
+import math
 import os
 import pickle
 import random
@@ -694,3 +695,28 @@ def test_a_window_of_absurd_size_that_all_files_agree_on_is_refused(refused, tra
         resuming = command == RESUME and size == 10**12  # as a new run would be
         (line,) = refused(2 if resuming else 4, *command)
         assert said in line
+
+
+@pytest.mark.parametrize("command", [SAMPLE, EVAL])
+def test_a_damaged_best_checkpoint_is_answered_with_another(named, command):
+    spoil(WEIGHTS, QKV, lambda tensor: tensor.fill_(math.nan))
+
+    line = named("holds 768 values that are NaN", commands=[command])
+
+    assert line.endswith("; use --checkpoint 3")
+
+
+def test_a_run_that_was_stopped_early_is_read_at_its_last_step(charlm, trained):
+    """Only its first evaluation, before any training, was made."""
+    OLDER.rename(OLDER.with_name("step-0"))
+    older = OLDER.with_name("step-0")
+    change(older / STATE, step=0)
+    reseal(older, step=0)
+    reseal(LAST, val_loss_nats=None)
+
+    results = [charlm(*command) for command in (SAMPLE, EVAL)]
+
+    for result in results:
+        assert result.code == 0
+        assert "charlm: note: only step 0 was evaluated, so this is the last" in result.stderr
+    assert "step 6" in results[1].stderr

@@ -58,6 +58,18 @@ def test_the_best_has_the_least_loss_and_is_the_earliest_of_equals(run):
     assert run.checkpoints.choose("3").step == 3
 
 
+def test_what_has_learned_nothing_is_the_best_only_of_evaluated_others(run):
+    save(run, 0, 4.0)
+    assert run.checkpoints.choose("best").step == 0
+
+    save(run, 180)
+    assert run.checkpoints.choose("best").step == 180
+    assert run.checkpoints.choose("best", untrained=True).step == 0
+
+    save(run, 250, 4.5)
+    assert run.checkpoints.choose("best").step == 0
+
+
 @pytest.mark.parametrize("loss", [None, float("nan"), float("inf"), "1.0"])
 def test_a_checkpoint_without_a_finite_loss_is_never_the_best(run, loss):
     save(run, 1, loss)

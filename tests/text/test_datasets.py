@@ -220,3 +220,15 @@ def test_every_pin_is_complete_and_every_address_secure(name):
         assert len(bytes.fromhex(pinned.sha256)) == 32
         assert pinned.size > 0
         assert os.path.basename(pinned.name) == pinned.name
+
+
+def test_where_there_is_no_network_the_other_ways_are_named(plain, server):
+    dataset = replace(plain, url="http://127.0.0.1:9/nothing")
+
+    with pytest.raises(MachineError) as caught:
+        dataset.fetch()
+
+    assert caught.value.mend == (
+        "try again, add a copy of yours (charlm data add hamlet FILE), or use python-docs, which "
+        "needs no network"
+    )
