@@ -547,3 +547,15 @@ def test_a_plan_that_could_not_be_kept_is_said_to(done, seconds, said):
     found = broken_plan(SimpleNamespace(plans={"": SimpleNamespace(updates=739)}), loop)
 
     assert (found and found.partition(": ")[0]) == said
+
+
+def test_it_says_how_many_files_a_text_has(charlm, tiny):
+    Path("texts").mkdir()
+    for name in ("p1", "p2", "p10"):
+        Path("texts", name).write_text("words of a text " * 20)
+
+    result = charlm(
+        "train", "-c", "tiny.yaml", "data.source=texts", "train.max_steps=2", "--out", "r"
+    )
+
+    assert "text   texts, 3 files: 865 train, 97 val characters; 12 symbols\n" in result.stderr
