@@ -79,7 +79,8 @@ def remove(
         found = [summary(run) for run in runs]
         _show(found)
         size = human_bytes(sum(one.bytes for one in found))
-        if not typer.confirm(f"remove {len(runs)} of these, {size}?", err=True):
+        these = "this run" if len(runs) == 1 else f"these {len(runs)} runs"
+        if not typer.confirm(f"remove {these}, {size}?", err=True):
             output.say("nothing was removed")
             return
     for run in runs:
