@@ -382,7 +382,7 @@ def state(data: bytes) -> None:
             value = getattr(loaded, field.name)
             if field.name.endswith("nats"):
                 assert value is None or type(value) is float, field.name
-            elif field.name in ("seconds", "rate_factor"):
+            elif field.name in ("seconds", "rate_factor", "before"):
                 assert type(value) is float
                 assert math.isfinite(value)
             else:
