@@ -41,7 +41,7 @@ def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> Sav
 
     Raises:
         CheckpointError: The checkpoint is missing, damaged, or does not fit the configuration; the
-            message names one that can be read, if there is one.
+            message names one that can be read, if there is one and none was named.
         MachineError: The device is not there.
     """
 
@@ -60,9 +60,8 @@ def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> Sav
     except OtherFormatError:
         raise
     except CheckpointError as error:
-        readable = (
-            _readable(run) if str(error.where).startswith(f"{run.checkpoints.folder}/") else ()
-        )
+        inside = str(error.where).startswith(f"{run.checkpoints.folder}/")
+        readable = _readable(run) if inside and not which.isdecimal() else ()
         if step := max(readable, default=None):
             other = Phrase("use {}", Setting("checkpoint", step))
             mend = Phrase("{}, or {}", error.mend, other) if error.mend else other
