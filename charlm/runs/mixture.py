@@ -1,5 +1,6 @@
 """Files of a mixture until it is joined: the runs of its experts, and `mixture.json`."""
 
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import field
 from pathlib import Path
@@ -49,12 +50,19 @@ def expert_run(mixture: RunFolder, name: str) -> RunFolder:
     return RunFolder(mixture.path / "experts" / name)
 
 
-def sha256_of_weights(checkpoint: Checkpoint) -> str:
-    """Return the SHA-256 of the weights in a verified checkpoint, or raise CheckpointError."""
+def sha256_of_weights(checkpoint: Checkpoint, tokenizer: Tokenizer) -> str:
+    """Return the SHA-256 of the weights in a verified checkpoint, or raise CheckpointError.
+
+    Of a run with another alphabet than `tokenizer`, it is that of the weights and the alphabet.
+    """
     files = checkpoint.facts["files"]
     if WEIGHTS not in files:
         raise CheckpointError(checkpoint.path, f"{WEIGHTS} is missing", "restore it")
-    return str(files[WEIGHTS]["sha256"])
+    found = str(files[WEIGHTS]["sha256"])
+    theirs = RunFolder(checkpoint.path.parent.parent).tokenizer.to_json()
+    if theirs == tokenizer.to_json():
+        return found
+    return hashlib.sha256(f"{found} {theirs}".encode()).hexdigest()
 
 
 def expert_from_run(
@@ -72,7 +80,7 @@ def expert_from_run(
         config: The mixture's configuration, which names a run for the expert.
         name: The expert.
         fitted: The weights fitted to the expert at one step; None: not fitted yet.
-        tokenizer: The mixture's tokenizer; the expert's must equal it.
+        tokenizer: The mixture's tokenizer.
         model: The expert's model; None: only check that its weights can be read.
 
     Raises:
@@ -88,7 +96,7 @@ def expert_from_run(
         which, then = str(fitted.steps[name]), fitted.weights_sha256.get(name)
     try:
         checkpoint = load_from_run(model, spec.run, which, spec.model, tokenizer)
-        if then not in (None, sha256_of_weights(checkpoint)):
+        if then not in (None, sha256_of_weights(checkpoint, tokenizer)):
             what = f"not the weights that {run.path / FITTED} was fitted with"
             raise CheckpointError(checkpoint.path, what, _RESTORE)
     except CheckpointError as error:

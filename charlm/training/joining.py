@@ -278,7 +278,9 @@ class JoiningLearner(OneStepLearner):
             steps=steps | {one.name: one.state.step for one in self.experts},
             seconds=counted + time.perf_counter() - started,
             reserve=counted + scoring + saving,
-            weights_sha256={name: sha256_of_weights(one) for name, one in self.taken.items()},
+            weights_sha256={
+                name: sha256_of_weights(one, self.job.tokenizer) for name, one in self.taken.items()
+            },
         )
         return fitted, found.remark
 

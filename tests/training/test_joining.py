@@ -643,14 +643,18 @@ def test_weights_of_a_run_that_do_not_belong_to_it_are_refused(charlm, runs):
     assert not Path("run").exists()
 
 
+OTHER_MODEL = "gpt: its model has changed; restore it or start a new run"
+OTHER_WEIGHTS = "gpt/checkpoints/step-6: not the weights that run/mixture.json was fitted with"
+
+
 @pytest.mark.parametrize(
-    ("change", "core"),
+    ("change", "core", "fitted"),
     [
-        ("data.source=other.txt", "gpt: has another alphabet: only the run has 'H'"),
-        ("model.n_head=4", "gpt: its model has changed; restore it or start a new run"),
+        ("data.source=other.txt", OTHER_WEIGHTS, True),  # of another alphabet
+        ("model.n_head=4", OTHER_MODEL, False),
+        ("model.n_head=4", OTHER_MODEL, True),
     ],
 )
-@pytest.mark.parametrize("fitted", [False, True])
 def test_an_experts_run_does_not_become_another(make_loop, charlm, runs, change, core, fitted):
     Path("other.txt").write_text(TEXT.replace("P", "H"))
     records = make_loop().records()
