@@ -142,9 +142,9 @@ def _legend(ladder: "Ladder", symbols: str) -> Iterator[str]:
     )
     if ladder.compressed:
         yield (
-            "* compressors have no windows and learn from the validation text too: they tell how "
-            f"much it adds to {_share(ladder.compressed, ladder.train)} compressed training "
-            f"{symbols}; gzip looks back 32 KiB, bzip2 900 kB, xz 8 MiB"
+            "* compressors have no windows, and learn from the validation text while they read it, "
+            f"after {_share(ladder.compressed, ladder.train)} training {symbols}; gzip looks back "
+            "32 KiB, bzip2 900 kB, xz 8 MiB"
         )
     else:
         yield f"no compressors: they need at least {MIN_COMPRESSED:,} validation {symbols}"

@@ -107,8 +107,8 @@ def compare(
 def _remarks(rows: "Sequence[ComparedRun]") -> None:
     if any(row.among_both for row in rows):
         output.note(
-            "runs of characters and of bytes are compared by bits per byte, on the same bytes; windows "
-            "are of so many characters, or of so many bytes"
+            "runs of characters and of bytes are compared by bits per byte, on the same bytes; the "
+            "length of a window is in each run's own unit"
         )
     for row in rows:
         for name, score in row.scores.items():

@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -170,12 +171,16 @@ def cut(line: str, stream: TextIO) -> str:
     return line if len(line) <= columns else f"{line[: int(columns) - 1]}…"
 
 
+_BEGIN = re.compile(r" *(\w+( \w+)?  +)?")  # an indent, and a label such as `reached`
+
+
 def _fitted(text: str, stream: TextIO) -> str:
-    """Break lines that are longer than a terminal is wide between words; keep their indent."""
+    """Break lines that are longer than a terminal is wide between words, below their first words."""
     columns, lines = width(stream), text.split("\n")
     for number, line in enumerate(lines):
         if len(line) > columns:
-            indent = " " * (len(line) - len(line.lstrip(" ")))
+            begin = _BEGIN.match(line)
+            indent = " " * (begin.end() if begin else 0)
             wrapper = textwrap.TextWrapper(int(columns), subsequent_indent=indent)
             wrapper.break_long_words = wrapper.break_on_hyphens = False
             lines[number] = wrapper.fill(line)

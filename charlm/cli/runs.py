@@ -1,5 +1,6 @@
 """charlm runs: the runs of a folder, and their removal."""
 
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -80,7 +81,12 @@ def remove(
         _show(found)
         size = human_bytes(sum(one.bytes for one in found))
         these = "this run" if len(runs) == 1 else f"these {len(runs)} runs"
-        if not typer.confirm(f"remove {these}, {size}?", err=True):
+        try:
+            sure = typer.confirm(f"remove {these}, {size}?", err=True)
+        except typer.Abort:  # Ctrl-C or Ctrl-D, which leave the cursor behind the question
+            output.say("\nnothing was removed")
+            raise typer.Exit(128 + signal.SIGINT) from None
+        if not sure:
             output.say("nothing was removed")
             return
     for run in runs:

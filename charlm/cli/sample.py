@@ -143,7 +143,7 @@ def sample(
     stops = sampling.encode_stops(found.tokenizer, ends, allowed)
     for option, typed in [("--prompt", prompt or ""), *(("--stop", text) for text in stop or [])]:
         if escape := sampling.escape_in(typed):
-            mend = f"if you mean the character, write $'{escape}'"
+            mend = f"for {sampling.meant_by(escape)}, write $'{escape}'"
             output.note(f"{option}: {escape} is a backslash and a letter here; {mend}")
     settings, likely = sampling.settings_of(config, allowed), json and show_alternatives
     task = sampling.Task(settings, config.max_new_chars, stops, weights, likely)

@@ -173,7 +173,7 @@ def score_baselines(
     asked = _asked(prepared)
     made_of = {**asked, **{key: prepared.corpus.facts[key] for key in FACTS}}
     if found := kept(path, made_of):
-        _show(found, prepared, quiet, "from the run's own record")
+        _show(found, prepared, quiet, "as counted when this run began")
         return found
     ends = math.inf
     if loop.clock.budget is not None:

@@ -31,7 +31,7 @@ def choose_orders(
             return model
         found, chars = with_chosen_order(model, known, vocab_size, run, should_stop)
         notes.append(
-            f"{name}.order {found.order}, chosen on the last {chars:,} characters of {where}"
+            f"{name}.order is {found.order}, the best on the last {chars:,} characters of {where}"
         )
         return found
 

@@ -139,8 +139,8 @@ def open_run(
         return prepared
     then, now = str(sound.corpus.facts["source_sha256"]), text.scan.sha256
     if now != then and config.data.source in EMBEDDED and not allow_new_data:
-        what = f"that of Python {platform.python_version()} is not the run's; using its own copy"
-        notes.append(f"{config.data.source}: {what}")
+        other = f"Python {platform.python_version()} has another {config.data.source} than this run"
+        notes.append(f"{other}, which continues with its own copy")
         return prepared
     if now != then and not allow_new_data:
         what = f"changed since this run began (SHA-256 {now[:12]}... now, {then[:12]}... then)"
@@ -205,9 +205,8 @@ def _rate_jump(prepared: PreparedRun, checkpoint: Checkpoint) -> str | None:
         return None
     steady = max(float(f"{last / state.rate_factor:.3g}"), before.min_lr)
     return (
-        f"the learning rate rises from {last:.2g} to {following:.2g}, since a longer schedule begins "
-        "to fall later; train.schedule=constant and "
-        f"train.learning_rate={steady:g} would keep it"
+        f"the learning rate rises from {last:.2g} to {following:.2g}, because the schedule is longer "
+        f"now; to keep the rate, set train.schedule=constant and train.learning_rate={steady:g}"
     )
 
 

@@ -165,12 +165,14 @@ def alphabet_note(name: str, tokenizer: Tokenizer) -> str | None:
     assert isinstance(run.tokenizer, CharTokenizer)
     assert isinstance(tokenizer, CharTokenizer)
     shared = int((known >= 0).sum())
-    parts = [f"{name}: {shared:,} of {len(known):,} characters known"]
+    parts = [f"{name} knows {shared:,} of {len(known):,} characters"]
     for what, one, other in (
-        ("new", tokenizer, run.tokenizer),
-        ("left out", run.tokenizer, tokenizer),
+        ("begin{s} fresh", tokenizer, run.tokenizer),
+        ("of its own {is} left out", run.tokenizer, tokenizer),
     ):
         if odd := [c for c in one.alphabet if c not in other.alphabet]:
+            single = len(odd) == 1
+            said = what.format(s="s" * single, **{"is": "is" if single else "are"})
             more = ", ..." if len(odd) > 4 else ""
-            parts.append(f"{len(odd):,} {what}: {', '.join(map(repr, odd[:4]))}{more}")
+            parts.append(f"{len(odd):,} {said} ({', '.join(map(repr, odd[:4]))}{more})")
     return "; ".join(parts)

@@ -19,6 +19,7 @@ from charlm.sampling.request import (
     encode_prompt,
     encode_stops,
     escape_in,
+    meant_by,
     settings_of,
 )
 from charlm.sampling.stream import Piece
@@ -41,5 +42,6 @@ __all__ = [
     "escape_in",
     "generate",
     "load",
+    "meant_by",
     "settings_of",
 ]

@@ -38,7 +38,7 @@ def encode_prompt(
     try:
         ids = tokenizer.encode(prompt, unknown)
     except DataError as error:
-        words = "use {} to replace them by similar characters, or {} to leave them out"
+        words = "use {} to take similar characters instead, or {} to leave such characters out"
         mend: Words = Phrase(words, *(Setting("unknown", value) for value in ("nearest", "skip")))
         if where == CONFIGURED:
             mend = "use characters of the text"
@@ -84,6 +84,11 @@ def escape_in(text: str) -> str:
     r"""Return the first \n, \r or \t that was typed as a backslash and a letter; or nothing."""
     found = _ESCAPE.search(text)
     return found[0] if found else ""
+
+
+def meant_by(escape: str) -> str:
+    r"""Return the name of the character that \n, \r or \t stands for."""
+    return _ESCAPES[escape][1]
 
 
 def knows(tokenizer: Tokenizer, character: str) -> bool:

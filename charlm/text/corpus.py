@@ -235,4 +235,5 @@ def not_in_alphabet(strange: Sequence[str], tokenizer: Tokenizer) -> str:
     shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in strange[:4])
     more = f" and {len(strange) - 4} more" if len(strange) > 4 else ""
     size = tokenizer.vocab_size
-    return f"{shown}{more} not in the alphabet of this run, which has {size} symbols"
+    verb = "is" if len(strange) == 1 else "are"
+    return f"{shown}{more} {verb} not in the alphabet of this run, which has {size} symbols"

@@ -81,10 +81,10 @@ def read_symbols(
         notes.append(f"{marked[0]}: a byte order mark was dropped{more}")
     count = f"of {len(source.parts):,}"
     if joined:
-        ends = f"files that do not end with data.joiner, {data.joiner!r}: {joined:,} {count}"
-        notes.append(f"{ends}; it was put between them and the next")
+        put = f"data.joiner ({data.joiner!r}) was put after {joined:,} {count} files"
+        notes.append(f"{put}, which did not end with it")
     if 0 < empty < len(source.parts):
-        notes.append(f"empty files: {empty:,} {count}")
+        notes.append(f"{empty:,} {count} files {'is' if empty == 1 else 'are'} empty")
 
 
 def gathered(symbols: Iterator[Symbols]) -> Iterator[Symbols]:

@@ -243,6 +243,12 @@ def _unknown_characters(text: str, known: npt.NDArray[np.bool_], vocab_size: int
     first_position: dict[str, int] = {}
     for position in np.flatnonzero(~known):
         first_position.setdefault(text[position], int(position))
-    shown = [f"character {p + 1} {c!r} (U+{ord(c):04X})" for c, p in first_position.items()]
+    shown = [f"character {p + 1} {_quoted(c)} (U+{ord(c):04X})" for c, p in first_position.items()]
     more = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
-    return f"{', '.join(shown[:4])}{more} not in this model's alphabet of {vocab_size}"
+    verb = "is" if len(shown) == 1 else "are"
+    return f"{', '.join(shown[:4])}{more} {verb} not in this model's alphabet of {vocab_size}"
+
+
+def _quoted(character: str) -> str:
+    # Two backslashes, as Python writes it, would look like two characters.
+    return "'\\'" if character == "\\" else repr(character)

@@ -50,8 +50,8 @@ def test_the_table_has_a_row_for_each_baseline_and_says_how_to_read_it(charlm):
     assert "chosen on the end of the training part, so another may be better here" in lines[11]
     assert [line.split()[1] == "*" for line in lines[1:10]] == [False] * 6 + [True] * 3
     assert lines[12].startswith(
-        "* compressors have no windows and learn from the validation text too: they tell how much "
-        "it adds to all 1,290 compressed training characters; "
+        "* compressors have no windows, and learn from the validation text while they read it, "
+        "after all 1,290 training characters; "
     )
     assert len(lines) == 13  # nothing is worse than uniform
 
@@ -76,7 +76,7 @@ def test_a_baseline_that_saw_less_than_the_model_says_so(charlm, monkeypatch):
     lines = charlm("baselines", "text.txt", "--val-fraction", 0.5).stdout.splitlines()
 
     assert lines[10].endswith("counted on the last 100 of 1,290 training characters")
-    assert "to the last 50 of 1,290 compressed training characters" in lines[12]
+    assert "after the last 50 of 1,290 training characters" in lines[12]
 
 
 def test_windows_are_an_option(charlm):
@@ -222,7 +222,7 @@ def test_a_resumed_run_does_not_count_again(charlm, monkeypatch, quiet):
 
     for result in (again, more):
         assert "5-gram " in result.stderr
-        assert "  from the run's own record" in result.stderr
+        assert "  as counted when this run began" in result.stderr
     assert again.stdout == first
     assert more.stdout.splitlines()[-1].startswith("reached ")
 
@@ -246,7 +246,7 @@ def test_baselines_of_another_text_or_protocol_or_a_damaged_file_are_counted_aga
 
     assert result.code == 0
     assert "5-gram " in result.stderr
-    assert "from the run's own record" not in result.stderr
+    assert "as counted when this run began" not in result.stderr
     after = json.loads(kept.read_text())
     assert (after["made_of"] == before["made_of"]) == (change in ("damage", "nan"))
 

@@ -115,4 +115,6 @@ def test_the_files_of_a_folder_are_counted(charlm, tmp_path):
     result = charlm("data", "info", "texts")
 
     assert "files    3\n" in result.stdout
-    assert "files that do not end with data.joiner, '\\n': 2 of 3" in result.stderr
+    assert (
+        "data.joiner ('\\n') was put after 2 of 3 files, which did not end with it" in result.stderr
+    )

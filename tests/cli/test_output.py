@@ -175,6 +175,16 @@ def test_a_terminal_breaks_long_lines_between_words_and_keeps_their_indent(capsy
         assert all(len(line) <= 80 and line.startswith("  word") for line in lines)
 
 
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize("label", ["reached          ", "validation loss  ", "text   "])
+def test_a_broken_line_goes_on_below_its_words_and_not_below_its_label(capsys, label):
+    output.result(label + "word " * 20)
+
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{label}word word")
+    assert second.startswith(" " * len(label) + "word")
+
+
 ROWS = [["run", "model", "nats"], ["runs/" + "long" * 20, "gpt modern", "1.5"]]
 
 

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
 from charlm.storage import folder_lock
 
@@ -121,6 +122,19 @@ def test_it_asks_first(charlm, trained, monkeypatch, answer, left):
     assert result.code == 0
     assert "runs/tiny" in result.stdout
     assert os.listdir("runs") == left
+
+
+def test_ctrl_c_at_the_question_removes_nothing(charlm, trained, monkeypatch):
+    def interrupted(text, err):
+        raise typer.Abort
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.confirm", interrupted)
+
+    result = charlm("runs", "rm", "tiny")
+
+    assert (result.code, result.stderr) == (130, "\nnothing was removed\n")
+    assert os.listdir("runs") == ["tiny"]
 
 
 def make_foreign(run):

@@ -450,8 +450,8 @@ def test_a_finished_schedule_that_is_made_longer_is_noted(charlm, trained):
     ]
 
     assert (
-        "note: the learning rate rises from 0.00023 to 0.00069, since a longer schedule begins to "
-        f"fall later; {keys[0]} and {keys[1]} would keep it"
+        "note: the learning rate rises from 0.00023 to 0.00069, because the schedule is "
+        f"longer now; to keep the rate, set {keys[0]} and {keys[1]}"
     ) in rises
     assert "learning rate rises" not in more + steady
     assert rates[5:] == pytest.approx([0.000232] * 7, rel=0.01)
@@ -467,9 +467,11 @@ def test_a_text_of_another_python_is_not_asked_back(charlm, tiny, monkeypatch):
     result = charlm("train", "--resume", "train.max_steps=7")
 
     assert result.code == 0, result.stderr
-    (note,) = [line for line in result.stderr.splitlines() if "python-docs: that" in line]
+    (note,) = [line for line in result.stderr.splitlines() if "another python-docs" in line]
     version = ".".join(map(str, sys.version_info[:3]))
-    assert note.endswith(f"that of Python {version} is not the run's; using its own copy")
+    assert note.endswith(
+        f"Python {version} has another python-docs than this run, which continues with its own copy"
+    )
     assert Path("runs/tiny/tokens/MANIFEST.json").read_bytes() == before
 
 

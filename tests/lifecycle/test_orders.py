@@ -71,7 +71,7 @@ def test_the_best_order_on_the_end_of_what_will_be_counted_is_recorded(begin, ke
     written = read_config((prepared.run.path / "config.yaml").read_bytes(), "config.yaml")
     assert written.model.order == prepared.config.model.order == order
     where = f"the last {len(ids) // 10:,} characters of the training part"
-    assert prepared.notes == [f"model.order {order}, chosen on {where}"]
+    assert prepared.notes == [f"model.order is {order}, the best on {where}"]
 
 
 def test_validation_text_has_no_part_in_the_choice(begin):
@@ -95,7 +95,7 @@ def test_an_expert_has_no_look_at_the_characters_that_weights_are_fitted_on(begi
     assert [experts[name].model.order for name in "ab"] == [order, 2]
     where = f"the training part before the {tuned} that weights are fitted on"
     assert prepared.notes == [
-        f"model.experts.a.model.order {order}, chosen on the last 486 characters of {where}"
+        f"model.experts.a.model.order is {order}, the best on the last 486 characters of {where}"
     ]
 
 
@@ -142,7 +142,9 @@ def test_the_line_about_the_choice_is_a_note_and_the_run_ends_like_one_of_that_o
     order = RunFolder(Path("a")).config.model.order
     fixed = charlm(*ngram, f"model.order={order}", "--out", "b")
 
-    assert f"note: model.order {order}, chosen on the last 232 characters of the" in chosen.stderr
+    assert (
+        f"note: model.order is {order}, the best on the last 232 characters of the" in chosen.stderr
+    )
     losses = [charlm("eval", "--run", name, "--json").stdout.replace('"a"', '"b"') for name in "ab"]
     assert losses[0] == losses[1]
     assert charlm("verify", "a").code == fixed.code == 0

@@ -95,7 +95,10 @@ def other_text():
     return text
 
 
-NOTE = "runs/tiny: 28 of 30 characters known; 2 new: 'é', 'Ω'; 3 left out: '!', 'P', 'q'"
+NOTE = (
+    "runs/tiny knows 28 of 30 characters; 2 begin fresh ('é', 'Ω'); "
+    "3 of its own are left out ('!', 'P', 'q')"
+)
 
 
 def test_another_alphabet_keeps_what_is_known_and_says_so(make_loop, trained, other_text, charlm):

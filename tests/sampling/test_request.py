@@ -19,8 +19,9 @@ def test_an_unknown_character_is_named_with_its_position_and_a_way_on():
         encode_prompt(CharTokenizer("abc"), "aéb")
 
     assert str(caught.value) == (
-        "prompt: character 2 'é' (U+00E9) not in this model's alphabet of 3; use "
-        "unknown='nearest' to replace them by similar characters, or unknown='skip' to leave them out"
+        "prompt: character 2 'é' (U+00E9) is not in this model's alphabet of 3; use "
+        "unknown='nearest' to take similar characters instead, or unknown='skip' to leave such "
+        "characters out"
     )
 
 
@@ -41,7 +42,7 @@ def test_a_stop_text_that_no_text_can_have_is_refused():
         encode_stops(CharTokenizer("\nendx"), ["x", "<end>"])
 
     assert str(caught.value) == (
-        "stop='<end>': character 1 '<' (U+003C), character 5 '>' (U+003E) not in this "
+        "stop='<end>': character 1 '<' (U+003C), character 5 '>' (U+003E) are not in this "
         "model's alphabet of 5, so no text can have it; leave it out"
     )
 

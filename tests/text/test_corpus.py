@@ -106,8 +106,8 @@ def test_titles_are_not_fused_with_the_words_before_them(tmp_path):
 
     assert whole(corpus).tobytes() == b"last words\nTitle 10\nmore"
     assert scan_text(source_of(*parts), DataConfig()).notes == [
-        "files that do not end with data.joiner, '\\n': 1 of 4; it was put between them and the next",
-        "empty files: 1 of 4",
+        "data.joiner ('\\n') was put after 1 of 4 files, which did not end with it",
+        "1 of 4 files is empty",
     ]
 
 

@@ -65,12 +65,19 @@ def test_unknown_characters_are_named_with_code_and_position():
         CharTokenizer("abc").encode("abéaé😀")
 
     assert str(caught.value) == (
-        "character 3 'é' (U+00E9), character 6 '😀' (U+1F600) not in this model's alphabet of 3"
+        "character 3 'é' (U+00E9), character 6 '😀' (U+1F600) are not in this model's alphabet of 3"
     )
 
 
+def test_an_unknown_backslash_is_shown_as_one():
+    with pytest.raises(DataError, match=r"^character 2 '\\' \(U\+005C\) is not in"):
+        CharTokenizer("abn").encode(r"a\n")
+
+
 def test_many_unknown_characters_are_counted():
-    with pytest.raises(DataError, match=r"2 'b' .*, character 5 'e' \(U\+0065\) and 2 more not in"):
+    with pytest.raises(
+        DataError, match=r"2 'b' .*, character 5 'e' \(U\+0065\) and 2 more are not in"
+    ):
         CharTokenizer("a").encode("abcdefg")
 
 
