@@ -70,7 +70,9 @@ def read_text(
     known = scan.size - sum(int(scan.counts[ord(c)]) for c in strange)
     if strange and unknown == "error":
         uniform = Setting("unknown", "uniform")
-        mend = f"use {{}} to score the {scan.size - known:,} unknown characters by a uniform code"
+        count = scan.size - known
+        which = f"{count:,} unknown character{'s' * (count != 1)}"
+        mend = f"use {{}} to score the {which} by a uniform code"
         if form := normal_form(strange, getattr(own, "alphabet", "")):
             mend = f"convert it to the normal form {form}, as the run's text is, or {mend}"
         raise DataError(source.name, not_in_alphabet(strange, own), Phrase(mend, uniform))

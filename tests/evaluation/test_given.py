@@ -33,7 +33,10 @@ def test_unknown_characters_are_set_apart(tmp_path):
 
 
 def test_a_python_caller_is_told_the_argument(tmp_path):
-    with pytest.raises(DataError, match=r"'é' \(U\+00E9\) not in .*; use unknown='uniform' to"):
+    with pytest.raises(
+        DataError,
+        match=r"'é' \(U\+00E9\) is not in .*; use unknown='uniform' to score the 1 unknown character by",
+    ):
         given("abé", tmp_path)
 
 

@@ -463,8 +463,8 @@ def test_a_character_outside_a_given_alphabet_is_refused_before_anything_is_writ
     scan = scan_text(source_of("abé".encode()), data)
 
     for alphabet, named in [
-        ("ab", r"'é' \(U\+00E9\) not in"),
-        ("a", r"'b' \(U\+0062\), 'é' \(U\+00E9\) not in"),
+        ("ab", r"'é' \(U\+00E9\) is not in"),
+        ("a", r"'b' \(U\+0062\), 'é' \(U\+00E9\) are not in"),
     ]:
         with pytest.raises(DataError, match=named):
             encode_corpus(source_of(b""), data, scan, CharTokenizer(alphabet), tmp_path / "tokens")
