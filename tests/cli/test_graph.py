@@ -238,10 +238,10 @@ def test_a_picture_there_is_replaced(charlm):
 
 
 def test_a_folder_that_may_not_be_written_is_named(charlm, monkeypatch):
-    def refuse(path, *_):
+    def refuse(path, *_, **__):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "write_bytes", refuse)  # root may write everywhere
+    monkeypatch.setattr(Path, "open", refuse)  # root may write everywhere
 
     result = charlm("graph", "a*a", "a=2", "--out", "a.dot")
 
