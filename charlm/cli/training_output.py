@@ -129,6 +129,7 @@ class TrainingBar:
                 )
             case TuneRecord():
                 found = record.fitted
+                self.expert, self.loss = None, found.loss_nats
                 for what, numbers in (("alone", found.alone_nats), ("weight", found.weights)):
                     each = ", ".join(
                         f"{one_word(name)} {value:.3f}" for name, value in numbers.items()
@@ -246,7 +247,7 @@ def broken_plan(prepared: PreparedRun, loop: TrainingLoop) -> str | None:
             said.append(f"about {plan.updates:,} updates{of} were planned and {done[name]:,} done")
     budget, seconds = loop.clock.budget, loop.state.seconds
     if budget is not None and seconds > LATE * budget:
-        said.append(f"the run took {seconds:.0f} s of {budget:.0f}")
+        said.append(f"the run took {round(seconds, 1):.9g} s of {budget:.9g}")
     if not said:
         return None
     return f"{', and '.join(said)}: other programs took time, or what was measured at the start was not typical"

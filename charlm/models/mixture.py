@@ -247,7 +247,7 @@ def _fit_powers(
     powers = torch.full((len(log_p),), 1 / len(log_p), dtype=torch.float64)
     loss, gradient, curvature = _derivatives(powers, log_p, targets, should_stop)
     for _ in range(50):
-        move = torch.linalg.solve(curvature, gradient)
+        move: Tensor = torch.linalg.solve(curvature, gradient)
         if gradient @ move < GAIN:
             powers -= move
             break

@@ -1,8 +1,8 @@
 """Which experts of a mixture are joined, and with what weights.
 
 A join is kept only if it predicts text better that its weights were not fitted on; otherwise the best
-expert has weight 1 and all others 0. So a mixture is never worse than its best expert there,
-however badly another one was trained.
+expert has weight 1 and all others 0, at temperature 1. So a mixture is never worse than its best
+expert there, however badly another one was trained.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,9 +56,11 @@ def fit_join(
         chosen = _greedy(logits, targets, combine, best, most, should_stop)
         few = f"{len(targets):,} characters are too few to fit the weights of {len(names)} experts"
         remark = f"{few}: only {' and '.join(names[e] for e in chosen)} used"
-    if len(chosen) > 1:
+    as_it_is = len(chosen) == 1 and (len(names) > 1 or len(targets) < CHARS_A_WEIGHT)
+    if not as_it_is:
         joined, alone = _on_other_text(logits[chosen], targets, combine, should_stop)
-        if joined >= alone:
+        as_it_is = joined >= alone
+        if as_it_is and len(chosen) > 1:
             chosen = [best]
             remark = (
                 f"joined, the experts predict text worse than the best of them alone ({joined:.3f} "
@@ -66,7 +68,7 @@ def fit_join(
                 f"{names[best]} is used alone"
             )
     weights, temperature = torch.zeros(len(names)), torch.ones(())
-    if len(chosen) == 1 < len(names):
+    if as_it_is:
         weights[chosen] = 1.0
     else:
         weights[chosen], temperature = fit_weights(logits[chosen], targets, combine, should_stop)

@@ -11,11 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from charlm.cli.training_output import broken_plan
+from charlm.cli.training_output import TrainingBar, broken_plan
 from charlm.config import load_config
 from charlm.errors import MachineError
 from charlm.runs import RunFolder
 from charlm.runs.metrics import read_metrics
+from charlm.runs.mixture import Fitted
+from charlm.runs.records import EvalRecord, TrainRecord, TuneRecord
 from charlm.storage import folder_lock
 from charlm.training import plan
 from charlm.training.plan import Size
@@ -537,6 +539,7 @@ def test_resume_with_a_configuration_that_has_no_run_names_the_runs(refused, tra
         (700, 60.0, None),
         (14, 60.0, "about 739 updates were planned and 14 done"),
         (739, 89.0, "the run took 89 s of 60"),
+        (739, 63.4, "the run took 63.4 s of 60"),
         (14, 89.0, "about 739 updates were planned and 14 done, and the run took 89 s of 60"),
     ],
 )
@@ -549,6 +552,34 @@ def test_a_plan_that_could_not_be_kept_is_said_to(done, seconds, said):
     found = broken_plan(SimpleNamespace(plans={"": SimpleNamespace(updates=739)}), loop)
 
     assert (found and found.partition(": ")[0]) == said
+
+
+def test_a_short_budget_and_the_time_of_its_run_are_told_apart():
+    loop = SimpleNamespace(
+        clock=SimpleNamespace(budget=3.0),
+        state=SimpleNamespace(seconds=3.3),
+        learner=SimpleNamespace(updates=dict),
+    )
+
+    assert str(broken_plan(SimpleNamespace(plans={}), loop)).startswith("the run took 3.3 s of 3:")
+
+
+def test_the_first_join_is_not_shown_with_the_training_loss_of_an_expert(capsys):
+    bar = TrainingBar(
+        SimpleNamespace(
+            clock=SimpleNamespace(budget=None),
+            tokenizer=SimpleNamespace(unit="chars"),
+            learner=SimpleNamespace(total_steps=9),
+            state=SimpleNamespace(step=0),
+        )
+    )
+    fitted = Fitted({"a": 1.0}, 1.0, 1.5, {"a": 1.5}, 100, {}, 0.0, 0.0)
+    bar.show(TrainRecord(step=8, loss_nats=3.25, seconds=1.0, expert="a"))
+    bar.show(TuneRecord(fitted=fitted))
+    bar.show(EvalRecord(step=0, chars=9, loss_nats=1.75, best=False, seconds=1.0))
+    bar.close()
+
+    assert "step 0  train 1.5000  val 1.7500 nats" in capsys.readouterr().err
 
 
 def test_it_says_how_many_files_a_text_has(charlm, tiny):

@@ -77,3 +77,15 @@ def test_the_only_expert_is_not_left_out():
     found = fit_join(logits, targets, ("a",), "log-linear")
 
     assert (found.weights.tolist(), found.remark) == ([1.0], "")
+
+
+@pytest.mark.parametrize("combine", KINDS)
+@pytest.mark.parametrize("chars", [20, 400])
+def test_the_only_expert_is_used_as_it_is_where_a_temperature_does_not_help(combine, chars):
+    """Text at the start that one more step of confidence would suit, and as much that punishes it."""
+    logits, targets = source(chars, (0.0,))
+    best = logits[0].argmax(-1)
+    targets[: chars // 2] = best[: chars // 2]
+    found = fit_join(logits, targets, ("a",), combine)
+
+    assert (found.weights.tolist(), found.temperature.item(), found.remark) == ([1.0], 1.0, "")
