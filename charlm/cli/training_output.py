@@ -51,8 +51,10 @@ def show_plan(prepared: PreparedRun, place: Path) -> None:
     vocab = prepared.tokenizer.vocab_size
     for line in _introduction(prepared, place):
         output.result(line)
-    steps = config.train.max_steps if config.training_runs() else 1  # counting is one step
-    length = f"{config.train.minutes:g} minutes" if config.train.minutes else f"{steps:,} steps"
+    steps = sum(one.train.max_steps for one in config.training_runs().values())
+    steps += config.model.trained_by != "gradients"  # counting, or joining experts, is one step
+    number, unit = (config.train.minutes, "minute") if config.train.minutes else (steps, "step")
+    length = f"{number:,.15g} {unit}{'s' * (number != 1)}"
     memory = human_bytes(sum(training_bytes(config, vocab).values()))
     disk = human_bytes(checkpoint_bytes(config, vocab, chars))
     output.result(f"length {length}, about {memory} of memory and {disk} a checkpoint")

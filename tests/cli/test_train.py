@@ -495,6 +495,24 @@ def test_a_dry_run_checks_all_and_keeps_nothing(charlm, tiny):
 
 
 @pytest.mark.parametrize(
+    ("preset", "changes", "length"),
+    [
+        ("ngram", [], "1 step,"),
+        ("gpt", ["--minutes", "1"], "1 minute,"),
+        ("gpt", ["--minutes", "2"], "2 minutes,"),
+        ("mixture", ["train.max_steps=7", "model.experts.gpt.train.max_steps=300"], "301 steps,"),
+    ],
+)
+def test_a_dry_run_says_how_long_the_run_would_be(charlm, preset, changes, length):
+    Path("text.txt").write_text("words of a text " * 100)
+    result = charlm("train", "-c", preset, "data.source=text.txt", *changes, "--dry-run")
+
+    assert next(x for x in result.stdout.splitlines() if x.startswith("length ")).startswith(
+        f"length {length}"
+    )
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (["--init-from", "nothing"], 4, "nothing"),
