@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
@@ -171,7 +172,8 @@ def cut(line: str, stream: TextIO) -> str:
     return line if len(line) <= columns else f"{line[: int(columns) - 1]}…"
 
 
-_BEGIN = re.compile(r" *(\w+( \w+)?  +)?")  # an indent, and a label such as `reached`
+# An indent and a label, such as `reached`. These fill their column, so that one space follows.
+_BEGIN = re.compile(r" *((device|joined|weight) |\w+( \w+)?  +)?")
 
 
 def _fitted(text: str, stream: TextIO) -> str:
@@ -192,10 +194,25 @@ def error(text: str) -> None:
     print(f"charlm: error: {one_line(text)}", file=sys.stderr, flush=True)
 
 
+class Bar(tqdm):  # type: ignore[type-arg]
+    """A bar that is drawn only after its delay, and cleared whenever it was drawn.
+
+    tqdm's own is drawn again below each line that is written, delay or not, and then stays.
+    """
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # type: ignore[override]
+        """Draw it if its time has come."""
+        now = time.time()
+        if now < self.start_t + (self.delay or 0):
+            return False
+        self.last_print_t = now  # `close` asks it whether there is something to clear
+        return bool(super().display(msg, pos))
+
+
 def bar(what: str, unit: str, total: int | None = None, **options: Any) -> Any:
     """Return a tqdm bar on stderr, drawn on a terminal only and if the work takes a second."""
     usual = {"unit_scale": True, "leave": False, "disable": None, "delay": 1.0}
-    return tqdm(desc=what, unit=unit, total=total, file=sys.stderr, **(usual | options))
+    return Bar(desc=what, unit=unit, total=total, file=sys.stderr, **(usual | options))
 
 
 @contextlib.contextmanager

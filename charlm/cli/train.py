@@ -89,7 +89,9 @@ def train(
         mend = "charlm verify checks an old one"
         raise UsageError("--resume with --dry-run", "there is no new run to check", mend)
     if allow_new_data and not resume:
-        raise UsageError("--allow-new-data", "only for a run that goes on", "add --resume")
+        raise UsageError(
+            "--allow-new-data", "only a run that is resumed can get new data", "add --resume"
+        )
     if resume and (named := [one for one in overrides or [] if "=" not in one]):
         out = either(Path(named[0]), out, "--out")
         overrides = [one for one in overrides or [] if one != named[0]]

@@ -107,8 +107,8 @@ def find_run(path: Path | None, runs: Path = RUNS, name: str = "") -> RunFolder:
         return wanted[0]
     if found:
         near = ", ".join(str(run.path) for run in found[:5])
-        of_them = Phrase("name one with {}, there are {}", Setting("run"), near)
-        raise CheckpointError(f"{runs}/", f"no run of {name} there", of_them)
+        of_them = Phrase("name another with {}: {}", Setting("run"), near)
+        raise CheckpointError(f"{runs}/", f"no run named {name} or {name}-N there", of_them)
     mend = "train one first, for example with {}, or name one with {}"
     mends = Phrase(mend, Setting("config", "quickstart"), Setting("run"))
     raise CheckpointError(f"{runs}/", "no run there", mends)

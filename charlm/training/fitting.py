@@ -55,7 +55,8 @@ def fit_join(
     if most < len(names):
         chosen = _greedy(logits, targets, combine, best, most, should_stop)
         few = f"{len(targets):,} characters are too few to fit the weights of {len(names)} experts"
-        remark = f"{few}: only {' and '.join(names[e] for e in chosen)} used"
+        kept = " and ".join(names[e] for e in chosen)
+        remark = f"{few}, so only {kept} {'is' if len(chosen) == 1 else 'are'} used"
     as_it_is = len(chosen) == 1 and (len(names) > 1 or len(targets) < CHARS_A_WEIGHT)
     if not as_it_is:
         joined, alone = _on_other_text(logits[chosen], targets, combine, should_stop)

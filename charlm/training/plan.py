@@ -81,10 +81,11 @@ class BudgetPlan:
 
     def __str__(self) -> str:
         sizes, train = self.config.model.sizes(), self.config.train
+        passes = f"{self.passes:,.0f}" if self.passes >= 10 else f"{self.passes:.2g}"
         return (
             f"{sizes['n_layer']} layers of {sizes['n_embd']} channels, dropout "
             f"{sizes['dropout']:g}; about {self.updates:,} updates of {train.batch_size} windows of "
-            f"{sizes['block_size']}, {self.passes:.2g} passes over the text"
+            f"{sizes['block_size']}, {passes} passes over the text"
         )
 
 

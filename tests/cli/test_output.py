@@ -1,6 +1,7 @@
 import io
 import os
 import re
+import sys
 
 import pytest
 from hypothesis import given
@@ -101,7 +102,7 @@ def test_no_bar_stays_behind(monkeypatch):
         def close(self):
             self.own[2] = "closed"
 
-    monkeypatch.setattr(output, "tqdm", Bar)
+    monkeypatch.setattr(output, "Bar", Bar)
     with output.bytes_bar(quiet=False) as update:
         update("reading", 1)
         update("reading", 2)
@@ -117,6 +118,36 @@ def test_bars_write_nothing_to_what_is_no_terminal(capsys):
         update("encoding", 10)
 
     assert capsys.readouterr() == ("", "")
+
+
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_line_does_not_draw_a_bar_before_its_time(monkeypatch):
+    monkeypatch.setattr("sys.stderr", Screen())
+
+    with output.bar("reading", "B") as bar:
+        bar.update(10)
+        output.say("a line")
+
+    assert re.sub(r"[\r ]", "", sys.stderr.getvalue()) == "aline\n"
+
+
+def test_a_bar_that_only_a_line_has_drawn_is_cleared(monkeypatch):
+    monkeypatch.setattr("sys.stderr", Screen())
+
+    with output.bar("reading", "B") as bar:
+        bar.start_t, bar.last_print_t = bar.start_t - 1, bar.last_print_t - 1
+        output.say("a line")
+    output.say("the next line")
+
+    _, drawn, *rest = sys.stderr.getvalue().split("\n")
+    assert "reading" in drawn
+    assert drawn.endswith("\rthe next line")
+    assert drawn.split("\r")[-2].strip() == ""
+    assert rest == [""]
 
 
 def test_a_lost_reader_of_stderr_is_no_reason_to_stop():

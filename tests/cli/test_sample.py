@@ -169,7 +169,7 @@ def test_many_samples_for_a_file_have_a_bar(charlm, trained, monkeypatch):
         def __exit__(self, *error):
             pass
 
-    monkeypatch.setattr(module, "tqdm", Bar)
+    monkeypatch.setattr(module, "Bar", Bar)
     charlm(*SAMPLE, "-n", 9)
     charlm(*SAMPLE, "-n", 9, "-q")
     charlm(*SAMPLE)

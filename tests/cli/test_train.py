@@ -492,6 +492,7 @@ def test_a_dry_run_checks_all_and_keeps_nothing(charlm, tiny):
     )
     assert result.stderr == "dry run: nothing was trained or kept\n"
     assert sorted(Path().rglob("*")) == before
+    assert "\nlength 1 minute, " in charlm(*TRAIN, "--dry-run", "--minutes", "1").stdout
 
 
 @pytest.mark.parametrize(
@@ -530,7 +531,7 @@ def test_a_dry_run_refuses_what_training_refuses(refused, arguments, code, said)
 def test_new_data_is_allowed_only_with_resume(refused):
     (line,) = refused(2, *TRAIN, "--allow-new-data")
 
-    assert line == "--allow-new-data: only for a run that goes on; add --resume"
+    assert line == "--allow-new-data: only a run that is resumed can get new data; add --resume"
 
 
 def test_resume_with_a_configuration_takes_the_newest_run_of_it(charlm, trained):
@@ -548,7 +549,7 @@ def test_resume_with_a_configuration_takes_the_newest_run_of_it(charlm, trained)
 def test_resume_with_a_configuration_that_has_no_run_names_the_runs(refused, trained):
     (line,) = refused(4, "train", "-c", "gpt", "--resume")
 
-    assert line == "runs/: no run of gpt there; name one with --out, there are runs/tiny"
+    assert line == "runs/: no run named gpt or gpt-N there; name another with --out: runs/tiny"
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_few_characters_fit_few_weights(combine, weights, chosen):
 
     assert found.weights.tolist() == [0.0, 1.0, 0.0]
     assert found.remark == (
-        f"{chars} characters are too few to fit the weights of 3 experts: only {chosen} used"
+        f"{chars} characters are too few to fit the weights of 3 experts, so only {chosen} is used"
     )
 
 
@@ -67,7 +67,7 @@ def test_two_experts_are_chosen_where_there_is_text_for_two_weights():
 
     assert found.weights.gt(0).tolist() == [False, True, True]
     assert (
-        found.remark.endswith("the weights of 3 experts: only b and c used")
+        found.remark.endswith("the weights of 3 experts, so only b and c are used")
         or "c and b" in found.remark
     )
 

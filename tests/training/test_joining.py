@@ -164,7 +164,9 @@ def test_an_expert_that_is_left_out_is_named_and_trained_no_further(make_loop, m
     assert tune.fitted.loss_nats == pytest.approx(min(tune.fitted.alone_nats.values()), abs=1e-5)
     (best,) = (name for name, weight in tune.fitted.weights.items() if weight)
     (note,) = (r.text for r in records if r.kind == "note")
-    assert note == (f"224 characters are too few to fit the weights of 3 experts: only {best} used")
+    assert note == (
+        f"224 characters are too few to fit the weights of 3 experts, so only {best} is used"
+    )
     late = records[records.index(tune) :]
     assert {r.expert for r in late if r.expert} <= {best}
 

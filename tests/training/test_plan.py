@@ -236,3 +236,12 @@ def test_a_step_is_timed_as_it_is_trained():
         return min(plan.seconds_a_step(config, 65) for _ in range(3))
 
     assert seconds(32) > 2 * seconds(2)
+
+
+@pytest.mark.parametrize(
+    ("passes", "shown"), [(0.774, "0.77"), (9.96, "10"), (27.6, "28"), (3801.2, "3,801")]
+)
+def test_passes_are_shown_as_people_write_numbers(passes, shown):
+    made = plan.BudgetPlan(load_config("gpt"), 10, passes)
+
+    assert str(made).endswith(f", {shown} passes over the text")
