@@ -239,7 +239,7 @@ EVERYTHING = [
     ("data", "list"),
     ("config", "list"),
     ("graph", "(a*b + c) * f", "a=2", "b=-3", "c=10", "f=-2"),
-    ("gradcheck",),
+    ("gradcheck", "-c", "bigram"),
     *(("explain", "-c", name) for name in preset_names()),
 ]
 

@@ -222,11 +222,11 @@ def test_one_that_may_not_be_removed_keeps_all(charlm, three):
 
 
 def test_a_mixture_is_removed_with_its_experts(charlm, tiny):
-    gpt = "{model: {type: gpt, block_size: 8, n_layer: 1, n_head: 1, n_embd: 8}}"
+    steps = "train: {max_steps: 2, warmup_steps: 0, batch_size: 2}"
+    gpt = f"{{model: {{type: gpt, block_size: 8, n_layer: 1, n_head: 1, n_embd: 8}}, {steps}}}"
     experts = f"{{few: {{model: {{type: ngram, order: 2}}}}, gpt: {gpt}}}"
     tiny.write_text(f"data: {{source: text.txt}}\nmodel: {{type: mixture, experts: {experts}}}\n")
-    steps = ("train.max_steps=2", "train.warmup_steps=0", "train.batch_size=2")
-    assert charlm("train", "-c", "tiny.yaml", *steps, "-q").code == 0
+    assert charlm("train", "-c", "tiny.yaml", "-q").code == 0
 
     assert charlm("runs", "rm", "-y", "tiny").code == 0
     assert os.listdir("runs") == []

@@ -3,7 +3,8 @@ import gzip
 import lzma
 import math
 from collections import Counter
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,11 @@ def pieces_of(ids: np.ndarray, size: int) -> list[np.ndarray]:
     return [ids[at : at + size + 1] for at in range(0, len(ids) - 1, size)]
 
 
+def of_equal_length(pieces: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Stack pieces that follow each other and have the same length."""
+    return (np.stack([*some]) for _, some in groupby(pieces, key=len))
+
+
 @pytest.mark.parametrize("size", [None, 1, 4, 8, 299])
 def test_one_pass_gives_every_order_the_loss_of_its_model_from_the_first_character_on(size):
     rng = np.random.default_rng(0)
@@ -74,11 +80,12 @@ def test_one_pass_gives_every_order_the_loss_of_its_model_from_the_first_charact
     assert list(losses) == list(range(1, 9))
     for order, loss in losses.items():
         nats = []
-        for piece in pieces_of(held_out, size or 299):
-            ids = torch.from_numpy(piece)[None]
-            each = [surprisal(model, ids[:, :-1], ids[:, 1:])[0] for model in models[:order]]
+        for pieces in of_equal_length(pieces_of(held_out, size or 299)):
+            ids = torch.from_numpy(pieces)
+            each = [surprisal(model, ids[:, :-1], ids[:, 1:]) for model in models[:order]]
             # A model of order k looks at k - 1 characters: after t of them, that is order t + 1.
-            nats += [each[min(t + 1, order) - 1][t - 1] for t in range(1, len(piece))]
+            for t in range(1, pieces.shape[1]):
+                nats += [*each[min(t + 1, order) - 1][:, t - 1]]
         assert loss == pytest.approx(float(np.mean(nats)), abs=1e-6)
 
 

@@ -276,7 +276,7 @@ def where(run):
 def test_stopped_anywhere_and_resumed_equals_uninterrupted(make_loop, straight):
     whole, asked, _ = straight
     places = set()
-    for last in range(asked - 1, 0, -6):
+    for last in range(asked - 1, 0, -9):
         shutil.rmtree("run", ignore_errors=True)
         calls = iter(range(last))
         stopped = make_loop(should_stop=lambda calls=calls: next(calls, None) is None)
