@@ -55,9 +55,10 @@ def show_plan(prepared: PreparedRun, place: Path) -> None:
     steps += config.model.trained_by != "gradients"  # counting, or joining experts, is one step
     number, unit = (config.train.minutes, "minute") if config.train.minutes else (steps, "step")
     length = f"{number:,.15g} {unit}{'s' * (number != 1)}"
-    memory = human_bytes(sum(training_bytes(config, vocab).values()))
-    disk = human_bytes(checkpoint_bytes(config, vocab, chars))
-    output.result(f"length {length}, about {memory} of memory and {disk} a checkpoint")
+    needs = f"{human_bytes(checkpoint_bytes(config, vocab, chars))} a checkpoint"
+    if memory := sum(training_bytes(config, vocab).values()):  # counting takes what there is
+        needs = f"{human_bytes(memory)} of memory and {needs}"
+    output.result(f"length {length}, about {needs}")
     output.say("dry run: nothing was trained or kept")
 
 

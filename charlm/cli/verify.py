@@ -66,7 +66,9 @@ def _refuse(chosen: Path, found: "list[Finding]") -> None:
     older = all(one.path not in sound and one.path.parent in folders for one in wrong)
     then: Words = "see above how to mend it"
     if older and states == {"damaged"}:
-        then = Phrase("{} continues from the newest sound checkpoint", Setting("resume", True))
+        then = Phrase(
+            "{} continues from the newest sound checkpoint", Setting("resume", str(chosen))
+        )
     parts_are = "1 part is" if len(wrong) == 1 else f"{len(wrong)} parts are"
     kind = MachineError if states == {"unread"} else CheckpointError
     raise kind(chosen, f"{parts_are} {' or '.join(sorted(states))}", then)

@@ -508,6 +508,7 @@ def test_a_dry_run_says_how_long_the_run_would_be(charlm, preset, changes, lengt
     Path("text.txt").write_text("words of a text " * 100)
     result = charlm("train", "-c", preset, "data.source=text.txt", *changes, "--dry-run")
 
+    assert "about 0 bytes" not in result.stdout
     assert next(x for x in result.stdout.splitlines() if x.startswith("length ")).startswith(
         f"length {length}"
     )

@@ -36,11 +36,11 @@ def flip(path):
     [
         (
             "checkpoints/step-6/model.safetensors",
-            "charlm train --resume continues from the newest sound checkpoint",
+            "charlm train --resume runs/tiny continues from the newest sound checkpoint",
         ),
         (
             "checkpoints/step-3/state.json",
-            "charlm train --resume continues from the newest sound checkpoint",
+            "charlm train --resume runs/tiny continues from the newest sound checkpoint",
         ),
         ("tokens/ids.bin", "see above how to mend it"),
     ],
