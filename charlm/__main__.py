@@ -3,8 +3,8 @@
 import os
 import signal
 
-# Ctrl-C during imports ends the process without a traceback. What whoever started it has set to be
-# ignored stays ignored: a shell without job control does that for `charlm train &`.
+# Ctrl-C during imports ends the process without a traceback. A signal that was ignored from the
+# start stays ignored: a shell without job control ignores SIGINT for `charlm train &`.
 _interruptible = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
 if _interruptible:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

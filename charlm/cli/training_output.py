@@ -250,7 +250,7 @@ def broken_plan(prepared: PreparedRun, loop: TrainingLoop) -> str | None:
             said.append(f"about {plan.updates:,} updates{of} were planned and {done[name]:,} done")
     budget, seconds = loop.clock.budget, loop.state.seconds
     if budget is not None and seconds > LATE * budget:
-        said.append(f"the run took {round(seconds, 1):.9g} s of {budget:.9g}")
+        said.append(f"the run took {round(seconds, 1):.9g} s instead of {budget:.9g}")
     if not said:
         return None
     return f"{', and '.join(said)}: other programs took time, or what was measured at the start was not typical"

@@ -71,5 +71,5 @@ class ThreadChoice:
             return None
         return (
             f"a step takes {taken[before]:.2g} s with {before} thread{'s' * (before > 1)} and "
-            f"{taken[best]:.2g} s with {best}: {best} from now on, as long as the machine is so"
+            f"{taken[best]:.2g} s with {best}, so {best} will be used while that lasts"
         )

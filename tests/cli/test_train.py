@@ -558,9 +558,13 @@ def test_resume_with_a_configuration_that_has_no_run_names_the_runs(refused, tra
     [
         (700, 60.0, None),
         (14, 60.0, "about 739 updates were planned and 14 done"),
-        (739, 89.0, "the run took 89 s of 60"),
-        (739, 63.4, "the run took 63.4 s of 60"),
-        (14, 89.0, "about 739 updates were planned and 14 done, and the run took 89 s of 60"),
+        (739, 89.0, "the run took 89 s instead of 60"),
+        (739, 63.4, "the run took 63.4 s instead of 60"),
+        (
+            14,
+            89.0,
+            "about 739 updates were planned and 14 done, and the run took 89 s instead of 60",
+        ),
     ],
 )
 def test_a_plan_that_could_not_be_kept_is_said_to(done, seconds, said):
@@ -581,7 +585,9 @@ def test_a_short_budget_and_the_time_of_its_run_are_told_apart():
         learner=SimpleNamespace(updates=dict),
     )
 
-    assert str(broken_plan(SimpleNamespace(plans={}), loop)).startswith("the run took 3.3 s of 3:")
+    assert str(broken_plan(SimpleNamespace(plans={}), loop)).startswith(
+        "the run took 3.3 s instead of 3:"
+    )
 
 
 def test_the_first_join_is_not_shown_with_the_training_loss_of_an_expert(capsys):

@@ -46,7 +46,7 @@ def test_a_busy_machine_gets_fewer_from_the_start(threads):
 
     assert set(used[1 + 3 * TRIED :]) == {2}
     assert remarks == [
-        "a step takes 0.9 s with 4 threads and 0.5 s with 2: 2 from now on, as long as the machine is so"
+        "a step takes 0.9 s with 4 threads and 0.5 s with 2, so 2 will be used while that lasts"
     ]
 
 
