@@ -293,7 +293,8 @@ class NGramConfig(ModelConfig):
         if self.last_chars is not None and self.last_chars < least:
             what = f"last_chars {self.last_chars} is less than order {self.order}"
             if self.order == "auto":
-                what = f"last_chars {self.last_chars} is too few to choose an order: {least}"
+                needed = f"the {least} that the choice of an order needs"
+                what = f"last_chars {self.last_chars} is fewer than {needed}"
             yield Problem("", what, "raise it")
 
     def facts(self, chars: int) -> tuple[str, list[tuple[str, str]]]:  # noqa: D102

@@ -17,6 +17,7 @@ from charlm.models.smoothing import Table, smooth
 from charlm.text.tokens import IdArray, Split
 
 MAX_CHOOSING = 100_000  # characters that the order is chosen on
+DIGITS = 6  # of a loss in nats; shares have the seven of float32
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ def choose_order(
     """Return the order that is best on the end of a training part.
 
     Models of all orders up to `max_order`, counted on the rest, score the last tenth of the text, at
-    most 100,000 characters. None if a tenth is less than 2 characters. Of equal losses, the lowest
-    order wins. Other arguments are those of `smooth` and `count_ngrams`, with their errors.
+    most 100,000 characters. None if a tenth is less than 2 characters. Of losses that are equal but
+    for rounding, the lowest order wins. Other arguments are those of `smooth` and `count_ngrams`,
+    with their errors.
     """
     size = choosing_chars(len(train))
     if size < 2:
@@ -73,7 +75,7 @@ def choose_order(
         min_count=min_count,
         should_stop=should_stop,
     )
-    return min((loss, order) for order, loss in losses)[1]
+    return min((round(loss, DIGITS), order) for order, loss in losses)[1]
 
 
 def losses_of_orders(

@@ -170,7 +170,7 @@ def test_row_2_a_folder_is_no_configuration(refused):
         ),
         pytest.param(
             "model: {type: ngram, order: auto, last_chars: 19}",
-            "last_chars 19 is too few to choose an order: 20",
+            "last_chars 19 is fewer than the 20 that the choice of an order needs",
             id="ngram-end-auto",
         ),
         pytest.param(
@@ -634,7 +634,7 @@ def test_row_40_unknown_characters_are_listed_with_code_and_position(charlm, tra
     (line,) = refused(3, *sample(trained, "--prompt", "the é ☃"))
 
     assert "character 5 'é' (U+00E9), character 7 '☃' (U+2603)" in line
-    assert line.endswith("or --unknown skip to leave them out")
+    assert line.endswith("or --unknown skip to leave such characters out")
 
 
 def test_row_40_unknown_characters_can_be_skipped(charlm, trained):

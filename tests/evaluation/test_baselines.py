@@ -115,6 +115,12 @@ def test_only_the_orders_asked_for_are_yielded():
     assert dict(losses_of_orders(counts, text, {3, 5, None})) == {3: every[3], 5: every[5]}
 
 
+def test_of_orders_that_differ_by_rounding_only_the_lowest_is_chosen():
+    only_a = IdArray(np.zeros(450, np.uint8))
+
+    assert choose_order(only_a, 1, 10) == 1
+
+
 def test_the_order_is_the_best_of_all_without_a_look_at_what_it_is_scored_on(monkeypatch):
     tokenizer = CharTokenizer(SOURCE)
     train = IdArray(tokenizer.encode(SOURCE))
