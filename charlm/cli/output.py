@@ -197,7 +197,8 @@ def error(text: str) -> None:
 class Bar(tqdm):  # type: ignore[type-arg]
     """A bar that is drawn only after its delay, and cleared whenever it was drawn.
 
-    tqdm's own is drawn again below each line that is written, delay or not, and then stays.
+    tqdm's own is drawn below each line that is written, delay or not, and then stays: see
+    `findings/tqdm-delay-and-write.sh`.
     """
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # type: ignore[override]
