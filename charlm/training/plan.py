@@ -141,28 +141,39 @@ def _plan_one(
     config: Config, vocab_size: int, train_chars: int, seconds: float, given: Collection[str]
 ) -> BudgetPlan:
     """Return the largest size that fits the time and the memory."""
-    best: BudgetPlan | None = None
+
+    def updates_of(one: Config) -> int:
+        return int(seconds / seconds_a_step(one, vocab_size, TIMING * seconds))
+
+    best, updates = config, 0
     for size in SIZES:
-        candidate = _sized(config, size, train_chars, given)
-        if best and sum(training_bytes(candidate, vocab_size).values()) > machine_bytes() / 2:
+        candidate, smallest = _sized(config, size, train_chars, given), size is SIZES[0]
+        needed = sum(training_bytes(candidate, vocab_size).values())
+        if not smallest and needed > machine_bytes() / 2:
             break
-        updates = int(seconds / seconds_a_step(candidate, vocab_size, TIMING * seconds))
-        if best and updates < size.updates:
+        fitting = updates_of(candidate)
+        if not smallest and fitting < size.updates:
             break
-        chars = updates * candidate.train.batch_size * candidate.model.block_size
-        passes = chars / train_chars
-        every = max(50, updates // 5)
-        decay, dropout = next(found for least, *found in REGULARISERS if passes >= least)
-        schedule = {
-            "model.dropout": dropout,
-            "train.weight_decay": decay,
-            "train.warmup_steps": min(candidate.train.warmup_steps, updates // 10),
-            "train.eval_every": every,
-            "train.sample_every": every if candidate.train.sample_every else 0,
-        }
-        best = BudgetPlan(_changed(candidate, schedule, given), updates, passes)
-    assert best is not None
-    return best
+        best, updates = candidate, fitting
+    passes = _passes(best, updates, train_chars)
+    decay, dropout = next(found for least, *found in REGULARISERS if passes >= least)
+    with_dropout = _changed(best, {"model.dropout": dropout}, given)
+    if with_dropout.model != best.model:  # on a CPU, such a step takes half as long again
+        updates = updates_of(with_dropout)
+    every = max(50, updates // 5)
+    schedule = {
+        "train.weight_decay": decay,
+        "train.warmup_steps": min(best.train.warmup_steps, updates // 10),
+        "train.eval_every": every,
+        "train.sample_every": every if best.train.sample_every else 0,
+    }
+    planned = _changed(with_dropout, schedule, given)
+    return BudgetPlan(planned, updates, _passes(best, updates, train_chars))
+
+
+def _passes(config: Config, updates: int, train_chars: int) -> float:
+    """Return how often updates read a training part."""
+    return updates * config.train.batch_size * config.model.block_size / train_chars
 
 
 def seconds_a_step(config: Config, vocab_size: int, limit: float = math.inf) -> float:

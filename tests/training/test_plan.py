@@ -46,6 +46,20 @@ def minutes_for(size):
     return size.updates * flops / SPEED / 60 / TRAINING
 
 
+def test_steps_with_dropout_are_timed_with_it(monkeypatch):
+    def seconds(config, vocab_size, limit):
+        return 0.15 if config.model.dropout else 0.1
+
+    monkeypatch.setattr(plan, "seconds_a_step", seconds)
+
+    plans = [planned("train.minutes=5", chars=chars)[1][""] for chars in (300_000, 30_000_000)]
+
+    assert [one.config.model.dropout for one in plans] == [0.2, 0]
+    assert [one.updates for one in plans] == [1700, 2550]
+    train = plans[0].config.train
+    assert plans[0].passes == plans[0].updates * train.batch_size * 256 / 300_000
+
+
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("index", range(1, len(SIZES)))
 def test_a_size_is_taken_as_soon_as_there_is_time_for_its_updates(index):
@@ -136,7 +150,7 @@ def test_what_does_not_fit_into_half_of_the_memory_is_not_tried(clock, monkeypat
     clock.clear()
     config, _ = planned("train.minutes=10000")
     assert size_of(config) == size_of(second)
-    assert len(clock) == 2
+    assert [size_of(timed) for timed in clock if not timed.model.dropout][1:] == [size_of(second)]
 
 
 @pytest.mark.usefixtures("clock")
