@@ -145,7 +145,8 @@ class TrainingBar:
             case CompileRecord():
                 output.say("compiling the model (about half a minute, less the next time)")
             case SampleRecord():
-                shown = f"{'':{self.width + 7}}'{one_word(record.text.strip()[:72])}'"
+                of = f"{one_word(record.expert)} alone: " if record.expert else ""
+                shown = f"{'':{self.width + 7}}{of}'{one_word(record.text.strip()[:72])}'"
                 output.say(output.cut(shown, sys.stderr))
 
     def _move(self, record: TrainRecord) -> None:

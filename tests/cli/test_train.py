@@ -618,3 +618,14 @@ def test_it_says_how_many_files_a_text_has(charlm, tiny):
     )
 
     assert "text   texts, 3 files: 865 train, 97 val characters; 12 symbols\n" in result.stderr
+
+
+def test_a_sample_of_an_expert_has_its_name(charlm, tiny):
+    gpt = "model: {type: gpt, block_size: 8, n_layer: 1, n_head: 1, n_embd: 8}"
+    steps = "train: {max_steps: 2, warmup_steps: 0, batch_size: 2, sample_every: 1}"
+    experts = f"{{few: {{model: {{type: ngram, order: 2}}}}, small: {{{gpt}, {steps}}}}}"
+    tiny.write_text(f"data: {{source: text.txt}}\nmodel: {{type: mixture, experts: {experts}}}\n")
+
+    said = charlm("train", "-c", "tiny.yaml").stderr
+
+    assert " small alone: '" in said
