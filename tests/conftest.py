@@ -78,7 +78,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "CHARLM_DATA",
         "CHARLM_DEBUG",
     ):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what a test sets is undone, too (--debug does)
+        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
 
