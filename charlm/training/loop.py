@@ -57,13 +57,14 @@ class TrainingLoop:
         self.config, self.run, self.tokenizer = job.config, job.run, job.tokenizer
         self.clock = job.clock
         self.saved_step = -1
+        self.saved_with = (-1, -1)  # the last steps evaluated and sampled that its checkpoint knows
         self.stopped = False
         self.prepared = False
         if checkpoint:
             provenance_of(checkpoint).check(self.config, self.tokenizer.to_json())
             learner.state = load_checkpoint(checkpoint, learner.model, learner.optimizers)
             learner.compiled = checkpoint.facts.get("compiled")
-            self.saved_step = self.state.step
+            self._mark_saved()
             self.clock.add(self.state.seconds)
         elif other := self.config.train.init_from:
             try:
@@ -163,7 +164,10 @@ class TrainingLoop:
         first = self.config.train.init_from is not None and self.saved_step < 0
         asked = self.job.should_save()
         regular = self._due(self.config.train.save_every, self.saved_step)
-        return regular or ((first or asked or ending) and self.saved_step != self.state.step)
+        # A stop may have saved this step before it was evaluated or sampled.
+        with_all = self.state.evaluated_step, self.state.sampled_step
+        saved = self.saved_step == self.state.step and self.saved_with == with_all
+        return regular or ((first or asked or ending) and not saved)
 
     def _evaluate(self) -> EvalRecord:
         started = time.perf_counter()
@@ -222,8 +226,13 @@ class TrainingLoop:
             saved = self._what_is_saved()
             yield NoteRecord(text=f"a save failed; training continues, {saved}: {error}")
             return
-        self.saved_step = state.step
+        self._mark_saved()
         yield record
+
+    def _mark_saved(self) -> None:
+        """Take note that there is a checkpoint of the present state."""
+        self.saved_step = self.state.step
+        self.saved_with = self.state.evaluated_step, self.state.sampled_step
 
     def _refuse_broken_weights(self) -> None:
         """Raise NonFiniteError if weights overflowed in an update with a finite gradient."""
@@ -250,7 +259,7 @@ class TrainingLoop:
         back = load_checkpoint(checkpoint, self.learner.model, self.learner.optimizers)
         # An expert's steps from `late_from` on read the slice, also when they are repeated.
         self.learner.state = replace(back, rate_factor=factor, late_from=self.state.late_from)
-        self.saved_step = back.step
+        self._mark_saved()
         self.metrics.cut(back.metrics_bytes)
         return RollbackRecord(
             step=back.step,

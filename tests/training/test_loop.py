@@ -9,6 +9,7 @@ from charlm.errors import NonFiniteError
 from charlm.models import next_token_loss
 from charlm.runs import RunFolder
 from charlm.runs.metrics import read_metrics
+from charlm.runs.state import load_checkpoint
 from charlm.runs.weights import load_tensors
 from charlm.training import gradients
 from tests.training.conftest import state_hash, timeless
@@ -345,6 +346,9 @@ def test_a_signal_in_a_sample_is_obeyed_at_once_and_the_sample_drawn_on_resume(m
     finish(resumed)
     assert state_hash(resumed) == state_hash(straight)
     assert timeless(resumed.run.metrics_path) == timeless(straight.run.metrics_path)
+    learner = resumed.learner
+    saved = load_checkpoint(resumed.run.checkpoints.last(), learner.model, learner.optimizers)
+    assert (saved.evaluated_step, saved.sampled_step) == (6, 6)
 
 
 def test_a_seeded_run_gives_the_recorded_losses(make_loop):
