@@ -52,8 +52,9 @@ class FileServer:
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 cut = server.cuts.pop(0) if server.cuts else len(body)
-                self.wfile.write(body[:cut])
+                # Counted first: a test may look as soon as it has received the last byte.
                 server.sent += len(body[:cut]) if status < 300 else 0
+                self.wfile.write(body[:cut])
 
             def log_message(self, *arguments: object) -> None:
                 pass
