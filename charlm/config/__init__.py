@@ -25,10 +25,18 @@ from charlm.config.models import (
     NGramConfig,
 )
 from charlm.config.schema import Config
-from charlm.config.sections import DataConfig, EvalConfig, RunConfig, SampleConfig, TrainConfig
+from charlm.config.sections import (
+    AdaptConfig,
+    DataConfig,
+    EvalConfig,
+    RunConfig,
+    SampleConfig,
+    TrainConfig,
+)
 from charlm.config.yaml_file import dump_yaml
 
 __all__ = [
+    "AdaptConfig",
     "AttentionConfig",
     "AveragingConfig",
     "BigramConfig",

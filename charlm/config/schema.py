@@ -6,6 +6,7 @@ from typing import Any
 from charlm.config.base import AnyModel
 from charlm.config.sections import (
     SEEDS,
+    AdaptConfig,
     DataConfig,
     EvalConfig,
     RunConfig,
@@ -23,6 +24,7 @@ class Config(Section):
     model: AnyModel
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    adapt: AdaptConfig = AdaptConfig()
     sample: SampleConfig = SampleConfig()
     run: RunConfig = RunConfig()
 

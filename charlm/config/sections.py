@@ -141,6 +141,19 @@ class EvalConfig(Section):
     """Score n-grams and compressors before training, and afterwards say which the model has passed."""
 
 
+class AdaptConfig(Section):
+    """What learns while a text is read: `charlm eval --protocol adaptive`."""
+
+    counts: bool = True
+    """Counted models count the characters that they have read."""
+    mixing: bool = True
+    """A mixture goes on fitting how it joins its experts."""
+    weights: bool = False
+    """Models trained by gradients go on with their training."""
+    every: Size = 128
+    """Characters read between two updates by gradients."""
+
+
 class SampleConfig(Section):
     """How samples are generated."""
 

@@ -1,15 +1,16 @@
 """The course: every model from one table to a modern GPT, each a readable lesson.
 
-Read in this order: `base` (the interface of every model), `bigram`, `loss` (the score of a
-prediction), `averaging`, `attention`, `gpt2`, `ngram_embedding`, `modern`; then `counts`,
-`smoothing`, `counted_loss` (the losses of all orders at once), `ngram` (a model by counting alone);
-then `cache` (keys and values are computed once), `registry` (from a configuration to its model),
-`mixture` (several models as one), `device`.
+Read in this order: `base` (the interface of every model), `adaptive` (models that learn while they
+read), `bigram`, `loss` (the score of a prediction), `averaging`, `attention`, `gpt2`,
+`ngram_embedding`, `modern`; then `counts`, `smoothing`, `counted_loss` (the losses of all orders at
+once), `ngram` (a model by counting alone); then `cache` (keys and values are computed once),
+`registry` (from a configuration to its model), `mixture` (several models as one), `device`.
 
 Letters in shapes: B batch, T time (characters, at most `block_size`), C channels (`n_embd`), H
 heads, D `head_size` (C = H * D), V `vocab_size`.
 """
 
+from charlm.models.adaptive import AdaptiveReader
 from charlm.models.attention import AttentionModel, MultiHeadModel, attend, attend_plainly
 from charlm.models.averaging import AveragingModel
 from charlm.models.base import LanguageModel
@@ -23,6 +24,7 @@ from charlm.models.registry import build_model
 
 __all__ = [
     "GPT2",
+    "AdaptiveReader",
     "AttentionModel",
     "AveragingModel",
     "BigramModel",

@@ -12,14 +12,18 @@ inside a model (see `loss`).
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from charlm.config import ModelConfig
+from charlm.config import AdaptConfig, ModelConfig
 from charlm.errors import check_stop
+from charlm.text.tokens import Ids
+
+if TYPE_CHECKING:
+    from charlm.models.adaptive import AdaptiveReader
 
 
 class LanguageModel(nn.Module):
@@ -180,6 +184,16 @@ class LanguageModel(nn.Module):
         if self.any_length or idx.shape[1] <= self.block_size:
             return self(idx)  # type: ignore[no-any-return]
         return self.go_on(idx, self.start(idx.shape[0]))[0]
+
+    def adaptive(self, options: AdaptConfig, trained_on: Ids | None = None) -> "AdaptiveReader":
+        """Return a reader of one text that may learn from it, as `options` say.
+
+        `trained_on` is the text that the model was trained on: counted models count it again, others
+        may mix it with what they read. This default learns nothing.
+        """
+        from charlm.models.adaptive import Unchanging
+
+        return Unchanging(self)
 
 
 def views(

@@ -295,7 +295,8 @@ MODELS["mixture"] = "{type: mixture, experts: {a: {model: {type: gpt}}}}"
 
 def limits():
     sections = {
-        name: f"{name.title()}Config" for name in ("data", "train", "eval", "sample", "run")
+        name: f"{name.title()}Config"
+        for name in ("data", "train", "eval", "adapt", "sample", "run")
     }
     sections |= {"gpt": "GPTConfig", "ngram": "NGramConfig", "mixture": "MixtureConfig"}
     for section, name in sections.items():
