@@ -3,8 +3,9 @@
 Read in this order: `base` (the interface of every model), `adaptive` (models that learn while they
 read), `bigram`, `loss` (the score of a prediction), `averaging`, `attention`, `gpt2`,
 `ngram_embedding`, `modern`; then `counts`, `smoothing`, `counted_loss` (the losses of all orders at
-once), `ngram` (a model by counting alone); then `cache` (keys and values are computed once),
-`registry` (from a configuration to its model), `mixture` (several models as one), `device`.
+once), `kernel` (compiled loops), `growing` (counts that grow while a text is read), `ngram` (a
+model by counting alone); then `cache` (keys and values are computed once), `registry` (from a
+configuration to its model), `mixture` (several models as one), `device`.
 
 Letters in shapes: B batch, T time (characters, at most `block_size`), C channels (`n_embd`), H
 heads, D `head_size` (C = H * D), V `vocab_size`.

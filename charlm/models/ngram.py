@@ -17,9 +17,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from charlm.config import AdaptConfig, ModelConfig, NGramConfig
+from charlm.models.adaptive import AdaptiveReader
 from charlm.models.base import LanguageModel, check_names, check_tensor
 from charlm.models.counts import STRIDE
 from charlm.models.smoothing import Table
+from charlm.text.tokens import Ids
 
 PARTS = ("keys", "share", "left_over")
 
@@ -36,6 +39,7 @@ class NGramModel(LanguageModel):
     """
 
     any_length = True
+    config: NGramConfig | None = None  # what it was built from, if it was
     per_character: ClassVar = {}  # tables are renumbered: see `take_over`
 
     def __init__(
@@ -53,6 +57,17 @@ class NGramModel(LanguageModel):
         self.backs_off = backs_off
         self.register_buffer("keys_1", torch.empty(0))  # for `device`
         self.set_tables([Table(np.arange(vocab_size), np.zeros(vocab_size), np.ones(1))])
+
+    @classmethod
+    def from_config(
+        cls, config: ModelConfig, vocab_size: int, generator: torch.Generator | None = None
+    ) -> LanguageModel:
+        """Build the model that a configuration describes."""
+        model = super().from_config(config, vocab_size, generator)
+        assert isinstance(model, NGramModel)
+        assert isinstance(config, NGramConfig)
+        model.config = config
+        return model
 
     @property
     def ngrams(self) -> int:
@@ -155,6 +170,20 @@ class NGramModel(LanguageModel):
             stretch = torch.arange(start, min(start + STRIDE, contexts + 1))
             first[start : start + STRIDE] = torch.searchsorted(keys, stretch * self.vocab_size)
         return first
+
+    def adaptive(self, options: AdaptConfig, trained_on: Ids | None = None) -> AdaptiveReader:
+        """Return a reader whose counts grow, begun with those of `trained_on`.
+
+        Raises ValueError if the model was fitted and that text is not given: its tables hold
+        probabilities, from which counts cannot be had.
+        """
+        if not options.counts or self.config is None:
+            return super().adaptive(options, trained_on)
+        if trained_on is None and bool(self.get_buffer("share_1").any()):
+            raise ValueError("a fitted n-gram model needs the text that it was fitted to")
+        from charlm.models.growing import GrowingNGram  # its compiler takes half a second to import
+
+        return GrowingNGram(self.config, self.vocab_size, trained_on)
 
     def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return log-probabilities, which are logits too. T is not limited."""

@@ -1,0 +1,270 @@
+"""An n-gram model whose counts grow while it reads.
+
+After each character it predicts what a model counted anew would: one that was fitted to the n-gram
+model's own text and, as a second text, to all that has been read. `smoothing` has the formulas. Two
+facts make this cheap:
+
+    A shorter n-gram counts the places where the longer one is new. So one walk from the longest
+    n-gram that ends here to the shortest adds a character: an n-gram gets a place if it is the
+    longest, or the one before it was new.
+
+    Discounts depend on how many n-grams occur once, twice, three and four times. Each new count
+    moves one n-gram from one of these numbers to the next.
+
+The n-grams are a tree, each a row of one table: the children of an n-gram have one more character at
+the end. They are neighbours in the table, in the order in which they were met. When their number
+reaches a power of two, they move to a place with room for twice as many.
+"""
+
+from typing import Any, no_type_check
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from charlm.config import NGramConfig
+from charlm.config.memory import human_bytes, machine_bytes
+from charlm.errors import MachineError
+from charlm.models.adaptive import AdaptiveReader
+from charlm.models.kernel import kernel
+from charlm.models.smoothing import FALLBACK
+from charlm.text.tokens import Ids
+
+Array = npt.NDArray[Any]
+Discounts = tuple[float, float, float, float]  # of counts 0, 1, 2, and 3 or more
+
+METHODS = ("kneser-ney", "witten-bell", "add-k")
+KNESER_NEY, WITTEN_BELL, ADD_K = range(3)
+
+# The columns of an n-gram: its last character; its children, from row `FIRST` on; how often it occurs;
+# and in how many places: after how many distinct characters, where a text's start is one too.
+SYMBOL, FIRST, CHILDREN, COUNT, PLACES = range(5)
+MOST_ROWS = 2**31 - 1
+PIECE = 1 << 14  # characters of the first text that are read at a time
+
+
+class GrowingNGram(AdaptiveReader):
+    """Reads one text with an n-gram model, and counts each character after predicting it.
+
+    Args:
+        config: The order, the smoothing, and what of the text is counted.
+        vocab_size: Number of distinct characters (V).
+        trained_on: The text to count first. None: begin with nothing, all characters equally likely.
+
+    Raises MachineError if the n-grams need more memory than the machine has.
+    """
+
+    learned = ("counts",)
+
+    def __init__(self, config: NGramConfig, vocab_size: int, trained_on: Ids | None = None) -> None:
+        assert config.order != "auto", "chosen when the run began"
+        self.vocab_size, self.order = vocab_size, config.order
+        self.rule = (METHODS.index(config.smoothing), config.add_k, config.min_count)
+        self.rows = np.zeros((1 << 10, 5), np.int32)  # the first is the empty n-gram
+        self.used = np.ones(1, np.int64)  # rows
+        # How many n-grams of each order have counts of 1, 2, 3, 4; and how many so many places.
+        self.often = np.zeros((2, self.order + 1, 5), np.int64)
+        self.begin()
+        if trained_on is not None:
+            size = len(trained_on)
+            first = 0 if config.last_chars is None else max(0, size - config.last_chars)
+            for at in range(first, size, PIECE):
+                ids = trained_on.read(at, min(PIECE, size - at))
+                self._read(ids, np.empty((0, vocab_size)))
+            self.begin()
+
+    def begin(self) -> None:
+        """Begin a new text, of which nothing has been read."""
+        self.contexts = np.zeros(self.order, np.int64)  # rows of the last 0, 1, ... characters
+        self.length = np.zeros(1, np.int64)  # of the longest of them
+
+    def go_on(self, ids: Int[ndarray, "n"]) -> Float[Tensor, "n V"]:
+        """Read n more characters, counting each."""
+        p = np.empty((len(ids), self.vocab_size))
+        self._read(ids, p)
+        return torch.from_numpy(p).log_().float()
+
+    def first(self) -> Float[Tensor, "V"]:
+        """Return the log-probabilities of a character without context."""
+        p = np.empty(self.vocab_size)
+        _predict(p, self.rows, self.contexts, 0, self.often, *self.rule)
+        return torch.from_numpy(p).log_().float()
+
+    def _read(self, ids: Int[ndarray, "n"], p: Float[ndarray, "m V"]) -> None:
+        """Read on; write the prediction after each character to `p`, unless that is empty."""
+        ids, done = ids.astype(np.int64), 0
+        while True:
+            tree = (self.rows, self.used, self.contexts, self.length, self.often)
+            done += _read(ids[done:], p[done:], *tree, *self.rule)
+            if done == len(ids):
+                return
+            size = 2 * len(self.rows)
+            needed = size * self.rows[0].nbytes
+            if size > MOST_ROWS or needed > machine_bytes():
+                what = f"counts that grow need {human_bytes(needed)} of memory"
+                raise MachineError("model.order", what, "lower it, or count fewer characters")
+            wider = np.zeros((size, 5), np.int32)
+            wider[: self.used[0]] = self.rows[: self.used[0]]
+            self.rows = wider
+
+
+@kernel
+@no_type_check
+def _read(
+    ids: Array,
+    p: Array,
+    rows: Array,
+    used: Array,
+    contexts: Array,
+    length: Array,
+    often: Array,
+    method: int,
+    added: float,
+    least: int,
+) -> int:
+    """Count each of `ids` and, if `p` has rows, predict the next; return how many there was room for."""
+    for t in range(len(ids)):
+        needed = 0
+        for k in range(length[0] + 1):
+            needed += 2 * rows[contexts[k], CHILDREN] + 1
+        if used[0] + needed > len(rows):
+            return t
+        _count(ids[t], rows, used, contexts, length[0], often)
+        length[0] = min(length[0] + 1, len(contexts) - 1)
+        if len(p):
+            _predict(p[t], rows, contexts, length[0], often, method, added, least)
+    return len(ids)
+
+
+@kernel
+@no_type_check
+def _count(
+    symbol: int, rows: Array, used: Array, contexts: Array, length: int, often: Array
+) -> None:
+    """Count the n-grams that end with a symbol; they are the contexts of the next one."""
+    order = len(contexts)
+    new = True  # the longest has a place, the start of the text, unless it has the full order
+    for k in range(length, -1, -1):
+        node = _child(rows, used, contexts[k], symbol)
+        count = rows[node, COUNT]
+        _add_one(rows[node], COUNT, often[0, k + 1])
+        if k + 1 < order:
+            if new:
+                _add_one(rows[node], PLACES, often[1, k + 1])
+            contexts[k + 1] = node
+        new = count == 0
+
+
+@kernel
+@no_type_check
+def _child(rows: Array, used: Array, parent: int, symbol: int) -> int:
+    """Return the child of an n-gram with this last character; if it is new, with a count of 0."""
+    first, size = rows[parent, FIRST], rows[parent, CHILDREN]
+    for node in range(first, first + size):
+        if rows[node, SYMBOL] == symbol:
+            return node
+    if size & (size - 1) == 0:  # no room: move to the end
+        for i in range(size):
+            for column in range(5):  # a slice would be an array, which takes longer to make
+                rows[used[0] + i, column] = rows[first + i, column]
+        first = rows[parent, FIRST] = used[0]
+        used[0] += max(1, 2 * size)
+    rows[parent, CHILDREN] = size + 1
+    rows[first + size, SYMBOL] = symbol
+    return first + size
+
+
+@kernel
+@no_type_check
+def _add_one(row: Array, column: int, often: Array) -> None:
+    """Add 1 to a number of an n-gram, and keep how many of its order have each number."""
+    seen = row[column]
+    row[column] = seen + 1
+    if 1 <= seen <= 4:
+        often[seen] -= 1
+    if seen < 4:
+        often[seen + 1] += 1
+
+
+@kernel
+@no_type_check
+def _predict(
+    p: Array,
+    rows: Array,
+    contexts: Array,
+    length: int,
+    often: Array,
+    method: int,
+    added: float,
+    least: int,
+) -> None:
+    """Write the probabilities of the next character, from the longest context to the empty one.
+
+    An order gives each character that followed the context a share; the next order divides the rest.
+    """
+    p[:] = 0.0
+    rest = 1.0
+    for k in range(length, -1, -1):
+        column = COUNT if k == length or method != KNESER_NEY else PLACES
+        parent = contexts[k]
+        first = rows[parent, FIRST]
+        end = first + rows[parent, CHILDREN]
+        if end > first:
+            seldom = often[column - COUNT, k + 1]
+            taken, whole, discount = _rule(rows, first, end, column, seldom, method, added * len(p))
+            for node in range(first, end):
+                seen = rows[node, column]
+                share = (seen - discount[min(seen, 3)]) / whole
+                if k == 0 or rows[node, COUNT] >= least:
+                    p[rows[node, SYMBOL]] += rest * share
+                else:
+                    taken += share * whole
+            rest *= taken / whole
+        if method == ADD_K:
+            break
+    p += rest / len(p)
+
+
+@kernel
+@no_type_check
+def _rule(
+    rows: Array, first: int, end: int, column: int, often: Array, method: int, added: float
+) -> tuple[float, float, Discounts]:
+    """Return how a context divides its probability.
+
+    That is what shorter contexts get, the whole that it is a part of, and what is taken from counts
+    of 0, 1, 2, and 3 or more.
+    """
+    total, ones, twos, more = 0, 0, 0, 0
+    for node in range(first, end):
+        seen = rows[node, column]
+        total += seen
+        ones += seen == 1
+        twos += seen == 2
+        more += seen > 2
+    if method == ADD_K:
+        return added, total + added, (0.0, 0.0, 0.0, 0.0)
+    if method == WITTEN_BELL:
+        return float(end - first), float(total + end - first), (0.0, 0.0, 0.0, 0.0)
+    discount = _discounts(often)
+    taken = discount[1] * ones + discount[2] * twos + discount[3] * more
+    return taken, float(total), discount
+
+
+@kernel
+@no_type_check
+def _discounts(often: Array) -> Discounts:
+    """Return the `discounts` of `smoothing`, from the numbers of n-grams with counts of 1 to 4."""
+    y = often[1] / max(1, often[1] + 2 * often[2])
+    one = 1 - 2 * y * often[2] / max(1, often[1])
+    two = 2 - 3 * y * often[3] / max(1, often[2])
+    three = 3 - 4 * y * often[4] / max(1, often[3])
+    return (
+        0.0,
+        one if often[1] and 0 < one < 1 else FALLBACK[0],
+        two if often[1] and often[2] and 0 < two < 2 else FALLBACK[1],
+        three if often[1] and often[3] and 0 < three < 3 else FALLBACK[2],
+    )
