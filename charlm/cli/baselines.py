@@ -113,14 +113,20 @@ def table(ladder: "Ladder", unit: str) -> Iterator[str]:
         f"{'baseline':<26}{'nats':>8}{f'bits/{symbol}':>11}{'bits/byte' if both else '':>{11 * both}}"
         f"{'perplexity':>12}{'seconds':>9}"
     )
-    for rung in ladder.rungs:
-        score, name = rung.score, f"{rung.name}{' *' if rung.adaptive else ''}"
-        per_byte = f"{score.bits_per_byte:11.4f}" if both else ""
-        yield (
-            f"{name:<26}{score.loss_nats:8.4f}{score.bits_per_symbol:11.4f}{per_byte}"
-            f"{score.perplexity:12.3f}{rung.seconds:9.1f}"
-        )
+    yield from (_row(rung, both) for rung in ladder.rungs if not rung.adaptive)
+    if ladder.compressed:
+        yield "adaptive: these learn from the validation text while they read it"
+        yield from (_row(rung, both) for rung in ladder.rungs if rung.adaptive)
     yield from _legend(ladder, symbols)
+
+
+def _row(rung: "Rung", with_bytes: bool) -> str:
+    score = rung.score
+    per_byte = f"{score.bits_per_byte:11.4f}" if with_bytes else ""
+    return (
+        f"{rung.name:<26}{score.loss_nats:8.4f}{score.bits_per_symbol:11.4f}{per_byte}"
+        f"{score.perplexity:12.3f}{rung.seconds:9.1f}"
+    )
 
 
 def _legend(ladder: "Ladder", symbols: str) -> Iterator[str]:
@@ -142,8 +148,8 @@ def _legend(ladder: "Ladder", symbols: str) -> Iterator[str]:
     )
     if ladder.compressed:
         yield (
-            "* compressors have no windows, and learn from the validation text while they read it, "
-            f"after {_share(ladder.compressed, ladder.train)} training {symbols}; gzip looks back "
+            "compressors have no windows; they learned from "
+            f"{_share(ladder.compressed, ladder.train)} training {symbols} first; gzip looks back "
             "32 KiB, bzip2 900 kB, xz 8 MiB"
         )
     else:
@@ -178,39 +184,47 @@ def as_json(ladder: "Ladder", unit: str) -> dict[str, Any]:
     }
 
 
-def reached(ladder: "Ladder", loss_nats: float, unit: str) -> str:
-    """Say between which two baselines a loss is, and by which protocol they were scored."""
+def reached(ladder: "Ladder", loss_nats: float, unit: str, adaptive: bool = False) -> str:
+    """Say between which two baselines of its protocol a loss is, and name the protocol.
+
+    The best baseline that is adaptive is named as such after a loss that is not.
+    """
     from charlm.evaluation.ladder import is_above
 
     if worse := worse_than_uniform(loss_nats, ladder.symbols):
         return worse
-    below, above = ladder.place(loss_nats)
-    past, ahead = (f"{r.name} ({r.score.loss_nats:.4f})" if r else "" for r in (below, above))
+    below, above = ladder.place(loss_nats, adaptive)
+    past, ahead = (_named(rung) if rung else "" for rung in (below, above))
     if not above:
-        said = f"better than every baseline; the best of them: {past}"
+        said = f"better than every baseline of this protocol; the best of them: {past}"
     else:
         level = not is_above(loss_nats, above.score.loss_nats)
         said = f"{'level with' if level else 'short of'} {ahead}"
         said = f"past {past}, {said}" if past else said
     how = f"in windows of {ladder.block_size}" if ladder.block_size else "stream"
     named = [rung for rung in (below, above) if rung]
-    return "; ".join([f"{said}, {how}", *_what_they_saw(ladder, named, unit)])
+    saw = _what_they_saw(ladder, named, unit)
+    return "; ".join([f"{said}, {'adaptive' if adaptive else how}", *saw])
+
+
+def _named(rung: "Rung") -> str:
+    return f"{rung.name} ({rung.score.loss_nats:.4f})"
 
 
 def _what_they_saw(ladder: "Ladder", rungs: "list[Rung]", unit: str) -> Iterator[str]:
     """Say what else must be known of baselines to compare with them."""
+    symbols = f"training {output.units(unit)}"
     compressors = [rung.name for rung in rungs if rung.adaptive]
     ngrams = [rung.name for rung in rungs if not rung.adaptive and rung.name != "uniform"]
-    symbols = f"training {output.units(unit)}"
-    if compressors:
-        begun = ""
-        if ladder.compressed < ladder.train:
-            begun = f" after {_share(ladder.compressed, ladder.train)} {symbols}"
-        learn, have = ("learn", "have") if len(compressors) > 1 else ("learns", "has")
-        who = " and ".join(compressors)
-        yield f"{who} {learn} from the scored text{begun}, and {have} no windows"
+    part = f"{_share(ladder.compressed, ladder.train)} {symbols}"
+    whole = ladder.compressed == ladder.train
+    if compressors and not whole:
+        yield f"{' and '.join(compressors)} learned from {part} first"
     if ngrams and ladder.counted < ladder.train:
         yield f"{' and '.join(ngrams)} counted on {_share(ladder.counted, ladder.train)} {symbols}"
+    if not compressors and (best := ladder.scored_alike(adaptive=True)[-1]).adaptive:
+        after = "" if whole else f" after {part}"
+        yield f"the best adaptive one, which learns from the scored text{after}: {_named(best)}"
 
 
 def worse_than_uniform(loss_nats: float, symbols: int) -> str | None:

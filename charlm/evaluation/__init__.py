@@ -3,8 +3,8 @@
 Read in this order: `score` (units and intervals), `protocols` (how a text is cut into windows),
 `unknown` (characters that the model does not know), `given` (the text to score), `repeats`
 (whether it was trained on), `scoring`,
-`comparison` (several runs), `ladder` (a table of baselines), `baselines` (n-grams and
-compressors).
+`comparison` (several runs), `ladder` (a table of baselines), `compressors`, `baselines` (these and
+n-grams).
 """
 
 from charlm.evaluation.baselines import climb

@@ -7,35 +7,33 @@ sees the training part first and is scored on the text after it:
     unigram, bigram        counted, one added to every count (Laplace's rule of succession)
     trigram, 5-gram        counted, modified Kneser-Ney
     Kneser-Ney, order k    of the order that is best on the end of the training part
-    gzip, bzip2, xz        how much the held-out part enlarges the compressed training part; only if
-                           it is long enough for whole bytes to be precise
+    gzip, bzip2, xz,       how much the held-out part enlarges the compressed training part; only if
+    PPMd, bzip3            it is long enough for whole bytes to be precise
 
 N-grams are scored by the protocol of the model that they are compared with: in its windows, or with
-all context (`stream`). Compressors have no windows, and learn from the text that they compress.
+all context (`stream`). Compressors have no windows, and learn from the text that they compress: their
+protocol is `adaptive`.
 
 The order is chosen with counts that do not include the end of the training part. Then the whole
 training part is counted, and the held-out part is scored once; on it, another order may be better.
 """
 
-import bz2
-import lzma
 import math
 import time
-import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from charlm.errors import check_stop
+from charlm.evaluation.compressors import added_bytes, compressors, utf8
 from charlm.evaluation.ladder import Ladder, Rung
 from charlm.evaluation.protocols import training_passes
 from charlm.evaluation.score import Score
 from charlm.evaluation.scoring import utf8_lengths
 from charlm.models.counted_loss import Targets, choose_order, losses_of_orders
 from charlm.models.counts import Counts, count_ngrams
-from charlm.text.tokenizer import CharTokenizer, Tokenizer
+from charlm.text.tokenizer import Tokenizer
 from charlm.text.tokens import IdArray, Ids
 
 MAX_ORDER = 10
@@ -47,10 +45,9 @@ CHOOSING = 1 << 20  # characters, fewer for orders beyond `MAX_ORDER`, that the 
 MAX_COUNTED = 1 << 24  # characters of the training part: 12 MB of Python take 4 s
 MAX_NGRAMS = 1 << 24  # distinct ones of all orders, about 30 bytes each
 MAX_SCORED = 500_000  # characters of the held-out part
-# xz is the slowest and looks back 8 MiB, gzip 32 KiB, bzip2 900 kB.
+# xz is the slowest (6 s for Chinese) and looks back 8 MiB, gzip 32 KiB, bzip2 900 kB, the others at all.
 MAX_COMPRESSED = 2_000_000  # characters of the training part
 MIN_COMPRESSED = 1_000  # characters of the held-out part: xz rounds to 4 bytes
-PIECE = 1 << 18  # bytes compressed between two calls of `should_stop`
 
 _Array = npt.NDArray[np.integer[Any]]
 
@@ -128,7 +125,7 @@ def _compressed(
 ) -> Iterator[Rung]:
     """Yield the baselines that are compressors, for a text after the text `before` it."""
     after = utf8(scored, tokenizer)
-    for name, new in COMPRESSORS.items():
+    for name, new in compressors().items():
         since = time.perf_counter()
         added = added_bytes(new, before, after, should_stop)
         score = Score(len(scored), 8 * added / len(scored) * math.log(2), len(after))
@@ -170,48 +167,6 @@ def _count(
         end = _last(train, wanted)
         counts = count_ngrams(end, vocab_size, order, should_stop=should_stop)
     return counts, len(end)
-
-
-class Compressor(Protocol):
-    """The interface that `bz2`, `lzma` and `zlib` share; both methods return compressed bytes."""
-
-    def compress(self, data: bytes, /) -> bytes: ...  # noqa: D102
-    def flush(self) -> bytes: ...  # noqa: D102
-
-
-COMPRESSORS: dict[str, Callable[[], Compressor]] = {  # with the settings of the commands:
-    "gzip": lambda: zlib.compressobj(9),  # gzip -9
-    "bzip2": bz2.BZ2Compressor,  # bzip2, which is bzip2 -9
-    "xz": lzma.LZMACompressor,  # xz, which is xz -6
-}
-
-
-def added_bytes(
-    new: Callable[[], Compressor],
-    before: bytes,
-    after: bytes,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> int:
-    """Return how many bytes `after` adds to the compressed `before`, perhaps none."""
-
-    def size(data: bytes) -> int:
-        compressor, total = new(), 0
-        for first in range(0, len(data), PIECE):
-            check_stop(should_stop)
-            total += len(compressor.compress(data[first : first + PIECE]))
-        return total + len(compressor.flush())
-
-    return max(0, size(before + after) - size(before))  # bzip2 may compress a longer text better
-
-
-def utf8(ids: _Array, tokenizer: Tokenizer) -> bytes:
-    """Return the text of ids in UTF-8; in byte mode, the bytes themselves."""
-    if not isinstance(tokenizer, CharTokenizer):
-        return ids.astype(np.uint8).tobytes()
-    # Half a surrogate pair, which only utf-7 allows in a text, takes 3 bytes.
-    codes = np.frombuffer(tokenizer.alphabet.encode("utf-32-le", "surrogatepass"), "<u4")
-    text: str = codes[ids].tobytes().decode("utf-32-le", "surrogatepass")
-    return text.encode("utf-8", "surrogatepass")
 
 
 def _last(ids: Ids, count: int) -> IdArray:

@@ -24,8 +24,9 @@ DIGITS = 4  # of a printed loss
 class Rung:
     """One baseline: its score on the held-out part, and its wall time in seconds.
 
-    Work shared by several baselines counts for the first of them. `adaptive` says that it also
-    learns from the text it is scored on, as compressors do, and has all text before as context.
+    Work shared by several baselines counts for the first of them. `adaptive` says that it is scored
+    by this protocol: it also learns from the text it is scored on, as compressors do, and has all
+    text before as context.
     """
 
     name: str
@@ -56,10 +57,18 @@ class Ladder:
         """Return the loss of the rung called `name`."""
         return next(rung.score.loss_nats for rung in self.rungs if rung.name == name)
 
-    def place(self, loss_nats: float) -> tuple[Rung | None, Rung | None]:
-        """Return the best baseline that a loss beats and the worst that it does not, or None."""
-        descending = sorted(self.rungs, key=lambda rung: -round(rung.score.loss_nats, DIGITS))
-        passed = sum(is_above(rung.score.loss_nats, loss_nats) for rung in self.rungs)
+    def scored_alike(self, adaptive: bool) -> list[Rung]:
+        """Return the baselines of one protocol, the worst first; `uniform` is the same under all."""
+        alike = [r for r in self.rungs if r.adaptive == adaptive or r.name == "uniform"]
+        return sorted(alike, key=lambda rung: -round(rung.score.loss_nats, DIGITS))
+
+    def place(self, loss_nats: float, adaptive: bool = False) -> tuple[Rung | None, Rung | None]:
+        """Return the best baseline that a loss beats and the worst that it does not, or None.
+
+        Only baselines that are `adaptive`, or only those that are not, as the loss is.
+        """
+        descending = self.scored_alike(adaptive)
+        passed = sum(is_above(rung.score.loss_nats, loss_nats) for rung in descending)
         around = [None, *descending, None]
         return around[passed], around[passed + 1]
 

@@ -11,6 +11,7 @@ import pytest
 from charlm.cli.baselines import reached
 from charlm.errors import MachineError
 from charlm.evaluation import Ladder, Rung, Score
+from charlm.evaluation.compressors import compressors
 from charlm.runs import RunFolder
 from tests.conftest import TEXT
 
@@ -35,25 +36,21 @@ def test_the_table_has_a_row_for_each_baseline_and_says_how_to_read_it(charlm):
     lines = result.stdout.splitlines()
     assert (result.code, result.stderr) == (0, "")
     assert lines[0].split() == ["baseline", "nats", "bits/char", "perplexity", "seconds"]
-    assert [line.split()[0].rstrip(",") for line in lines[1:10]] == [
-        *NAMES,
-        "Kneser-Ney",
-        "gzip",
-        "bzip2",
-        "xz",
-    ]
+    compressed = [*compressors()]
+    assert [line.split()[0].rstrip(",") for line in lines[1:7]] == [*NAMES, "Kneser-Ney"]
     assert lines[1].split()[1:4] == [f"{math.log(31):.4f}", f"{math.log2(31):.4f}", "31.000"]
-    assert lines[10] == (
+    assert lines[7] == "adaptive: these learn from the validation text while they read it"
+    legend = 8 + len(compressed)
+    assert [line[:26].strip() for line in lines[8:legend]] == compressed
+    assert lines[legend] == (
         "scored on 1,289 validation characters, with all the context before each; counted on all "
         "1,290 training characters"
     )
-    assert "chosen on the end of the training part, so another may be better here" in lines[11]
-    assert [line.split()[1] == "*" for line in lines[1:10]] == [False] * 6 + [True] * 3
-    assert lines[12].startswith(
-        "* compressors have no windows, and learn from the validation text while they read it, "
-        "after all 1,290 training characters; "
+    assert "chosen on the end of the training part, so another may be better here" in lines[-2]
+    assert lines[-1].startswith(
+        "compressors have no windows; they learned from all 1,290 training characters first; "
     )
-    assert len(lines) == 13  # nothing is worse than uniform
+    assert len(lines) == legend + 3  # nothing is worse than uniform
 
 
 def test_a_row_that_guessing_beats_is_named(charlm):
@@ -75,8 +72,8 @@ def test_a_baseline_that_saw_less_than_the_model_says_so(charlm, monkeypatch):
 
     lines = charlm("baselines", "text.txt", "--val-fraction", 0.5).stdout.splitlines()
 
-    assert lines[10].endswith("counted on the last 100 of 1,290 training characters")
-    assert "after the last 50 of 1,290 training characters" in lines[12]
+    assert lines[-3].endswith("counted on the last 100 of 1,290 training characters")
+    assert "learned from the last 50 of 1,290 training characters first" in lines[-1]
 
 
 def test_windows_are_an_option(charlm):
@@ -429,7 +426,10 @@ def ladder(*rungs, block_size=None, counted=9, compressed=9):
         (4.00734, "level with uniform (4.0073), in windows of 8"),
         (3.5, "past uniform (4.0073), short of high (3.0000), in windows of 8"),
         (2.5, "past high (3.0000), short of low (2.0000), in windows of 8"),
-        (1.0, "better than every baseline; the best of them: low (2.0000), in windows of 8"),
+        (
+            1.0,
+            "better than every baseline of this protocol; the best of them: low (2.0000), in windows of 8",
+        ),
         (2.00001, "past high (3.0000), level with low (2.0000), in windows of 8"),
         (2.9999, "past high (3.0000), short of low (2.0000), in windows of 8"),
     ],
@@ -452,13 +452,34 @@ def test_what_else_a_baseline_knew_stands_beside_it():
     rungs = (Rung("trigram", Score(9, 3.0), 0.0), Rung("xz", Score(9, 2.0), 0.0, adaptive=True))
 
     assert reached(ladder(*rungs, counted=7, compressed=5), 2.5, "bytes") == (
-        "past trigram (3.0000), short of xz (2.0000), stream; xz learns from the scored text after "
-        "the last 5 of 9 training bytes, and has no windows; trigram counted on the last 7 of 9 "
-        "training bytes"
+        "better than every baseline of this protocol; the best of them: trigram (3.0000), stream; "
+        "trigram counted "
+        "on the last 7 of 9 training bytes; the best adaptive one, which learns from the scored "
+        "text after the last 5 of 9 training bytes: xz (2.0000)"
     )
-    assert reached(ladder(*rungs), 1.0, "chars") == (
-        "better than every baseline; the best of them: xz (2.0000), stream; xz learns from the "
-        "scored text, and has no windows"
+
+
+def test_a_loss_is_placed_among_baselines_of_its_own_protocol():
+    rungs = (
+        Rung("trigram", Score(9, 3.0), 0.0),
+        Rung("gzip", Score(9, 2.9), 0.0, adaptive=True),
+        Rung("PPMd", Score(9, 2.0), 0.0, adaptive=True),
+    )
+
+    for loss, said in (
+        (3.5, "past uniform (4.0073), short of trigram (3.0000)"),
+        (2.5, "better than every baseline of this protocol; the best of them: trigram (3.0000)"),
+    ):
+        assert reached(ladder(*rungs, block_size=8), loss, "chars") == (
+            f"{said}, in windows of 8; the best adaptive one, which learns from the scored text: "
+            "PPMd (2.0000)"
+        )
+    assert reached(ladder(*rungs, block_size=8), 2.5, "chars", adaptive=True) == (
+        "past gzip (2.9000), short of PPMd (2.0000), adaptive"
+    )
+    assert reached(ladder(*rungs, compressed=5), 1.0, "chars", adaptive=True) == (
+        "better than every baseline of this protocol; the best of them: PPMd (2.0000), adaptive; PPMd learned from "
+        "the last 5 of 9 training characters first"
     )
 
 
