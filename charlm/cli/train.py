@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +32,18 @@ if TYPE_CHECKING:
     from charlm.runs.records import Record
     from charlm.training import TrainingLoop
     from charlm.training.plan import BudgetPlan
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What the command line says about a run."""
+
+    given: str | None  # --config
+    out: Path | None
+    changes: list[str]  # KEY=VALUE
+    quiet: bool
+    stop: StopSignals
+    began: float  # when the command began, by `time.perf_counter`
 
 
 def train(
@@ -112,15 +125,11 @@ def train(
                 )
                 output.content(dump_yaml(asked.model_dump()).rstrip())
                 return 0
-        quiet = quiet or json
+        order = _Order(config, out, changes, quiet or json, stop, began)
         if dry_run:
-            return _try(config, out, changes, quiet, stop, began)
-        if run:
-            ready = _resumed(run, config, changes, allow_new_data, quiet, stop)
-        else:
-            ready = _begun(config, out, changes, quiet, stop, began)
-        with ready as prepared:
-            return _train(prepared, json, quiet, stop, began)
+            return _try(order)
+        with _resumed(order, run, allow_new_data) if run else _begun(order) as prepared:
+            return _train(order, prepared, json)
 
 
 def _to_resume(given: str | None, out: Path | None, changes: list[str]) -> "RunFolder":
@@ -134,40 +143,27 @@ def _to_resume(given: str | None, out: Path | None, changes: list[str]) -> "RunF
 
 
 @contextmanager
-def _resumed(
-    run: "RunFolder",
-    given: str | None,
-    changes: list[str],
-    allow_new_data: bool,
-    quiet: bool,
-    stop: StopSignals,
-) -> Iterator["PreparedRun"]:
+def _resumed(order: _Order, run: "RunFolder", allow_new_data: bool) -> Iterator["PreparedRun"]:
     """Lock a run, then read its configuration (another process may have changed it), and open it."""
     from charlm.lifecycle.resume import open_run, resumed_config
     from charlm.storage import folder_lock
 
+    quiet, stop = order.quiet, order.stop
     with folder_lock(run.path):
         with stop.at_once(), output.bytes_bar(quiet, stop.requested) as progress:
-            config = resumed_config(run, given, changes)
+            config = resumed_config(run, order.given, order.changes)
             prepared = open_run(config, run, progress, allow_new_data=allow_new_data)
         yield prepared
 
 
 @contextmanager
-def _begun(
-    given: str | None,
-    out: Path | None,
-    changes: list[str],
-    quiet: bool,
-    stop: StopSignals,
-    began: float,
-) -> Iterator["PreparedRun"]:
+def _begun(order: _Order) -> Iterator["PreparedRun"]:
     """Read the text and plan, then make, lock and fill the folder of a new run."""
     from charlm.lifecycle import begin
 
-    name = _name_of(given)
-    config, chosen, text, plans = _planned(given, out, changes, quiet, stop, began)
-    place = nullcontext(chosen) if chosen else begin.free_folder(name)
+    quiet, stop = order.quiet, order.stop
+    config, chosen, text, plans = _planned(order)
+    place = nullcontext(chosen) if chosen else begin.free_folder(_name_of(order.given))
     with place as folder, begin.new_folder_for_run(folder):
         with output.bytes_bar(quiet, stop.requested) as progress:
             prepared = begin.create_run(config, folder, text, progress, stop.requested)
@@ -179,21 +175,15 @@ def _begun(
             raise
 
 
-def _try(
-    given: str | None,
-    out: Path | None,
-    changes: list[str],
-    quiet: bool,
-    stop: StopSignals,
-    began: float,
-) -> int:
+def _try(order: _Order) -> int:
     """Make the run in a folder that is removed again, and show what training would do."""
     from charlm.cli.training_output import show_plan
     from charlm.lifecycle import begin
     from charlm.runs import next_free_name
 
-    config, chosen, text, plans = _planned(given, out, changes, quiet, stop, began)
-    place = chosen or next_free_name(_name_of(given))
+    quiet, stop = order.quiet, order.stop
+    config, chosen, text, plans = _planned(order)
+    place = chosen or next_free_name(_name_of(order.given))
     existing = next(path for path in (place, *place.absolute().parents) if path.is_dir())
     with stop.scratch() as scratch, stop.at_once():
         with output.bytes_bar(quiet, stop.requested) as progress:
@@ -212,34 +202,30 @@ def _name_of(config: str | None) -> str:
 
 
 def _planned(
-    given: str | None,
-    out: Path | None,
-    changes: list[str],
-    quiet: bool,
-    stop: StopSignals,
-    began: float,
+    order: _Order,
 ) -> tuple["Config", Path | None, "PreparedText", "dict[str, BudgetPlan]"]:
     """Return the configuration of a new run, its folder if one was chosen, its text and plans."""
     from charlm.lifecycle import begin
     from charlm.runs import next_free_name
 
+    quiet, stop = order.quiet, order.stop
     with stop.at_once():
-        config = named_config(given, changes)
-    chosen = out or (Path(config.run.out) if config.run.out else None)
-    begin.check_new_folder(chosen or next_free_name(_name_of(given)))
+        config = named_config(order.given, order.changes)
+    chosen = order.out or (Path(config.run.out) if config.run.out else None)
+    begin.check_new_folder(chosen or next_free_name(_name_of(order.given)))
     with stop.at_once(), output.bytes_bar(quiet, stop.requested) as progress:
         fetching = output.download_bar(quiet, stop.requested)
         text = begin.prepare_text(config, progress, fetching)
         minutes = config.train.minutes
         if minutes and not quiet and any(one.train.plan for one in config.training_runs().values()):
             output.say(f"benchmarking model sizes for the {minutes:g}-minute budget")
-        config, plans = begin.plan_run(config, text, changes, time.perf_counter() - began)
+        config, plans = begin.plan_run(
+            config, text, order.changes, time.perf_counter() - order.began
+        )
     return config, chosen, text, plans
 
 
-def _train(
-    prepared: "PreparedRun", json: bool, quiet: bool, stop: StopSignals, began: float
-) -> int:
+def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     from charlm.cli.training_output import (
         TrainingBar,
         broken_plan,
@@ -252,6 +238,7 @@ def _train(
     from charlm.models import build_model
     from charlm.training import Job, TrainingLoop
 
+    quiet, stop, began = order.quiet, order.stop, order.began
     config, run, tokenizer = prepared.config, prepared.run, prepared.tokenizer
     for text in prepared.notes:
         output.note(text)

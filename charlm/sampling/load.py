@@ -36,8 +36,9 @@ StrOrBytes = str | bytes  # bytes are UTF-8, or for a model of bytes any
 class Writer:
     """A trained model that writes texts."""
 
-    def __init__(self, saved: SavedModel) -> None:
+    def __init__(self, saved: SavedModel, printable: bool = True) -> None:
         self.saved = saved
+        self.printable = printable  # else bytes that are not UTF-8 are kept, as `raw` says
 
     def generate(
         self,
@@ -71,26 +72,6 @@ class Writer:
             DataError: A character of the prompt or of a stop text is not in the alphabet.
             NonFiniteError: The model's logits are NaN or infinite.
         """
-        texts = self._texts(prompt, seed, stop, allow, unknown, weights, **settings)
-        return map(as_unicode, texts)
-
-    def generate_bytes(self, prompt: StrOrBytes | None = None, **options: Any) -> Iterator[bytes]:
-        """Yield what `generate` does as bytes: UTF-8, or exactly what a model of bytes has drawn.
-
-        It takes the arguments of `generate` and raises the same errors.
-        """
-        return map(as_bytes, self._texts(prompt, **options))
-
-    def _texts(
-        self,
-        prompt: StrOrBytes | None = None,
-        seed: int | None = None,
-        stop: StrOrBytes | Sequence[StrOrBytes] | None = None,
-        allow: str | None = None,
-        unknown: Unknown = "error",
-        weights: Weights = "float32",
-        **settings: Any,
-    ) -> Iterator[str]:
         saved, tokenizer = self.saved, self.saved.tokenizer
         for name, value, known in (("unknown", unknown, Unknown), ("weights", weights, Weights)):
             if value not in get_args(known):
@@ -107,7 +88,15 @@ class Writer:
         check_weights(weights, saved.model)
         drawing, seeds = Drawing(saved.model, tokenizer, ids, task), [choose_seed(seed)]
         written = drawing.write(seeds, drawing.streams(seeds))
-        return (piece.text for pieces in written for piece in pieces[0])
+        texts = (piece.text for pieces in written for piece in pieces[0])
+        return map(as_unicode, texts) if self.printable else texts
+
+    def generate_bytes(self, prompt: StrOrBytes | None = None, **options: Any) -> Iterator[bytes]:
+        """Yield what `generate` does as bytes: UTF-8, or exactly what a model of bytes has drawn.
+
+        It takes the arguments of `generate` and raises the same errors.
+        """
+        return map(as_bytes, Writer(self.saved, printable=False).generate(prompt, **options))
 
     def _text(self, words: StrOrBytes, where: Setting) -> str:
         unit = self.saved.tokenizer.unit
