@@ -16,6 +16,7 @@ from charlm import __version__
 from charlm.cli import (
     baselines,
     compare,
+    compress,
     config,
     data,
     doctor,
@@ -50,6 +51,8 @@ app.command("sample", cls=Verb)(sample.sample)
 app.command("eval", cls=Verb)(evaluate.evaluate)
 app.command("baselines", cls=Verb)(baselines.baselines)
 app.command("compare", cls=Verb)(compare.compare)
+app.command("compress", cls=Verb)(compress.compress)
+app.command("decompress", cls=Verb)(compress.decompress)
 app.command("lr-find", cls=Verb)(lr_find.lr_find)
 app.command("explain", cls=Verb)(explain.explain)
 app.command("gradcheck", cls=Verb)(gradcheck.gradcheck)

@@ -16,7 +16,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from charlm.storage.machine import is_gone, machine_errors
 from charlm.storage.manifest import NAME, write_manifest
@@ -48,25 +48,34 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """Yield a text file that replaces the one at `path` if the block succeeds, or is deleted if not.
+def replacing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+    """Yield a file that replaces the one at `path` if the block succeeds, or is deleted if not.
+
+    It is of text in UTF-8, or with `wb` of bytes.
 
     A pipe or a device is written directly. For a symbolic link, its target is replaced. Raise
     OSError if the folder is missing or `path` is a folder, MachineError if the disk or its
     permissions refuse; an older file stays unharmed.
     """
+    encoding = "utf-8" if mode == "w" else None
     if path.exists() and not path.is_file():
-        with path.open("w", encoding="utf-8") as out:
+        with path.open(mode, encoding=encoding) as out:
             yield out
         return
     place = path.resolve()
     if not place.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    with scratch_folder(place.parent) as folder:
-        temporary = folder / place.name
-        with temporary.open("w", encoding="utf-8") as out:
-            yield out
-        put_in_place(temporary, place)
+    temporary = _beside(place, "new")
+    with machine_errors(path):
+        try:
+            with temporary.open(mode, encoding=encoding) as out:
+                yield out
+            put_in_place(temporary, place)
+        except BaseException as error:
+            temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+                error.filename = str(path)  # the user does not know the temporary name
+            raise
 
 
 def make_folder(path: Path) -> None:

@@ -1,0 +1,236 @@
+"""charlm compress and charlm decompress: a file into a smaller one, and back."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from charlm.cli import completion, output
+from charlm.cli.escaping import one_word
+from charlm.cli.options import Checkpoint, Json
+from charlm.cli.signals import StopSignals, load_torch
+from charlm.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from charlm.coding.coder import Tick
+    from charlm.coding.methods import Method
+    from charlm.coding.whole import Coded
+
+SUFFIX = ".clm"
+
+Out = Annotated[
+    str | None,
+    typer.Option("--out", "-o", metavar="FILE", help="Where to write; - is standard output."),
+]
+
+
+def compress(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Any file; - is standard input.")],
+    out: Out = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            readable=False,
+            autocompletion=completion.runs,
+            help="Predict with the model of this run. Default: a model that begins with nothing.",
+        ),
+    ] = None,
+    checkpoint: Checkpoint = "best",
+    check: Annotated[
+        bool, typer.Option(help="Decode each block again, and keep it only if it is equal.")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Compress a file with a model that predicts it and learns while it reads.
+
+    Without --run, every machine can decompress it. With --run, that takes the same run, on a
+    machine and with packages that compute the same bits.
+
+    For example: charlm compress book.txt
+    """
+    place = _place(out, file + SUFFIX, file, json)
+    if place == "-" and sys.stdout.isatty():
+        mend = "name a file with --out, or send it to one"
+        raise UsageError("--out -", "a terminal cannot show compressed text", mend)
+    if run is not None:
+        load_torch()
+    from charlm.coding.methods import bytes_of, without_run
+    from charlm.coding.whole import encode
+
+    began = time.monotonic()
+    with StopSignals() as stop, stop.at_once(), _opened(file) as source:
+        method = _with_run(run, checkpoint) if run else without_run(bytes_of(source))
+        size = _size(source)
+        with _written(place) as target, _bar("compressing", size, 2 if check else 1) as tick:
+            coded = encode(source, target, method, file, size=size, check=check, tick=tick)
+    seconds = time.monotonic() - began
+    if json:
+        output.result_json(_record(file, place, method, coded, check, seconds))
+        return
+    tell = output.say if place == "-" else output.result
+    tell(_summary(place, coded))
+    checked = "decoded again, and equal" if check else "not decoded again"
+    output.say(f"{checked}; {_about(method)}; {seconds:.1f} s")
+
+
+def decompress(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A compressed file; - is standard input.")
+    ],
+    out: Out = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            readable=False,
+            autocompletion=completion.runs,
+            help="The run it was compressed with. Default: the one of that name in runs/.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Restore a file that charlm compress wrote.
+
+    Each block has a checksum and the whole a SHA-256, so no other text comes out unnoticed.
+
+    For example: charlm decompress book.txt.clm
+    """
+    restored = file.removesuffix(SUFFIX)
+    if out is None and file != "-" and restored in (file, ""):
+        raise UsageError(file, f"its name does not end with {SUFFIX}", "name the result with --out")
+    place = _place(out, restored, file, json)
+    from charlm.coding.container import ContainerReader
+    from charlm.coding.methods import method_of
+    from charlm.coding.whole import decode
+
+    began = time.monotonic()
+    with _opened(file) as source:
+        container = ContainerReader(source, file)
+        if container.of_run:
+            load_torch()
+        with StopSignals() as stop, stop.at_once():
+            method = method_of(container.header, file, run)
+            with _written(place) as target, _bar("decompressing", container.text_size) as tick:
+                size = decode(container, target, method, tick)
+    seconds = time.monotonic() - began
+    if json:
+        facts = {"file": file, "out": place, "bytes": size, "model": method.header["model"]}
+        output.result_json(facts | {"seconds": seconds})
+        return
+    tell = output.say if place == "-" else output.result
+    tell(f"{_shown(place)}: {size:,} bytes, SHA-256 as recorded")
+    output.say(f"{_about(method)}; {seconds:.1f} s")
+
+
+def _with_run(run: Path, checkpoint: str) -> "Method":
+    from charlm.coding.of_run import with_run
+    from charlm.runs import find_run
+    from charlm.runs.load import load_model
+
+    saved = load_model(find_run(run), checkpoint, "cpu")
+    if saved.remark:
+        output.note(saved.remark)
+    return with_run(saved, saved.config.adapt)
+
+
+def _place(out: str | None, default: str, file: str, json: bool) -> str:
+    """Return where to write: never over a file that was not named, nor over what is read."""
+    place = ("-" if file == "-" else default) if out is None else out
+    if place == "":
+        raise UsageError("--out", "got an empty name", "name a file, or - for standard output")
+    if place == "-":
+        if json:
+            mend = "name a file with --out"
+            raise UsageError("--json", "the text itself goes to standard output", mend)
+        return place
+    there = os.path.lexists(place)
+    if there and out is None:
+        mend = f"name another with --out, or replace it with --out {place}"
+        raise UsageError(place, "exists already", mend)
+    if there and os.path.exists(file) and os.path.samefile(place, file):
+        raise UsageError(f"--out {place}", "it is the file to read", "name another")
+    return place
+
+
+@contextmanager
+def _opened(file: str) -> "Iterator[IO[bytes]]":
+    from charlm.storage.machine import machine_errors
+
+    if file == "-":
+        yield sys.stdin.buffer
+        return
+    with machine_errors(file):
+        try:
+            source = open(file, "rb")  # noqa: SIM115 -- closed below
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise DataError(file, f"cannot be read: {error.strerror}", "name a file") from None
+    with source:
+        yield source
+
+
+@contextmanager
+def _written(place: str) -> "Iterator[IO[bytes]]":
+    from charlm.storage.atomic import replacing
+
+    if place == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    with replacing(Path(place), "wb") as out:
+        yield out
+
+
+def _size(source: IO[bytes]) -> int | None:
+    """Return how many bytes are left in a file; None for a stream."""
+    if not source.seekable():
+        return None
+    at, end = source.tell(), source.seek(0, os.SEEK_END)
+    source.seek(at)
+    return end - at
+
+
+@contextmanager
+def _bar(what: str, size: int | None, passes: int = 1) -> "Iterator[Tick]":
+    """Draw a bar for bytes, each of which is passed so many times."""
+    with output.bar(what, "B", size) as bar:
+        yield lambda done: bar.update(done / passes)
+
+
+def _shown(place: str) -> str:
+    return "standard output" if place == "-" else one_word(place)
+
+
+def _summary(place: str, coded: "Coded") -> str:
+    line = f"{_shown(place)}: {coded.size:,} bytes in {coded.coded_size:,}"
+    return f"{line}, {coded.bits_per_byte:.4f} bits per byte" if coded.size else line
+
+
+def _about(method: "Method") -> str:
+    header = method.header
+    if header["model"] == "portable":
+        return "without a run, for any machine"
+    return f"with {one_word(header['run'])} step {header['step']}, for machines like this one"
+
+
+def _record(
+    file: str, place: str, method: "Method", coded: "Coded", check: bool, seconds: float
+) -> dict[str, Any]:
+    header = method.header
+    return {
+        "file": file,
+        "out": place,
+        "bytes": coded.size,
+        "compressed_bytes": coded.coded_size,
+        "bits_per_byte": coded.bits_per_byte,
+        "symbols": coded.symbols,
+        "coded_nats": coded.nats_per_symbol,
+        "model": header["model"],
+        "run": header.get("run"),
+        "step": header.get("step"),
+        "checked": check,
+        "seconds": seconds,
+    }

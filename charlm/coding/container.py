@@ -1,0 +1,182 @@
+"""The file that `charlm compress` writes: a header, blocks, an end.
+
+    magic     8 bytes; a copy in text mode would change some
+    header    format (1 byte), length (2), JSON of that length, its CRC-32 (4)
+    blocks    length of the text (4), length of the code (4), CRC-32 of each (4, 4), the code
+    end       4 bytes of 0, length of the whole text (8), its SHA-256 (32)
+
+Numbers are little-endian. The header has what decoding depends on. The CRC-32 of a code tells whether
+the file is damaged; that of the text, whether the code was decoded to what had been encoded.
+"""
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO, Any
+
+from charlm.errors import DataError
+from charlm.storage.json_file import parse_object
+
+MAGIC = b"\x89CLM\r\n\x1a\n"
+FORMAT = 1
+MOST = 1 << 24  # bytes of a block's text or code: a damaged length must not ask for more memory
+
+_HEADER = struct.Struct("<BH")
+_BLOCK = struct.Struct("<IIII")
+_CHECKSUM = struct.Struct("<I")
+_SIZE = struct.Struct("<Q")
+
+GET_ANOTHER = "get another copy of it"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of the text as code.
+
+    Args:
+        number: Counted from 1.
+        size: Bytes of its text, not 0.
+        checksum: CRC-32 of its text.
+        code: What a coder made of the text.
+    """
+
+    number: int
+    size: int
+    checksum: int
+    code: bytes
+
+    @classmethod
+    def of(cls, number: int, text: bytes, code: bytes) -> "Block":
+        """Return the block of a text."""
+        return cls(number, len(text), zlib.crc32(text), code)
+
+    def is_of(self, text: bytes) -> bool:
+        """Tell whether this is the text that was encoded."""
+        return len(text) == self.size and zlib.crc32(text) == self.checksum
+
+
+class Digest:
+    """The length and the SHA-256 of a text that comes in parts."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._sha256 = hashlib.sha256()
+
+    def add(self, text: bytes) -> None:
+        """Add the next part."""
+        self.size += len(text)
+        self._sha256.update(text)
+
+    def sha256(self) -> bytes:
+        """Return the SHA-256 of all parts, 32 bytes."""
+        return self._sha256.digest()
+
+
+class ContainerWriter:
+    """Writes a container to a binary file, from its header to its end.
+
+    Attributes:
+        size: Bytes written so far.
+    """
+
+    def __init__(
+        self, file: IO[bytes], header: Mapping[str, Any], text_size: int | None = None
+    ) -> None:
+        self._file = file
+        self.size = 0
+        content = json.dumps({**header, "size": text_size}, separators=(",", ":")).encode()
+        checksum = _CHECKSUM.pack(zlib.crc32(content))
+        assert len(content) < 1 << 16, "a header is short"
+        self._write(MAGIC, _HEADER.pack(FORMAT, len(content)), content, checksum)
+
+    def add(self, block: Block) -> None:
+        """Write a block."""
+        code = block.code
+        head = _BLOCK.pack(block.size, len(code), block.checksum, zlib.crc32(code))
+        self._write(head, code)
+
+    def end(self, whole: Digest) -> None:
+        """Write the end, after the blocks of the whole text."""
+        self._write(bytes(4), _SIZE.pack(whole.size), whole.sha256())
+
+    def _write(self, *parts: bytes) -> None:
+        for part in parts:
+            self._file.write(part)
+            self.size += len(part)
+
+
+class ContainerReader:
+    """Reads a container from a binary file; `name` is what messages call it.
+
+    Attributes:
+        header: What decoding depends on.
+
+    Raises:
+        DataError: It is no such file, or one that is damaged, cut off or of a later charlm.
+    """
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._file = file
+        self.name = name
+        if file.read(len(MAGIC)) != MAGIC:
+            what = "not a file that charlm compress wrote"
+            raise DataError(name, what, "name one, or copy it again without converting its lines")
+        version, length = _HEADER.unpack(self._read(_HEADER.size, "its header"))
+        if version != FORMAT:
+            what = f"has format {version}, this charlm reads {FORMAT}"
+            raise DataError(name, what, "use the charlm that wrote it, or a later one")
+        content = self._read(length, "its header")
+        (checksum,) = _CHECKSUM.unpack(self._read(_CHECKSUM.size, "its header"))
+        if zlib.crc32(content) != checksum:
+            raise self._damaged("its header")
+        try:
+            self.header = parse_object(content)
+        except ValueError:
+            raise self._damaged("its header") from None
+
+    @property
+    def of_run(self) -> bool:
+        """Whether decoding needs a run."""
+        return self.header.get("model") == "run"
+
+    @property
+    def text_size(self) -> int | None:
+        """The expected bytes of the text, if the header says it; only the end is sure."""
+        size = self.header.get("size")
+        return size if isinstance(size, int) and size >= 0 else None
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the blocks; then `check` can be called."""
+        number = 1
+        while any(start := self._read(4, place := f"block {number}")):
+            rest = self._read(_BLOCK.size - 4, place)
+            size, length, checksum, of_code = _BLOCK.unpack(start + rest)
+            if max(size, length) > MOST:
+                raise self._damaged(place)
+            code = self._read(length, place)
+            if zlib.crc32(code) != of_code:
+                raise self._damaged(place)
+            yield Block(number, size, checksum, code)
+            number += 1
+
+    def check(self, decoded: Digest) -> None:
+        """Check the whole text against the end of the file, and that nothing follows."""
+        (size,) = _SIZE.unpack(self._read(_SIZE.size, "its end"))
+        sha256 = self._read(len(decoded.sha256()), "its end")
+        if (size, sha256) != (decoded.size, decoded.sha256()):
+            what = f"is damaged: its blocks are not the whole text of {size:,} bytes"
+            raise DataError(self.name, what, GET_ANOTHER)
+        if self._file.read(1):
+            raise DataError(self.name, "goes on after its end", GET_ANOTHER)
+
+    def _read(self, length: int, place: str) -> bytes:
+        data = self._file.read(length)
+        if len(data) < length:
+            raise DataError(self.name, f"is cut off in {place}", "get the whole file")
+        return data
+
+    def _damaged(self, place: str) -> DataError:
+        return DataError(self.name, f"is damaged in {place}", GET_ANOTHER)

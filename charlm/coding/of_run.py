@@ -1,0 +1,139 @@
+"""Coding with a run: which run and checkpoint it was, and what else its bits depend on."""
+
+import functools
+import hashlib
+import platform
+import reprlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from charlm import __version__
+from charlm.coding.container import GET_ANOTHER
+from charlm.coding.methods import Method
+from charlm.coding.modelled import ModelCoder, fingerprint, one_thread
+from charlm.config import AdaptConfig
+from charlm.errors import CheckpointError, DataError, MachineError, Phrase, Setting
+from charlm.models.adaptive import AdaptiveReader
+from charlm.runs import find_run
+from charlm.runs.folder import RUNS
+from charlm.runs.load import SavedModel, load_model
+from charlm.runs.weights import WEIGHTS
+from charlm.storage import read_manifest
+from charlm.text import open_corpus
+
+SHOWN = 16  # hexadecimal digits of a checksum in a header
+PACKAGES = ("torch", "numpy", "numba", "constriction")
+
+
+def with_run(saved: SavedModel, adapt: AdaptConfig) -> Method:
+    """Return the method that codes with the model of a run, on the CPU.
+
+    Raises:
+        CheckpointError: The run has lost its text.
+        DataError: Its text is cut off.
+    """
+    make = functools.partial(_reader, saved, adapt)
+    header = {
+        "model": "run",
+        "run": saved.run.path.resolve().name,
+        "step": saved.step,
+        "sha256": _identity(saved),
+        "adapt": adapt.model_dump(mode="json"),
+        "needs": needs(),
+        "processor": processor(),
+    }
+    with one_thread():
+        header["fingerprint"] = fingerprint(make(), saved.tokenizer.vocab_size)
+    return Method(header, lambda: _coder(saved, make()), one_thread)
+
+
+def method_of_run(header: Mapping[str, Any], name: str, place: Path | None) -> Method:
+    """Return the method that a file was written with; see `charlm.coding.methods.method_of`."""
+    try:
+        run, step = str(header["run"]), int(header["step"])
+        adapt = AdaptConfig.model_validate(header["adapt"])
+        then = dict(header["needs"])
+    except (KeyError, ValueError, TypeError):
+        raise DataError(name, "is damaged in its header", GET_ANOTHER) from None
+    _check_needs(then, name)
+    saved = _load(run, step, name, place)
+    if _identity(saved) != header.get("sha256"):
+        what = f"is not the run {run!r}, step {step}, that {name} was compressed with"
+        raise CheckpointError(saved.run.path, what, _NAME_IT)
+    method = with_run(saved, adapt)
+    if method.header["fingerprint"] != header.get("fingerprint"):
+        there = reprlib.repr(header.get("processor"))
+        what = f"its run computes other bits here ({processor()!r}) than where it was written ({there})"
+        raise MachineError(name, what, "decompress it there, or on a machine like that one")
+    return method
+
+
+def needs() -> dict[str, str]:
+    """Return what the bits of a model depend on besides the run, by name."""
+    found = {"charlm": __version__} | {package: version(package) for package in PACKAGES}
+    found["cpu"] = torch.backends.cpu.get_cpu_capability()
+    found["machine"] = f"{platform.system()} {platform.machine()}"
+    return found
+
+
+def processor() -> str:
+    """Return the name of the processor, for people; empty if it is unknown."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
+
+
+_NAME_IT = Phrase("name that run with {}", Setting("run"))
+
+
+def _check_needs(then: Mapping[str, Any], name: str) -> None:
+    for what, now in needs().items():
+        if (was := then.get(what)) == now:
+            continue
+        mend = (
+            f"install {what}=={was}"
+            if what in ("charlm", *PACKAGES)
+            else "decompress it on such a machine"
+        )
+        said = f"was compressed with {what} {reprlib.repr(was)}, here is {now!r}, whose bits differ"
+        raise MachineError(name, said, mend)
+
+
+def _load(run: str, step: int, name: str, place: Path | None) -> SavedModel:
+    """Load the checkpoint that a file was compressed with."""
+    try:
+        found = find_run(RUNS / Path(run).name if place is None else place)
+    except CheckpointError as error:
+        if place is not None:
+            raise
+        what = f"was compressed with the run {run!r}, which is not in {RUNS}/"
+        raise CheckpointError(name, what, _NAME_IT) from error
+    return load_model(found, str(step), "cpu")
+
+
+def _identity(saved: SavedModel) -> str:
+    """Return a checksum of a run's weights, its alphabet, and the text that it was trained on.
+
+    Its configuration was compared with that of the weights when they were loaded.
+    """
+    checkpoint = saved.run.checkpoints.choose(str(saved.step))
+    parts = (
+        read_manifest(checkpoint.path)["files"][WEIGHTS]["sha256"],
+        saved.tokenizer.to_json(),
+        read_manifest(saved.run.text_path)["source_sha256"],
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:SHOWN]
+
+
+def _reader(saved: SavedModel, adapt: AdaptConfig) -> AdaptiveReader:
+    return saved.model.adaptive(adapt, open_corpus(saved.run.text_path).splits["train"])
+
+
+def _coder(saved: SavedModel, reader: AdaptiveReader) -> ModelCoder:
+    return ModelCoder(reader, saved.tokenizer, saved.config.data.encoding)

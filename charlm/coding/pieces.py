@@ -1,0 +1,88 @@
+"""A block of any bytes as ids of a run's alphabet, and all that the alphabet lacks.
+
+    bytes  ->  ids of its known characters, and the rest: where others stood, and which  ->  bytes
+
+The model predicts the known characters as if nothing stood between them, like `charlm eval` with
+`--unknown uniform`. The rest is compressed with zlib.
+"""
+
+import zlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from charlm.text.tokenizer import CharTokenizer, Tokenizer
+
+Ids = npt.NDArray[np.int64]
+
+_ANY = "latin-1"  # decodes any bytes, each as a character
+_RUN = np.dtype("<u4")
+
+
+def take_apart(data: bytes, tokenizer: Tokenizer, encoding: str) -> tuple[Ids, bytes]:
+    """Return the ids of the characters that a tokenizer knows, and the rest, empty if there is none.
+
+    `encoding` is that of the run's text. Bytes that are none stand for characters that no
+    alphabet has.
+    """
+    if not isinstance(tokenizer, CharTokenizer):
+        return np.frombuffer(data, np.uint8).astype(np.int64), b""
+    text, own = _decoded(data, encoding)
+    codes = _codes(text)
+    known = np.isin(codes, _codes(tokenizer.alphabet))
+    ids = tokenizer.encode(text, "skip").astype(np.int64)
+    if own and known.all():
+        return ids, b""
+    # Where known and others take turns, beginning with known ones.
+    turns = np.flatnonzero(np.diff(known, prepend=True))
+    runs = np.diff(turns, prepend=0, append=len(known)).astype(_RUN)
+    others = codes[~known].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+    parts = (bytes([own]), len(runs).to_bytes(4, "little"), runs.tobytes())
+    return ids, zlib.compress(b"".join(parts) + others.encode("utf-8", "surrogatepass"), 9)
+
+
+def put_together(ids: Ids, rest: bytes, size: int, tokenizer: Tokenizer, encoding: str) -> bytes:
+    """Return the bytes that `take_apart` was given, `size` of them.
+
+    Raise ValueError if the rest is damaged; then the bytes may also be others.
+    """
+    if not isinstance(tokenizer, CharTokenizer):
+        return ids.astype(np.uint8).tobytes()
+    known = _codes(tokenizer.alphabet)[ids]
+    if not rest:
+        return _encoded(known, encoding)
+    try:
+        # A character of n bytes takes up to n + 4 here, and no more: a small file must not fill memory.
+        unpacked = zlib.decompressobj().decompress(rest, 16 + 9 * size)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    own, count = unpacked[:1] != b"\0", int.from_bytes(unpacked[1:5], "little")
+    runs = np.frombuffer(unpacked[5 : 5 + 4 * count], _RUN)
+    if int(runs.sum(dtype=np.uint64)) > size:
+        raise ValueError("more characters than bytes")
+    others = _codes(unpacked[5 + 4 * count :].decode("utf-8", "surrogatepass"))
+    is_known = np.repeat(np.arange(len(runs)) % 2 == 0, runs)
+    codes = np.empty(len(is_known), np.uint32)
+    codes[is_known], codes[~is_known] = known, others
+    return _encoded(codes, encoding if own else _ANY)
+
+
+def _decoded(data: bytes, encoding: str) -> tuple[str, bool]:
+    """Return the text of bytes, and whether it is in this encoding, which can give them back."""
+    try:
+        text = data.decode(encoding, "surrogateescape")
+        if text.encode(encoding, "surrogateescape") == data:
+            return text, True
+    except UnicodeError:
+        pass
+    return data.decode(_ANY), False
+
+
+def _encoded(codes: npt.NDArray[Any], encoding: str) -> bytes:
+    text = codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+    return text.encode(encoding, "surrogateescape")
+
+
+def _codes(text: str) -> npt.NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")

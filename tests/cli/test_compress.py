@@ -1,0 +1,218 @@
+import io
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from charlm.coding import modelled, of_run
+from tests.conftest import TEXT
+
+BYTES = b"to be, or not to be: that is the question.\r\n" * 20 + bytes(range(256))
+
+
+@pytest.fixture(autouse=True)
+def _short_fingerprints(monkeypatch):
+    monkeypatch.setattr(modelled, "TRIED", 8)
+
+
+@pytest.fixture
+def text():
+    """A file of any bytes."""
+    Path("a.bin").write_bytes(BYTES)
+    return Path("a.bin")
+
+
+def test_a_file_is_compressed_and_restored(charlm, text):
+    made = charlm("compress", text)
+    text.rename("before")
+    back = charlm("decompress", "a.bin.clm")
+
+    size = Path("a.bin.clm").stat().st_size
+    bits = 8 * size / len(BYTES)
+    line = f"a.bin.clm: {len(BYTES):,} bytes in {size:,}, {bits:.4f} bits per byte\n"
+    assert (made.code, made.stdout) == (0, line)
+    assert made.stderr.startswith("decoded again, and equal; without a run, for any machine; ")
+    assert back.stdout == f"a.bin: {len(BYTES):,} bytes, SHA-256 as recorded\n"
+    assert text.read_bytes() == BYTES
+    assert {path.name for path in Path().iterdir()} == {"before", "a.bin", "a.bin.clm"}
+
+
+def test_an_empty_file_is_restored(charlm):
+    Path("empty").touch()
+
+    made = charlm("compress", "empty")
+    back = charlm("decompress", "empty.clm", "-o", "again")
+
+    assert made.stdout == f"empty.clm: 0 bytes in {Path('empty.clm').stat().st_size}\n"
+    assert (back.code, Path("again").read_bytes()) == (0, b"")
+
+
+def test_json_has_the_sizes(charlm, text):
+    made = json.loads(charlm("compress", text, "--no-check", "--json").stdout)
+    back = json.loads(charlm("decompress", "a.bin.clm", "-o", "b", "--json").stdout)
+
+    size = Path("a.bin.clm").stat().st_size
+    assert (made["file"], made["out"], made["bytes"]) == ("a.bin", "a.bin.clm", len(BYTES))
+    assert (made["compressed_bytes"], made["bits_per_byte"]) == (size, 8 * size / len(BYTES))
+    assert (made["model"], made["run"], made["checked"]) == ("portable", None, False)
+    assert back.keys() == {"file", "out", "bytes", "model", "seconds"}
+    assert (back["out"], back["bytes"]) == ("b", len(BYTES))
+
+
+class Bytes:
+    """A stream of text that only its bytes matter of."""
+
+    def __init__(self, data=b"", terminal=False):
+        self.buffer = io.BytesIO(data)
+        self.isatty = lambda: terminal
+        self.write = lambda text: self.buffer.write(text.encode())
+        self.flush = self.buffer.flush
+
+
+def test_streams_are_compressed_and_restored(charlm, monkeypatch):
+    def through(verb, data):
+        monkeypatch.setattr(sys, "stdin", Bytes(data))
+        monkeypatch.setattr(sys, "stdout", out := Bytes())
+        assert charlm(verb, "-").code == 0
+        return out.buffer.getvalue()
+
+    assert through("decompress", through("compress", BYTES)) == BYTES
+
+
+def test_a_terminal_is_sent_no_compressed_text(charlm, text, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", out := Bytes(terminal=True))
+
+    result = charlm("compress", text, "-o", "-")
+
+    assert result.code == 2
+    assert "--out -: a terminal cannot show compressed text; name a file" in result.error
+    assert out.buffer.getvalue() == b""
+
+
+def test_a_file_that_was_not_named_is_never_replaced(charlm, refused, text):
+    Path("a.bin.clm").write_bytes(b"mine")
+
+    (line,) = refused(2, "compress", text)
+
+    assert line == (
+        "a.bin.clm: exists already; name another with --out, or replace it with --out a.bin.clm"
+    )
+    assert charlm("compress", text, "--out", "a.bin.clm").code == 0
+    assert Path("a.bin.clm").read_bytes() != b"mine"
+    (line,) = refused(2, "decompress", "a.bin.clm")
+    assert line.startswith("a.bin: exists already; ")
+    (line,) = refused(2, "decompress", "a.bin.clm", "-o", "./a.bin.clm")
+    assert line == "--out ./a.bin.clm: it is the file to read; name another"
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "said"),
+    [
+        (3, ["compress", "none"], "none: cannot be read: No such file or directory; name a file"),
+        (3, ["compress", "runs"], "runs: cannot be read: Is a directory; name a file"),
+        (2, ["compress", "a.bin", "-o", ""], "--out: got an empty name; name a file, or - for"),
+        (2, ["compress", "-", "--json"], "--json: the text itself goes to standard output; name"),
+        (5, ["compress", "a.bin", "-o", "none/a"], "none/a: No such file or directory"),
+        (2, ["decompress", "a.bin"], "a.bin: its name does not end with .clm; name the result"),
+        (3, ["decompress", "a.bin", "-o", "b"], "a.bin: not a file that charlm compress wrote; "),
+        (4, ["compress", "a.bin", "--run", "gone"], "gone: not found; "),
+    ],
+)
+def test_mistakes_are_one_line(refused, text, code, arguments, said):
+    Path("runs").mkdir()
+
+    (line,) = refused(code, *arguments)
+
+    assert line.startswith(said)
+
+
+def test_a_damaged_file_leaves_nothing_behind(charlm, refused, text):
+    assert charlm("compress", text).code == 0
+    place = Path("a.bin.clm")
+    data = place.read_bytes()
+    place.write_bytes(data[:-1])
+
+    (line,) = refused(3, "decompress", place, "-o", "b")
+
+    assert line == "a.bin.clm: is cut off in its end; get the whole file"
+    place.write_bytes(data.replace(data[300:310], bytes(10)))
+    (line,) = refused(3, "decompress", place, "-o", "b")
+    assert line == "a.bin.clm: is damaged in block 1; get another copy of it"
+
+
+def test_a_run_compresses_what_its_alphabet_has_and_the_rest(charlm, trained):
+    """`quick` is known, `Ä` and a byte that is not UTF-8 are not."""
+    text = TEXT[:60].encode() + "Ä".encode() + b"\xff" + TEXT[:30].encode()
+    Path("b.txt").write_bytes(text)
+
+    made = charlm("compress", "b.txt", "--run", "runs/tiny", "--json")
+    back = charlm("decompress", "b.txt.clm", "-o", "again")
+
+    facts = json.loads(made.stdout)
+    assert (facts["model"], facts["run"], facts["step"]) == ("run", "tiny", 6)
+    assert facts["symbols"] == 90
+    assert 0 < facts["coded_nats"] < math.log(60)
+    assert Path("again").read_bytes() == text
+    assert "with tiny step 6, for machines like this one; " in back.stderr
+
+
+@pytest.fixture
+def of_tiny(charlm, trained):
+    """A file that was compressed with a run."""
+    Path("b.txt").write_text("the quick brown fox")
+    assert charlm("compress", "b.txt", "--run", "tiny").code == 0
+    return Path("b.txt.clm")
+
+
+def test_another_run_is_refused(charlm, refused, of_tiny, trained):
+    again = charlm("train", "-c", "tiny.yaml", "--out", "other", "--seed", "7", "-q")
+    assert again.code == 0, again.stderr
+
+    (line,) = refused(4, "decompress", of_tiny, "-o", "b", "--run", "other")
+
+    assert line == (
+        "other: is not the run 'tiny', step 6, that b.txt.clm was compressed with; "
+        "name that run with --run"
+    )
+
+
+def test_a_run_that_is_not_there_is_named(refused, of_tiny, trained):
+    trained.rename("elsewhere")
+
+    (line,) = refused(4, "decompress", of_tiny, "-o", "b")
+
+    assert line.startswith("b.txt.clm: was compressed with the run 'tiny', which is not in runs/; ")
+
+
+def test_a_portable_file_needs_no_run(charlm, refused, text):
+    assert charlm("compress", text).code == 0
+
+    (line,) = refused(2, "decompress", "a.bin.clm", "-o", "b", "--run", "runs/x")
+
+    assert line == "--run runs/x: a.bin.clm was compressed without a run; leave it out"
+
+
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [("torch", "install torch=="), ("cpu", "decompress it on such a machine")],
+)
+def test_another_release_or_processor_is_refused_by_name(refused, of_tiny, monkeypatch, name, mend):
+    here = of_run.needs()
+    monkeypatch.setattr(of_run, "needs", lambda: here | {name: "another"})
+
+    (line,) = refused(5, "decompress", of_tiny, "-o", "b")
+
+    assert line.startswith(
+        f"b.txt.clm: was compressed with {name} {here[name]!r}, here is 'another'"
+    )
+    assert mend in line
+
+
+def test_other_bits_are_refused_before_anything_is_decoded(refused, of_tiny, monkeypatch):
+    monkeypatch.setattr(of_run, "fingerprint", lambda *_: "0" * 16)
+
+    (line,) = refused(5, "decompress", of_tiny, "-o", "b")
+
+    assert line.startswith("b.txt.clm: its run computes other bits here (")
