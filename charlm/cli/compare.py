@@ -9,7 +9,7 @@ import typer
 from charlm.cli import completion, output
 from charlm.cli.baselines import worse_than_uniform
 from charlm.cli.escaping import one_word
-from charlm.cli.evaluate import as_json
+from charlm.cli.evaluate import as_json, learned
 from charlm.cli.options import Device, Json
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.cli.spelling import one_line
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from charlm.evaluation.score import Score
     from charlm.runs.load import SavedModel
 
-Protocol = Literal["windows", "sliding", "stream"]
+Protocol = Literal["windows", "sliding", "stream", "adaptive"]
 
 
 def compare(
@@ -36,7 +36,9 @@ def compare(
     ] = None,
     protocol: Annotated[
         str,
-        typer.Option(metavar="NAME[,...]", help="One or more of windows, sliding and stream."),
+        typer.Option(
+            metavar="NAME[,...]", help="One or more of windows, sliding, stream and adaptive."
+        ),
     ] = "windows",
     block_size: Annotated[
         int | None,
@@ -60,9 +62,10 @@ def compare(
     For example: charlm compare runs/gpt*
     """
     chosen = _protocols(protocol)
-    windowed = chosen != ["stream"]
+    windowed = any(name in ("windows", "sliding") for name in chosen)
     if block_size is not None and not windowed:
-        raise UsageError(f"--block-size {block_size}", "stream has no window")
+        verb = "has" if len(chosen) == 1 else "have"
+        raise UsageError(f"--block-size {block_size}", f"{' and '.join(chosen)} {verb} no window")
     load_torch()
     with StopSignals() as stop, stop.at_once():
         from charlm.evaluation import comparison
@@ -111,6 +114,8 @@ def _remarks(rows: "Sequence[ComparedRun]") -> None:
             "length of a window is in each run's own unit"
         )
     for row in rows:
+        if "adaptive" in row.scores:
+            output.say(f"{row.name}, adaptive: {learned(row.learned)}")
         for name, score in row.scores.items():
             if worse := worse_than_uniform(score.loss_nats, row.saved.tokenizer.vocab_size):
                 output.note(f"{row.name}, {name}: {score.loss_nats:.4f} nats, {worse}")
@@ -195,8 +200,8 @@ def _table(
 
 
 def _title(cut: "Cut") -> str:
-    if cut.name == "stream":
-        return "stream"
+    if cut.block_size is None:
+        return cut.name
     by = f" by {cut.stride}" if cut.name == "sliding" else ""
     return f"{cut.name} of {cut.length}{by}"
 
@@ -247,5 +252,6 @@ def _run_as_json(row: "ComparedRun") -> dict[str, Any]:
         "step": row.saved.step,
         "seconds": row.seconds,
         "seed": row.saved.config.run.seed,
+        **({"learned": row.learned} if "adaptive" in row.scores else {}),
         "scores": {name: as_json(score, row.unit) for name, score in row.scores.items()},
     }

@@ -4,8 +4,9 @@ import glob
 import json as json_format
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from charlm.evaluation.protocols import Cut
     from charlm.evaluation.score import Score
     from charlm.evaluation.scoring import Scored
+    from charlm.models import AdaptiveReader
     from charlm.runs.load import SavedModel
     from charlm.text import Tokenizer
 
@@ -47,10 +49,11 @@ def evaluate(
         ),
     ] = None,
     protocol: Annotated[
-        Literal["windows", "sliding", "stream"],
+        Literal["windows", "sliding", "stream", "adaptive"],
         typer.Option(
             help="windows: consecutive windows. sliding: overlapping windows, so that characters "
-            "have more context. stream: all the context the model can use, for counted models."
+            "have more context. stream: all the context the model can use, for counted models. "
+            "adaptive: each character is scored, then the model may learn from it (see adapt)."
         ),
     ] = "windows",
     block_size: Annotated[
@@ -67,6 +70,14 @@ def evaluate(
             "uniform: score them by a uniform code (see the docs)."
         ),
     ] = "error",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a key of adapt, such as adapt.weights=true, for --protocol adaptive.",
+        ),
+    ] = None,
     by_position: Annotated[
         bool, typer.Option("--by-position", help="Also show the loss by position in the window.")
     ] = False,
@@ -94,19 +105,19 @@ def evaluate(
     load_torch()
     if source is not None and split is not None:
         raise UsageError(f"--split {split}", "a --file is scored as a whole", "leave one out")
-    _check_options(source, protocol, by_position, per_char, json)
+    _check_options(source, protocol, settings or [], by_position, per_char, json)
     split = split or "val"
     found = find_run(either(place, run, "--run"))
-    config = changed(found.config, [f"run.device={device}"])
+    config = changed(found.config, [f"run.device={device}", *(settings or [])])
     if per_char not in (None, "-"):
         _check_place(Path(per_char), found.path, source or config.data.source)
     with StopSignals() as stop, stop.scratch() as scratch:
         with stop.at_once():
             from charlm.evaluation import protocols
-            from charlm.evaluation.given import GivenText, open_part
+            from charlm.evaluation.given import GivenText, adaptive_reader, open_part
             from charlm.runs.load import load_model
 
-            saved = load_model(found, checkpoint, device)
+            saved = replace(load_model(found, checkpoint, device), config=config)
             if saved.remark:
                 output.note(saved.remark)
             cut = protocols.choose(saved.model, protocol, block_size, stride, per_char is not None)
@@ -114,10 +125,12 @@ def evaluate(
                 text = GivenText(open_part(saved.run, split)[0], saved.tokenizer)
             else:
                 text = _given(saved, source, unknown, scratch)
+            reader = adaptive_reader(saved) if protocol == "adaptive" else None
         with _writer(per_char, text.tokenizer, saved.tokenizer) as each:
-            score = _score(saved, text, cut, by_position, each, stop)
+            score = _score(saved, text, cut, reader, by_position, each, stop)
     if json:
         record = _record(None if source else split, source, cut, score, saved)
+        record |= {"learned": reader.learned} if reader else {}
         output.result_json(record | ({"by_position": score.by_position} if by_position else {}))
         return
     # Where the characters took standard output, the summary must not end up among them.
@@ -126,6 +139,8 @@ def evaluate(
     tell(_summary(one_word(source or split), score, unit))
     how = f"scored {score.chars:,} characters {cut.in_words}"
     output.say(f"{output.in_unit(how, unit)}; {one_word(found.path)} step {saved.step}")
+    if reader:
+        output.say(f"adaptive: {learned(reader.learned)}")
     output.say(output.in_unit(_about_interval(score), unit))
     if not text.left_out:
         _compare_with_baselines(saved, cut, score, source is None and split == "val")
@@ -137,7 +152,8 @@ def evaluate(
 def _compare_with_baselines(saved: "SavedModel", cut: "Cut", score: "Score", of_val: bool) -> None:
     tokenizer = saved.tokenizer
     if of_val and (ladder := _kept_ladder(saved, cut, score)):
-        output.say(f"reached: {reached(ladder, score.loss_nats, tokenizer.unit)}")
+        adaptive = cut.name == "adaptive"
+        output.say(f"reached: {reached(ladder, score.loss_nats, tokenizer.unit, adaptive)}")
     elif worse := worse_than_uniform(score.loss_nats, tokenizer.vocab_size):
         output.note(f"this is {worse}")
 
@@ -147,17 +163,37 @@ def _kept_ladder(saved: "SavedModel", cut: "Cut", score: "Score") -> "Ladder | N
     from charlm.evaluation.ladder import FACTS, kept
     from charlm.storage import read_manifest
 
-    if cut.name != "windows":
+    if cut.name not in ("windows", "adaptive"):
         return None
     facts = read_manifest(saved.run.text_path)
-    made_of = {key: facts.get(key) for key in FACTS} | {"block_size": cut.length}
+    made_of = {key: facts.get(key) for key in FACTS}
+    if cut.name == "windows":  # baselines that are adaptive have none
+        made_of["block_size"] = cut.length
     ladder = kept(saved.run.baselines_path, made_of)
     return ladder if ladder and ladder.scored == score.chars else None
 
 
+def learned(what: Sequence[str]) -> str:
+    """Say what a model has learned while it read."""
+    return f"it learned {' and '.join(what)} while it read" if what else "it learned nothing"
+
+
 def _check_options(
-    file: str | None, protocol: str, by_position: bool, per_char: str | None, json: bool
+    file: str | None,
+    protocol: str,
+    settings: Sequence[str],
+    by_position: bool,
+    per_char: str | None,
+    json: bool,
 ) -> None:
+    for setting in settings:
+        if not setting.startswith("adapt."):
+            what = "only keys of adapt change how a model is scored"
+            raise UsageError(f"--set {setting}", what, "name one, such as adapt.weights=true")
+        if protocol != "adaptive":
+            raise UsageError(
+                f"--set {setting}", f"{protocol} learns nothing", "use --protocol adaptive"
+            )
     if file == "":
         raise UsageError("--file", "got an empty name", "name a file, folder, glob, text or -")
     if by_position and protocol != "windows":
@@ -231,6 +267,7 @@ def _score(
     saved: "SavedModel",
     text: "GivenText",
     cut: "Cut",
+    reader: "AdaptiveReader | None",
     by_position: bool,
     each: Listener | None,
     stop: StopSignals,
@@ -242,6 +279,7 @@ def _score(
             saved.model,
             text.ids,
             cut,
+            reader=reader,
             byte_lengths=utf8_lengths(text.tokenizer),
             left_out=text.left_out,
             by_position=by_position,

@@ -12,8 +12,8 @@ import numpy as np
 
 from charlm.errors import Setting, UsageError
 from charlm.evaluation import protocols
-from charlm.evaluation.given import open_part
-from charlm.evaluation.protocols import Cut, Name
+from charlm.evaluation.given import adaptive_reader, open_part
+from charlm.evaluation.protocols import WINDOWED, Cut, Name
 from charlm.evaluation.score import Score
 from charlm.evaluation.scoring import score_text, utf8_lengths
 from charlm.models import LanguageModel
@@ -40,6 +40,7 @@ class ComparedRun:
     text: tuple[object, ...]
     source: str  # the text's name
     seconds: float  # of training, up to the checkpoint
+    learned: tuple[str, ...] = ()  # what it learned from while it read, by the protocol `adaptive`
     cuts: dict[Name, Cut] = field(default_factory=dict)
     scores: dict[Name, Score] = field(default_factory=dict)
 
@@ -109,14 +110,14 @@ def common_length(models: Sequence[LanguageModel]) -> int:
 def cut(runs: Sequence[ComparedRun], chosen: Sequence[Name], length: int) -> dict[Name, Cut]:
     """Choose the protocols of each run, with windows of the same length; return one of each.
 
-    Cuts of `stream` may differ between runs, since it has no window. Raises UsageError if the
+    Cuts without a window may differ between runs. Raises UsageError if the
     windows are too long for a run, or no run supports a protocol.
     """
     for run in runs:
         model = run.saved.model
         try:
             run.cuts = {
-                name: protocols.choose(model, name, None if name == "stream" else length)
+                name: protocols.choose(model, name, length if name in WINDOWED else None)
                 for name in chosen
                 if name != "stream" or model.any_length
             }
@@ -141,10 +142,13 @@ def score(
         run.saved, run.seconds = _load_best(run.saved.run, device)  # there may be a newer best
         sizes = utf8_lengths(run.saved.tokenizer)
         for name, its_cut in run.cuts.items():
+            reader = adaptive_reader(run.saved) if name == "adaptive" else None
+            run.learned = reader.learned if reader else run.learned
             run.scores[name] = score_text(
                 run.saved.model,
                 run.part,
                 its_cut,
+                reader=reader,
                 byte_lengths=sizes,
                 progress=progress,
                 should_stop=should_stop,

@@ -8,7 +8,9 @@ from typing import Any, Literal
 from charlm.config import DataConfig
 from charlm.errors import DataError, Phrase, Setting
 from charlm.evaluation.unknown import LeftOut, leave_out
+from charlm.models import AdaptiveReader
 from charlm.runs import RunFolder
+from charlm.runs.load import SavedModel
 from charlm.text import CharTokenizer, Tokenizer, encode_corpus, open_corpus, open_source, scan_text
 from charlm.text.corpus import Progress, not_in_alphabet
 from charlm.text.tokenizer import normal_form
@@ -40,6 +42,14 @@ def open_part(run: RunFolder, name: str) -> tuple[Split, Mapping[str, Any]]:
         what = f"its {name} part has {len(part)} {symbols}"
         raise DataError(run.path, what, f"use a run made with a larger data.{name}_fraction")
     return part, corpus.facts
+
+
+def adaptive_reader(saved: SavedModel) -> AdaptiveReader:
+    """Return a reader of one text with a run's model, which learns as `adapt` of its configuration says.
+
+    Raises DataError if the run has lost the text that it was trained on.
+    """
+    return saved.model.adaptive(saved.config.adapt, open_part(saved.run, "train")[0])
 
 
 def read_text(

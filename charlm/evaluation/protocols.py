@@ -7,8 +7,11 @@ A loss means little without its protocol, because more context makes characters 
     sliding   overlapping windows: each starts S characters (the stride) after the one before, and
               only its new characters are scored, with at least T - S characters of context.
     stream    all the context that the model can use, for models with bounded memory.
+    adaptive  one reading, in which the model may learn from each character once it is scored, as a
+              compressor does (see `charlm.models.adaptive`). Its losses are not those of the model
+              as it was trained, so they are never compared with the others without this name.
 
-All three move a window of some length by some stride. In `windows` the stride equals the length; in
+The first three move a window of some length by some stride. In `windows` the stride equals the length; in
 `stream` the windows are far longer than the model's memory and overlap by it.
 """
 
@@ -22,10 +25,12 @@ import numpy.typing as npt
 from charlm.errors import Phrase, Setting, UsageError
 from charlm.models.base import LanguageModel
 
-Name = Literal["windows", "sliding", "stream"]
+Name = Literal["windows", "sliding", "stream", "adaptive"]
+WINDOWED = ("windows", "sliding")
 
 CHARS_A_PASS = 16_384  # large enough to keep a CPU busy, small enough for its caches
 LOGITS_A_PASS = 1 << 24  # 64 MiB of float32, whatever the vocabulary
+CHARS_A_READING = 1024  # between two looks at whether to stop, of `adaptive`
 LOOKED_UP_A_PASS = 1 << 18  # for a model that need not compute all V probabilities
 
 
@@ -49,8 +54,8 @@ class Cut:
 
     @property
     def block_size(self) -> int | None:
-        """The window's length (T); None for `stream`, where it does not affect the loss."""
-        return None if self.name == "stream" else self.length
+        """The window's length (T); None where it does not affect the loss."""
+        return self.length if self.name in WINDOWED else None
 
     def passes(self, chars: int, rows: int) -> Iterator[Pass]:
         """Cut a text with `chars` characters to score into passes of at most `rows` windows.
@@ -133,6 +138,12 @@ def stream(model: LanguageModel, all_logits: bool = False) -> Cut:
     return Cut("stream", stride + max(0, model.memory - 1), stride, words)
 
 
+def adaptive(model: LanguageModel) -> Cut:
+    """Return the protocol `adaptive`, whose windows are parts of one reading."""
+    length = max(1, min(CHARS_A_READING, LOGITS_A_PASS // model.vocab_size))
+    return Cut("adaptive", length, length, "one by one, each before the model may learn from it")
+
+
 def choose(
     model: LanguageModel,
     name: Name,
@@ -144,7 +155,7 @@ def choose(
 
     Args:
         model: What predicts.
-        name: `windows`, `sliding` or `stream`.
+        name: Of the protocol.
         block_size: Characters in a window; None, the model's own.
         stride: For `sliding`; None, half the window.
         all_logits: Whether all V probabilities are needed for each character, even from a model
@@ -157,10 +168,12 @@ def choose(
     if stride is not None and name != "sliding":
         sliding_only = Phrase("use it with {}", Setting("protocol", "sliding"))
         raise UsageError(Setting("stride", stride), f"{name} has no stride", sliding_only)
+    if name not in WINDOWED and block_size is not None:
+        raise UsageError(Setting("block_size", block_size), f"{name} has no window")
     if name == "stream":
-        if block_size is not None:
-            raise UsageError(Setting("block_size", block_size), "stream has no window")
         return stream(model, all_logits)
+    if name == "adaptive":
+        return adaptive(model)
     length = model.block_size if block_size is None else block_size
     if not model.any_length and length > model.block_size:
         what = f"this model sees at most {model.block_size} characters"

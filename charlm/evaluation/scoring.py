@@ -19,6 +19,7 @@ from charlm.errors import check_stop
 from charlm.evaluation.protocols import Cut, Pass, chars_a_pass, training_passes
 from charlm.evaluation.score import Floats, Score, Tally
 from charlm.evaluation.unknown import LeftOut
+from charlm.models.adaptive import AdaptiveReader
 from charlm.models.base import LanguageModel, stopping_between_layers
 from charlm.models.loss import surprisal
 from charlm.text.tokenizer import CharTokenizer, Tokenizer
@@ -99,6 +100,7 @@ def score_text(
     ids: Ids,
     cut: Cut,
     *,
+    reader: AdaptiveReader | None = None,
     byte_lengths: npt.NDArray[np.int64] | None = None,
     left_out: LeftOut | None = None,
     by_position: bool = False,
@@ -112,6 +114,7 @@ def score_text(
         model: What predicts; in evaluation mode meanwhile.
         ids: The text without unknown characters, at least 2 characters.
         cut: The protocol.
+        reader: What reads the text, for the protocol `adaptive`; it has read nothing.
         byte_lengths: Bytes in each symbol of the text (see `utf8_lengths`).
         left_out: The unknown characters, scored by the rule of `unknown`.
         by_position: Whether to average by position in the window too; for `windows`.
@@ -125,10 +128,14 @@ def score_text(
     positions = np.zeros((2, min(cut.length, length)))  # sums and counts
     known_done, done, size = 0, 0, 0
     passes = cut.passes(length, max(1, chars_a_pass(model, bool(each)) // cut.length))
+    predicted = _predict(model, ids, passes, should_stop, bool(each))
+    if cut.name == "adaptive":
+        assert reader, "the protocol needs it"
+        predicted = _read(reader, ids, cut.length, should_stop, bool(each))
     # The first known character is not scored; unknown ones may come before it.
     unscored = int(np.searchsorted(left_out.before, 1)) if left_out else 0
     with _evaluating(model), stopping_between_layers(model, should_stop):
-        for nats, targets, top in _predict(model, ids, passes, should_stop, bool(each)):
+        for nats, targets, top in predicted:
             if by_position:
                 positions[:, : nats.shape[1]] += nats.sum(axis=0), np.full(nats.shape[1], len(nats))
             flat, symbols, known = nats.ravel(), targets.ravel(), np.ones(nats.size, bool)
@@ -197,5 +204,25 @@ def _with_likeliest(
 ) -> tuple[Float[Tensor, "B T"], Likeliest]:
     log_p = model(idx).float().log_softmax(dim=-1)  # (B, T, V)
     nats = -log_p.gather(-1, targets[..., None])[..., 0]
-    top = log_p[:, skip:].flatten(0, 1).topk(min(LIKELIEST, log_p.shape[-1]))
-    return nats, Likeliest(top.indices.cpu().numpy(), top.values.exp().cpu().double().numpy())
+    return nats, _likeliest(log_p[:, skip:].flatten(0, 1))
+
+
+def _likeliest(log_p: Float[Tensor, "N V"]) -> Likeliest:
+    top = log_p.topk(min(LIKELIEST, log_p.shape[-1]))
+    return Likeliest(top.indices.cpu().numpy(), top.values.exp().cpu().double().numpy())
+
+
+def _read(
+    reader: AdaptiveReader,
+    ids: Ids,
+    length: int,
+    should_stop: Callable[[], bool],
+    likeliest: bool,
+) -> Iterator[tuple[Floats, npt.NDArray[np.int64], Likeliest | None]]:
+    """Yield what `_predict` does, for one reading, `length` characters at a time."""
+    for first in range(0, len(ids) - 1, length):
+        check_stop(should_stop)
+        text = ids.read(first, min(length, len(ids) - 1 - first) + 1).astype(np.int64)
+        log_p, targets = reader.go_on(text[:-1]), text[1:]
+        nats = -log_p[torch.arange(len(targets)), torch.from_numpy(targets)]
+        yield nats.double().numpy()[None], targets[None], _likeliest(log_p) if likeliest else None

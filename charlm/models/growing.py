@@ -73,7 +73,7 @@ class GrowingNGram(AdaptiveReader):
             first = 0 if config.last_chars is None else max(0, size - config.last_chars)
             for at in range(first, size, PIECE):
                 ids = trained_on.read(at, min(PIECE, size - at))
-                self._read(ids, np.empty((0, vocab_size)))
+                self._read(ids.astype(np.int64), np.empty((0, vocab_size)))
             self.begin()
 
     def begin(self) -> None:

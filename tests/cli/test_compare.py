@@ -63,7 +63,7 @@ def evaluated(charlm, run: str, *arguments: object) -> dict:
 
 
 def test_each_run_is_scored_as_eval_does(charlm, runs):
-    found = compared(charlm, "--protocol", "windows,sliding,stream")
+    found = compared(charlm, "--protocol", "windows,sliding,stream,adaptive")
 
     assert (found["block_size"], found["stride"]) == (8, 4)
     assert {row["run"] for row in found["runs"]} == {
@@ -71,9 +71,11 @@ def test_each_run_is_scored_as_eval_does(charlm, runs):
     }
     for row in found["runs"]:
         counted = row["model"] in ("bigram", "ngram")
-        assert list(row["scores"]) == ["windows", "sliding", *(["stream"] if counted else [])]
+        supported = ["windows", "sliding", *(["stream"] if counted else []), "adaptive"]
+        assert list(row["scores"]) == supported
+        assert row["learned"] == (["counts"] if row["model"] == "ngram" else [])
         for protocol, score in row["scores"].items():
-            length = [] if protocol == "stream" else ["--block-size", 8]
+            length = ["--block-size", 8] if protocol in ("windows", "sliding") else []
             alone = evaluated(charlm, row["run"], "--protocol", protocol, *length)
             assert row["chars"] == alone["chars"] == 257
             assert score == {key: alone[key] for key in score}
@@ -212,7 +214,7 @@ def test_runs_that_nobody_named_may_be_unfinished(charlm, runs):
         (
             ["--protocol", "magic"],
             2,
-            "--protocol 'magic': unknown; use one or more of windows, sliding, stream",
+            "--protocol 'magic': unknown; use one or more of windows, sliding, stream, adaptive",
         ),
         (["--protocol", ""], 2, "--protocol ''"),
         (
@@ -221,6 +223,11 @@ def test_runs_that_nobody_named_may_be_unfinished(charlm, runs):
             "--protocol stream: none of these runs supports it",
         ),
         (["--protocol", "stream", "--block-size", "8"], 2, "--block-size 8: stream has no window"),
+        (
+            ["--protocol", "stream,adaptive", "--block-size", "8"],
+            2,
+            "--block-size 8: stream and adaptive have no window",
+        ),
         (["--split", "train"], 2, "'--split'"),
         (["--device", "abacus"], 2, "unknown device 'abacus'; use auto, cpu"),
         (["--device", "cuda:99"], 5, "--device cuda:99: not available"),

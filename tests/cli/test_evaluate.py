@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from charlm.cli.signals import StopSignals
+from tests.conftest import TEXT
 
 
 def evaluate(charlm, *arguments: object) -> dict:
@@ -145,6 +146,37 @@ def test_a_counted_model_uses_all_the_context_it_remembers(charlm, tiny):
     assert bits == pytest.approx(stream["bits_per_char"] * stream["chars"], abs=1e-3)
 
 
+def test_a_counted_model_learns_from_what_it_was_scored_on(charlm, tiny):
+    options = ("data.source=text.txt", "model.order=3", "-q")
+    assert charlm("train", "--config", "ngram", *options).code == 0
+
+    Path("new.txt").write_text(TEXT[::-1])
+
+    def score(protocol, *more):
+        return evaluate(charlm, "--file", "new.txt", "--protocol", protocol, *more)
+
+    stream, adaptive = score("stream"), score("adaptive")
+    still = score("adaptive", "--set", "adapt.counts=false")
+
+    assert (adaptive["protocol"], adaptive["block_size"]) == ("adaptive", None)
+    assert (adaptive["learned"], still["learned"]) == (["counts"], [])
+    assert adaptive["chars"] == stream["chars"]
+    assert adaptive["loss_nats"] < 0.5 * stream["loss_nats"]
+    assert still["loss_nats"] == pytest.approx(stream["loss_nats"], rel=1e-6)
+
+
+def test_people_read_what_it_learned_and_which_adaptive_baselines_it_passed(charlm, tiny):
+    assert charlm("train", "--config", "ngram", "data.source=text.txt", "-q").code == 0
+
+    said = charlm("eval", "--protocol", "adaptive").stderr
+
+    assert "scored 257 characters one by one, each before the model may learn from it" in said
+    assert "adaptive: it learned counts while it read" in said
+    (reached,) = [line for line in said.splitlines() if "reached: " in line]
+    assert reached.endswith(", adaptive")
+    assert "Kneser-Ney" not in reached
+
+
 def test_the_loss_by_position_is_shown_and_written(charlm, trained):
     score = evaluate(charlm, "--by-position")
     result = charlm("eval", "--by-position")
@@ -232,7 +264,13 @@ def test_standard_input_is_scored_like_a_file(charlm, trained, monkeypatch):
         (["--protocol", "sliding", "--by-position"], "--by-position: sliding has no positions"),
         (["--per-char", "-", "--json"], "--per-char -: --json needs standard output too"),
         (["--per-char", ""], "--per-char: got an empty name"),
-        (["--protocol", "random"], "'windows', 'sliding', 'stream'"),
+        (["--protocol", "random"], "'windows', 'sliding', 'stream', 'adaptive'"),
+        (["--protocol", "adaptive", "--block-size", 4], "--block-size 4: adaptive has no window"),
+        (["--set", "adapt.counts=false"], "windows learns nothing; use --protocol adaptive"),
+        (
+            ["--protocol", "adaptive", "--set", "run.seed=1"],
+            "--set run.seed=1: only keys of adapt change how a model is scored",
+        ),
         (["--block-size", 0], "--block-size"),
     ],
 )
