@@ -138,8 +138,9 @@ class TrainingBar:
                         f"{one_word(name)} {value:.3f}" for name, value in numbers.items()
                     )
                     output.say(f"{what:<6} {each}")
+                gate = "with a gate, " if found.gate else ""
                 output.say(
-                    f"joined {found.loss_nats:.4f} nats, temperature {found.temperature:.3f}, "
+                    f"joined {found.loss_nats:.4f} nats, {gate}temperature {found.temperature:.3f}, "
                     f"on {found.chars:,} {output.units(self.symbols)} at the end of the training part"
                 )
             case CompileRecord():

@@ -45,8 +45,9 @@ class MixtureConfig(ModelConfig):
     block_size: CountedWindow = 256
     """Characters in a window when scored in windows. An expert with a shorter block always sees at
     least half of its block."""
-    combine: Literal["log-linear", "linear"] = "log-linear"
-    """`log-linear`: multiply powers of the probabilities, renormalised. `linear`: their mean."""
+    combine: Literal["log-linear", "linear", "gated"] = "log-linear"
+    """`log-linear`: multiply powers of the probabilities, renormalised. `linear`: their mean.
+    `gated`: log-linear with powers that a small network chooses for each character."""
     tune_fraction: Annotated[float, Field(gt=0, lt=1), Number] = 0.1
     """Share of the training part, at its end, used to fit the weights and to train no expert."""
     experts: Annotated[
@@ -79,7 +80,8 @@ class MixtureConfig(ModelConfig):
     def facts(self, chars: int) -> tuple[str, list[tuple[str, str]]]:  # noqa: D102
         count = f", {self.held_back(chars):,} characters" if chars else ""
         end = f"the last {100 * self.tune_fraction:.3g} % of the training part{count}"
-        weights = f"{len(self.experts)} and a temperature, fitted on {end}"
+        gate = ", a gate" if self.combine == "gated" else ""
+        weights = f"{len(self.experts)}{gate} and a temperature, fitted on {end}"
         return f"experts, joined {self.combine}", [("weights", weights)]
 
     def sizes(self) -> dict[str, Any]:

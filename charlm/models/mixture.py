@@ -1,6 +1,7 @@
 """Several models as one: the product or the mean of their predictions.
 
     log-linear   log p = (sum of weight_e * log p_e) / temperature, renormalised
+    gated        the same, and a gate adds to weight_e / temperature for each character (`gate`)
     linear       p = sum of weight_e * p_e, then to the power 1 / temperature, renormalised
 
 The product is sharp where the experts agree, and one confident expert can rule a character out. The
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from charlm.config import ModelConfig
 from charlm.errors import check_stop
 from charlm.models.base import LanguageModel, check_names, check_tensor
+from charlm.models.gate import Gate, features_of
 from charlm.models.registry import construct
 
 RIDGE = 1e-4  # pulls weights of nearly identical experts towards equal ones
@@ -29,7 +31,7 @@ LEAST_POWER = 1e-7  # of a misleading mean: a temperature of ten million is a un
 
 
 class MixtureModel(LanguageModel):
-    """Experts and their weights; `combine` is `log-linear` or `linear`.
+    """Experts and their weights; `combine` is `log-linear`, `gated` or `linear`.
 
     In a window of `block_size` characters, an expert with a shorter block sees at least half of its
     block as context.
@@ -54,6 +56,7 @@ class MixtureModel(LanguageModel):
         self.memory = max(expert.memory for expert in experts.values())
         self.register_buffer("weights", torch.full((len(experts),), 1 / len(experts)))
         self.register_buffer("temperature", torch.ones(()))
+        self.gate = Gate(len(experts)) if combine == "gated" else None
 
     @classmethod
     def from_config(
@@ -114,26 +117,25 @@ class MixtureModel(LanguageModel):
         return [expert.repeat(own, count) for expert, own in zip(experts, state, strict=True)]
 
     def join(self, logits: Iterable[Float[Tensor, "*shape V"]]) -> Float[Tensor, "*shape V"]:
-        """Join the experts' logits, holding those of one expert at a time."""
-        return join(logits, self.weights, self.temperature, self.combine)
+        """Join the experts' logits; without a gate, those of one expert at a time are held."""
+        return join(logits, self.weights, self.temperature, self.combine, self.gate)
 
     def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
         """Check weights, temperature, and the state of each expert; see `load_state_dict`."""
-        own_names = ("weights", "temperature")
         of_experts = tuple(f"experts.{name}." for name in self.experts.names())
         outside = {k: v for k, v in state_dict.items() if not k.startswith(of_experts)}
-        check_names(outside, {name: self.get_buffer(name) for name in own_names})
-        for name in own_names:
-            buffer = self.get_buffer(name)
+        own = {k: v for k, v in self.named_buffers() if not k.startswith("experts.")}
+        check_names(outside, own)
+        for name, buffer in own.items():
             check_tensor(name, state_dict[name], buffer.shape, buffer.dtype)
         negative = self.combine == "linear" and bool((state_dict["weights"] < 0).any())
         if state_dict["temperature"] <= 0 or negative:
             raise ValueError("temperature, and weights of a linear mixture, cannot be negative")
         for name, expert in self.experts.items():
             start = f"experts.{name}."
-            own = {k.removeprefix(start): v for k, v in state_dict.items() if k.startswith(start)}
+            state = {k.removeprefix(start): v for k, v in state_dict.items() if k.startswith(start)}
             try:
-                expert.check_state(own)
+                expert.check_state(state)
             except ValueError as error:
                 raise ValueError(f"{start}{error}") from None
 
@@ -174,12 +176,17 @@ def join(
     weights: Float[Tensor, "E"],
     temperature: Float[Tensor, ""],
     combine: str,
+    gate: Gate | None = None,
 ) -> Float[Tensor, "*shape V"]:
     """Return the logits of a mixture, from those of each of its experts in order."""
+    log_ps = (finite_log_p(own.float()) for own in logits)
+    if gate is not None:
+        together = torch.stack(list(log_ps))
+        powers = weights / temperature + gate(features_of(together))
+        return torch.einsum("...e,e...v->...v", powers, together)
     total: Tensor | None = None
-    for weight, own in zip(weights, logits, strict=True):
-        log_p = _log_p(own.float())
-        if combine == "log-linear":
+    for weight, log_p in zip(weights, log_ps, strict=True):
+        if combine != "linear":
             total = weight * log_p if total is None else total.add_(weight * log_p)
         else:  # in logarithms: a sum of tiny probabilities would round to 0
             share = weight.log() + log_p
@@ -188,7 +195,7 @@ def join(
     return total / temperature
 
 
-def _log_p(logits: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape V"]:
+def finite_log_p(logits: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape V"]:
     """Return log-probabilities, all of them finite."""
     return logits.log_softmax(dim=-1).clamp(min=FLOOR)
 
@@ -201,22 +208,22 @@ def fit_weights(
 ) -> tuple[Float[Tensor, "E"], Float[Tensor, ""]]:
     """Return the weights and the temperature that predict the targets best.
 
-    Log-linear: one convex problem, solved by Newton's method for the powers of the experts'
+    Log-linear, gated: one convex problem, solved by Newton's method for the powers of the experts'
     probabilities, which are weight over temperature. A power may be negative, if other experts
     already contain that expert's knowledge. Linear: the weights by expectation maximisation, then
     the temperature as one power of their mean.
 
     Returns weights that sum to 1, and the temperature. If the powers of misleading experts sum to
-    about zero or less (log-linear only), the powers themselves, and temperature 1. Raises Stopped
+    about zero or less (not linear), the powers themselves, and temperature 1. Raises Stopped
     if `should_stop`, which is called often, says so.
     """
-    if combine == "log-linear":
-        powers = _fit_powers(_log_p(logits), targets, should_stop)
+    if combine != "linear":
+        powers = _fit_powers(finite_log_p(logits), targets, should_stop)
         total = powers.sum()
         if total < 0.01 * powers.abs().sum():
             return powers.float(), torch.ones(())
         return (powers / total).float(), (1 / total).float()
-    log_p = _log_p(logits)
+    log_p = finite_log_p(logits)
     weights = _fit_shares(log_p[:, torch.arange(len(targets)), targets].double(), should_stop)
     mixed = (weights.float().log()[:, None, None] + log_p).logsumexp(dim=0, keepdim=True)
     power = _fit_powers(mixed, targets, should_stop).sum()

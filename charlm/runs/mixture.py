@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from charlm.config import Config
 from charlm.errors import CheckpointError
 from charlm.models import LanguageModel
+from charlm.models.gate import Gate
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.folder import RunFolder
 from charlm.runs.load import load_from_run
@@ -41,6 +42,7 @@ class Fitted:
     steps: dict[str, Count]  # of each expert with a run, when it had not yet read the slice
     seconds: Finite  # wall time of the fit
     reserve: Finite  # seconds from the experts' last step to the end of the run
+    gate: list[Finite] = field(default_factory=list)  # its numbers in order; empty: no gate
     # SHA-256 of the weights of experts from other runs: the step alone does not identify them.
     weights_sha256: dict[str, str] = field(default_factory=dict)
 
@@ -134,6 +136,8 @@ def read_fitted(path: Path, experts: Collection[str], runs: Collection[str]) -> 
         names = [set(of) for of in (fitted.weights, fitted.alone_nats, fitted.steps)]
         if names != [set(experts), set(experts), set(runs)]:
             raise ValueError("it is of other experts")
+        if fitted.gate:
+            Gate(len(experts)).take(fitted.gate)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             path,

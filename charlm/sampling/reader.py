@@ -17,6 +17,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from charlm.models import LanguageModel, MixtureModel
+from charlm.models.gate import features_of
 from charlm.models.mixture import FLOOR
 from charlm.models.registry import kind_of
 from charlm.sampling.choose import log_softmax
@@ -99,11 +100,16 @@ class MixtureReader(Reader):
         self.shares = array(model.weights)[:, None].astype(np.float64)
         self.temperature = float(model.temperature)
         self.linear = model.combine == "linear"
+        self.gate = model.gate
 
     def read(self, idx: Int[ndarray, "1 n"]) -> Float[ndarray, "1 V"]:
         """Read n more characters."""
         log_p = log_softmax(np.concatenate([reader.read(idx) for reader in self.readers]))
         log_p = np.maximum(log_p, FLOOR)
+        if self.gate is not None:
+            features = features_of(torch.from_numpy(log_p).float())
+            powers = self.shares / self.temperature + self.gate(features).numpy()[:, None]
+            return (powers * log_p).sum(axis=0)[None]  # type: ignore[no-any-return]
         if self.linear:
             with np.errstate(divide="ignore"):  # the logarithm of a weight of 0
                 joined = np.logaddexp.reduce(np.log(self.shares) + log_p, axis=0)

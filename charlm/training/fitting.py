@@ -2,18 +2,21 @@
 
 A join is kept only if it predicts text better that its weights were not fitted on; otherwise the best
 expert has weight 1 and all others 0, at temperature 1. So a mixture is never worse than its best
-expert there, however badly another one was trained.
+expert there, however badly another one was trained. A gate is kept only if it predicts that text
+better than the fixed weights do.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from charlm.models import next_token_loss
-from charlm.models.mixture import fit_weights, join
+from charlm.models.gate import Gate, fit_gate
+from charlm.models.mixture import finite_log_p, fit_weights, join
 
 # Fitting n weights to N characters costs n / 2N nats on other text (Akaike 1974), and the characters
 # of a text depend on each other: with 100 for each weight this stays near 0.01.
@@ -26,11 +29,16 @@ Targets = Int[Tensor, "N"]
 
 @dataclass(frozen=True)
 class Joined:
-    """Weights of all experts and a temperature, and why not all experts are in it, if so."""
+    """Weights of all experts and a temperature; a gate, if it pays; and what was left out, if so."""
 
     weights: Float[Tensor, "E"]
     temperature: Float[Tensor, ""]
+    gate: Gate | None = None
     remark: str = ""
+
+    def of(self, logits: Logits, combine: str) -> Float[Tensor, "N V"]:
+        """Return the logits of the mixture."""
+        return join(logits, self.weights, self.temperature, combine, self.gate)
 
 
 def fit_join(
@@ -46,7 +54,7 @@ def fit_join(
         logits: Of each expert at each position, in the order of the text.
         targets: The characters that follow.
         names: The experts' names.
-        combine: `log-linear` or `linear`.
+        combine: `log-linear`, `gated` or `linear`.
         should_stop: Called often; if it returns true, Stopped is raised.
     """
     best = _best(logits, targets)
@@ -58,9 +66,17 @@ def fit_join(
         kept = " and ".join(names[e] for e in chosen)
         remark = f"{few}, so only {kept} {'is' if len(chosen) == 1 else 'are'} used"
     as_it_is = len(chosen) == 1 and (len(names) > 1 or len(targets) < CHARS_A_WEIGHT)
+    rule = "log-linear" if combine == "gated" and len(chosen) < len(names) else combine
+    gated = False
     if not as_it_is:
-        joined, alone = _on_other_text(logits[chosen], targets, combine, should_stop)
-        as_it_is = joined >= alone
+        with_gate, joined, alone = _on_other_text(logits[chosen], targets, rule, should_stop)
+        gated = with_gate < min(joined, alone)
+        as_it_is = joined >= alone and not gated
+        if rule == "gated" and not gated:
+            remark = (
+                f"the gate predicts text worse than fixed weights ({with_gate:.3f} and {joined:.3f} "
+                "nats, on halves of the slice that neither was fitted on): it is left out"
+            )
         if as_it_is and len(chosen) > 1:
             chosen = [best]
             remark = (
@@ -73,7 +89,19 @@ def fit_join(
         weights[chosen] = 1.0
     else:
         weights[chosen], temperature = fit_weights(logits[chosen], targets, combine, should_stop)
-    return Joined(weights, temperature, remark)
+    gate = _gate(logits, targets, weights, temperature, should_stop) if gated else None
+    return Joined(weights, temperature, gate, remark)
+
+
+def _gate(
+    logits: Logits,
+    targets: Targets,
+    weights: Float[Tensor, "E"],
+    temperature: Float[Tensor, ""],
+    should_stop: Callable[[], bool],
+) -> Gate:
+    """Fit a gate that adds to the powers of fixed weights."""
+    return fit_gate(finite_log_p(logits), targets, weights / temperature, should_stop)
 
 
 def loss_of(logits: Float[Tensor, "N V"], targets: Targets) -> float:
@@ -109,19 +137,24 @@ def _greedy(
 
 def _on_other_text(
     logits: Logits, targets: Targets, combine: str, should_stop: Callable[[], bool]
-) -> tuple[float, float]:
-    """Return the loss of a join, and of the best expert alone, on text that decided neither.
+) -> tuple[float, float, float]:
+    """Return the losses with a gate, of fixed weights and of the best expert, on text not fitted.
 
-    Each half of the text is predicted with what was found best on the other half.
+    Each half of the text is predicted with what was found best on the other half. Without a gate,
+    its loss is infinite.
     """
     every = -(-logits.numel() // MAX_NUMBERS)
     logits, targets = logits[:, ::every], targets[::every]
     middle = len(targets) // 2
     halves = [(logits[:, part], targets[part]) for part in (slice(middle), slice(middle, None))]
     joined = alone = 0.0
+    gated = 0.0 if combine == "gated" else inf
     for (seen, answers), (unseen, asked) in (halves, halves[::-1]):
         share = len(asked) / len(targets)
         fitted = fit_weights(seen, answers, combine, should_stop)
         joined += share * loss_of(join(unseen, *fitted, combine), asked)
         alone += share * loss_of(unseen[_best(seen, answers)], asked)
-    return joined, alone
+        if combine == "gated":
+            gate = _gate(seen, answers, *fitted, should_stop)
+            gated += share * loss_of(join(unseen, *fitted, combine, gate), asked)
+    return gated, joined, alone

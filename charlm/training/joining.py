@@ -33,7 +33,6 @@ from charlm.errors import NonFiniteError, Stopped, check_stop
 from charlm.evaluation.protocols import chars_a_pass, spread_windows
 from charlm.models import MixtureModel
 from charlm.models.base import stopping_between_layers
-from charlm.models.mixture import join
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.mixture import (
     FITTED,
@@ -165,6 +164,8 @@ class JoiningLearner(OneStepLearner):
         used = [expert for expert in self.experts if self.fitted.weights[expert.name]]
         self.model.weights.copy_(torch.tensor(weights))
         self.model.temperature.fill_(self.fitted.temperature)
+        if self.model.gate is not None and self.fitted.gate:
+            self.model.gate.take(self.fitted.gate)
         yield TuneRecord(fitted=self.fitted)
         if just_fitted:
             yield from self._show()
@@ -182,7 +183,7 @@ class JoiningLearner(OneStepLearner):
         started = time.perf_counter()
         logits, _ = self._predict(TRIED)
         predicted = time.perf_counter()
-        join(logits, self.model.weights, self.model.temperature, self.mixture.combine)
+        self.model.join(logits)
         joining = (time.perf_counter() - predicted) / len(logits[0])
         predicting = (predicted - started) / self.read
         self.job.limit_scoring(len(self.job.corpus.splits["val"]), predicting + joining)
@@ -262,7 +263,7 @@ class JoiningLearner(OneStepLearner):
         predicted = (time.perf_counter() - started) / self.read
         found = fit_join(logits, targets, names, combine, self.job.should_stop)
         joining = time.perf_counter()
-        mixed = join(logits, found.weights, found.temperature, combine)
+        mixed = found.of(logits, combine)
         predicted += (time.perf_counter() - joining) / len(targets)
         alone = [loss_of(own, targets) for own in logits]
         # Scoring a character takes as long as predicting it and joining.
@@ -272,6 +273,7 @@ class JoiningLearner(OneStepLearner):
         fitted = Fitted(
             weights=dict(zip(names, found.weights.tolist(), strict=True)),
             temperature=found.temperature.item(),
+            gate=found.gate.numbers() if found.gate else [],
             loss_nats=loss_of(mixed, targets),
             alone_nats=dict(zip(names, alone, strict=True)),
             chars=len(targets),

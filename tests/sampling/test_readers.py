@@ -193,3 +193,20 @@ def test_positions_far_into_a_text_are_as_exact_as_the_first(generator):
         expected, near = model.step(text[:, at : at + 1], near)
         found, far = model.step(text[:, at : at + 1], far)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_reader_of_a_mixture_asks_its_gate(generator):
+    config = CONFIGS["mixture"].model_copy(update={"combine": "gated"})
+    model = knowing(config).eval()
+    numbers = torch.randn(len(model.gate.numbers()), generator=generator)
+    model.gate.take(numbers.mul(0.3).tolist())
+    text = torch.randint(VOCAB, (1, 40), generator=generator)
+    with torch.no_grad():
+        expected = model.read(text).log_softmax(-1)
+        fixed = knowing(CONFIGS["mixture"]).eval().read(text).log_softmax(-1)
+    reader = reader_of(model)
+
+    assert (expected - fixed).abs().max() > 0.1
+    for at in range(40):
+        found = torch.from_numpy(reader.read(text[:, at : at + 1].numpy())).float().log_softmax(-1)
+        torch.testing.assert_close(found, expected[:, at], atol=1e-5, rtol=1e-5)

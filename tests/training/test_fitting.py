@@ -89,3 +89,32 @@ def test_the_only_expert_is_used_as_it_is_where_a_temperature_does_not_help(comb
     found = fit_join(logits, targets, ("a",), combine)
 
     assert (found.weights.tolist(), found.temperature.item(), found.remark) == ([1.0], 1.0, "")
+
+
+@pytest.mark.parametrize("chars", [150, 20_000])
+def test_a_gate_is_used_where_it_predicts_other_text_better(chars):
+    """Of two experts, each knows the text in turn; 150 characters are too few to fit two."""
+    logits, targets = source(chars, (0.2, 0.2))
+    turn = torch.arange(chars) // 7 % 2
+    for expert, noise in enumerate(torch.randn(2, chars, 8, generator=torch.Generator())):
+        logits[expert, turn == expert] = noise[turn == expert]
+    found = fit_join(logits, targets, NAMES[:2], "gated")
+
+    fixed = fit_join(logits, targets, NAMES[:2], "log-linear")
+    assert (found.gate is not None) == (chars > 150)
+    if found.gate is not None:
+        fixed_loss, gated_loss = (
+            loss_of(one.of(logits, "gated"), targets) for one in (fixed, found)
+        )
+        assert gated_loss < fixed_loss - 0.01
+
+
+def test_a_gate_that_does_not_help_is_left_out_and_said_to_be():
+    """The experts are alike everywhere, so there is nothing that a gate could learn but noise."""
+    logits, targets = source(3000, (1.0, 1.0, 1.5))
+    found = fit_join(logits, targets, NAMES, "gated")
+
+    fixed = fit_join(logits, targets, NAMES, "log-linear")
+    assert found.gate is None
+    assert found.weights.tolist() == fixed.weights.tolist()
+    assert found.remark.startswith("the gate predicts text worse than fixed weights (")

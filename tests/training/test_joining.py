@@ -96,7 +96,7 @@ def everything_recorded(loop):
     return [timeless(path) for path in runs]
 
 
-@pytest.mark.parametrize("combine", ["log-linear", "linear"])
+@pytest.mark.parametrize("combine", ["log-linear", "linear", "gated"])
 def test_one_file_trains_its_experts_and_joins_them(make_loop, combine):
     loop = make_loop(f"model.combine={combine}")
 
@@ -315,6 +315,24 @@ def test_after_a_kill_anywhere_the_run_goes_on_to_the_same_bits(make_loop, strai
             resumed.learner.model.state_dict(), whole.learner.model.state_dict()
         ), last
         assert everything_recorded(resumed) == everything_recorded(whole), last
+
+
+def test_a_gate_is_kept_until_the_mixture_is_saved_and_saved_with_it(make_loop, monkeypatch):
+    # As if it paid on so short a text: losses with a gate, with fixed weights, of the best expert.
+    monkeypatch.setattr(fitting, "_on_other_text", lambda *_: (0.0, 1.0, 2.0))
+    whole = make_loop("model.combine=gated", out="whole")
+    finish(whole)
+    stopped = make_loop("model.combine=gated").records()
+    tune = next(r for r in stopped if r.kind == "tune")
+    stopped.close()
+
+    resumed = make_loop(resume=True)
+    finish(resumed)
+
+    assert tune.fitted.gate
+    assert resumed.learner.model.gate.numbers() == tune.fitted.gate
+    assert not differing(resumed.learner.model.state_dict(), whole.learner.model.state_dict())
+    assert load_model(resumed.run).model.gate.numbers() == tune.fitted.gate
 
 
 @pytest.mark.parametrize("working", ["count_text", "fit_join"])
@@ -589,6 +607,7 @@ def test_a_damaged_checkpoint_of_an_expert_is_passed_over_for_the_one_before(mak
         lambda found: json.dumps(found | {"temperature": 0.0}),
         lambda found: json.dumps(found | {"temperature": math.nan}),
         lambda found: json.dumps(found | {"weights": dict.fromkeys(found["weights"], "a")}),
+        lambda found: json.dumps(found | {"gate": [0.5]}),
     ],
 )
 def test_a_damaged_record_of_the_weights_is_refused(make_loop, damage):

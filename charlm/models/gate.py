@@ -1,0 +1,133 @@
+"""A gate: the powers of a mixture's experts, chosen anew for each character.
+
+    features   of each expert: how sure it is, and how far from what the experts say on average
+    powers     the fixed ones of the mixture + outer(relu(inner(features)))
+
+An n-gram that knows its long context is sure of one character; one that does not says what any other
+would. The gate sees this in the distributions alone, so it serves any kind of expert. Networks that
+choose between experts: Jacobs et al. 1991, "Adaptive mixtures of local experts"; as powers of
+probabilities, Mahoney 2005, "Adaptive weighing of context models for lossless data compression".
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
+
+from charlm.errors import check_stop
+
+HIDDEN = 32  # units between features and powers
+FEATURES = 4  # of each expert
+FAR = (
+    8.0  # nats: an expert cannot be further from the mean; one that rules a character out might be
+)
+SPREAD = 1e-2  # least standard deviation that features are divided by
+# Chosen on the end of the training part (docs/experiments.md). More passes learn the slice by heart.
+PASSES = 2
+BATCH = 256
+PIECE = 1 << 12  # predictions whose features are computed at a time
+RATE = 2e-3
+DROPOUT = 0.4  # of the hidden units, while they learn
+
+
+class Gate(nn.Module):
+    """The network; its last columns are added as they are. At first all that it adds is 0."""
+
+    inner: Float[Tensor, "H F+1"]
+    outer: Float[Tensor, "E H+1"]
+
+    def __init__(self, experts: int) -> None:
+        super().__init__()
+        self.register_buffer("inner", torch.zeros(HIDDEN, FEATURES * experts + 1))
+        self.register_buffer("outer", torch.zeros(experts, HIDDEN + 1))
+
+    def forward(self, features: Float[Tensor, "*shape F"]) -> Float[Tensor, "*shape E"]:
+        """Return what is added to the fixed powers."""
+        return added(features, self.inner, self.outer)
+
+    def numbers(self) -> list[float]:
+        """Return its weights in one list, as a mixture keeps them until it is saved."""
+        return torch.cat([self.inner.flatten(), self.outer.flatten()]).tolist()
+
+    def take(self, numbers: Sequence[float]) -> None:
+        """Take the weights that `numbers` returned; ValueError if they are not as many."""
+        if len(numbers) != self.inner.numel() + self.outer.numel():
+            raise ValueError(f"{len(numbers)} numbers are not a gate's")
+        first = self.inner.numel()
+        self.inner.copy_(torch.tensor(numbers[:first]).view_as(self.inner))
+        self.outer.copy_(torch.tensor(numbers[first:]).view_as(self.outer))
+
+
+def added(
+    features: Float[Tensor, "*shape F"],
+    inner: Float[Tensor, "H F+1"],
+    outer: Float[Tensor, "E H+1"],
+    dropped: Float[Tensor, "*shape H"] | float = 1.0,
+) -> Float[Tensor, "*shape E"]:
+    """Return what a gate with these weights adds; hidden units are multiplied by `dropped`."""
+    hidden = linear(features, inner[:, :-1], inner[:, -1]).relu() * dropped
+    return linear(hidden, outer[:, :-1], outer[:, -1])
+
+
+def features_of(log_p: Float[Tensor, "E *shape V"]) -> Float[Tensor, "*shape F"]:
+    """Return what the gate sees of the experts' log-probabilities, all of which are finite.
+
+    Of each expert: its entropy, its highest log-probability, and its divergence from the mean of all
+    experts in both directions.
+    """
+    p = log_p.exp()
+    mean = p.mean(dim=0)
+    log_mean = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
+    entropy = -torch.linalg.vecdot(p, log_p)
+    from_mean = -entropy - torch.linalg.vecdot(p, log_mean)
+    to_mean = torch.linalg.vecdot(mean, log_mean) - torch.linalg.vecdot(mean, log_p)
+    found = torch.stack([entropy, log_p.amax(dim=-1), from_mean, to_mean.clamp(max=FAR)])
+    return found.movedim((0, 1), (-2, -1)).flatten(-2)
+
+
+def fit_gate(
+    log_p: Float[Tensor, "E N V"],
+    targets: Int[Tensor, "N"],
+    powers: Float[Tensor, "E"],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Gate:
+    """Fit a gate on predictions of a text that the experts have not read.
+
+    It begins with the fixed powers and learns to change them by Adam, in random order.
+
+    Raises:
+        Stopped: `should_stop`, which is called often, said so.
+    """
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.cat([features_of(part) for part in torch.split(log_p, PIECE, dim=1)])
+    middle, spread = seen.mean(dim=0), seen.std(dim=0, correction=0).clamp(min=SPREAD)
+    seen = (seen - middle) / spread
+    experts, count = log_p.shape[:2]
+    rows = log_p.transpose(0, 1).contiguous()  # drawn in random order, so kept together
+    limit = 1 / math.sqrt(seen.shape[1])
+    inner = torch.empty(HIDDEN, seen.shape[1] + 1).uniform_(-limit, limit, generator=generator)
+    outer = torch.zeros(experts, HIDDEN + 1)
+    learned = [inner.requires_grad_(), outer.requires_grad_()]
+    optimizer = torch.optim.Adam(learned, lr=RATE)
+    steps = -(-PASSES * count // BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    orders = torch.cat([torch.randperm(count, generator=generator) for _ in range(PASSES)])
+    with torch.enable_grad():
+        for some in torch.split(orders, BATCH):
+            check_stop(should_stop)
+            kept = torch.rand(len(some), HIDDEN, generator=generator) >= DROPOUT
+            own = powers + added(seen[some], inner, outer, kept / (1 - DROPOUT))
+            joined = torch.einsum("ne,nev->nv", own, rows[some])
+            optimizer.zero_grad()
+            torch.autograd.backward(cross_entropy(joined, targets[some]))
+            optimizer.step()
+            schedule.step()
+    gate = Gate(experts)
+    with torch.no_grad():  # features will come as they are
+        gate.inner[:, :-1] = inner[:, :-1] / spread
+        gate.inner[:, -1] = inner[:, -1] - gate.inner[:, :-1] @ middle
+        gate.outer.copy_(outer)
+    return gate
