@@ -12,7 +12,7 @@ import typer
 
 from charlm.cli import completion, output
 from charlm.cli.escaping import one_word
-from charlm.cli.options import Checkpoint, Json
+from charlm.cli.options import AdaptKeys, Checkpoint, Json, of_adapt
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import DataError, UsageError
 
@@ -41,6 +41,7 @@ def compress(
         ),
     ] = None,
     checkpoint: Checkpoint = "best",
+    settings: AdaptKeys = None,
     check: Annotated[
         bool, typer.Option(help="Decode each block again, and keep it only if it is equal.")
     ] = True,
@@ -53,7 +54,10 @@ def compress(
 
     For example: charlm compress book.txt
     """
+    adapt = of_adapt(settings)
     place = _place(out, file + SUFFIX, file, json)
+    if adapt and run is None:
+        raise UsageError(f"--set {adapt[0]}", "there is no model of a run", "name one with --run")
     if place == "-" and sys.stdout.isatty():
         mend = "name a file with --out, or send it to one"
         raise UsageError("--out -", "a terminal cannot show compressed text", mend)
@@ -64,7 +68,7 @@ def compress(
 
     began = time.monotonic()
     with StopSignals() as stop, stop.at_once(), _opened(file) as source:
-        method = _with_run(run, checkpoint) if run else without_run(bytes_of(source))
+        method = _with_run(run, checkpoint, adapt) if run else without_run(bytes_of(source))
         size = _size(source)
         with _written(place) as target, _bar("compressing", size, 2 if check else 1) as tick:
             coded = encode(source, target, method, file, size=size, check=check, tick=tick)
@@ -126,15 +130,18 @@ def decompress(
     output.say(f"{_about(method)}; {seconds:.1f} s")
 
 
-def _with_run(run: Path, checkpoint: str) -> "Method":
+def _with_run(run: Path, checkpoint: str, adapt: list[str]) -> "Method":
     from charlm.coding.of_run import with_run
+    from charlm.config import changed
     from charlm.runs import find_run
     from charlm.runs.load import load_model
 
-    saved = load_model(find_run(run), checkpoint, "cpu")
+    found = find_run(run)
+    options = changed(found.config, adapt).adapt
+    saved = load_model(found, checkpoint, "cpu")
     if saved.remark:
         output.note(saved.remark)
-    return with_run(saved, saved.config.adapt)
+    return with_run(saved, options)
 
 
 def _place(out: str | None, default: str, file: str, json: bool) -> str:

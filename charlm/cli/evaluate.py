@@ -15,7 +15,7 @@ import typer
 from charlm.cli import completion, output
 from charlm.cli.baselines import reached, worse_than_uniform
 from charlm.cli.escaping import one_word
-from charlm.cli.options import Checkpoint, Device, Json, Run, RunPlace, either
+from charlm.cli.options import AdaptKeys, Checkpoint, Device, Json, Run, RunPlace, either, of_adapt
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import CharlmError, DataError, UsageError
 
@@ -70,14 +70,7 @@ def evaluate(
             "uniform: score them by a uniform code (see the docs)."
         ),
     ] = "error",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Override a key of adapt, such as adapt.weights=true, for --protocol adaptive.",
-        ),
-    ] = None,
+    settings: AdaptKeys = None,
     by_position: Annotated[
         bool, typer.Option("--by-position", help="Also show the loss by position in the window.")
     ] = False,
@@ -105,10 +98,11 @@ def evaluate(
     load_torch()
     if source is not None and split is not None:
         raise UsageError(f"--split {split}", "a --file is scored as a whole", "leave one out")
-    _check_options(source, protocol, settings or [], by_position, per_char, json)
+    adapt = of_adapt(settings)
+    _check_options(source, protocol, adapt, by_position, per_char, json)
     split = split or "val"
     found = find_run(either(place, run, "--run"))
-    config = changed(found.config, [f"run.device={device}", *(settings or [])])
+    config = changed(found.config, [f"run.device={device}", *adapt])
     if per_char not in (None, "-"):
         _check_place(Path(per_char), found.path, source or config.data.source)
     with StopSignals() as stop, stop.scratch() as scratch:
@@ -187,9 +181,6 @@ def _check_options(
     json: bool,
 ) -> None:
     for setting in settings:
-        if not setting.startswith("adapt."):
-            what = "only keys of adapt change how a model is scored"
-            raise UsageError(f"--set {setting}", what, "name one, such as adapt.weights=true")
         if protocol != "adaptive":
             raise UsageError(
                 f"--set {setting}", f"{protocol} learns nothing", "use --protocol adaptive"

@@ -83,6 +83,15 @@ Source = Annotated[
 Unit = Annotated[Literal["chars", "bytes"], typer.Option(help="Symbols are characters or bytes.")]
 Encoding = Annotated[str, typer.Option(help="Encoding of the text.")]
 
+AdaptKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key of adapt, what learns while a text is read, such as adapt.weights=true.",
+    ),
+]
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -103,6 +112,15 @@ def named_text(argument: str | None, option: str | None) -> str:
     if text is None:
         raise UsageError("TEXT", "missing", "name a file, folder, glob, named text or -")
     return text
+
+
+def of_adapt(settings: list[str] | None) -> list[str]:
+    """Return what --set was given; refuse keys of other sections."""
+    for setting in settings or []:
+        if not setting.startswith("adapt."):
+            what = "only keys of adapt change how a text is read"
+            raise UsageError(f"--set {setting}", what, "name one, such as adapt.weights=true")
+    return settings or []
 
 
 def overridden(overrides: list[str] | None, options: Mapping[str, object]) -> list[str]:

@@ -17,13 +17,13 @@ from charlm.coding.methods import Method
 from charlm.coding.modelled import ModelCoder, fingerprint, one_thread
 from charlm.config import AdaptConfig
 from charlm.errors import CheckpointError, DataError, MachineError, Phrase, Setting
+from charlm.evaluation.given import open_part
 from charlm.models.adaptive import AdaptiveReader
 from charlm.runs import find_run
 from charlm.runs.folder import RUNS
 from charlm.runs.load import SavedModel, load_model
 from charlm.runs.weights import WEIGHTS
 from charlm.storage import read_manifest
-from charlm.text import open_corpus
 
 SHOWN = 16  # hexadecimal digits of a checksum in a header
 PACKAGES = ("torch", "numpy", "numba", "constriction")
@@ -34,7 +34,7 @@ def with_run(saved: SavedModel, adapt: AdaptConfig) -> Method:
 
     Raises:
         CheckpointError: The run has lost its text.
-        DataError: Its text is cut off.
+        DataError: Its text is cut off, or too short.
     """
     make = functools.partial(_reader, saved, adapt)
     header = {
@@ -126,13 +126,13 @@ def _identity(saved: SavedModel) -> str:
     parts = (
         read_manifest(checkpoint.path)["files"][WEIGHTS]["sha256"],
         saved.tokenizer.to_json(),
-        read_manifest(saved.run.text_path)["source_sha256"],
+        open_part(saved.run, "train")[1]["source_sha256"],
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:SHOWN]
 
 
 def _reader(saved: SavedModel, adapt: AdaptConfig) -> AdaptiveReader:
-    return saved.model.adaptive(adapt, open_corpus(saved.run.text_path).splits["train"])
+    return saved.model.adaptive(adapt, open_part(saved.run, "train")[0])
 
 
 def _coder(saved: SavedModel, reader: AdaptiveReader) -> ModelCoder:

@@ -117,6 +117,8 @@ def test_a_file_that_was_not_named_is_never_replaced(charlm, refused, text):
         (5, ["compress", "a.bin", "-o", "none/a"], "none/a: No such file or directory"),
         (2, ["decompress", "a.bin"], "a.bin: its name does not end with .clm; name the result"),
         (3, ["decompress", "a.bin", "-o", "b"], "a.bin: not a file that charlm compress wrote; "),
+        (2, ["compress", "a.bin", "--set", "adapt.every=9"], "--set adapt.every=9: there is no"),
+        (2, ["compress", "a.bin", "--set", "model.order=9"], "--set model.order=9: only keys of"),
         (4, ["compress", "a.bin", "--run", "gone"], "gone: not found; "),
     ],
 )

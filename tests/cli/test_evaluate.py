@@ -269,7 +269,7 @@ def test_standard_input_is_scored_like_a_file(charlm, trained, monkeypatch):
         (["--set", "adapt.counts=false"], "windows learns nothing; use --protocol adaptive"),
         (
             ["--protocol", "adaptive", "--set", "run.seed=1"],
-            "--set run.seed=1: only keys of adapt change how a model is scored",
+            "--set run.seed=1: only keys of adapt change how a text is read",
         ),
         (["--block-size", 0], "--block-size"),
     ],
