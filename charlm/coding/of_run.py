@@ -7,9 +7,10 @@ import reprlib
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ValidationError
 
 from charlm import __version__
 from charlm.coding.container import GET_ANOTHER
@@ -24,9 +25,33 @@ from charlm.runs.folder import RUNS
 from charlm.runs.load import SavedModel, load_model
 from charlm.runs.weights import WEIGHTS
 from charlm.storage import read_manifest
+from charlm.storage.json_file import Count
 
 SHOWN = 16  # hexadecimal digits of a checksum in a header
 PACKAGES = ("torch", "numpy", "numba", "constriction")
+
+
+class Dependence(BaseModel, frozen=True):
+    """What decoding depends on, in the header of a file.
+
+    Args:
+        run: The name of the run's folder.
+        step: Of the checkpoint.
+        sha256: Of its weights, its alphabet and its text; the first digits.
+        adapt: What the reader learned from.
+        needs: See `needs`.
+        processor: Where the file was written; only for people.
+        fingerprint: Of predictions there.
+    """
+
+    model: Literal["run"] = "run"
+    run: str
+    step: Count
+    sha256: str
+    adapt: AdaptConfig
+    needs: dict[str, str]
+    processor: str
+    fingerprint: str
 
 
 def with_run(saved: SavedModel, adapt: AdaptConfig) -> Method:
@@ -37,38 +62,42 @@ def with_run(saved: SavedModel, adapt: AdaptConfig) -> Method:
         DataError: Its text is cut off, or too short.
     """
     make = functools.partial(_reader, saved, adapt)
-    header = {
-        "model": "run",
-        "run": saved.run.path.resolve().name,
-        "step": saved.step,
-        "sha256": _identity(saved),
-        "adapt": adapt.model_dump(mode="json"),
-        "needs": needs(),
-        "processor": processor(),
-    }
     with one_thread():
-        header["fingerprint"] = fingerprint(make(), saved.tokenizer.vocab_size)
-    return Method(header, lambda: _coder(saved, make()), one_thread)
+        found = fingerprint(make(), saved.tokenizer.vocab_size)
+    header = Dependence(
+        run=saved.run.path.resolve().name,
+        step=saved.step,
+        sha256=_identity(saved),
+        adapt=adapt,
+        needs=needs(),
+        processor=processor(),
+        fingerprint=found,
+    )
+    encoding = saved.config.data.encoding
+    return Method(
+        header.model_dump(mode="json"),
+        lambda: ModelCoder(make(), saved.tokenizer, encoding),
+        one_thread,
+    )
 
 
 def method_of_run(header: Mapping[str, Any], name: str, place: Path | None) -> Method:
     """Return the method that a file was written with; see `charlm.coding.methods.method_of`."""
     try:
-        run, step = str(header["run"]), int(header["step"])
-        adapt = AdaptConfig.model_validate(header["adapt"])
-        then = dict(header["needs"])
-    except (KeyError, ValueError, TypeError):
+        then = Dependence.model_validate(header)
+    except ValidationError:
         raise DataError(name, "is damaged in its header", GET_ANOTHER) from None
-    _check_needs(then, name)
-    saved = _load(run, step, name, place)
-    if _identity(saved) != header.get("sha256"):
-        what = f"is not the run {run!r}, step {step}, that {name} was compressed with"
+    _check_needs(then.needs, name)
+    saved = _load(then, name, place)
+    if _identity(saved) != then.sha256:
+        what = f"is not the run {then.run!r}, step {then.step}, that {name} was compressed with"
         raise CheckpointError(saved.run.path, what, _NAME_IT)
-    method = with_run(saved, adapt)
-    if method.header["fingerprint"] != header.get("fingerprint"):
-        there = reprlib.repr(header.get("processor"))
-        what = f"its run computes other bits here ({processor()!r}) than where it was written ({there})"
-        raise MachineError(name, what, "decompress it there, or on a machine like that one")
+    method = with_run(saved, then.adapt)
+    if method.header["fingerprint"] != then.fingerprint:
+        there = reprlib.repr(then.processor)
+        what = f"its run computes other bits here ({processor()!r}) than where it was written"
+        mend = "decompress it there, or on a machine like that one"
+        raise MachineError(name, f"{what} ({there})", mend)
     return method
 
 
@@ -105,16 +134,16 @@ def _check_needs(then: Mapping[str, Any], name: str) -> None:
         raise MachineError(name, said, mend)
 
 
-def _load(run: str, step: int, name: str, place: Path | None) -> SavedModel:
+def _load(then: Dependence, name: str, place: Path | None) -> SavedModel:
     """Load the checkpoint that a file was compressed with."""
     try:
-        found = find_run(RUNS / Path(run).name if place is None else place)
+        run = find_run(RUNS / Path(then.run).name if place is None else place)
     except CheckpointError as error:
         if place is not None:
             raise
-        what = f"was compressed with the run {run!r}, which is not in {RUNS}/"
+        what = f"was compressed with the run {reprlib.repr(then.run)}, which is not in {RUNS}/"
         raise CheckpointError(name, what, _NAME_IT) from error
-    return load_model(found, str(step), "cpu")
+    return load_model(run, str(then.step), "cpu")
 
 
 def _identity(saved: SavedModel) -> str:
@@ -133,7 +162,3 @@ def _identity(saved: SavedModel) -> str:
 
 def _reader(saved: SavedModel, adapt: AdaptConfig) -> AdaptiveReader:
     return saved.model.adaptive(adapt, open_part(saved.run, "train")[0])
-
-
-def _coder(saved: SavedModel, reader: AdaptiveReader) -> ModelCoder:
-    return ModelCoder(reader, saved.tokenizer, saved.config.data.encoding)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from charlm.errors import CharlmError, CheckpointError, DataError, UsageError
+from charlm.errors import CharlmError, CheckpointError, DataError, MachineError, UsageError
 
 LINE_BREAKS = "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"
 CONTROLS = {chr(c) for c in [*range(32), *range(127, 160)]}
@@ -823,3 +823,64 @@ def expression(data: bytes) -> None:
         as_text(result)
         json.dumps(as_records(result))
         as_dot(result)
+
+
+# -------------------------------------------------------------------------- compressed files
+
+
+def _compressed() -> list[bytes]:
+    from charlm.coding.methods import bytes_of, without_run
+    from charlm.coding.whole import encode
+
+    files = []
+    for text in (b"", b"to be or not to be" * 9, bytes(range(256))):
+        method = without_run(bytes_of(io.BytesIO(text)))
+        encode(io.BytesIO(text), out := io.BytesIO(), method, "a", check=False)
+        files.append(out.getvalue())
+    return files
+
+
+@target(_compressed, "\x89CLM\r\n\x1a\n", "\0\0\0\0")
+def compressed(data: bytes) -> None:
+    """Decompress a file; what comes out whole has the SHA-256 that stands in it."""
+    with refused_in_one_line_each(DataError, CheckpointError, MachineError):
+        _decompress(data)
+
+
+def _promises() -> list[bytes]:
+    portable = (
+        b'{"model": "portable", "engine": "%s", "alphabet": "ff", "size": 9}\0\0\0\0\1any code'
+    )
+    run = b'{"model": "run", "run": "../x", "step": 1, "adapt": {}, "needs": {}, "size": -1}\0\0\0\0\1'
+    from charlm.coding import bits
+
+    return [portable % bits.NAME.encode(), run]
+
+
+@target(_promises, "portable", "engine", "alphabet", "size", "null", "ffffffffffffffffff")
+def promised(data: bytes) -> None:
+    """Decompress a file whose checksums are right, and whose header and code are anything."""
+    from charlm.coding.container import Block, ContainerWriter, Digest
+    from charlm.storage.json_file import parse_object
+
+    head, _, rest = data.partition(b"\0")
+    try:
+        header = parse_object(head)
+    except ValueError:
+        return
+    writer = ContainerWriter(file := io.BytesIO(), header)
+    size = int.from_bytes(rest[:3], "big") % 5000
+    writer.add(Block(1, max(1, size), 0, rest[3:]))
+    writer.end(Digest())
+    with refused_in_one_line_each(DataError, CheckpointError, MachineError):
+        _decompress(file.getvalue())
+
+
+def _decompress(data: bytes) -> None:
+    from charlm.coding.container import ContainerReader
+    from charlm.coding.methods import method_of
+    from charlm.coding.whole import decode
+
+    container = ContainerReader(io.BytesIO(data), "a.clm")
+    assert container.text_size is None or container.text_size >= 0
+    decode(container, io.BytesIO(), method_of(container.header, "a.clm", None))

@@ -289,3 +289,18 @@ def test_compare_refuses_a_state_that_is_no_state(trained, charlm):
 
     assert result.code == 4
     assert "(not a JSON object)" in result.error
+
+
+@fuzzed(60)
+@given(amiss("compressed"))
+def test_a_compressed_file_is_restored_or_refused(data):
+    targets.compressed(data)
+
+
+@fuzzed(60)
+@given(amiss("promised"))
+@example(b'{"model": "run", "run": "a", "step": 1, "adapt": {"every": 0}, "needs": {}}\0')
+@example(b'{"model": "run", "run": "a", "step": 1e999, "adapt": {}, "needs": {}}\0')
+@example(b'{"model": "portable", "engine": [1], "alphabet": 7}\0')
+def test_a_compressed_file_with_right_checksums_is_restored_or_refused(data):
+    targets.promised(data)
