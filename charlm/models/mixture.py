@@ -17,11 +17,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from charlm.config import ModelConfig
+from charlm.config import AdaptConfig, ModelConfig
 from charlm.errors import check_stop
+from charlm.models.adaptive import AdaptiveReader
 from charlm.models.base import LanguageModel, check_names, check_tensor
 from charlm.models.gate import Gate, features_of
 from charlm.models.registry import construct
+from charlm.text.tokens import Ids
 
 RIDGE = 1e-4  # pulls weights of nearly identical experts towards equal ones
 CHUNK = 1 << 18  # numbers processed at a time: 1 MiB of float32, which fits into a CPU's cache
@@ -57,6 +59,7 @@ class MixtureModel(LanguageModel):
         self.register_buffer("weights", torch.full((len(experts),), 1 / len(experts)))
         self.register_buffer("temperature", torch.ones(()))
         self.gate = Gate(len(experts)) if combine == "gated" else None
+        self.taken: frozenset[str] = frozenset()  # experts from other runs: trained on other text
 
     @classmethod
     def from_config(
@@ -68,7 +71,9 @@ class MixtureModel(LanguageModel):
             for name, expert in config.members().items()
             if expert.model is not None  # always: models of runs were filled in before
         }
-        return cls(vocab_size, experts=experts, **config.sizes())
+        model = cls(vocab_size, experts=experts, **config.sizes())
+        model.taken = frozenset(name for name, one in config.members().items() if one.run)
+        return model
 
     def reads_version(self, saved: str) -> bool:
         """Tell whether weights saved as this version mean the same today."""
@@ -115,6 +120,20 @@ class MixtureModel(LanguageModel):
         """Return the states of the experts, each repeated."""
         experts = self.experts.values()
         return [expert.repeat(own, count) for expert, own in zip(experts, state, strict=True)]
+
+    def adaptive(self, options: AdaptConfig, trained_on: Ids | None = None) -> AdaptiveReader:
+        """Return a reader whose experts learn, and that goes on learning how to join them.
+
+        Counts of an expert from another run stay: they are of another text than `trained_on`.
+        """
+        from charlm.models.adaptive_mixture import AdaptiveMixture  # numba takes half a second
+
+        fixed = options.model_copy(update={"counts": False})
+        readers = [
+            expert.adaptive(fixed if name in self.taken else options, trained_on)
+            for name, expert in self.experts.items()
+        ]
+        return AdaptiveMixture(self, readers, options.mixing)
 
     def join(self, logits: Iterable[Float[Tensor, "*shape V"]]) -> Float[Tensor, "*shape V"]:
         """Join the experts' logits; without a gate, those of one expert at a time are held."""
