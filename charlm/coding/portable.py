@@ -12,6 +12,7 @@ import numpy.typing as npt
 from charlm.coding import bits
 from charlm.coding.coder import Tick
 from charlm.coding.ranges import encoded_bits
+from charlm.errors import DataError
 
 
 class PortableCoder:
@@ -27,11 +28,12 @@ class PortableCoder:
         self.symbols = self.coded_bytes = 0
 
     def encode(self, text: bytes, tick: Tick) -> bytes:
-        """Return the code of the next block; ValueError if the alphabet lacks one of its bytes."""
+        """Return the code of the next block; DataError if the alphabet lacks one of its bytes."""
         symbols = np.frombuffer(text, np.uint8)
         ids = self._ids[symbols]
         if not np.array_equal(self.alphabet[ids], symbols):
-            raise ValueError("a byte that the alphabet lacks")
+            what = "has a byte that it lacked when it was read first"
+            raise DataError("the text", what, "compress it when nothing writes to it any more")
         words = encoded_bits(*bits.encoded(self._state, ids))
         tick(len(text))
         self.symbols, self.coded_bytes = self.symbols + len(text), self.coded_bytes + words.nbytes

@@ -54,7 +54,7 @@ def test_a_stream_has_any_byte():
 
 
 def test_a_byte_that_appeared_meanwhile_is_refused():
-    with pytest.raises(ValueError, match="lacks"):
+    with pytest.raises(DataError, match="has a byte that it lacked when it was read first"):
         PortableCoder(b"ab").encode(b"abc", QUIET)
 
 
