@@ -152,6 +152,8 @@ class AdaptConfig(Section):
     """Models trained by gradients go on with their training."""
     every: Size = 128
     """Characters read between two updates by gradients."""
+    learning_rate: Annotated[float, Field(gt=0), Number] = 3e-4
+    """Of these updates."""
 
 
 class SampleConfig(Section):

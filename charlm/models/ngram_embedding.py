@@ -72,6 +72,7 @@ class NGramEmbedding(nn.Module):
         self.vocab_size = vocab_size
         self.longest = longest
         self.table = nn.Embedding((longest - 1) * ROWS, n_embd)
+        self.sparse = False  # whether the table's gradient holds only the rows that were looked up
         self.register_buffer("numbering", None)
 
     def forward(
@@ -87,7 +88,7 @@ class NGramEmbedding(nn.Module):
         rows = rows.flatten(0, 1)  # (B*T, n)
         table = self.table.weight
         kept = dropped(rows, table.dtype) if self.training else None
-        bags = F.embedding_bag(rows, table, mode="sum", per_sample_weights=kept)
+        bags = F.embedding_bag(rows, table, mode="sum", sparse=self.sparse, per_sample_weights=kept)
         return bags.view(*idx.shape, table.shape[1])  # B may be 0
 
     def take_numbering(self, other: "NGramEmbedding", known: Int[Tensor, "V"]) -> None:

@@ -1,0 +1,97 @@
+"""Models trained by gradients that go on learning from the text that they read.
+
+After every N characters comes one step of gradient descent on the predictions of these N. So a model
+learns the names and turns of phrase of this text, which it will meet again: Krause et al. 2018,
+"Dynamic evaluation of neural sequence models". As there (section 3), a running mean of the squared
+gradients scales each step. This is Adam without momentum, which would go on learning from text that is
+long past.
+
+A step depends on the characters only, not on how the text was cut into pieces. Keys and values of
+earlier characters are not computed again; with the new weights they would gain 0.001 nats.
+"""
+
+from copy import deepcopy
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+from torch.optim import Adam, Optimizer, SparseAdam
+
+from charlm.config import AdaptConfig
+from charlm.errors import NonFiniteError, Setting
+from charlm.models.adaptive import AdaptiveReader, Unchanging
+from charlm.models.base import LanguageModel
+from charlm.models.loss import next_token_loss
+from charlm.models.ngram_embedding import NGramEmbedding
+
+BETAS = (0.0, 0.999)  # no momentum; the mean of squares reaches back about 1,000 updates
+OF_NGRAMS = 3.0  # their share of the learning rate: most n-grams have few updates
+
+
+class LearningReader(AdaptiveReader):
+    """Reads one text with a copy of a model, whose weights it updates after every N characters.
+
+    N is `options.every`. `go_on` raises NonFiniteError if the loss becomes NaN or infinite.
+    """
+
+    learned = ("weights",)
+
+    def __init__(self, model: LanguageModel, options: AdaptConfig) -> None:
+        self.options = options
+        self.model = deepcopy(model).eval()
+        self.optimizers = optimizers_of(self.model, options.learning_rate)
+        self.reader = Unchanging(self.model)
+        self.read = np.empty(0, np.int64)  # the last characters, not learned from yet
+
+    def go_on(self, ids: Int[ndarray, "n"]) -> Float[Tensor, "n V"]:
+        """Read n more characters, and learn as soon as the next of every N is known."""
+        log_p = []
+        while len(ids):
+            if len(self.read) == self.options.every:
+                self._learn(np.append(self.read, ids[0]))
+                self.read = self.read[:0]
+            part, ids = np.split(ids, [self.options.every - len(self.read)])
+            log_p.append(self.reader.go_on(part))
+            self.read = np.append(self.read, part)
+        return torch.cat(log_p)
+
+    def first(self) -> Float[Tensor, "V"]:
+        """Return equal probabilities."""
+        return self.reader.first()
+
+    @torch.enable_grad()
+    def _learn(self, ids: Int[ndarray, "n"]) -> None:
+        """Update the weights once, for the predictions of all characters but the first."""
+        text = torch.from_numpy(ids).to(self.model.device)[None]
+        length = self.model.block_size
+        pieces = (torch.split(part, length, dim=1) for part in (text[:, :-1], text[:, 1:]))
+        total = torch.zeros((), device=text.device)
+        for x, y in zip(*pieces, strict=True):
+            loss = next_token_loss(self.model(x).float(), y, "sum") / (len(ids) - 1)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        if not total.isfinite():
+            where = Setting("adapt.learning_rate", self.options.learning_rate)
+            raise NonFiniteError(where, "the loss became NaN or infinite while reading", "lower it")
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def optimizers_of(model: LanguageModel, learning_rate: float) -> list[Optimizer]:
+    """Return the optimizers of all weights of a model that is in evaluation mode.
+
+    Only the rows of an n-gram table that were looked up are updated: an update of the whole table
+    would take twice as long as everything else.
+    """
+    embeddings = [part for part in model.modules() if isinstance(part, NGramEmbedding)]
+    for embedding in embeddings:
+        embedding.sparse = True
+    tables = [embedding.table.weight for embedding in embeddings]
+    others = [p for p in model.parameters() if all(p is not table for table in tables)]
+    optimizers: list[Optimizer] = [Adam(others, learning_rate, BETAS, fused=True)]
+    if tables:
+        optimizers.append(SparseAdam(tables, OF_NGRAMS * learning_rate, BETAS))
+    return optimizers
