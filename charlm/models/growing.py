@@ -90,7 +90,7 @@ class GrowingNGram(AdaptiveReader):
     def first(self) -> Float[Tensor, "V"]:
         """Return the log-probabilities of a character without context."""
         p = np.empty(self.vocab_size)
-        _predict(p, self.rows, self.contexts, 0, self.often, *self.rule)
+        predict(p, self.rows, self.contexts, 0, self.often, *self.rule)
         return torch.from_numpy(p).log_().float()
 
     def _read(self, ids: Int[ndarray, "n"], p: Float[ndarray, "m V"]) -> None:
@@ -101,14 +101,21 @@ class GrowingNGram(AdaptiveReader):
             done += _read(ids[done:], p[done:], *tree, *self.rule)
             if done == len(ids):
                 return
-            size = 2 * len(self.rows)
-            needed = size * self.rows[0].nbytes
-            if size > MOST_ROWS or needed > machine_bytes():
-                what = f"counts that grow need {human_bytes(needed)} of memory"
-                raise MachineError("model.order", what, "lower it, or count fewer characters")
-            wider = np.zeros((size, 5), np.int32)
-            wider[: self.used[0]] = self.rows[: self.used[0]]
-            self.rows = wider
+            self.rows = wider(self.rows, "model.order")
+
+
+def wider(rows: Array, key: str) -> Array:
+    """Return the rows with room for twice as many.
+
+    Raises MachineError if that is more memory than the machine has; `key` can make it less.
+    """
+    needed = 2 * rows.nbytes
+    if 2 * len(rows) > MOST_ROWS or needed > machine_bytes():
+        what = f"counts that grow need {human_bytes(needed)} of memory"
+        raise MachineError(key, what, "make it shorter, or count fewer characters")
+    found = np.zeros((2 * len(rows), 5), np.int32)
+    found[: len(rows)] = rows
+    return found
 
 
 @kernel
@@ -132,19 +139,25 @@ def _read(
             needed += 2 * rows[contexts[k], CHILDREN] + 1
         if used[0] + needed > len(rows):
             return t
-        _count(ids[t], rows, used, contexts, length[0], often)
+        count_one(ids[t], rows, used, contexts, length[0], often, True)
         length[0] = min(length[0] + 1, len(contexts) - 1)
         if len(p):
-            _predict(p[t], rows, contexts, length[0], often, method, added, least)
+            predict(p[t], rows, contexts, length[0], often, method, added, least)
     return len(ids)
 
 
 @kernel
 @no_type_check
-def _count(
-    symbol: int, rows: Array, used: Array, contexts: Array, length: int, often: Array
+def count_one(
+    symbol: int,
+    rows: Array,
+    used: Array,
+    contexts: Array,
+    length: int,
+    often: Array,
+    lead: bool,
 ) -> None:
-    """Count the n-grams that end with a symbol; they are the contexts of the next one."""
+    """Count a symbol after each of its contexts; if they `lead`, these are the contexts of the next."""
     order = len(contexts)
     new = True  # the longest has a place, the start of the text, unless it has the full order
     for k in range(length, -1, -1):
@@ -154,7 +167,8 @@ def _count(
         if k + 1 < order:
             if new:
                 _add_one(rows[node], PLACES, often[1, k + 1])
-            contexts[k + 1] = node
+            if lead:
+                contexts[k + 1] = node
         new = count == 0
 
 
@@ -191,7 +205,7 @@ def _add_one(row: Array, column: int, often: Array) -> None:
 
 @kernel
 @no_type_check
-def _predict(
+def predict(
     p: Array,
     rows: Array,
     contexts: Array,

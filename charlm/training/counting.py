@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
-from charlm.config import ModelConfig, NGramConfig
+from charlm.config import ContextConfig, ModelConfig, NGramConfig
 from charlm.config.memory import human_bytes, machine_bytes
 from charlm.errors import MachineError, Phrase, Setting
 from charlm.models import LanguageModel, NGramModel
@@ -45,7 +45,7 @@ def count_text(
     run: RunFolder,
     should_stop: Callable[[], bool],
 ) -> int:
-    """Count a text into an n-gram model; return how many characters were counted.
+    """Count a text into a counted model of a run; return how many characters were counted.
 
     Data that does not fit into memory goes to disk, in the run folder.
 
@@ -53,6 +53,12 @@ def count_text(
         MachineError: The disk is full or fails, or the tables are larger than memory.
         Stopped: `should_stop` said so; the model is unchanged.
     """
+    if isinstance(config, ContextConfig):
+        from charlm.models.context import ContextModel  # the compiler takes a while to import
+        from charlm.models.view import classes_of
+
+        cast(ContextModel, model).fit(ids, classes_of(run.tokenizer), should_stop)
+        return len(ids)
     model, config = cast(NGramModel, model), cast(NGramConfig, config)
     ids = _counted(ids, config)
     with scratch_folder(run.path) as scratch:

@@ -1,0 +1,106 @@
+"""What a context model sees of a text: parts of it, each as one number.
+
+A view is one array of 64-bit numbers that a loop brings up to date with each character: hashes of
+words, the place in the line, the last characters, and the characters of this line and the last.
+"""
+
+from typing import no_type_check
+
+import numpy as np
+from numba import int64, uint64
+
+from charlm.config.context import FARTHEST, NAMED, parts_of
+from charlm.models.growing import Array
+from charlm.models.kernel import kernel
+from charlm.text.tokenizer import CharTokenizer, Tokenizer
+
+OTHER, LETTER, NEWLINE = range(3)
+IN_WORDS = "'\u2019_"  # stand in words, beside letters and digits
+
+# Places in a view. `WORD` and the rest up to `PARAGRAPH` are hashes, 0 for none.
+WORD, WORD_1, WORD_2, LINE, PARAGRAPH, COLUMN, ABOVE_LENGTH, READ = range(8)
+RECENT = 8  # the last characters, a ring
+WIDTH = 256  # columns of a line that are told apart
+THIS, ABOVE = RECENT + FARTHEST, RECENT + FARTHEST + WIDTH  # ids + 1 of this line, and of the last
+SIZE = ABOVE + WIDTH
+BEGINNING = 4  # characters that tell how a line begins
+
+CODES = {"word": WORD, "word-1": WORD_1, "word-2": WORD_2, "line": LINE, "paragraph": PARAGRAPH}
+CODES |= {"column": COLUMN, "above": ABOVE}
+assert CODES.keys() == set(NAMED), "each part that a configuration may name has a place"
+
+
+def codes_of(looks_at: str) -> Array:
+    """Return the parts as numbers: places in a view, and -d for the character d places back."""
+    parts = parts_of(looks_at)
+    return np.array([-p if isinstance(p, int) else CODES[p] for p in parts], np.int64)
+
+
+def classes_of(tokenizer: Tokenizer) -> Array:
+    """Return the class of each symbol, and its id in lower case: (2, V) int32."""
+    if isinstance(tokenizer, CharTokenizer):
+        symbols = list(tokenizer.alphabet)
+    else:
+        symbols = [chr(i) for i in range(128)]  # bytes above are parts of letters, mostly
+    own = {symbol: i for i, symbol in enumerate(symbols)}
+    kinds = [
+        NEWLINE if s == "\n" else LETTER if s.isalnum() or s in IN_WORDS else OTHER for s in symbols
+    ]
+    lower = [own.get(s.lower(), i) for i, s in enumerate(symbols)]
+    others = range(len(symbols), tokenizer.vocab_size)
+    return np.array([[*kinds, *(LETTER for _ in others)], [*lower, *others]], np.int32)
+
+
+@kernel
+@no_type_check
+def mixed(number: int, other: int) -> int:
+    """Return a hash of two 64-bit numbers: the finalizer of MurmurHash3 on their combination.
+
+    They may be hashes of one thing, such as a letter that is also the whole word, so the one is
+    multiplied first: in a plain sum or difference, they would cancel out.
+    """
+    h = (uint64(number) + uint64(1)) * uint64(0x9E3779B97F4A7C15) ^ uint64(other)
+    h = (h ^ (h >> uint64(33))) * uint64(0xFF51AFD7ED558CCD)
+    h = (h ^ (h >> uint64(33))) * uint64(0xC4CEB9FE1A85EC53)
+    return h ^ (h >> uint64(33))
+
+
+@kernel
+@no_type_check
+def see(view: Array, symbol: int, classes: Array) -> None:
+    """Bring a view up to date with the next character of the text."""
+    kind, one = classes[0, symbol], uint64(symbol + 1)
+    read, column = int64(view[READ]), int64(view[COLUMN])  # numba adds signed to unsigned as floats
+    view[RECENT + read % FARTHEST] = one
+    view[READ] = read + 1
+    if kind == LETTER:
+        view[WORD] = mixed(view[WORD], uint64(classes[1, symbol] + 1))
+    elif view[WORD]:
+        if not view[PARAGRAPH]:
+            view[PARAGRAPH] = view[WORD]
+        view[WORD_2], view[WORD_1], view[WORD] = view[WORD_1], view[WORD], uint64(0)
+    if kind != NEWLINE:
+        if column < BEGINNING:
+            view[LINE] = mixed(view[LINE], one)
+        if column < WIDTH:
+            view[THIS + column] = one
+            view[COLUMN] = column + 1
+        return
+    if column == 0:  # an empty line
+        view[PARAGRAPH] = 0
+    for i in range(column):
+        view[ABOVE + i] = view[THIS + i]
+    view[ABOVE_LENGTH], view[COLUMN], view[LINE] = column, 0, 0
+
+
+@kernel
+@no_type_check
+def part(view: Array, code: int) -> int:
+    """Return a part of what is seen; 0: there is none, as before the text's start."""
+    if code < 0:
+        place = int64(view[READ]) + code
+        return view[RECENT + place % FARTHEST] if place >= 0 else uint64(0)
+    if code == ABOVE:
+        column = int64(view[COLUMN])
+        return view[ABOVE + column] if column < int64(view[ABOVE_LENGTH]) else uint64(0)
+    return view[code]
