@@ -82,7 +82,8 @@ class MixtureConfig(ModelConfig):
         end = f"the last {100 * self.tune_fraction:.3g} % of the training part{count}"
         gate = ", a gate" if self.combine == "gated" else ""
         weights = f"{len(self.experts)}{gate} and a temperature, fitted on {end}"
-        return f"experts, joined {self.combine}", [("weights", weights)]
+        how = "by a gate" if gate else self.combine
+        return f"experts, joined {how}", [("weights", weights)]
 
     def sizes(self) -> dict[str, Any]:
         """Return the constructor's arguments except the experts, which are models themselves."""

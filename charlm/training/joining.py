@@ -63,7 +63,8 @@ MAX_TUNED = 1 << 16  # characters to fit the weights on: enough for a few number
 MAX_LOGITS = 1 << 26  # of all experts on these characters: 256 MiB of float32
 MAX_READ = 8  # characters to predict for each that is kept, where the alphabet is large
 RESERVE = 0.03  # share of the rest of a budget for what is not measured
-FIT = 30  # times as long as joining predictions of a character, to fit the weights with it
+# Times as long as joining predictions of a character, to fit the weights with it (and the gate).
+FIT, FIT_GATED = 30, 12
 SHOWN = 0.25  # share of an evaluation, for the one before the experts learn the slice
 TUNING = 0.05  # share of a budget for predicting these characters, and again for the fit
 SHOWN_TIME = 0.03  # share of a budget that it may take
@@ -188,9 +189,10 @@ class JoiningLearner(OneStepLearner):
         predicting = (predicted - started) / self.read
         self.job.limit_scoring(len(self.job.corpus.splits["val"]), predicting + joining)
         self.tuned = min(self.tuned, _within(TUNING * budget, predicting))
-        self.room = min(self.room, _within(TUNING * budget, FIT * joining))
+        joining_fit = (FIT_GATED if self.model.gate else FIT) * joining
+        self.room = min(self.room, _within(TUNING * budget, joining_fit))
         read = min(len(self.slice), self.tuned, MAX_READ * self.room)
-        fitting = FIT * joining * min(read, self.room)
+        fitting = joining_fit * min(read, self.room)
         scoring = (1 + self._shown(predicting + joining)) * self._to_score()
         scoring *= predicting + joining
         return left - (counted + predicting * read + fitting + scoring + RESERVE * left)
