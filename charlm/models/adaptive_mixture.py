@@ -11,6 +11,7 @@ corrections begin with 0: offsets trust experts by context, as the weight sets o
 (Mahoney 2005), and corrections learn what all experts get wrong, as its last stage does.
 """
 
+import copy
 from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
@@ -23,14 +24,14 @@ from torch import Tensor
 from charlm.models.adaptive import AdaptiveReader
 from charlm.models.gate import FAR, FEATURES, Gate
 from charlm.models.kernel import kernel
-from charlm.models.mixture import FLOOR, MixtureModel
+from charlm.models.mixture import FLOOR, MixtureModel, join
 
 Array = npt.NDArray[Any]
 
-# Steps of gradient descent, chosen on the end of the training part (docs/experiments.md).
-GATE_RATE = 5e-4
+# Sizes of the steps, chosen on the end of the training part (docs/experiments.md).
+GATE_RATE = 3e-4
 OFFSET_RATE = 0.2
-CORRECTION_RATE = 0.05
+CORRECTION_RATE = 0.02
 ORDERS = 3
 ROWS_BYTES = 1 << 28  # of offsets and corrections; only rows that are used take memory
 MIX = 40503  # odd, near 2^16 / golden ratio: spreads contexts over rows (Knuth 1973, section 6.4)
@@ -91,9 +92,11 @@ class AdaptiveMixture(AdaptiveReader):
     """
 
     def __init__(self, model: MixtureModel, experts: list[AdaptiveReader], mixing: bool) -> None:
-        self.model, self.experts = model, experts
+        self.experts, self.vocab_size = experts, model.vocab_size
         self.linear = model.combine == "linear"
         self.mixing = mixing and not self.linear
+        gate = copy.deepcopy(model.gate).cpu() if model.gate is not None else None
+        self.fixed = model.weights.cpu(), model.temperature.cpu(), model.combine, gate
         self.state = begin(model)
 
     @property
@@ -107,17 +110,17 @@ class AdaptiveMixture(AdaptiveReader):
         """Read n more characters."""
         read = [expert.go_on(ids) for expert in self.experts]
         if self.linear:
-            return self.model.join(read).log_softmax(dim=-1)
+            return join(read, *self.fixed).log_softmax(dim=-1)
         log_p = torch.stack(read, dim=1).clamp_(min=FLOOR).numpy()
-        joined = np.empty((len(ids), self.model.vocab_size), np.float32)
+        joined = np.empty((len(ids), self.vocab_size), np.float32)
         _read(log_p, ids.astype(np.int64), joined, self.mixing, self.state)
         return torch.from_numpy(joined)
 
     @torch.no_grad()
     def first(self) -> Float[Tensor, "V"]:
         """Return what the experts say of a text's first character, joined."""
-        joined = self.model.join(expert.first() for expert in self.experts)
-        return joined.log_softmax(dim=-1)
+        firsts = (expert.first() for expert in self.experts)
+        return join(firsts, *self.fixed).log_softmax(dim=-1)
 
 
 @kernel

@@ -56,7 +56,7 @@ from charlm.storage import write_file
 from charlm.text.tokens import Split
 from charlm.training.counting import count_text
 from charlm.training.expert import LATE, Expert
-from charlm.training.fitting import fit_join, loss_of
+from charlm.training.fitting import fit_join, loss_of, untrained
 from charlm.training.learner import Job, OneStepLearner
 
 MAX_TUNED = 1 << 16  # characters to fit the weights on: enough for a few numbers
@@ -184,12 +184,12 @@ class JoiningLearner(OneStepLearner):
         started = time.perf_counter()
         logits, _ = self._predict(TRIED)
         predicted = time.perf_counter()
-        self.model.join(logits)
+        untrained(self.mixture.combine, len(logits)).of(logits, self.mixture.combine)
         joining = (time.perf_counter() - predicted) / len(logits[0])
         predicting = (predicted - started) / self.read
         self.job.limit_scoring(len(self.job.corpus.splits["val"]), predicting + joining)
         self.tuned = min(self.tuned, _within(TUNING * budget, predicting))
-        joining_fit = (FIT_GATED if self.model.gate else FIT) * joining
+        joining_fit = (FIT_GATED if self.mixture.combine == "gated" else FIT) * joining
         self.room = min(self.room, _within(TUNING * budget, joining_fit))
         read = min(len(self.slice), self.tuned, MAX_READ * self.room)
         fitting = joining_fit * min(read, self.room)
