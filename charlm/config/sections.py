@@ -150,10 +150,13 @@ class AdaptConfig(Section):
     """A mixture goes on fitting how it joins its experts."""
     weights: bool = False
     """Models trained by gradients go on with their training."""
-    every: Size = 128
-    """Characters read between two updates by gradients."""
+    every: Size | None = None
+    """Characters read between two updates by gradients. Null: the model's block, at most 256."""
     learning_rate: Annotated[float, Field(gt=0), Number] = 3e-4
     """Of these updates."""
+    replay: Count = 0
+    """Windows of the training part that each of these updates learns from, too. Each takes about as long
+    as the update itself."""
 
 
 class SampleConfig(Section):

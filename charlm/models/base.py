@@ -188,14 +188,15 @@ class LanguageModel(nn.Module):
     def adaptive(self, options: AdaptConfig, trained_on: Ids | None = None) -> "AdaptiveReader":
         """Return a reader of one text that may learn from it, as `options` say.
 
-        `trained_on` is the text that the model was trained on: counted models count it again. This
-        default updates the weights, if there are any and `options.weights` says so.
+        `trained_on` is the text that the model was trained on: counted models count it again, others
+        can be kept from forgetting it. This default updates the weights, if there are any and
+        `options.weights` says so.
         """
         from charlm.models.adaptive import Unchanging
         from charlm.models.dynamic import LearningReader
 
         learns = options.weights and any(p.requires_grad for p in self.parameters())
-        return LearningReader(self, options) if learns else Unchanging(self)
+        return LearningReader(self, options, trained_on) if learns else Unchanging(self)
 
 
 def views(

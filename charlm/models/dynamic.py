@@ -6,10 +6,14 @@ learns the names and turns of phrase of this text, which it will meet again: Kra
 gradients scales each step. This is Adam without momentum, which would go on learning from text that is
 long past.
 
+Windows of the training part can be mixed in, so that a model does not forget what it knew (Robins 1995,
+"Catastrophic forgetting, rehearsal and pseudorehearsal").
+
 A step depends on the characters only, not on how the text was cut into pieces. Keys and values of
 earlier characters are not computed again; with the new weights they would gain 0.001 nats.
 """
 
+import math
 from copy import deepcopy
 
 import numpy as np
@@ -25,21 +29,33 @@ from charlm.models.adaptive import AdaptiveReader, Unchanging
 from charlm.models.base import LanguageModel
 from charlm.models.loss import next_token_loss
 from charlm.models.ngram_embedding import NGramEmbedding
+from charlm.text.batches import Batches
+from charlm.text.tokens import Ids
 
 BETAS = (0.0, 0.999)  # no momentum; the mean of squares reaches back about 1,000 updates
-OF_NGRAMS = 3.0  # their share of the learning rate: most n-grams have few updates
+OF_NGRAMS = 3.0  # times the learning rate: most n-grams have few updates
+LONGEST = 256  # characters between two updates, unless the options say how many
+REPLAYED = 0.3  # share of the loss that windows of the training part have
+SEED = 0  # of their choice
 
 
 class LearningReader(AdaptiveReader):
     """Reads one text with a copy of a model, whose weights it updates after every N characters.
 
-    N is `options.every`. `go_on` raises NonFiniteError if the loss becomes NaN or infinite.
+    `trained_on` is the text whose windows are replayed; None: none are. `go_on` raises
+    NonFiniteError if the loss becomes NaN or infinite.
     """
 
     learned = ("weights",)
 
-    def __init__(self, model: LanguageModel, options: AdaptConfig) -> None:
+    def __init__(
+        self, model: LanguageModel, options: AdaptConfig, trained_on: Ids | None = None
+    ) -> None:
         self.options = options
+        self.every = options.every or min(model.block_size, LONGEST)
+        self.replayed, self.steps = None, 0
+        if options.replay and trained_on is not None and len(trained_on) > model.block_size:
+            self.replayed = Batches(trained_on, model.block_size, options.replay, SEED)
         self.model = deepcopy(model).eval()
         self.optimizers = optimizers_of(self.model, options.learning_rate)
         self.reader = Unchanging(self.model)
@@ -49,10 +65,10 @@ class LearningReader(AdaptiveReader):
         """Read n more characters, and learn as soon as the next of every N is known."""
         log_p = []
         while len(ids):
-            if len(self.read) == self.options.every:
+            if len(self.read) == self.every:
                 self._learn(np.append(self.read, ids[0]))
                 self.read = self.read[:0]
-            part, ids = np.split(ids, [self.options.every - len(self.read)])
+            part, ids = np.split(ids, [self.every - len(self.read)])
             log_p.append(self.reader.go_on(part))
             self.read = np.append(self.read, part)
         return torch.cat(log_p)
@@ -64,20 +80,30 @@ class LearningReader(AdaptiveReader):
     @torch.enable_grad()
     def _learn(self, ids: Int[ndarray, "n"]) -> None:
         """Update the weights once, for the predictions of all characters but the first."""
-        text = torch.from_numpy(ids).to(self.model.device)[None]
-        length = self.model.block_size
-        pieces = (torch.split(part, length, dim=1) for part in (text[:, :-1], text[:, 1:]))
-        total = torch.zeros((), device=text.device)
-        for x, y in zip(*pieces, strict=True):
-            loss = next_token_loss(self.model(x).float(), y, "sum") / (len(ids) - 1)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        if not total.isfinite():
+        x, y, length = ids[None, :-1], ids[None, 1:], self.model.block_size
+        own = 1 - REPLAYED if self.replayed else 1.0
+        total = sum(
+            self._add_gradient(x[:, i : i + length], y[:, i : i + length], own / x.size)
+            for i in range(0, x.size, length)
+        )
+        if self.replayed:
+            x, y = self.replayed.get(self.steps)
+            total += self._add_gradient(x, y, REPLAYED / x.size)
+        if not math.isfinite(total):
             where = Setting("adapt.learning_rate", self.options.learning_rate)
             raise NonFiniteError(where, "the loss became NaN or infinite while reading", "lower it")
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        self.steps += 1
+
+    def _add_gradient(self, x: Int[ndarray, "B T"], y: Int[ndarray, "B T"], weight: float) -> float:
+        """Add the gradient of the loss of all predictions, each with a weight; return that loss."""
+        device = self.model.device
+        logits = self.model(torch.from_numpy(x).to(device)).float()
+        loss = weight * next_token_loss(logits, torch.from_numpy(y).to(device), "sum")
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
 
 
 def optimizers_of(model: LanguageModel, learning_rate: float) -> list[Optimizer]:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -6,6 +7,7 @@ from charlm.config import AdaptConfig
 from charlm.errors import NonFiniteError
 from charlm.models import build_model
 from charlm.models.ngram_embedding import ngram_rows
+from charlm.text import IdArray
 from tests.models.conftest import BLOCK, CONFIGS, VOCAB
 
 LEARNING = AdaptConfig(weights=True, every=5, learning_rate=0.01)
@@ -55,6 +57,21 @@ def test_each_update_is_one_step_down_the_gradient_of_the_last_characters(text):
         expected.append(table[ids[t]].detach().log_softmax(-1))
 
     torch.testing.assert_close(model.adaptive(LEARNING).go_on(text), torch.stack(expected))
+
+
+def test_windows_of_the_training_part_are_learned_from_too(text):
+    model = build_model(CONFIGS["bigram"], VOCAB).eval()
+    trained_on = IdArray(np.full(20, 3))  # a 3 follows each 3
+    options = LEARNING.model_copy(update={"replay": 2})
+    text = text[text != 3]
+
+    plain, mixed = model.adaptive(options), model.adaptive(options, trained_on)
+    for reader in (plain, mixed):
+        reader.go_on(text)
+
+    after_3 = [reader.model.table.weight.detach()[3].softmax(0)[3] for reader in (plain, mixed)]
+    assert after_3[0] == pytest.approx(1 / VOCAB)
+    assert after_3[1] > 1.3 / VOCAB
 
 
 def test_of_a_table_of_ngrams_only_the_rows_that_were_read_change(text):
