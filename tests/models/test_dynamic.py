@@ -71,7 +71,7 @@ def test_windows_of_the_training_part_are_learned_from_too(text):
 
     after_3 = [reader.model.table.weight.detach()[3].softmax(0)[3] for reader in (plain, mixed)]
     assert after_3[0] == pytest.approx(1 / VOCAB)
-    assert after_3[1] > 1.3 / VOCAB
+    assert after_3[1] > 1.05 / VOCAB
 
 
 def test_of_a_table_of_ngrams_only_the_rows_that_were_read_change(text):
