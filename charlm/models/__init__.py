@@ -4,11 +4,10 @@ Read in this order: `base` (the interface of every model), `adaptive` (models th
 read), `bigram`, `loss` (the score of a prediction), `averaging`, `attention`, `gpt2`,
 `ngram_embedding`, `modern`; then `dynamic` (weights that are updated while a text is read); then
 `counts`, `smoothing`, `counted_loss` (the losses of all orders at once), `kernel` (compiled loops),
-`contexts` (what a counted model may look at), `growing` (counts that grow while a text is read),
-`view`, `context` (a counted model of chosen parts of the text), `ngram` (a model by counting
-alone); then `cache` (keys and values are computed once), `registry` (from a configuration to its
-model), `gate` (who is trusted when), `mixture` (several models as one), `adaptive_mixture` (it
-learns how to join while it reads), `device`.
+`growing` (counts that grow while a text is read), `view`, `context` (a counted model of chosen
+parts of the text), `ngram` (a model by counting alone); then `cache` (keys and values are computed
+once), `registry` (from a configuration to its model), `gate` (who is trusted when), `mixture`
+(several models as one), `adaptive_mixture` (it learns how to join while it reads), `device`.
 
 Letters in shapes: B batch, T time (characters, at most `block_size`), C channels (`n_embd`), H
 heads, D `head_size` (C = H * D), V `vocab_size`.
