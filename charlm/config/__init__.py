@@ -1,13 +1,13 @@
 """A run's configuration: from YAML to one checked, frozen object. Imports no torch.
 
 Read in this order: `values` (types of values), `sections` (the keys outside the model), `base`
-(what each kind of model states about itself), `models`, `context`, `mixture` (the kinds), `schema`,
+(what each kind of model states about itself), `models`, `context_mixing`, `mixture` (the kinds), `schema`,
 `yaml_file` (strict reading), `problems` (error messages), `settle` (keys that give way), `load`,
 `memory`, `cores` (what the machine has to offer), `size` (the cost of a run).
 """
 
 from charlm.config.base import ModelConfig, Part
-from charlm.config.context import ContextConfig
+from charlm.config.context_mixing import ContextMixingConfig
 from charlm.config.load import (
     NotAConfiguration,
     changed,
@@ -42,7 +42,7 @@ __all__ = [
     "AveragingConfig",
     "BigramConfig",
     "Config",
-    "ContextConfig",
+    "ContextMixingConfig",
     "DataConfig",
     "EvalConfig",
     "ExpertConfig",

@@ -67,7 +67,9 @@ KINDS: dict[str, Kind] = {
         learner="training.counting:CountingLearner",
         reader="sampling.ngram_reader:NGramReader",
     ),
-    "context": _of_charlm("context:ContextModel", learner="training.counting:CountingLearner"),
+    "context-mixing": _of_charlm(
+        "context_mixing:ContextMixingModel", learner="training.counting:CountingLearner"
+    ),
     "mixture": _of_charlm(
         "mixture:MixtureModel",
         learner="training.joining:JoiningLearner",

@@ -9,7 +9,7 @@ from typing import no_type_check
 import numpy as np
 from numba import int64, uint64
 
-from charlm.config.context import FARTHEST, NAMED, parts_of
+from charlm.config.context_mixing import FARTHEST, NAMED, parts_of
 from charlm.models.growing import Array
 from charlm.models.kernel import kernel
 from charlm.text.tokenizer import CharTokenizer, Tokenizer
@@ -18,15 +18,17 @@ OTHER, LETTER, NEWLINE = range(3)
 IN_WORDS = "'\u2019_"  # stand in words, beside letters and digits
 
 # Places in a view. `WORD` and the rest up to `PARAGRAPH` are hashes, 0 for none.
-WORD, WORD_1, WORD_2, LINE, PARAGRAPH, COLUMN, ABOVE_LENGTH, READ = range(8)
-RECENT = 8  # the last characters, a ring
+WORD, WORD_1, WORD_2, WORD_3, GAP, LINE, PARAGRAPH, COLUMN, LINES, ABOVE_LENGTH, READ = range(11)
+FOLLOWED = 11  # what followed the last one, two and three characters, where they stood before
+RECENT = 14  # the last characters, a ring
 WIDTH = 256  # columns of a line that are told apart
 THIS, ABOVE = RECENT + FARTHEST, RECENT + FARTHEST + WIDTH  # ids + 1 of this line, and of the last
 SIZE = ABOVE + WIDTH
 BEGINNING = 4  # characters that tell how a line begins
 
 CODES = {"word": WORD, "word-1": WORD_1, "word-2": WORD_2, "line": LINE, "paragraph": PARAGRAPH}
-CODES |= {"column": COLUMN, "above": ABOVE}
+CODES |= {"word-3": WORD_3, "gap": GAP, "column": COLUMN, "lines": LINES, "above": ABOVE}
+CODES |= {f"after-{n + 1}": FOLLOWED + n for n in range(3)}
 assert CODES.keys() == set(NAMED), "each part that a configuration may name has a place"
 
 
@@ -75,10 +77,13 @@ def see(view: Array, symbol: int, classes: Array) -> None:
     view[READ] = read + 1
     if kind == LETTER:
         view[WORD] = mixed(view[WORD], uint64(classes[1, symbol] + 1))
-    elif view[WORD]:
-        if not view[PARAGRAPH]:
-            view[PARAGRAPH] = view[WORD]
-        view[WORD_2], view[WORD_1], view[WORD] = view[WORD_1], view[WORD], uint64(0)
+    else:
+        if view[WORD]:
+            if not view[PARAGRAPH]:
+                view[PARAGRAPH] = view[WORD]
+            view[WORD_3], view[WORD_2], view[WORD_1] = view[WORD_2], view[WORD_1], view[WORD]
+            view[WORD] = view[GAP] = uint64(0)
+        view[GAP] = mixed(view[GAP], one)
     if kind != NEWLINE:
         if column < BEGINNING:
             view[LINE] = mixed(view[LINE], one)
@@ -86,8 +91,9 @@ def see(view: Array, symbol: int, classes: Array) -> None:
             view[THIS + column] = one
             view[COLUMN] = column + 1
         return
+    view[LINES] = uint64(1)
     if column == 0:  # an empty line
-        view[PARAGRAPH] = 0
+        view[PARAGRAPH], view[LINES] = uint64(0), uint64(2)
     for i in range(column):
         view[ABOVE + i] = view[THIS + i]
     view[ABOVE_LENGTH], view[COLUMN], view[LINE] = column, 0, 0

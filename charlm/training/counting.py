@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
-from charlm.config import ContextConfig, ModelConfig, NGramConfig
+from charlm.config import ContextMixingConfig, ModelConfig, NGramConfig
 from charlm.config.memory import human_bytes, machine_bytes
 from charlm.errors import MachineError, Phrase, Setting
 from charlm.models import LanguageModel, NGramModel
@@ -53,11 +53,13 @@ def count_text(
         MachineError: The disk is full or fails, or the tables are larger than memory.
         Stopped: `should_stop` said so; the model is unchanged.
     """
-    if isinstance(config, ContextConfig):
-        from charlm.models.context import ContextModel  # the compiler takes a while to import
+    if isinstance(config, ContextMixingConfig):
+        from charlm.models.context_mixing import (
+            ContextMixingModel,  # the compiler takes a while to import
+        )
         from charlm.models.view import classes_of
 
-        cast(ContextModel, model).fit(ids, classes_of(run.tokenizer), should_stop)
+        cast(ContextMixingModel, model).fit(ids, classes_of(run.tokenizer), should_stop)
         return len(ids)
     model, config = cast(NGramModel, model), cast(NGramConfig, config)
     ids = _counted(ids, config)

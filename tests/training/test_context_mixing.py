@@ -1,4 +1,4 @@
-"""A context model is trained, saved, scored, sampled and joined like every other."""
+"""A mixer of contexts is trained, saved, scored, sampled and joined like every other."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 CONTEXT = """\
 data: {source: text.txt}
-model: {type: context, block_size: 32, looks_at: 1 2 word word-1}
+model: {type: context-mixing, block_size: 32, contexts: ["1", 1 2, word word-1]}
 run: {device: cpu, out: runs/context}
 """
 MIXED = """\
@@ -17,7 +17,7 @@ model:
   block_size: 16
   experts:
     ngram: {model: {type: ngram, order: 3}}
-    words: {model: {type: context, looks_at: word word-1}}
+    words: {model: {type: context-mixing, contexts: ["1", word word-1]}}
 run: {device: cpu, out: runs/mixed}
 """
 
@@ -39,7 +39,7 @@ def test_every_command_takes_it(charlm, tiny):
     assert adaptive["chars"] == windows["chars"]
     sample = charlm("sample", "-p", "the ", "-n", 2, "--max-new-chars", 40, "--json")
     assert [len(json.loads(line)["text"]) for line in sample.stdout.splitlines()] == [44, 44]
-    assert "looks at" in charlm("explain", "-c", "context.yaml").stdout
+    assert "word word-1" in charlm("explain", "-c", "context.yaml").stdout
     assert charlm("compare").code == charlm("verify").code == 0
 
 
@@ -58,13 +58,13 @@ def test_it_is_an_expert_of_a_mixture(charlm, tiny):
         ("1 33", "unknown part '33'; use numbers from 1 to 32, and word, word-1"),
         ("words", "unknown part 'words'"),
         ("", "expected 1 to 32 parts, got 0"),
-        ("true", "expected text, got a boolean"),
+        ("1 " * 33, "expected 1 to 32 parts, got 33"),
     ],
 )
 def test_parts_that_there_are_not_are_refused(charlm, tiny, looks_at, said):
     Path("context.yaml").write_text(CONTEXT)
 
-    result = charlm("train", "-c", "context.yaml", f"model.looks_at={looks_at}")
+    result = charlm("train", "-c", "context.yaml", f"model.contexts=word;{looks_at}")
 
     assert (result.code, result.stdout) == (2, "")
     assert said in result.error

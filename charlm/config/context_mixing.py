@@ -1,0 +1,106 @@
+"""A counted model that mixes what it knows of many contexts, bit by bit."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from charlm.config.base import ModelConfig, Part
+from charlm.config.models import CountedWindow
+from charlm.config.values import Integer, shown, text, wrong
+
+FARTHEST = 32  # characters back that a part may be
+MOST_PARTS, MOST_CONTEXTS = 32, 128
+WORDS = ("word", "word-1", "word-2", "word-3", "gap", "paragraph")
+NAMED = (*WORDS, "line", "column", "lines", "above", "after-1", "after-2", "after-3")
+ROW_BYTES = 32  # for the nodes of a context that lie together
+ROWS_A_CHARACTER = 0.5  # that one context needs, about, if it is a long one
+
+LAST = tuple(" ".join(map(str, range(1, n + 1))) for n in (1, 2, 3, 4, 5, 6, 8, 10))
+DEFAULT = (
+    *("lines", *LAST),
+    *("word gap", "word word-1 gap", "word word-1 word-2", "word word-2", "word paragraph 1"),
+    *("word-1 1", "word word-1 word-2 1", "word word-1 word-3", "word word-1 paragraph"),
+    *("word column", "word lines 1", "word word-2 word-3"),
+    *("line column 1", "above 1", "column lines 1"),
+    *("2", "2 3", "2 3 4", "3 4 5", "1 3", "1 2 4", "1 3 4", "1 2 4 5"),
+    *("after-1 1", "after-2 1 2", "after-3", "after-1 1 2"),
+)
+
+
+def parts_of(value: str) -> tuple[int | str, ...]:
+    """Return the parts that a context names, or raise ValueError."""
+    found: list[int | str] = []
+    for part in value.split():
+        if part in NAMED:
+            found.append(part)
+        elif part.isdecimal() and part.isascii() and 1 <= int(part[:9]) <= FARTHEST:
+            found.append(int(part[:9]))
+        else:
+            mend = f"use numbers from 1 to {FARTHEST}, and {', '.join(NAMED)}"
+            raise wrong(f"unknown part {shown(part)}", mend)
+    if not 1 <= len(found) <= MOST_PARTS:
+        raise wrong(f"expected 1 to {MOST_PARTS} parts, got {len(found)}")
+    return tuple(found)
+
+
+def _parts(value: str) -> str:
+    return " ".join(map(str, parts_of(value)))
+
+
+Context = Annotated[
+    str,
+    AfterValidator(_parts),
+    BeforeValidator(text),
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+]
+
+
+class ContextMixingConfig(ModelConfig):
+    """Counted, not trained: many contexts predict each character bit by bit, and a mixer joins them."""
+
+    trained_by: ClassVar = "counting"
+
+    type: Literal["context-mixing"]
+    """Which model this is."""
+    block_size: CountedWindow = 256
+    """Characters in a window when scored in windows; a part may be farther back than that."""
+    contexts: Annotated[
+        tuple[Context, ...],
+        Field(min_length=1, max_length=MOST_CONTEXTS),
+        BeforeValidator(lambda value: value.split(";") if isinstance(value, str) else value),
+    ] = DEFAULT
+    """The contexts, a list or separated by `;`. Each is a list of parts of the text before a character. A number: the character so
+    many places back. `word`: the letters of the word so far, in lower case; `word-1` to `word-3`: the
+    whole words before it; `gap`: what stands between this word and the last. `line`: how the line
+    begins, its first four characters. `column`: how many characters the line has so far. `lines`:
+    whether an empty line stands above. `above`: the character of the line before in that column.
+    `paragraph`: the first word after the last empty line. `after-1` to `after-3`: the two characters
+    that followed the last one to three characters where they stood last."""
+    memory: Annotated[int, Field(ge=1, le=1 << 20), Integer] = 1024
+    """Most memory of its table, in MiB. A short text takes less; a long one forgets what is rare."""
+
+    @property
+    def brief(self) -> str:  # noqa: D102
+        return f"context-mixing {len(self.contexts)}"
+
+    def described(self, vocab_size: int) -> str:  # noqa: D102
+        return f"context-mixing: {len(self.contexts)} contexts, at most {self.memory} MiB"
+
+    def facts(self, chars: int) -> tuple[str, list[tuple[str, str]]]:  # noqa: D102
+        counted = f"the training part{f', {chars:,} characters' if chars else ''}"
+        rows = [("counted", counted), ("contexts", str(len(self.contexts)))]
+        return "contexts, mixed", rows + [("", context) for context in self.contexts]
+
+    def parts(self, vocab_size: int) -> list[Part]:
+        """Return an empty list: it has no weights that gradients train."""
+        return []
+
+    def table_bytes(self, vocab_size: int, chars: int) -> int:  # noqa: D102
+        return ROW_BYTES << table_bits(self.contexts, chars, self.memory)
+
+
+def table_bits(contexts: Sequence[Any], chars: int, memory: int) -> int:
+    """Return the logarithm of the rows of the table for a text, within the memory in MiB."""
+    wanted = max(1 << 10, int(ROWS_A_CHARACTER * chars * len(contexts)))
+    return min((wanted - 1).bit_length(), (memory * (1 << 20) // ROW_BYTES).bit_length() - 1)

@@ -1,0 +1,469 @@
+"""Context mixing: many contexts predict a bit, and a mixer learns whom to trust.
+
+A character is a walk down a tree (`symbol_tree`), and each step of it is predicted alike:
+
+    1  each context looks up what followed it at this node: a history of bits, and a probability.
+       Both become logits; a history through a map that learns what followed such histories
+    2  a match model looks for the longest earlier passage that ends like the text, and predicts what
+       came next there
+    3  mixers multiply these logits by weights and add up. Each chooses its weights by something that
+       is known, such as the last character; a last mixer joins them
+    4  the result is refined by what followed such results after the last one or two characters
+
+After a whole character, everything that took part learns from each of its bits. PAQ (Mahoney 2005)
+has all four, over bytes; here all is integers, from `bit_tables`.
+"""
+
+from typing import NamedTuple, no_type_check
+
+import numpy as np
+from numba import int64, uint32, uint64
+
+from charlm.config.context_mixing import FARTHEST
+from charlm.models.bit_tables import (
+    AFTER,
+    GUESS,
+    LEAST,
+    LIMIT,
+    RATE,
+    SQUASH,
+    STRETCH,
+    TOP,
+    UNIT,
+    Array,
+)
+from charlm.models.kernel import kernel
+from charlm.models.symbol_tree import Walks
+from charlm.models.view import (
+    COLUMN,
+    FOLLOWED,
+    LINES,
+    PARAGRAPH,
+    READ,
+    SIZE,
+    WORD,
+    mixed,
+    part,
+    see,
+)
+
+MATCHES = np.array([5, 8, 12], np.int64)  # characters that a passage must share to be found
+INDEX_BITS = 20  # of the index of passages
+STEP = 3 * UNIT // 4  # between the points of a refinement
+POINTS = 2 * TOP // STEP + 1
+REFINED = 1 << 16  # contexts in each of two refinements
+FOLLOWING = 3  # orders after which what followed is remembered
+FOLLOW_BITS = 16
+FRESH = 1 << 31
+SPEED, FINAL_SPEED = 20, 20  # of learning weights, in 1/2^26 for each unit of error and input
+
+# What the mixers choose weights by; the first three depend on the node too.
+SETS = 11
+
+
+class Mixer(NamedTuple):
+    """What has been learned and read. All are arrays, changed in place.
+
+    Sizes: V characters, N = V - 1 nodes, D nodes on the longest walk, C contexts, M match models,
+    I = 3 C + 2 M + 1 inputs, S sets of weights.
+    """
+
+    child: Array  # see `Walks`, to `place`
+    nodes: Array
+    bits: Array
+    length: Array
+    group: Array
+    place: Array
+    classes: Array  # (2, V): see `view`
+    codes: Array  # parts of all contexts, one context after another
+    begins: Array  # where each context's parts begin, and the end, (C + 1,)
+
+    slots: (
+        Array  # (2^k, 8) uint32: a check and a use count, then a node's p, count and history each
+    )
+    maps: Array  # (C, 256) uint32: of each history, p (22 bits) and how often seen (10)
+    weights: Array  # (rows, I) int32, 1/65536
+    rows_of: Array  # the first row of each set, (S,)
+    final: Array  # (N + C + 1, S) int32: by the node, and by how many contexts are known
+    refined: Array  # (2, REFINED, POINTS) int32, 1/2^20
+    passages: Array  # (M, 2^INDEX_BITS) int32: the place after a passage with this hash
+    trust: Array  # (M, 64) uint32: p of a match, by its length and the bit it expects
+    history: Array  # (H,) int32, a ring of what was learned
+    followed: Array  # (FOLLOWING, 2^FOLLOW_BITS) uint64: the last two characters after a hash
+    clock: Array  # (1,) int64: characters learned
+
+    past: Array  # (SIZE,) uint64: see `view`
+    match: Array  # (M, 3) int64: where a match continues, how long it is, what it expects or -1
+
+    hashes: Array  # (C,) uint64: contexts of the next character
+    chosen: Array  # (S,) int64: rows of the weights, or of a set's first node
+    inputs: Array  # (D, I) int32: logits; this and the rest for each node on the way
+    logits: Array  # (D, S) int64
+    rows: Array  # (D, S) int64
+    found: Array  # (D, C) int64: rows of `slots`, -1: none
+    seen: Array  # (D, C) int64: histories
+    joined: Array  # (D, 7) int64: rows of `final`, logits, the point, rows of `refined`
+
+
+def new_mixer(walks: Walks, classes: Array, contexts: list[Array], slot_bits: int) -> Mixer:
+    """Return a mixer that has learned and read nothing.
+
+    Args:
+        walks: The tree of characters.
+        classes: See `view.classes_of`.
+        contexts: The parts of each context: see `view.codes_of`.
+        slot_bits: Logarithm of the number of groups of nodes that it has room for.
+    """
+    vocab_size, depth = walks.nodes.shape
+    count, nodes, matches = len(contexts), max(1, vocab_size - 1), len(MATCHES)
+    inputs = 3 * count + 2 * matches + 1
+    sizes = [count + 1, nodes, 256, vocab_size + 1, 32, vocab_size + 1, 64, 512, 1024, 1024, 128]
+    first = np.concatenate([[0], np.cumsum(sizes)])
+    curve = np.arange(POINTS) * STEP
+    points = SQUASH[np.minimum(curve, 2 * TOP - 1) >> 4] << 4
+    hashes = np.zeros(count, np.uint64)
+    weights = np.full((first[-1], inputs), 2 * 65536 // (count + 2), np.int32)
+    weights[:, -1] = 0  # the bias
+    return Mixer(
+        *walks,
+        classes=classes.astype(np.int64),
+        codes=np.concatenate([*contexts, np.empty(0, np.int64)]).astype(np.int64),
+        begins=np.cumsum([0, *map(len, contexts)]).astype(np.int64),
+        slots=np.zeros((1 << slot_bits, 8), np.uint32),
+        maps=np.tile(GUESS.astype(np.uint32) << 16, (count, 1)),
+        weights=weights,
+        rows_of=first[:-1].astype(np.int64),
+        final=np.full((nodes + count + 1, SETS), 65536 // SETS, np.int32),
+        refined=np.tile(points.astype(np.int32), (2, REFINED, 1)),
+        passages=np.zeros((matches, 1 << INDEX_BITS), np.int32),
+        trust=np.full((matches, 64), FRESH, np.uint32),
+        history=np.zeros(1 << 22, np.int32),
+        followed=np.zeros((FOLLOWING, 1 << FOLLOW_BITS), np.uint64),
+        clock=np.zeros(1, np.int64),
+        past=np.zeros(SIZE, np.uint64),
+        match=np.tile(np.array([0, 0, -1]), (matches, 1)),
+        hashes=hashes,
+        chosen=np.zeros(SETS, np.int64),
+        inputs=np.zeros((depth, inputs), np.int32),
+        logits=np.zeros((depth, SETS), np.int64),
+        rows=np.zeros((depth, SETS), np.int64),
+        found=np.zeros((depth, count), np.int64),
+        seen=np.zeros((depth, count), np.int64),
+        joined=np.zeros((depth, 7), np.int64),
+    )
+
+
+@kernel
+@no_type_check
+def look(m: Mixer) -> None:
+    """Find the contexts of the next character, and what the mixers choose by."""
+    past = m.past
+    for c in range(len(m.hashes)):
+        h = uint64(c)
+        for i in range(m.begins[c], m.begins[c + 1]):
+            h = mixed(h, part(past, m.codes[i]))
+        m.hashes[c] = h
+    last, before = int64(part(past, -1)), int64(part(past, -2))
+    column, word = min(int64(past[COLUMN]), 31), past[WORD]
+    chosen, rows = m.chosen, m.rows_of
+    for s in range(3):
+        chosen[s] = rows[s]
+    chosen[3] = rows[3] + last
+    chosen[4] = rows[4] + column
+    chosen[5] = rows[5] + before
+    chosen[6] = rows[6] + int64(past[PARAGRAPH] & uint64(63))
+    chosen[7] = rows[7] + int64(mixed(word, uint64(last)) & uint64(511))
+    chosen[8] = rows[8] + int64(mixed(uint64(last), uint64(before)) & uint64(1023))
+    chosen[9] = rows[9] + int64(word & uint64(1023))
+    chosen[10] = rows[10] + 32 * int64(past[LINES]) + column
+
+
+@kernel
+@no_type_check
+def predict(m: Mixer, node: int, k: int) -> int:
+    """Return the probability of a 1 at a node, the k-th on the way, in 1/65536.
+
+    `look` comes before the first node of a character, and the nodes above come before each.
+    """
+    _find(m, node, k)
+    known = _gather(m, node, k)
+    match = _follow(m, node, k)
+    logits, rows, inputs = m.logits[k], m.rows[k], m.inputs[k]
+    for s in range(SETS):
+        rows[s] = m.chosen[s]
+    rows[0] += known
+    rows[1] += node
+    rows[2] += 8 * match + min(k, 7)
+    for s in range(SETS):
+        weights, total = m.weights[rows[s]], int64(0)
+        for i in range(len(inputs)):
+            total += int64(weights[i]) * int64(inputs[i])
+        logits[s] = min(max(total >> 16, -LIMIT), LIMIT)
+    joined, logit = m.joined[k], int64(0)
+    joined[0], joined[1] = node, len(m.group) + known
+    for f in range(2):
+        total = int64(0)
+        for s in range(SETS):
+            total += int64(m.final[joined[f], s]) * logits[s]
+        joined[2 + f] = min(max(total >> 16, -LIMIT), LIMIT)
+        logit += joined[2 + f]
+    return _refine(m, node, joined, logit >> 1)
+
+
+@kernel
+@no_type_check
+def _find(m: Mixer, node: int, k: int) -> None:
+    """Find the slots of all contexts for the group of a node."""
+    found = m.found[k]
+    if m.place[node] != 1:
+        for c in range(len(found)):
+            found[c] = m.found[k - 1, c]
+        return
+    for c in range(len(found)):
+        h = mixed(m.hashes[c], uint64(m.group[node]))
+        check, at = _check(h), int64(h & uint64(len(m.slots) - 1))
+        if m.slots[at, 0] >> uint32(16) == check:
+            found[c] = at
+        elif m.slots[at ^ 1, 0] >> uint32(16) == check:
+            found[c] = at ^ 1
+        else:
+            found[c] = -1
+
+
+@kernel
+@no_type_check
+def _check(h: int) -> int:
+    """Return 16 bits of a hash that tell contexts in one place apart; 0 is for empty slots."""
+    return max(uint32(h >> uint64(48)), uint32(1))
+
+
+@kernel
+@no_type_check
+def _gather(m: Mixer, node: int, k: int) -> int:
+    """Write the inputs from all contexts; return how many contexts are known."""
+    found, seen, inputs, place = m.found[k], m.seen[k], m.inputs[k], m.place[node]
+    known = 0
+    for c in range(len(found)):
+        slot = m.slots[found[c], place] if found[c] >= 0 else uint32(0)
+        history = int64(slot & uint32(255))
+        seen[c] = history
+        i = 3 * c
+        if history == 0:
+            inputs[i] = inputs[i + 1] = inputs[i + 2] = 0
+            continue
+        known += 1
+        p = int64(m.maps[c, history] >> uint32(20))
+        inputs[i], inputs[i + 1] = STRETCH[p], STRETCH[slot >> uint32(20)]
+        inputs[i + 2] = 6 * (p - 2048)
+    return known
+
+
+@kernel
+@no_type_check
+def _follow(m: Mixer, node: int, k: int) -> int:
+    """Write the inputs from the match models; return the state of the first, 0 for no match."""
+    inputs, i, state = m.inputs[k], 3 * len(m.hashes), 0
+    for j in range(len(m.match)):
+        expected = m.match[j, 2]
+        inputs[i] = inputs[i + 1] = 0
+        if expected >= 0 and k < m.length[expected] and m.nodes[expected, k] == node:
+            length = _length_class(m.match[j, 1])
+            if j == 0:
+                state = 1 + length // 2
+            p = int64(m.trust[j, 2 * length + m.bits[expected, k]] >> uint32(20))
+            inputs[i], inputs[i + 1] = STRETCH[p], 4 * (p - 2048)
+        i += 2
+    inputs[i] = UNIT // 4  # a bias
+    return state
+
+
+@kernel
+@no_type_check
+def _length_class(length: int) -> int:
+    return length if length < 16 else min(16 + (length - 16) // 4, 31)
+
+
+@kernel
+@no_type_check
+def _refine(m: Mixer, node: int, joined: Array, logit: int) -> int:
+    """Return the probability for a logit, corrected by what followed in two small contexts."""
+    last, before = int64(part(m.past, -1)), int64(part(m.past, -2))
+    above = logit + TOP
+    point, beyond = above // STEP, above % STEP
+    joined[4] = point + (2 * beyond > STEP)
+    h = mixed(uint64(last), uint64(node))
+    joined[5] = int64(h & uint64(REFINED - 1))
+    joined[6] = int64(mixed(h, uint64(before)) & uint64(REFINED - 1))
+    p = SQUASH[above >> 4]
+    for r in range(2):
+        row = m.refined[r, joined[5 + r]]
+        low, high = int64(row[point]), int64(row[point + 1])
+        p += (1 + r) * ((low * (STEP - beyond) + high * beyond) // (16 * STEP))
+    return min(max(p >> 2, LEAST), 65536 - LEAST)
+
+
+@kernel
+@no_type_check
+def learn(m: Mixer, symbol: int) -> None:
+    """Learn from a character, all of whose nodes have been predicted."""
+    for k in range(m.length[symbol]):
+        node, bit = m.nodes[symbol, k], m.bits[symbol, k]
+        joined, logits, rows, inputs = m.joined[k], m.logits[k], m.rows[k], m.inputs[k]
+        for f in range(2):
+            error = ((bit << 16) - SQUASH[(joined[2 + f] + TOP) >> 4]) * FINAL_SPEED
+            weights = m.final[joined[f]]
+            for s in range(SETS):
+                weights[s] += (logits[s] * error + (1 << 25)) >> 26
+        for s in range(SETS):
+            error = ((bit << 16) - SQUASH[(logits[s] + TOP) >> 4]) * SPEED
+            weights = m.weights[rows[s]]
+            for i in range(len(inputs)):
+                weights[i] += np.int32((int64(inputs[i]) * error + (1 << 25)) >> 26)
+        for r in range(2):
+            at = m.refined[r, joined[5 + r]]
+            at[joined[4]] += (bit * 65535 * 16 - at[joined[4]]) >> 6
+        _learn_contexts(m, node, k, bit)
+        for j in range(len(m.match)):
+            expected = m.match[j, 2]
+            if expected >= 0 and k < m.length[expected] and m.nodes[expected, k] == node:
+                i = 2 * _length_class(m.match[j, 1]) + m.bits[expected, k]
+                p = int64(m.trust[j, i])
+                m.trust[j, i] = uint32(p + ((bit * 0xFFFFFFFF - p) >> 7))
+
+
+@kernel
+@no_type_check
+def _learn_contexts(m: Mixer, node: int, k: int, bit: int) -> None:
+    """Bring the slots and the maps of all contexts up to date with one bit."""
+    found, seen, place = m.found[k], m.seen[k], m.place[node]
+    for c in range(len(found)):
+        if place == 1:
+            if found[c] < 0:
+                found[c] = _make_room(m.slots, mixed(m.hashes[c], uint64(m.group[node])))
+            if m.slots[found[c], 0] & uint32(0xFFFF) < 0xFFF0:
+                m.slots[found[c], 0] += uint32(1)
+        else:
+            found[c] = m.found[k - 1, c]
+        slot, history = m.slots[found[c], place], seen[c]
+        count, p = int64(slot >> uint32(8)) & 255, int64(slot >> uint32(16))
+        if history == 0:
+            count, p = 0, 1 << 15
+        p += (bit * 65535 - p) * RATE[count] >> 16
+        m.slots[found[c], place] = uint32(p << 16 | min(count + 1, 255) << 8 | AFTER[history, bit])
+        if history:
+            entry = m.maps[c, history]
+            often, p = int64(entry & uint32(1023)), int64(entry >> uint32(10))
+            p += (bit * 0x3FFFFF - p) * RATE[often] >> 16
+            m.maps[c, history] = uint32(p << 10 | min(often + 1, 255))
+
+
+@kernel
+@no_type_check
+def _make_room(slots: Array, h: int) -> int:
+    """Return the row for a new context: of the two that it may have, the one used less."""
+    at = int64(h & uint64(len(slots) - 1))
+    used, beside = slots[at, 0] & uint32(0xFFFF), slots[at ^ 1, 0] & uint32(0xFFFF)
+    if beside < used:
+        at, beside = at ^ 1, used
+    if beside > 0:  # so that rows that were used long ago make room in the end
+        slots[at ^ 1, 0] -= uint32(1)
+    for i in range(8):
+        slots[at, i] = 0
+    slots[at, 0] = _check(h) << uint32(16)
+    return at
+
+
+@kernel
+@no_type_check
+def move_on(m: Mixer, symbol: int, learned: bool) -> None:
+    """Go on to the next character; `learned`: what was learned includes this one."""
+    time, ring = m.clock[0], len(m.history) - 1
+    if learned:
+        for n in range(FOLLOWING):
+            at = _after_last(m, n + 1)
+            m.followed[n, at] = (m.followed[n, at] << uint64(20) | uint64(symbol + 1)) & uint64(
+                (1 << 40) - 1
+            )
+        m.history[time & ring] = symbol
+        time += 1
+        m.clock[0] = time
+    see(m.past, symbol, m.classes)
+    for n in range(FOLLOWING):
+        m.past[FOLLOWED + n] = m.followed[n, _after_last(m, n + 1)]
+    read = int64(m.past[READ])
+    for j in range(len(m.match)):
+        match = m.match[j]
+        if match[2] == symbol:
+            match[0], match[1] = match[0] + 1, match[1] + 1
+        else:
+            match[1] = 0
+        if read >= MATCHES[j]:
+            h = uint64(j)
+            for i in range(MATCHES[j]):
+                h = mixed(h, part(m.past, -1 - i))
+            at = int64(h >> uint64(64 - INDEX_BITS))
+            if match[1] == 0:
+                match[0], match[1] = int64(m.passages[j, at]), 0
+                match[1] = _common(m, match[0])
+                if match[1] < MATCHES[j]:
+                    match[1] = 0
+            if learned:
+                m.passages[j, at] = time
+        inside = time - ring <= match[0] < time
+        match[2] = m.history[match[0] & ring] if match[1] > 0 and inside else -1
+
+
+@kernel
+@no_type_check
+def _after_last(m: Mixer, n: int) -> int:
+    """Return a hash of the last n characters, FOLLOW_BITS wide."""
+    h = uint64(n)
+    for i in range(n):
+        h = mixed(h, part(m.past, -1 - i))
+    return int64(h >> uint64(64 - FOLLOW_BITS))
+
+
+@kernel
+@no_type_check
+def _common(m: Mixer, at: int) -> int:
+    """Return how many characters before a place in the history equal the last ones, up to 32."""
+    ring, most, length = len(m.history) - 1, min(FARTHEST, at), 0
+    while length < most:
+        if m.history[(at - 1 - length) & ring] + 1 != int64(part(m.past, -1 - length)):
+            break
+        length += 1
+    return length
+
+
+@kernel
+@no_type_check
+def distribute(m: Mixer, p: Array) -> None:
+    """Write the probabilities of all V characters to `p`; `look` comes before."""
+    count = len(m.group)
+    waiting = np.empty((count + 1, 2), np.int64)
+    shares = np.empty(count + 1)
+    waiting[0, 0] = waiting[0, 1] = 0
+    shares[0] = 1.0
+    left = 1
+    while left:
+        left -= 1
+        node, k, share = waiting[left, 0], waiting[left, 1], shares[left]
+        ones = predict(m, node, k) / 65536
+        for bit in range(2):
+            to, own = m.child[node, bit], share * (ones if bit else 1 - ones)
+            if to < 0:
+                p[-1 - to] = own
+            else:
+                waiting[left, 0], waiting[left, 1], shares[left] = to, k + 1, own
+                left += 1
+
+
+@kernel
+@no_type_check
+def probability(m: Mixer, symbol: int) -> float:
+    """Return the probability of one character; `look` comes before."""
+    p = 1.0
+    for k in range(m.length[symbol]):
+        ones = predict(m, m.nodes[symbol, k], k) / 65536
+        p *= ones if m.bits[symbol, k] else 1 - ones
+    return p

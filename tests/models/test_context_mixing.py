@@ -1,0 +1,145 @@
+"""Context mixing: every way of asking gives the same probabilities, and learning never looks ahead."""
+
+import numpy as np
+import pytest
+import torch
+
+from charlm.config import AdaptConfig, ContextMixingConfig
+from charlm.errors import Stopped
+from charlm.models import build_model
+from charlm.models.context_mixing import ContextMixingModel
+from charlm.models.view import classes_of
+from charlm.text import CharTokenizer, IdArray
+
+FIRST = "The cat sat.\nA cat\n\nHAT: a Cat sat;\n the\n\nCat: that\nhat\n" * 3
+SECOND = "that cat: sat\n\nThe hat,\n  a cat\ntea\n\n"
+TOKENS = CharTokenizer(FIRST + SECOND)
+V = TOKENS.vocab_size
+CONTEXTS = ("lines", "1", "1 2", "1 2 3", "word gap", "paragraph 1", "above 1", "after-1 1")
+
+
+def fitted(text=FIRST, contexts=CONTEXTS):
+    config = ContextMixingConfig(type="context-mixing", block_size=64, contexts=contexts)
+    model = build_model(config, V)
+    model.fit(IdArray(TOKENS.encode(text)), classes_of(TOKENS))
+    return model.eval()
+
+
+def ids_of(text):
+    return torch.from_numpy(TOKENS.encode(text).astype(np.int64))[None]
+
+
+def test_probabilities_sum_to_one_and_can_be_looked_up():
+    model, idx = fitted(), ids_of(SECOND)
+
+    log_p = model(idx[:, :-1])
+
+    torch.testing.assert_close(log_p.exp().sum(dim=-1), torch.ones(1, len(SECOND) - 1))
+    looked_up = model.log_probability(idx[:, :-1], idx[:, 1:])
+    torch.testing.assert_close(looked_up, log_p.gather(-1, idx[:, 1:, None])[..., 0])
+
+
+def test_it_learns_the_text():
+    likely = fitted().log_probability(ids_of("the cat sa"), ids_of("he cat sat"))
+
+    assert likely[0, 4:].exp().min() > 0.5
+
+
+def test_a_reader_that_learns_ends_where_a_fit_to_both_texts_begins():
+    reader = fitted().adaptive(AdaptConfig())
+    reader.go_on(TOKENS.encode(SECOND))
+
+    # The trees of both texts may differ: take the same one.
+    both = ContextMixingModel(V, 64, CONTEXTS)
+    text = torch.from_numpy(TOKENS.encode(FIRST + SECOND)).to(torch.uint8)
+    both.load_state_dict({**fitted().state_dict(), "text": text})
+    mixer = both.mixer()
+
+    for name in ("slots", "maps", "weights", "final", "refined", "passages", "trust", "followed"):
+        # Matches may go on from one text to the next, so the texts are read with a reset in between.
+        assert getattr(mixer, name).shape == getattr(reader.mixer, name).shape
+    assert reader.mixer.clock == mixer.clock == len(FIRST + SECOND)
+    np.testing.assert_array_equal(reader.mixer.history, mixer.history)
+
+
+def test_reading_in_pieces_changes_no_bit_and_the_model_stays():
+    model, ids = fitted(), TOKENS.encode(SECOND)
+    before = model(ids_of(SECOND))
+
+    whole = model.adaptive(AdaptConfig()).go_on(ids)
+    reader = model.adaptive(AdaptConfig())
+    pieces = torch.cat([reader.go_on(part) for part in np.split(ids, [1, 2, 20])])
+    state, read = model.start(1), []
+    for part in ids_of(SECOND).split([3, 1, 30, len(ids) - 34], dim=1):
+        logits, state = model.go_on(part, state)
+        read.append(logits)
+
+    assert torch.equal(pieces, whole)
+    assert torch.equal(torch.cat(read, dim=1), before)
+    assert torch.equal(model(ids_of(SECOND)), before)
+    assert reader.learned == ("counts",)
+    still = model.adaptive(AdaptConfig(counts=False)).go_on(ids)
+    torch.testing.assert_close(still, before[0], atol=1e-6, rtol=1e-6)
+
+
+def test_a_later_character_changes_no_earlier_prediction():
+    ids = TOKENS.encode(SECOND)
+    other = ids.copy()
+    other[20] = (other[20] + 1) % V
+
+    found, moved = (fitted().adaptive(AdaptConfig()).go_on(some) for some in (ids, other))
+
+    assert torch.equal(found[:20], moved[:20])
+    assert not torch.equal(found[20:], moved[20:])
+
+
+def test_what_it_has_read_helps_when_it_comes_again():
+    reader, ids = fitted().adaptive(AdaptConfig()), TOKENS.encode(SECOND * 2)
+
+    log_p = reader.go_on(ids)[:-1]
+
+    loss = -log_p[torch.arange(len(ids) - 1), torch.from_numpy(ids[1:].astype(np.int64))]
+    assert loss[len(SECOND) :].mean() < 0.6 * loss[: len(SECOND)].mean()
+
+
+def test_before_a_fit_every_bit_is_even():
+    log_p = ContextMixingModel(4, 64, ("1", "word"))(torch.zeros(1, 3, dtype=torch.int64))
+
+    torch.testing.assert_close(log_p[0, 0].exp(), torch.full((4,), 0.25), atol=0.001, rtol=0)
+
+
+def test_its_weights_are_the_text_that_it_has_counted():
+    model = fitted()
+    other = ContextMixingModel(V, 64, CONTEXTS)
+
+    other.load_state_dict(model.state_dict())
+
+    assert torch.equal(other(ids_of(SECOND)), model(ids_of(SECOND)))
+    assert model.state_dict()["text"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "said"),
+    [
+        ("text", torch.tensor([0, 200], dtype=torch.uint8), "text has ids that are none of"),
+        ("text", torch.tensor([0, 1]), "text is .* torch.int64, expected"),
+        ("classes", torch.full((2, V), -1, dtype=torch.int32), "classes has ids that are none of"),
+        ("classes", torch.zeros(1, dtype=torch.int32), "classes is"),
+        ("tree", torch.zeros(V - 1, 2, dtype=torch.int32), "the tree of characters is none"),
+    ],
+)
+def test_a_state_that_is_no_text_of_this_alphabet_is_refused(name, tensor, said):
+    state = fitted().state_dict()
+
+    with pytest.raises(ValueError, match=said):
+        ContextMixingModel(V, 64, CONTEXTS).load_state_dict({**state, name: tensor})
+
+
+def test_a_stop_leaves_the_model_as_it_was():
+    model, idx = fitted(), ids_of(SECOND)
+    before = model(idx)
+
+    with pytest.raises(Stopped):
+        model.fit(IdArray(TOKENS.encode(SECOND)), classes_of(TOKENS), should_stop=lambda: True)
+
+    assert torch.equal(model(idx), before)
