@@ -19,6 +19,11 @@ import typer
 os.environ["TERMINAL_WIDTH"] = "100"  # help texts wrap to the terminal otherwise
 # Tensors as small as those of a test are slower on several threads, far slower on a busy machine.
 torch.set_num_threads(1)
+# No test in this process cuts the power, so nothing waits for the disk; a closed file is still an
+# error. Tests of what is flushed, and when, watch the calls.
+os.fsync = os.fstat  # type: ignore[assignment]
+# typer builds all commands again for each call, which takes as long as many a command.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 TEXT = (
     "the quick brown fox jumps over the lazy dog.\nPack my box with five dozen liquor jugs!\n" * 30
