@@ -4,6 +4,8 @@
 command that it reads from standard input. `Lives` is the other end.
 """
 
+import functools
+import gc
 import json
 import mmap
 import os
@@ -135,12 +137,19 @@ def _serve() -> None:
     import torch
     import torch._dynamo  # optimizers import it when first used, which takes seconds
 
-    import charlm.lifecycle.begin
+    import typer
+
+    import charlm.cli.training_output
+    import charlm.lifecycle.resume
     from charlm.cli import main
 
-    assert main
-    assert charlm.lifecycle.begin
+    assert charlm.cli.training_output
+    assert charlm.lifecycle.resume
     torch.set_num_threads(1)
+    os.fsync = os.fstat  # type: ignore[assignment]  # what was written outlives a killed process
+    typer.main.get_command = functools.cache(typer.main.get_command)
+    typer.main.get_command(main.app)
+    gc.freeze()  # else each child copies all of it when it first collects
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until a command answers it
     shared = mmap.mmap(-1, 16)
     for line in sys.stdin:
@@ -236,7 +245,7 @@ def _wait(process: int, until: float) -> None:
     while time.perf_counter() < until:
         if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return
-        time.sleep(0.0005)
+        time.sleep(0.002)
 
 
 def _child(job: dict[str, Any], plan: Plan, shared: mmap.mmap, said: Path) -> int:
