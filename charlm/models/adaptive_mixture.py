@@ -31,7 +31,7 @@ Array = npt.NDArray[Any]
 # Sizes of the steps, chosen on the end of the training part (docs/experiments.md).
 GATE_RATE = 3e-4
 OFFSET_RATE = 0.2
-CORRECTION_RATE = 0.02
+CORRECTION_RATE = 0.01
 ORDERS = 3
 ROWS_BYTES = 1 << 28  # of offsets and corrections; only rows that are used take memory
 MIX = 40503  # odd, near 2^16 / golden ratio: spreads contexts over rows (Knuth 1973, section 6.4)
