@@ -22,7 +22,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from charlm.models.adaptive import AdaptiveReader
-from charlm.models.gate import FAR, FEATURES, Gate
+from charlm.models.gate import FAR, FEATURES, LEAST, Gate
 from charlm.models.kernel import kernel
 from charlm.models.mixture import FLOOR, MixtureModel, join
 
@@ -35,7 +35,6 @@ CORRECTION_RATE = 0.01
 ORDERS = 3
 ROWS_BYTES = 1 << 28  # of offsets and corrections; only rows that are used take memory
 MIX = 40503  # odd, near 2^16 / golden ratio: spreads contexts over rows (Knuth 1973, section 6.4)
-LEAST = 1e-37  # of a mean probability, whose logarithm is taken
 
 
 class State(NamedTuple):
@@ -168,7 +167,7 @@ def _see(log_p: Array, mean: Array, features: Array) -> None:
             features[2 * experts + e] -= np.exp(log_p[e, v]) * log_mean
             features[3 * experts + e] += mean[v] * (log_mean - log_p[e, v])
     for e in range(experts):
-        features[3 * experts + e] = min(features[3 * experts + e], FAR)
+        features[3 * experts + e] = min(max(features[3 * experts + e], 0.0), FAR)
 
 
 @kernel

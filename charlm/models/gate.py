@@ -11,6 +11,7 @@ probabilities, Mahoney 2005, "Adaptive weighing of context models for lossless d
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +25,7 @@ FEATURES = 4  # of each expert
 FAR = (
     8.0  # nats: an expert cannot be further from the mean; one that rules a character out might be
 )
+LEAST = 1e-37  # of a mean probability, whose logarithm is taken
 SPREAD = 1e-2  # least standard deviation that features are divided by
 # Chosen on the end of the training part (docs/experiments.md). More passes learn the slice by heart.
 PASSES = 2
@@ -72,20 +74,22 @@ def added(
     return linear(hidden, outer[:, :-1], outer[:, -1])
 
 
-def features_of(log_p: Float[Tensor, "E *shape V"]) -> Float[Tensor, "*shape F"]:
-    """Return what the gate sees of the experts' log-probabilities, all of which are finite.
+def features_of(log_p: Any, tools: Any = torch) -> Any:
+    """Return what the gate sees of the experts' log-probabilities, (E, *, V) to (*, F).
 
-    Of each expert: its entropy, its highest log-probability, and its divergence from the mean of all
-    experts in both directions.
+    They are finite. The features are the entropy of each expert, the highest log-probability of each, the divergence of each
+    from the mean of all, and of the mean from each. With `tools=numpy`, for arrays: a few numbers
+    take less time there.
     """
-    p = log_p.exp()
-    mean = p.mean(dim=0)
-    log_mean = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
-    entropy = -torch.linalg.vecdot(p, log_p)
-    from_mean = -entropy - torch.linalg.vecdot(p, log_mean)
-    to_mean = torch.linalg.vecdot(mean, log_mean) - torch.linalg.vecdot(mean, log_p)
-    found = torch.stack([entropy, log_p.amax(dim=-1), from_mean, to_mean.clamp(max=FAR)])
-    return found.movedim((0, 1), (-2, -1)).flatten(-2)
+    p = tools.exp(log_p)
+    mean = p.mean(0)
+    log_mean = tools.log(tools.clip(mean, LEAST, 1.0))
+    entropy = -(p * log_p).sum(-1)
+    from_mean = -entropy - (p * log_mean).sum(-1)
+    to_mean = (mean * log_mean).sum(-1) - (mean * log_p).sum(-1)
+    found = [entropy, tools.amax(log_p, -1), from_mean, tools.clip(to_mean, 0.0, FAR)]
+    seen = tools.moveaxis(tools.stack(found), (0, 1), (-2, -1))
+    return seen.reshape(*seen.shape[:-2], -1)
 
 
 def fit_gate(

@@ -100,16 +100,18 @@ class MixtureReader(Reader):
         self.shares = array(model.weights)[:, None].astype(np.float64)
         self.temperature = float(model.temperature)
         self.linear = model.combine == "linear"
-        self.gate = model.gate
+        gate = model.gate
+        self.gate = (array(gate.inner), array(gate.outer)) if gate is not None else None
 
     def read(self, idx: Int[ndarray, "1 n"]) -> Float[ndarray, "1 V"]:
         """Read n more characters."""
         log_p = log_softmax(np.concatenate([reader.read(idx) for reader in self.readers]))
         log_p = np.maximum(log_p, FLOOR)
         if self.gate is not None:
-            features = features_of(torch.from_numpy(log_p).float())
-            powers = self.shares / self.temperature + self.gate(features).numpy()[:, None]
-            return (powers * log_p).sum(axis=0)[None]  # type: ignore[no-any-return]
+            inner, outer = self.gate
+            hidden = np.maximum(inner[:, :-1] @ features_of(log_p, np) + inner[:, -1], 0.0)
+            powers = self.shares[:, 0] / self.temperature + outer[:, :-1] @ hidden + outer[:, -1]
+            return (powers @ log_p)[None]  # type: ignore[no-any-return]
         if self.linear:
             with np.errstate(divide="ignore"):  # the logarithm of a weight of 0
                 joined = np.logaddexp.reduce(np.log(self.shares) + log_p, axis=0)
