@@ -1,6 +1,9 @@
 import io
 import json
 import math
+import os
+import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -218,3 +221,30 @@ def test_other_bits_are_refused_before_anything_is_decoded(refused, of_tiny, mon
     (line,) = refused(5, "decompress", of_tiny, "-o", "b")
 
     assert line.startswith("b.txt.clm: its run computes other bits here (")
+
+
+@pytest.mark.slow  # each starts another process, which imports torch
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="variables of x86-64's libraries")
+@pytest.mark.parametrize(
+    ("variables", "code", "said"),
+    [
+        ({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2"}, 0, "SHA-256 as recorded"),
+        ({"ATEN_CPU_CAPABILITY": "default"}, 5, "was compressed with cpu '"),
+        ({"MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}, 5, "computes other bits here"),
+    ],
+)
+def test_another_process_computes_the_same_bits_or_refuses(
+    charlm, trained, monkeypatch, variables, code, said
+):
+    monkeypatch.setattr(modelled, "TRIED", 512)
+    Path("b.txt").write_text(TEXT[:500])
+    assert charlm("compress", "b.txt", "--run", "tiny").code == 0
+
+    command = [sys.executable, "-m", "charlm", "decompress", "b.txt.clm", "-o", "again"]
+    result = subprocess.run(
+        command, env=os.environ | variables, capture_output=True, text=True, check=False
+    )
+
+    assert result.returncode == code, result.stderr
+    assert said in result.stdout + result.stderr
+    assert Path("again").exists() == (code == 0)
