@@ -61,17 +61,19 @@ def compress(
     if place == "-" and sys.stdout.isatty():
         mend = "name a file with --out, or send it to one"
         raise UsageError("--out -", "a terminal cannot show compressed text", mend)
-    if run is not None:
-        load_torch()
-    from charlm.coding.methods import bytes_of, without_run
+    load_torch()
+    from charlm.coding.methods import without_run
     from charlm.coding.whole import encode
 
     began = time.monotonic()
     with StopSignals() as stop, stop.at_once(), _opened(file) as source:
-        method = _with_run(run, checkpoint, adapt) if run else without_run(bytes_of(source))
         size = _size(source)
+        if run is None:
+            method, text = without_run(source)
+        else:
+            method, text = _with_run(run, checkpoint, adapt), source
         with _written(place) as target, _bar("compressing", size, 2 if check else 1) as tick:
-            coded = encode(source, target, method, file, size=size, check=check, tick=tick)
+            coded = encode(text, target, method, file, size=size, check=check, tick=tick)
     seconds = time.monotonic() - began
     if json:
         output.result_json(_record(file, place, method, coded, check, seconds))
@@ -107,19 +109,17 @@ def decompress(
     if out is None and file != "-" and restored in (file, ""):
         raise UsageError(file, f"its name does not end with {SUFFIX}", "name the result with --out")
     place = _place(out, restored, file, json)
+    load_torch()
     from charlm.coding.container import ContainerReader
     from charlm.coding.methods import method_of
     from charlm.coding.whole import decode
 
     began = time.monotonic()
-    with _opened(file) as source:
+    with StopSignals() as stop, stop.at_once(), _opened(file) as source:
         container = ContainerReader(source, file)
-        if container.of_run:
-            load_torch()
-        with StopSignals() as stop, stop.at_once():
-            method = method_of(container.header, file, run)
-            with _written(place) as target, _bar("decompressing", container.text_size) as tick:
-                size = decode(container, target, method, tick)
+        method = method_of(container.header, file, run)
+        with _written(place) as target, _bar("decompressing", container.text_size) as tick:
+            size = decode(container, target, method, tick)
     seconds = time.monotonic() - began
     if json:
         facts = {"file": file, "out": place, "bytes": size, "model": method.header["model"]}
@@ -220,7 +220,8 @@ def _about(method: "Method") -> str:
     header = method.header
     if header["model"] == "portable":
         return "without a run, for any machine"
-    return f"with {one_word(header['run'])} step {header['step']}, for machines like this one"
+    where = "any machine" if "context mixing" in header["needs"] else "machines like this one"
+    return f"with {one_word(header['run'])} step {header['step']}, for {where}"
 
 
 def _record(

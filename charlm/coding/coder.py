@@ -1,14 +1,21 @@
-"""The interface of what turns blocks of a text into code.
+"""What turns a text into code, in two parts: one for blocks of bytes, one for the symbols in them.
 
-A coder learns from each block, and needs it for the next. So one that decodes must be made like the
-one that encoded, and must decode the same blocks in the same order.
+Both learn from each block, and need it for the next. So what decodes must be made like what encoded,
+and must decode the same blocks in the same order.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from charlm.coding.ranges import Words
+
+Array = npt.NDArray[Any]
 
 # Called with the number of bytes encoded or decoded since the last call; it may raise Stopped.
 Tick = Callable[[int], None]
+Done = Callable[[int], None]  # called from time to time with the number of symbols that are done
 
 
 class Coder(Protocol):
@@ -33,3 +40,13 @@ class Coder(Protocol):
 
         Damaged code, or code of another coder, gives another text, or a ValueError.
         """
+
+
+class SymbolCoder(Protocol):
+    """Encodes the symbols of one text by their probabilities, or decodes them."""
+
+    def encode(self, ids: Array, done: Done) -> Words:
+        """Return the words of symbols, (N,) int64."""
+
+    def decode(self, words: Words, count: int, done: Done) -> Array:
+        """Return the symbols of words, (count,) int64. Damaged words give others, or a ValueError."""

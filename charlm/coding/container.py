@@ -32,7 +32,7 @@ _SIZE = struct.Struct("<Q")
 
 # What headers look like, for zlib. It is a part of the format.
 _USUAL = (
-    b'{"model":"portable","engine":"","alphabet":"0000000000000007ffffffffffffffff00000000","size":'
+    b'{"model":"portable","engine":"mixing 1","tree":".....65.69612e2c207374,"size":'
     b'{"model":"run","run":"shakespeare","step":1000,"sha256":"","adapt":{"counts":true,"mixing":true,'
     b'"weights":false,"every":128},"needs":{"charlm":"0.1.0","torch":"2.13.0+cpu","numpy":"2.4.6",'
     b'"numba":"0.68.1","constriction":"0.5.0","cpu":"AVX512","machine":"Linux x86_64"},'
@@ -147,11 +147,6 @@ class ContainerReader:
             self.header = parse_object(_inflated(content))
         except (ValueError, zlib.error):
             raise self._damaged("its header") from None
-
-    @property
-    def of_run(self) -> bool:
-        """Whether decoding needs a run."""
-        return self.header.get("model") == "run"
 
     @property
     def text_size(self) -> int | None:

@@ -9,15 +9,22 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
-from charlm.coding import bits
+from charlm.coding.bits import ENGINE
 from charlm.coding.coder import Coder
 from charlm.coding.container import GET_ANOTHER
-from charlm.coding.portable import PortableCoder
+from charlm.coding.portable import PortableCoder, check_tree, tree_of
 from charlm.errors import DataError, Setting, UsageError
 
-CHUNK = 1 << 20
+START = 1 << 20  # bytes of a text that tell how its bytes are used
+
+
+class Source(Protocol):
+    """What a text is read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, so many unless it ends."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +42,44 @@ class Method:
     working: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
-def without_run(alphabet: bytes) -> Method:
-    """Return the method of texts of these bytes that begins with nothing and learns while it reads."""
-    header = {"model": "portable", "engine": bits.NAME, "alphabet": _as_bitmap(alphabet)}
-    return Method(header, lambda: PortableCoder(alphabet))
+class Stream:
+    """A text that can be read once, of which the start is looked at first."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.start = self._left = file.read(START)
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, so many unless it ends."""
+        data, self._left = self._left[:size], self._left[size:]
+        return data if len(data) == size else data + self._file.read(size - len(data))
 
 
-def bytes_of(file: IO[bytes]) -> bytes:
-    """Return the bytes that occur in a file, increasing; the file is read and wound back.
+def without_run(source: IO[bytes]) -> tuple[Method, Source]:
+    """Return the method that begins with nothing and learns while it reads; and the text to read.
 
-    All 256 for a stream, which can be read only once.
+    A file is read and wound back, since the model must know which bytes there are. A stream may have
+    any that its start has not.
     """
-    if not file.seekable():
-        return bytes(range(256))
-    found, begin = set[int](), file.tell()
-    while len(found) < 256 and (chunk := file.read(CHUNK)):
-        found |= set(chunk)
-    file.seek(begin)
-    return bytes(sorted(found))
+    if source.seekable():
+        begin, found = source.tell(), set[int]()
+        start = source.read(START)
+        chunk = start
+        while chunk and len(found) < 256:
+            found |= set(chunk)
+            chunk = source.read(START)
+        source.seek(begin)
+        text: Source = source
+    else:
+        text = Stream(source)
+        start = text.start
+        found = set(start) if len(start) < START else set(range(256))
+    return _portable(tree_of(start, bytes(sorted(found)))), text
+
+
+def _portable(tree: str) -> Method:
+    header = {"model": "portable", "engine": ENGINE, "tree": tree}
+    return Method(header, lambda: PortableCoder(tree))
 
 
 def method_of(header: Mapping[str, Any], name: str, run: Path | None) -> Method:
@@ -77,21 +104,12 @@ def method_of(header: Mapping[str, Any], name: str, run: Path | None) -> Method:
         raise UsageError(
             Setting("run", str(run)), f"{name} was compressed without a run", "leave it out"
         )
-    if header.get("engine") != bits.NAME:
+    if header.get("engine") != ENGINE:
         found = reprlib.repr(header.get("engine"))
-        what = f"was written with the model {found}, this charlm has {bits.NAME!r}"
+        what = f"was written with the model {found}, this charlm has {ENGINE!r}"
         raise DataError(name, what, "use the charlm that wrote it")
     try:
-        return without_run(_from_bitmap(str(header.get("alphabet"))))
+        check_tree(tree := str(header.get("tree")))
     except ValueError:
         raise DataError(name, "is damaged in its header", GET_ANOTHER) from None
-
-
-def _as_bitmap(alphabet: bytes) -> str:
-    """Return a set of bytes as 64 hexadecimal digits, a bit for each byte."""
-    return f"{sum(1 << byte for byte in alphabet):064x}"
-
-
-def _from_bitmap(digits: str) -> bytes:
-    bitmap = int(digits, 16)
-    return bytes(byte for byte in range(256) if bitmap >> byte & 1)
+    return _portable(tree)

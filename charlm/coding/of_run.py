@@ -13,13 +13,15 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from charlm import __version__
+from charlm.coding.bits import ENGINE, Bits
 from charlm.coding.container import GET_ANOTHER
 from charlm.coding.methods import Method
-from charlm.coding.modelled import ModelCoder, fingerprint, one_thread
+from charlm.coding.modelled import ModelCoder
+from charlm.coding.symbols import Symbols, one_thread
 from charlm.config import AdaptConfig
 from charlm.errors import CheckpointError, DataError, MachineError, Phrase, Setting
 from charlm.evaluation.given import open_part
-from charlm.models.adaptive import AdaptiveReader
+from charlm.models.context_mixing import LearningMixer
 from charlm.runs import find_run
 from charlm.runs.folder import RUNS
 from charlm.runs.load import SavedModel, load_model
@@ -28,6 +30,7 @@ from charlm.storage import read_manifest
 from charlm.storage.json_file import Count
 
 SHOWN = 16  # hexadecimal digits of a checksum in a header
+ENGINE_KEY = "context mixing"
 PACKAGES = ("torch", "numpy", "numba", "constriction")
 
 
@@ -61,24 +64,27 @@ def with_run(saved: SavedModel, adapt: AdaptConfig) -> Method:
         CheckpointError: The run has lost its text.
         DataError: Its text is cut off, or too short.
     """
-    make = functools.partial(_reader, saved, adapt)
+    make, vocab_size = functools.partial(_symbol_coder, saved, adapt), saved.tokenizer.vocab_size
     with one_thread():
-        found = fingerprint(make(), saved.tokenizer.vocab_size)
+        first = make()
+        in_integers = isinstance(first, Bits)
+        found = first.fingerprint() if isinstance(first, Bits) else first.fingerprint(vocab_size)
+    made = [first] if in_integers else []  # its fingerprint took some seconds, and changed nothing
     header = Dependence(
         run=saved.run.path.resolve().name,
         step=saved.step,
         sha256=_identity(saved),
         adapt=adapt,
-        needs=needs(),
+        needs=needs(in_integers),
         processor=processor(),
         fingerprint=found,
     )
-    encoding = saved.config.data.encoding
-    return Method(
-        header.model_dump(mode="json"),
-        lambda: ModelCoder(make(), saved.tokenizer, encoding),
-        one_thread,
-    )
+
+    def coder() -> ModelCoder:
+        symbol_coder = made.pop() if made else make()
+        return ModelCoder(symbol_coder, saved.tokenizer, saved.config.data.encoding)
+
+    return Method(header.model_dump(mode="json"), coder, one_thread)
 
 
 def method_of_run(header: Mapping[str, Any], name: str, place: Path | None) -> Method:
@@ -101,8 +107,10 @@ def method_of_run(header: Mapping[str, Any], name: str, place: Path | None) -> M
     return method
 
 
-def needs() -> dict[str, str]:
+def needs(in_integers: bool) -> dict[str, str]:
     """Return what the bits of a model depend on besides the run, by name."""
+    if in_integers:
+        return {ENGINE_KEY: ENGINE}
     found = {"charlm": __version__} | {package: version(package) for package in PACKAGES}
     found["cpu"] = torch.backends.cpu.get_cpu_capability()
     found["machine"] = f"{platform.system()} {platform.machine()}"
@@ -121,15 +129,15 @@ def processor() -> str:
 _NAME_IT = Phrase("name that run with {}", Setting("run"))
 
 
-def _check_needs(then: Mapping[str, Any], name: str) -> None:
-    for what, now in needs().items():
+def _check_needs(then: Mapping[str, str], name: str) -> None:
+    for what, now in needs(ENGINE_KEY in then).items():
         if (was := then.get(what)) == now:
             continue
-        mend = (
-            f"install {what}=={was}"
-            if what in ("charlm", *PACKAGES)
-            else "decompress it on such a machine"
-        )
+        mend = "decompress it on such a machine"
+        if what in (ENGINE_KEY, "charlm"):
+            mend = "use the charlm that wrote it"
+        elif what in PACKAGES:
+            mend = f"install {what}=={was}"
         said = f"was compressed with {what} {reprlib.repr(was)}, here is {now!r}, whose bits differ"
         raise MachineError(name, said, mend)
 
@@ -160,5 +168,6 @@ def _identity(saved: SavedModel) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:SHOWN]
 
 
-def _reader(saved: SavedModel, adapt: AdaptConfig) -> AdaptiveReader:
-    return saved.model.adaptive(adapt, open_part(saved.run, "train")[0])
+def _symbol_coder(saved: SavedModel, adapt: AdaptConfig) -> Bits | Symbols:
+    reader = saved.model.adaptive(adapt, open_part(saved.run, "train")[0])
+    return Bits(reader.mixer) if isinstance(reader, LearningMixer) else Symbols(reader)

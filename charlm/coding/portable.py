@@ -1,50 +1,119 @@
 """Code a text with a model that begins with nothing, learns while it reads, and needs no run.
 
 It computes in integers, so any machine decodes what another has encoded. Its symbols are the bytes
-that the text has.
+that the text has. The tree of these (`charlm.models.symbol_tree`) is made of the text's beginning, in
+floating point, so it stands in the header of a file.
 """
 
-from typing import Any
+import re
 
 import numpy as np
-import numpy.typing as npt
 
-from charlm.coding import bits
-from charlm.coding.coder import Tick
-from charlm.coding.ranges import encoded_bits
+from charlm.coding.bits import Bits
+from charlm.coding.coder import Array, Tick
 from charlm.errors import DataError
+from charlm.models.bit_mixing import new_mixer
+from charlm.models.symbol_tree import grow_tree, walks_of
+from charlm.models.view import classes_of, codes_of
+from charlm.text.tokenizer import ByteTokenizer
+
+SLOT_BITS = 22
+CONTEXTS = (
+    *("lines", "1", "1 2", "1 2 3", "1 2 3 4", "1 2 3 4 5", "1 2 3 4 5 6", "1 2 3 4 5 6 7 8"),
+    *("word gap", "word word-1 gap", "word word-1 word-2", "word word-2", "word paragraph 1"),
+    *("line column 1", "2 3", "2 3 4", "1 3 4", "above 1", "column lines 1"),
+)
 
 
 class PortableCoder:
-    """Codes the bytes of a text; `alphabet` has all that occur, in increasing order."""
+    """Codes the bytes of a text; `tree` has all that occur, see `tree_of`.
+
+    Raise ValueError if this is no tree.
+    """
 
     block_bytes = 1 << 17
 
-    def __init__(self, alphabet: bytes) -> None:
-        self.alphabet = np.frombuffer(alphabet, np.uint8)
-        self._ids = np.zeros(256, np.uint8)
-        self._ids[self.alphabet] = np.arange(len(alphabet))
-        self._state = bits.new(len(alphabet))
+    def __init__(self, tree: str) -> None:
+        self.alphabet, child = _read(tree)
+        self._ids = np.zeros(256, np.int64)
+        self._ids[self.alphabet] = np.arange(len(self.alphabet))
+        contexts = [codes_of(looks_at) for looks_at in CONTEXTS]
+        self._bits = Bits(new_mixer(walks_of(child), self._classes(), contexts, SLOT_BITS))
         self.symbols = self.coded_bytes = 0
 
     def encode(self, text: bytes, tick: Tick) -> bytes:
-        """Return the code of the next block; DataError if the alphabet lacks one of its bytes."""
+        """Return the code of the next block; DataError if the tree lacks one of its bytes."""
         symbols = np.frombuffer(text, np.uint8)
         ids = self._ids[symbols]
         if not np.array_equal(self.alphabet[ids], symbols):
             what = "has a byte that it lacked when it was read first"
             raise DataError("the text", what, "compress it when nothing writes to it any more")
-        words = encoded_bits(*bits.encoded(self._state, ids))
-        tick(len(text))
-        self.symbols, self.coded_bytes = self.symbols + len(text), self.coded_bytes + words.nbytes
-        return words.astype("<u4").tobytes()
+        words = self._bits.encode(ids, tick).astype("<u4").tobytes()
+        self.symbols, self.coded_bytes = self.symbols + len(ids), self.coded_bytes + len(words)
+        return words
 
     def decode(self, code: bytes, size: int, tick: Tick) -> bytes:
         """Return the next block, of `size` bytes."""
-        if not len(self.alphabet) or len(code) % 4:
-            raise ValueError("no code of such a text")
+        if len(code) % 4 or not len(self.alphabet):
+            raise ValueError("no words of this alphabet")
         words = np.frombuffer(code, "<u4").astype(np.uint32)
-        ids = bits.decoded(self._state, words, size)
-        tick(size)
-        text: npt.NDArray[Any] = self.alphabet[np.minimum(ids, len(self.alphabet) - 1)]
+        text: Array = self.alphabet[self._bits.decode(words, size, tick)]
         return text.tobytes()
+
+    def _classes(self) -> Array:
+        """Return the class of each symbol, and the symbol of its lower case: `view.classes_of`."""
+        kind, lower = classes_of(ByteTokenizer())[:, self.alphabet]
+        known = self.alphabet[self._ids[lower]] == lower
+        return np.stack([kind, np.where(known, self._ids[lower], np.arange(len(lower)))])
+
+
+def tree_of(start: bytes, occur: bytes) -> str:
+    """Return a tree of all bytes that `occur`, by what stands beside what in the start of a text.
+
+    A node is written as `.`, then what follows its 0, then what follows its 1; a byte in two
+    hexadecimal digits.
+    """
+    alphabet = np.frombuffer(occur, np.uint8)
+    ids = np.zeros(256, np.int64)
+    ids[alphabet] = np.arange(len(alphabet))
+    child = grow_tree(ids[np.frombuffer(start, np.uint8)], max(1, len(alphabet)))
+    written, waiting = [], [0 if len(alphabet) > 1 else -1] * (len(alphabet) > 0)
+    while waiting:
+        node = waiting.pop()
+        written.append("." if node >= 0 else f"{alphabet[-1 - node]:02x}")
+        if node >= 0:
+            waiting += [int(child[node, 1]), int(child[node, 0])]
+    return "".join(written)
+
+
+def check_tree(tree: str) -> None:
+    """Check that a header has a tree, or raise ValueError."""
+    walks_of(_read(tree)[1])
+
+
+def _read(tree: str) -> tuple[Array, Array]:
+    """Return the bytes of a tree, increasing, and the children of its nodes."""
+    if not re.fullmatch(r"(\.|[0-9a-f]{2})*", tree):
+        raise ValueError("no tree")
+    symbols: list[int] = []
+    child: list[list[int]] = []
+    places = [(-1, 0)] if tree else []  # nodes and bits that lead to what is yet to come
+    for word in re.findall(r"\.|..", tree):
+        if not places:
+            raise ValueError("no tree")
+        above, bit = places.pop()
+        number = len(child) if word == "." else -1 - int(word, 16)
+        if above >= 0:
+            child[above][bit] = number
+        if number < 0:
+            symbols.append(-1 - number)
+        else:
+            child.append([0, 0])
+            places += [(number, 1), (number, 0)]
+    alphabet = np.unique(np.array(symbols, np.int64))
+    if places or len(alphabet) != len(symbols):
+        raise ValueError("no tree")
+    children = np.array(child, np.int64).reshape(-1, 2)
+    leaf = children < 0
+    children[leaf] = -1 - np.searchsorted(alphabet, -1 - children[leaf])
+    return alphabet.astype(np.uint8), children

@@ -9,12 +9,13 @@ Symbols that a model predicts one by one are coded with `symbols` (`constriction
 with the model whose predictions depend on each decoded bit.
 """
 
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 import numpy.typing as npt
 from constriction import stream
-from numba import njit
+
+from charlm.models.kernel import kernel
 
 Words = npt.NDArray[np.uint32]
 
@@ -55,7 +56,8 @@ def bit_decoder(words: Words) -> npt.NDArray[np.uint64]:
     return np.array([0, (1 << 64) - 1, first << 32 | second, 2], np.uint64)
 
 
-@njit(cache=True, nogil=True)
+@kernel
+@no_type_check
 def next_bit(state: npt.NDArray[np.uint64], words: Words, p: int) -> int:
     """Return the next bit, which is 1 with probability p / 65536."""
     start, length, point, place = state

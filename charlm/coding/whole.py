@@ -11,7 +11,7 @@ from typing import IO
 
 from charlm.coding.coder import Coder, Tick
 from charlm.coding.container import Block, ContainerReader, ContainerWriter, Digest
-from charlm.coding.methods import Method
+from charlm.coding.methods import Method, Source
 from charlm.errors import MachineError, Stopped
 
 AHEAD = 2  # blocks that may wait to be checked
@@ -46,7 +46,7 @@ class Coded:
 
 
 def encode(
-    source: IO[bytes],
+    source: Source,
     out: IO[bytes],
     method: Method,
     name: str,
@@ -174,7 +174,7 @@ def _locked(tick: Tick) -> Tick:
     return tick_alone
 
 
-def _blocks(source: IO[bytes], size: int) -> Iterator[bytes]:
+def _blocks(source: Source, size: int) -> Iterator[bytes]:
     """Yield a text in blocks that end, if it is UTF-8, between two characters."""
     left = b""
     while data := left + source.read(size):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from charlm.coding import modelled, of_run
+from charlm.coding import of_run, symbols
 from tests.conftest import TEXT
 
 BYTES = b"to be, or not to be: that is the question.\r\n" * 20 + bytes(range(256))
@@ -17,7 +17,7 @@ BYTES = b"to be, or not to be: that is the question.\r\n" * 20 + bytes(range(256
 
 @pytest.fixture(autouse=True)
 def _short_fingerprints(monkeypatch):
-    monkeypatch.setattr(modelled, "TRIED", 8)
+    monkeypatch.setattr(symbols, "TRIED", 8)
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_damaged_file_leaves_nothing_behind(charlm, refused, text):
     (line,) = refused(3, "decompress", place, "-o", "b")
 
     assert line == "a.bin.clm: is cut off in its end; get the whole file"
-    place.write_bytes(data.replace(data[300:310], bytes(10)))
+    place.write_bytes(data[:-99] + bytes(9) + data[-90:])
     (line,) = refused(3, "decompress", place, "-o", "b")
     assert line == "a.bin.clm: is damaged in block 1; get another copy of it"
 
@@ -161,6 +161,22 @@ def test_a_run_compresses_what_its_alphabet_has_and_the_rest(charlm, trained):
     assert 0 < facts["coded_nats"] < math.log(60)
     assert Path("again").read_bytes() == text
     assert "with tiny step 6, for machines like this one; " in back.stderr
+
+
+def test_a_run_in_integers_compresses_for_any_machine(charlm, tiny):
+    model = ["eval.baselines=false", "model.memory=8"]
+    made = charlm(
+        "train", "-c", "context-mixing", "data.source=text.txt", *model, "--out", "mix", "-q"
+    )
+    assert made.code == 0, made.stderr
+    Path("b.txt").write_text(TEXT[:200] + "é")
+
+    assert charlm("compress", "b.txt", "--run", "mix").code == 0
+    back = charlm("decompress", "b.txt.clm", "--run", "mix", "-o", "again")
+
+    assert Path("again").read_text() == TEXT[:200] + "é"
+    assert Path("b.txt.clm").stat().st_size < 250
+    assert back.stderr.startswith("with mix step 1, for any machine; ")
 
 
 @pytest.fixture
@@ -204,8 +220,8 @@ def test_a_portable_file_needs_no_run(charlm, refused, text):
     [("torch", "install torch=="), ("cpu", "decompress it on such a machine")],
 )
 def test_another_release_or_processor_is_refused_by_name(refused, of_tiny, monkeypatch, name, mend):
-    here = of_run.needs()
-    monkeypatch.setattr(of_run, "needs", lambda: here | {name: "another"})
+    here = of_run.needs(False)
+    monkeypatch.setattr(of_run, "needs", lambda in_integers: here | {name: "another"})
 
     (line,) = refused(5, "decompress", of_tiny, "-o", "b")
 
@@ -216,7 +232,7 @@ def test_another_release_or_processor_is_refused_by_name(refused, of_tiny, monke
 
 
 def test_other_bits_are_refused_before_anything_is_decoded(refused, of_tiny, monkeypatch):
-    monkeypatch.setattr(of_run, "fingerprint", lambda *_: "0" * 16)
+    monkeypatch.setattr(symbols.Symbols, "fingerprint", lambda *_: "0" * 16)
 
     (line,) = refused(5, "decompress", of_tiny, "-o", "b")
 
@@ -236,7 +252,7 @@ def test_other_bits_are_refused_before_anything_is_decoded(refused, of_tiny, mon
 def test_another_process_computes_the_same_bits_or_refuses(
     charlm, trained, monkeypatch, variables, code, said
 ):
-    monkeypatch.setattr(modelled, "TRIED", 512)
+    monkeypatch.setattr(symbols, "TRIED", 512)
     Path("b.txt").write_text(TEXT[:500])
     assert charlm("compress", "b.txt", "--run", "tiny").code == 0
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from charlm.coding.modelled import ModelCoder, fingerprint, one_thread
+from charlm.coding.modelled import ModelCoder
+from charlm.coding.symbols import Symbols, one_thread
 from charlm.config import NGramConfig
 from charlm.errors import NonFiniteError
 from charlm.models.adaptive import AdaptiveReader, uniform
@@ -25,7 +26,7 @@ def quiet(size):
 
 
 def test_blocks_come_back_and_the_reader_goes_on_learning():
-    encoder, decoder = (ModelCoder(growing(), LETTERS, "utf-8") for _ in range(2))
+    encoder, decoder = (ModelCoder(Symbols(growing()), LETTERS, "utf-8") for _ in range(2))
     blocks = [TEXT[:400].encode(), "unknown: é".encode() + b"\xff", b"", TEXT[:400].encode()]
 
     codes = [encoder.encode(block, quiet) for block in blocks]
@@ -39,7 +40,7 @@ def test_the_code_is_as_long_as_the_loss_says():
     reader = growing()
     log_p = torch.cat([reader.first()[None], reader.go_on(ids)[:-1]])
     nats = -float(log_p[torch.arange(len(ids)), torch.from_numpy(ids)].double().sum())
-    coder = ModelCoder(growing(), LETTERS, "utf-8")
+    coder = ModelCoder(Symbols(growing()), LETTERS, "utf-8")
 
     coder.encode(TEXT.encode(), quiet)
 
@@ -57,9 +58,9 @@ def test_an_alphabet_of_one_character_costs_nothing():
         def go_on(self, ids):
             return torch.zeros(len(ids), 1)
 
-    code = ModelCoder(Sure(), one, "utf-8").encode(b"a" * 500, quiet)
+    code = ModelCoder(Symbols(Sure()), one, "utf-8").encode(b"a" * 500, quiet)
 
-    assert ModelCoder(Sure(), one, "utf-8").decode(code, 500, quiet) == b"a" * 500
+    assert ModelCoder(Symbols(Sure()), one, "utf-8").decode(code, 500, quiet) == b"a" * 500
     assert len(code) <= 16
 
 
@@ -78,7 +79,7 @@ class Strange(AdaptiveReader):
 
 
 def test_a_prediction_that_is_no_number_is_refused():
-    coder = ModelCoder(Strange(math.nan), LETTERS, "utf-8")
+    coder = ModelCoder(Symbols(Strange(math.nan)), LETTERS, "utf-8")
 
     with pytest.raises(NonFiniteError, match="the model predicts NaN"):
         coder.encode(TEXT[:400].encode(), quiet)
@@ -87,10 +88,10 @@ def test_a_prediction_that_is_no_number_is_refused():
 def test_one_bit_changes_the_fingerprint():
     bit = float(np.spacing(np.float32(4)))
 
-    same = {fingerprint(Strange(0.0), LETTERS.vocab_size) for _ in range(2)}
+    same = {Symbols(Strange(0.0)).fingerprint(LETTERS.vocab_size) for _ in range(2)}
 
     assert len(same) == 1
-    assert fingerprint(Strange(bit), LETTERS.vocab_size) not in same
+    assert Symbols(Strange(bit)).fingerprint(LETTERS.vocab_size) not in same
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_one_bit_changes_the_fingerprint():
 )
 def test_code_that_is_none_is_refused(code):
     with pytest.raises(ValueError, match=r"too short|wrong lengths"):
-        ModelCoder(growing(), LETTERS, "utf-8").decode(code, 5, quiet)
+        ModelCoder(Symbols(growing()), LETTERS, "utf-8").decode(code, 5, quiet)
 
 
 def test_one_thread_is_used_and_then_as_many_as_before():

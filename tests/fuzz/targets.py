@@ -829,13 +829,13 @@ def expression(data: bytes) -> None:
 
 
 def _compressed() -> list[bytes]:
-    from charlm.coding.methods import bytes_of, without_run
+    from charlm.coding.methods import without_run
     from charlm.coding.whole import encode
 
     files = []
     for text in (b"", b"to be or not to be" * 9, bytes(range(256))):
-        method = without_run(bytes_of(io.BytesIO(text)))
-        encode(io.BytesIO(text), out := io.BytesIO(), method, "a", check=False)
+        method, source = without_run(io.BytesIO(text))
+        encode(source, out := io.BytesIO(), method, "a", check=False)
         files.append(out.getvalue())
     return files
 
@@ -848,16 +848,15 @@ def compressed(data: bytes) -> None:
 
 
 def _promises() -> list[bytes]:
-    portable = (
-        b'{"model": "portable", "engine": "%s", "alphabet": "ff", "size": 9}\0\0\0\0\1any code'
-    )
-    run = b'{"model": "run", "run": "../x", "step": 1, "adapt": {}, "needs": {}, "size": -1}\0\0\0\0\1'
-    from charlm.coding import bits
+    from charlm.coding.bits import ENGINE
 
-    return [portable % bits.NAME.encode(), run]
+    portable = {"model": "portable", "engine": ENGINE, "tree": "..616263", "size": 9}
+    run = {"model": "run", "run": "../x", "step": 1, "sha256": "0", "adapt": {}, "size": -1}
+    run |= {"needs": {}, "processor": "", "fingerprint": "0"}
+    return [json.dumps(header).encode() + b"\0\0\0\1any code" for header in (portable, run)]
 
 
-@target(_promises, "portable", "engine", "alphabet", "size", "null", "ffffffffffffffffff")
+@target(_promises, "portable", "engine", "tree", "size", "null", "..", "61", "......616263")
 def promised(data: bytes) -> None:
     """Decompress a file whose checksums are right, and whose header and code are anything."""
     from charlm.coding.container import Block, ContainerWriter, Digest

@@ -301,6 +301,6 @@ def test_a_compressed_file_is_restored_or_refused(data):
 @given(amiss("promised"))
 @example(b'{"model": "run", "run": "a", "step": 1, "adapt": {"every": 0}, "needs": {}}\0')
 @example(b'{"model": "run", "run": "a", "step": 1e999, "adapt": {}, "needs": {}}\0')
-@example(b'{"model": "portable", "engine": [1], "alphabet": 7}\0')
+@example(b'{"model": "portable", "engine": [1], "tree": 7}\0')
 def test_a_compressed_file_with_right_checksums_is_restored_or_refused(data):
     targets.promised(data)

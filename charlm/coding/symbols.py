@@ -1,0 +1,88 @@
+"""Code symbols by a model's predictions, each after the one before.
+
+Bits decide here. If the probabilities that decode a character differ in one bit from those that
+encoded it, all that follows may be wrong. They differ between two ways to compute the same thing:
+one character or many at once, one thread or two, another release of torch, another processor. So
+there is one way only: `model.adaptive`, on the CPU, one thread, one character after another, the same
+to encode and to decode. `charlm.coding.of_run` says what it depends on besides the run.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from constriction import stream
+
+from charlm.coding.coder import Array, Done
+from charlm.coding.ranges import Words, distribution
+from charlm.errors import NonFiniteError
+from charlm.models.adaptive import AdaptiveReader
+
+TICK = 64  # symbols between two calls of `done`
+TRIED = 512  # characters that a fingerprint is made of
+
+
+class Symbols:
+    """Codes the symbols of one text with a reader that has read nothing."""
+
+    def __init__(self, reader: AdaptiveReader) -> None:
+        self.reader = reader
+        self._next = _probabilities(reader.first())
+
+    def encode(self, ids: Array, done: Done) -> Words:
+        """Return the words of symbols, (N,)."""
+        encoder = stream.queue.RangeEncoder()
+        for count, idx in enumerate(ids.tolist()):
+            if count % TICK == 0:
+                done(count)
+            encoder.encode(idx, distribution(self._next))
+            self._read(idx)
+        words: Words = encoder.get_compressed()
+        return words
+
+    def decode(self, words: Words, count: int, done: Done) -> Array:
+        """Return the symbols of words, (count,) int64."""
+        decoder, ids = stream.queue.RangeDecoder(words), np.empty(count, np.int64)
+        for i in range(count):
+            if i % TICK == 0:
+                done(i)
+            ids[i] = idx = decoder.decode(distribution(self._next))
+            self._read(idx)
+        return ids
+
+    def fingerprint(self, vocab_size: int) -> str:
+        """Return a checksum of the bits that are computed here, in 16 hexadecimal digits.
+
+        It reads a text of pseudo-random characters, so this must not code another. Bits that differ in
+        rare places only are not found this way, but a block's checksum finds what they do.
+        """
+        found = hashlib.sha256(self._next.tobytes())
+        for idx in np.random.Generator(np.random.PCG64(0)).integers(vocab_size, size=TRIED):
+            self._read(int(idx))
+            found.update(self._next.tobytes())
+        return found.hexdigest()[:16]
+
+    def _read(self, idx: int) -> None:
+        self._next = _probabilities(self.reader.go_on(np.array([idx]))[0])
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread while in this context: how many there are changes bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _probabilities(log_p: torch.Tensor) -> npt.NDArray[np.float64]:
+    """Return the probabilities of at least two symbols, (V,)."""
+    p = np.exp(log_p.numpy().astype(np.float64))
+    if not np.isfinite(p.sum()):
+        raise NonFiniteError("", "the model predicts NaN", "use an earlier checkpoint")
+    return p if len(p) > 1 else np.append(p, 0.0)  # a coder knows no alphabet of one
