@@ -70,15 +70,16 @@ def test_killing_shows_what_is_missing(lives, undisturbed, tmp_path, broken):
     while not tally.failures:
         killed(lives, tmp_path / str(seed), undisturbed["bigram"], seed, tally, broken)
         seed += 1
-        assert seed < 12
+        assert seed < 50
 
 
 def test_asking_shows_what_is_missing(lives, undisturbed, tmp_path):
     tally, seed = Tally(), 0
+    like = undisturbed["gpt2, dropout, accumulation"]  # most of its life is steps
     while not tally.failures:
-        signalled(lives, tmp_path / str(seed), undisturbed["bigram"], seed, tally, "no flag")
+        signalled(lives, tmp_path / str(seed), like, seed, tally, "no flag")
         seed += 1
-        assert seed < 12
+        assert seed < 50
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES])
