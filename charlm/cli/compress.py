@@ -47,7 +47,7 @@ def compress(
     ] = True,
     json: Json = False,
 ) -> None:
-    """Compress a file with a model that predicts it and learns while it reads.
+    """Compress a file with a model that learns while it reads.
 
     Without --run, every machine can decompress it. With --run, that takes the same run, on a
     machine and with packages that compute the same bits.
