@@ -1,13 +1,23 @@
 """charlm sample: text from a trained model, printed as it is generated."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from charlm.cli import output
-from charlm.cli.options import Checkpoint, Device, Run, RunPlace, either, overridden
+from charlm.cli.options import (
+    AdaptKeys,
+    Checkpoint,
+    Device,
+    Run,
+    RunPlace,
+    either,
+    of_adapt,
+    overridden,
+)
 from charlm.cli.prompts import Prompt, read_prompt, typed_prompts
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import Setting, UsageError, check_stop
@@ -17,6 +27,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from charlm.errors import Words
+    from charlm.runs.load import SavedModel
+    from charlm.sampling import Context
 
 MOST = 1_000_000  # texts that one command draws
 
@@ -94,6 +106,11 @@ def sample(
         Literal["float32", "int8"],
         typer.Option(help="int8: a GPT's matrices in 8 bits, faster for large ones. CPU only."),
     ] = "float32",
+    adapt: Annotated[
+        bool,
+        typer.Option("--adapt", help="Learn from the prompt first, such as a long --prompt-file."),
+    ] = False,
+    settings: AdaptKeys = None,
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
     echo: Annotated[bool, typer.Option("--echo/--no-echo", help="Print the prompt first.")] = True,
@@ -124,12 +141,16 @@ def sample(
     if interactive and (prompt is not None or prompt_file is not None or json):
         mend = "leave out --prompt, --prompt-file and --json"
         raise UsageError("--interactive", "asks for prompts and prints text", mend)
+    learning = of_adapt(settings)
+    if learning and not adapt:
+        raise UsageError(f"--set {learning[0]}", "nothing is learned", "use it with --adapt")
     found = find_run(either(place, run, "--run"))
     asked = {"max_new_chars": max_new_chars, "temperature": temperature, "top_k": top_k}
     asked |= {"top_p": top_p, "min_p": min_p, "typical_p": typical_p}
     asked |= {"repetition_penalty": repetition_penalty}
     options = {"run.device": device} | {f"sample.{key}": value for key, value in asked.items()}
-    config = changed(found.config, overridden([], options)).sample
+    changes = changed(found.config, overridden(learning, options))
+    config = changes.sample
     unit = found.tokenizer.unit
     text, where = read_prompt(prompt, prompt_file, config.prompt, unit)
     first = sampling.choose_seed(seed)
@@ -145,15 +166,15 @@ def sample(
         if escape := sampling.escape_in(typed):
             mend = f"for {sampling.meant_by(escape)}, write $'{escape}'"
             output.note(f"{option}: {escape} is a backslash and a letter here; {mend}")
-    settings, likely = sampling.settings_of(config, allowed), json and show_alternatives
-    task = sampling.Task(settings, config.max_new_chars, stops, weights, likely)
-    saved = load_model(found, checkpoint, device)
+    chosen, likely = sampling.settings_of(config, allowed), json and show_alternatives
+    task = sampling.Task(chosen, config.max_new_chars, stops, weights, likely)
+    saved = replace(load_model(found, checkpoint, device), config=changes)
     if saved.remark:
         output.note(saved.remark)
     model = saved.model
     if weights == "int8" and model.any_length:
         output.note("--weights int8 has no effect: this model has no matrices")
-    sampling.check_weights(weights, model)
+    sampling.check_weights(weights, model, adapt)
     colour = show_alternatives and not json and output.legend(quiet)
     show = Show(Style(json, echo, colour, quiet, separator), unit)
     if seed is None and not (json or quiet):
@@ -163,7 +184,27 @@ def sample(
     with StopSignals() as signals:
         prompts = typed_prompts(text, unit, encode, signals) if interactive else prompts
         for text, ids in prompts:
-            drawing = sampling.Drawing(model, found.tokenizer, ids, task, signals.requested, many)
+            reader = _learned(saved, ids, quiet, signals) if adapt else None
+            drawing = sampling.Drawing(
+                model, found.tokenizer, ids, task, signals.requested, many, reader
+            )
             write(drawing, text, seeds, best_of, show)
             seeds = range(seeds.stop, seeds.stop + number * best_of, best_of)
         check_stop(signals.requested)
+
+
+def _learned(
+    saved: "SavedModel", ids: "npt.NDArray[np.int64]", quiet: bool, signals: StopSignals
+) -> "Context":
+    """Return the prompt, read and learned from."""
+    from charlm import sampling
+    from charlm.evaluation.given import adaptive_reader
+
+    reader = adaptive_reader(saved)
+    unit = saved.tokenizer.unit.removesuffix("s")
+    with output.bar("reading", unit, len(ids), disable=quiet or None) as bar:
+        adapted = sampling.AdaptedReader(reader, bar.update, signals.requested)
+        context = sampling.Context(saved.model, ids, reader=adapted)
+    if not reader.learned:
+        output.note("--adapt: the model learned nothing; try --set adapt.weights=true")
+    return context

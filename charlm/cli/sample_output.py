@@ -75,7 +75,7 @@ class Show:
 def write(drawing: Drawing, prompt: str, seeds: Sequence[int], best_of: int, show: Show) -> None:
     """Write a text for each seed; of those drawn in parallel, the first is printed as it grows."""
     model, length, many = drawing.model, len(drawing.prompt), len(seeds)
-    if not model.any_length and length > model.block_size:
+    if not (drawing.learned or model.any_length) and length > model.block_size:
         seen = f"the model sees only the last {model.block_size}"
         symbols = output.units(drawing.tokenizer.unit)
         output.note(f"the prompt has {length} {symbols}; {seen}")

@@ -3,12 +3,14 @@
     reader = model.adaptive(options, trained_on)    nothing has been read
     log_p = reader.first()                          (V,) of the first character
     log_p = reader.go_on(ids)                       (n,) -> (n, V), for the next n characters
+    other = reader.fork()                           goes on from here, but learns no more
 
 A prediction depends on the characters before it only, so a text can be decoded with the same reader
 that encoded it. The model stays as it is: a reader copies what it changes.
 """
 
 from abc import ABC, abstractmethod
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,6 +40,13 @@ class AdaptiveReader(ABC):
     def first(self) -> Float[Tensor, "V"]:
         """Return the log-probabilities of a text's first character."""
 
+    def fork(self) -> "AdaptiveReader":
+        """Return a reader that goes on from here and learns no more; there may be several.
+
+        They share what was learned, so this one must not read on while they do.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.fork")
+
     @property
     def learned(self) -> tuple[str, ...]:
         """What changes while it reads, in words: `counts`, `mixing weights`; empty for nothing."""
@@ -57,6 +66,13 @@ class Unchanging(AdaptiveReader):
         with torch.no_grad():
             logits, self.state = self.model.go_on(idx, self.state)
             return logits[0].float().log_softmax(dim=-1).cpu()
+
+    def fork(self) -> "Unchanging":
+        """Return a reader that goes on from here."""
+        other = copy(self)
+        with torch.no_grad():
+            other.state = self.model.repeat(self.state, 1)
+        return other
 
     def first(self) -> Float[Tensor, "V"]:
         """Return equal probabilities: without a character before it, such a model has no opinion."""

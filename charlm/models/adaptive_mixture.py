@@ -55,6 +55,9 @@ class State(NamedTuple):
     length: Array  # (1,), characters read
 
 
+OF_A_TEXT = ("log_p", "features", "hidden", "p", "rows", "recent", "length")  # not learned
+
+
 def begin(model: MixtureModel) -> State:
     """Return the state before a text."""
     experts, vocab_size = len(model.weights), model.vocab_size
@@ -114,6 +117,15 @@ class AdaptiveMixture(AdaptiveReader):
         joined = np.empty((len(ids), self.vocab_size), np.float32)
         _read(log_p, ids.astype(np.int64), joined, self.mixing, self.state)
         return torch.from_numpy(joined)
+
+    def fork(self) -> "AdaptiveMixture":
+        """Return a reader that goes on from here and learns no more."""
+        other = copy.copy(self)
+        other.experts = [expert.fork() for expert in self.experts]
+        other.mixing = False
+        own = {name: getattr(self.state, name).copy() for name in OF_A_TEXT}
+        other.state = self.state._replace(**own)
+        return other
 
     @torch.no_grad()
     def first(self) -> Float[Tensor, "V"]:

@@ -5,6 +5,7 @@ some seconds for a million characters, and up to `memory` MiB.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import no_type_check
 
 import numpy as np
@@ -187,11 +188,18 @@ class LearningMixer(AdaptiveReader):
     def __init__(self, mixer: Mixer, place: Int[ndarray, "S"]) -> None:
         past, match = place[:SIZE].view(np.uint64), place[SIZE:].reshape(-1, 3)
         self.mixer = mixer._replace(past=past, match=match)
+        self.read = read_and_learn
+
+    def fork(self) -> "LearningMixer":
+        """Return a reader that goes on from here and learns no more."""
+        other, m = copy(self), self.mixer
+        other.mixer, other.read = m._replace(past=m.past.copy(), match=m.match.copy()), _read
+        return other
 
     def go_on(self, ids: Int[ndarray, "n"]) -> Float[Tensor, "n V"]:
         """Read n more characters, learning from each."""
         p = np.empty((len(ids), len(self.mixer.length)))
-        read_and_learn(self.mixer, ids.astype(np.int64), p)
+        self.read(self.mixer, ids.astype(np.int64), p)
         return torch.from_numpy(p).log_().float()
 
     def first(self) -> Float[Tensor, "V"]:

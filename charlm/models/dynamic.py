@@ -73,6 +73,10 @@ class LearningReader(AdaptiveReader):
             self.read = np.append(self.read, part)
         return torch.cat(log_p)
 
+    def fork(self) -> AdaptiveReader:
+        """Return a reader with the weights as they are now."""
+        return self.reader.fork()
+
     def first(self) -> Float[Tensor, "V"]:
         """Return equal probabilities."""
         return self.reader.first()

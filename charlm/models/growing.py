@@ -16,6 +16,7 @@ the end. They are neighbours in the table, in the order in which they were met. 
 reaches a power of two, they move to a place with room for twice as many.
 """
 
+from copy import copy
 from typing import Any, no_type_check
 
 import numpy as np
@@ -42,6 +43,7 @@ KNESER_NEY, WITTEN_BELL, ADD_K = range(3)
 # The columns of an n-gram: its last character; its children, from row `FIRST` on; how often it occurs;
 # and in how many places: after how many distinct characters, where a text's start is one too.
 SYMBOL, FIRST, CHILDREN, COUNT, PLACES = range(5)
+EMPTY = 1  # the row of an n-gram that never occurred; row 0 is that of no characters
 MOST_ROWS = 2**31 - 1
 PIECE = 1 << 14  # characters of the first text that are read at a time
 
@@ -64,9 +66,10 @@ class GrowingNGram(AdaptiveReader):
         self.vocab_size, self.order = vocab_size, config.order
         self.rule = (METHODS.index(config.smoothing), config.add_k, config.min_count)
         self.rows = np.zeros((1 << 10, 5), np.int32)  # the first is the empty n-gram
-        self.used = np.ones(1, np.int64)  # rows
+        self.used = np.array([EMPTY + 1], np.int64)  # rows
         # How many n-grams of each order have counts of 1, 2, 3, 4; and how many so many places.
         self.often = np.zeros((2, self.order + 1, 5), np.int64)
+        self.counting = True
         self.begin()
         if trained_on is not None:
             size = len(trained_on)
@@ -84,8 +87,19 @@ class GrowingNGram(AdaptiveReader):
     def go_on(self, ids: Int[ndarray, "n"]) -> Float[Tensor, "n V"]:
         """Read n more characters, counting each."""
         p = np.empty((len(ids), self.vocab_size))
-        self._read(ids, p)
+        if self.counting:
+            self._read(ids, p)
+        else:
+            ids = ids.astype(np.int64)
+            _foresee(ids, p, self.rows, self.contexts, self.length, self.often, *self.rule)
         return torch.from_numpy(p).log_().float()
+
+    def fork(self) -> "GrowingNGram":
+        """Return a reader that goes on from here and counts no more."""
+        other = copy(self)
+        other.counting = False
+        other.contexts, other.length = self.contexts.copy(), self.length.copy()
+        return other
 
     def first(self) -> Float[Tensor, "V"]:
         """Return the log-probabilities of a character without context."""
@@ -148,6 +162,27 @@ def _read(
 
 @kernel
 @no_type_check
+def _foresee(
+    ids: Array,
+    p: Array,
+    rows: Array,
+    contexts: Array,
+    length: Array,
+    often: Array,
+    method: int,
+    added: float,
+    least: int,
+) -> None:
+    """Predict the character after each of `ids`, which are not counted."""
+    for t in range(len(ids)):
+        length[0] = min(length[0] + 1, len(contexts) - 1)
+        for k in range(length[0], 0, -1):
+            contexts[k] = find(rows, contexts[k - 1], ids[t])
+        predict(p[t], rows, contexts, length[0], often, method, added, least)
+
+
+@kernel
+@no_type_check
 def count_one(
     symbol: int,
     rows: Array,
@@ -176,10 +211,10 @@ def count_one(
 @no_type_check
 def _child(rows: Array, used: Array, parent: int, symbol: int) -> int:
     """Return the child of an n-gram with this last character; if it is new, with a count of 0."""
+    node = find(rows, parent, symbol)
+    if node != EMPTY:
+        return node
     first, size = rows[parent, FIRST], rows[parent, CHILDREN]
-    for node in range(first, first + size):
-        if rows[node, SYMBOL] == symbol:
-            return node
     if size & (size - 1) == 0:  # no room: move to the end
         for i in range(size):
             for column in range(5):  # a slice would be an array, which takes longer to make
@@ -189,6 +224,17 @@ def _child(rows: Array, used: Array, parent: int, symbol: int) -> int:
     rows[parent, CHILDREN] = size + 1
     rows[first + size, SYMBOL] = symbol
     return first + size
+
+
+@kernel
+@no_type_check
+def find(rows: Array, parent: int, symbol: int) -> int:
+    """Return the child of an n-gram with this last character, or `EMPTY`."""
+    first = rows[parent, FIRST]
+    for node in range(first, first + rows[parent, CHILDREN]):
+        if rows[node, SYMBOL] == symbol:
+            return node
+    return EMPTY
 
 
 @kernel

@@ -1,11 +1,12 @@
 """Choose the next character, and turn characters into text.
 
 Read in this order: `choose` (from logits to a character, in pure steps), `reader` (characters in,
-the next logits out; the fastest way for a model), `gpt_reader`, `ngram_reader`, `generate` (ids,
-one by one), `stream` (their text), `draw` (several texts), `request` (checks of the arguments),
-`load` (the same for Python programs).
+the next logits out; the fastest way for a model), `gpt_reader`, `ngram_reader`, `adapted` (a model
+that learns from the prompt), `generate` (ids, one by one), `stream` (their text), `draw` (several
+texts), `request` (checks of the arguments), `load` (the same for Python programs).
 """
 
+from charlm.sampling.adapted import AdaptedReader
 from charlm.sampling.choose import Settings
 from charlm.sampling.draw import Drawing, Task, Text
 from charlm.sampling.generate import Context, generate
@@ -27,6 +28,7 @@ from charlm.sampling.stream import Piece
 __all__ = [
     "CONFIGURED",
     "PROMPT",
+    "AdaptedReader",
     "Context",
     "Drawing",
     "Piece",

@@ -65,6 +65,7 @@ class Drawing:
     task: Task
     should_stop: Callable[[], bool] = lambda: False  # characters drawn until then are kept
     texts: int = 1  # how many will be drawn together
+    learned: Context | None = None  # the prompt, if it was read by a reader that learns
 
     @property
     def at_once(self) -> int:
@@ -74,7 +75,8 @@ class Drawing:
     @cached_property
     def context(self) -> Context:
         """The prompt, read once for all texts."""
-        return Context(self.model, self.prompt, self.task.weights, several=self.at_once > 1)
+        several = self.at_once > 1
+        return self.learned or Context(self.model, self.prompt, self.task.weights, several=several)
 
     def groups(self, seeds: Sequence[int]) -> Iterator[Sequence[int]]:
         """Split seeds into groups whose texts are drawn in parallel."""

@@ -11,7 +11,7 @@ from numpy import ndarray
 from charlm.errors import NonFiniteError
 from charlm.models.base import LanguageModel
 from charlm.sampling.choose import Settings, draw, log_softmax, next_probabilities
-from charlm.sampling.reader import Weights, reader_of
+from charlm.sampling.reader import Reader, Weights, reader_of
 from charlm.text.batches import SAMPLE_STREAM, random_words
 
 LATELY = 64  # characters that the repetition penalty looks back: about a line of text
@@ -33,6 +33,7 @@ class Context:
     """A prompt of at least one character, read by a model once for all its continuations.
 
     If it is longer than the model's block, the last characters count. See `reader_of` for the rest.
+    A `reader` given here has read nothing, and reads all of the prompt.
     """
 
     def __init__(
@@ -42,10 +43,11 @@ class Context:
         weights: Weights = "float32",
         *,
         several: bool = False,
+        reader: Reader | None = None,
     ) -> None:
         self.idx = idx[-(max(model.memory, LATELY) if model.any_length else model.block_size) :]
-        self.reader = reader_of(model, weights, several=several)
-        self.scores = self.reader.read(self.idx[None])
+        self.reader = reader or reader_of(model, weights, several=several)
+        self.scores = self.reader.read((idx if reader else self.idx)[None])
 
 
 def generate(

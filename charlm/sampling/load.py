@@ -13,9 +13,12 @@ from typing import Any, get_args
 
 from charlm.config import changed
 from charlm.errors import Setting, UsageError
+from charlm.evaluation.given import adaptive_reader
 from charlm.runs import find_run
 from charlm.runs.load import SavedModel, load_model
+from charlm.sampling.adapted import AdaptedReader
 from charlm.sampling.draw import Drawing, Task
+from charlm.sampling.generate import Context
 from charlm.sampling.reader import Weights
 from charlm.sampling.request import (
     CONFIGURED,
@@ -49,6 +52,7 @@ class Writer:
         allow: str | None = None,
         unknown: Unknown = "error",
         weights: Weights = "float32",
+        adapt: bool = False,
         **settings: Any,
     ) -> Iterator[str]:
         """Yield the characters of a text as they are drawn, without the prompt.
@@ -63,6 +67,7 @@ class Writer:
             unknown: For characters of the prompt that the model does not know: `error`, `skip`, or
                 `nearest`.
             weights: `int8` uses a GPT's matrices in 8 bits: faster for large models, CPU only.
+            adapt: Learn from the prompt first, as the section `adapt` of the configuration says.
             settings: Any key of the section `sample` of a configuration: `max_new_chars`,
                 `temperature`, `top_k`, `top_p`, `min_p`, `typical_p`, `repetition_penalty`. The
                 default is the run's own.
@@ -85,8 +90,12 @@ class Writer:
         ends = [self._text(words, Setting("stop")) for words in stops]
         found = encode_stops(tokenizer, ends, allowed)
         task = Task(settings_of(config, allowed), config.max_new_chars, found, weights)
-        check_weights(weights, saved.model)
-        drawing, seeds = Drawing(saved.model, tokenizer, ids, task), [choose_seed(seed)]
+        check_weights(weights, saved.model, adapt)
+        learned = None
+        if adapt:
+            learned = Context(saved.model, ids, reader=AdaptedReader(adaptive_reader(saved)))
+        drawing = Drawing(saved.model, tokenizer, ids, task, learned=learned)
+        seeds = [choose_seed(seed)]
         written = drawing.write(seeds, drawing.streams(seeds))
         texts = (piece.text for pieces in written for piece in pieces[0])
         return map(as_unicode, texts) if self.printable else texts

@@ -151,8 +151,11 @@ def choose_seed(seed: int | None) -> int:
     return seed
 
 
-def check_weights(weights: Weights, model: LanguageModel) -> None:
-    """Raise UsageError for 8-bit weights if the model is not on a CPU: there are no kernels."""
+def check_weights(weights: Weights, model: LanguageModel, adapt: bool = False) -> None:
+    """Raise UsageError for 8-bit weights if the model learns, or is not on a CPU: there are no kernels."""
+    if weights == "int8" and adapt:
+        what = "a model learns with float32 only"
+        raise UsageError(Setting("weights", weights), what, "leave it out, or do not adapt")
     if weights == "int8" and model.device.type != "cpu":
         mend = Phrase("leave it out, or use {}", Setting("device", "cpu"))
         what = f"not for {model.device}, only for a CPU"

@@ -714,3 +714,54 @@ def test_a_line_that_never_ends_is_refused(charlm, trained, monkeypatch):
 
     assert result.code == 3
     assert result.error.startswith("standard input: longer than ")
+
+
+def test_a_model_that_adapts_learns_from_the_prompt_and_the_run_stays(charlm, tiny):
+    assert charlm("train", "--config", "ngram", "data.source=text.txt", "-q").code == 0
+    Path("prompt.txt").write_text("zebra zoo! " * 5 + "ze", encoding="utf-8")
+    before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    prompt = (*SAMPLE, "--prompt-file", "prompt.txt", "--no-echo")
+    prompt += ("--temperature", 0)
+
+    as_trained = charlm(*prompt).stdout
+    adapted, again = (charlm(*prompt, "--adapt") for _ in range(2))
+
+    assert adapted.stdout == "bra zoo! zeb\n"
+    assert adapted.stdout == again.stdout != as_trained
+    assert adapted.stderr == ""
+    assert before == {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
+    (three,) = {
+        record["text"]
+        for record in map(
+            json.loads, charlm(*prompt, "--adapt", "-n", 3, "--json").stdout.splitlines()
+        )
+    }
+    assert three == adapted.stdout.removesuffix("\n")
+
+
+def test_a_gpt_learns_from_the_prompt_if_its_weights_may(charlm, trained):
+    prompt = (*SAMPLE, "--prompt", "the quick " * 8)
+
+    still = charlm(*prompt, "--adapt")
+    learns = ("--set", "adapt.weights=true", "--set", "adapt.learning_rate=0.1")
+    learning = charlm(*prompt, "--adapt", *learns)
+
+    assert "--adapt: the model learned nothing; try --set adapt.weights=true" in still.stderr
+    assert learning.stderr == ""
+    assert still.stdout == charlm(*prompt).stdout
+    assert learning.stdout != still.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "adapt.weights=true"], "nothing is learned; use it with --adapt"),
+        (["--adapt", "--set", "run.seed=1"], "only keys of adapt"),
+        (["--adapt", "--weights", "int8"], "a model learns with float32 only"),
+    ],
+)
+def test_what_does_not_go_with_adapting_is_refused(charlm, trained, options, message):
+    result = charlm(*SAMPLE, *options)
+
+    assert result.code == 2
+    assert message in result.stderr

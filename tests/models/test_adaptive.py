@@ -36,3 +36,22 @@ def test_no_prediction_depends_on_a_later_character(each_config, text):
     found = [model.adaptive(AdaptConfig(), trained_on).go_on(ids) for ids in (text, other)]
 
     assert torch.equal(found[0][:20], found[1][:20])
+
+
+def test_a_fork_learns_no_more(each_config, text):
+    model = build_model(each_config, VOCAB).eval()
+    trained_on = IdArray(np.arange(3 * VOCAB) % VOCAB)
+    reader = model.adaptive(AdaptConfig(weights=True, every=4), trained_on)
+    reader.go_on(text[:12])
+
+    found = [reader.fork().go_on(ids) for ids in (text[12:], np.full(9, 3), text[12:])]
+
+    assert torch.equal(found[0], found[2])
+
+
+def test_a_fork_goes_on_where_its_reader_is(each_config, text):
+    model = build_model(each_config, VOCAB).eval()
+    reader = model.adaptive(AdaptConfig(counts=False, mixing=False))
+    reader.go_on(text[:12])
+
+    torch.testing.assert_close(reader.fork().go_on(text[12:]), reader.go_on(text[12:]))

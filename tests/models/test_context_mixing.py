@@ -62,6 +62,18 @@ def test_a_reader_that_learns_ends_where_a_fit_to_both_texts_begins():
     np.testing.assert_array_equal(reader.mixer.history, mixer.history)
 
 
+def test_a_fork_learns_no_more():
+    model, ids = fitted(), TOKENS.encode(SECOND)
+    static = model(ids_of(SECOND))[0]
+    reader = model.adaptive(AdaptConfig())
+
+    assert torch.equal(reader.fork().go_on(ids), static)
+    reader.go_on(ids)
+    forks = [reader.fork().go_on(ids) for _ in range(2)]
+    assert torch.equal(forks[0], forks[1])
+    assert not torch.equal(forks[0], static)
+
+
 def test_reading_in_pieces_changes_no_bit_and_the_model_stays():
     model, ids = fitted(), TOKENS.encode(SECOND)
     before = model(ids_of(SECOND))

@@ -51,6 +51,19 @@ def test_from_nothing_each_prediction_is_that_of_a_fit_to_all_before_it(
         torch.testing.assert_close(found[t], anew, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("smoothing", ["kneser-ney", "witten-bell", "add-k"])
+def test_a_fork_predicts_as_a_fit_to_what_its_reader_has_read(smoothing):
+    made_of, text, other = config(4, smoothing), draw(0, 150), draw(1, 40)
+    reader = GrowingNGram(made_of, V)
+    reader.go_on(text)
+
+    found = reader.fork().go_on(other)
+
+    whole = torch.from_numpy(np.concatenate([text, other]))
+    fit = fitted(made_of, text)(whole[None])[0]
+    torch.testing.assert_close(found, fit[len(text) :], atol=1e-6, rtol=1e-6)
+
+
 def predicted(texts, order, context):
     """Return p after `context`, the beginning of a text, by the definition of Kneser-Ney."""
     counted = [

@@ -34,6 +34,17 @@ def test_it_takes_what_the_command_takes(charlm, trained):
     )
 
 
+def test_it_adapts_as_the_command_does(charlm, tiny):
+    assert charlm("train", "--config", "ngram", "data.source=text.txt", "-q").code == 0
+    prompt, options = "dozen dogs! dozen dogs! do", {"seed": 1, "max_new_chars": 9}
+
+    found = "".join(package.load().generate(prompt, adapt=True, **options))
+
+    command = ("sample", "-p", prompt, "--seed", 1, "--max-new-chars", 9, "--no-echo")
+    assert found + "\n" == charlm(*command, "--adapt").stdout
+    assert found != "".join(package.load().generate(prompt, **options))
+
+
 def test_each_text_is_another_without_a_seed(trained):
     model = package.load(trained)
 

@@ -136,7 +136,6 @@ class Lives:
 def _serve() -> None:
     import torch
     import torch._dynamo  # optimizers import it when first used, which takes seconds
-
     import typer
 
     import charlm.cli.training_output
