@@ -6,18 +6,19 @@ A character is a walk down a tree (`symbol_tree`), and each step of it is predic
        Both become logits; a history through a map that learns what followed such histories
     2  a match model looks for the longest earlier passage that ends like the text, and predicts what
        came next there
-    3  mixers multiply these logits by weights and add up. Each chooses its weights by something that
+    3  other models may offer their probabilities, as those of the bit
+    4  mixers multiply these logits by weights and add up. Each chooses its weights by something that
        is known, such as the last character; a last mixer joins them
-    4  the result is refined by what followed such results after the last one or two characters
+    5  the result is refined by what followed such results after the last one or two characters
 
 After a whole character, everything that took part learns from each of its bits. PAQ (Mahoney 2005)
-has all four, over bytes; here all is integers, from `bit_tables`.
+has 1, 2, 4 and 5, over bytes; here all is integers, from `bit_tables`.
 """
 
 from typing import NamedTuple, no_type_check
 
 import numpy as np
-from numba import int64, uint32, uint64
+from numba import float64, int64, uint32, uint64
 
 from charlm.config.context_mixing import FARTHEST
 from charlm.models.bit_tables import (
@@ -55,6 +56,8 @@ REFINED = 1 << 16  # contexts in each of two refinements
 FOLLOWING = 3  # orders after which what followed is remembered
 FOLLOW_BITS = 16
 FRESH = 1 << 31
+LEAST_SHARE = 1e-12
+OFFERED = 65536 // 8  # the first weight of what another model offers
 SPEED, FINAL_SPEED = 20, 20  # of learning weights, in 1/2^26 for each unit of error and input
 
 # What the mixers choose weights by; the first three depend on the node too.
@@ -64,8 +67,8 @@ SETS = 11
 class Mixer(NamedTuple):
     """What has been learned and read. All are arrays, changed in place.
 
-    Sizes: V characters, N = V - 1 nodes, D nodes on the longest walk, C contexts, M match models,
-    I = 3 C + 2 M + 1 inputs, S sets of weights.
+    Sizes: V characters, N = V - 1 nodes, D nodes on the longest walk, C contexts, M match models, X
+    other models, I = 3 C + 2 M + 2 X + 1 inputs, S sets of weights.
     """
 
     child: Array  # see `Walks`, to `place`
@@ -95,6 +98,7 @@ class Mixer(NamedTuple):
     past: Array  # (SIZE,) uint64: see `view`
     match: Array  # (M, 3) int64: where a match continues, how long it is, what it expects or -1
 
+    offered: Array  # (X, N) int64: p of a 1 at each node, 1/4096; -1: no offer
     hashes: Array  # (C,) uint64: contexts of the next character
     chosen: Array  # (S,) int64: rows of the weights, or of a set's first node
     inputs: Array  # (D, I) int32: logits; this and the rest for each node on the way
@@ -105,7 +109,9 @@ class Mixer(NamedTuple):
     joined: Array  # (D, 7) int64: rows of `final`, logits, the point, rows of `refined`
 
 
-def new_mixer(walks: Walks, classes: Array, contexts: list[Array], slot_bits: int) -> Mixer:
+def new_mixer(
+    walks: Walks, classes: Array, contexts: list[Array], slot_bits: int, experts: int = 0
+) -> Mixer:
     """Return a mixer that has learned and read nothing.
 
     Args:
@@ -113,17 +119,19 @@ def new_mixer(walks: Walks, classes: Array, contexts: list[Array], slot_bits: in
         classes: See `view.classes_of`.
         contexts: The parts of each context: see `view.codes_of`.
         slot_bits: Logarithm of the number of groups of nodes that it has room for.
+        experts: How many other models offer their probabilities (X).
     """
     vocab_size, depth = walks.nodes.shape
     count, nodes, matches = len(contexts), max(1, vocab_size - 1), len(MATCHES)
-    inputs = 3 * count + 2 * matches + 1
+    inputs = 3 * count + 2 * matches + 2 * experts + 1
     sizes = [count + 1, nodes, 256, vocab_size + 1, 32, vocab_size + 1, 64, 512, 1024, 1024, 128]
     first = np.concatenate([[0], np.cumsum(sizes)])
     curve = np.arange(POINTS) * STEP
     points = SQUASH[np.minimum(curve, 2 * TOP - 1) >> 4] << 4
     hashes = np.zeros(count, np.uint64)
     weights = np.full((first[-1], inputs), 2 * 65536 // (count + 2), np.int32)
-    weights[:, -1] = 0  # the bias
+    weights[:, -1 - 2 * experts :] = 0  # the bias, and what is offered
+    weights[:, inputs - 2 * experts - 1 : -1 : 2] = OFFERED
     return Mixer(
         *walks,
         classes=classes.astype(np.int64),
@@ -142,6 +150,7 @@ def new_mixer(walks: Walks, classes: Array, contexts: list[Array], slot_bits: in
         clock=np.zeros(1, np.int64),
         past=np.zeros(SIZE, np.uint64),
         match=np.tile(np.array([0, 0, -1]), (matches, 1)),
+        offered=np.full((experts, nodes), -1, np.int64),
         hashes=hashes,
         chosen=np.zeros(SETS, np.int64),
         inputs=np.zeros((depth, inputs), np.int32),
@@ -261,7 +270,7 @@ def _gather(m: Mixer, node: int, k: int) -> int:
 @kernel
 @no_type_check
 def _follow(m: Mixer, node: int, k: int) -> int:
-    """Write the inputs from the match models; return the state of the first, 0 for no match."""
+    """Write the inputs from match and other models; return the state of the first, 0 for no match."""
     inputs, i, state = m.inputs[k], 3 * len(m.hashes), 0
     for j in range(len(m.match)):
         expected = m.match[j, 2]
@@ -272,6 +281,12 @@ def _follow(m: Mixer, node: int, k: int) -> int:
                 state = 1 + length // 2
             p = int64(m.trust[j, 2 * length + m.bits[expected, k]] >> uint32(20))
             inputs[i], inputs[i + 1] = STRETCH[p], 4 * (p - 2048)
+        i += 2
+    for e in range(len(m.offered)):
+        p = m.offered[e, node]
+        inputs[i] = inputs[i + 1] = 0
+        if p >= 0:
+            inputs[i], inputs[i + 1] = STRETCH[p], 6 * (p - 2048)
         i += 2
     inputs[i] = UNIT // 4  # a bias
     return state
@@ -323,12 +338,19 @@ def learn(m: Mixer, symbol: int) -> None:
             at = m.refined[r, joined[5 + r]]
             at[joined[4]] += (bit * 65535 * 16 - at[joined[4]]) >> 6
         _learn_contexts(m, node, k, bit)
-        for j in range(len(m.match)):
-            expected = m.match[j, 2]
-            if expected >= 0 and k < m.length[expected] and m.nodes[expected, k] == node:
-                i = 2 * _length_class(m.match[j, 1]) + m.bits[expected, k]
-                p = int64(m.trust[j, i])
-                m.trust[j, i] = uint32(p + ((bit * 0xFFFFFFFF - p) >> 7))
+        _learn_matches(m, node, k, bit)
+
+
+@kernel
+@no_type_check
+def _learn_matches(m: Mixer, node: int, k: int, bit: int) -> None:
+    """Learn how far matches can be trusted."""
+    for j in range(len(m.match)):
+        expected = m.match[j, 2]
+        if expected >= 0 and k < m.length[expected] and m.nodes[expected, k] == node:
+            i = 2 * _length_class(m.match[j, 1]) + m.bits[expected, k]
+            p = int64(m.trust[j, i])
+            m.trust[j, i] = uint32(p + ((bit * 0xFFFFFFFF - p) >> 7))
 
 
 @kernel
@@ -467,3 +489,65 @@ def probability(m: Mixer, symbol: int) -> float:
         ones = predict(m, m.nodes[symbol, k], k) / 65536
         p *= ones if m.bits[symbol, k] else 1 - ones
     return p
+
+
+@kernel
+@no_type_check
+def offer(m: Mixer, log_p: Array) -> None:
+    """Take what other models predict of the next character, (X, V); NaN: nothing."""
+    sums = np.empty(len(m.group))
+    for e in range(len(log_p)):
+        if np.isnan(log_p[e, 0]):
+            m.offered[e] = -1
+            continue
+        for node in range(len(m.group) - 1, -1, -1):  # those below come first
+            zeros = _share(m.child[node, 0], sums, log_p[e])
+            ones = _share(m.child[node, 1], sums, log_p[e])
+            sums[node] = zeros + ones
+            m.offered[e, node] = min(int64(4096 * ones / (zeros + ones)), 4095)
+
+
+@kernel
+@no_type_check
+def _share(child: int, sums: Array, log_p: Array) -> float:
+    """Return the probability of all characters below a node, or of one."""
+    return sums[child] if child >= 0 else max(np.exp(float64(log_p[-1 - child])), LEAST_SHARE)
+
+
+@kernel
+@no_type_check
+def read(m: Mixer, ids: Array, offers: Array, p: Array, learned: bool) -> None:
+    """Read on, and learn from each of `ids` if they are `learned`.
+
+    Row t is about the character after `ids[t]`: offers (n, X, V) are what others predict of it, and the
+    mixture is written to p (n, V), unless that is empty.
+    """
+    for t in range(len(ids)):
+        if learned:
+            look(m)
+            probability(m, ids[t])
+            learn(m, ids[t])
+        move_on(m, ids[t], learned)
+        if offers.shape[1]:
+            offer(m, offers[t])
+        if len(p):
+            look(m)
+            distribute(m, p[t])
+
+
+@kernel
+@no_type_check
+def recount(m: Mixer, ids: Array) -> None:
+    """Learn all that depends on the text alone: everything but `weights`, `final` and `refined`."""
+    for t in range(len(ids)):
+        look(m)
+        symbol = ids[t]
+        for k in range(m.length[symbol]):
+            node = m.nodes[symbol, k]
+            _find(m, node, k)
+            _gather(m, node, k)
+        for k in range(m.length[symbol]):
+            node, bit = m.nodes[symbol, k], m.bits[symbol, k]
+            _learn_contexts(m, node, k, bit)
+            _learn_matches(m, node, k, bit)
+        move_on(m, symbol, True)

@@ -23,11 +23,11 @@ from charlm.models.bit_mixing import (
     MATCHES,
     Mixer,
     distribute,
-    learn,
     look,
     move_on,
     new_mixer,
     probability,
+    read,
 )
 from charlm.models.bit_tables import Array
 from charlm.models.kernel import kernel
@@ -37,6 +37,7 @@ from charlm.text.tokens import Ids
 
 PIECE = 1 << 14  # characters counted between two looks at whether to stop
 MATCH = 3 * len(MATCHES)
+NO_OFFERS, NOTHING = np.empty((1, 0, 0), np.float32), np.empty((0, 0))
 
 
 class ContextMixingModel(LanguageModel):
@@ -110,7 +111,7 @@ class ContextMixingModel(LanguageModel):
         mixer = new_mixer(walks_of(tree), classes, self.codes, bits)
         for first in range(0, len(text), PIECE):
             check_stop(should_stop)
-            read_and_learn(mixer, text[first : first + PIECE], np.empty((0, self.vocab_size)))
+            read(mixer, text[first : first + PIECE], NO_OFFERS, NOTHING, True)
         return mixer
 
     def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
@@ -164,7 +165,7 @@ class ContextMixingModel(LanguageModel):
         """Read on; the state is brought up to date in place."""
         p = np.empty((*idx.shape, self.vocab_size))
         for ids, own, place in zip(idx.cpu().numpy(), p, state.numpy(), strict=True):
-            _read(self._at(place), ids, own)
+            read(self._at(place), ids, NO_OFFERS, own, False)
         return torch.from_numpy(p).log_().float().to(idx.device), state
 
     def _at(self, place: Int[ndarray, "S"]) -> Mixer:
@@ -188,18 +189,19 @@ class LearningMixer(AdaptiveReader):
     def __init__(self, mixer: Mixer, place: Int[ndarray, "S"]) -> None:
         past, match = place[:SIZE].view(np.uint64), place[SIZE:].reshape(-1, 3)
         self.mixer = mixer._replace(past=past, match=match)
-        self.read = read_and_learn
+        self.learns = True
 
     def fork(self) -> "LearningMixer":
         """Return a reader that goes on from here and learns no more."""
         other, m = copy(self), self.mixer
-        other.mixer, other.read = m._replace(past=m.past.copy(), match=m.match.copy()), _read
+        other.mixer = m._replace(past=m.past.copy(), match=m.match.copy())
+        other.learns = False
         return other
 
     def go_on(self, ids: Int[ndarray, "n"]) -> Float[Tensor, "n V"]:
         """Read n more characters, learning from each."""
         p = np.empty((len(ids), len(self.mixer.length)))
-        self.read(self.mixer, ids.astype(np.int64), p)
+        read(self.mixer, ids.astype(np.int64), NO_OFFERS, p, self.learns)
         return torch.from_numpy(p).log_().float()
 
     def first(self) -> Float[Tensor, "V"]:
@@ -207,28 +209,6 @@ class LearningMixer(AdaptiveReader):
         p = np.empty(len(self.mixer.length))
         _foresee(self.mixer, p)
         return torch.from_numpy(p).log_().float()
-
-
-@kernel
-@no_type_check
-def read_and_learn(m: Mixer, ids: Array, p: Array) -> None:
-    """Learn from each of `ids` and, if `p` has rows, predict the character after it."""
-    for t in range(len(ids)):
-        look(m)
-        probability(m, ids[t])
-        learn(m, ids[t])
-        move_on(m, ids[t], True)
-        if len(p):
-            _foresee(m, p[t])
-
-
-@kernel
-@no_type_check
-def _read(m: Mixer, ids: Array, p: Array) -> None:
-    """Predict the character after each of `ids`."""
-    for t in range(len(ids)):
-        move_on(m, ids[t], False)
-        _foresee(m, p[t])
 
 
 @kernel

@@ -7,7 +7,9 @@ import torch
 from charlm.config import AdaptConfig, ContextMixingConfig
 from charlm.errors import Stopped
 from charlm.models import build_model
+from charlm.models.bit_mixing import new_mixer, offer, read, recount
 from charlm.models.context_mixing import ContextMixingModel
+from charlm.models.symbol_tree import grow_tree, walks_of
 from charlm.models.view import classes_of
 from charlm.text import CharTokenizer, IdArray
 
@@ -155,3 +157,47 @@ def test_a_stop_leaves_the_model_as_it_was():
         model.fit(IdArray(TOKENS.encode(SECOND)), classes_of(TOKENS), should_stop=lambda: True)
 
     assert torch.equal(model(idx), before)
+
+
+def test_recounting_a_text_gives_all_that_mixing_does_not_change():
+    model = fitted()
+    mixed, text = model.mixer(), TOKENS.encode(FIRST).astype(np.int64)
+    recounted = new_mixer(walks_of(model.tree.numpy()), classes_of(TOKENS), model.codes, 10)
+
+    recount(recounted, text)
+
+    for name, array in recounted._asdict().items():
+        if name in ("slots", "maps", "passages", "trust", "history", "followed", "past", "match"):
+            np.testing.assert_array_equal(array, getattr(mixed, name), err_msg=name)
+
+
+def test_the_mixer_learns_to_trust_an_expert_that_knows():
+    model, ids = fitted(), TOKENS.encode(SECOND * 4).astype(np.int64)
+    mixer = new_mixer(walks_of(model.tree.numpy()), classes_of(TOKENS), model.codes, 10, experts=2)
+    offers = np.full((len(ids), 2, V), np.log(0.1 / (V - 1)), np.float32)
+    offers[np.arange(len(ids) - 1), 0, ids[1:]] = np.log(0.9)  # the first knows what comes next
+    offers[:, 1] = np.nan  # the second says nothing
+    p = np.empty((len(ids), V))
+
+    read(mixer, ids, offers, p, True)
+
+    right = p[np.arange(len(ids) - 1), ids[1:]]
+    assert right[:10].mean() < 0.5
+    assert right[-50:].mean() > 0.85
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+
+
+def test_an_offer_is_the_probability_of_each_bit():
+    walks = walks_of(grow_tree(TOKENS.encode(FIRST), V))
+    mixer = new_mixer(walks, classes_of(TOKENS), [], 4, experts=1)
+    p = np.random.default_rng(0).dirichlet(np.ones(V))
+
+    offer(mixer, np.log(p).astype(np.float32)[None])
+
+    for node in range(V - 1):
+        passing = dict.fromkeys((0, 1), 0.0)
+        for symbol in range(V):
+            for k in range(walks.length[symbol]):
+                if walks.nodes[symbol, k] == node:
+                    passing[walks.bits[symbol, k]] += p[symbol]
+        assert abs(mixer.offered[0, node] / 4096 - passing[1] / sum(passing.values())) < 1 / 2000
