@@ -4,11 +4,13 @@ Each compiled function also carries `@no_type_check`: numba compiles the plain f
 run-time checks of the tests would wrap otherwise.
 """
 
+import hashlib
 import os
 from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,14 +31,18 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     return compiled
 
 
-def _stamp(function: Callable[..., Any]) -> tuple[Any, ...]:
-    """Return what machine code depends on: the file, the constants, and the functions that are called."""
+def _stamp(function: Callable[..., Any]) -> str:
+    """Return a hash of what machine code depends on: the file, and all that it has imported so far.
+
+    Not only what the function names itself: it may call functions that are defined below it.
+    """
     state = os.stat(function.__code__.co_filename)
     found: list[Any] = [state.st_mtime_ns, state.st_size]
-    for name in function.__code__.co_names:
-        value = function.__globals__.get(name)
-        if isinstance(value, int | float | tuple):
+    for name, value in function.__globals__.items():
+        if isinstance(value, np.ndarray):  # its numbers become part of the code
+            found.append((name, value.dtype, value.tobytes()))
+        elif isinstance(value, int | float | tuple):
             found.append((name, value))
         elif stamp := getattr(value, "charlm_stamp", None):
             found.append((name, stamp))
-    return tuple(found)
+    return hashlib.sha256(repr(found).encode()).hexdigest()

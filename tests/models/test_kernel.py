@@ -6,19 +6,26 @@ from numba.core.caching import CacheImpl
 from charlm.models.kernel import kernel
 
 CALLER = """
-from {callee} import once
+from {callee} import ADDED, once
 from charlm.models.kernel import kernel
 
 @kernel
 def twice(x):
-    return once(once(x))
+    return below(below(x))
+
+@kernel
+def below(x):
+    return once(x) + ADDED[0]
 """
 CALLEE = """
+import numpy as np
 from charlm.models.kernel import kernel
+
+ADDED = np.array([{number}])
 
 @kernel
 def once(x):
-    return x + {number}
+    return x + {more}
 """
 
 
@@ -45,11 +52,12 @@ def test_it_is_compiled_again_if_a_function_in_another_file_changes(tmp_path, mo
         return module.twice
 
     found = []
-    for number in (10, 10, 20):
-        (tmp_path / "called_by_it.py").write_text(CALLEE.format(number=number))
+    for number, more in ((10, 1), (10, 2), (20, 2)):
+        content = CALLEE.format(number=number, more=more)
+        (tmp_path / "called_by_it.py").write_text(content)
         compiled = load()
         found.append(compiled(1))
     again = load()
 
-    assert found == [21, 21, 41]
-    assert (again(1), sum(again.stats.cache_hits.values())) == (41, 1)
+    assert found == [23, 25, 45]
+    assert (again(1), sum(again.stats.cache_hits.values())) == (45, 1)
