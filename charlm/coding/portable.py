@@ -20,7 +20,7 @@ from charlm.text.tokenizer import ByteTokenizer
 SLOT_BITS = 22
 CONTEXTS = (
     *("lines", "1", "1 2", "1 2 3", "1 2 3 4", "1 2 3 4 5", "1 2 3 4 5 6", "1 2 3 4 5 6 7 8"),
-    *("word gap", "word word-1 gap", "word word-1 word-2", "word word-2", "word paragraph 1"),
+    *("word last", "word word-1 gap", "word word-1 word-2", "word word-2", "word paragraph 1"),
     *("line column 1", "2 3", "2 3 4", "1 3 4", "above 1", "column lines 1"),
 )
 

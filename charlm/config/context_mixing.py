@@ -12,14 +12,14 @@ from charlm.config.values import Integer, shown, text, wrong
 FARTHEST = 32  # characters back that a part may be
 MOST_PARTS, MOST_CONTEXTS = 32, 128
 WORDS = ("word", "word-1", "word-2", "word-3", "gap", "paragraph")
-NAMED = (*WORDS, "line", "column", "lines", "above", "after-1", "after-2", "after-3")
+NAMED = (*WORDS, "last", "line", "column", "lines", "above", "after-1", "after-2", "after-3")
 ROW_BYTES = 32  # for the nodes of a context that lie together
 ROWS_A_CHARACTER = 0.5  # that one context needs, about, if it is a long one
 
 LAST = tuple(" ".join(map(str, range(1, n + 1))) for n in (1, 2, 3, 4, 5, 6, 8, 10))
 DEFAULT = (
     *("lines", *LAST),
-    *("word gap", "word word-1 gap", "word word-1 word-2", "word word-2", "word paragraph 1"),
+    *("word last", "word word-1 gap", "word word-1 word-2", "word word-2", "word paragraph 1"),
     *("word-1 1", "word word-1 word-2 1", "word word-1 word-3", "word word-1 paragraph"),
     *("word column", "word lines 1", "word word-2 word-3"),
     *("line column 1", "above 1", "column lines 1"),
@@ -72,8 +72,8 @@ class ContextMixingConfig(ModelConfig):
     ] = DEFAULT
     """The contexts, a list or separated by `;`. Each is a list of parts of the text before a character. A number: the character so
     many places back. `word`: the letters of the word so far, in lower case; `word-1` to `word-3`: the
-    whole words before it; `gap`: what stands between this word and the last. `line`: how the line
-    begins, its first four characters. `column`: how many characters the line has so far. `lines`:
+    whole words before it; `gap`: what stands between this word and the last; `last`: the last
+    character, unless it is part of a word. `line`: how the line begins, its first four characters. `column`: how many characters the line has so far. `lines`:
     whether an empty line stands above. `above`: the character of the line before in that column.
     `paragraph`: the first word after the last empty line. `after-1` to `after-3`: the two characters
     that followed the last one to three characters where they stood last."""

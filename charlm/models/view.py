@@ -20,14 +20,22 @@ IN_WORDS = "'\u2019_"  # stand in words, beside letters and digits
 # Places in a view. `WORD` and the rest up to `PARAGRAPH` are hashes, 0 for none.
 WORD, WORD_1, WORD_2, WORD_3, GAP, LINE, PARAGRAPH, COLUMN, LINES, ABOVE_LENGTH, READ = range(11)
 FOLLOWED = 11  # what followed the last one, two and three characters, where they stood before
-RECENT = 14  # the last characters, a ring
+LAST = 14  # the last character + 1 outside words, 0 inside
+RECENT = 15  # the last characters, a ring
 WIDTH = 256  # columns of a line that are told apart
 THIS, ABOVE = RECENT + FARTHEST, RECENT + FARTHEST + WIDTH  # ids + 1 of this line, and of the last
 SIZE = ABOVE + WIDTH
 BEGINNING = 4  # characters that tell how a line begins
 
 CODES = {"word": WORD, "word-1": WORD_1, "word-2": WORD_2, "line": LINE, "paragraph": PARAGRAPH}
-CODES |= {"word-3": WORD_3, "gap": GAP, "column": COLUMN, "lines": LINES, "above": ABOVE}
+CODES |= {
+    "last": LAST,
+    "word-3": WORD_3,
+    "gap": GAP,
+    "column": COLUMN,
+    "lines": LINES,
+    "above": ABOVE,
+}
 CODES |= {f"after-{n + 1}": FOLLOWED + n for n in range(3)}
 assert CODES.keys() == set(NAMED), "each part that a configuration may name has a place"
 
@@ -77,13 +85,14 @@ def see(view: Array, symbol: int, classes: Array) -> None:
     view[READ] = read + 1
     if kind == LETTER:
         view[WORD] = mixed(view[WORD], uint64(classes[1, symbol] + 1))
+        view[LAST] = uint64(0)
     else:
         if view[WORD]:
             if not view[PARAGRAPH]:
                 view[PARAGRAPH] = view[WORD]
             view[WORD_3], view[WORD_2], view[WORD_1] = view[WORD_2], view[WORD_1], view[WORD]
             view[WORD] = view[GAP] = uint64(0)
-        view[GAP] = mixed(view[GAP], one)
+        view[GAP], view[LAST] = mixed(view[GAP], one), one
     if kind != NEWLINE:
         if column < BEGINNING:
             view[LINE] = mixed(view[LINE], one)

@@ -26,6 +26,7 @@ EVERY = [
     "word-2",
     "word-3",
     "gap",
+    "last",
     "line",
     "column",
     "lines",
@@ -55,6 +56,8 @@ def slow_part(part, text):
         while begin and not (text[begin - 1].isalnum() or text[begin - 1] == "'"):
             begin -= 1
         return text[begin:end] or None
+    if part == "last":
+        return None if words(text)[-1] else text[-1:] or None
     if part == "lines":
         ended = text.count("\n")
         return ended and 1 + (text.removeprefix("\n").rpartition("\n")[0].endswith("\n"))
