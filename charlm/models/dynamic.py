@@ -114,14 +114,16 @@ def optimizers_of(model: LanguageModel, learning_rate: float) -> list[Optimizer]
     """Return the optimizers of all weights of a model that is in evaluation mode.
 
     Only the rows of an n-gram table that were looked up are updated: an update of the whole table
-    would take twice as long as everything else.
+    would take half as long as everything else. MPS has no sparse gradients.
     """
     embeddings = [part for part in model.modules() if isinstance(part, NGramEmbedding)]
+    sparse = model.device.type != "mps"
     for embedding in embeddings:
-        embedding.sparse = True
+        embedding.sparse = sparse
     tables = [embedding.table.weight for embedding in embeddings]
     others = [p for p in model.parameters() if all(p is not table for table in tables)]
     optimizers: list[Optimizer] = [Adam(others, learning_rate, BETAS, fused=True)]
     if tables:
-        optimizers.append(SparseAdam(tables, OF_NGRAMS * learning_rate, BETAS))
+        kind = SparseAdam if sparse else Adam
+        optimizers.append(kind(tables, OF_NGRAMS * learning_rate, BETAS))
     return optimizers
