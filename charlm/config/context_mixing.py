@@ -56,6 +56,14 @@ Context = Annotated[
 ]
 
 
+Contexts = Annotated[
+    tuple[Context, ...],
+    Field(min_length=1, max_length=MOST_CONTEXTS),
+    BeforeValidator(lambda value: value.split(";") if isinstance(value, str) else value),
+]
+Mebibytes = Annotated[int, Field(ge=1, le=1 << 20), Integer]
+
+
 class ContextMixingConfig(ModelConfig):
     """Counted, not trained: many contexts predict each character bit by bit, and a mixer joins them."""
 
@@ -65,11 +73,7 @@ class ContextMixingConfig(ModelConfig):
     """Which model this is."""
     block_size: CountedWindow = 256
     """Characters in a window when scored in windows; a part may be farther back than that."""
-    contexts: Annotated[
-        tuple[Context, ...],
-        Field(min_length=1, max_length=MOST_CONTEXTS),
-        BeforeValidator(lambda value: value.split(";") if isinstance(value, str) else value),
-    ] = DEFAULT
+    contexts: Contexts = DEFAULT
     """The contexts, a list or separated by `;`. Each is a list of parts of the text before a character. A number: the character so
     many places back. `word`: the letters of the word so far, in lower case; `word-1` to `word-3`: the
     whole words before it; `gap`: what stands between this word and the last; `last`: the last
@@ -77,7 +81,7 @@ class ContextMixingConfig(ModelConfig):
     whether an empty line stands above. `above`: the character of the line before in that column.
     `paragraph`: the first word after the last empty line. `after-1` to `after-3`: the two characters
     that followed the last one to three characters where they stood last."""
-    memory: Annotated[int, Field(ge=1, le=1 << 20), Integer] = 1024
+    memory: Mebibytes = 1024
     """Most memory of its table, in MiB. A short text takes less; a long one forgets what is rare."""
 
     @property

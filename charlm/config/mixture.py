@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from charlm.config.base import AnyExpert, ModelConfig, Part
+from charlm.config.context_mixing import DEFAULT, ROW_BYTES, Contexts, Mebibytes, table_bits
 from charlm.config.models import CountedWindow
 from charlm.config.sections import TrainConfig
 from charlm.config.values import Number, Place, Section
@@ -45,9 +46,14 @@ class MixtureConfig(ModelConfig):
     block_size: CountedWindow = 256
     """Characters in a window when scored in windows. An expert with a shorter block always sees at
     least half of its block."""
-    combine: Literal["log-linear", "linear", "gated"] = "log-linear"
+    combine: Literal["log-linear", "linear", "gated", "bitwise"] = "log-linear"
     """`log-linear`: multiply powers of the probabilities, renormalised. `linear`: their mean.
-    `gated`: log-linear with powers that a small network chooses for each character."""
+    `gated`: log-linear with powers that a small network chooses for each character. `bitwise`:
+    context mixing (`type: context-mixing`) to which the experts offer the probability of each bit."""
+    contexts: Contexts = DEFAULT
+    """Of `bitwise`: its own contexts, as those of `context-mixing`."""
+    memory: Mebibytes = 1024
+    """Of `bitwise`: most memory of its table, in MiB."""
     tune_fraction: Annotated[float, Field(gt=0, lt=1), Number] = 0.1
     """Share of the training part, at its end, used to fit the weights and to train no expert."""
     experts: Annotated[
@@ -60,6 +66,11 @@ class MixtureConfig(ModelConfig):
     def conflicts(self) -> Iterator[Problem]:  # noqa: D102
         if not self.experts:
             yield Problem("experts", "none", f"name at least one, such as {AN_EXPERT}")
+        for key, usual in (("contexts", DEFAULT), ("memory", 1024)):
+            if self.combine != "bitwise" and getattr(self, key) != usual:
+                yield Problem(
+                    key, "only a bitwise mixture has its own", "set model.combine=bitwise"
+                )
 
     def conflicts_with(self, train: TrainConfig) -> Iterator[Problem]:  # noqa: D102
         own = "each expert of a mixture has its own training"
@@ -71,6 +82,10 @@ class MixtureConfig(ModelConfig):
             yield Problem("train.init_from", "a mixture has no initial weights", mend)
 
     @property
+    def kind(self) -> str:  # noqa: D102
+        return "mixture (bitwise)" if self.combine == "bitwise" else self.type
+
+    @property
     def brief(self) -> str:  # noqa: D102
         return f"mixture {self.combine}"
 
@@ -80,6 +95,9 @@ class MixtureConfig(ModelConfig):
     def facts(self, chars: int) -> tuple[str, list[tuple[str, str]]]:  # noqa: D102
         count = f", {self.held_back(chars):,} characters" if chars else ""
         end = f"the last {100 * self.tune_fraction:.3g} % of the training part{count}"
+        if self.combine == "bitwise":
+            rows = [("contexts", f"{len(self.contexts)} beside the experts"), ("learned on", end)]
+            return "experts, joined bit by bit", rows
         gate = ", a gate" if self.combine == "gated" else ""
         weights = f"{len(self.experts)}{gate} and a temperature, fitted on {end}"
         how = "by a gate" if gate else self.combine
@@ -87,7 +105,9 @@ class MixtureConfig(ModelConfig):
 
     def sizes(self) -> dict[str, Any]:
         """Return the constructor's arguments except the experts, which are models themselves."""
-        return {"block_size": self.block_size, "combine": self.combine}
+        sizes = {"block_size": self.block_size, "combine": self.combine}
+        own = {"contexts": self.contexts, "memory": self.memory}
+        return sizes | own if self.combine == "bitwise" else sizes
 
     def least_text(self) -> dict[str, int]:
         """Return the least text of the experts that this run trains or counts."""
@@ -131,7 +151,9 @@ class MixtureConfig(ModelConfig):
         return sum(model.buffer_bytes() for model in self._models().values())
 
     def table_bytes(self, vocab_size: int, chars: int) -> int:  # noqa: D102
-        return sum(model.table_bytes(vocab_size, chars) for model in self._models().values())
+        own = ROW_BYTES << table_bits(self.contexts, chars, self.memory)
+        of_experts = (model.table_bytes(vocab_size, chars) for model in self._models().values())
+        return sum(of_experts, own if self.combine == "bitwise" else 0)
 
     def _models(self) -> dict[str, ModelConfig]:
         """Return the experts whose model is known."""

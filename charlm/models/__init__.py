@@ -8,7 +8,8 @@ read), `bigram`, `loss` (the score of a prediction), `averaging`, `attention`, `
 (parts of a text), `bit_tables`, `symbol_tree`, `bit_mixing`, `context_mixing` (a model that mixes
 many contexts, bit by bit); then `cache` (keys and values are computed
 once), `registry` (from a configuration to its model), `gate` (who is trusted when), `mixture`
-(several models as one), `adaptive_mixture` (it learns how to join while it reads), `device`.
+(several models as one), `adaptive_mixture` (it learns how to join while it reads), `bitwise` (its
+experts are joined by context mixing), `device`.
 
 Letters in shapes: B batch, T time (characters, at most `block_size`), C channels (`n_embd`), H
 heads, D `head_size` (C = H * D), V `vocab_size`.

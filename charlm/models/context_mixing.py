@@ -150,7 +150,7 @@ class ContextMixingModel(LanguageModel):
         p, state = np.empty(idx.shape), self.start(len(idx))
         rows = zip(idx.cpu().numpy(), targets.cpu().numpy(), p, state.numpy(), strict=True)
         for ids, wanted, own, place in rows:
-            _look_up(self._at(place), ids, wanted, own)
+            _look_up(self.at(place), ids, wanted, own)
         return torch.from_numpy(p).log_().float().to(idx.device)
 
     def start(self, batch_size: int) -> Int[Tensor, "B S"]:
@@ -165,19 +165,24 @@ class ContextMixingModel(LanguageModel):
         """Read on; the state is brought up to date in place."""
         p = np.empty((*idx.shape, self.vocab_size))
         for ids, own, place in zip(idx.cpu().numpy(), p, state.numpy(), strict=True):
-            read(self._at(place), ids, NO_OFFERS, own, False)
+            read(self.at(place), ids, NO_OFFERS, own, False)
         return torch.from_numpy(p).log_().float().to(idx.device), state
 
-    def _at(self, place: Int[ndarray, "S"]) -> Mixer:
+    def at(self, place: Int[ndarray, "S"]) -> Mixer:
         """Return the mixer that reads on from a row of a state."""
         past, match = place[:SIZE].view(np.uint64), place[SIZE:].reshape(-1, 3)
         return self.mixer()._replace(past=past, match=match)
+
+    def forget(self) -> None:
+        """Let go of what was counted; it is counted again when it is needed."""
+        self._mixer = None
 
     def adaptive(self, options: AdaptConfig, trained_on: Ids | None = None) -> AdaptiveReader:
         """Return a reader that learns on; the model knows the text that it was fitted to."""
         if not options.counts:
             return super().adaptive(options, trained_on)
-        mixer, self._mixer = self.mixer(), None  # it may take a GiB: not twice
+        mixer = self.mixer()
+        self.forget()  # it may take a GiB: not twice
         return LearningMixer(mixer, self.start(1)[0].numpy())
 
 

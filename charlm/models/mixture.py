@@ -122,18 +122,21 @@ class MixtureModel(LanguageModel):
         return [expert.repeat(own, count) for expert, own in zip(experts, state, strict=True)]
 
     def adaptive(self, options: AdaptConfig, trained_on: Ids | None = None) -> AdaptiveReader:
-        """Return a reader whose experts learn, and that goes on learning how to join them.
+        """Return a reader whose experts learn, and that goes on learning how to join them."""
+        from charlm.models.adaptive_mixture import AdaptiveMixture  # numba takes half a second
+
+        return AdaptiveMixture(self, self.readers(options, trained_on), options.mixing)
+
+    def readers(self, options: AdaptConfig, trained_on: Ids | None) -> list[AdaptiveReader]:
+        """Return a reader of each expert.
 
         Counts of an expert from another run stay: they are of another text than `trained_on`.
         """
-        from charlm.models.adaptive_mixture import AdaptiveMixture  # numba takes half a second
-
         fixed = options.model_copy(update={"counts": False})
-        readers = [
+        return [
             expert.adaptive(fixed if name in self.taken else options, trained_on)
             for name, expert in self.experts.items()
         ]
-        return AdaptiveMixture(self, readers, options.mixing)
 
     def join(self, logits: Iterable[Float[Tensor, "*shape V"]]) -> Float[Tensor, "*shape V"]:
         """Join the experts' logits; without a gate, those of one expert at a time are held."""
@@ -141,22 +144,25 @@ class MixtureModel(LanguageModel):
 
     def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
         """Check weights, temperature, and the state of each expert; see `load_state_dict`."""
-        of_experts = tuple(f"experts.{name}." for name in self.experts.names())
-        outside = {k: v for k, v in state_dict.items() if not k.startswith(of_experts)}
-        own = {k: v for k, v in self.named_buffers() if not k.startswith("experts.")}
+        parts = self.parts()
+        outside = {k: v for k, v in state_dict.items() if not k.startswith(tuple(parts))}
+        own = {k: v for k, v in self.named_buffers() if not k.startswith(tuple(parts))}
         check_names(outside, own)
         for name, buffer in own.items():
             check_tensor(name, state_dict[name], buffer.shape, buffer.dtype)
         negative = self.combine == "linear" and bool((state_dict["weights"] < 0).any())
         if state_dict["temperature"] <= 0 or negative:
             raise ValueError("temperature, and weights of a linear mixture, cannot be negative")
-        for name, expert in self.experts.items():
-            start = f"experts.{name}."
+        for start, part in parts.items():
             state = {k.removeprefix(start): v for k, v in state_dict.items() if k.startswith(start)}
             try:
-                expert.check_state(state)
+                part.check_state(state)
             except ValueError as error:
                 raise ValueError(f"{start}{error}") from None
+
+    def parts(self) -> dict[str, LanguageModel]:
+        """Return the models in it, by the beginnings of the names of their weights."""
+        return {f"experts.{name}.": expert for name, expert in self.experts.items()}
 
 
 class Experts(nn.Module):

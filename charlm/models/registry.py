@@ -75,6 +75,9 @@ KINDS: dict[str, Kind] = {
         learner="training.joining:JoiningLearner",
         reader="sampling.reader:MixtureReader",
     ),
+    "mixture (bitwise)": _of_charlm(
+        "bitwise:BitwiseMixture", learner="training.bitwise:BitwiseLearner"
+    ),
 }
 
 

@@ -24,7 +24,8 @@ from charlm.storage.machine import is_gone
 from charlm.text import Tokenizer
 
 FITTED = "mixture.json"
-_RESTORE = "restore it or start a new run"
+JOINER = "joiner.safetensors"  # of a bitwise mixture
+RESTORE = "restore it or start a new run"
 _LARGEST = torch.finfo(torch.float32).max
 
 Finite = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST)]  # in float32, as the model keeps it
@@ -100,7 +101,7 @@ def expert_from_run(
         checkpoint = load_from_run(model, spec.run, which, spec.model, tokenizer)
         if then not in (None, sha256_of_weights(checkpoint, tokenizer)):
             what = f"not the weights that {run.path / FITTED} was fitted with"
-            raise CheckpointError(checkpoint.path, what, _RESTORE)
+            raise CheckpointError(checkpoint.path, what, RESTORE)
     except CheckpointError as error:
         raise error.within(f"model.experts.{name}.run") from None
     return checkpoint
@@ -122,7 +123,7 @@ def read_fitted_of(
     for name, checkpoint in {} if fitted else checkpoints.items():
         if checkpoint and read_state(checkpoint.path, checkpoint.step).late_from >= 0:
             what = f"not found, and expert {name} has read the text that the weights are fitted on"
-            raise CheckpointError(path, what, _RESTORE)
+            raise CheckpointError(path, what, RESTORE)
     return fitted
 
 

@@ -41,6 +41,17 @@ class Joined:
         return join(logits, self.weights, self.temperature, combine, self.gate)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """A join, its loss and those of the experts on the slice, and what it takes to score."""
+
+    joined: Joined
+    loss_nats: float
+    alone_nats: list[float]
+    chars: int  # that the losses are means of
+    seconds: float  # to predict and to join a character
+
+
 def untrained(combine: str, experts: int) -> Joined:
     """Return a join that takes as long as any."""
     gate = Gate(experts) if combine == "gated" else None

@@ -56,7 +56,7 @@ from charlm.storage import write_file
 from charlm.text.tokens import Split
 from charlm.training.counting import count_text
 from charlm.training.expert import LATE, Expert
-from charlm.training.fitting import fit_join, loss_of, untrained
+from charlm.training.fitting import Outcome, fit_join, loss_of, untrained
 from charlm.training.learner import Job, OneStepLearner
 
 MAX_TUNED = 1 << 16  # characters to fit the weights on: enough for a few numbers
@@ -161,12 +161,8 @@ class JoiningLearner(OneStepLearner):
                 yield NoteRecord(text=text)
         else:
             self.clock.add(self.fitted.seconds)
-        weights = [self.fitted.weights[name] for name in self.mixture.experts]
+        self.take(self.fitted)
         used = [expert for expert in self.experts if self.fitted.weights[expert.name]]
-        self.model.weights.copy_(torch.tensor(weights))
-        self.model.temperature.fill_(self.fitted.temperature)
-        if self.model.gate is not None and self.fitted.gate:
-            self.model.gate.take(self.fitted.gate)
         yield TuneRecord(fitted=self.fitted)
         if just_fitted:
             yield from self._show()
@@ -176,6 +172,14 @@ class JoiningLearner(OneStepLearner):
             expert.give_slice(self.fitted.steps[expert.name])
         yield from self._train(math.inf, used)
 
+    def take(self, fitted: Fitted) -> None:
+        """Let the model have what was fitted."""
+        weights = [fitted.weights[name] for name in self.mixture.experts]
+        self.model.weights.copy_(torch.tensor(weights))
+        self.model.temperature.fill_(fitted.temperature)
+        if self.model.gate is not None and fitted.gate:
+            self.model.gate.take(fitted.gate)
+
     def _left_for_training(self, counted: float) -> float:
         """Return the seconds that are left for the experts' steps; counting took `counted`."""
         budget, left = self.clock.budget, self.clock.left()
@@ -183,19 +187,30 @@ class JoiningLearner(OneStepLearner):
         # Predicting takes the same time before and after training, and so does joining.
         started = time.perf_counter()
         logits, _ = self._predict(TRIED)
-        predicted = time.perf_counter()
-        untrained(self.mixture.combine, len(logits)).of(logits, self.mixture.combine)
-        joining = (time.perf_counter() - predicted) / len(logits[0])
-        predicting = (predicted - started) / self.read
+        predicting = (time.perf_counter() - started) / self.read
+        joining = self.time_to_join(logits)
         self.job.limit_scoring(len(self.job.corpus.splits["val"]), predicting + joining)
-        self.tuned = min(self.tuned, _within(TUNING * budget, predicting))
-        joining_fit = (FIT_GATED if self.mixture.combine == "gated" else FIT) * joining
-        self.room = min(self.room, _within(TUNING * budget, joining_fit))
-        read = min(len(self.slice), self.tuned, MAX_READ * self.room)
-        fitting = joining_fit * min(read, self.room)
+        fitting = self.time_to_fit(TUNING * budget, predicting, joining)
         scoring = (1 + self._shown(predicting + joining)) * self._to_score()
         scoring *= predicting + joining
-        return left - (counted + predicting * read + fitting + scoring + RESERVE * left)
+        return left - (counted + fitting + scoring + RESERVE * left)
+
+    def time_to_join(self, logits: Float[Tensor, "E N V"]) -> float:
+        """Return the seconds that joining the predictions of a character takes, by trying."""
+        started = time.perf_counter()
+        untrained(self.mixture.combine, len(logits)).of(logits, self.mixture.combine)
+        return (time.perf_counter() - started) / len(logits[0])
+
+    def time_to_fit(self, most: float, predicting: float, joining: float) -> float:
+        """Return the seconds that the fit will take, for as much text as `most` seconds allow.
+
+        Predicting a character takes `predicting` seconds, and joining what was predicted `joining`.
+        """
+        self.tuned = min(self.tuned, _within(most, predicting))
+        fitting = (FIT_GATED if self.mixture.combine == "gated" else FIT) * joining
+        self.room = min(self.room, _within(most, fitting))
+        read = min(len(self.slice), self.tuned, MAX_READ * self.room)
+        return predicting * read + fitting * min(read, self.room)
 
     def _shown(self, seconds_a_char: float) -> float:
         """Return the share of an evaluation that the first join is scored on; 0 if time is short."""
@@ -260,25 +275,20 @@ class JoiningLearner(OneStepLearner):
         is left out, if one is.
         """
         started = time.perf_counter()
-        names, combine = list(self.mixture.experts), self.mixture.combine
-        logits, targets = self._predict(self.tuned)
-        predicted = (time.perf_counter() - started) / self.read
-        found = fit_join(logits, targets, names, combine, self.job.should_stop)
-        joining = time.perf_counter()
-        mixed = found.of(logits, combine)
-        predicted += (time.perf_counter() - joining) / len(targets)
-        alone = [loss_of(own, targets) for own in logits]
+        names = list(self.mixture.experts)
+        outcome = self.fit()
+        found = outcome.joined
         # Scoring a character takes as long as predicting it and joining.
-        scoring = (1 + self._shown(predicted)) * predicted * self._to_score()
+        scoring = (1 + self._shown(outcome.seconds)) * outcome.seconds * self._to_score()
         saving = sum(t.nbytes for t in self.model.state_dict().values()) / SAVED_A_SECOND
         steps = {name: checkpoint.step for name, checkpoint in self.taken.items()}
         fitted = Fitted(
             weights=dict(zip(names, found.weights.tolist(), strict=True)),
             temperature=found.temperature.item(),
             gate=found.gate.numbers() if found.gate else [],
-            loss_nats=loss_of(mixed, targets),
-            alone_nats=dict(zip(names, alone, strict=True)),
-            chars=len(targets),
+            loss_nats=outcome.loss_nats,
+            alone_nats=dict(zip(names, outcome.alone_nats, strict=True)),
+            chars=outcome.chars,
             steps=steps | {one.name: one.state.step for one in self.experts},
             seconds=counted + time.perf_counter() - started,
             reserve=counted + scoring + saving,
@@ -287,6 +297,19 @@ class JoiningLearner(OneStepLearner):
             },
         )
         return fitted, found.remark
+
+    def fit(self) -> Outcome:
+        """Choose the experts and fit their weights, and a gate if there is one."""
+        started = time.perf_counter()
+        names, combine = list(self.mixture.experts), self.mixture.combine
+        logits, targets = self._predict(self.tuned)
+        seconds = (time.perf_counter() - started) / self.read
+        found = fit_join(logits, targets, names, combine, self.job.should_stop)
+        joining = time.perf_counter()
+        mixed = found.of(logits, combine)
+        seconds += (time.perf_counter() - joining) / len(targets)
+        alone = [loss_of(own, targets) for own in logits]
+        return Outcome(found, loss_of(mixed, targets), alone, len(targets), seconds)
 
     def _to_score(self) -> int:
         """Return how many validation characters will be scored."""

@@ -1,0 +1,256 @@
+"""A mixture whose experts are joined bit by bit, by context mixing (see `bit_mixing`).
+
+What the experts predict of a character is offered to the mixer at each node of the character's walk,
+as one more pair of inputs beside those of its own contexts. So an expert is trusted by how it fared
+in such a context, and bit by bit.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from typing import Any, no_type_check
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from charlm.config import AdaptConfig
+from charlm.config.context_mixing import table_bits
+from charlm.errors import check_stop
+from charlm.models.adaptive import AdaptiveReader
+from charlm.models.base import LanguageModel, check_tensor
+from charlm.models.bit_mixing import (
+    Mixer,
+    distribute,
+    learn,
+    look,
+    move_on,
+    new_mixer,
+    offer,
+    probability,
+    read,
+    recount,
+)
+from charlm.models.bit_tables import Array
+from charlm.models.context_mixing import PIECE, ContextMixingModel
+from charlm.models.kernel import kernel
+from charlm.models.mixture import MixtureModel
+from charlm.models.symbol_tree import grow_tree, walks_of
+from charlm.models.view import SIZE
+from charlm.text.tokens import Ids
+
+MIXING = ("weights", "final", "refined")  # arrays of a `Mixer` that learn from what was offered
+
+
+class Joiner(ContextMixingModel):
+    """Context mixing with offers. Its weights are those of the mixers, beside the counted text."""
+
+    weights: Tensor
+    final: Tensor
+    refined: Tensor
+
+    def __init__(
+        self, vocab_size: int, block_size: int, contexts: Sequence[str], memory: int, offers: int
+    ) -> None:
+        super().__init__(vocab_size, block_size, contexts, memory)
+        self.offers = offers
+        new = self._new(self.tree.numpy(), self.classes.numpy(), 1)
+        for name in MIXING:
+            self.register_buffer(name, torch.from_numpy(getattr(new, name)))
+
+    def _new(self, tree: Array, classes: Array, bits: int) -> Mixer:
+        return new_mixer(walks_of(tree), classes, self.codes, bits, self.offers)
+
+    def begin(self, text: Int[ndarray, "N"], classes: Array) -> Mixer:
+        """Return a mixer that has read nothing, for all of a text; `keep` takes it when it has."""
+        bits = table_bits(self.codes, len(text), self.room)
+        return self._new(grow_tree(text, self.vocab_size), classes, bits)
+
+    def keep(self, mixer: Mixer, text: Int[ndarray, "N"]) -> None:
+        """Take what a mixer has learned from a text."""
+        found = {"text": text, "tree": mixer.child, "classes": mixer.classes}
+        found |= {name: getattr(mixer, name).copy() for name in MIXING}
+        for name, array in found.items():
+            old = getattr(self, name)
+            setattr(self, name, torch.from_numpy(array).to(old.dtype).to(old.device))
+        self._mixer = mixer
+
+    def _counted(
+        self,
+        text: Array,
+        tree: Array,
+        classes: Array,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Mixer:
+        """Return a mixer with the counts of the text, and the weights that are kept."""
+        mixer = self._new(tree, classes, table_bits(self.codes, len(text), self.room))
+        for first in range(0, len(text), PIECE):
+            check_stop(should_stop)
+            recount(mixer, text[first : first + PIECE])
+        kept = {name: np.array(getattr(self, name).cpu().numpy()) for name in MIXING}
+        return mixer._replace(**kept)
+
+    def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Check the text and the sizes of the weights, or raise ValueError."""
+        super().check_state(state_dict)
+        for name in MIXING:
+            check_tensor(name, state_dict[name], self.get_buffer(name).shape, torch.int32)
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Tensor], prefix: str, *options: object
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *options)
+        for name in MIXING:
+            setattr(self, name, state_dict[f"{prefix}{name}"].to(self.device))
+
+
+class BitwiseMixture(MixtureModel):
+    """Experts whose predictions a `Joiner` takes; `weights` and `temperature` are not used."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        block_size: int,
+        experts: Mapping[str, LanguageModel],
+        combine: str,
+        contexts: Sequence[str],
+        memory: int,
+    ) -> None:
+        super().__init__(vocab_size, block_size, experts, combine)
+        self.joiner = Joiner(vocab_size, block_size, contexts, memory, len(experts))
+
+    def parts(self) -> dict[str, LanguageModel]:
+        """Return the models in it, by the beginnings of the names of their weights."""
+        return super().parts() | {"joiner.": self.joiner}
+
+    def read(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Return the log-probabilities at every position of texts of any length."""
+        logits = [expert.read(idx) for expert in self.experts.values()]
+        return self._mixed(idx, logits, self.joiner.start(len(idx)))
+
+    def log_probability(
+        self, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
+    ) -> Float[Tensor, "B T"]:
+        """Return only the log-probability of each target, in nats."""
+        offers = offers_of(expert.read(idx) for expert in self.experts.values())
+        p, places = np.empty(idx.shape), self.joiner.start(len(idx)).numpy()
+        wanted = targets.cpu().numpy()
+        for row, ids in enumerate(idx.cpu().numpy()):
+            _look_up(self.joiner.at(places[row]), ids, wanted[row], offers[row], p[row])
+        return torch.from_numpy(p).log_().float().to(idx.device)
+
+    def start(self, batch_size: int) -> list[Any]:
+        """Return the states of the experts and of the joiner."""
+        return [*super().start(batch_size), self.joiner.start(batch_size)]
+
+    def go_on(
+        self, idx: Int[Tensor, "B n"], state: list[Any]
+    ) -> tuple[Float[Tensor, "B n V"], list[Any]]:
+        """Let every expert read on, and join."""
+        experts = zip(self.experts.values(), state[:-1], strict=True)
+        went = [expert.go_on(idx, own) for expert, own in experts]
+        mixed = self._mixed(idx, [logits for logits, _ in went], state[-1])
+        return mixed, [*(own for _, own in went), state[-1]]
+
+    def repeat(self, state: list[Any], count: int) -> list[Any]:
+        """Return the states, each repeated."""
+        return [*super().repeat(state[:-1], count), self.joiner.repeat(state[-1], count)]
+
+    def _mixed(
+        self,
+        idx: Int[Tensor, "B n"],
+        logits: Iterable[Float[Tensor, "B n V"]],
+        places: Int[Tensor, "B S"],
+    ) -> Float[Tensor, "B n V"]:
+        """Return log-probabilities; the states of the joiner go on in place."""
+        offers = offers_of(logits)
+        p = np.empty((*idx.shape, self.vocab_size))
+        for row, ids in enumerate(idx.cpu().numpy()):
+            read(self.joiner.at(places[row].numpy()), ids, offers[row], p[row], False)
+        return torch.from_numpy(p).log_().float().to(idx.device)
+
+    def adaptive(self, options: AdaptConfig, trained_on: Ids | None = None) -> AdaptiveReader:
+        """Return a reader whose experts and joiner learn; the joiner does with `adapt.mixing`."""
+        mixer = self.joiner.mixer()
+        if options.mixing:
+            self.joiner.forget()  # it may take a GiB: not twice
+        return BitwiseReader(self, self.readers(options, trained_on), mixer, options.mixing)
+
+
+class BitwiseReader(AdaptiveReader):
+    """Reads one text with readers of the experts, and a mixer that may learn."""
+
+    def __init__(
+        self, model: BitwiseMixture, experts: list[AdaptiveReader], mixer: Mixer, learns: bool
+    ) -> None:
+        self.experts, self.learns = experts, learns
+        place = model.joiner.start(1)[0].numpy()
+        past, match = place[:SIZE].view(np.uint64), place[SIZE:].reshape(-1, 3)
+        self.mixer = mixer._replace(past=past, match=match, offered=mixer.offered.copy())
+        offer(self.mixer, torch.stack([expert.first() for expert in experts]).numpy())
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """What changes while it reads."""
+        own = ("counts", "mixing weights") if self.learns else ()
+        return tuple(dict.fromkeys((*(w for one in self.experts for w in one.learned), *own)))
+
+    @torch.no_grad()
+    def go_on(self, ids: Int[ndarray, "n"]) -> Float[Tensor, "n V"]:
+        """Read n more characters."""
+        offers = torch.stack([expert.go_on(ids) for expert in self.experts], dim=1).numpy()
+        p = np.empty((len(ids), len(self.mixer.length)))
+        read(self.mixer, ids.astype(np.int64), offers, p, self.learns)
+        return torch.from_numpy(p).log_().float()
+
+    def first(self) -> Float[Tensor, "V"]:
+        """Return the log-probabilities of a text's first character."""
+        p = np.empty(len(self.mixer.length))
+        _foresee(self.mixer, p)
+        return torch.from_numpy(p).log_().float()
+
+    def fork(self) -> "BitwiseReader":
+        """Return a reader that goes on from here and learns no more."""
+        other, m = copy(self), self.mixer
+        own = {name: getattr(m, name).copy() for name in ("past", "match", "offered")}
+        other.mixer, other.learns = m._replace(**own), False
+        other.experts = [expert.fork() for expert in self.experts]
+        return other
+
+
+def offers_of(logits: Iterable[Float[Tensor, "B n V"]]) -> Float[ndarray, "B n X V"]:
+    """Return log-probabilities of all experts, as the joiner takes them."""
+    each = [own.float().log_softmax(dim=-1).cpu() for own in logits]
+    return torch.stack(each, dim=2).numpy()
+
+
+@kernel
+@no_type_check
+def score_and_learn(m: Mixer, ids: Array, offers: Array, p: Array) -> None:
+    """Write the probability of each of `ids`, then learn from it and take the next offers."""
+    for t in range(len(ids)):
+        look(m)
+        p[t] = probability(m, ids[t])
+        learn(m, ids[t])
+        move_on(m, ids[t], True)
+        offer(m, offers[t])
+
+
+@kernel
+@no_type_check
+def _look_up(m: Mixer, ids: Array, targets: Array, offers: Array, p: Array) -> None:
+    """Write the probability of each target, which follows each of `ids`."""
+    for t in range(len(ids)):
+        move_on(m, ids[t], False)
+        offer(m, offers[t])
+        look(m)
+        p[t] = probability(m, targets[t])
+
+
+@kernel
+@no_type_check
+def _foresee(m: Mixer, p: Array) -> None:
+    """Write the probabilities of the next character."""
+    look(m)
+    distribute(m, p)
