@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from charlm.cli import output, prompts
 from charlm.cli.main import run
 from charlm.sampling import Drawing, load
+from tests.conftest import TINY
 from tests.fuzz.targets import terminals
 
 SAMPLE = ("sample", "--max-new-chars", 12, "--seed", 7)
@@ -595,13 +597,22 @@ def test_control_characters_of_a_prompt_are_not_sent_to_the_terminal(charlm, tra
     assert "\x1b" not in result.stderr
 
 
-@pytest.fixture
-def of_bytes(charlm, tiny):
-    """A run of a model of bytes, of a text that is not UTF-8: its bytes."""
+@pytest.fixture(scope="module")
+def _of_bytes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("of_bytes")
     data = b"".join(bytes([0xFF, i, 0xE2, 0x98, 0x83, 0x20]) for i in range(256))
-    Path("text.txt").write_bytes(data)
+    (folder / "text.txt").write_bytes(data)
+    (folder / "tiny.yaml").write_text(TINY)
     settings = ("data.unit=bytes", "train.sample_every=6", "sample.temperature=2.0")
-    assert charlm("train", "--config", "tiny.yaml", "-q", *settings).code == 0
+    with contextlib.chdir(folder):
+        assert run(["train", "--config", "tiny.yaml", "-q", "run.dtype=float32", *settings]) == 0
+    return folder
+
+
+@pytest.fixture
+def of_bytes(_of_bytes, tmp_path):
+    """A copy of a run of a model of bytes, of a text that is not UTF-8: its bytes."""
+    shutil.copytree(_of_bytes, tmp_path, dirs_exist_ok=True)
     return Path("runs/tiny")
 
 

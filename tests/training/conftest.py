@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from charlm.config import load_config
 from charlm.lifecycle.begin import create_run, prepare_text
@@ -41,6 +42,22 @@ def make_loop(tiny):
         return TrainingLoop(job, prepared.checkpoint)
 
     return make
+
+
+def stop_and_resume(make_loop, cut, *options):
+    """Stop a run after a step, and return it resumed and finished."""
+    out = f"cut-{cut}"
+    stopped = make_loop(*options, out=out, should_stop=lambda: stopped.state.step == cut)
+    list(stopped.records())
+    assert stopped.stopped
+    assert stopped.state.step == cut
+
+    resumed = make_loop(out=out, resume=True)
+    assert resumed.state.step == cut
+    torch.manual_seed(cut)  # whatever the global generator holds must not matter
+    list(resumed.records())
+    assert not resumed.stopped
+    return resumed
 
 
 def state_hash(loop):

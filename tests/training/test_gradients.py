@@ -7,7 +7,7 @@ from charlm.errors import NonFiniteError
 from charlm.runs.weights import load_tensors
 from charlm.training import gradients
 from charlm.training.compiling import worth_trying
-from tests.training.conftest import state_hash, timeless
+from tests.training.conftest import state_hash, stop_and_resume, timeless
 
 BY_HAND = "train.gradients=by_hand"
 
@@ -109,23 +109,17 @@ def test_two_runs_by_hand_of_one_seed_end_with_equal_bits(of_kind, make_loop, ki
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "modern"])
-@pytest.mark.parametrize("cut", [1, 5])
-def test_stopped_and_resumed_by_hand_equals_uninterrupted(of_kind, make_loop, kind, cut):
+def test_stopped_and_resumed_by_hand_equals_uninterrupted(of_kind, make_loop, kind):
     of_kind(kind)
     straight = make_loop(*HARD, out="straight")
     finish(straight)
-    stopped = make_loop(*HARD, should_stop=lambda: stopped.state.step == cut)
-    finish(stopped)
-    assert stopped.stopped
 
-    resumed = make_loop(resume=True)
-    assert resumed.state.step == cut
-    assert resumed.learner.by_hand is not None  # the run remembers how it was asked
-    torch.manual_seed(cut)
-    finish(resumed)
+    for cut in (1, 5):
+        resumed = stop_and_resume(make_loop, cut, *HARD)
 
-    assert state_hash(resumed) == state_hash(straight)
-    assert timeless(resumed.run.metrics_path) == timeless(straight.run.metrics_path)
+        assert resumed.learner.by_hand is not None  # the run remembers how it was asked
+        assert state_hash(resumed) == state_hash(straight), cut
+        assert timeless(resumed.run.metrics_path) == timeless(straight.run.metrics_path), cut
 
 
 @pytest.mark.parametrize("first", ["autograd", "by_hand"])

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from charlm.training import Job, TrainingLoop, fitting, joining
 from charlm.training.expert import LATE, SLICE_PASSES, PhasedBatches
 from charlm.training.gradients import GradientLearner
 from charlm.training.joining import JoiningLearner
-from tests.conftest import TEXT
+from tests.conftest import TEXT, TINY
 from tests.training.conftest import ignore, timeless
 
 MIXTURE = """\
@@ -632,15 +633,28 @@ run: {device: cpu}
 """
 
 
-@pytest.fixture
-def runs(charlm, tiny):
-    """Two runs, and a mixture of them."""
-    Path("counts.yaml").write_text(
+@pytest.fixture(scope="module")
+def _runs(tmp_path_factory):
+    from charlm.cli.main import run
+
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "text.txt").write_text(TEXT)
+    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "counts.yaml").write_text(
         "data: {source: text.txt}\nmodel: {type: ngram, order: 3}\nrun: {device: cpu}\n"
     )
-    assert charlm("train", "-c", "tiny.yaml", "--out", "gpt", "-q").code == 0
-    assert charlm("train", "-c", "counts.yaml", "--out", "runs/counts", "-q").code == 0
-    Path("mixture.yaml").write_text(RUNS)
+    with contextlib.chdir(folder):
+        gpt = ["-c", "tiny.yaml", "--out", "gpt", "-q", "run.dtype=float32"]
+        assert run(["train", *gpt]) == 0
+        assert run(["train", "-c", "counts.yaml", "--out", "runs/counts", "-q"]) == 0
+    (folder / "mixture.yaml").write_text(RUNS)
+    return folder
+
+
+@pytest.fixture
+def runs(_runs, tmp_path):
+    """A copy of two runs, and of the configuration of a mixture of them."""
+    shutil.copytree(_runs, tmp_path, dirs_exist_ok=True)
 
 
 def test_the_run_of_an_expert_that_is_gone_is_named_by_its_key(make_loop, runs):

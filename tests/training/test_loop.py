@@ -12,7 +12,7 @@ from charlm.runs.metrics import read_metrics
 from charlm.runs.state import load_checkpoint
 from charlm.runs.weights import load_tensors
 from charlm.training import gradients
-from tests.training.conftest import state_hash, timeless
+from tests.training.conftest import state_hash, stop_and_resume, timeless
 
 
 def finish(loop):
@@ -140,23 +140,15 @@ def test_two_runs_of_one_seed_end_with_equal_bits(make_loop, variant):
     assert state_hash(one) == state_hash(other)
 
 
-@pytest.mark.parametrize("cut", [1, 3, 7])
-def test_stopped_and_resumed_equals_uninterrupted(make_loop, variant, cut):
+def test_stopped_and_resumed_equals_uninterrupted(make_loop, variant):
     straight = make_loop(*variant, out="straight")
     finish(straight)
-    stopped = make_loop(*variant, should_stop=lambda: stopped.state.step == cut)
-    finish(stopped)
-    assert stopped.stopped
-    assert stopped.state.step == cut
 
-    resumed = make_loop(resume=True)
-    assert resumed.state.step == cut
-    torch.manual_seed(cut)  # whatever the global generator holds must not matter
-    finish(resumed)
+    for cut in (1, 3, 7):
+        resumed = stop_and_resume(make_loop, cut, *variant)
 
-    assert not resumed.stopped
-    assert state_hash(resumed) == state_hash(straight)
-    assert timeless(resumed.run.metrics_path) == timeless(straight.run.metrics_path)
+        assert state_hash(resumed) == state_hash(straight), cut
+        assert timeless(resumed.run.metrics_path) == timeless(straight.run.metrics_path), cut
 
 
 def test_after_a_kill_the_run_goes_on_from_its_last_checkpoint(make_loop):
