@@ -1,5 +1,6 @@
 """Coding with a run: which run and checkpoint it was, and what else its bits depend on."""
 
+import copy
 import functools
 import hashlib
 import platform
@@ -67,9 +68,11 @@ def with_run(saved: SavedModel, adapt: AdaptConfig) -> Method:
     make, vocab_size = functools.partial(_symbol_coder, saved, adapt), saved.tokenizer.vocab_size
     with one_thread():
         first = make()
-        in_integers = isinstance(first, Bits)
-        found = first.fingerprint() if isinstance(first, Bits) else first.fingerprint(vocab_size)
-    made = [first] if in_integers else []  # its fingerprint took some seconds, and changed nothing
+        if in_integers := isinstance(first, Bits):
+            found = first.fingerprint()
+        else:
+            found = copy.deepcopy(first).fingerprint(vocab_size)  # it reads, so it changes
+    made = [first]  # making another may take many seconds
     header = Dependence(
         run=saved.run.path.resolve().name,
         step=saved.step,
@@ -81,7 +84,10 @@ def with_run(saved: SavedModel, adapt: AdaptConfig) -> Method:
     )
 
     def coder() -> ModelCoder:
-        symbol_coder = made.pop() if made else make()
+        try:
+            symbol_coder = made.pop()
+        except IndexError:
+            symbol_coder = make()
         return ModelCoder(symbol_coder, saved.tokenizer, saved.config.data.encoding)
 
     return Method(header.model_dump(mode="json"), coder, one_thread)

@@ -129,10 +129,11 @@ class _Checker:
     """Decodes blocks on a thread of its own, in order; an error in the context ends that early."""
 
     def __init__(self, method: Method | None, name: str, tick: Tick) -> None:
-        self._coder = method.make() if method else None
         self._name, self._tick = name, tick
         self._pool = ThreadPoolExecutor(1)
         self._over = threading.Event()
+        # It may take many seconds to make, so on that thread too.
+        self._coder = self._pool.submit(method.make) if method else None
 
     def __enter__(self) -> "_Checker":
         return self
@@ -153,7 +154,7 @@ class _Checker:
 
     def _check(self, block: Block) -> None:
         assert self._coder is not None
-        if _decoded(self._coder, block, self.tick) is None:
+        if _decoded(self._coder.result(), block, self.tick) is None:
             what = f"block {block.number} was decoded to another text, so it is not compressed"
             raise MachineError(self._name, what, "compress it without a run, in integers")
 
