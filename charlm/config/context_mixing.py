@@ -13,7 +13,7 @@ FARTHEST = 32  # characters back that a part may be
 MOST_PARTS, MOST_CONTEXTS = 32, 128
 WORDS = ("word", "word-1", "word-2", "word-3", "gap", "paragraph")
 NAMED = (*WORDS, "last", "line", "column", "lines", "above", "after-1", "after-2", "after-3")
-ROW_BYTES = 32  # for the nodes of a context that lie together
+ROW_BYTES = 36  # for the nodes of a context that lie together, and a run
 ROWS_A_CHARACTER = 0.5  # that one context needs, about, if it is a long one
 
 LAST = tuple(" ".join(map(str, range(1, n + 1))) for n in (1, 2, 3, 4, 5, 6, 8, 10))

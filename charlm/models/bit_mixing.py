@@ -3,7 +3,8 @@
 A character is a walk down a tree (`symbol_tree`), and each step of it is predicted alike:
 
     1  each context looks up what followed it at this node: a history of bits, and a probability.
-       Both become logits; a history through a map that learns what followed such histories
+       Both become logits; a history through a map that learns what followed such histories. A third
+       says how sure it is of the character that followed the context last, if that is below
     2  a match model looks for the longest earlier passage that ends like the text, and predicts what
        came next there
     3  other models may offer their probabilities, as those of the bit
@@ -50,6 +51,7 @@ from charlm.models.view import (
 
 MATCHES = np.array([5, 8, 12], np.int64)  # characters that a passage must share to be found
 INDEX_BITS = 20  # of the index of passages
+RUN = 32  # characters in a row that are told apart
 STEP = 3 * UNIT // 4  # between the points of a refinement
 POINTS = 2 * TOP // STEP + 1
 REFINED = 1 << 16  # contexts in each of two refinements
@@ -84,6 +86,8 @@ class Mixer(NamedTuple):
     slots: (
         Array  # (2^k, 8) uint32: a check and a use count, then a node's p, count and history each
     )
+    runs: Array  # (2^k,) uint32: a check (6 bits), the last character, how often in a row (5 bits)
+    sure: Array  # (C, RUN) uint32: p that a character follows again, by how often it did in a row
     maps: Array  # (C, 256) uint32: of each history, p (22 bits) and how often seen (10)
     weights: Array  # (rows, I) int32, 1/65536
     rows_of: Array  # the first row of each set, (S,)
@@ -100,6 +104,7 @@ class Mixer(NamedTuple):
 
     offered: Array  # (X, N) int64: p of a 1 at each node, 1/4096; -1: no offer
     hashes: Array  # (C,) uint64: contexts of the next character
+    run: Array  # (C, 3) int64: its place in `runs`, the last character or -1, how often in a row
     chosen: Array  # (S,) int64: rows of the weights, or of a set's first node
     inputs: Array  # (D, I) int32: logits; this and the rest for each node on the way
     logits: Array  # (D, S) int64
@@ -138,6 +143,8 @@ def new_mixer(
         codes=np.concatenate([*contexts, np.empty(0, np.int64)]).astype(np.int64),
         begins=np.cumsum([0, *map(len, contexts)]).astype(np.int64),
         slots=np.zeros((1 << slot_bits, 8), np.uint32),
+        runs=np.zeros(1 << slot_bits, np.uint32),
+        sure=np.full((count, RUN), FRESH, np.uint32),
         maps=np.tile(GUESS.astype(np.uint32) << 16, (count, 1)),
         weights=weights,
         rows_of=first[:-1].astype(np.int64),
@@ -152,6 +159,7 @@ def new_mixer(
         match=np.tile(np.array([0, 0, -1]), (matches, 1)),
         offered=np.full((experts, nodes), -1, np.int64),
         hashes=hashes,
+        run=np.zeros((count, 3), np.int64),
         chosen=np.zeros(SETS, np.int64),
         inputs=np.zeros((depth, inputs), np.int32),
         logits=np.zeros((depth, SETS), np.int64),
@@ -172,6 +180,11 @@ def look(m: Mixer) -> None:
         for i in range(m.begins[c], m.begins[c + 1]):
             h = mixed(h, part(past, m.codes[i]))
         m.hashes[c] = h
+        at = int64(h >> uint64(20) & uint64(len(m.runs) - 1))
+        run, own = m.runs[at], m.run[c]
+        own[0], own[1], own[2] = at, -1, 0
+        if run and run >> uint32(26) == h >> uint64(58):
+            own[1], own[2] = run >> uint32(5) & uint32(0x1FFFFF), run & uint32(RUN - 1)
     last, before = int64(part(past, -1)), int64(part(past, -2))
     column, word = min(int64(past[COLUMN]), 31), past[WORD]
     chosen, rows = m.chosen, m.rows_of
@@ -257,13 +270,16 @@ def _gather(m: Mixer, node: int, k: int) -> int:
         history = int64(slot & uint32(255))
         seen[c] = history
         i = 3 * c
+        inputs[i] = inputs[i + 1] = inputs[i + 2] = 0
+        expected = m.run[c, 1]
+        if expected >= 0 and k < m.length[expected] and m.nodes[expected, k] == node:
+            logit = STRETCH[m.sure[c, m.run[c, 2]] >> uint32(20)]
+            inputs[i + 2] = logit if m.bits[expected, k] else -logit
         if history == 0:
-            inputs[i] = inputs[i + 1] = inputs[i + 2] = 0
             continue
         known += 1
         p = int64(m.maps[c, history] >> uint32(20))
         inputs[i], inputs[i + 1] = STRETCH[p], STRETCH[slot >> uint32(20)]
-        inputs[i + 2] = 6 * (p - 2048)
     return known
 
 
@@ -359,6 +375,10 @@ def _learn_contexts(m: Mixer, node: int, k: int, bit: int) -> None:
     """Bring the slots and the maps of all contexts up to date with one bit."""
     found, seen, place = m.found[k], m.seen[k], m.place[node]
     for c in range(len(found)):
+        expected = m.run[c, 1]
+        if expected >= 0 and k < m.length[expected] and m.nodes[expected, k] == node:
+            again, p = m.bits[expected, k] == bit, int64(m.sure[c, m.run[c, 2]])
+            m.sure[c, m.run[c, 2]] = uint32(p + ((again * 0xFFFFFFFF - p) >> 7))
         if place == 1:
             if found[c] < 0:
                 found[c] = _make_room(m.slots, mixed(m.hashes[c], uint64(m.group[node])))
@@ -401,6 +421,11 @@ def move_on(m: Mixer, symbol: int, learned: bool) -> None:
     """Go on to the next character; `learned`: what was learned includes this one."""
     time, ring = m.clock[0], len(m.history) - 1
     if learned:
+        for c in range(len(m.run)):
+            run = m.run[c]
+            often = min(run[2] + 1, RUN - 1) if run[1] == symbol else 1
+            check = uint32(m.hashes[c] >> uint64(58) << uint64(26))
+            m.runs[run[0]] = check | uint32(symbol << 5 | often)
         for n in range(FOLLOWING):
             at = _after_last(m, n + 1)
             m.followed[n, at] = (m.followed[n, at] << uint64(20) | uint64(symbol + 1)) & uint64(

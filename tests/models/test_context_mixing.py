@@ -167,7 +167,18 @@ def test_recounting_a_text_gives_all_that_mixing_does_not_change():
     recount(recounted, text)
 
     for name, array in recounted._asdict().items():
-        if name in ("slots", "maps", "passages", "trust", "history", "followed", "past", "match"):
+        if name in (
+            "slots",
+            "runs",
+            "sure",
+            "maps",
+            "passages",
+            "trust",
+            "history",
+            "followed",
+            "past",
+            "match",
+        ):
             np.testing.assert_array_equal(array, getattr(mixed, name), err_msg=name)
 
 
