@@ -164,6 +164,9 @@ def _kept_ladder(saved: "SavedModel", cut: "Cut", score: "Score") -> "Ladder | N
     if cut.name == "windows":  # baselines that are adaptive have none
         made_of["block_size"] = cut.length
     ladder = kept(saved.run.baselines_path, made_of)
+    if ladder and cut.name == "adaptive":  # a compressor also pays for the first character
+        coded = {rung.score.chars for rung in ladder.rungs if rung.adaptive}
+        return ladder if coded == {score.chars + 1} else None
     return ladder if ladder and ladder.scored == score.chars else None
 
 

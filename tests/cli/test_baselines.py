@@ -2,6 +2,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -521,3 +522,18 @@ def test_eval_places_a_loss_among_the_kept_baselines_only_if_scored_alike(charlm
     for options in others:
         result = charlm("eval", "--run", "run", *options)
         assert (result.code, "reached" in result.stderr) == (0, False)
+
+
+def test_an_adaptive_loss_is_placed_among_compressors_that_coded_the_same_characters(charlm):
+    Path("ngram.yaml").write_text("data: {source: text.txt}\nmodel: {type: ngram, order: 3}\n")
+    changes = ("data.val_fraction=0.5", "eval.max_chars=100")
+
+    charlm("train", "-c", "ngram.yaml", "--out", "long", "-q", *changes)
+    charlm("train", "-c", "ngram.yaml", "--out", "short", "-q")  # too short for compressors
+
+    long, short = (
+        charlm("eval", run, "--protocol", "adaptive").stderr for run in ("long", "short")
+    )
+    assert "scored 1,289 characters" in long
+    assert re.search(r"^reached: .*, adaptive$", long, re.MULTILINE)
+    assert "reached" not in short
