@@ -72,7 +72,7 @@ class ContextMixingConfig(ModelConfig):
     type: Literal["context-mixing"]
     """Which model this is."""
     block_size: CountedWindow = 256
-    """Characters in a window when scored in windows; a part may be farther back than that."""
+    """Characters that a prediction may depend on, beside the training part."""
     contexts: Contexts = DEFAULT
     """The contexts, a list or separated by `;`. Each is a list of parts of the text before a character. A number: the character so
     many places back. `word`: the letters of the word so far, in lower case; `word-1` to `word-3`: the

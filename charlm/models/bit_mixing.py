@@ -35,7 +35,7 @@ from charlm.models.bit_tables import (
     Array,
 )
 from charlm.models.kernel import kernel
-from charlm.models.symbol_tree import Walks
+from charlm.models.symbol_tree import LEVELS, Walks
 from charlm.models.view import (
     COLUMN,
     FOLLOWED,
@@ -58,6 +58,10 @@ REFINED = 1 << 16  # contexts in each of two refinements
 FOLLOWING = 3  # orders after which what followed is remembered
 FOLLOW_BITS = 16
 FRESH = 1 << 31
+WATCH, REMEMBER, LEARN = range(3)  # how a text is read: see `read`
+# What may change for a while only: see `forget`.
+SLOTS_CHANGED, RUNS_CHANGED, HISTORY_CHANGED, FOLLOWED_CHANGED = range(4)
+PASSAGES_CHANGED = FOLLOWED_CHANGED + FOLLOWING
 LEAST_SHARE = 1e-12
 OFFERED = 65536 // 8  # the first weight of what another model offers
 SPEED, FINAL_SPEED = 20, 20  # of learning weights, in 1/2^26 for each unit of error and input
@@ -98,6 +102,8 @@ class Mixer(NamedTuple):
     history: Array  # (H,) int32, a ring of what was learned
     followed: Array  # (FOLLOWING, 2^FOLLOW_BITS) uint64: the last two characters after a hash
     clock: Array  # (1,) int64: characters learned
+    log: Array  # (L, 3) int64: what was changed, where, and what stood there: see `forget`
+    changes: Array  # (1,) int64: how many of these there are; -1: they are not logged
 
     past: Array  # (SIZE,) uint64: see `view`
     match: Array  # (M, 3) int64: where a match continues, how long it is, what it expects or -1
@@ -155,6 +161,8 @@ def new_mixer(
         history=np.zeros(1 << 22, np.int32),
         followed=np.zeros((FOLLOWING, 1 << FOLLOW_BITS), np.uint64),
         clock=np.zeros(1, np.int64),
+        log=np.empty((0, 3), np.int64),
+        changes=np.full(1, -1),
         past=np.zeros(SIZE, np.uint64),
         match=np.tile(np.array([0, 0, -1]), (matches, 1)),
         offered=np.full((experts, nodes), -1, np.int64),
@@ -376,14 +384,18 @@ def _learn_contexts(m: Mixer, node: int, k: int, bit: int) -> None:
     found, seen, place = m.found[k], m.seen[k], m.place[node]
     for c in range(len(found)):
         expected = m.run[c, 1]
-        if expected >= 0 and k < m.length[expected] and m.nodes[expected, k] == node:
+        known = expected >= 0 and k < m.length[expected] and m.nodes[expected, k] == node
+        if known and m.changes[0] < 0:
             again, p = m.bits[expected, k] == bit, int64(m.sure[c, m.run[c, 2]])
             m.sure[c, m.run[c, 2]] = uint32(p + ((again * 0xFFFFFFFF - p) >> 7))
         if place == 1:
             if found[c] < 0:
-                found[c] = _make_room(m.slots, mixed(m.hashes[c], uint64(m.group[node])))
-            if m.slots[found[c], 0] & uint32(0xFFFF) < 0xFFF0:
-                m.slots[found[c], 0] += uint32(1)
+                found[c] = _make_room(
+                    m.slots, m.log, m.changes, mixed(m.hashes[c], uint64(m.group[node]))
+                )
+            head = m.slots[found[c], 0]
+            if head & uint32(0xFFFF) < 0xFFF0:
+                _set_slot(m.slots, m.log, m.changes, found[c], 0, head + uint32(1))
         else:
             found[c] = m.found[k - 1, c]
         slot, history = m.slots[found[c], place], seen[c]
@@ -391,8 +403,9 @@ def _learn_contexts(m: Mixer, node: int, k: int, bit: int) -> None:
         if history == 0:
             count, p = 0, 1 << 15
         p += (bit * 65535 - p) * RATE[count] >> 16
-        m.slots[found[c], place] = uint32(p << 16 | min(count + 1, 255) << 8 | AFTER[history, bit])
-        if history:
+        new = uint32(p << 16 | min(count + 1, 255) << 8 | AFTER[history, bit])
+        _set_slot(m.slots, m.log, m.changes, found[c], place, new)
+        if history and m.changes[0] < 0:
             entry = m.maps[c, history]
             often, p = int64(entry & uint32(1023)), int64(entry >> uint32(10))
             p += (bit * 0x3FFFFF - p) * RATE[often] >> 16
@@ -401,17 +414,54 @@ def _learn_contexts(m: Mixer, node: int, k: int, bit: int) -> None:
 
 @kernel
 @no_type_check
-def _make_room(slots: Array, h: int) -> int:
+def _set_slot(slots: Array, log: Array, changes: Array, row: int, place: int, value: int) -> None:
+    _log(log, changes, SLOTS_CHANGED, 8 * row + place, int64(slots[row, place]))
+    slots[row, place] = value
+
+
+@kernel
+@no_type_check
+def _log(log: Array, changes: Array, kind: int, place: int, old: int) -> None:
+    """Keep in mind what stood in a place, if changes are to be undone."""
+    done = changes[0]
+    if done >= 0:
+        log[done, 0], log[done, 1], log[done, 2] = kind, place, old
+        changes[0] = done + 1
+
+
+@kernel
+@no_type_check
+def forget(m: Mixer) -> None:
+    """Undo the changes that were logged, the last first."""
+    for i in range(m.changes[0] - 1, -1, -1):
+        kind, place, old = m.log[i, 0], m.log[i, 1], m.log[i, 2]
+        if kind == SLOTS_CHANGED:
+            m.slots[place >> 3, place & 7] = uint32(old)
+        elif kind == RUNS_CHANGED:
+            m.runs[place] = uint32(old)
+        elif kind == HISTORY_CHANGED:
+            m.history[place] = old
+            m.clock[0] -= 1
+        elif kind < PASSAGES_CHANGED:
+            m.followed[kind - FOLLOWED_CHANGED, place] = uint64(old)
+        else:
+            m.passages[kind - PASSAGES_CHANGED, place] = old
+    m.changes[0] = min(m.changes[0], 0)
+
+
+@kernel
+@no_type_check
+def _make_room(slots: Array, log: Array, changes: Array, h: int) -> int:
     """Return the row for a new context: of the two that it may have, the one used less."""
     at = int64(h & uint64(len(slots) - 1))
     used, beside = slots[at, 0] & uint32(0xFFFF), slots[at ^ 1, 0] & uint32(0xFFFF)
     if beside < used:
         at, beside = at ^ 1, used
     if beside > 0:  # so that rows that were used long ago make room in the end
-        slots[at ^ 1, 0] -= uint32(1)
-    for i in range(8):
-        slots[at, i] = 0
-    slots[at, 0] = _check(h) << uint32(16)
+        _set_slot(slots, log, changes, at ^ 1, 0, slots[at ^ 1, 0] - uint32(1))
+    for i in range(1, 8):
+        _set_slot(slots, log, changes, at, i, uint32(0))
+    _set_slot(slots, log, changes, at, 0, uint32(_check(h) << uint32(16)))
     return at
 
 
@@ -425,12 +475,14 @@ def move_on(m: Mixer, symbol: int, learned: bool) -> None:
             run = m.run[c]
             often = min(run[2] + 1, RUN - 1) if run[1] == symbol else 1
             check = uint32(m.hashes[c] >> uint64(58) << uint64(26))
+            _log(m.log, m.changes, RUNS_CHANGED, run[0], int64(m.runs[run[0]]))
             m.runs[run[0]] = check | uint32(symbol << 5 | often)
         for n in range(FOLLOWING):
             at = _after_last(m, n + 1)
-            m.followed[n, at] = (m.followed[n, at] << uint64(20) | uint64(symbol + 1)) & uint64(
-                (1 << 40) - 1
-            )
+            old = m.followed[n, at]
+            _log(m.log, m.changes, FOLLOWED_CHANGED + n, at, int64(old))
+            m.followed[n, at] = (old << uint64(20) | uint64(symbol + 1)) & uint64((1 << 40) - 1)
+        _log(m.log, m.changes, HISTORY_CHANGED, time & ring, int64(m.history[time & ring]))
         m.history[time & ring] = symbol
         time += 1
         m.clock[0] = time
@@ -455,6 +507,7 @@ def move_on(m: Mixer, symbol: int, learned: bool) -> None:
                 if match[1] < MATCHES[j]:
                     match[1] = 0
             if learned:
+                _log(m.log, m.changes, PASSAGES_CHANGED + j, at, int64(m.passages[j, at]))
                 m.passages[j, at] = time
         inside = time - ring <= match[0] < time
         match[2] = m.history[match[0] & ring] if match[1] > 0 and inside else -1
@@ -541,38 +594,65 @@ def _share(child: int, sums: Array, log_p: Array) -> float:
 
 @kernel
 @no_type_check
-def read(m: Mixer, ids: Array, offers: Array, p: Array, learned: bool) -> None:
-    """Read on, and learn from each of `ids` if they are `learned`.
+def read(m: Mixer, ids: Array, offers: Array, p: Array, how: int) -> int:
+    """Read on; return how many of `ids` there was room for.
 
     Row t is about the character after `ids[t]`: offers (n, X, V) are what others predict of it, and the
-    mixture is written to p (n, V), unless that is empty.
+    mixture is written to p (n, V), unless that is empty. `how` each of `ids` is read: `WATCH` changes
+    nothing but the place, `REMEMBER` counts it until `forget`, and `LEARN` learns from it.
     """
     for t in range(len(ids)):
-        if learned:
-            look(m)
-            probability(m, ids[t])
-            learn(m, ids[t])
-        move_on(m, ids[t], learned)
+        if how == REMEMBER and m.changes[0] + most_changes(m) > len(m.log):
+            return t
+        take(m, ids[t], how)
         if offers.shape[1]:
             offer(m, offers[t])
         if len(p):
             look(m)
             distribute(m, p[t])
+    return len(ids)
+
+
+@kernel
+@no_type_check
+def take(m: Mixer, symbol: int, how: int) -> None:
+    """Read one character: see `read`."""
+    if how != WATCH:
+        look(m)
+    if how == LEARN:
+        probability(m, symbol)
+        learn(m, symbol)
+    elif how == REMEMBER:
+        remember(m, symbol)
+    move_on(m, symbol, how != WATCH)
+
+
+@kernel
+@no_type_check
+def most_changes(m: Mixer) -> int:
+    """Return how many changes a character can make."""
+    depth = len(m.found)
+    return len(m.hashes) * (1 + 2 * depth + 9 * (1 + depth // LEVELS)) + 16
+
+
+@kernel
+@no_type_check
+def remember(m: Mixer, symbol: int) -> None:
+    """Learn all that depends on the text alone: everything but `weights`, `final` and `refined`."""
+    for k in range(m.length[symbol]):
+        node = m.nodes[symbol, k]
+        _find(m, node, k)
+        _gather(m, node, k)
+    for k in range(m.length[symbol]):
+        node, bit = m.nodes[symbol, k], m.bits[symbol, k]
+        _learn_contexts(m, node, k, bit)
+        if m.changes[0] < 0:
+            _learn_matches(m, node, k, bit)
 
 
 @kernel
 @no_type_check
 def recount(m: Mixer, ids: Array) -> None:
-    """Learn all that depends on the text alone: everything but `weights`, `final` and `refined`."""
+    """Learn what depends on a text alone, and for good: nothing is to be forgotten (`changes` < 0)."""
     for t in range(len(ids)):
-        look(m)
-        symbol = ids[t]
-        for k in range(m.length[symbol]):
-            node = m.nodes[symbol, k]
-            _find(m, node, k)
-            _gather(m, node, k)
-        for k in range(m.length[symbol]):
-            node, bit = m.nodes[symbol, k], m.bits[symbol, k]
-            _learn_contexts(m, node, k, bit)
-            _learn_matches(m, node, k, bit)
-        move_on(m, symbol, True)
+        take(m, ids[t], REMEMBER)

@@ -19,10 +19,11 @@ from charlm.config import AdaptConfig
 from charlm.config.context_mixing import table_bits
 from charlm.errors import check_stop
 from charlm.models.adaptive import AdaptiveReader
-from charlm.models.base import LanguageModel, check_tensor
+from charlm.models.base import LanguageModel, check_tensor, views
 from charlm.models.bit_mixing import (
+    LEARN,
+    WATCH,
     Mixer,
-    distribute,
     learn,
     look,
     move_on,
@@ -33,11 +34,10 @@ from charlm.models.bit_mixing import (
     recount,
 )
 from charlm.models.bit_tables import Array
-from charlm.models.context_mixing import PIECE, ContextMixingModel
+from charlm.models.context_mixing import NO_IDS, PIECE, ContextMixingModel, foresee
 from charlm.models.kernel import kernel
 from charlm.models.mixture import MixtureModel
 from charlm.models.symbol_tree import grow_tree, walks_of
-from charlm.models.view import SIZE
 from charlm.text.tokens import Ids
 
 MIXING = ("weights", "final", "refined")  # arrays of a `Mixer` that learn from what was offered
@@ -74,7 +74,7 @@ class Joiner(ContextMixingModel):
         for name, array in found.items():
             old = getattr(self, name)
             setattr(self, name, torch.from_numpy(array).to(old.dtype).to(old.device))
-        self._mixer = mixer
+        self.take_mixer(mixer)
 
     def _counted(
         self,
@@ -127,17 +127,18 @@ class BitwiseMixture(MixtureModel):
     def read(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return the log-probabilities at every position of texts of any length."""
         logits = [expert.read(idx) for expert in self.experts.values()]
-        return self._mixed(idx, logits, self.joiner.start(len(idx)))
+        return self._joined(idx, offers_of(logits), self.joiner.start(len(idx)))[0]
 
     def log_probability(
         self, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
     ) -> Float[Tensor, "B T"]:
         """Return only the log-probability of each target, in nats."""
+        self.joiner.check_length(idx)
         offers = offers_of(expert.read(idx) for expert in self.experts.values())
-        p, places = np.empty(idx.shape), self.joiner.start(len(idx)).numpy()
-        wanted = targets.cpu().numpy()
+        p, wanted = np.empty(idx.shape), targets.cpu().numpy()
         for row, ids in enumerate(idx.cpu().numpy()):
-            _look_up(self.joiner.at(places[row]), ids, wanted[row], offers[row], p[row])
+            self.joiner.remember(ids[:0])
+            self.joiner.read_on(ids, p[row], wanted[row], offers[row])
         return torch.from_numpy(p).log_().float().to(idx.device)
 
     def start(self, batch_size: int) -> list[Any]:
@@ -150,50 +151,45 @@ class BitwiseMixture(MixtureModel):
         """Let every expert read on, and join."""
         experts = zip(self.experts.values(), state[:-1], strict=True)
         went = [expert.go_on(idx, own) for expert, own in experts]
-        mixed = self._mixed(idx, [logits for logits, _ in went], state[-1])
-        return mixed, [*(own for _, own in went), state[-1]]
+        joined, view = self._joined(idx, offers_of(logits for logits, _ in went), state[-1])
+        return joined, [*(own for _, own in went), view]
 
     def repeat(self, state: list[Any], count: int) -> list[Any]:
         """Return the states, each repeated."""
         return [*super().repeat(state[:-1], count), self.joiner.repeat(state[-1], count)]
 
-    def _mixed(
-        self,
-        idx: Int[Tensor, "B n"],
-        logits: Iterable[Float[Tensor, "B n V"]],
-        places: Int[Tensor, "B S"],
-    ) -> Float[Tensor, "B n V"]:
-        """Return log-probabilities; the states of the joiner go on in place."""
-        offers = offers_of(logits)
-        p = np.empty((*idx.shape, self.vocab_size))
-        for row, ids in enumerate(idx.cpu().numpy()):
-            read(self.joiner.at(places[row].numpy()), ids, offers[row], p[row], False)
-        return torch.from_numpy(p).log_().float().to(idx.device)
+    def _joined(
+        self, idx: Int[Tensor, "B n"], offers: Float[ndarray, "B n X V"], view: Int[Tensor, "B S"]
+    ) -> tuple[Float[Tensor, "B n V"], Int[Tensor, "B m"]]:
+        """Return log-probabilities, and what is in view of the joiner then."""
+        p, done = np.empty((*idx.shape, self.vocab_size)), 0
+        for kept, new in views(view, idx, self.block_size):
+            part = slice(done, done + new.shape[1])
+            for row, (before, ids) in enumerate(
+                zip(kept.cpu().numpy(), new.cpu().numpy(), strict=True)
+            ):
+                self.joiner.remember(before)
+                self.joiner.read_on(ids, p[row, part], NO_IDS, offers[row, part])
+            view, done = torch.cat([kept, new], dim=1), part.stop
+        return torch.from_numpy(p).log_().float().to(idx.device), view
 
     def adaptive(self, options: AdaptConfig, trained_on: Ids | None = None) -> AdaptiveReader:
         """Return a reader whose experts and joiner learn; the joiner does with `adapt.mixing`."""
-        mixer = self.joiner.mixer()
-        if options.mixing:
-            self.joiner.forget()  # it may take a GiB: not twice
-        return BitwiseReader(self, self.readers(options, trained_on), mixer, options.mixing)
+        experts, how = self.readers(options, trained_on), LEARN if options.mixing else WATCH
+        return BitwiseReader(experts, self.joiner.give_mixer(), how)
 
 
 class BitwiseReader(AdaptiveReader):
     """Reads one text with readers of the experts, and a mixer that may learn."""
 
-    def __init__(
-        self, model: BitwiseMixture, experts: list[AdaptiveReader], mixer: Mixer, learns: bool
-    ) -> None:
-        self.experts, self.learns = experts, learns
-        place = model.joiner.start(1)[0].numpy()
-        past, match = place[:SIZE].view(np.uint64), place[SIZE:].reshape(-1, 3)
-        self.mixer = mixer._replace(past=past, match=match, offered=mixer.offered.copy())
+    def __init__(self, experts: list[AdaptiveReader], mixer: Mixer, how: int) -> None:
+        self.experts, self.mixer, self.how = experts, mixer, how
         offer(self.mixer, torch.stack([expert.first() for expert in experts]).numpy())
 
     @property
     def learned(self) -> tuple[str, ...]:
         """What changes while it reads."""
-        own = ("counts", "mixing weights") if self.learns else ()
+        own = ("counts", "mixing weights") if self.how == LEARN else ()
         return tuple(dict.fromkeys((*(w for one in self.experts for w in one.learned), *own)))
 
     @torch.no_grad()
@@ -201,20 +197,20 @@ class BitwiseReader(AdaptiveReader):
         """Read n more characters."""
         offers = torch.stack([expert.go_on(ids) for expert in self.experts], dim=1).numpy()
         p = np.empty((len(ids), len(self.mixer.length)))
-        read(self.mixer, ids.astype(np.int64), offers, p, self.learns)
+        read(self.mixer, ids.astype(np.int64), offers, p, self.how)
         return torch.from_numpy(p).log_().float()
 
     def first(self) -> Float[Tensor, "V"]:
         """Return the log-probabilities of a text's first character."""
         p = np.empty(len(self.mixer.length))
-        _foresee(self.mixer, p)
+        foresee(self.mixer, p)
         return torch.from_numpy(p).log_().float()
 
     def fork(self) -> "BitwiseReader":
         """Return a reader that goes on from here and learns no more."""
         other, m = copy(self), self.mixer
         own = {name: getattr(m, name).copy() for name in ("past", "match", "offered")}
-        other.mixer, other.learns = m._replace(**own), False
+        other.mixer, other.how = m._replace(**own), WATCH
         other.experts = [expert.fork() for expert in self.experts]
         return other
 
@@ -235,22 +231,3 @@ def score_and_learn(m: Mixer, ids: Array, offers: Array, p: Array) -> None:
         learn(m, ids[t])
         move_on(m, ids[t], True)
         offer(m, offers[t])
-
-
-@kernel
-@no_type_check
-def _look_up(m: Mixer, ids: Array, targets: Array, offers: Array, p: Array) -> None:
-    """Write the probability of each target, which follows each of `ids`."""
-    for t in range(len(ids)):
-        move_on(m, ids[t], False)
-        offer(m, offers[t])
-        look(m)
-        p[t] = probability(m, targets[t])
-
-
-@kernel
-@no_type_check
-def _foresee(m: Mixer, p: Array) -> None:
-    """Write the probabilities of the next character."""
-    look(m)
-    distribute(m, p)

@@ -1,5 +1,9 @@
 """A counted model that mixes what it knows of many contexts, bit by bit (see `bit_mixing`).
 
+A window is read as the text of the fit was: each character is counted after it was predicted. At the
+window's end that is forgotten, and the counts are those of the fit again. So repetition within a
+window helps, as it helps a model with attention.
+
 Its weights are the text that it has counted. All else is made again from it when it is first needed:
 some seconds for a million characters, and up to `memory` MiB.
 """
@@ -18,25 +22,30 @@ from charlm.config import AdaptConfig
 from charlm.config.context_mixing import table_bits
 from charlm.errors import check_stop
 from charlm.models.adaptive import AdaptiveReader
-from charlm.models.base import LanguageModel, check_names, check_tensor
+from charlm.models.base import LanguageModel, check_names, check_tensor, views
 from charlm.models.bit_mixing import (
-    MATCHES,
+    LEARN,
+    REMEMBER,
+    WATCH,
     Mixer,
     distribute,
+    forget,
     look,
-    move_on,
+    most_changes,
     new_mixer,
+    offer,
     probability,
     read,
+    take,
 )
 from charlm.models.bit_tables import Array
 from charlm.models.kernel import kernel
 from charlm.models.symbol_tree import grow_tree, walks_of
-from charlm.models.view import SIZE, codes_of
+from charlm.models.view import codes_of
 from charlm.text.tokens import Ids
 
 PIECE = 1 << 14  # characters counted between two looks at whether to stop
-MATCH = 3 * len(MATCHES)
+NO_IDS = np.empty(0, np.int64)
 NO_OFFERS, NOTHING = np.empty((1, 0, 0), np.float32), np.empty((0, 0))
 
 
@@ -44,8 +53,7 @@ class ContextMixingModel(LanguageModel):
     """A mixer of contexts; before a fit, it knows nothing.
 
     Args:
-        block_size: Characters in a window when it is scored in windows. `go_on` sees all parts,
-            however far back they are.
+        block_size: Characters that a prediction may depend on, beside the text of the fit.
         contexts: The contexts, as in the configuration.
         memory: Most memory of its table, in MiB.
     """
@@ -70,6 +78,7 @@ class ContextMixingModel(LanguageModel):
         self.register_buffer("tree", torch.from_numpy(grow_tree(nothing, vocab_size)))
         self.register_buffer("classes", torch.zeros(2, vocab_size, dtype=torch.int32))
         self._mixer: Mixer | None = None
+        self._in_view = NO_IDS  # what it has read last, and remembers
 
     @property
     def device(self) -> torch.device:
@@ -89,7 +98,13 @@ class ContextMixingModel(LanguageModel):
         self.text = torch.from_numpy(text).to(self.text.dtype).to(self.device)
         self.tree = torch.from_numpy(tree).to(self.device)
         self.classes = torch.from_numpy(classes).to(self.device)
-        self._mixer = mixer
+        self.take_mixer(mixer)
+
+    def take_mixer(self, mixer: Mixer) -> None:
+        """Take what a mixer has learned from its own text."""
+        begin_anew(mixer)
+        mixer.changes[0] = 0  # what is read from now on is to be forgotten
+        self._mixer, self._in_view = mixer, NO_IDS
 
     def mixer(self) -> Mixer:
         """Return what it has learned, made again from the text if need be."""
@@ -97,8 +112,19 @@ class ContextMixingModel(LanguageModel):
             text, tree, classes = (
                 one.cpu().numpy() for one in (self.text, self.tree, self.classes)
             )
-            self._mixer = self._counted(text.astype(np.int64), tree, classes)
+            self.take_mixer(self._counted(text.astype(np.int64), tree, classes))
+        assert self._mixer is not None
         return self._mixer
+
+    def give_mixer(self) -> Mixer:
+        """Return a mixer that has read nothing and may learn; the model makes itself another if need be.
+
+        It may take a GiB, so it is not copied.
+        """
+        mixer, self._mixer = self.mixer(), None
+        begin_anew(mixer)
+        mixer.changes[0] = -1
+        return mixer
 
     def _counted(
         self,
@@ -111,7 +137,7 @@ class ContextMixingModel(LanguageModel):
         mixer = new_mixer(walks_of(tree), classes, self.codes, bits)
         for first in range(0, len(text), PIECE):
             check_stop(should_stop)
-            read(mixer, text[first : first + PIECE], NO_OFFERS, NOTHING, True)
+            read(mixer, text[first : first + PIECE], NO_OFFERS, NOTHING, LEARN)
         return mixer
 
     def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
@@ -143,92 +169,126 @@ class ContextMixingModel(LanguageModel):
         self.check_length(idx)
         return self.go_on(idx, self.start(len(idx)))[0]
 
+    def go_on(
+        self, idx: Int[Tensor, "B n"], state: Int[Tensor, "B S"]
+    ) -> tuple[Float[Tensor, "B n V"], Int[Tensor, "B m"]]:
+        """Read on; what is in view is counted, as the text of a fit is, and then forgotten."""
+        logits = []
+        for kept, new in views(state, idx, self.block_size):
+            p = np.empty((*new.shape, self.vocab_size))
+            for before, ids, own in zip(kept.cpu().numpy(), new.cpu().numpy(), p, strict=True):
+                self.remember(before)
+                self.read_on(ids, own)
+            logits.append(torch.from_numpy(p).log_().float().to(idx.device))
+            state = torch.cat([kept, new], dim=1)
+        return torch.cat(logits, dim=1), state
+
     def log_probability(
         self, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
     ) -> Float[Tensor, "B T"]:
         """Return only the log-probability of each target, in nats."""
-        p, state = np.empty(idx.shape), self.start(len(idx))
-        rows = zip(idx.cpu().numpy(), targets.cpu().numpy(), p, state.numpy(), strict=True)
-        for ids, wanted, own, place in rows:
-            _look_up(self.at(place), ids, wanted, own)
+        self.check_length(idx)
+        p = np.empty(idx.shape)
+        rows = zip(idx.cpu().numpy(), targets.cpu().numpy(), p, strict=True)
+        for ids, wanted, own in rows:
+            self.remember(ids[:0])
+            self.read_on(ids, own, wanted)
         return torch.from_numpy(p).log_().float().to(idx.device)
 
-    def start(self, batch_size: int) -> Int[Tensor, "B S"]:
-        """Return the state of texts of which nothing has been read: a view, and matches."""
-        state = torch.zeros(batch_size, SIZE + MATCH, dtype=torch.int64)
-        state[:, SIZE + 2 :: 3] = -1  # nothing is expected
-        return state
+    def remember(self, ids: Int[ndarray, "n"]) -> None:
+        """Come to the end of a text, from the one before if that was its beginning."""
+        mixer, n = self.mixer(), len(self._in_view)
+        if n > len(ids) or not np.array_equal(self._in_view, ids[:n]):
+            begin_anew(mixer)
+            self._in_view = ids[:0]
+        self.read_on(ids[len(self._in_view) :], NOTHING)
 
-    def go_on(
-        self, idx: Int[Tensor, "B n"], state: Int[Tensor, "B S"]
-    ) -> tuple[Float[Tensor, "B n V"], Int[Tensor, "B S"]]:
-        """Read on; the state is brought up to date in place."""
-        p = np.empty((*idx.shape, self.vocab_size))
-        for ids, own, place in zip(idx.cpu().numpy(), p, state.numpy(), strict=True):
-            read(self.at(place), ids, NO_OFFERS, own, False)
-        return torch.from_numpy(p).log_().float().to(idx.device), state
+    def read_on(
+        self, ids: Int[ndarray, "n"], p: Array, targets: Array = NO_IDS, offers: Array = NO_OFFERS
+    ) -> None:
+        """Read on, counting what is read until it is forgotten.
 
-    def at(self, place: Int[ndarray, "S"]) -> Mixer:
-        """Return the mixer that reads on from a row of a state."""
-        past, match = place[:SIZE].view(np.uint64), place[SIZE:].reshape(-1, 3)
-        return self.mixer()._replace(past=past, match=match)
-
-    def forget(self) -> None:
-        """Let go of what was counted; it is counted again when it is needed."""
-        self._mixer = None
+        Writes to p (n, V), unless that is empty, what is predicted after each of `ids`; with `targets`, to
+        p (n,) their probabilities only. `offers` (n, X, V) are what others predict of the same characters.
+        """
+        ids, done = ids.astype(np.int64), 0
+        self._in_view = np.concatenate([self._in_view, ids])
+        while True:
+            mixer = self.mixer()
+            if len(targets):
+                done += _look_up(mixer, ids[done:], targets[done:], offers[done:], p[done:])
+            else:
+                done += read(mixer, ids[done:], offers[done:], p[done:], REMEMBER)
+            if done == len(ids):
+                return
+            log = np.empty((2 * len(mixer.log) + most_changes(mixer), 3), np.int64)
+            log[: len(mixer.log)] = mixer.log
+            self._mixer = mixer._replace(log=log)
 
     def adaptive(self, options: AdaptConfig, trained_on: Ids | None = None) -> AdaptiveReader:
         """Return a reader that learns on; the model knows the text that it was fitted to."""
         if not options.counts:
             return super().adaptive(options, trained_on)
-        mixer = self.mixer()
-        self.forget()  # it may take a GiB: not twice
-        return LearningMixer(mixer, self.start(1)[0].numpy())
+        return LearningMixer(self.give_mixer())
 
 
 class LearningMixer(AdaptiveReader):
-    """Reads one text from a state at its beginning, and learns from each character with `mixer`."""
+    """Reads one text, and learns from each character with a mixer that has read nothing of it."""
 
     learned = ("counts",)
 
-    def __init__(self, mixer: Mixer, place: Int[ndarray, "S"]) -> None:
-        past, match = place[:SIZE].view(np.uint64), place[SIZE:].reshape(-1, 3)
-        self.mixer = mixer._replace(past=past, match=match)
-        self.learns = True
+    def __init__(self, mixer: Mixer) -> None:
+        self.mixer, self.how = mixer, LEARN
 
     def fork(self) -> "LearningMixer":
         """Return a reader that goes on from here and learns no more."""
         other, m = copy(self), self.mixer
         other.mixer = m._replace(past=m.past.copy(), match=m.match.copy())
-        other.learns = False
+        other.how = WATCH
         return other
 
     def go_on(self, ids: Int[ndarray, "n"]) -> Float[Tensor, "n V"]:
         """Read n more characters, learning from each."""
         p = np.empty((len(ids), len(self.mixer.length)))
-        read(self.mixer, ids.astype(np.int64), NO_OFFERS, p, self.learns)
+        read(self.mixer, ids.astype(np.int64), NO_OFFERS, p, self.how)
         return torch.from_numpy(p).log_().float()
 
     def first(self) -> Float[Tensor, "V"]:
         """Return the log-probabilities of a text's first character."""
         p = np.empty(len(self.mixer.length))
-        _foresee(self.mixer, p)
+        foresee(self.mixer, p)
         return torch.from_numpy(p).log_().float()
 
 
 @kernel
 @no_type_check
-def _look_up(m: Mixer, ids: Array, targets: Array, p: Array) -> None:
-    """Write the probability of each target, which follows each of `ids`."""
+def _look_up(m: Mixer, ids: Array, targets: Array, offers: Array, p: Array) -> int:
+    """Write the probability of each target, which follows each of `ids`; see `read`."""
     for t in range(len(ids)):
-        move_on(m, ids[t], False)
+        if m.changes[0] + most_changes(m) > len(m.log):
+            return t
+        take(m, ids[t], REMEMBER)
+        if offers.shape[1]:
+            offer(m, offers[t])
         look(m)
         p[t] = probability(m, targets[t])
+    return len(ids)
 
 
 @kernel
 @no_type_check
-def _foresee(m: Mixer, p: Array) -> None:
+def begin_anew(m: Mixer) -> None:
+    """Forget what was read but not learned, and begin with a text of which nothing has been read."""
+    forget(m)
+    m.past[:] = 0
+    for j in range(len(m.match)):
+        m.match[j, 0] = m.match[j, 1] = 0
+        m.match[j, 2] = -1
+
+
+@kernel
+@no_type_check
+def foresee(m: Mixer, p: Array) -> None:
     """Write the probabilities of the next character."""
     look(m)
     distribute(m, p)
