@@ -18,7 +18,8 @@ from charlm.models.kernel import kernel
 
 Array = npt.NDArray[Any]
 
-ENGINE = "mixing 1"  # in the header of a file; changes whenever a prediction would
+# In the header of a file; changes whenever a prediction would: with the mixer, or its contexts.
+ENGINE = "mixing 1"
 
 
 class Bits:

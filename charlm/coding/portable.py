@@ -11,18 +11,14 @@ import numpy as np
 
 from charlm.coding.bits import Bits
 from charlm.coding.coder import Array, Tick
+from charlm.config.context_mixing import DEFAULT
 from charlm.errors import DataError
 from charlm.models.bit_mixing import new_mixer
 from charlm.models.symbol_tree import grow_tree, walks_of
 from charlm.models.view import classes_of, codes_of
 from charlm.text.tokenizer import ByteTokenizer
 
-SLOT_BITS = 22
-CONTEXTS = (
-    *("lines", "1", "1 2", "1 2 3", "1 2 3 4", "1 2 3 4 5", "1 2 3 4 5 6", "1 2 3 4 5 6 7 8"),
-    *("word last", "word word-1 gap", "word word-1 word-2", "word word-2", "word paragraph 1"),
-    *("line column 1", "2 3", "2 3 4", "1 3 4", "above 1", "column lines 1"),
-)
+SLOT_BITS = 23  # of the mixer's table: 256 MiB, of which a short text uses little
 
 
 class PortableCoder:
@@ -37,7 +33,7 @@ class PortableCoder:
         self.alphabet, child = _read(tree)
         self._ids = np.zeros(256, np.int64)
         self._ids[self.alphabet] = np.arange(len(self.alphabet))
-        contexts = [codes_of(looks_at) for looks_at in CONTEXTS]
+        contexts = [codes_of(looks_at) for looks_at in DEFAULT]
         self._bits = Bits(new_mixer(walks_of(child), self._classes(), contexts, SLOT_BITS))
         self.symbols = self.coded_bytes = 0
 
