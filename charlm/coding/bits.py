@@ -70,7 +70,8 @@ def _encode(m: Mixer, ids: Array, bits: Array, p: Array) -> None:
 def _decode(m: Mixer, decoder: Array, words: Words, ids: Array) -> None:
     for i in range(len(ids)):
         look(m)
-        node, k = np.int64(0 if len(m.child) else -1), 0
+        # Not the constant 0: numba would compile all that takes it once for it and once for others.
+        node, k = np.int64(0 if len(m.child) else -1), np.int64(0)
         while node >= 0:
             node = m.child[node, next_bit(decoder, words, predict(m, node, k))]
             k += 1
