@@ -152,7 +152,7 @@ class AdaptConfig(Section):
     """Models trained by gradients go on with their training."""
     every: Size | None = None
     """Characters read between two updates by gradients. Null: the model's block, at most 256."""
-    learning_rate: Annotated[float, Field(gt=0), Number] = 3e-4
+    learning_rate: Annotated[float, Field(gt=0), Number] = 2e-4
     """Of these updates."""
     replay: Count = 0
     """Windows of the training part that each of these updates learns from, too. Each takes about as long

@@ -10,6 +10,7 @@ that encoded it. The model stays as it is: a reader copies what it changes.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -54,24 +55,47 @@ class AdaptiveReader(ABC):
 
 
 class Unchanging(AdaptiveReader):
-    """Reads a text with a model that does not learn from it."""
+    """Reads a text with a model that does not learn from it.
+
+    Attributes:
+        state: Of the model.
+        single: What reads one character with this state faster than the model, if anything does;
+            None: it is made when it is needed, from the weights as they are then.
+    """
 
     def __init__(self, model: "LanguageModel") -> None:
         self.model = model
         self.state: Any = model.start(1)
+        self.single: Callable[[Int[ndarray, "1 1"]], Float[ndarray, "1 V"]] | None = None
 
     def go_on(self, ids: Int[ndarray, "n"]) -> Float[Tensor, "n V"]:
         """Read n more characters."""
-        idx = torch.from_numpy(ids.astype("int64")).to(self.model.device)[None]
+        idx = ids.astype("int64")[None]
         with torch.no_grad():
-            logits, self.state = self.model.go_on(idx, self.state)
-            return logits[0].float().log_softmax(dim=-1).cpu()
+            if len(ids) == 1:
+                self.single = self.single or self._single()
+                return torch.from_numpy(self.single(idx)).log_softmax(dim=-1)
+            return self._read(idx)
+
+    def _read(self, idx: Int[ndarray, "1 n"]) -> Float[Tensor, "n V"]:
+        logits, self.state = self.model.go_on(
+            torch.from_numpy(idx).to(self.model.device), self.state
+        )
+        return logits[0].float().log_softmax(dim=-1).cpu()
+
+    def _single(self) -> Callable[[Int[ndarray, "1 1"]], Float[ndarray, "1 V"]]:
+        from charlm.models.registry import kind_of
+
+        faster = kind_of(self.model).find("reader")
+        if self.model.device.type == "cpu" and hasattr(faster, "sharing"):
+            return faster.sharing(self.model, self.state).read  # type: ignore[no-any-return]
+        return lambda idx: self._read(idx).numpy()
 
     def fork(self) -> "Unchanging":
         """Return a reader that goes on from here."""
         other = copy(self)
         with torch.no_grad():
-            other.state = self.model.repeat(self.state, 1)
+            other.state, other.single = self.model.repeat(self.state, 1), None
         return other
 
     def first(self) -> Float[Tensor, "V"]:

@@ -33,7 +33,7 @@ from charlm.text.batches import Batches
 from charlm.text.tokens import Ids
 
 BETAS = (0.0, 0.999)  # no momentum; the mean of squares reaches back about 1,000 updates
-OF_NGRAMS = 3.0  # times the learning rate: most n-grams have few updates
+OF_NGRAMS = 5.0  # times the learning rate: most n-grams have few updates
 LONGEST = 256  # characters between two updates, unless the options say how many
 REPLAYED = 0.3  # share of the loss that windows of the training part have
 SEED = 0  # of their choice
@@ -99,6 +99,7 @@ class LearningReader(AdaptiveReader):
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        self.reader.single = None  # it may hold copies of the weights
         self.steps += 1
 
     def _add_gradient(self, x: Int[ndarray, "B T"], y: Int[ndarray, "B T"], weight: float) -> float:

@@ -105,21 +105,27 @@ class ModernReader(Reader):
         self.longest = 1 if ngrams is None else ngrams.longest
         numbering = None if ngrams is None else ngrams.numbering
         self.numbering = None if numbering is None else numbering.tolist()
-        self.recent: list[int] = []  # the last `longest` characters
         self.state: SlidingView = model.start(1)
+
+    @classmethod
+    def sharing(cls, model: ModernGPT, state: SlidingView) -> "ModernReader":
+        """Return a reader that goes on with a state, which the model may also go on with."""
+        reader = cls(model)
+        reader.state = state
+        return reader
 
     def read(self, idx: Int[ndarray, "1 n"]) -> Float[ndarray, "1 V"]:
         """Read n more characters."""
-        self.recent = [*self.recent, *idx[0, -self.longest :].tolist()][-self.longest :]
         state = self.state
         if idx.shape[1] > 1 or not state.length:
             return StepReader(self.model, state).read(idx)  # updates the state in place
         x = self.tokens[idx[0, 0]]
         if self.ngrams is not None:
             vocab_size = self.model.vocab_size
-            rows = ngram_rows(self.recent, self.longest, vocab_size, self.numbering)
+            recent = [*state.ids[0].tolist(), int(idx[0, 0])]
+            rows = ngram_rows(recent, self.longest, vocab_size, self.numbering)
             x = x + self.ngrams[rows].sum(axis=0)
-            state.ids = torch.tensor([self.recent[1 - self.longest :]])
+            state.ids = torch.tensor([recent[1 - self.longest :]])
         x = rms_norm(x)
         cos, sin = state.angles(1)[:, 0].numpy()
         state.length += 1
