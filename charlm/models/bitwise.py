@@ -62,9 +62,12 @@ class Joiner(ContextMixingModel):
     def _new(self, tree: Array, classes: Array, bits: int) -> Mixer:
         return new_mixer(walks_of(tree), classes, self.codes, bits, self.offers)
 
-    def begin(self, text: Int[ndarray, "N"], classes: Array) -> Mixer:
-        """Return a mixer that has read nothing, for all of a text; `keep` takes it when it has."""
-        bits = table_bits(self.codes, len(text), self.room)
+    def begin(self, text: Int[ndarray, "N"], classes: Array, chars: int | None = None) -> Mixer:
+        """Return a mixer that has read nothing, for all of a text; `keep` takes it when it has.
+
+        `chars`: make its table as large as for so many characters, to try how fast it is.
+        """
+        bits = table_bits(self.codes, chars or len(text), self.room)
         return self._new(grow_tree(text, self.vocab_size), classes, bits)
 
     def keep(self, mixer: Mixer, text: Int[ndarray, "N"]) -> None:

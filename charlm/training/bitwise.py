@@ -7,7 +7,8 @@ others were trained on all but the slice, and begin to offer there.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -29,7 +30,9 @@ from charlm.runs.weights import load_tensors
 from charlm.storage import write_file
 from charlm.text.tokens import Split
 from charlm.training.fitting import Joined, Outcome
-from charlm.training.joining import TRIED, JoiningLearner
+from charlm.training.joining import JoiningLearner
+
+MIXED = 8192  # characters read to measure the speed
 
 
 class BitwiseLearner(JoiningLearner):
@@ -39,13 +42,11 @@ class BitwiseLearner(JoiningLearner):
 
     def fit(self) -> Outcome:
         """Let the mixer read the training part, and save what it learned until the mixture is saved."""
-        started = time.perf_counter()
         most, should_stop = chars_a_pass(self.model, True), self.job.should_stop
         parts, classes = (self.first, self.slice), classes_of(self.job.tokenizer)
         found = learn_bits(self.model, self.mixture.experts, *parts, classes, most, should_stop)
-        seconds = (time.perf_counter() - started) / len(self.whole)
         write_file(self.run.path / JOINER, save(self.model.joiner.state_dict()))
-        return replace(found, seconds=seconds)
+        return found
 
     def take(self, fitted: Fitted) -> None:
         """Let the mixer have what it learned before a stop."""
@@ -57,15 +58,21 @@ class BitwiseLearner(JoiningLearner):
             except ValueError as error:
                 raise CheckpointError(path, str(error), RESTORE) from None
 
+    @torch.no_grad()
     def time_to_join(self, logits: Float[Tensor, "E N V"]) -> float:
         """Return the seconds that mixing the predictions of a character takes, by trying."""
-        ids = self.first.read(0, min(TRIED, len(self.first))).astype(np.int64)
-        experts, vocab_size = len(logits), self.model.vocab_size
-        for some in (ids[:2], ids):  # what is compiled is compiled in the first
-            mixer = self.model.joiner.begin(ids, classes_of(self.job.tokenizer))
-            offers = np.full((len(some), experts, vocab_size), -1, np.float32)
+        ids = self.first.read(0, min(MIXED, len(self.first))).astype(np.int64)
+        classes, joiner = classes_of(self.job.tokenizer), self.model.joiner
+        # What is compiled is compiled before the time is taken: for scoring, samples and learning.
+        few = torch.from_numpy(ids[None, :2])
+        self.model.log_probability(few, few)
+        self.model.step(few, self.model.start(1))
+        joiner.give_mixer()
+        for some in (ids[:2], ids):
+            offers = Offers(self.model, self.mixture.experts)
+            mixer = joiner.begin(ids, classes, len(self.whole))
             started = time.perf_counter()
-            score_and_learn(mixer, some, offers, np.empty(len(some)))
+            score_and_learn(mixer, some, offers.of_counts(some), np.empty(len(some)))
         return (time.perf_counter() - started) / len(ids)
 
     def time_to_fit(self, most: float, predicting: float, joining: float) -> float:
@@ -136,11 +143,18 @@ def learn_bits(
     text = np.concatenate([one.read(0, len(one)) for one in (first, part)]).astype(np.int64)
     mixer = model.joiner.begin(text, classes)
     offers = Offers(model.eval(), specs)
-    for at in range(0, len(first), PIECE):
-        check_stop(should_stop)
-        ids = text[at : min(at + PIECE, len(first))]
-        score_and_learn(mixer, ids, offers.of_counts(ids), np.empty(len(ids)))
+    pieces = [text[at : min(at + PIECE, len(first))] for at in range(0, len(first), PIECE)]
+    # The counts grow while the mixer learns from the piece before: neither needs Python's lock.
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(offers.of_counts, pieces[0])
+        for ids, following in zip_longest(pieces, pieces[1:]):
+            check_stop(should_stop)
+            offered = waiting.result()
+            if following is not None:
+                waiting = other.submit(offers.of_counts, following)
+            score_and_learn(mixer, ids, offered, np.empty(len(ids)))
     offers.reach_slice(first)
+    started = time.perf_counter()
     nats, alone, chars = 0.0, np.zeros(len(specs)), 0
     for windows in _windows(text[len(first) :], model.block_size, chars_a_pass):
         ids, offered = windows.ravel(), offers.of_all(windows, should_stop)
@@ -151,8 +165,9 @@ def learn_bits(
         chars += len(ids) - 1
     model.joiner.keep(mixer, text)
     equal = Joined(torch.full((len(specs),), 1 / len(specs)), torch.ones(()))
+    seconds = (time.perf_counter() - started) / len(part)
     chars = max(1, chars)
-    return Outcome(equal, nats / chars, (alone / chars).tolist(), chars, 0.0)
+    return Outcome(equal, nats / chars, (alone / chars).tolist(), chars, seconds)
 
 
 def _windows(

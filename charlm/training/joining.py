@@ -182,7 +182,7 @@ class JoiningLearner(OneStepLearner):
 
     def _left_for_training(self, counted: float) -> float:
         """Return the seconds that are left for the experts' steps; counting took `counted`."""
-        budget, left = self.clock.budget, self.clock.left()
+        budget = self.clock.budget
         assert budget is not None
         # Predicting takes the same time before and after training, and so does joining.
         started = time.perf_counter()
@@ -193,6 +193,7 @@ class JoiningLearner(OneStepLearner):
         fitting = self.time_to_fit(TUNING * budget, predicting, joining)
         scoring = (1 + self._shown(predicting + joining)) * self._to_score()
         scoring *= predicting + joining
+        left = self.clock.left()
         return left - (counted + fitting + scoring + RESERVE * left)
 
     def time_to_join(self, logits: Float[Tensor, "E N V"]) -> float:
