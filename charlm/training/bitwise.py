@@ -33,6 +33,7 @@ from charlm.training.fitting import Joined, Outcome
 from charlm.training.joining import JoiningLearner
 
 MIXED = 8192  # characters read to measure the speed
+OFFERED = 1 << 22  # probabilities offered at a time: 16 MiB
 
 
 class BitwiseLearner(JoiningLearner):
@@ -143,7 +144,8 @@ def learn_bits(
     text = np.concatenate([one.read(0, len(one)) for one in (first, part)]).astype(np.int64)
     mixer = model.joiner.begin(text, classes)
     offers = Offers(model.eval(), specs)
-    pieces = [text[at : min(at + PIECE, len(first))] for at in range(0, len(first), PIECE)]
+    size = max(1, min(PIECE, OFFERED // (len(specs) * model.vocab_size)))
+    pieces = [text[at : min(at + size, len(first))] for at in range(0, len(first), size)]
     # The counts grow while the mixer learns from the piece before: neither needs Python's lock.
     with ThreadPoolExecutor(1) as other:
         waiting = other.submit(offers.of_counts, pieces[0])
