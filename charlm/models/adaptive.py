@@ -12,6 +12,7 @@ that encoded it. The model stays as it is: a reader copies what it changes.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import copy
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,24 +73,24 @@ class Unchanging(AdaptiveReader):
         """Read n more characters."""
         idx = ids.astype("int64")[None]
         with torch.no_grad():
-            if len(ids) == 1:
-                self.single = self.single or self._single()
-                return torch.from_numpy(self.single(idx)).log_softmax(dim=-1)
-            return self._read(idx)
+            if len(ids) == 1 and (single := self._single()):
+                return torch.from_numpy(single(idx)).log_softmax(dim=-1)
+            moved = torch.from_numpy(idx).to(self.model.device)
+            logits, self.state = self.model.go_on(moved, self.state)
+            return logits[0].float().log_softmax(dim=-1).cpu()
 
-    def _read(self, idx: Int[ndarray, "1 n"]) -> Float[Tensor, "n V"]:
-        logits, self.state = self.model.go_on(
-            torch.from_numpy(idx).to(self.model.device), self.state
-        )
-        return logits[0].float().log_softmax(dim=-1).cpu()
+    def _single(self) -> Callable[[Int[ndarray, "1 1"]], Float[ndarray, "1 V"]] | None:
+        if self.single is None and self._sharing:
+            self.single = self._sharing(self.model, self.state).read
+        return self.single
 
-    def _single(self) -> Callable[[Int[ndarray, "1 1"]], Float[ndarray, "1 V"]]:
+    @cached_property
+    def _sharing(self) -> Any:
+        """What makes a faster reader of one character that shares the model's state; or None."""
         from charlm.models.registry import kind_of
 
-        faster = kind_of(self.model).find("reader")
-        if self.model.device.type == "cpu" and hasattr(faster, "sharing"):
-            return faster.sharing(self.model, self.state).read  # type: ignore[no-any-return]
-        return lambda idx: self._read(idx).numpy()
+        on_cpu = self.model.device.type == "cpu"
+        return getattr(kind_of(self.model).find("reader"), "sharing", None) if on_cpu else None
 
     def fork(self) -> "Unchanging":
         """Return a reader that goes on from here."""
