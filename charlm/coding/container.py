@@ -35,7 +35,7 @@ _USUAL = (
     b'{"model":"portable","engine":"mixing 1","tree":".....65.69612e2c207374,"size":'
     b'{"model":"run","run":"shakespeare","step":1000,"sha256":"","adapt":{"counts":true,"mixing":true,'
     b'"weights":false,"every":128},"needs":{"charlm":"0.1.0","torch":"2.13.0+cpu","numpy":"2.4.6",'
-    b'"numba":"0.68.1","constriction":"0.5.0","cpu":"AVX512","machine":"Linux x86_64"},'
+    b'"numba":"0.68.1","constriction":"0.5.0","blas":"0.3.31.dev SkylakeX","cpu":"AVX512","machine":"Linux x86_64"},'
     b'"processor":"Intel(R) Xeon(R) CPU @ AMD EPYC","fingerprint":"","size":1115394}'
 )
 _LONGEST = 1 << 16  # bytes of a header

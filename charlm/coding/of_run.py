@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ValidationError
+from threadpoolctl import threadpool_info
 
 from charlm import __version__
 from charlm.coding.bits import ENGINE, Bits
@@ -118,6 +119,12 @@ def needs(in_integers: bool) -> dict[str, str]:
     if in_integers:
         return {ENGINE_KEY: ENGINE}
     found = {"charlm": __version__} | {package: version(package) for package in PACKAGES}
+    blas = {
+        f"{one['version']} {one.get('architecture', '')}"
+        for one in threadpool_info()
+        if one["user_api"] == "blas"
+    }
+    found["blas"] = " ".join(sorted(blas))
     found["cpu"] = torch.backends.cpu.get_cpu_capability()
     found["machine"] = f"{platform.system()} {platform.machine()}"
     return found

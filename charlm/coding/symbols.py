@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from constriction import stream
+from threadpoolctl import threadpool_limits
 
 from charlm.coding.coder import Array, Done
 from charlm.coding.ranges import Words, distribution
@@ -75,7 +76,8 @@ def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1, "blas"):  # NumPy's
+            yield
     finally:
         torch.set_num_threads(before)
 
