@@ -16,12 +16,11 @@ NAMED = (*WORDS, "last", "line", "column", "lines", "above", "after-1", "after-2
 ROW_BYTES = 36  # for the nodes of a context that lie together, and a run
 ROWS_A_CHARACTER = 0.5  # that one context needs, about, if it is a long one
 
-LAST = tuple(" ".join(map(str, range(1, n + 1))) for n in (1, 2, 3, 4, 5, 6, 8, 10))
+LAST = tuple(" ".join(map(str, range(1, n + 1))) for n in (1, 2, 3, 4, 5, 6, 8))
 DEFAULT = (
     *("lines", *LAST),
     *("word last", "word word-1 gap", "word word-1 word-2", "word word-2", "word paragraph 1"),
-    *("word-1 1", "word word-1 word-2 1", "word word-1 word-3", "word word-1 paragraph"),
-    *("word column", "word lines 1", "word word-2 word-3"),
+    *("word-1 1", "word word-1 paragraph", "word column", "word lines 1"),
     *("line column 1", "above 1", "column lines 1"),
     *("2", "2 3", "2 3 4", "3 4 5", "1 3", "1 2 4", "1 3 4", "1 2 4 5"),
     *("after-1 1", "after-2 1 2", "after-3", "after-1 1 2"),
