@@ -14,7 +14,7 @@ import numpy.typing as npt
 from charlm.coding.coder import Done
 from charlm.coding.ranges import Words, bit_decoder, encoded_bits, next_bit
 from charlm.models.bit_mixing import Mixer, learn, look, move_on, predict
-from charlm.models.kernel import kernel
+from charlm.models.kernel import lean_kernel
 
 Array = npt.NDArray[Any]
 
@@ -51,7 +51,7 @@ class Bits:
         return found.hexdigest()[:16]
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def _encode(m: Mixer, ids: Array, bits: Array, p: Array) -> None:
     at = 0
@@ -65,7 +65,7 @@ def _encode(m: Mixer, ids: Array, bits: Array, p: Array) -> None:
         move_on(m, symbol, True)
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def _decode(m: Mixer, decoder: Array, words: Words, ids: Array) -> None:
     for i in range(len(ids)):

@@ -34,7 +34,7 @@ from charlm.models.bit_tables import (
     UNIT,
     Array,
 )
-from charlm.models.kernel import kernel
+from charlm.models.kernel import lean_kernel
 from charlm.models.symbol_tree import LEVELS, Walks
 from charlm.models.view import (
     COLUMN,
@@ -117,6 +117,8 @@ class Mixer(NamedTuple):
     rows: Array  # (D, S) int64
     found: Array  # (D, C) int64: rows of `slots`, -1: none
     seen: Array  # (D, C) int64: histories
+    waiting: Array  # (N + 1, 2) int64: nodes to visit, and how far down they are
+    shares: Array  # (N + 1,) float64: probabilities of reaching them
     joined: Array  # (D, 7) int64: rows of `final`, logits, the point, rows of `refined`
 
 
@@ -174,25 +176,18 @@ def new_mixer(
         rows=np.zeros((depth, SETS), np.int64),
         found=np.zeros((depth, count), np.int64),
         seen=np.zeros((depth, count), np.int64),
+        waiting=np.zeros((nodes + 1, 2), np.int64),
+        shares=np.zeros(nodes + 1),
         joined=np.zeros((depth, 7), np.int64),
     )
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def look(m: Mixer) -> None:
     """Find the contexts of the next character, and what the mixers choose by."""
     past = m.past
-    for c in range(len(m.hashes)):
-        h = uint64(c)
-        for i in range(m.begins[c], m.begins[c + 1]):
-            h = mixed(h, part(past, m.codes[i]))
-        m.hashes[c] = h
-        at = int64(h >> uint64(20) & uint64(len(m.runs) - 1))
-        run, own = m.runs[at], m.run[c]
-        own[0], own[1], own[2] = at, -1, 0
-        if run and run >> uint32(26) == h >> uint64(58):
-            own[1], own[2] = run >> uint32(5) & uint32(0x1FFFFF), run & uint32(RUN - 1)
+    _hash_contexts(past, m.begins, m.codes, m.hashes, m.runs, m.run)
     last, before = int64(part(past, -1)), int64(part(past, -2))
     column, word = min(int64(past[COLUMN]), 31), past[WORD]
     chosen, rows = m.chosen, m.rows_of
@@ -208,27 +203,44 @@ def look(m: Mixer) -> None:
     chosen[10] = rows[10] + 32 * int64(past[LINES]) + column
 
 
-@kernel
+@lean_kernel
+@no_type_check
+def _hash_contexts(
+    past: Array, begins: Array, codes: Array, hashes: Array, runs: Array, run: Array
+) -> None:
+    """Find the contexts, and what followed each of them last."""
+    for c in range(len(hashes)):
+        h = uint64(c)
+        for i in range(begins[c], begins[c + 1]):
+            h = mixed(h, part(past, codes[i]))
+        hashes[c] = h
+        at = int64(h >> uint64(20) & uint64(len(runs) - 1))
+        found = runs[at]
+        run[c, 0], run[c, 1], run[c, 2] = at, -1, 0
+        if found and found >> uint32(26) == h >> uint64(58):
+            run[c, 1] = found >> uint32(5) & uint32(0x1FFFFF)
+            run[c, 2] = found & uint32(RUN - 1)
+
+
+@lean_kernel
 @no_type_check
 def predict(m: Mixer, node: int, k: int) -> int:
     """Return the probability of a 1 at a node, the k-th on the way, in 1/65536.
 
     `look` comes before the first node of a character, and the nodes above come before each.
     """
-    _find(m, node, k)
-    known = _gather(m, node, k)
-    match = _follow(m, node, k)
+    known = _ask(m, node, k)
+    match = _follow(
+        m.inputs[k], 3 * len(m.hashes), m.match, m.length, m.nodes, m.bits, m.trust, node, k
+    )
+    _take_offers(m.inputs[k], len(m.inputs[k]) - 1 - 2 * len(m.offered), m.offered, node)
     logits, rows, inputs = m.logits[k], m.rows[k], m.inputs[k]
     for s in range(SETS):
         rows[s] = m.chosen[s]
     rows[0] += known
     rows[1] += node
     rows[2] += 8 * match + min(k, 7)
-    for s in range(SETS):
-        weights, total = m.weights[rows[s]], int64(0)
-        for i in range(len(inputs)):
-            total += int64(weights[i]) * int64(inputs[i])
-        logits[s] = min(max(total >> 16, -LIMIT), LIMIT)
+    _mix(m.weights, rows, inputs, logits)
     joined, logit = m.joined[k], int64(0)
     joined[0], joined[1] = node, len(m.group) + known
     for f in range(2):
@@ -237,111 +249,168 @@ def predict(m: Mixer, node: int, k: int) -> int:
             total += int64(m.final[joined[f], s]) * logits[s]
         joined[2 + f] = min(max(total >> 16, -LIMIT), LIMIT)
         logit += joined[2 + f]
-    return _refine(m, node, joined, logit >> 1)
+    return _refine(m.refined, part(m.past, -1), part(m.past, -2), node, joined, logit >> 1)
 
 
-@kernel
+@lean_kernel
 @no_type_check
-def _find(m: Mixer, node: int, k: int) -> None:
-    """Find the slots of all contexts for the group of a node."""
-    found = m.found[k]
-    if m.place[node] != 1:
-        for c in range(len(found)):
-            found[c] = m.found[k - 1, c]
-        return
+def _mix(all_weights: Array, rows: Array, inputs: Array, logits: Array) -> None:
+    """Write the weighted sum of the inputs for each set of weights."""
+    for s in range(len(rows)):
+        weights, total = all_weights[rows[s]], int64(0)
+        for i in range(len(inputs)):
+            total += int64(weights[i]) * int64(inputs[i])
+        logits[s] = min(max(total >> 16, -LIMIT), LIMIT)
+
+
+@lean_kernel
+@no_type_check
+def _ask(m: Mixer, node: int, k: int) -> int:
+    """Ask all contexts about a node; return how many of them know it."""
+    found, place = m.found[k], m.place[node]
+    if place == 1:
+        _find(m.slots, m.hashes, m.group[node], found)
+    else:
+        _copy(m.found[k - 1], found)
+    _ask_runs(m.inputs[k], m.run, m.length, m.nodes, m.bits, m.sure, node, k)
+    return _gather(m.slots, found, place, m.seen[k], m.maps, m.inputs[k])
+
+
+@lean_kernel
+@no_type_check
+def _copy(old: Array, new: Array) -> None:
+    for i in range(len(old)):  # a copy of slices needs memory of Python's
+        new[i] = old[i]
+
+
+@lean_kernel
+@no_type_check
+def _find(slots: Array, hashes: Array, group: int, found: Array) -> None:
+    """Find the slots of all contexts for a group of nodes."""
     for c in range(len(found)):
-        h = mixed(m.hashes[c], uint64(m.group[node]))
-        check, at = _check(h), int64(h & uint64(len(m.slots) - 1))
-        if m.slots[at, 0] >> uint32(16) == check:
+        h = mixed(hashes[c], uint64(group))
+        check, at = _check(h), int64(h & uint64(len(slots) - 1))
+        if slots[at, 0] >> uint32(16) == check:
             found[c] = at
-        elif m.slots[at ^ 1, 0] >> uint32(16) == check:
+        elif slots[at ^ 1, 0] >> uint32(16) == check:
             found[c] = at ^ 1
         else:
             found[c] = -1
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def _check(h: int) -> int:
     """Return 16 bits of a hash that tell contexts in one place apart; 0 is for empty slots."""
     return max(uint32(h >> uint64(48)), uint32(1))
 
 
-@kernel
+@lean_kernel
 @no_type_check
-def _gather(m: Mixer, node: int, k: int) -> int:
-    """Write the inputs from all contexts; return how many contexts are known."""
-    found, seen, inputs, place = m.found[k], m.seen[k], m.inputs[k], m.place[node]
+def _gather(slots: Array, found: Array, place: int, seen: Array, maps: Array, inputs: Array) -> int:
+    """Write what contexts saw at a node; return how many saw it."""
     known = 0
     for c in range(len(found)):
-        slot = m.slots[found[c], place] if found[c] >= 0 else uint32(0)
+        slot = slots[found[c], place] if found[c] >= 0 else uint32(0)
         history = int64(slot & uint32(255))
         seen[c] = history
         i = 3 * c
-        inputs[i] = inputs[i + 1] = inputs[i + 2] = 0
-        expected = m.run[c, 1]
-        if expected >= 0 and k < m.length[expected] and m.nodes[expected, k] == node:
-            logit = STRETCH[m.sure[c, m.run[c, 2]] >> uint32(20)]
-            inputs[i + 2] = logit if m.bits[expected, k] else -logit
-        if history == 0:
-            continue
-        known += 1
-        p = int64(m.maps[c, history] >> uint32(20))
-        inputs[i], inputs[i + 1] = STRETCH[p], STRETCH[slot >> uint32(20)]
+        if history:
+            known += 1
+            inputs[i] = STRETCH[maps[c, history] >> uint32(20)]
+            inputs[i + 1] = STRETCH[slot >> uint32(20)]
+        else:
+            inputs[i] = inputs[i + 1] = 0
     return known
 
 
-@kernel
+@lean_kernel
 @no_type_check
-def _follow(m: Mixer, node: int, k: int) -> int:
-    """Write the inputs from match and other models; return the state of the first, 0 for no match."""
-    inputs, i, state = m.inputs[k], 3 * len(m.hashes), 0
-    for j in range(len(m.match)):
-        expected = m.match[j, 2]
+def _ask_runs(
+    inputs: Array,
+    run: Array,
+    length: Array,
+    nodes: Array,
+    bits: Array,
+    sure: Array,
+    node: int,
+    k: int,
+) -> None:
+    """Write how sure contexts are of the character that followed them last."""
+    for c in range(len(run)):
+        expected, i = run[c, 1], 3 * c + 2
+        inputs[i] = 0
+        if expected >= 0 and k < length[expected] and nodes[expected, k] == node:
+            logit = STRETCH[sure[c, run[c, 2]] >> uint32(20)]
+            inputs[i] = logit if bits[expected, k] else -logit
+
+
+@lean_kernel
+@no_type_check
+def _follow(
+    inputs: Array,
+    i: int,
+    match: Array,
+    length: Array,
+    nodes: Array,
+    bits: Array,
+    trust: Array,
+    node: int,
+    k: int,
+) -> int:
+    """Write what matches expect, from input i on; return the state of the first, 0 for no match."""
+    state = 0
+    for j in range(len(match)):
+        expected = match[j, 2]
         inputs[i] = inputs[i + 1] = 0
-        if expected >= 0 and k < m.length[expected] and m.nodes[expected, k] == node:
-            length = _length_class(m.match[j, 1])
+        if expected >= 0 and k < length[expected] and nodes[expected, k] == node:
+            long = _length_class(match[j, 1])
             if j == 0:
-                state = 1 + length // 2
-            p = int64(m.trust[j, 2 * length + m.bits[expected, k]] >> uint32(20))
+                state = 1 + long // 2
+            p = int64(trust[j, 2 * long + bits[expected, k]] >> uint32(20))
             inputs[i], inputs[i + 1] = STRETCH[p], 4 * (p - 2048)
         i += 2
-    for e in range(len(m.offered)):
-        p = m.offered[e, node]
+    return state
+
+
+@lean_kernel
+@no_type_check
+def _take_offers(inputs: Array, i: int, offered: Array, node: int) -> None:
+    """Write what other models offer, from input i on, and a bias."""
+    for e in range(len(offered)):
+        p = offered[e, node]
         inputs[i] = inputs[i + 1] = 0
         if p >= 0:
             inputs[i], inputs[i + 1] = STRETCH[p], 6 * (p - 2048)
         i += 2
-    inputs[i] = UNIT // 4  # a bias
-    return state
+    inputs[i] = UNIT // 4
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def _length_class(length: int) -> int:
     return length if length < 16 else min(16 + (length - 16) // 4, 31)
 
 
-@kernel
+@lean_kernel
 @no_type_check
-def _refine(m: Mixer, node: int, joined: Array, logit: int) -> int:
+def _refine(refined: Array, last: int, before: int, node: int, joined: Array, logit: int) -> int:
     """Return the probability for a logit, corrected by what followed in two small contexts."""
-    last, before = int64(part(m.past, -1)), int64(part(m.past, -2))
     above = logit + TOP
     point, beyond = above // STEP, above % STEP
     joined[4] = point + (2 * beyond > STEP)
-    h = mixed(uint64(last), uint64(node))
+    h = mixed(last, uint64(node))
     joined[5] = int64(h & uint64(REFINED - 1))
-    joined[6] = int64(mixed(h, uint64(before)) & uint64(REFINED - 1))
+    joined[6] = int64(mixed(h, before) & uint64(REFINED - 1))
     p = SQUASH[above >> 4]
     for r in range(2):
-        row = m.refined[r, joined[5 + r]]
+        row = refined[r, joined[5 + r]]
         low, high = int64(row[point]), int64(row[point + 1])
         p += (1 + r) * ((low * (STEP - beyond) + high * beyond) // (16 * STEP))
     return min(max(p >> 2, LEAST), 65536 - LEAST)
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def learn(m: Mixer, symbol: int) -> None:
     """Learn from a character, all of whose nodes have been predicted."""
@@ -353,73 +422,131 @@ def learn(m: Mixer, symbol: int) -> None:
             weights = m.final[joined[f]]
             for s in range(SETS):
                 weights[s] += (logits[s] * error + (1 << 25)) >> 26
-        for s in range(SETS):
-            error = ((bit << 16) - SQUASH[(logits[s] + TOP) >> 4]) * SPEED
-            weights = m.weights[rows[s]]
-            for i in range(len(inputs)):
-                weights[i] += np.int32((int64(inputs[i]) * error + (1 << 25)) >> 26)
+        _correct(m.weights, rows, inputs, logits, bit)
         for r in range(2):
             at = m.refined[r, joined[5 + r]]
             at[joined[4]] += (bit * 65535 * 16 - at[joined[4]]) >> 6
-        _learn_contexts(m, node, k, bit)
-        _learn_matches(m, node, k, bit)
+        _learn_text(m, node, k, bit)
 
 
-@kernel
+@lean_kernel
 @no_type_check
-def _learn_matches(m: Mixer, node: int, k: int, bit: int) -> None:
+def _correct(all_weights: Array, rows: Array, inputs: Array, logits: Array, bit: int) -> None:
+    """Move each set's weights against its error, in 32 bits, of which machines add several at once."""
+    for s in range(len(rows)):
+        error = ((bit << 16) - SQUASH[(logits[s] + TOP) >> 4]) * SPEED
+        step, weights = np.int32(error >> 10), all_weights[rows[s]]
+        for i in range(len(inputs)):
+            weights[i] += (inputs[i] * step + np.int32(1 << 15)) >> np.int32(16)
+
+
+@lean_kernel
+@no_type_check
+def _learn_text(m: Mixer, node: int, k: int, bit: int) -> None:
+    """Learn from one bit all that does not depend on mixing; for a while, only what was seen."""
+    found, for_good = m.found[k], m.changes[0] < 0
+    if m.place[node] == 1:
+        _open(m.slots, m.hashes, m.group[node], found, m.log, m.changes)
+    else:
+        _copy(m.found[k - 1], found)
+    _learn_slots(m.slots, found, m.place[node], m.seen[k], bit, m.log, m.changes)
+    if for_good:
+        _learn_maps(m.maps, m.seen[k], bit)
+        _learn_runs(m.run, m.length, m.nodes, m.bits, m.sure, node, k, bit)
+        _learn_matches(m.match, m.length, m.nodes, m.bits, m.trust, node, k, bit)
+
+
+@lean_kernel
+@no_type_check
+def _learn_matches(
+    match: Array,
+    length: Array,
+    nodes: Array,
+    bits: Array,
+    trust: Array,
+    node: int,
+    k: int,
+    bit: int,
+) -> None:
     """Learn how far matches can be trusted."""
-    for j in range(len(m.match)):
-        expected = m.match[j, 2]
-        if expected >= 0 and k < m.length[expected] and m.nodes[expected, k] == node:
-            i = 2 * _length_class(m.match[j, 1]) + m.bits[expected, k]
-            p = int64(m.trust[j, i])
-            m.trust[j, i] = uint32(p + ((bit * 0xFFFFFFFF - p) >> 7))
+    for j in range(len(match)):
+        expected = match[j, 2]
+        if expected >= 0 and k < length[expected] and nodes[expected, k] == node:
+            i = 2 * _length_class(match[j, 1]) + bits[expected, k]
+            p = int64(trust[j, i])
+            trust[j, i] = uint32(p + ((bit * 0xFFFFFFFF - p) >> 7))
 
 
-@kernel
+@lean_kernel
 @no_type_check
-def _learn_contexts(m: Mixer, node: int, k: int, bit: int) -> None:
-    """Bring the slots and the maps of all contexts up to date with one bit."""
-    found, seen, place = m.found[k], m.seen[k], m.place[node]
+def _learn_runs(
+    run: Array,
+    length: Array,
+    nodes: Array,
+    bits: Array,
+    sure: Array,
+    node: int,
+    k: int,
+    bit: int,
+) -> None:
+    """Learn how surely the character that followed a context last follows again."""
+    for c in range(len(run)):
+        expected = run[c, 1]
+        if expected >= 0 and k < length[expected] and nodes[expected, k] == node:
+            again, p = bits[expected, k] == bit, int64(sure[c, run[c, 2]])
+            sure[c, run[c, 2]] = uint32(p + ((again * 0xFFFFFFFF - p) >> 7))
+
+
+@lean_kernel
+@no_type_check
+def _open(
+    slots: Array, hashes: Array, group: int, found: Array, log: Array, changes: Array
+) -> None:
+    """Use the slots of a group of nodes in all contexts, new ones where there are none."""
     for c in range(len(found)):
-        expected = m.run[c, 1]
-        known = expected >= 0 and k < m.length[expected] and m.nodes[expected, k] == node
-        if known and m.changes[0] < 0:
-            again, p = m.bits[expected, k] == bit, int64(m.sure[c, m.run[c, 2]])
-            m.sure[c, m.run[c, 2]] = uint32(p + ((again * 0xFFFFFFFF - p) >> 7))
-        if place == 1:
-            if found[c] < 0:
-                found[c] = _make_room(
-                    m.slots, m.log, m.changes, mixed(m.hashes[c], uint64(m.group[node]))
-                )
-            head = m.slots[found[c], 0]
-            if head & uint32(0xFFFF) < 0xFFF0:
-                _set_slot(m.slots, m.log, m.changes, found[c], 0, head + uint32(1))
-        else:
-            found[c] = m.found[k - 1, c]
-        slot, history = m.slots[found[c], place], seen[c]
+        if found[c] < 0:
+            found[c] = _make_room(slots, log, changes, mixed(hashes[c], uint64(group)))
+        head = slots[found[c], 0]
+        if head & uint32(0xFFFF) < 0xFFF0:
+            _set_slot(slots, log, changes, found[c], 0, head + uint32(1))
+
+
+@lean_kernel
+@no_type_check
+def _learn_slots(
+    slots: Array, found: Array, place: int, seen: Array, bit: int, log: Array, changes: Array
+) -> None:
+    """Bring the slots of all contexts up to date with one bit."""
+    for c in range(len(found)):
+        slot, history = slots[found[c], place], seen[c]
         count, p = int64(slot >> uint32(8)) & 255, int64(slot >> uint32(16))
         if history == 0:
             count, p = 0, 1 << 15
         p += (bit * 65535 - p) * RATE[count] >> 16
         new = uint32(p << 16 | min(count + 1, 255) << 8 | AFTER[history, bit])
-        _set_slot(m.slots, m.log, m.changes, found[c], place, new)
-        if history and m.changes[0] < 0:
-            entry = m.maps[c, history]
+        _set_slot(slots, log, changes, found[c], place, new)
+
+
+@lean_kernel
+@no_type_check
+def _learn_maps(maps: Array, seen: Array, bit: int) -> None:
+    """Learn what follows the histories that the contexts saw."""
+    for c in range(len(seen)):
+        if seen[c]:
+            entry = maps[c, seen[c]]
             often, p = int64(entry & uint32(1023)), int64(entry >> uint32(10))
             p += (bit * 0x3FFFFF - p) * RATE[often] >> 16
-            m.maps[c, history] = uint32(p << 10 | min(often + 1, 255))
+            maps[c, seen[c]] = uint32(p << 10 | min(often + 1, 255))
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def _set_slot(slots: Array, log: Array, changes: Array, row: int, place: int, value: int) -> None:
     _log(log, changes, SLOTS_CHANGED, 8 * row + place, int64(slots[row, place]))
     slots[row, place] = value
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def _log(log: Array, changes: Array, kind: int, place: int, old: int) -> None:
     """Keep in mind what stood in a place, if changes are to be undone."""
@@ -429,7 +556,7 @@ def _log(log: Array, changes: Array, kind: int, place: int, old: int) -> None:
         changes[0] = done + 1
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def forget(m: Mixer) -> None:
     """Undo the changes that were logged, the last first."""
@@ -449,7 +576,7 @@ def forget(m: Mixer) -> None:
     m.changes[0] = min(m.changes[0], 0)
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def _make_room(slots: Array, log: Array, changes: Array, h: int) -> int:
     """Return the row for a new context: of the two that it may have, the one used less."""
@@ -465,20 +592,15 @@ def _make_room(slots: Array, log: Array, changes: Array, h: int) -> int:
     return at
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def move_on(m: Mixer, symbol: int, learned: bool) -> None:
     """Go on to the next character; `learned`: what was learned includes this one."""
     time, ring = m.clock[0], len(m.history) - 1
     if learned:
-        for c in range(len(m.run)):
-            run = m.run[c]
-            often = min(run[2] + 1, RUN - 1) if run[1] == symbol else 1
-            check = uint32(m.hashes[c] >> uint64(58) << uint64(26))
-            _log(m.log, m.changes, RUNS_CHANGED, run[0], int64(m.runs[run[0]]))
-            m.runs[run[0]] = check | uint32(symbol << 5 | often)
+        _note_runs(m.runs, m.run, m.hashes, symbol, m.log, m.changes)
         for n in range(FOLLOWING):
-            at = _after_last(m, n + 1)
+            at = _after_last(m.past, n + 1)
             old = m.followed[n, at]
             _log(m.log, m.changes, FOLLOWED_CHANGED + n, at, int64(old))
             m.followed[n, at] = (old << uint64(20) | uint64(symbol + 1)) & uint64((1 << 40) - 1)
@@ -488,7 +610,7 @@ def move_on(m: Mixer, symbol: int, learned: bool) -> None:
         m.clock[0] = time
     see(m.past, symbol, m.classes)
     for n in range(FOLLOWING):
-        m.past[FOLLOWED + n] = m.followed[n, _after_last(m, n + 1)]
+        m.past[FOLLOWED + n] = m.followed[n, _after_last(m.past, n + 1)]
     read = int64(m.past[READ])
     for j in range(len(m.match)):
         match = m.match[j]
@@ -503,7 +625,7 @@ def move_on(m: Mixer, symbol: int, learned: bool) -> None:
             at = int64(h >> uint64(64 - INDEX_BITS))
             if match[1] == 0:
                 match[0], match[1] = int64(m.passages[j, at]), 0
-                match[1] = _common(m, match[0])
+                match[1] = _common(m.history, m.past, match[0])
                 if match[1] < MATCHES[j]:
                     match[1] = 0
             if learned:
@@ -513,35 +635,47 @@ def move_on(m: Mixer, symbol: int, learned: bool) -> None:
         match[2] = m.history[match[0] & ring] if match[1] > 0 and inside else -1
 
 
-@kernel
+@lean_kernel
 @no_type_check
-def _after_last(m: Mixer, n: int) -> int:
+def _note_runs(
+    runs: Array, run: Array, hashes: Array, symbol: int, log: Array, changes: Array
+) -> None:
+    """Keep what has followed each context now, and how often in a row."""
+    for c in range(len(run)):
+        at = run[c, 0]
+        often = min(run[c, 2] + 1, RUN - 1) if run[c, 1] == symbol else 1
+        _log(log, changes, RUNS_CHANGED, at, int64(runs[at]))
+        check = uint32(hashes[c] >> uint64(58) << uint64(26))
+        runs[at] = check | uint32(symbol << 5 | often)
+
+
+@lean_kernel
+@no_type_check
+def _after_last(past: Array, n: int) -> int:
     """Return a hash of the last n characters, FOLLOW_BITS wide."""
     h = uint64(n)
     for i in range(n):
-        h = mixed(h, part(m.past, -1 - i))
+        h = mixed(h, part(past, -1 - i))
     return int64(h >> uint64(64 - FOLLOW_BITS))
 
 
-@kernel
+@lean_kernel
 @no_type_check
-def _common(m: Mixer, at: int) -> int:
+def _common(history: Array, past: Array, at: int) -> int:
     """Return how many characters before a place in the history equal the last ones, up to 32."""
-    ring, most, length = len(m.history) - 1, min(FARTHEST, at), 0
+    ring, most, length = len(history) - 1, min(FARTHEST, at), 0
     while length < most:
-        if m.history[(at - 1 - length) & ring] + 1 != int64(part(m.past, -1 - length)):
+        if history[(at - 1 - length) & ring] + 1 != int64(part(past, -1 - length)):
             break
         length += 1
     return length
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def distribute(m: Mixer, p: Array) -> None:
     """Write the probabilities of all V characters to `p`; `look` comes before."""
-    count = len(m.group)
-    waiting = np.empty((count + 1, 2), np.int64)
-    shares = np.empty(count + 1)
+    waiting, shares = m.waiting, m.shares
     waiting[0, 0] = waiting[0, 1] = 0
     shares[0] = 1.0
     left = 1
@@ -558,7 +692,7 @@ def distribute(m: Mixer, p: Array) -> None:
                 left += 1
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def probability(m: Mixer, symbol: int) -> float:
     """Return the probability of one character; `look` comes before."""
@@ -569,14 +703,15 @@ def probability(m: Mixer, symbol: int) -> float:
     return p
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def offer(m: Mixer, log_p: Array) -> None:
     """Take what other models predict of the next character, (X, V); NaN: nothing."""
-    sums = np.empty(len(m.group))
+    sums = m.shares
     for e in range(len(log_p)):
         if np.isnan(log_p[e, 0]):
-            m.offered[e] = -1
+            for node in range(len(m.group)):
+                m.offered[e, node] = -1
             continue
         for node in range(len(m.group) - 1, -1, -1):  # those below come first
             zeros = _share(m.child[node, 0], sums, log_p[e])
@@ -585,14 +720,14 @@ def offer(m: Mixer, log_p: Array) -> None:
             m.offered[e, node] = min(int64(4096 * ones / (zeros + ones)), 4095)
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def _share(child: int, sums: Array, log_p: Array) -> float:
     """Return the probability of all characters below a node, or of one."""
     return sums[child] if child >= 0 else max(np.exp(float64(log_p[-1 - child])), LEAST_SHARE)
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def read(m: Mixer, ids: Array, offers: Array, p: Array, how: int) -> int:
     """Read on; return how many of `ids` there was room for.
@@ -613,7 +748,7 @@ def read(m: Mixer, ids: Array, offers: Array, p: Array, how: int) -> int:
     return len(ids)
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def take(m: Mixer, symbol: int, how: int) -> None:
     """Read one character: see `read`."""
@@ -627,7 +762,7 @@ def take(m: Mixer, symbol: int, how: int) -> None:
     move_on(m, symbol, how != WATCH)
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def most_changes(m: Mixer) -> int:
     """Return how many changes a character can make."""
@@ -635,22 +770,17 @@ def most_changes(m: Mixer) -> int:
     return len(m.hashes) * (1 + 2 * depth + 9 * (1 + depth // LEVELS)) + 16
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def remember(m: Mixer, symbol: int) -> None:
     """Learn all that depends on the text alone: everything but `weights`, `final` and `refined`."""
     for k in range(m.length[symbol]):
-        node = m.nodes[symbol, k]
-        _find(m, node, k)
-        _gather(m, node, k)
+        _ask(m, m.nodes[symbol, k], k)
     for k in range(m.length[symbol]):
-        node, bit = m.nodes[symbol, k], m.bits[symbol, k]
-        _learn_contexts(m, node, k, bit)
-        if m.changes[0] < 0:
-            _learn_matches(m, node, k, bit)
+        _learn_text(m, m.nodes[symbol, k], k, m.bits[symbol, k])
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def recount(m: Mixer, ids: Array) -> None:
     """Learn what depends on a text alone, and for good: nothing is to be forgotten (`changes` < 0)."""

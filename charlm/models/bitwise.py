@@ -35,7 +35,7 @@ from charlm.models.bit_mixing import (
 )
 from charlm.models.bit_tables import Array
 from charlm.models.context_mixing import NO_IDS, PIECE, ContextMixingModel, foresee
-from charlm.models.kernel import kernel
+from charlm.models.kernel import lean_kernel
 from charlm.models.mixture import MixtureModel
 from charlm.models.symbol_tree import grow_tree, walks_of
 from charlm.text.tokens import Ids
@@ -224,7 +224,7 @@ def offers_of(logits: Iterable[Float[Tensor, "B n V"]]) -> Float[ndarray, "B n X
     return torch.stack(each, dim=2).numpy()
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def score_and_learn(m: Mixer, ids: Array, offers: Array, p: Array) -> None:
     """Write the probability of each of `ids`, then learn from it and take the next offers."""

@@ -39,7 +39,7 @@ from charlm.models.bit_mixing import (
     take,
 )
 from charlm.models.bit_tables import Array
-from charlm.models.kernel import kernel
+from charlm.models.kernel import lean_kernel
 from charlm.models.symbol_tree import grow_tree, walks_of
 from charlm.models.view import codes_of
 from charlm.text.tokens import Ids
@@ -260,7 +260,7 @@ class LearningMixer(AdaptiveReader):
         return torch.from_numpy(p).log_().float()
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def _look_up(m: Mixer, ids: Array, targets: Array, offers: Array, p: Array) -> int:
     """Write the probability of each target, which follows each of `ids`; see `read`."""
@@ -275,7 +275,7 @@ def _look_up(m: Mixer, ids: Array, targets: Array, offers: Array, p: Array) -> i
     return len(ids)
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def begin_anew(m: Mixer) -> None:
     """Forget what was read but not learned, and begin with a text of which nothing has been read."""
@@ -286,7 +286,7 @@ def begin_anew(m: Mixer) -> None:
         m.match[j, 2] = -1
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def foresee(m: Mixer, p: Array) -> None:
     """Write the probabilities of the next character."""

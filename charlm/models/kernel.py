@@ -12,17 +12,29 @@ from typing import Any
 import numba
 import numpy as np
 
+Compiled = Callable[..., Any]
 
-def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+
+def lean_kernel(function: Compiled) -> Compiled:
+    """Return the function compiled as `kernel` does, for one that makes no arrays.
+
+    It does not count references. Where it passes a tuple of many arrays on, counting each of them would
+    take as long as the work itself.
+    """
+    return kernel(function, _nrt=False)
+
+
+def kernel(function: Compiled, **options: Any) -> Compiled:
     """Return the function compiled; it runs without Python's lock, and rounds as written.
 
     The machine code is kept beside the source, or in the user's cache. Where neither can be written,
     each process compiles again.
     """
     try:
-        compiled = numba.njit(cache=True, nogil=True)(function)
+        compiled: Compiled = numba.njit(cache=True, nogil=True, **options)(function)
     except RuntimeError:  # "no locator available"
-        return numba.njit(nogil=True)(function)
+        alone: Compiled = numba.njit(nogil=True, **options)(function)
+        return alone
     # numba compiles again when the function's own file has changed, but not when a function that it
     # calls has, if that is in another file: so here the stamp of the file is one of all of them.
     stamp = _stamp(function)
