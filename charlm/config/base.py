@@ -207,7 +207,8 @@ class OfRegisteredType:
         name = given["type"]
         if isinstance(name, str) and name in types:
             return types[name].model_validate(value)
-        tags = {"discriminator": "type", "tag": str(name), "expected_tags": ", ".join(types)}
+        tag = str(name).encode("utf-8", "backslashreplace").decode()  # it may hold broken bytes
+        tags = {"discriminator": "type", "tag": tag, "expected_tags": ", ".join(types)}
         raise PydanticKnownError("union_tag_invalid", tags)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:

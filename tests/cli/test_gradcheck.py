@@ -113,9 +113,7 @@ def test_overrides_change_the_model_that_is_checked(charlm, tiny, one_rule):
     assert {row["group"] for row in found["rows"]} == {"rules", "gpt (gpt2)"}
 
 
-TRAINED = [
-    name for name in preset_names() if load_config(name).model.type not in ("ngram", "mixture")
-]
+TRAINED = [name for name in preset_names() if load_config(name).model.trained_by == "gradients"]
 
 
 @pytest.mark.parametrize("name", TRAINED)

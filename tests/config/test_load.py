@@ -272,6 +272,11 @@ def test_a_key_of_another_model_type_says_whose_it_is():
     )
 
 
+def test_a_model_type_of_broken_bytes_is_answered_too():
+    with pytest.raises(UsageError, match=r"unknown type '\\+udc80bigram'"):
+        load_config("bigram", ["model.type=\udc80bigram"])
+
+
 def test_an_unknown_model_type_is_answered_at_its_line():
     assert refusal("model:\n  block_size: 8\n  type: bigramm\n") == (
         "a.yaml:3: model.type: unknown type 'bigramm'; one of bigram, averaging, attention, "
