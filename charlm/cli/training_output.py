@@ -100,6 +100,7 @@ class TrainingBar:
 
     def __init__(self, loop: TrainingLoop) -> None:
         self.clock, self.symbols = loop.clock, loop.tokenizer.unit
+        self.bitwise = loop.config.model.kind == "mixture (bitwise)"
         steps, budget = loop.learner.total_steps, loop.clock.budget
         self.timed = budget is not None
         self.width = len(str(steps))
@@ -133,15 +134,21 @@ class TrainingBar:
             case TuneRecord():
                 found = record.fitted
                 self.expert, self.loss = None, found.loss_nats
-                for what, numbers in (("alone", found.alone_nats), ("weight", found.weights)):
+                rows, how = (
+                    {"alone": found.alone_nats},
+                    "bit by bit, while it learned whom to trust, ",
+                )
+                if not self.bitwise:  # which has no fixed weights
+                    rows["weight"] = found.weights
+                    gate = "with a gate, " if found.gate else ""
+                    how = f"{gate}temperature {found.temperature:.3f}, "
+                for what, numbers in rows.items():
                     each = ", ".join(
                         f"{one_word(name)} {value:.3f}" for name, value in numbers.items()
                     )
                     output.say(f"{what:<6} {each}")
-                gate = "with a gate, " if found.gate else ""
                 output.say(
-                    f"joined {found.loss_nats:.4f} nats, {gate}temperature {found.temperature:.3f}, "
-                    f"on {found.chars:,} {output.units(self.symbols)} at the end of the training part"
+                    f"joined {found.loss_nats:.4f} nats, {how}on {found.chars:,} {output.units(self.symbols)} at the end of the training part"
                 )
             case CompileRecord():
                 output.say("compiling the model (about half a minute, less the next time)")

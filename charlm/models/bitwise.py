@@ -34,7 +34,7 @@ from charlm.models.bit_mixing import (
     recount,
 )
 from charlm.models.bit_tables import Array
-from charlm.models.context_mixing import NO_IDS, PIECE, ContextMixingModel, foresee
+from charlm.models.context_mixing import NO_IDS, PIECE, ContextMixingModel, LearningMixer
 from charlm.models.kernel import lean_kernel
 from charlm.models.mixture import MixtureModel
 from charlm.models.symbol_tree import grow_tree, walks_of
@@ -182,11 +182,12 @@ class BitwiseMixture(MixtureModel):
         return BitwiseReader(experts, self.joiner.give_mixer(), how)
 
 
-class BitwiseReader(AdaptiveReader):
+class BitwiseReader(LearningMixer):
     """Reads one text with readers of the experts, and a mixer that may learn."""
 
     def __init__(self, experts: list[AdaptiveReader], mixer: Mixer, how: int) -> None:
-        self.experts, self.mixer, self.how = experts, mixer, how
+        super().__init__(mixer, how)
+        self.experts = experts
         offer(self.mixer, torch.stack([expert.first() for expert in experts]).numpy())
 
     @property
@@ -201,12 +202,6 @@ class BitwiseReader(AdaptiveReader):
         offers = torch.stack([expert.go_on(ids) for expert in self.experts], dim=1).numpy()
         p = np.empty((len(ids), len(self.mixer.length)))
         read(self.mixer, ids.astype(np.int64), offers, p, self.how)
-        return torch.from_numpy(p).log_().float()
-
-    def first(self) -> Float[Tensor, "V"]:
-        """Return the log-probabilities of a text's first character."""
-        p = np.empty(len(self.mixer.length))
-        foresee(self.mixer, p)
         return torch.from_numpy(p).log_().float()
 
     def fork(self) -> "BitwiseReader":

@@ -235,10 +235,13 @@ class ContextMixingModel(LanguageModel):
 class LearningMixer(AdaptiveReader):
     """Reads one text, and learns from each character with a mixer that has read nothing of it."""
 
-    learned = ("counts",)
+    def __init__(self, mixer: Mixer, how: int = LEARN) -> None:
+        self.mixer, self.how = mixer, how
 
-    def __init__(self, mixer: Mixer) -> None:
-        self.mixer, self.how = mixer, LEARN
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """What changes while it reads."""
+        return ("counts",)
 
     def fork(self) -> "LearningMixer":
         """Return a reader that goes on from here and learns no more."""

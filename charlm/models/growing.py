@@ -115,18 +115,18 @@ class GrowingNGram(AdaptiveReader):
             done += _read(ids[done:], p[done:], *tree, *self.rule)
             if done == len(ids):
                 return
-            self.rows = wider(self.rows, "model.order")
+            self.rows = _wider(self.rows)
 
 
-def wider(rows: Array, key: str) -> Array:
+def _wider(rows: Array) -> Array:
     """Return the rows with room for twice as many.
 
-    Raises MachineError if that is more memory than the machine has; `key` can make it less.
+    Raises MachineError if that is more memory than the machine has.
     """
     needed = 2 * rows.nbytes
     if 2 * len(rows) > MOST_ROWS or needed > machine_bytes():
         what = f"counts that grow need {human_bytes(needed)} of memory"
-        raise MachineError(key, what, "make it shorter, or count fewer characters")
+        raise MachineError("model.order", what, "make it shorter, or count fewer characters")
     found = np.zeros((2 * len(rows), 5), np.int32)
     found[: len(rows)] = rows
     return found

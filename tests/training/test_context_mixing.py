@@ -52,6 +52,18 @@ def test_it_is_an_expert_of_a_mixture(charlm, tiny):
     assert charlm("sample", "-p", "the ", "--max-new-chars", 20).code == 0
 
 
+def test_what_is_joined_bit_by_bit_shows_no_fixed_weights(charlm, tiny):
+    Path("mixed.yaml").write_text(MIXED)
+
+    said = charlm(
+        "train", "-c", "mixed.yaml", "model.combine=bitwise", "eval.baselines=false"
+    ).stderr
+
+    assert "bit by bit, while it learned whom to trust, on" in said
+    assert "alone  ngram" in said
+    assert "weight" not in said
+
+
 @pytest.mark.parametrize(
     ("looks_at", "said"),
     [
