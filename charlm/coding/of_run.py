@@ -183,4 +183,5 @@ def _identity(saved: SavedModel) -> str:
 
 def _symbol_coder(saved: SavedModel, adapt: AdaptConfig) -> Bits | Symbols:
     reader = saved.model.adaptive(adapt, open_part(saved.run, "train")[0])
-    return Bits(reader.mixer) if isinstance(reader, LearningMixer) else Symbols(reader)
+    # Not of a bitwise mixture, which is a kind of it: its experts offer what they compute in floats.
+    return Bits(reader.mixer) if type(reader) is LearningMixer else Symbols(reader)

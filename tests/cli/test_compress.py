@@ -179,6 +179,37 @@ def test_a_run_in_integers_compresses_for_any_machine(charlm, tiny):
     assert back.stderr.startswith("with mix step 1, for any machine; ")
 
 
+MIXED = """\
+data: {source: text.txt}
+model:
+  type: mixture
+  combine: bitwise
+  contexts: [lines]
+  memory: 1
+  experts: {counts: {model: {type: ngram, order: 5}}}
+eval: {baselines: false}
+run: {device: cpu, out: mixed}
+"""
+
+
+def test_a_bitwise_mixture_asks_its_experts(charlm, tiny):
+    """Its own context knows nothing of the last characters."""
+    Path("mixed.yaml").write_text(MIXED)
+    assert charlm("train", "-c", "mixed.yaml", "-q").code == 0
+    Path("b.txt").write_text(TEXT[:600])
+
+    made = charlm("compress", "b.txt", "--run", "mixed", "--json")
+    back = charlm("decompress", "b.txt.clm", "--run", "mixed", "-o", "again")
+    scored = charlm("eval", "mixed", "--file", "b.txt", "--protocol", "adaptive", "--json")
+
+    facts, score = json.loads(made.stdout), json.loads(scored.stdout)
+    nats = score["loss_nats"] * score["chars"]
+    assert facts["coded_nats"] * facts["symbols"] == pytest.approx(nats, abs=50)  # two words
+    assert nats < 300
+    assert Path("again").read_text() == TEXT[:600]
+    assert "for machines like this one; " in back.stderr
+
+
 @pytest.fixture
 def of_tiny(charlm, trained):
     """A file that was compressed with a run."""
