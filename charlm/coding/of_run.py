@@ -66,13 +66,11 @@ def with_run(saved: SavedModel, adapt: AdaptConfig) -> Method:
         CheckpointError: The run has lost its text.
         DataError: Its text is cut off, or too short.
     """
-    make, vocab_size = functools.partial(_symbol_coder, saved, adapt), saved.tokenizer.vocab_size
+    make = functools.partial(_symbol_coder, saved, adapt)
     with one_thread():
         first = make()
-        if in_integers := isinstance(first, Bits):
-            found = first.fingerprint()
-        else:
-            found = copy.deepcopy(first).fingerprint(vocab_size)  # it reads, so it changes
+        in_integers = isinstance(first, Bits)
+        found = (first if in_integers else copy.deepcopy(first)).fingerprint()  # which may read
     made = [first]  # making another may take many seconds
     header = Dependence(
         run=saved.run.path.resolve().name,

@@ -31,7 +31,9 @@ class Symbols:
 
     def __init__(self, reader: AdaptiveReader) -> None:
         self.reader = reader
-        self._next = _probabilities(reader.first())
+        first = reader.first()
+        self.vocab_size = len(first)
+        self._next = _probabilities(first)
 
     def encode(self, ids: Array, done: Done) -> Words:
         """Return the words of symbols, (N,)."""
@@ -45,23 +47,28 @@ class Symbols:
         return words
 
     def decode(self, words: Words, count: int, done: Done) -> Array:
-        """Return the symbols of words, (count,) int64."""
+        """Return the symbols of words, (count,) int64; ValueError if they are of none."""
         decoder, ids = stream.queue.RangeDecoder(words), np.empty(count, np.int64)
         for i in range(count):
             if i % TICK == 0:
                 done(i)
-            ids[i] = idx = decoder.decode(distribution(self._next))
+            try:
+                ids[i] = idx = decoder.decode(distribution(self._next))
+            except AssertionError as error:  # words that no text has here
+                raise ValueError(str(error)) from None
+            if idx >= self.vocab_size:
+                raise ValueError("a symbol that is none")
             self._read(idx)
         return ids
 
-    def fingerprint(self, vocab_size: int) -> str:
+    def fingerprint(self) -> str:
         """Return a checksum of the bits that are computed here, in 16 hexadecimal digits.
 
         It reads a text of pseudo-random characters, so this must not code another. Bits that differ in
         rare places only are not found this way, but a block's checksum finds what they do.
         """
         found = hashlib.sha256(self._next.tobytes())
-        for idx in np.random.Generator(np.random.PCG64(0)).integers(vocab_size, size=TRIED):
+        for idx in np.random.Generator(np.random.PCG64(0)).integers(self.vocab_size, size=TRIED):
             self._read(int(idx))
             found.update(self._next.tobytes())
         return found.hexdigest()[:16]

@@ -1,10 +1,13 @@
 import math
+import struct
 
 import numpy as np
 import pytest
 import torch
+from constriction import stream
 
 from charlm.coding.modelled import ModelCoder
+from charlm.coding.ranges import distribution
 from charlm.coding.symbols import Symbols, one_thread
 from charlm.config import NGramConfig
 from charlm.errors import NonFiniteError
@@ -48,15 +51,18 @@ def test_the_code_is_as_long_as_the_loss_says():
     assert 8 * coder.coded_bytes * math.log(2) == pytest.approx(nats, rel=1e-3, abs=64)  # two words
 
 
+class Sure(AdaptiveReader):
+    """Knows one character only."""
+
+    def first(self):
+        return uniform(1)
+
+    def go_on(self, ids):
+        return torch.zeros(len(ids), 1)
+
+
 def test_an_alphabet_of_one_character_costs_nothing():
     one = CharTokenizer("a")
-
-    class Sure(AdaptiveReader):
-        def first(self):
-            return uniform(1)
-
-        def go_on(self, ids):
-            return torch.zeros(len(ids), 1)
 
     code = ModelCoder(Symbols(Sure()), one, "utf-8").encode(b"a" * 500, quiet)
 
@@ -88,10 +94,29 @@ def test_a_prediction_that_is_no_number_is_refused():
 def test_one_bit_changes_the_fingerprint():
     bit = float(np.spacing(np.float32(4)))
 
-    same = {Symbols(Strange(0.0)).fingerprint(LETTERS.vocab_size) for _ in range(2)}
+    same = {Symbols(Strange(0.0)).fingerprint() for _ in range(2)}
 
     assert len(same) == 1
-    assert Symbols(Strange(bit)).fingerprint(LETTERS.vocab_size) not in same
+    assert Symbols(Strange(bit)).fingerprint() not in same
+
+
+def test_a_symbol_that_the_alphabet_has_not_is_refused():
+    """A coder knows no alphabet of one, so words may have a second symbol."""
+    encoder = stream.queue.RangeEncoder()
+    encoder.encode(1, distribution(np.array([1.0, 0.0])))
+    words = encoder.get_compressed().astype("<u4").tobytes()
+    code = struct.pack("<II", 1, len(words)) + words
+
+    with pytest.raises(ValueError, match="a symbol that is none"):
+        ModelCoder(Symbols(Sure()), CharTokenizer("a"), "utf-8").decode(code, 1, quiet)
+
+
+def test_words_that_no_text_has_are_refused():
+    """As where a machine predicts otherwise than the one that encoded."""
+    code = struct.pack("<II", 9, 8) + b"\xff" * 8
+
+    with pytest.raises(ValueError, match="invalid for the employed entropy model"):
+        ModelCoder(Symbols(growing()), LETTERS, "utf-8").decode(code, 9, quiet)
 
 
 @pytest.mark.parametrize(
