@@ -65,7 +65,7 @@ class BitwiseLearner(JoiningLearner):
         ids = self.first.read(0, min(MIXED, len(self.first))).astype(np.int64)
         classes, joiner = classes_of(self.job.tokenizer), self.model.joiner
         # What is compiled is compiled before the time is taken: for scoring, samples and learning.
-        few = torch.from_numpy(ids[None, :2])
+        few = torch.from_numpy(ids[None, :2]).to(self.model.device)
         self.model.log_probability(few, few)
         self.model.step(few, self.model.start(1))
         joiner.give_mixer()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from charlm.errors import CheckpointError
+from charlm.models.bitwise import BitwiseMixture
 from charlm.models.growing import GrowingNGram
 from charlm.runs.load import load_model
 from charlm.runs.mixture import JOINER
@@ -113,3 +114,19 @@ def test_a_stop_is_obeyed_while_it_reads(make, monkeypatch):
     assert loop.stopped
     assert len(reading) == 1
     assert not (loop.run.path / JOINER).exists()
+
+
+def test_its_speed_is_measured_where_the_model_is(make, monkeypatch):
+    """There is no GPU here, so the first call with a text ends the test."""
+    seen = []
+
+    def look_up(self, idx, targets):
+        seen.extend([idx.device.type, targets.device.type])
+        raise InterruptedError
+
+    monkeypatch.setattr(BitwiseMixture, "device", torch.device("meta"))
+    monkeypatch.setattr(BitwiseMixture, "log_probability", look_up)
+
+    with pytest.raises(InterruptedError):
+        make().learner.time_to_join(torch.empty(2, 0, 3))
+    assert seen == ["meta", "meta"]
