@@ -1,11 +1,11 @@
 """A mixture: experts, each trained on its own, whose predictions are combined."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_serializer
 
 from charlm.config.base import AnyExpert, ModelConfig, Part
 from charlm.config.context_mixing import DEFAULT, ROW_BYTES, Contexts, Mebibytes, table_bits
@@ -15,6 +15,7 @@ from charlm.config.values import Number, Place, Section
 from charlm.errors import Problem
 
 AN_EXPERT = "'counts: {model: {type: ngram}}'"
+OF_BITWISE = ("contexts", "memory")  # keys that no other mixture has
 
 
 class ExpertConfig(Section):
@@ -66,11 +67,19 @@ class MixtureConfig(ModelConfig):
     def conflicts(self) -> Iterator[Problem]:  # noqa: D102
         if not self.experts:
             yield Problem("experts", "none", f"name at least one, such as {AN_EXPERT}")
-        for key, usual in (("contexts", DEFAULT), ("memory", 1024)):
+        for key in OF_BITWISE:
+            usual = type(self).model_fields[key].default
             if self.combine != "bitwise" and getattr(self, key) != usual:
                 yield Problem(
                     key, "only a bitwise mixture has its own", "set model.combine=bitwise"
                 )
+
+    @model_serializer(mode="wrap")
+    def _without_idle_keys(self, dumped: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Leave out keys of other mixtures: a run would keep defaults that a later charlm refuses."""
+        found = dumped(self)
+        idle = () if self.combine == "bitwise" else OF_BITWISE
+        return {key: value for key, value in found.items() if key not in idle}
 
     def conflicts_with(self, train: TrainConfig) -> Iterator[Problem]:  # noqa: D102
         own = "each expert of a mixture has its own training"

@@ -154,6 +154,16 @@ def test_any_resolved_ngram_or_mixture_is_read_back_equal(
         assert load(dump_yaml(config.model_dump())) == config
 
 
+def test_only_a_bitwise_mixture_keeps_its_own_keys():
+    """A run has them in its config.yaml; a later charlm may have other defaults, and refuse these."""
+    experts = {"z": {"run": "runs/old"}}
+    for combine, kept in (("gated", set()), ("bitwise", {"contexts", "memory"})):
+        model = {"type": "mixture", "combine": combine, "experts": experts}
+        dumped = Config.model_validate({"model": model}).model_dump()
+
+        assert dumped["model"].keys() & {"contexts", "memory"} == kept
+
+
 def test_a_source_whose_bytes_are_not_utf_8_is_read_back_equal():
     config = load(GPT, "data.source=h\udcff.txt")
 
