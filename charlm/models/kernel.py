@@ -5,8 +5,8 @@ run-time checks of the tests would wrap otherwise.
 """
 
 import hashlib
-import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -48,8 +48,8 @@ def _stamp(function: Callable[..., Any]) -> str:
 
     Not only what the function names itself: it may call functions that are defined below it.
     """
-    state = os.stat(function.__code__.co_filename)
-    found: list[Any] = [state.st_mtime_ns, state.st_size]
+    # By its content: two versions of a file can have the same time, and the same size.
+    found: list[Any] = [hashlib.sha256(Path(function.__code__.co_filename).read_bytes()).digest()]
     for name, value in function.__globals__.items():
         if isinstance(value, np.ndarray):  # its numbers become part of the code
             found.append((name, value.dtype, value.tobytes()))
