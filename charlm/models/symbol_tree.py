@@ -13,6 +13,7 @@ from charlm.models.bit_tables import Array
 
 NEIGHBOURS = 256  # the most frequent characters, which tell what stands beside a character
 LEVELS = 3  # of nodes that lie together in memory, a group of at most 7
+MOST = 1 << 24  # nodes on the walks to all characters: a file must not ask for more memory
 
 
 class Walks(NamedTuple):
@@ -88,8 +89,9 @@ def _alike(beside: Array, weight: Array) -> Array:
 
 
 def walks_of(child: Array) -> Walks:
-    """Return the walks down a tree; ValueError if these children are none."""
+    """Return the walks down a tree; ValueError if these children are none, or it is far too deep."""
     count = len(child) + 1
+    deepest = max(512, MOST // count)
     walks: list[tuple[list[int], list[int]]] = [([], []) for _ in range(count)]
     group, place = np.zeros((2, max(1, count - 1)), np.int64)
     reached = 0
@@ -97,6 +99,8 @@ def walks_of(child: Array) -> Walks:
     while waiting:
         node, nodes, bits = waiting.pop()
         reached += 1
+        if len(nodes) == deepest:
+            raise ValueError("the tree of characters is too deep")
         begins = len(nodes) % LEVELS == 0
         group[node] = node + 1 if begins else group[nodes[-1]]
         place[node] = 1 if begins else 2 * place[nodes[-1]] + bits[-1]
