@@ -154,11 +154,10 @@ def _place(out: str | None, default: str, file: str, json: bool) -> str:
             mend = "name a file with --out"
             raise UsageError("--json", "the text itself goes to standard output", mend)
         return place
-    there = os.path.lexists(place)
-    if there and out is None:
+    if out is None and os.path.lexists(place):
         mend = f"name another with --out, or replace it with --out {place}"
         raise UsageError(place, "exists already", mend)
-    if there and os.path.exists(file) and os.path.samefile(place, file):
+    if os.path.exists(place) and os.path.exists(file) and os.path.samefile(place, file):
         raise UsageError(f"--out {place}", "it is the file to read", "name another")
     return place
 

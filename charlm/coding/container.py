@@ -152,7 +152,7 @@ class ContainerReader:
     def text_size(self) -> int | None:
         """The expected bytes of the text, if the header says it; only the end is sure."""
         size = self.header.get("size")
-        return size if isinstance(size, int) and size >= 0 else None
+        return size if isinstance(size, int) and 0 <= size < 1 << 63 else None
 
     def blocks(self) -> Iterator[Block]:
         """Yield the blocks; then `check` can be called."""

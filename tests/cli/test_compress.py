@@ -110,6 +110,15 @@ def test_a_file_that_was_not_named_is_never_replaced(charlm, refused, text):
     assert line == "--out ./a.bin.clm: it is the file to read; name another"
 
 
+def test_a_link_to_nothing_is_written_to(charlm, text):
+    Path("link").symlink_to("new")
+
+    assert charlm("compress", text, "--out", "link").code == 0
+
+    assert Path("new").stat().st_size > 0
+    assert Path("link").is_symlink()
+
+
 @pytest.mark.parametrize(
     ("code", "arguments", "said"),
     [

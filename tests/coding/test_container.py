@@ -84,6 +84,13 @@ def test_a_missing_block_is_found_by_the_whole():
         read(without_first)
 
 
+@pytest.mark.parametrize("size", [-1, 2**63, None])
+def test_a_size_that_is_none_is_not_told(size):
+    ContainerWriter(file := io.BytesIO(), {}, size)
+
+    assert ContainerReader(io.BytesIO(file.getvalue()), "a.clm").text_size is None
+
+
 def test_what_follows_the_end_is_refused():
     with pytest.raises(DataError, match="goes on after its end"):
         read(written() + b"\n")
