@@ -1,8 +1,8 @@
 """Code symbols bit by bit with context mixing: `charlm.models.bit_mixing`.
 
 Each symbol is a walk down a tree. The bit at each node is predicted from what was read; after the
-symbol, the mixer learns from its bits. To decode is the same, with bits that come from the code. All
-of it is integers, so every machine computes the same bits.
+symbol, the mixer learns from its bits. Decoding does the same, with bits that come from the code. All
+arithmetic is in integers, so every machine computes the same bits.
 """
 
 import hashlib
@@ -13,12 +13,13 @@ import numpy.typing as npt
 
 from charlm.coding.coder import Done
 from charlm.coding.ranges import Words, bit_decoder, encoded_bits, next_bit
-from charlm.models.bit_mixing import Mixer, learn, look, move_on, predict
+from charlm.models.bit_mixing import Mixer, learn, look, predict
+from charlm.models.bit_reading import move_on
 from charlm.models.kernel import lean_kernel
 
 Array = npt.NDArray[Any]
 
-# In the header of a file; changes whenever a prediction would: with the mixer, or its contexts.
+# In the header of a file. Changes whenever a prediction changes: with the mixer, or its contexts.
 ENGINE = "mixing 1"
 
 
@@ -30,7 +31,7 @@ class Bits:
 
     def encode(self, ids: Array, done: Done) -> Words:
         """Return the words of symbols, (N,)."""
-        bits = np.empty(int(self.mixer.length[ids].sum()), np.uint8)
+        bits = np.empty(int(self.mixer.walks.length[ids].sum()), np.uint8)
         p = np.empty(len(bits), np.uint16)
         _encode(self.mixer, ids, bits, p)
         done(len(ids))
@@ -46,7 +47,7 @@ class Bits:
     def fingerprint(self) -> str:
         """Return a checksum of what the mixer has learned, in 16 hexadecimal digits."""
         found = hashlib.sha256()
-        for array in (self.mixer.weights, self.mixer.final, self.mixer.maps):
+        for array in (self.mixer.weights, self.mixer.final, self.mixer.contexts.maps):
             found.update(array.astype("<i8").tobytes())
         return found.hexdigest()[:16]
 
@@ -58,8 +59,8 @@ def _encode(m: Mixer, ids: Array, bits: Array, p: Array) -> None:
     for i in range(len(ids)):
         symbol = ids[i]
         look(m)
-        for k in range(m.length[symbol]):
-            bits[at], p[at] = m.bits[symbol, k], predict(m, m.nodes[symbol, k], k)
+        for k in range(m.walks.length[symbol]):
+            bits[at], p[at] = m.walks.bits[symbol, k], predict(m, m.walks.nodes[symbol, k], k)
             at += 1
         learn(m, symbol)
         move_on(m, symbol, True)
@@ -71,9 +72,9 @@ def _decode(m: Mixer, decoder: Array, words: Words, ids: Array) -> None:
     for i in range(len(ids)):
         look(m)
         # Not the constant 0: numba would compile all that takes it once for it and once for others.
-        node, k = np.int64(0 if len(m.child) else -1), np.int64(0)
+        node, k = np.int64(0 if len(m.walks.child) else -1), np.int64(0)
         while node >= 0:
-            node = m.child[node, next_bit(decoder, words, predict(m, node, k))]
+            node = m.walks.child[node, next_bit(decoder, words, predict(m, node, k))]
             k += 1
         symbol = -1 - node
         ids[i] = symbol

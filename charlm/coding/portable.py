@@ -1,8 +1,8 @@
-"""Code a text with a model that begins with nothing, learns while it reads, and needs no run.
+"""Code a text with a model that starts empty, learns while it reads, and needs no run.
 
-It computes in integers, so any machine decodes what another has encoded. Its symbols are the bytes
-that the text has. The tree of these (`charlm.models.symbol_tree`) is made of the text's beginning, in
-floating point, so it stands in the header of a file.
+It uses integer arithmetic only, so any machine decodes what another has encoded. Its symbols are the
+bytes that occur in the text. Their tree (`charlm.models.symbol_tree`) is made from the beginning of
+the text, in floating point, so the header of a file records it.
 """
 
 import re
@@ -24,7 +24,7 @@ SLOT_BITS = 23  # of the mixer's table: 256 MiB, of which a short text uses litt
 class PortableCoder:
     """Codes the bytes of a text; `tree` has all that occur, see `tree_of`.
 
-    Raise ValueError if this is no tree.
+    Raise ValueError if it is not a valid tree.
     """
 
     block_bytes = 1 << 17
@@ -40,10 +40,10 @@ class PortableCoder:
     def encode(self, text: bytes, tick: Tick) -> bytes:
         """Return the code of the next block; DataError if the tree lacks one of its bytes."""
         symbols = np.frombuffer(text, np.uint8)
+        if not np.isin(symbols, self.alphabet).all():
+            mend = "compress it when no other program writes to it"
+            raise DataError("the text", "changed while it was being read", mend)
         ids = self._ids[symbols]
-        if not np.array_equal(self.alphabet[ids], symbols):
-            what = "has a byte that it lacked when it was read first"
-            raise DataError("the text", what, "compress it when nothing writes to it any more")
         words = self._bits.encode(ids, tick).astype("<u4").tobytes()
         self.symbols, self.coded_bytes = self.symbols + len(ids), self.coded_bytes + len(words)
         return words
@@ -64,7 +64,7 @@ class PortableCoder:
 
 
 def tree_of(start: bytes, occur: bytes) -> str:
-    """Return a tree of all bytes that `occur`, by what stands beside what in the start of a text.
+    """Return a tree of all bytes that `occur`, by their neighbours in the start of the text.
 
     A node is written as `.`, then what follows its 0, then what follows its 1; a byte in two
     hexadecimal digits.

@@ -73,6 +73,7 @@ def score_windows(
     block_size: int,
     *,
     max_chars: int | None = None,
+    progress: Callable[[int], None] = lambda chars: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Score:
     """Return the mean loss by the protocol `windows`, which training reports.
@@ -83,6 +84,7 @@ def score_windows(
         block_size: Characters in a window; at most the model's own.
         max_chars: Score only about this many, in windows spread evenly over the text, or at the
             start of a text shorter than one window. None: all.
+        progress: Called with the number of characters scored since the last call.
         should_stop: Called before each layer; `Stopped` is raised if it says so.
     """
     rows = max(1, chars_a_pass(model) // block_size)
@@ -92,6 +94,7 @@ def score_windows(
         for nats, *_ in _predict(model, ids, passes, should_stop):
             total += float(nats.sum())
             chars += nats.size
+            progress(nats.size)
     return Score(chars, total / chars)
 
 
@@ -223,6 +226,11 @@ def _read(
     for first in range(0, len(ids) - 1, length):
         check_stop(should_stop)
         text = ids.read(first, min(length, len(ids) - 1 - first) + 1).astype(np.int64)
-        log_p, targets = reader.go_on(text[:-1]), text[1:]
-        nats = -log_p[torch.arange(len(targets)), torch.from_numpy(targets)]
-        yield nats.double().numpy()[None], targets[None], _likeliest(log_p) if likeliest else None
+        ids_read, targets, top = text[:-1], text[1:], None
+        if likeliest:
+            all_log_p = reader.go_on(ids_read)
+            log_p = all_log_p[torch.arange(len(targets)), torch.from_numpy(targets)]
+            top = _likeliest(all_log_p)
+        else:
+            log_p = reader.log_probability(ids_read, targets)
+        yield -log_p.double().numpy()[None], targets[None], top

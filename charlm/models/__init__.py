@@ -5,8 +5,8 @@ read), `bigram`, `loss` (the score of a prediction), `averaging`, `attention`, `
 `ngram_embedding`, `modern`; then `dynamic` (weights that are updated while a text is read); then
 `counts`, `smoothing`, `counted_loss` (the losses of all orders at once), `kernel` (compiled loops),
 `growing` (counts that grow while a text is read), `ngram` (a model by counting alone); `view`
-(parts of a text), `bit_tables`, `symbol_tree`, `bit_mixing`, `context_mixing` (a model that mixes
-many contexts, bit by bit); then `cache` (keys and values are computed
+(parts of a text), `bit_tables`, `symbol_tree`, `undo`, `context_table`, `passages`, `bit_mixing`,
+`bit_reading`, `context_mixing` (a model that mixes many contexts, bit by bit); then `cache` (keys and values are computed
 once), `registry` (from a configuration to its model), `gate` (who is trusted when), `mixture`
 (several models as one), `adaptive_mixture` (it learns how to join while it reads), `bitwise` (its
 experts are joined by context mixing), `device`.

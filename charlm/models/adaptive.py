@@ -3,6 +3,7 @@
     reader = model.adaptive(options, trained_on)    nothing has been read
     log_p = reader.first()                          (V,) of the first character
     log_p = reader.go_on(ids)                       (n,) -> (n, V), for the next n characters
+    log_p = reader.log_probability(ids, targets)    (n,) -> (n,), only of what follows each of them
     other = reader.fork()                           goes on from here, but learns no more
 
 A prediction depends on the characters before it only, so a text can be decoded with the same reader
@@ -37,6 +38,12 @@ class AdaptiveReader(ABC):
         Row t scores the character that follows `ids[t]`. It may depend on everything up to `ids[t]`,
         as context and as examples to learn from.
         """
+
+    def log_probability(
+        self, ids: Int[ndarray, "n"], targets: Int[ndarray, "n"]
+    ) -> Float[Tensor, "n"]:
+        """Like `go_on`, but return only the log-probability of the character that follows each."""
+        return self.go_on(ids)[torch.arange(len(ids)), torch.from_numpy(targets.astype("int64"))]
 
     @abstractmethod
     def first(self) -> Float[Tensor, "V"]:

@@ -73,6 +73,22 @@ class LanguageModel(nn.Module):
         return 0
 
     @property
+    def uncounted(self) -> int:
+        """How many characters `prepare` is to count."""
+        return 0
+
+    def prepare(
+        self,
+        progress: Callable[[int], None] = lambda chars: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Do now what would else be done before the first prediction, if that takes long.
+
+        `progress` is called with the number of characters counted since the last call. Raises Stopped
+        if `should_stop` says so.
+        """
+
+    @property
     def device(self) -> torch.device:
         """Where its weights are."""
         return next(self.parameters()).device

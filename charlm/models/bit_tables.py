@@ -8,6 +8,7 @@ Everything is an integer, so that all machines compute the same bits. Units:
 
 PAQ (M. Mahoney, "Adaptive weighing of context models for lossless data compression", 2005) introduced
 mixing logits of bits and predicting by histories; these tables follow its ideas, not its numbers.
+They are of few bytes, so that all of them stay in a processor's nearest cache.
 """
 
 from typing import Any
@@ -32,14 +33,14 @@ def _stretched() -> Array:
     """Return the logit of each probability p / 4096 + 1 / 8192, (4096,)."""
     p = (np.arange(4096) + 0.5) / 4096
     logit: Array = np.rint(np.log(p / (1 - p)) * UNIT).clip(-LIMIT, LIMIT)
-    return logit.astype(np.int64)
+    return logit.astype(np.int32)
 
 
 def _squashed() -> Array:
     """Return the probability of each logit -TOP + 16 i + 8, (TOP / 8,)."""
     logit = np.arange(-TOP, TOP, 16) + 8
     p: Array = np.rint(65536 / (1 + np.exp(-logit / UNIT))).clip(LEAST, 65536 - LEAST)
-    return p.astype(np.int64)
+    return p.astype(np.int32)
 
 
 def _after(history: History, bit: int) -> History:
@@ -71,7 +72,7 @@ def _histories() -> tuple[Array, Array]:
     """Return the history after each history and bit, (256, 2); and the first guess of p, (256,)."""
     known: list[History] = [((), 0, 0, 0)]
     numbers = {known[0]: 0}
-    after = np.zeros((256, 2), np.int64)
+    after = np.zeros((256, 2), np.uint8)
     for i, history in enumerate(known):  # which grows meanwhile
         for bit in (0, 1):
             found = _after(history, bit)
@@ -88,4 +89,4 @@ def _histories() -> tuple[Array, Array]:
 STRETCH, SQUASH = _stretched(), _squashed()
 AFTER, GUESS = _histories()
 # The share of the way that the n-th observation moves a mean, in 1/65536: 1 / (n + 1.5).
-RATE = np.array([2 * 65536 // (2 * n + 3) for n in range(1024)], np.int64)
+RATE = np.array([2 * 65536 // (2 * n + 3) for n in range(1024)], np.int32)

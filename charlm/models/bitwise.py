@@ -1,13 +1,13 @@
 """A mixture whose experts are joined bit by bit, by context mixing (see `bit_mixing`).
 
-What the experts predict of a character is offered to the mixer at each node of the character's walk,
-as one more pair of inputs beside those of its own contexts. So an expert is trusted by how it fared
-in such a context, and bit by bit.
+At each node of a character's walk, an expert's probability of the bit is one more pair of inputs of
+the mixer, beside those of the contexts. So how far an expert is trusted depends on the context, and
+on the bit.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from typing import Any, no_type_check
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,25 +17,12 @@ from torch import Tensor
 
 from charlm.config import AdaptConfig
 from charlm.config.context_mixing import table_bits
-from charlm.errors import check_stop
 from charlm.models.adaptive import AdaptiveReader
 from charlm.models.base import LanguageModel, check_tensor, views
-from charlm.models.bit_mixing import (
-    LEARN,
-    WATCH,
-    Mixer,
-    learn,
-    look,
-    move_on,
-    new_mixer,
-    offer,
-    probability,
-    read,
-    recount,
-)
+from charlm.models.bit_mixing import Mixer, new_mixer
+from charlm.models.bit_reading import LEARN, NO_IDS, REMEMBER, WATCH, look_up, offer, read
 from charlm.models.bit_tables import Array
-from charlm.models.context_mixing import NO_IDS, PIECE, ContextMixingModel, LearningMixer
-from charlm.models.kernel import lean_kernel
+from charlm.models.context_mixing import ContextMixingModel, LearningMixer, forked
 from charlm.models.mixture import MixtureModel
 from charlm.models.symbol_tree import grow_tree, walks_of
 from charlm.text.tokens import Ids
@@ -44,7 +31,12 @@ MIXING = ("weights", "final", "refined")  # arrays of a `Mixer` that learn from 
 
 
 class Joiner(ContextMixingModel):
-    """Context mixing with offers. Its weights are those of the mixers, beside the counted text."""
+    """Context mixing with the predictions of experts as inputs.
+
+    Its state is the counted text and the mixers' weights.
+    """
+
+    counts_by = REMEMBER  # the weights are kept
 
     weights: Tensor
     final: Tensor
@@ -63,20 +55,17 @@ class Joiner(ContextMixingModel):
         return new_mixer(walks_of(tree), classes, self.codes, bits, self.offers)
 
     def begin(self, text: Int[ndarray, "N"], classes: Array, chars: int | None = None) -> Mixer:
-        """Return a mixer that has read nothing, for all of a text; `keep` takes it when it has.
+        """Return a mixer that has read nothing, sized for a text; `keep` takes it once it has read it.
 
-        `chars`: make its table as large as for so many characters, to try how fast it is.
+        `chars`: size its table for so many characters, to measure its speed.
         """
         bits = table_bits(self.codes, chars or len(text), self.room)
         return self._new(grow_tree(text, self.vocab_size), classes, bits)
 
     def keep(self, mixer: Mixer, text: Int[ndarray, "N"]) -> None:
         """Take what a mixer has learned from a text."""
-        found = {"text": text, "tree": mixer.child, "classes": mixer.classes}
-        found |= {name: getattr(mixer, name).copy() for name in MIXING}
-        for name, array in found.items():
-            old = getattr(self, name)
-            setattr(self, name, torch.from_numpy(array).to(old.dtype).to(old.device))
+        self._keep(text=text, tree=mixer.walks.child, classes=mixer.classes)
+        self._keep(**{name: getattr(mixer, name).copy() for name in MIXING})
         self.take_mixer(mixer)
 
     def _counted(
@@ -84,15 +73,13 @@ class Joiner(ContextMixingModel):
         text: Array,
         tree: Array,
         classes: Array,
-        should_stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int], None],
+        should_stop: Callable[[], bool],
     ) -> Mixer:
         """Return a mixer with the counts of the text, and the weights that are kept."""
-        mixer = self._new(tree, classes, table_bits(self.codes, len(text), self.room))
-        for first in range(0, len(text), PIECE):
-            check_stop(should_stop)
-            recount(mixer, text[first : first + PIECE])
-        kept = {name: np.array(getattr(self, name).cpu().numpy()) for name in MIXING}
-        return mixer._replace(**kept)
+        mixer = super()._counted(text, tree, classes, progress, should_stop)
+        weights, final, refined = (np.array(getattr(self, name).cpu().numpy()) for name in MIXING)
+        return mixer._replace(weights=weights, final=final, refined=refined)
 
     def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
         """Check the text and the sizes of the weights, or raise ValueError."""
@@ -109,7 +96,7 @@ class Joiner(ContextMixingModel):
 
 
 class BitwiseMixture(MixtureModel):
-    """Experts whose predictions a `Joiner` takes; `weights` and `temperature` are not used."""
+    """Experts whose predictions are inputs of a `Joiner`; `weights` and `temperature` are not used."""
 
     def __init__(
         self,
@@ -121,6 +108,7 @@ class BitwiseMixture(MixtureModel):
         memory: int,
     ) -> None:
         super().__init__(vocab_size, block_size, experts, combine)
+        self.any_length, self.memory = False, block_size  # the joiner looks at the whole block
         self.joiner = Joiner(vocab_size, block_size, contexts, memory, len(experts))
 
     def parts(self) -> dict[str, LanguageModel]:
@@ -177,7 +165,7 @@ class BitwiseMixture(MixtureModel):
         return torch.from_numpy(p).log_().float().to(idx.device), view
 
     def adaptive(self, options: AdaptConfig, trained_on: Ids | None = None) -> AdaptiveReader:
-        """Return a reader whose experts and joiner learn; the joiner does with `adapt.mixing`."""
+        """Return a reader whose experts learn; the joiner learns if `adapt.mixing` says so."""
         experts, how = self.readers(options, trained_on), LEARN if options.mixing else WATCH
         return BitwiseReader(experts, self.joiner.give_mixer(), how)
 
@@ -196,19 +184,28 @@ class BitwiseReader(LearningMixer):
         own = ("counts", "mixing weights") if self.how == LEARN else ()
         return tuple(dict.fromkeys((*(w for one in self.experts for w in one.learned), *own)))
 
-    @torch.no_grad()
     def go_on(self, ids: Int[ndarray, "n"]) -> Float[Tensor, "n V"]:
         """Read n more characters."""
-        offers = torch.stack([expert.go_on(ids) for expert in self.experts], dim=1).numpy()
-        p = np.empty((len(ids), len(self.mixer.length)))
-        read(self.mixer, ids.astype(np.int64), offers, p, self.how)
+        p = np.empty((len(ids), len(self.mixer.walks.length)))
+        read(self.mixer, ids.astype(np.int64), self._offers(ids), p, self.how)
         return torch.from_numpy(p).log_().float()
+
+    def log_probability(
+        self, ids: Int[ndarray, "n"], targets: Int[ndarray, "n"]
+    ) -> Float[Tensor, "n"]:
+        """Read n more characters; return only the log-probability of what follows each."""
+        p, read_on = np.empty(len(ids)), (ids.astype(np.int64), targets.astype(np.int64))
+        look_up(self.mixer, *read_on, self._offers(ids), p, self.how)
+        return torch.from_numpy(p).log_().float()
+
+    @torch.no_grad()
+    def _offers(self, ids: Int[ndarray, "n"]) -> Float[ndarray, "n X V"]:
+        return torch.stack([expert.go_on(ids) for expert in self.experts], dim=1).numpy()
 
     def fork(self) -> "BitwiseReader":
         """Return a reader that goes on from here and learns no more."""
-        other, m = copy(self), self.mixer
-        own = {name: getattr(m, name).copy() for name in ("past", "match", "offered")}
-        other.mixer, other.how = m._replace(**own), WATCH
+        other = copy(self)
+        other.mixer, other.how = forked(self.mixer), WATCH
         other.experts = [expert.fork() for expert in self.experts]
         return other
 
@@ -217,15 +214,3 @@ def offers_of(logits: Iterable[Float[Tensor, "B n V"]]) -> Float[ndarray, "B n X
     """Return log-probabilities of all experts, as the joiner takes them."""
     each = [own.float().log_softmax(dim=-1).cpu() for own in logits]
     return torch.stack(each, dim=2).numpy()
-
-
-@lean_kernel
-@no_type_check
-def score_and_learn(m: Mixer, ids: Array, offers: Array, p: Array) -> None:
-    """Write the probability of each of `ids`, then learn from it and take the next offers."""
-    for t in range(len(ids)):
-        look(m)
-        p[t] = probability(m, ids[t])
-        learn(m, ids[t])
-        move_on(m, ids[t], True)
-        offer(m, offers[t])

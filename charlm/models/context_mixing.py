@@ -1,16 +1,16 @@
-"""A counted model that mixes what it knows of many contexts, bit by bit (see `bit_mixing`).
+"""A counted model that mixes the predictions of many contexts, bit by bit (see `bit_mixing`).
 
-A window is read as the text of the fit was: each character is counted after it was predicted. At the
-window's end that is forgotten, and the counts are those of the fit again. So repetition within a
-window helps, as it helps a model with attention.
+A window is read like the training text: each character is counted after it was predicted. At the end
+of the window these counts are undone. So repetition within a window helps, as it helps a model with
+attention.
 
-Its weights are the text that it has counted. All else is made again from it when it is first needed:
-some seconds for a million characters, and up to `memory` MiB.
+Its state is the text that was counted. All else is computed again from the text when it is first
+needed, which takes about 10 seconds for a million characters and up to `memory` MiB.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from typing import no_type_check
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,41 +23,38 @@ from charlm.config.context_mixing import table_bits
 from charlm.errors import check_stop
 from charlm.models.adaptive import AdaptiveReader
 from charlm.models.base import LanguageModel, check_names, check_tensor, views
-from charlm.models.bit_mixing import (
+from charlm.models.bit_mixing import Mixer, most_changes, new_mixer
+from charlm.models.bit_reading import (
     LEARN,
+    NO_IDS,
+    NO_OFFERS,
+    NOTHING,
     REMEMBER,
     WATCH,
-    Mixer,
-    distribute,
-    forget,
-    look,
-    most_changes,
-    new_mixer,
-    offer,
-    probability,
+    begin_anew,
+    foresee,
+    look_up,
     read,
-    take,
 )
 from charlm.models.bit_tables import Array
-from charlm.models.kernel import lean_kernel
 from charlm.models.symbol_tree import grow_tree, walks_of
-from charlm.models.view import codes_of
+from charlm.models.view import LETTER, NEWLINE, codes_of
 from charlm.text.tokens import Ids
 
 PIECE = 1 << 14  # characters counted between two looks at whether to stop
-NO_IDS = np.empty(0, np.int64)
-NO_OFFERS, NOTHING = np.empty((1, 0, 0), np.float32), np.empty((0, 0))
 
 
 class ContextMixingModel(LanguageModel):
-    """A mixer of contexts; before a fit, it knows nothing.
+    """A mixer of contexts; before it is fitted, all characters are about equally likely.
 
     Args:
         block_size: Characters that a prediction may depend on, beside the text of the fit.
         contexts: The contexts, as in the configuration.
-        memory: Most memory of its table, in MiB.
+        memory: The largest size of its table, in MiB.
     """
 
+    per_character: ClassVar = {}  # the text is renumbered: see `take_over`
+    counts_by = LEARN  # how the text is read when it is counted
     text: Tensor
     tree: Tensor
     classes: Tensor
@@ -78,7 +75,7 @@ class ContextMixingModel(LanguageModel):
         self.register_buffer("tree", torch.from_numpy(grow_tree(nothing, vocab_size)))
         self.register_buffer("classes", torch.zeros(2, vocab_size, dtype=torch.int32))
         self._mixer: Mixer | None = None
-        self._in_view = NO_IDS  # what it has read last, and remembers
+        self._in_view: Int[ndarray, "n"] | None = NO_IDS  # what was read last; None: unknown
 
     @property
     def device(self) -> torch.device:
@@ -86,44 +83,67 @@ class ContextMixingModel(LanguageModel):
         return self.text.device
 
     def fit(
-        self, ids: Ids, classes: Array, should_stop: Callable[[], bool] = lambda: False
+        self,
+        ids: Ids,
+        classes: Array,
+        progress: Callable[[int], None] = lambda chars: None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Count a text instead of the one before; `classes` are those of `classes_of`.
 
-        Raises Stopped if `should_stop` says so; the model is unchanged then.
+        `progress` is called with the number of characters counted since the last call. Raises
+        Stopped if `should_stop` says so; the model is unchanged then.
         """
         text = np.asarray(ids.read(0, len(ids))).astype(np.int64)
         tree = grow_tree(text, self.vocab_size)
-        mixer = self._counted(text, tree, classes, should_stop)
-        self.text = torch.from_numpy(text).to(self.text.dtype).to(self.device)
-        self.tree = torch.from_numpy(tree).to(self.device)
-        self.classes = torch.from_numpy(classes).to(self.device)
+        mixer = self._counted(text, tree, classes, progress, should_stop)
+        self._keep(text=text, tree=tree, classes=classes)
         self.take_mixer(mixer)
 
+    def _keep(self, **arrays: Array) -> None:
+        """Keep arrays as tensors of these names."""
+        for name, array in arrays.items():
+            old = self.get_buffer(name)
+            setattr(self, name, torch.from_numpy(array).to(old.dtype).to(old.device))
+
     def take_mixer(self, mixer: Mixer) -> None:
-        """Take what a mixer has learned from its own text."""
+        """Take a mixer that has learned this model's text."""
         begin_anew(mixer)
-        mixer.changes[0] = 0  # what is read from now on is to be forgotten
+        mixer.undo.changes[0] = 0  # what is read from now on is to be forgotten
         self._mixer, self._in_view = mixer, NO_IDS
 
-    def mixer(self) -> Mixer:
-        """Return what it has learned, made again from the text if need be."""
+    @property
+    def uncounted(self) -> int:
+        """How many characters of its text are to be counted again before it can predict."""
+        return len(self.text) if self._mixer is None else 0
+
+    def prepare(
+        self,
+        progress: Callable[[int], None] = lambda chars: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Count its text again, if need be; the arguments are those of `fit`."""
         if self._mixer is None:
             text, tree, classes = (
                 one.cpu().numpy() for one in (self.text, self.tree, self.classes)
             )
-            self.take_mixer(self._counted(text.astype(np.int64), tree, classes))
+            text = text.astype(np.int64)
+            self.take_mixer(self._counted(text, tree, classes, progress, should_stop))
+
+    def mixer(self) -> Mixer:
+        """Return the mixer; if necessary, count the text again."""
+        self.prepare()
         assert self._mixer is not None
         return self._mixer
 
     def give_mixer(self) -> Mixer:
-        """Return a mixer that has read nothing and may learn; the model makes itself another if need be.
+        """Return a mixer that has read nothing and may learn.
 
-        It may take a GiB, so it is not copied.
+        It may take a GiB, so it is not copied: the model makes itself a new one when needed.
         """
         mixer, self._mixer = self.mixer(), None
         begin_anew(mixer)
-        mixer.changes[0] = -1
+        mixer.undo.changes[0] = -1
         return mixer
 
     def _counted(
@@ -131,14 +151,39 @@ class ContextMixingModel(LanguageModel):
         text: Array,
         tree: Array,
         classes: Array,
-        should_stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int], None],
+        should_stop: Callable[[], bool],
     ) -> Mixer:
-        bits = table_bits(self.codes, len(text), self.room)
-        mixer = new_mixer(walks_of(tree), classes, self.codes, bits)
+        """Return a mixer that has counted a text."""
+        mixer = self._new(tree, classes, table_bits(self.codes, len(text), self.room))
         for first in range(0, len(text), PIECE):
             check_stop(should_stop)
-            read(mixer, text[first : first + PIECE], NO_OFFERS, NOTHING, LEARN)
+            piece = text[first : first + PIECE]
+            read(mixer, piece, NO_OFFERS, NOTHING, self.counts_by)
+            progress(len(piece))
         return mixer
+
+    def _new(self, tree: Array, classes: Array, bits: int) -> Mixer:
+        return new_mixer(walks_of(tree), classes, self.codes, bits)
+
+    def take_over(self, other: LanguageModel, known: Int[Tensor, "V"]) -> None:
+        """Take the text of the same model over another alphabet, without characters missing here.
+
+        A new character counts as a letter without another case, as most of Unicode.
+        """
+        assert isinstance(other, ContextMixingModel)
+        here = np.flatnonzero(known.numpy() >= 0)
+        new_ids = np.full(other.vocab_size, -1)  # of the characters of the other alphabet
+        new_ids[known.numpy()[here]] = here
+        text = new_ids[other.text.cpu().numpy()]
+        text = text[text >= 0]
+        kind, lower = np.full(self.vocab_size, LETTER), np.arange(self.vocab_size)
+        theirs = other.classes.cpu().numpy()[:, known.numpy()[here]]
+        kind[here], lowered = theirs[0], new_ids[theirs[1]]
+        lower[here] = np.where(lowered >= 0, lowered, here)
+        tree = grow_tree(text, self.vocab_size)
+        self._keep(text=text, tree=tree, classes=np.stack([kind, lower]))
+        self._mixer = None
 
     def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
         """Check that this is a text of this alphabet, or raise ValueError."""
@@ -148,9 +193,14 @@ class ContextMixingModel(LanguageModel):
         check_tensor("classes", classes, (2, self.vocab_size), torch.int32)
         check_tensor("tree", tree, (self.vocab_size - 1, 2), torch.int32)
         walks_of(tree.cpu().numpy())
-        for name, tensor in (("text", text), ("classes", classes)):
-            if tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) < self.vocab_size:
-                raise ValueError(f"{name} has ids that are none of {self.vocab_size} symbols")
+        kinds, lower = classes
+        for name, tensor, end in (
+            ("text", text, self.vocab_size),
+            ("classes", kinds, NEWLINE + 1),
+            ("classes", lower, self.vocab_size),
+        ):
+            if tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) < end:
+                raise ValueError(f"{name} has numbers outside 0 to {end - 1}")
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Tensor], prefix: str, *options: object
@@ -196,12 +246,12 @@ class ContextMixingModel(LanguageModel):
         return torch.from_numpy(p).log_().float().to(idx.device)
 
     def remember(self, ids: Int[ndarray, "n"]) -> None:
-        """Come to the end of a text, from the one before if that was its beginning."""
-        mixer, n = self.mixer(), len(self._in_view)
-        if n > len(ids) or not np.array_equal(self._in_view, ids[:n]):
+        """Read a text to its end, continuing from the previous one if that is its beginning."""
+        mixer, view = self.mixer(), self._in_view
+        if view is None or not np.array_equal(view, ids[: len(view)]):
             begin_anew(mixer)
-            self._in_view = ids[:0]
-        self.read_on(ids[len(self._in_view) :], NOTHING)
+            self._in_view = view = ids[:0]
+        self.read_on(ids[len(view) :], NOTHING)
 
     def read_on(
         self, ids: Int[ndarray, "n"], p: Array, targets: Array = NO_IDS, offers: Array = NO_OFFERS
@@ -211,24 +261,30 @@ class ContextMixingModel(LanguageModel):
         Writes to p (n, V), unless that is empty, what is predicted after each of `ids`; with `targets`, to
         p (n,) their probabilities only. `offers` (n, X, V) are what others predict of the same characters.
         """
+        assert self._in_view is not None, "`remember` comes before"
         ids, done = ids.astype(np.int64), 0
-        self._in_view = np.concatenate([self._in_view, ids])
+        view, self._in_view = np.concatenate([self._in_view, ids]), None
         while True:
             mixer = self.mixer()
             if len(targets):
-                done += _look_up(mixer, ids[done:], targets[done:], offers[done:], p[done:])
+                part = targets[done:], offers[done:], p[done:]
+                done += look_up(mixer, ids[done:], *part, REMEMBER)
             else:
                 done += read(mixer, ids[done:], offers[done:], p[done:], REMEMBER)
             if done == len(ids):
+                self._in_view = view
                 return
-            log = np.empty((2 * len(mixer.log) + most_changes(mixer), 3), np.int64)
-            log[: len(mixer.log)] = mixer.log
-            self._mixer = mixer._replace(log=log)
+            full = mixer.undo.log
+            log = np.empty((2 * len(full) + most_changes(mixer), 3), np.int64)
+            log[: len(full)] = full
+            self._mixer = mixer._replace(undo=mixer.undo._replace(log=log))
 
     def adaptive(self, options: AdaptConfig, trained_on: Ids | None = None) -> AdaptiveReader:
-        """Return a reader that learns on; the model knows the text that it was fitted to."""
+        """Return a reader that goes on learning."""
         if not options.counts:
-            return super().adaptive(options, trained_on)
+            own = copy(self)  # a reader changes what is in view, so none shares a mixer
+            own.take_mixer(self.give_mixer())
+            return super(ContextMixingModel, own).adaptive(options, trained_on)
         return LearningMixer(self.give_mixer())
 
 
@@ -245,56 +301,37 @@ class LearningMixer(AdaptiveReader):
 
     def fork(self) -> "LearningMixer":
         """Return a reader that goes on from here and learns no more."""
-        other, m = copy(self), self.mixer
-        other.mixer = m._replace(past=m.past.copy(), match=m.match.copy())
-        other.how = WATCH
+        other = copy(self)
+        other.mixer, other.how = forked(self.mixer), WATCH
         return other
 
     def go_on(self, ids: Int[ndarray, "n"]) -> Float[Tensor, "n V"]:
         """Read n more characters, learning from each."""
-        p = np.empty((len(ids), len(self.mixer.length)))
+        p = np.empty((len(ids), len(self.mixer.walks.length)))
         read(self.mixer, ids.astype(np.int64), NO_OFFERS, p, self.how)
+        return torch.from_numpy(p).log_().float()
+
+    def log_probability(
+        self, ids: Int[ndarray, "n"], targets: Int[ndarray, "n"]
+    ) -> Float[Tensor, "n"]:
+        """Read n more characters; return only the log-probability of what follows each."""
+        p = np.empty(len(ids))
+        look_up(
+            self.mixer, *(one.astype(np.int64) for one in (ids, targets)), NO_OFFERS, p, self.how
+        )
         return torch.from_numpy(p).log_().float()
 
     def first(self) -> Float[Tensor, "V"]:
         """Return the log-probabilities of a text's first character."""
-        p = np.empty(len(self.mixer.length))
+        p = np.empty(len(self.mixer.walks.length))
         foresee(self.mixer, p)
         return torch.from_numpy(p).log_().float()
 
 
-@lean_kernel
-@no_type_check
-def _look_up(m: Mixer, ids: Array, targets: Array, offers: Array, p: Array) -> int:
-    """Write the probability of each target, which follows each of `ids`; see `read`."""
-    for t in range(len(ids)):
-        if m.changes[0] + most_changes(m) > len(m.log):
-            return t
-        take(m, ids[t], REMEMBER)
-        if offers.shape[1]:
-            offer(m, offers[t])
-        look(m)
-        p[t] = probability(m, targets[t])
-    return len(ids)
-
-
-@lean_kernel
-@no_type_check
-def begin_anew(m: Mixer) -> None:
-    """Forget what was read but not learned, and begin with a text of which nothing has been read."""
-    forget(m)
-    m.past[:] = 0
-    for j in range(len(m.match)):
-        m.match[j, 0] = m.match[j, 1] = 0
-        m.match[j, 2] = -1
-
-
-@lean_kernel
-@no_type_check
-def foresee(m: Mixer, p: Array) -> None:
-    """Write the probabilities of the next character."""
-    look(m)
-    distribute(m, p)
+def forked(m: Mixer) -> Mixer:
+    """Return a mixer that goes on from here without changing what this one knows."""
+    passages = m.passages._replace(match=m.passages.match.copy())
+    return m._replace(past=m.past.copy(), passages=passages, offered=m.offered.copy())
 
 
 def _width(vocab_size: int) -> torch.dtype:

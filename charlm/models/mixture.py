@@ -91,6 +91,20 @@ class MixtureModel(LanguageModel):
         return sum(expert.ngrams for expert in self.experts.values())
 
     @property
+    def uncounted(self) -> int:
+        """How many characters its parts are to count."""
+        return sum(part.uncounted for part in self.parts().values())
+
+    def prepare(
+        self,
+        progress: Callable[[int], None] = lambda chars: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Prepare each part."""
+        for part in self.parts().values():
+            part.prepare(progress, should_stop)
+
+    @property
     def device(self) -> torch.device:
         """Where its weights are."""
         return self.weights.device

@@ -21,8 +21,9 @@ from charlm.config import ExpertConfig, NGramConfig
 from charlm.errors import CheckpointError, check_stop
 from charlm.evaluation.protocols import chars_a_pass
 from charlm.models.base import stopping_between_layers
+from charlm.models.bit_reading import score_and_learn
 from charlm.models.bit_tables import Array
-from charlm.models.bitwise import BitwiseMixture, score_and_learn
+from charlm.models.bitwise import BitwiseMixture
 from charlm.models.growing import PIECE, GrowingNGram
 from charlm.models.view import classes_of
 from charlm.runs.mixture import JOINER, RESTORE, Fitted
@@ -31,6 +32,7 @@ from charlm.storage import write_file
 from charlm.text.tokens import Split
 from charlm.training.fitting import Joined, Outcome
 from charlm.training.joining import JoiningLearner
+from charlm.training.learner import Progress
 
 MIXED = 8192  # characters read to measure the speed
 OFFERED = 1 << 22  # probabilities offered at a time: 16 MiB
@@ -45,7 +47,15 @@ class BitwiseLearner(JoiningLearner):
         """Let the mixer read the training part, and save what it learned until the mixture is saved."""
         most, should_stop = chars_a_pass(self.model, True), self.job.should_stop
         parts, classes = (self.first, self.slice), classes_of(self.job.tokenizer)
-        found = learn_bits(self.model, self.mixture.experts, *parts, classes, most, should_stop)
+        found = learn_bits(
+            self.model,
+            self.mixture.experts,
+            *parts,
+            classes,
+            most,
+            should_stop,
+            self.job.progress,
+        )
         write_file(self.run.path / JOINER, save(self.model.joiner.state_dict()))
         return found
 
@@ -136,6 +146,7 @@ def learn_bits(
     classes: Array,
     chars_a_pass: int,
     should_stop: Callable[[], bool],
+    progress: Progress = lambda what, done, total: None,
 ) -> Outcome:
     """Let the mixer read `first`, then the slice `part`; the model keeps what it learned.
 
@@ -156,6 +167,7 @@ def learn_bits(
             if following is not None:
                 waiting = other.submit(offers.of_counts, following)
             score_and_learn(mixer, ids, offered, np.empty(len(ids)))
+            progress("mixing", int(mixer.passages.clock[0]), len(text))
     offers.reach_slice(first)
     started = time.perf_counter()
     nats, alone, chars = 0.0, np.zeros(len(specs)), 0
@@ -163,6 +175,7 @@ def learn_bits(
         ids, offered = windows.ravel(), offers.of_all(windows, should_stop)
         p = np.empty(len(ids))
         score_and_learn(mixer, ids, offered, p)
+        progress("mixing", int(mixer.passages.clock[0]), len(text))
         nats -= float(np.log(p[1:]).sum())
         alone -= offered[np.arange(len(ids) - 1), :, ids[1:]].sum(axis=0, dtype=np.float64)
         chars += len(ids) - 1

@@ -64,12 +64,16 @@ EVALUATION = 0.1  # share of a budget that an evaluation may take
 TRIED = 2048  # characters scored to measure how long that takes
 
 
+Progress = Callable[[str, int, int], None]  # what is being done; how much of it is, of how much
+
+
 @dataclass
 class Job:
     """The parts of a run, shared by its loop and its learner.
 
-    Both functions are called at every step, `should_stop` also during long ones: if it returns true,
-    the run is saved and ends. `should_save` returns true once for each request to save and continue.
+    `should_stop` and `should_save` are called at every step, `should_stop` also during long ones: if it
+    returns true, the run is saved and ends. `should_save` returns true once for each request to save
+    and continue. `progress` is called during long steps.
     """
 
     config: Config
@@ -80,6 +84,7 @@ class Job:
     should_stop: Callable[[], bool] = lambda: False
     should_save: Callable[[], bool] = lambda: False
     began: float = field(default_factory=lambda: time.perf_counter())
+    progress: Progress = lambda what, done, total: None
 
     def __post_init__(self) -> None:
         minutes = self.config.train.minutes
@@ -137,8 +142,21 @@ class Job:
         return taken
 
     def _score(self, part: Ids, most: int | None) -> Score:
-        length = self.config.model.block_size
-        return score_windows(self.model, part, length, max_chars=most, should_stop=self.should_stop)
+        total, done = min(most or len(part), len(part)), 0
+
+        def scored(chars: int) -> None:
+            nonlocal done
+            done += chars
+            self.progress("evaluating", done, total)
+
+        return score_windows(
+            self.model,
+            part,
+            self.config.model.block_size,
+            max_chars=most,
+            progress=scored,
+            should_stop=self.should_stop,
+        )
 
 
 class Learner(ABC):

@@ -6,7 +6,8 @@ import torch
 
 from charlm.config import AdaptConfig, ExpertConfig, MixtureConfig, NGramConfig
 from charlm.models import build_model
-from charlm.models.bitwise import BitwiseMixture, offers_of, score_and_learn
+from charlm.models.bit_reading import score_and_learn
+from charlm.models.bitwise import BitwiseMixture, offers_of
 from charlm.models.registry import kind_of
 from charlm.text.tokens import IdArray
 from tests.models.conftest import BLOCK, CONFIGS, VOCAB

@@ -6,9 +6,18 @@ import torch
 
 from charlm.config import AdaptConfig, ContextMixingConfig
 from charlm.errors import Stopped
-from charlm.models import build_model
-from charlm.models.bit_mixing import LEARN, new_mixer, offer, read, recount
-from charlm.models.context_mixing import ContextMixingModel, begin_anew
+from charlm.models import build_model, context_mixing
+from charlm.models.bit_mixing import new_mixer
+from charlm.models.bit_reading import (
+    LEARN,
+    NO_OFFERS,
+    NOTHING,
+    REMEMBER,
+    begin_anew,
+    offer,
+    read,
+)
+from charlm.models.context_mixing import ContextMixingModel
 from charlm.models.symbol_tree import grow_tree, walks_of
 from charlm.models.view import classes_of
 from charlm.text import CharTokenizer, IdArray
@@ -25,6 +34,19 @@ def fitted(text=FIRST, contexts=CONTEXTS):
     model = build_model(config, V)
     model.fit(IdArray(TOKENS.encode(text)), classes_of(TOKENS))
     return model.eval()
+
+
+def counted(mixer):
+    """What a mixer holds that depends on the text alone."""
+    passages = mixer.passages._asdict()
+    del passages["match"]  # what is matched changes where a text begins anew
+    names = ("slots", "runs", "sure", "maps")
+    return passages | {name: getattr(mixer.contexts, name) for name in names}
+
+
+def assert_same(found, expected):
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
 def ids_of(text):
@@ -57,11 +79,10 @@ def test_a_reader_that_learns_ends_where_a_fit_to_both_texts_begins():
     both.load_state_dict({**fitted().state_dict(), "text": text})
     mixer = both.mixer()
 
-    for name in ("slots", "maps", "weights", "final", "refined", "passages", "trust", "followed"):
-        # Matches may go on from one text to the next, so the texts are read with a reset in between.
-        assert getattr(mixer, name).shape == getattr(reader.mixer, name).shape
-    assert reader.mixer.clock == mixer.clock == len(FIRST + SECOND)
-    np.testing.assert_array_equal(reader.mixer.history, mixer.history)
+    # Only the history: matches may go on from one text to the next.
+    ours, theirs = reader.mixer.passages, mixer.passages
+    assert ours.clock == theirs.clock == len(FIRST + SECOND)
+    np.testing.assert_array_equal(ours.history, theirs.history)
 
 
 def test_a_fork_learns_no_more():
@@ -98,25 +119,15 @@ def test_reading_in_pieces_changes_no_bit_and_the_model_stays():
 
 def test_a_window_is_counted_while_it_is_read_and_forgotten_afterwards():
     model, text = fitted(), "tea eat ate\n" * 4
-    fresh = {k: v.copy() for k, v in fitted().mixer()._asdict().items()}
+    fresh = fitted().mixer()
 
     nats = -model.log_probability(ids_of(text[:-1]), ids_of(text[1:]))[0]
     model.log_probability(ids_of(SECOND[:-1]), ids_of(SECOND[1:]))
     begin_anew(model.mixer())
 
     assert nats[-12:].mean() < 0.6 * nats[:12].mean()
-    for name in (
-        "slots",
-        "maps",
-        "weights",
-        "history",
-        "followed",
-        "passages",
-        "runs",
-        "sure",
-        "clock",
-    ):
-        np.testing.assert_array_equal(getattr(model.mixer(), name), fresh[name], err_msg=name)
+    assert_same(counted(model.mixer()), counted(fresh))
+    np.testing.assert_array_equal(model.mixer().weights, fresh.weights)
 
 
 def test_a_later_character_changes_no_earlier_prediction():
@@ -158,9 +169,9 @@ def test_its_weights_are_the_text_that_it_has_counted():
 @pytest.mark.parametrize(
     ("name", "tensor", "said"),
     [
-        ("text", torch.tensor([0, 200], dtype=torch.uint8), "text has ids that are none of"),
+        ("text", torch.tensor([0, 200], dtype=torch.uint8), "text has numbers outside"),
         ("text", torch.tensor([0, 1]), "text is .* torch.int64, expected"),
-        ("classes", torch.full((2, V), -1, dtype=torch.int32), "classes has ids that are none of"),
+        ("classes", torch.full((2, V), -1, dtype=torch.int32), "classes has numbers outside"),
         ("classes", torch.zeros(1, dtype=torch.int32), "classes is"),
         ("tree", torch.zeros(V - 1, 2, dtype=torch.int32), "the tree of characters is none"),
     ],
@@ -187,20 +198,72 @@ def test_recounting_a_text_gives_all_that_mixing_does_not_change():
     mixed, text = model.mixer(), TOKENS.encode(FIRST).astype(np.int64)
     recounted = new_mixer(walks_of(model.tree.numpy()), classes_of(TOKENS), model.codes, 10)
 
-    recount(recounted, text)
+    read(recounted, text, NO_OFFERS, NOTHING, REMEMBER)
 
-    for name, array in recounted._asdict().items():
-        if name in (
-            "slots",
-            "runs",
-            "sure",
-            "maps",
-            "passages",
-            "trust",
-            "history",
-            "followed",
-        ):
-            np.testing.assert_array_equal(array, getattr(mixed, name), err_msg=name)
+    assert_same(counted(recounted), counted(mixed))
+
+
+def test_the_probability_of_the_next_character_can_be_looked_up_while_it_learns():
+    ids, other = TOKENS.encode(SECOND), TOKENS.encode(SECOND[::-1])
+    for targets in (ids[1:], other[1:]):  # of the text itself, and of others
+        reader, at_once = (fitted().adaptive(AdaptConfig()) for _ in range(2))
+
+        found = reader.log_probability(ids[:-1], targets)
+
+        expected = at_once.go_on(ids[:-1])[torch.arange(len(targets)), targets]
+        torch.testing.assert_close(found, expected)
+        assert_same(counted(reader.mixer), counted(at_once.mixer))
+        np.testing.assert_array_equal(reader.mixer.weights, at_once.mixer.weights)
+
+
+def test_readers_of_one_model_do_not_disturb_each_other():
+    model, ids = fitted(), TOKENS.encode(SECOND)
+    one, other = (model.adaptive(AdaptConfig(counts=False)) for _ in range(2))
+    expected = one.go_on(ids)
+
+    read = []
+    for part in np.split(ids, [5, 20]):
+        read.append(other.go_on(part))
+        model(ids_of(FIRST[:30]))
+
+    assert torch.equal(torch.cat(read), expected)
+
+
+def test_an_alphabet_of_one_character_is_certain():
+    model = ContextMixingModel(1, 8, ("1",))
+    ids = np.zeros(5, np.int64)
+
+    for reader in (model.adaptive(AdaptConfig()), model.adaptive(AdaptConfig(counts=False))):
+        assert reader.first().tolist() == [0]
+        assert reader.go_on(ids).tolist() == [[0]] * 5
+
+
+@pytest.mark.parametrize("text", ["\n" * 9, "a\n" * 9])
+def test_an_alphabet_of_few_characters_is_saved_and_loaded(text):
+    tokens = CharTokenizer(text)
+    ids = tokens.encode(text)
+    model, other = (ContextMixingModel(tokens.vocab_size, 8, ("1",)) for _ in range(2))
+    model.fit(IdArray(ids), classes_of(tokens))
+
+    other.load_state_dict(model.state_dict())
+
+    idx = torch.from_numpy(ids.astype(np.int64))[None, :8]
+    assert torch.equal(other(idx), model(idx))
+
+
+def test_its_text_is_counted_before_the_first_prediction_and_a_stop_is_obeyed(monkeypatch):
+    monkeypatch.setattr(context_mixing, "PIECE", 50)
+    model, state, seen = fitted(), fitted().state_dict(), []
+    model.load_state_dict(state)
+    assert model.uncounted == len(FIRST)
+
+    with pytest.raises(Stopped):
+        model.prepare(seen.append, should_stop=lambda: len(seen) == 2)
+    assert (seen, model.uncounted) == ([50, 50], len(FIRST))
+    model.prepare(seen.append)
+
+    assert sum(seen[2:]) == len(FIRST)
+    assert model.uncounted == 0
 
 
 def test_the_mixer_learns_to_trust_an_expert_that_knows():
