@@ -76,7 +76,8 @@ def compare(
         length = block_size or comparison.common_length(models)
         longer = any(m.block_size > length for m in models if not m.any_length)
         cuts = comparison.cut(rows, chosen, length)
-        total = sum(len(row.cuts) * (len(row.part) - 1) for row in rows)
+        scored = sum(len(row.cuts) * (len(row.part) - 1) for row in rows)
+        total = scored + sum(model.uncounted for model in models)
         with output.bar("scoring", "symbol", total) as bar:
             comparison.score(rows, device, bar.update)
     ordered = comparison.ordered(rows, chosen[0])

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -71,7 +71,7 @@ def compress(
         if run is None:
             method, text = without_run(source)
         else:
-            method, text = _with_run(run, checkpoint, adapt), source
+            method, text = _with_run(run, checkpoint, adapt, stop.requested), source
         with _written(place) as target, _bar("compressing", size, 2 if check else 1) as tick:
             coded = encode(text, target, method, file, size=size, check=check, tick=tick)
     seconds = time.monotonic() - began
@@ -130,7 +130,9 @@ def decompress(
     output.say(f"{_about(method)}; {seconds:.1f} s")
 
 
-def _with_run(run: Path, checkpoint: str, adapt: list[str]) -> "Method":
+def _with_run(
+    run: Path, checkpoint: str, adapt: list[str], should_stop: Callable[[], bool]
+) -> "Method":
     from charlm.coding.of_run import with_run
     from charlm.config import changed
     from charlm.runs import find_run
@@ -141,6 +143,7 @@ def _with_run(run: Path, checkpoint: str, adapt: list[str]) -> "Method":
     saved = load_model(found, checkpoint, "cpu")
     if saved.remark:
         output.note(saved.remark)
+    output.prepare(saved.model, should_stop)
     return with_run(saved, options)
 
 

@@ -119,6 +119,7 @@ def evaluate(
                 text = GivenText(open_part(saved.run, split)[0], saved.tokenizer)
             else:
                 text = _given(saved, source, unknown, scratch)
+            output.prepare(saved.model, stop.requested)
             reader = adaptive_reader(saved) if protocol == "adaptive" else None
         with _writer(per_char, text.tokenizer, saved.tokenizer) as each:
             score = _score(saved, text, cut, reader, by_position, each, stop)

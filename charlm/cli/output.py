@@ -11,12 +11,15 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
 from charlm.cli.escaping import one_word, printable
 from charlm.errors import check_stop
+
+if TYPE_CHECKING:
+    from charlm.models import LanguageModel
 
 CLOSED_PIPE = 141  # the exit code that a shell reports after SIGPIPE
 LONGEST = 500  # characters of an error, which may quote a whole text
@@ -214,6 +217,13 @@ def bar(what: str, unit: str, total: int | None = None, **options: Any) -> Any:
     """Return a tqdm bar on stderr, drawn on a terminal only and if the work takes a second."""
     usual = {"unit_scale": True, "leave": False, "disable": None, "delay": 1.0}
     return Bar(desc=what, unit=unit, total=total, file=sys.stderr, **(usual | options))
+
+
+def prepare(model: "LanguageModel", should_stop: Callable[[], bool], quiet: bool = False) -> None:
+    """Do what a model needs before its first prediction, with a bar."""
+    if model.uncounted:
+        with bar("counting", "character", model.uncounted, disable=quiet or None) as counted:
+            model.prepare(counted.update, should_stop)
 
 
 @contextlib.contextmanager

@@ -182,6 +182,7 @@ def sample(
     seeds = range(first, first + number * best_of, best_of)
     many = best_of if best_of > 1 else number
     with StopSignals() as signals:
+        output.prepare(model, signals.requested, quiet)
         prompts = typed_prompts(text, unit, encode, signals) if interactive else prompts
         for text, ids in prompts:
             reader = _learned(saved, ids, quiet, signals) if adapt else None

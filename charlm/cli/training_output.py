@@ -106,6 +106,7 @@ class TrainingBar:
         self.width = len(str(steps))
         self.loss: float | None = None
         self.expert: str | None = None
+        loop.job.progress = self.work
         self.bar = tqdm(
             total=steps if budget is None else round(budget),
             initial=int(loop.state.seconds) if self.timed else loop.state.step,
@@ -156,6 +157,13 @@ class TrainingBar:
                 of = f"{one_word(record.expert)} alone: " if record.expert else ""
                 shown = f"{'':{self.width + 7}}{of}'{one_word(record.text.strip()[:72])}'"
                 output.say(output.cut(shown, sys.stderr))
+
+    def work(self, what: str, done: int, total: int) -> None:
+        """Draw how far a long step has come, and the time."""
+        self.bar.set_postfix_str(f"{what} {done / max(1, total):.0%}", refresh=False)
+        if self.timed:
+            self.bar.update(max(0, int(self.clock.seconds()) - self.bar.n))
+        self.bar.refresh()
 
     def _move(self, record: TrainRecord) -> None:
         if record.expert != self.expert:

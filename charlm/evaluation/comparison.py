@@ -141,6 +141,7 @@ def score(
     for run in filter(lambda run: run.cuts, runs):
         run.saved, run.seconds = _load_best(run.saved.run, device)  # there may be a newer best
         sizes = utf8_lengths(run.saved.tokenizer)
+        run.saved.model.prepare(progress, should_stop)
         for name, its_cut in run.cuts.items():
             reader = adaptive_reader(run.saved) if name == "adaptive" else None
             run.learned = reader.learned if reader else run.learned

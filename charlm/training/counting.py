@@ -15,7 +15,7 @@ from charlm.runs import RunFolder
 from charlm.runs.records import TrainRecord
 from charlm.storage.atomic import scratch_folder
 from charlm.text.tokens import Split
-from charlm.training.learner import OneStepLearner
+from charlm.training.learner import OneStepLearner, Progress
 
 
 class CountingLearner(OneStepLearner):
@@ -25,7 +25,9 @@ class CountingLearner(OneStepLearner):
         """Count the training part and score the model on it."""
         job, train = self.job, self.job.corpus.splits["train"]
         started = time.perf_counter()
-        chars = count_text(self.model, job.config.model, train, job.run, job.should_stop)
+        chars = count_text(
+            self.model, job.config.model, train, job.run, job.should_stop, job.progress
+        )
         seconds = time.perf_counter() - started
         score = job.score(train)
         self.state.step = 1
@@ -44,6 +46,7 @@ def count_text(
     ids: Split,
     run: RunFolder,
     should_stop: Callable[[], bool],
+    progress: Progress = lambda what, done, total: None,
 ) -> int:
     """Count a text into a counted model of a run; return how many characters were counted.
 
@@ -59,7 +62,14 @@ def count_text(
         )
         from charlm.models.view import classes_of
 
-        cast(ContextMixingModel, model).fit(ids, classes_of(run.tokenizer), should_stop)
+        counted = 0
+
+        def count(chars: int) -> None:
+            nonlocal counted
+            counted += chars
+            progress("counting", counted, len(ids))
+
+        cast(ContextMixingModel, model).fit(ids, classes_of(run.tokenizer), count, should_stop)
         return len(ids)
     model, config = cast(NGramModel, model), cast(NGramConfig, config)
     ids = _counted(ids, config)

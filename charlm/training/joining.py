@@ -266,7 +266,9 @@ class JoiningLearner(OneStepLearner):
         for name, spec in self.mixture.experts.items():
             if not spec.run and spec.model and spec.model.trained_by == "counting":
                 model = self.model.experts[name]
-                count_text(model, spec.model, part, self.run, self.job.should_stop)
+                count_text(
+                    model, spec.model, part, self.run, self.job.should_stop, self.job.progress
+                )
         return time.perf_counter() - started
 
     def _fit(self, counted: float) -> tuple[Fitted, str]:

@@ -596,6 +596,7 @@ def test_the_first_join_is_not_shown_with_the_training_loss_of_an_expert(capsys)
             clock=SimpleNamespace(budget=None),
             config=SimpleNamespace(model=SimpleNamespace(kind="mixture")),
             tokenizer=SimpleNamespace(unit="chars"),
+            job=SimpleNamespace(),
             learner=SimpleNamespace(total_steps=9),
             state=SimpleNamespace(step=0),
         )

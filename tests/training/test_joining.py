@@ -336,15 +336,15 @@ def test_a_gate_is_kept_until_the_mixture_is_saved_and_saved_with_it(make_loop, 
     assert load_model(resumed.run).model.gate.numbers() == tune.fitted.gate
 
 
-@pytest.mark.parametrize("working", ["count_text", "fit_join"])
+@pytest.mark.parametrize(("working", "place"), [("count_text", 4), ("fit_join", -1)])
 def test_a_stop_is_obeyed_while_experts_are_counted_or_weights_fitted(
-    make_loop, monkeypatch, working
+    make_loop, monkeypatch, working, place
 ):
     asked = []
 
     def signalled(*arguments):
         asked.append(1)
-        check_stop(arguments[-1])
+        check_stop(arguments[place])
         pytest.fail("it went on")
 
     monkeypatch.setattr(joining, working, signalled)
