@@ -17,10 +17,9 @@ reaches a power of two, they move to a place with room for twice as many.
 """
 
 from copy import copy
-from typing import Any, no_type_check
+from typing import NamedTuple, no_type_check
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -30,11 +29,11 @@ from charlm.config import NGramConfig
 from charlm.config.memory import human_bytes, machine_bytes
 from charlm.errors import MachineError
 from charlm.models.adaptive import AdaptiveReader
-from charlm.models.kernel import kernel
+from charlm.models.counts import Array
+from charlm.models.kernel import lean_kernel
 from charlm.models.smoothing import FALLBACK
 from charlm.text.tokens import Ids
 
-Array = npt.NDArray[Any]
 Discounts = tuple[float, float, float, float]  # of counts 0, 1, 2, and 3 or more
 
 METHODS = ("kneser-ney", "witten-bell", "add-k")
@@ -46,6 +45,31 @@ SYMBOL, FIRST, CHILDREN, COUNT, PLACES = range(5)
 EMPTY = 1  # the row of an n-gram that never occurred; row 0 is that of no characters
 MOST_ROWS = 2**31 - 1
 PIECE = 1 << 14  # characters of the first text that are read at a time
+
+
+class Trie(NamedTuple):
+    """What was counted, where its reader is, and how it predicts; the kernels change its arrays.
+
+    Args:
+        rows: The n-grams, (N, 5) int32; see `SYMBOL` and so on.
+        used: How many rows are used, (1,).
+        often: How many n-grams of each order have a count of 1, 2, 3, 4, and how many have so many
+            places, (2, order + 1, 5).
+        contexts: Rows of the last 0, 1, ... characters, (order,).
+        length: Characters of the longest context, (1,).
+        method: An index of `METHODS`.
+        added: To each count, by add-k.
+        least: Count of the n-grams that are not left out.
+    """
+
+    rows: Array
+    used: Array
+    often: Array
+    contexts: Array
+    length: Array
+    method: int
+    added: float
+    least: int
 
 
 class GrowingNGram(AdaptiveReader):
@@ -63,59 +87,53 @@ class GrowingNGram(AdaptiveReader):
 
     def __init__(self, config: NGramConfig, vocab_size: int, trained_on: Ids | None = None) -> None:
         assert config.order != "auto", "chosen when the run began"
-        self.vocab_size, self.order = vocab_size, config.order
-        self.rule = (METHODS.index(config.smoothing), config.add_k, config.min_count)
-        self.rows = np.zeros((1 << 10, 5), np.int32)  # the first is the empty n-gram
-        self.used = np.array([EMPTY + 1], np.int64)  # rows
-        # How many n-grams of each order have counts of 1, 2, 3, 4; and how many so many places.
-        self.often = np.zeros((2, self.order + 1, 5), np.int64)
-        self.counting = True
-        self.begin()
+        self.vocab_size, self.counting = vocab_size, True
+        self.trie = Trie(
+            rows=np.zeros((1 << 10, 5), np.int32),  # the first is the empty n-gram
+            used=np.array([EMPTY + 1], np.int64),
+            often=np.zeros((2, config.order + 1, 5), np.int64),
+            contexts=np.zeros(config.order, np.int64),
+            length=np.zeros(1, np.int64),
+            method=METHODS.index(config.smoothing),
+            added=config.add_k,
+            least=config.min_count,
+        )
         if trained_on is not None:
             size = len(trained_on)
             first = 0 if config.last_chars is None else max(0, size - config.last_chars)
             for at in range(first, size, PIECE):
-                ids = trained_on.read(at, min(PIECE, size - at))
-                self._read(ids.astype(np.int64), np.empty((0, vocab_size)))
-            self.begin()
-
-    def begin(self) -> None:
-        """Begin a new text, of which nothing has been read."""
-        self.contexts = np.zeros(self.order, np.int64)  # rows of the last 0, 1, ... characters
-        self.length = np.zeros(1, np.int64)  # of the longest of them
+                ids = trained_on.read(at, min(PIECE, size - at)).astype(np.int64)
+                self._read(ids, np.empty((0, vocab_size)))
+            self.trie.length[0] = 0  # another text begins
 
     def go_on(self, ids: Int[ndarray, "n"]) -> Float[Tensor, "n V"]:
         """Read n more characters, counting each."""
         p = np.empty((len(ids), self.vocab_size))
-        if self.counting:
-            self._read(ids, p)
-        else:
-            ids = ids.astype(np.int64)
-            _foresee(ids, p, self.rows, self.contexts, self.length, self.often, *self.rule)
+        self._read(ids, p)
         return torch.from_numpy(p).log_().float()
 
     def fork(self) -> "GrowingNGram":
         """Return a reader that goes on from here and counts no more."""
         other = copy(self)
         other.counting = False
-        other.contexts, other.length = self.contexts.copy(), self.length.copy()
+        contexts, length = self.trie.contexts.copy(), self.trie.length.copy()
+        other.trie = self.trie._replace(contexts=contexts, length=length)
         return other
 
     def first(self) -> Float[Tensor, "V"]:
         """Return the log-probabilities of a character without context."""
         p = np.empty(self.vocab_size)
-        predict(p, self.rows, self.contexts, 0, self.often, *self.rule)
+        predict(self.trie, 0, p)
         return torch.from_numpy(p).log_().float()
 
     def _read(self, ids: Int[ndarray, "n"], p: Float[ndarray, "m V"]) -> None:
         """Read on; write the prediction after each character to `p`, unless that is empty."""
         ids, done = ids.astype(np.int64), 0
         while True:
-            tree = (self.rows, self.used, self.contexts, self.length, self.often)
-            done += _read(ids[done:], p[done:], *tree, *self.rule)
+            done += read(self.trie, ids[done:], p[done:], self.counting)
             if done == len(ids):
                 return
-            self.rows = _wider(self.rows)
+            self.trie = self.trie._replace(rows=_wider(self.trie.rows))
 
 
 def _wider(rows: Array) -> Array:
@@ -132,82 +150,49 @@ def _wider(rows: Array) -> Array:
     return found
 
 
-@kernel
+@lean_kernel
 @no_type_check
-def _read(
-    ids: Array,
-    p: Array,
-    rows: Array,
-    used: Array,
-    contexts: Array,
-    length: Array,
-    often: Array,
-    method: int,
-    added: float,
-    least: int,
-) -> int:
-    """Count each of `ids` and, if `p` has rows, predict the next; return how many there was room for."""
+def read(trie: Trie, ids: Array, p: Array, counting: bool) -> int:
+    """Read on, perhaps counting, and write p (n, V) of the next character after each of `ids`.
+
+    Returns how many of `ids` there was room for. Nothing is predicted if `p` is empty.
+    """
+    contexts, length = trie.contexts, trie.length
     for t in range(len(ids)):
-        needed = 0
-        for k in range(length[0] + 1):
-            needed += 2 * rows[contexts[k], CHILDREN] + 1
-        if used[0] + needed > len(rows):
-            return t
-        count_one(ids[t], rows, used, contexts, length[0], often, True)
+        if counting:
+            needed = 0
+            for k in range(length[0] + 1):
+                needed += 2 * trie.rows[contexts[k], CHILDREN] + 1
+            if trie.used[0] + needed > len(trie.rows):
+                return t
+            count(trie, ids[t])
         length[0] = min(length[0] + 1, len(contexts) - 1)
+        if not counting:
+            for k in range(length[0], 0, -1):
+                contexts[k] = find(trie.rows, contexts[k - 1], ids[t])
         if len(p):
-            predict(p[t], rows, contexts, length[0], often, method, added, least)
+            predict(trie, length[0], p[t])
     return len(ids)
 
 
-@kernel
+@lean_kernel
 @no_type_check
-def _foresee(
-    ids: Array,
-    p: Array,
-    rows: Array,
-    contexts: Array,
-    length: Array,
-    often: Array,
-    method: int,
-    added: float,
-    least: int,
-) -> None:
-    """Predict the character after each of `ids`, which are not counted."""
-    for t in range(len(ids)):
-        length[0] = min(length[0] + 1, len(contexts) - 1)
-        for k in range(length[0], 0, -1):
-            contexts[k] = find(rows, contexts[k - 1], ids[t])
-        predict(p[t], rows, contexts, length[0], often, method, added, least)
-
-
-@kernel
-@no_type_check
-def count_one(
-    symbol: int,
-    rows: Array,
-    used: Array,
-    contexts: Array,
-    length: int,
-    often: Array,
-    lead: bool,
-) -> None:
-    """Count a symbol after each of its contexts; if they `lead`, these are the contexts of the next."""
-    order = len(contexts)
+def count(trie: Trie, symbol: int) -> None:
+    """Count a symbol after each context; with it, these become the contexts of the next."""
+    rows, often, order = trie.rows, trie.often, len(trie.contexts)
     new = True  # the longest has a place, the start of the text, unless it has the full order
-    for k in range(length, -1, -1):
-        node = _child(rows, used, contexts[k], symbol)
-        count = rows[node, COUNT]
+    for k in range(trie.length[0], -1, -1):
+        node = _child(rows, trie.used, trie.contexts[k], symbol)
+        seen = rows[node, COUNT]
         _add_one(rows[node], COUNT, often[0, k + 1])
         if k + 1 < order:
             if new:
                 _add_one(rows[node], PLACES, often[1, k + 1])
-            if lead:
-                contexts[k + 1] = node
-        new = count == 0
+            trie.contexts[k + 1] = node
+        new = seen == 0
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def _child(rows: Array, used: Array, parent: int, symbol: int) -> int:
     """Return the child of an n-gram with this last character; if it is new, with a count of 0."""
@@ -226,7 +211,7 @@ def _child(rows: Array, used: Array, parent: int, symbol: int) -> int:
     return first + size
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def find(rows: Array, parent: int, symbol: int) -> int:
     """Return the child of an n-gram with this last character, or `EMPTY`."""
@@ -237,7 +222,7 @@ def find(rows: Array, parent: int, symbol: int) -> int:
     return EMPTY
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def _add_one(row: Array, column: int, often: Array) -> None:
     """Add 1 to a number of an n-gram, and keep how many of its order have each number."""
@@ -249,36 +234,29 @@ def _add_one(row: Array, column: int, often: Array) -> None:
         often[seen + 1] += 1
 
 
-@kernel
+@lean_kernel
 @no_type_check
-def predict(
-    p: Array,
-    rows: Array,
-    contexts: Array,
-    length: int,
-    often: Array,
-    method: int,
-    added: float,
-    least: int,
-) -> None:
-    """Write the probabilities of the next character, from the longest context to the empty one.
+def predict(trie: Trie, length: int, p: Array) -> None:
+    """Write p (V,) of the next character, from the context of this length to the empty one.
 
     An order gives each character that followed the context a share; the next order divides the rest.
     """
+    rows, method = trie.rows, trie.method
     p[:] = 0.0
     rest = 1.0
     for k in range(length, -1, -1):
         column = COUNT if k == length or method != KNESER_NEY else PLACES
-        parent = contexts[k]
+        parent = trie.contexts[k]
         first = rows[parent, FIRST]
         end = first + rows[parent, CHILDREN]
         if end > first:
-            seldom = often[column - COUNT, k + 1]
-            taken, whole, discount = _rule(rows, first, end, column, seldom, method, added * len(p))
+            seldom = trie.often[column - COUNT, k + 1]
+            added = trie.added * len(p)
+            taken, whole, discount = _rule(rows, first, end, column, seldom, method, added)
             for node in range(first, end):
                 seen = rows[node, column]
                 share = (seen - discount[min(seen, 3)]) / whole
-                if k == 0 or rows[node, COUNT] >= least:
+                if k == 0 or rows[node, COUNT] >= trie.least:
                     p[rows[node, SYMBOL]] += rest * share
                 else:
                     taken += share * whole
@@ -288,7 +266,7 @@ def predict(
     p += rest / len(p)
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def _rule(
     rows: Array, first: int, end: int, column: int, often: Array, method: int, added: float
@@ -305,16 +283,15 @@ def _rule(
         ones += seen == 1
         twos += seen == 2
         more += seen > 2
-    if method == ADD_K:
-        return added, total + added, (0.0, 0.0, 0.0, 0.0)
-    if method == WITTEN_BELL:
-        return float(end - first), float(total + end - first), (0.0, 0.0, 0.0, 0.0)
-    discount = _discounts(often)
-    taken = discount[1] * ones + discount[2] * twos + discount[3] * more
-    return taken, float(total), discount
+    if method == KNESER_NEY:
+        discount = _discounts(often)
+        taken = discount[1] * ones + discount[2] * twos + discount[3] * more
+        return taken, float(total), discount
+    taken = added if method == ADD_K else float(end - first)
+    return taken, total + taken, (0.0, 0.0, 0.0, 0.0)
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def _discounts(often: Array) -> Discounts:
     """Return the `discounts` of `smoothing`, from the numbers of n-grams with counts of 1 to 4."""
