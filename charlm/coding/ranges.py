@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from constriction import stream
 
-from charlm.models.kernel import kernel
+from charlm.models.kernel import lean_kernel
 
 Words = npt.NDArray[np.uint32]
 
@@ -48,7 +48,7 @@ def encoded_bits(bits: npt.NDArray[np.uint8], p: npt.NDArray[np.uint16]) -> Word
 
 
 def bit_decoder(words: Words) -> npt.NDArray[np.uint64]:
-    """Return the state of a decoder of bits: the interval's start and length, the point, the place.
+    """Return the state of a decoder of bits, (4,): the interval's start and length, the point, the place.
 
     It reads what constriction's `RangeEncoder` wrote, like its `RangeDecoder`.
     """
@@ -56,7 +56,7 @@ def bit_decoder(words: Words) -> npt.NDArray[np.uint64]:
     return np.array([0, (1 << 64) - 1, first << 32 | second, 2], np.uint64)
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def next_bit(state: npt.NDArray[np.uint64], words: Words, p: int) -> int:
     """Return the next bit, which is 1 with probability p / 65536."""

@@ -12,21 +12,19 @@ corrections begin with 0: offsets trust experts by context, as the weight sets o
 """
 
 import copy
-from typing import Any, NamedTuple, no_type_check
+from typing import NamedTuple, no_type_check
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
 from charlm.models.adaptive import AdaptiveReader
+from charlm.models.counts import Array
 from charlm.models.gate import FAR, FEATURES, LEAST, Gate
-from charlm.models.kernel import kernel
+from charlm.models.kernel import lean_kernel
 from charlm.models.mixture import FLOOR, MixtureModel, join
-
-Array = npt.NDArray[Any]
 
 # Sizes of the steps, chosen on the end of the training part (docs/experiments.md).
 GATE_RATE = 3e-4
@@ -49,6 +47,7 @@ class State(NamedTuple):
     log_p: Array  # (E, V)
     features: Array  # (F,)
     hidden: Array  # (H,)
+    slopes: Array  # (H,), the derivatives by them
     p: Array  # (V,)
     rows: Array  # (ORDERS,), of its contexts
     recent: Array  # (ORDERS,), the last characters, the newest first, plus 1; 0 before the text
@@ -73,6 +72,7 @@ def begin(model: MixtureModel) -> State:
         log_p=np.zeros((experts, vocab_size)),
         features=np.zeros(FEATURES * experts),
         hidden=np.zeros(hidden),
+        slopes=np.zeros(hidden),
         p=np.zeros(vocab_size),
         rows=np.zeros(ORDERS, np.int64),
         recent=np.zeros(ORDERS, np.int64),
@@ -134,7 +134,7 @@ class AdaptiveMixture(AdaptiveReader):
         return join(firsts, *self.fixed).log_softmax(dim=-1)
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def _read(log_p: Array, ids: Array, joined: Array, mixing: bool, state: State) -> None:
     """Learn from each character if it was predicted, then predict the next, from (n, E, V)."""
@@ -156,7 +156,7 @@ def _read(log_p: Array, ids: Array, joined: Array, mixing: bool, state: State) -
         _predict(joined[t], state)
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def _see(log_p: Array, mean: Array, features: Array) -> None:
     """Compute what `gate.features_of` does; `mean` is overwritten."""
@@ -182,7 +182,7 @@ def _see(log_p: Array, mean: Array, features: Array) -> None:
         features[3 * experts + e] = min(max(features[3 * experts + e], 0.0), FAR)
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def _predict(joined: Array, state: State) -> None:
     """Write the log-probabilities of the next character."""
@@ -205,7 +205,9 @@ def _predict(joined: Array, state: State) -> None:
     for k in range(len(state.rows)):
         for v in range(len(p)):
             p[v] += state.corrections[k, state.rows[k], v]
-    largest, total = p.max(), 0.0
+    largest, total = p[0], 0.0
+    for v in range(len(p)):
+        largest = max(largest, p[v])
     for v in range(len(p)):
         total += np.exp(p[v] - largest)
     norm = largest + np.log(total)
@@ -214,16 +216,17 @@ def _predict(joined: Array, state: State) -> None:
         p[v] = np.exp(p[v] - norm)
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def _learn(symbol: int, state: State) -> None:
     """Take a step of gradient descent on the surprisal of the character that came."""
-    p, hidden, outer, inner = state.p, state.hidden, state.outer, state.inner
+    p, hidden, slopes = state.p, state.hidden, state.slopes
+    outer, inner = state.outer, state.inner
     p[symbol] -= 1.0  # the derivative by the logits
     for k in range(len(state.rows)):
         for v in range(len(p)):
             state.corrections[k, state.rows[k], v] -= CORRECTION_RATE * p[v]
-    slopes = np.zeros(len(hidden))
+    slopes[:] = 0.0
     for e in range(len(outer)):
         slope = 0.0  # by the power of an expert
         for v in range(len(p)):

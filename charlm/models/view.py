@@ -10,8 +10,8 @@ import numpy as np
 from numba import int64, uint64
 
 from charlm.config.context_mixing import FARTHEST, NAMED, parts_of
-from charlm.models.growing import Array
-from charlm.models.kernel import kernel
+from charlm.models.counts import Array
+from charlm.models.kernel import lean_kernel
 from charlm.text.tokenizer import CharTokenizer, Tokenizer
 
 OTHER, LETTER, NEWLINE = range(3)
@@ -27,15 +27,8 @@ THIS, ABOVE = RECENT + FARTHEST, RECENT + FARTHEST + WIDTH  # ids + 1 of this li
 SIZE = ABOVE + WIDTH
 BEGINNING = 4  # characters that tell how a line begins
 
-CODES = {"word": WORD, "word-1": WORD_1, "word-2": WORD_2, "line": LINE, "paragraph": PARAGRAPH}
-CODES |= {
-    "last": LAST,
-    "word-3": WORD_3,
-    "gap": GAP,
-    "column": COLUMN,
-    "lines": LINES,
-    "above": ABOVE,
-}
+FIRST = "word word-1 word-2 word-3 gap line paragraph column lines"  # parts in the first places
+CODES = {name: place for place, name in enumerate(FIRST.split())} | {"last": LAST, "above": ABOVE}
 CODES |= {f"after-{n + 1}": FOLLOWED + n for n in range(3)}
 assert CODES.keys() == set(NAMED), "each part that a configuration may name has a place"
 
@@ -61,7 +54,7 @@ def classes_of(tokenizer: Tokenizer) -> Array:
     return np.array([[*kinds, *(LETTER for _ in others)], [*lower, *others]], np.int32)
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def mixed(number: int, other: int) -> int:
     """Return a hash of two 64-bit numbers: the finalizer of MurmurHash3 on their combination.
@@ -75,7 +68,7 @@ def mixed(number: int, other: int) -> int:
     return h ^ (h >> uint64(33))
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def see(view: Array, symbol: int, classes: Array) -> None:
     """Bring a view up to date with the next character of the text."""
@@ -108,7 +101,7 @@ def see(view: Array, symbol: int, classes: Array) -> None:
     view[ABOVE_LENGTH], view[COLUMN], view[LINE] = column, 0, 0
 
 
-@kernel
+@lean_kernel
 @no_type_check
 def part(view: Array, code: int) -> int:
     """Return a part of what is seen; 0: there is none, as before the text's start."""
