@@ -27,17 +27,8 @@ _CHUNK = 1 << 20
 
 def write_file(path: Path, data: bytes) -> None:
     """Replace the file at `path` by `data`, durably; a MachineError leaves the old file unharmed."""
-    temporary = _beside(path, "new")
-    with machine_errors(path):
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-            put_in_place(temporary, path)
-        except BaseException as error:
-            temporary.unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                error.filename = path  # the user does not know the temporary name
-            raise
+    with _new_file(path, path, "wb") as file:
+        file.write(data)
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
@@ -57,23 +48,30 @@ def replacing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
     OSError if the folder is missing or `path` is a folder, MachineError if the disk or its
     permissions refuse; an older file stays unharmed.
     """
-    encoding = "utf-8" if mode == "w" else None
     if path.exists() and not path.is_file():
-        with path.open(mode, encoding=encoding) as out:
+        with path.open(mode, encoding="utf-8" if mode == "w" else None) as out:
             yield out
         return
     place = path.resolve()
     if not place.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    with _new_file(place, path, mode) as out:
+        yield out
+
+
+@contextlib.contextmanager
+def _new_file(place: Path, path: Path, mode: Literal["w", "wb"]) -> Iterator[IO[Any]]:
+    """Yield a file that is put at `place` if the block succeeds; errors call it `path`."""
     temporary = _beside(place, "new")
     with machine_errors(path):
         try:
-            with temporary.open(mode, encoding=encoding) as out:
+            with temporary.open(mode, encoding="utf-8" if mode == "w" else None) as out:
                 yield out
             put_in_place(temporary, place)
         except BaseException as error:
             temporary.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            own = (temporary, str(temporary), place.parent, None)
+            if isinstance(error, OSError) and error.filename in own:
                 error.filename = str(path)  # the user does not know the temporary name
             raise
 
