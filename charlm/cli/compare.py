@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
-from charlm.cli import completion, output
+from charlm.cli import output
 from charlm.cli.baselines import worse_than_uniform
 from charlm.cli.escaping import one_word
 from charlm.cli.evaluate import as_json, learned
-from charlm.cli.options import Device, Json
+from charlm.cli.options import A_RUN, Device, Json
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.cli.spelling import one_line
 from charlm.errors import CharlmError, CheckpointError, DataError, UsageError
@@ -27,12 +27,7 @@ Protocol = Literal["windows", "sliding", "stream", "adaptive"]
 def compare(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="RUN",
-            readable=False,
-            autocompletion=completion.runs,
-            help="Run folders. Default: runs/*.",
-        ),
+        typer.Argument(metavar="RUN", help="Run folders. Default: runs/*.", **A_RUN),
     ] = None,
     protocol: Annotated[
         str,

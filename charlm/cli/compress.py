@@ -10,11 +10,11 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli import completion, output
+from charlm.cli import output
 from charlm.cli.escaping import one_word
-from charlm.cli.options import AdaptKeys, Checkpoint, Json, of_adapt
+from charlm.cli.options import A_RUN, AdaptKeys, Checkpoint, Json, of_adapt, opened
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import DataError, UsageError
+from charlm.errors import UsageError
 
 if TYPE_CHECKING:
     from charlm.coding.coder import Tick
@@ -35,9 +35,8 @@ def compress(
     run: Annotated[
         Path | None,
         typer.Option(
-            readable=False,
-            autocompletion=completion.runs,
             help="Predict with the model of this run. Default: a model that begins with nothing.",
+            **A_RUN,
         ),
     ] = None,
     checkpoint: Checkpoint = "best",
@@ -66,7 +65,7 @@ def compress(
     from charlm.coding.whole import encode
 
     began = time.monotonic()
-    with StopSignals() as stop, stop.at_once(), _opened(file) as source:
+    with StopSignals() as stop, stop.at_once(), opened(file) as source:
         size = _size(source)
         if run is None:
             method, text = without_run(source)
@@ -92,9 +91,8 @@ def decompress(
     run: Annotated[
         Path | None,
         typer.Option(
-            readable=False,
-            autocompletion=completion.runs,
             help="The run it was compressed with. Default: the one of that name in runs/.",
+            **A_RUN,
         ),
     ] = None,
     json: Json = False,
@@ -115,7 +113,7 @@ def decompress(
     from charlm.coding.whole import decode
 
     began = time.monotonic()
-    with StopSignals() as stop, stop.at_once(), _opened(file) as source:
+    with StopSignals() as stop, stop.at_once(), opened(file) as source:
         container = ContainerReader(source, file)
         method = method_of(container.header, file, run)
         with _written(place) as target, _bar("decompressing", container.text_size) as tick:
@@ -163,22 +161,6 @@ def _place(out: str | None, default: str, file: str, json: bool) -> str:
     if os.path.exists(place) and os.path.exists(file) and os.path.samefile(place, file):
         raise UsageError(f"--out {place}", "it is the file to read", "name another")
     return place
-
-
-@contextmanager
-def _opened(file: str) -> "Iterator[IO[bytes]]":
-    from charlm.storage.machine import machine_errors
-
-    if file == "-":
-        yield sys.stdin.buffer
-        return
-    with machine_errors(file):
-        try:
-            source = open(file, "rb")  # noqa: SIM115 -- closed below
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise DataError(file, f"cannot be read: {error.strerror}", "name a file") from None
-    with source:
-        yield source
 
 
 @contextmanager

@@ -1,15 +1,17 @@
 """Options and arguments that several verbs share."""
 
 import shlex
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import IO, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from charlm.cli import completion
 from charlm.cli.spelling import spelling
-from charlm.errors import Phrase, Setting, UsageError
+from charlm.errors import DataError, Phrase, Setting, UsageError
 
 Overrides = Annotated[
     list[str] | None,
@@ -37,19 +39,14 @@ RunDevice = Annotated[
     ),
 ]
 
+# Of what takes the folder of a run; the command itself says what is wrong with it.
+A_RUN: dict[str, Any] = {"readable": False, "autocompletion": completion.runs}
+
 RunPlace = Annotated[
     Path | None,
-    typer.Argument(
-        metavar="RUN",
-        readable=False,
-        autocompletion=completion.runs,
-        help="A run. Default: the newest in runs/.",
-    ),
+    typer.Argument(metavar="RUN", help="A run. Default: the newest in runs/.", **A_RUN),
 ]
-Run = Annotated[
-    Path | None,
-    typer.Option(help="The same as RUN.", readable=False, autocompletion=completion.runs),
-]
+Run = Annotated[Path | None, typer.Option(help="The same as RUN.", **A_RUN)]
 Checkpoint = Annotated[
     str, typer.Option(autocompletion=completion.checkpoints, help="best, last, or a step.")
 ]
@@ -112,6 +109,27 @@ def named_text(argument: str | None, option: str | None) -> str:
     if text is None:
         raise UsageError("TEXT", "missing", "name a file, folder, glob, named text or -")
     return text
+
+
+@contextmanager
+def opened(file: str) -> Iterator[IO[bytes]]:
+    """Yield a file that was named, to read bytes; - is standard input.
+
+    Raises DataError if there is no such file, MachineError if it cannot be opened.
+    """
+    from charlm.storage.machine import machine_errors
+
+    if file == "-":
+        yield sys.stdin.buffer
+        return
+    with machine_errors(file):
+        try:
+            source = open(file, "rb")  # noqa: SIM115 -- closed below
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            mend = "name a file, or - for standard input"
+            raise DataError(file, f"cannot be read: {error.strerror}", mend) from None
+    with source:
+        yield source
 
 
 def of_adapt(settings: list[str] | None) -> list[str]:

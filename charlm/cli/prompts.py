@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charlm.cli import output
+from charlm.cli.options import opened
 from charlm.cli.signals import StopSignals
 from charlm.cli.spelling import one_line
 from charlm.errors import DataError, Setting, Stopped, UsageError, Words
@@ -29,6 +30,7 @@ def read_prompt(
 
     For a model of bytes, `unit` is `bytes`, and the prompt may hold any.
     """
+    from charlm.storage.machine import machine_errors
     from charlm.text.raw import as_bytes, decoded
 
     if prompt is not None and file is not None:
@@ -40,7 +42,8 @@ def read_prompt(
     if file is None:
         return default, Setting("sample.prompt")
     place = "standard input" if str(file) == "-" else str(file)
-    data = sys.stdin.buffer.read(MAX_PROMPT + 1) if str(file) == "-" else _read_start(file)
+    with machine_errors(place), opened(str(file)) as stream:
+        data = stream.read(MAX_PROMPT + 1)
     _check_length(data, place)
     text = decoded(data, unit, place)
     # Some editors begin files with it; to a model of bytes, these are bytes like others.
@@ -98,19 +101,6 @@ def _ask() -> str:
     if not line:
         raise EOFError
     return line.removesuffix("\n")
-
-
-def _read_start(file: Path) -> bytes:
-    """Read a file, at most one byte more than a prompt may have."""
-    from charlm.storage.machine import machine_errors
-
-    with machine_errors(file):
-        try:
-            with file.open("rb") as stream:
-                return stream.read(MAX_PROMPT + 1)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            mend = "name a text file, or - for standard input"
-            raise DataError(file, f"cannot be read: {error.strerror}", mend) from None
 
 
 def _check_length(data: str | bytes, where: Words) -> None:

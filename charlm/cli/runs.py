@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli import completion, output
+from charlm.cli import output
 from charlm.cli.escaping import one_word
-from charlm.cli.options import Json
+from charlm.cli.options import A_RUN, Json
 from charlm.cli.verb import Verb
 from charlm.errors import UsageError
 
@@ -58,9 +58,7 @@ def list_runs(
 def remove(
     names: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RUN", readable=False, autocompletion=completion.runs, help="Runs to remove."
-        ),
+        typer.Argument(metavar="RUN", help="Runs to remove.", **A_RUN),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli import completion, output
+from charlm.cli import output
 from charlm.cli.config import named_config
 from charlm.cli.escaping import quoted
 from charlm.cli.options import (
+    A_RUN,
     ConfigName,
     Json,
     Overrides,
@@ -56,9 +57,8 @@ def train(
             "--out",
             "-o",
             "--run",
-            readable=False,
-            autocompletion=completion.runs,
             help="Run folder. Default: the next free name under runs/.",
+            **A_RUN,
         ),
     ] = None,
     resume: Annotated[
@@ -67,10 +67,7 @@ def train(
     init_from: Annotated[
         Path | None,
         typer.Option(
-            metavar="RUN",
-            readable=False,
-            autocompletion=completion.runs,
-            help="Start from the best weights of another run.",
+            metavar="RUN", help="Start from the best weights of another run.", **A_RUN
         ),
     ] = None,
     minutes: Annotated[

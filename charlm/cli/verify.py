@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli import completion, output
-from charlm.cli.options import Run, either
+from charlm.cli import output
+from charlm.cli.options import A_RUN, Run, either
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.cli.spelling import spelling
 from charlm.errors import CheckpointError, MachineError, Phrase, Setting, Words
@@ -19,10 +19,7 @@ def verify(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="RUN",
-            readable=False,
-            autocompletion=completion.runs,
-            help="A run or a checkpoint. Default: the newest run.",
+            metavar="RUN", help="A run or a checkpoint. Default: the newest run.", **A_RUN
         ),
     ] = None,
     run: Run = None,

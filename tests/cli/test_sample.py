@@ -542,7 +542,7 @@ def test_a_prompt_file_that_cannot_be_read_is_named(charlm, trained, name, reaso
     result = charlm(*SAMPLE, "--prompt-file", name)
 
     assert result.code == 3
-    assert result.error.startswith(f"{name}: cannot be read: {reason}; name a text file")
+    assert result.error.startswith(f"{name}: cannot be read: {reason}; name a file")
 
 
 def test_the_prompt_of_the_configuration_is_the_default(charlm, trained):
