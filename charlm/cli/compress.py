@@ -68,11 +68,11 @@ def compress(
     with StopSignals() as stop, stop.at_once(), opened(file) as source:
         size = _size(source)
         if run is None:
-            method, text = without_run(source)
+            method, read = without_run(source)
         else:
-            method, text = _with_run(run, checkpoint, adapt, stop.requested), source
+            method, read = _with_run(run, checkpoint, adapt, stop.requested), source.read
         with _written(place) as target, _bar("compressing", size, 2 if check else 1) as tick:
-            coded = encode(text, target, method, file, size=size, check=check, tick=tick)
+            coded = encode(read, target, method, file, size=size, check=check, tick=tick)
     seconds = time.monotonic() - began
     if json:
         output.result_json(_record(file, place, method, coded, check, seconds))

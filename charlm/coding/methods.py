@@ -4,12 +4,13 @@ The header of a file says it: `{"model": "portable", ...}` or `{"model": "run", 
 decoding depends on.
 """
 
+import io
 import reprlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from charlm.coding.bits import ENGINE
 from charlm.coding.coder import Coder
@@ -19,12 +20,7 @@ from charlm.errors import DataError, Setting, UsageError
 
 START = 1 << 20  # bytes of a text that tell how its bytes are used
 
-
-class Source(Protocol):
-    """What a text is read from."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return the next bytes, so many unless it ends."""
+Read = Callable[[int], bytes]  # returns the next bytes of a text, so many unless it ends
 
 
 @dataclass(frozen=True)
@@ -42,39 +38,35 @@ class Method:
     working: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
-class Stream:
-    """A text that can be read once, of which the start is looked at first."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.start = self._left = file.read(START)
-
-    def read(self, size: int) -> bytes:
-        """Return the next bytes, so many unless it ends."""
-        data, self._left = self._left[:size], self._left[size:]
-        return data if len(data) == size else data + self._file.read(size - len(data))
-
-
-def without_run(source: IO[bytes]) -> tuple[Method, Source]:
-    """Return the method that begins with nothing and learns while it reads; and the text to read.
+def without_run(source: IO[bytes]) -> tuple[Method, Read]:
+    """Return the method that begins with nothing and learns while it reads; and how to read the text.
 
     A file is read and wound back, since the model must know which bytes there are. A stream may have
     any that its start has not.
     """
-    if source.seekable():
-        begin, found = source.tell(), set[int]()
-        start = source.read(START)
-        chunk = start
-        while chunk and len(found) < 256:
-            found |= set(chunk)
-            chunk = source.read(START)
-        source.seek(begin)
-        text: Source = source
+    begin = source.tell() if source.seekable() else None
+    start = source.read(START)
+    found = set(start)
+    if begin is None:
+        found = found if len(start) < START else set(range(256))
+        read = _after(start, source)
     else:
-        text = Stream(source)
-        start = text.start
-        found = set(start) if len(start) < START else set(range(256))
-    return _portable(tree_of(start, bytes(sorted(found)))), text
+        while len(found) < 256 and (chunk := source.read(START)):
+            found |= set(chunk)
+        source.seek(begin)
+        read = source.read
+    return _portable(tree_of(start, bytes(sorted(found)))), read
+
+
+def _after(start: bytes, rest: IO[bytes]) -> Read:
+    """Return what reads a text whose start was read already."""
+    waiting = io.BytesIO(start)
+
+    def read(size: int) -> bytes:
+        data = waiting.read(size)
+        return data if len(data) == size else data + rest.read(size - len(data))
+
+    return read
 
 
 def _portable(tree: str) -> Method:

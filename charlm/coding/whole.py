@@ -11,7 +11,7 @@ from typing import IO
 
 from charlm.coding.coder import Coder, Tick
 from charlm.coding.container import Block, ContainerReader, ContainerWriter, Digest
-from charlm.coding.methods import Method, Source
+from charlm.coding.methods import Method, Read
 from charlm.errors import MachineError, Stopped
 
 AHEAD = 2  # blocks that may wait to be checked
@@ -46,7 +46,7 @@ class Coded:
 
 
 def encode(
-    source: Source,
+    read: Read,
     out: IO[bytes],
     method: Method,
     name: str,
@@ -58,7 +58,7 @@ def encode(
     """Write the code of a text, each block after it was decoded again and found equal.
 
     Args:
-        source: The text; read once, a block at a time.
+        read: Reads the text once, a block at a time.
         out: Where the container is written.
         method: How it is coded.
         name: What messages call the text.
@@ -71,10 +71,10 @@ def encode(
         MachineError: A block was decoded to another text. `out` then lacks it.
     """
     writer, whole = ContainerWriter(out, method.header, size), Digest()
-    with method.working(), _Checker(method if check else None, name, _locked(tick)) as checker:
+    with method.working(), _Checker(method if check else None, name, tick) as checker:
         coder = method.make()
         waiting: deque[tuple[Block, Future[None] | None]] = deque()
-        for number, text in enumerate(_blocks(source, coder.block_bytes), 1):
+        for number, text in enumerate(_blocks(read, coder.block_bytes), 1):
             whole.add(text)
             block = Block.of(number, text, coder.encode(text, checker.tick))
             waiting.append((block, checker.check(block)))
@@ -131,7 +131,7 @@ class _Checker:
     def __init__(self, method: Method | None, name: str, tick: Tick) -> None:
         self._name, self._tick = name, tick
         self._pool = ThreadPoolExecutor(1)
-        self._over = threading.Event()
+        self._over, self._lock = threading.Event(), threading.Lock()
         # It may take many seconds to make, so on that thread too.
         self._coder = self._pool.submit(method.make) if method else None
 
@@ -143,10 +143,11 @@ class _Checker:
         self._pool.shutdown(cancel_futures=True)
 
     def tick(self, size: int) -> None:
-        """Pass on a tick, unless an error ended the work."""
+        """Pass on a tick of either thread, unless an error ended the work."""
         if self._over.is_set():
             raise Stopped
-        self._tick(size)
+        with self._lock:
+            self._tick(size)
 
     def check(self, block: Block) -> "Future[None] | None":
         """Begin to decode a block; the result raises MachineError if its text differs."""
@@ -165,20 +166,10 @@ def _write(writer: ContainerWriter, block: Block, checked: "Future[None] | None"
     writer.add(block)
 
 
-def _locked(tick: Tick) -> Tick:
-    lock = threading.Lock()
-
-    def tick_alone(size: int) -> None:
-        with lock:
-            tick(size)
-
-    return tick_alone
-
-
-def _blocks(source: Source, size: int) -> Iterator[bytes]:
+def _blocks(read: Read, size: int) -> Iterator[bytes]:
     """Yield a text in blocks that end, if it is UTF-8, between two characters."""
     left = b""
-    while data := left + source.read(size):
+    while data := left + read(size):
         end = codecs.utf_8_decode(data, "surrogateescape", len(data) < size)[1]
         yield data[:end]
         left = data[end:]

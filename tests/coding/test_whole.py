@@ -38,7 +38,7 @@ def method(wrong=None):
 
 def encoded(text, *, wrong=None, **options):
     out = io.BytesIO()
-    coded = encode(io.BytesIO(text), out, method(wrong), "a.txt", **options)
+    coded = encode(io.BytesIO(text).read, out, method(wrong), "a.txt", **options)
     return coded, out.getvalue()
 
 
@@ -66,7 +66,13 @@ def test_blocks_of_utf8_end_between_characters():
             return super().encode(text, tick)
 
     listening = Method({}, Listening)
-    encode(io.BytesIO("abcé漢😀".encode() + b"\xff\xf0"), io.BytesIO(), listening, "a", check=False)
+    encode(
+        io.BytesIO("abcé漢😀".encode() + b"\xff\xf0").read,
+        io.BytesIO(),
+        listening,
+        "a",
+        check=False,
+    )
 
     assert [block.decode("utf-8", "surrogateescape") for block in blocks] == [
         "abc",
@@ -102,7 +108,7 @@ def test_each_block_is_checked_on_another_thread_while_others_are_encoded():
                 met.wait()
             return super().decode(code, size, tick)
 
-    encode(io.BytesIO(b"abcdefgh"), out := io.BytesIO(), Method({}, Meeting), "a.txt")
+    encode(io.BytesIO(b"abcdefgh").read, out := io.BytesIO(), Method({}, Meeting), "a.txt")
 
     assert restored(out.getvalue()) == b"abcdefgh"
 
@@ -135,7 +141,7 @@ def test_a_mistake_while_encoding_ends_the_check():
     threads = threading.active_count()
 
     with pytest.raises(OSError, match="No space"):
-        encode(io.BytesIO(b"abcd" * 100), Full(), method(), "a.txt")
+        encode(io.BytesIO(b"abcd" * 100).read, Full(), method(), "a.txt")
 
     assert threading.active_count() == threads
 

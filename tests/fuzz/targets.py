@@ -834,8 +834,8 @@ def _compressed() -> list[bytes]:
 
     files = []
     for text in (b"", b"to be or not to be" * 9, bytes(range(256))):
-        method, source = without_run(io.BytesIO(text))
-        encode(source, out := io.BytesIO(), method, "a", check=False)
+        method, read = without_run(io.BytesIO(text))
+        encode(read, out := io.BytesIO(), method, "a", check=False)
         files.append(out.getvalue())
     return files
 
