@@ -7,12 +7,11 @@ The model predicts the known characters as if nothing stood between them, like `
 """
 
 import zlib
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from charlm.text.tokenizer import CharTokenizer, Tokenizer
+from charlm.text.tokenizer import CharTokenizer, Tokenizer, code_points, of_code_points
 
 Ids = npt.NDArray[np.int64]
 
@@ -29,15 +28,15 @@ def take_apart(data: bytes, tokenizer: Tokenizer, encoding: str) -> tuple[Ids, b
     if not isinstance(tokenizer, CharTokenizer):
         return np.frombuffer(data, np.uint8).astype(np.int64), b""
     text, own = _decoded(data, encoding)
-    codes = _codes(text)
-    known = np.isin(codes, _codes(tokenizer.alphabet))
+    codes = code_points(text)
+    known = np.isin(codes, code_points(tokenizer.alphabet))
     ids = tokenizer.encode(text, "skip").astype(np.int64)
     if own and known.all():
         return ids, b""
     # Where known and others take turns, beginning with known ones.
     turns = np.flatnonzero(np.diff(known, prepend=True))
     runs = np.diff(turns, prepend=0, append=len(known)).astype(_RUN)
-    others = codes[~known].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+    others = of_code_points(codes[~known])
     parts = (bytes([own]), len(runs).to_bytes(4, "little"), runs.tobytes())
     return ids, zlib.compress(b"".join(parts) + others.encode("utf-8", "surrogatepass"), 9)
 
@@ -49,9 +48,9 @@ def put_together(ids: Ids, rest: bytes, size: int, tokenizer: Tokenizer, encodin
     """
     if not isinstance(tokenizer, CharTokenizer):
         return ids.astype(np.uint8).tobytes()
-    known = _codes(tokenizer.alphabet)[ids]
+    known = code_points(tokenizer.alphabet)[ids]
     if not rest:
-        return _encoded(known, encoding)
+        return of_code_points(known).encode(encoding, "surrogateescape")
     try:
         # A character of n bytes takes up to n + 4 here, and no more: a small file must not fill memory.
         unpacked = zlib.decompressobj().decompress(rest, 16 + 9 * size)
@@ -61,11 +60,11 @@ def put_together(ids: Ids, rest: bytes, size: int, tokenizer: Tokenizer, encodin
     runs = np.frombuffer(unpacked[5 : 5 + 4 * count], _RUN)
     if int(runs.sum(dtype=np.uint64)) > size:
         raise ValueError("more characters than bytes")
-    others = _codes(unpacked[5 + 4 * count :].decode("utf-8", "surrogatepass"))
+    others = code_points(unpacked[5 + 4 * count :].decode("utf-8", "surrogatepass"))
     is_known = np.repeat(np.arange(len(runs)) % 2 == 0, runs)
     codes = np.empty(len(is_known), np.uint32)
     codes[is_known], codes[~is_known] = known, others
-    return _encoded(codes, encoding if own else _ANY)
+    return of_code_points(codes).encode(encoding if own else _ANY, "surrogateescape")
 
 
 def _decoded(data: bytes, encoding: str) -> tuple[str, bool]:
@@ -77,12 +76,3 @@ def _decoded(data: bytes, encoding: str) -> tuple[str, bool]:
     except UnicodeError:
         pass
     return data.decode(_ANY), False
-
-
-def _encoded(codes: npt.NDArray[Any], encoding: str) -> bytes:
-    text = codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
-    return text.encode(encoding, "surrogateescape")
-
-
-def _codes(text: str) -> npt.NDArray[np.uint32]:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.errors import check_stop
-from charlm.text.tokenizer import CharTokenizer, Tokenizer
+from charlm.text.tokenizer import CharTokenizer, Tokenizer, code_points, of_code_points
 
 PIECE = 1 << 18  # bytes compressed between two calls of `should_stop`
 
@@ -76,7 +76,6 @@ def utf8(ids: npt.NDArray[np.integer[Any]], tokenizer: Tokenizer) -> bytes:
     """Return the text of ids in UTF-8; in byte mode, the bytes themselves."""
     if not isinstance(tokenizer, CharTokenizer):
         return ids.astype(np.uint8).tobytes()
+    text = of_code_points(code_points(tokenizer.alphabet)[ids])
     # Half a surrogate pair, which only utf-7 allows in a text, takes 3 bytes.
-    codes = np.frombuffer(tokenizer.alphabet.encode("utf-32-le", "surrogatepass"), "<u4")
-    text: str = codes[ids].tobytes().decode("utf-32-le", "surrogatepass")
     return text.encode("utf-8", "surrogatepass")

@@ -64,7 +64,7 @@ class CharTokenizer:
 
     def __init__(self, alphabet: Iterable[str]) -> None:
         self.alphabet = "".join(sorted(set(alphabet)))
-        self._codes = _code_points(self.alphabet)
+        self._codes = code_points(self.alphabet)
 
     @property
     def vocab_size(self) -> int:
@@ -80,7 +80,7 @@ class CharTokenizer:
         if unknown == "nearest":
             text = text.replace("\r\n", "\n") if "\r" not in self.alphabet else text
             text = _written_with(self.alphabet, text)
-        codes = _code_points(text)
+        codes = code_points(text)
         ids = np.searchsorted(self._codes, codes)
         known = np.append(self._codes, _CODE_POINTS)[ids] == codes
         if unknown == "error" and not known.all():
@@ -235,8 +235,14 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise CheckpointError(path, f"not a tokenizer ({error})", "name another run") from None
 
 
-def _code_points(text: str) -> npt.NDArray[np.uint32]:
+def code_points(text: str) -> npt.NDArray[np.uint32]:
+    """Return the code point of each character, (N,); also of half a surrogate pair."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def of_code_points(codes: npt.NDArray[Any]) -> str:
+    """Return the text of code points, (N,)."""
+    return codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def _unknown_characters(text: str, known: npt.NDArray[np.bool_], vocab_size: int) -> str:
