@@ -52,12 +52,6 @@ class Outcome:
     seconds: float  # to predict and to join a character
 
 
-def untrained(combine: str, experts: int) -> Joined:
-    """Return a join that takes as long as any."""
-    gate = Gate(experts) if combine == "gated" else None
-    return Joined(torch.ones(experts), torch.ones(()), gate)
-
-
 def fit_join(
     logits: Logits,
     targets: Targets,
@@ -106,19 +100,10 @@ def fit_join(
         weights[chosen] = 1.0
     else:
         weights[chosen], temperature = fit_weights(logits[chosen], targets, combine, should_stop)
-    gate = _gate(logits, targets, weights, temperature, should_stop) if gated else None
+    gate = None
+    if gated:
+        gate = fit_gate(finite_log_p(logits), targets, weights / temperature, should_stop)
     return Joined(weights, temperature, gate, remark)
-
-
-def _gate(
-    logits: Logits,
-    targets: Targets,
-    weights: Float[Tensor, "E"],
-    temperature: Float[Tensor, ""],
-    should_stop: Callable[[], bool],
-) -> Gate:
-    """Fit a gate that adds to the powers of fixed weights."""
-    return fit_gate(finite_log_p(logits), targets, weights / temperature, should_stop)
 
 
 def loss_of(logits: Float[Tensor, "N V"], targets: Targets) -> float:
@@ -172,6 +157,7 @@ def _on_other_text(
         joined += share * loss_of(join(unseen, *fitted, combine), asked)
         alone += share * loss_of(unseen[_best(seen, answers)], asked)
         if combine == "gated":
-            gate = _gate(seen, answers, *fitted, should_stop)
+            powers = fitted[0] / fitted[1]
+            gate = fit_gate(finite_log_p(seen), answers, powers, should_stop)
             gated += share * loss_of(join(unseen, *fitted, combine, gate), asked)
     return gated, joined, alone

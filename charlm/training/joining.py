@@ -33,6 +33,7 @@ from charlm.errors import NonFiniteError, Stopped, check_stop
 from charlm.evaluation.protocols import chars_a_pass, spread_windows
 from charlm.models import MixtureModel
 from charlm.models.base import stopping_between_layers
+from charlm.models.gate import Gate
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.mixture import (
     FITTED,
@@ -56,7 +57,7 @@ from charlm.storage import write_file
 from charlm.text.tokens import Split
 from charlm.training.counting import count_text
 from charlm.training.expert import LATE, Expert
-from charlm.training.fitting import Outcome, fit_join, loss_of, untrained
+from charlm.training.fitting import Joined, Outcome, fit_join, loss_of
 from charlm.training.learner import Job, OneStepLearner
 
 MAX_TUNED = 1 << 16  # characters to fit the weights on: enough for a few numbers
@@ -198,8 +199,10 @@ class JoiningLearner(OneStepLearner):
 
     def time_to_join(self, logits: Float[Tensor, "E N V"]) -> float:
         """Return the seconds that joining the predictions of a character takes, by trying."""
+        experts, combine = len(logits), self.mixture.combine
+        gate = Gate(experts) if combine == "gated" else None
         started = time.perf_counter()
-        untrained(self.mixture.combine, len(logits)).of(logits, self.mixture.combine)
+        Joined(torch.ones(experts), torch.ones(()), gate).of(logits, combine)
         return (time.perf_counter() - started) / len(logits[0])
 
     def time_to_fit(self, most: float, predicting: float, joining: float) -> float:
