@@ -21,6 +21,7 @@ training part is counted, and the held-out part is scored once; on it, another o
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,36 +79,29 @@ def climb(
     vocab_size = tokenizer.vocab_size
     targets = _targets(held_out, block_size, min(max_chars or MAX_SCORED, MAX_SCORED))
     size = int(utf8_lengths(tokenizer)[targets.ids].sum())
-    rungs: list[Rung] = []
-    since = began = time.perf_counter()
 
-    def add(name: str, loss_nats: float, earlier: float = 0.0) -> None:
-        nonlocal since
-        spent, since = time.perf_counter() - since, time.perf_counter()
-        rungs.append(Rung(name, Score(len(targets.ids), loss_nats, size), spent + earlier))
+    def rung(name: str, loss_nats: float, seconds: float) -> Rung:
+        return Rung(name, Score(len(targets.ids), loss_nats, size), seconds)
 
-    add("uniform", math.log(vocab_size))
+    began = time.perf_counter()
     end = _last(train, CHOOSING * MAX_ORDER // max(max_order, MAX_ORDER))
     order = choose_order(end, vocab_size, max_order, should_stop=should_stop)
-    choosing, since = time.perf_counter() - began, time.perf_counter()
+    since = time.perf_counter()
+    choosing = since - began
     longest = max(*FIXED_ORDERS, order or 0)
     counts, counted = _count(train, end, vocab_size, longest, max_counted, should_stop)
-    for k, loss in losses_of_orders(counts, targets, (1, 2), "add-k", should_stop=should_stop):
-        add({1: "unigram", 2: "bigram"}[k], loss)
-    orders = {*FIXED_ORDERS, order}
-    for k, loss in losses_of_orders(counts, targets, orders, should_stop=should_stop):
-        if k in FIXED_ORDERS:
-            add(FIXED_ORDERS[k], loss)
-        if k == order:
-            chosen = loss
+    rungs = [rung("uniform", math.log(vocab_size), 0.0)]
+    for name, loss_nats in _losses(counts, targets, order, should_stop):
+        since, before = time.perf_counter(), since
+        rungs.append(rung(name, loss_nats, since - before))
     if order:
-        add(f"Kneser-Ney, order {order}", chosen, earlier=choosing)
+        rungs[-1] = replace(rungs[-1], seconds=rungs[-1].seconds + choosing)
 
     del counts  # xz needs memory of its own
     scored = held_out.read(0, min(len(held_out), MAX_SCORED + 1))
-    before = _last(train, MAX_COMPRESSED if len(scored) >= MIN_COMPRESSED else 0)
-    if len(before):
-        rungs += _compressed(utf8(before.ids, tokenizer), scored, tokenizer, should_stop)
+    text = _last(train, MAX_COMPRESSED if len(scored) >= MIN_COMPRESSED else 0)
+    if len(text):
+        rungs += _compressed(utf8(text.ids, tokenizer), scored, tokenizer, should_stop)
     return Ladder(
         tuple(rungs),
         vocab_size,
@@ -115,9 +109,25 @@ def climb(
         len(train),
         counted,
         len(targets.ids),
-        len(before),
+        len(text),
         order,
     )
+
+
+def _losses(
+    counts: Counts, targets: Targets, order: int | None, should_stop: Callable[[], bool]
+) -> Iterator[tuple[str, float]]:
+    """Yield the counted baselines and their losses in nats, the one of the chosen order last."""
+    for k, loss in losses_of_orders(counts, targets, (1, 2), "add-k", should_stop=should_stop):
+        yield {1: "unigram", 2: "bigram"}[k], loss
+    orders = {*FIXED_ORDERS, order}
+    for k, loss in losses_of_orders(counts, targets, orders, should_stop=should_stop):
+        if k in FIXED_ORDERS:
+            yield FIXED_ORDERS[k], loss
+        if k == order:
+            chosen = loss
+    if order:
+        yield f"Kneser-Ney, order {order}", chosen
 
 
 def _compressed(
