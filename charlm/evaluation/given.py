@@ -33,7 +33,8 @@ class GivenText:
 def open_part(run: RunFolder, name: str) -> tuple[Split, Mapping[str, Any]]:
     """Open a part of a run's own text, `train`, `val` or `test`, and the facts of the text.
 
-    Raises DataError if the part has fewer than 2 characters.
+    Raises CheckpointError if the run has lost its text, DataError if that is cut off or the part has
+    fewer than 2 characters.
     """
     corpus = open_corpus(run.text_path)
     part = corpus.splits[name]
@@ -47,7 +48,8 @@ def open_part(run: RunFolder, name: str) -> tuple[Split, Mapping[str, Any]]:
 def adaptive_reader(saved: SavedModel) -> AdaptiveReader:
     """Return a reader of one text with a run's model, which learns as `adapt` of its configuration says.
 
-    Raises DataError if the run has lost the text that it was trained on.
+    Raises CheckpointError if the run has lost the text that it was trained on, DataError if that is
+    cut off.
     """
     return saved.model.adaptive(saved.config.adapt, open_part(saved.run, "train")[0])
 
