@@ -56,10 +56,7 @@ def list_runs(
 
 @app.command("rm", cls=Verb)
 def remove(
-    names: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN", help="Runs to remove.", **A_RUN),
-    ],
+    names: Annotated[list[Path], typer.Argument(metavar="RUN", help="Runs to remove.", **A_RUN)],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove runs with all their files, after asking.

@@ -66,9 +66,7 @@ def train(
     ] = False,
     init_from: Annotated[
         Path | None,
-        typer.Option(
-            metavar="RUN", help="Start from the best weights of another run.", **A_RUN
-        ),
+        typer.Option(metavar="RUN", help="Start from the best weights of another run.", **A_RUN),
     ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Budget of wall time, instead of train.max_steps.")

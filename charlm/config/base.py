@@ -193,13 +193,9 @@ class OfRegisteredType:
     def read(self, value: Any) -> ModelConfig:
         """Return the model that a mapping describes; a model is returned as it is."""
         types = types_of_models(self.expert)
-        given = (
-            {"type": value.type}
-            if isinstance(value, ModelConfig)
-            else {}
-            if value is None
-            else value
-        )
+        given = {} if value is None else value
+        if isinstance(value, ModelConfig):
+            given = {"type": value.type}
         if not isinstance(given, Mapping):
             raise PydanticKnownError("model_attributes_type")
         if "type" not in given:

@@ -12,12 +12,4 @@ from charlm.evaluation.ladder import Ladder, Rung
 from charlm.evaluation.score import Interval, Score
 from charlm.evaluation.scoring import score_text, score_windows
 
-__all__ = [
-    "Interval",
-    "Ladder",
-    "Rung",
-    "Score",
-    "climb",
-    "score_text",
-    "score_windows",
-]
+__all__ = ["Interval", "Ladder", "Rung", "Score", "climb", "score_text", "score_windows"]

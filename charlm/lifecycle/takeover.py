@@ -26,11 +26,8 @@ def resolve_experts(config: Config, tokenizer: Tokenizer) -> Config:
             except CheckpointError as error:
                 raise error.within(f"model.experts.{name}.run") from None
             if expert.model not in (None, model):
-                where, mend = (
-                    f"model.experts.{name}.model",
-                    "leave model out, it comes from the run",
-                )
-                raise CheckpointError(where, f"{expert.run} has another", mend)
+                where, what = f"model.experts.{name}.model", f"{expert.run} has another"
+                raise CheckpointError(where, what, "leave model out, it comes from the run")
             experts[name] = expert.model_copy(update={"model": model})
     return config.model_copy(update={"model": config.model.with_members(experts)})
 
@@ -103,9 +100,7 @@ def seen_notes(config: Config, corpus: Corpus) -> list[str]:
             what = "part of this validation text, so the validation loss will be too low"
             mend = "train it with the same data.val_fraction and data.test_fraction"
         else:
-            what = (
-                "the end of the training text, which weights are fitted on: its will be too large"
-            )
+            what = "the end of the training text, on which weights are fitted: its own is too large"
             mend = "given as a model instead, it is trained without that"
         notes.append(f"{who} {what}; {mend}")
     return notes

@@ -22,9 +22,7 @@ from charlm.errors import check_stop
 
 HIDDEN = 32  # units between features and powers
 FEATURES = 4  # of each expert
-FAR = (
-    8.0  # nats: an expert cannot be further from the mean; one that rules a character out might be
-)
+FAR = 8.0  # nats from the mean, at most: one that rules a character out might be further
 LEAST = 1e-37  # of a mean probability, whose logarithm is taken
 SPREAD = 1e-2  # least standard deviation that features are divided by
 # Chosen on the end of the training part (docs/experiments.md). More passes learn the slice by heart.

@@ -50,9 +50,8 @@ def load_model(run: RunFolder, which: str = "best", device: str = "auto") -> Sav
         model.to(choose_device(device)).eval()
         remark = ""
         if which == "best" and checkpoint.loss is None and run.checkpoints.best():
-            remark = (
-                f"only step 0 was evaluated, so this is the last checkpoint, {checkpoint.path.name}"
-            )
+            last = checkpoint.path.name
+            remark = f"only step 0 was evaluated, so this is the last checkpoint, {last}"
         return SavedModel(model, run.tokenizer, run.config, run, checkpoint.step, remark)
 
     try:

@@ -125,10 +125,8 @@ def _read(folder: Path, older: Mapping[str, Any], run: Path, then: str) -> Prove
             content = older if is_gone(path) else read_object(path, MAX_BYTES)
         config = _of(dict, content, "config")
         model = _of(dict, config or content, "model") or {}  # older ones keep nothing else
-        sha256, keys = (
-            _of(str, content, "alphabet_sha256"),
-            None if config is None else leaves(config),
-        )
+        sha256 = _of(str, content, "alphabet_sha256")
+        keys = None if config is None else leaves(config)
         return Provenance(run, then, dict(_computed_from(model)), sha256, keys)
     except (ValueError, RecursionError) as error:
         what = f"cannot be read ({reason(error)})"

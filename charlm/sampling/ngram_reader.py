@@ -62,11 +62,8 @@ class _NGramTable:
         self.keys, share, left_over = (array(model.get_buffer(f"{part}_{k}")) for part in PARTS)
         # Two rows only where a beginning is treated differently: see `Table`.
         self.share, left_over = np.atleast_2d(share), np.atleast_2d(left_over)
-        self.keys_seen, self.share_seen, self.left_over = (
-            memoryview(self.keys),
-            self.share.data,
-            left_over.data,
-        )
+        self.keys_seen, self.share_seen = memoryview(self.keys), self.share.data
+        self.left_over = left_over.data
         self.first = memoryview(array(model.get_buffer(f"first_{k}")))
 
     def find(self, key: int, context: int) -> int:

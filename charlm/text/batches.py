@@ -67,12 +67,8 @@ class Batches:
     """
 
     def __init__(self, split: Ids, block_size: int, batch_size: int, seed: int) -> None:
-        self.split, self.block_size, self.batch_size, self.seed = (
-            split,
-            block_size,
-            batch_size,
-            seed,
-        )
+        self.split, self.seed = split, seed
+        self.block_size, self.batch_size = block_size, batch_size
         self.windows = len(split) - block_size  # the last target follows the last window
         if self.windows < 1:
             needed = f"a window of {block_size} needs a text of {block_size + 1}"

@@ -12,11 +12,4 @@ from charlm.training.loop import TrainingLoop
 from charlm.training.optimizers import build_optimizers
 from charlm.training.schedule import learning_rate
 
-__all__ = [
-    "Clock",
-    "Job",
-    "Learner",
-    "TrainingLoop",
-    "build_optimizers",
-    "learning_rate",
-]
+__all__ = ["Clock", "Job", "Learner", "TrainingLoop", "build_optimizers", "learning_rate"]
