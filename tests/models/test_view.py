@@ -3,36 +3,12 @@
 import numpy as np
 import pytest
 
-from charlm.models.view import (
-    LETTER,
-    NEWLINE,
-    OTHER,
-    SIZE,
-    classes_of,
-    codes_of,
-    part,
-    see,
-)
+from charlm.models.view import CODES, LETTER, NEWLINE, OTHER, SIZE, classes_of, codes_of, part, see
 from charlm.text import ByteTokenizer, CharTokenizer
 
 TEXT = "The cat sat.\nA cat\n\nHAT: a Cat sat;\n the\n\nCat: that\nhat, 'tis (a) hat\n"
 TOKENS = CharTokenizer(TEXT)
-EVERY = [
-    "1",
-    "2",
-    "5",
-    "word",
-    "word-1",
-    "word-2",
-    "word-3",
-    "gap",
-    "last",
-    "line",
-    "column",
-    "lines",
-    "above",
-    "paragraph",
-]
+EVERY = [*"125", *(name for name in CODES if not name.startswith("after"))]
 
 
 def words(text):
