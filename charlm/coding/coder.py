@@ -14,8 +14,8 @@ from charlm.coding.ranges import Words
 Array = npt.NDArray[Any]
 
 # Called with the number of bytes encoded or decoded since the last call; it may raise Stopped.
-Tick = Callable[[int], None]
-Done = Callable[[int], None]  # called from time to time with the number of symbols that are done
+Tick = Callable[[float], None]
+Done = Callable[[int], None]  # the same, of symbols
 
 
 class Coder(Protocol):

@@ -25,7 +25,6 @@ class ModelCoder:
         ids, rest = take_apart(text, self.tokenizer, self.encoding)
         done = _in_bytes(tick, len(ids), len(text))
         words = self.symbol_coder.encode(ids, done).astype("<u4").tobytes()
-        done(len(ids))
         self.symbols, self.coded_bytes = self.symbols + len(ids), self.coded_bytes + len(words)
         return _HEAD.pack(len(ids), len(words)) + words + rest
 
@@ -39,18 +38,11 @@ class ModelCoder:
             raise ValueError("wrong lengths")
         done = _in_bytes(tick, count, size)
         ids = self.symbol_coder.decode(np.frombuffer(words, "<u4").astype(np.uint32), count, done)
-        done(count)
         return put_together(ids, rest, size, self.tokenizer, self.encoding)
 
 
 def _in_bytes(tick: Tick, count: int, size: int) -> Done:
-    """Return a function that takes how many symbols of a block are done, and ticks bytes."""
-    told = 0
-
-    def done(symbols: int) -> None:
-        nonlocal told
-        now = size * symbols // count if symbols < count else size
-        tick(now - told)
-        told = now
-
-    return done
+    """Return what takes the number of symbols that were coded, and ticks their share of the bytes."""
+    if not count:
+        tick(size)
+    return lambda symbols: tick(size * symbols / max(1, count))

@@ -22,7 +22,6 @@ from charlm.coding.ranges import Words, distribution
 from charlm.errors import NonFiniteError
 from charlm.models.adaptive import AdaptiveReader
 
-TICK = 64  # symbols between two calls of `done`
 TRIED = 512  # characters that a fingerprint is made of
 
 
@@ -38,11 +37,10 @@ class Symbols:
     def encode(self, ids: Array, done: Done) -> Words:
         """Return the words of symbols, (N,)."""
         encoder = stream.queue.RangeEncoder()
-        for count, idx in enumerate(ids.tolist()):
-            if count % TICK == 0:
-                done(count)
+        for idx in ids.tolist():
             encoder.encode(idx, distribution(self._next))
             self._read(idx)
+            done(1)
         words: Words = encoder.get_compressed()
         return words
 
@@ -50,8 +48,6 @@ class Symbols:
         """Return the symbols of words, (count,) int64; ValueError if they are of none."""
         decoder, ids = stream.queue.RangeDecoder(words), np.empty(count, np.int64)
         for i in range(count):
-            if i % TICK == 0:
-                done(i)
             try:
                 ids[i] = idx = decoder.decode(distribution(self._next))
             except AssertionError as error:  # words that no text has here
@@ -59,6 +55,7 @@ class Symbols:
             if idx >= self.vocab_size:
                 raise ValueError("a symbol that is none")
             self._read(idx)
+            done(1)
         return ids
 
     def fingerprint(self) -> str:

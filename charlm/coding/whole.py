@@ -142,7 +142,7 @@ class _Checker:
         self._over.set()
         self._pool.shutdown(cancel_futures=True)
 
-    def tick(self, size: int) -> None:
+    def tick(self, size: float) -> None:
         """Pass on a tick of either thread, unless an error ended the work."""
         if self._over.is_set():
             raise Stopped
