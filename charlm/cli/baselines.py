@@ -148,8 +148,8 @@ def _legend(ladder: "Ladder", symbols: str) -> Iterator[str]:
     )
     if ladder.compressed:
         yield (
-            "compressors have no windows; they learned from "
-            f"{_share(ladder.compressed, ladder.train)} training {symbols} first; gzip looks back "
+            "compressors have no windows; they first learned from "
+            f"{_share(ladder.compressed, ladder.train)} training {symbols}; gzip looks back "
             "32 KiB, bzip2 900 kB, xz 8 MiB"
         )
     else:
@@ -187,7 +187,7 @@ def as_json(ladder: "Ladder", unit: str) -> dict[str, Any]:
 def reached(ladder: "Ladder", loss_nats: float, unit: str, adaptive: bool = False) -> str:
     """Say between which two baselines of its protocol a loss is, and name the protocol.
 
-    The best baseline that is adaptive is named as such after a loss that is not.
+    For a loss that is not adaptive, the best adaptive baseline is named as well.
     """
     from charlm.evaluation.ladder import is_above
 
@@ -219,12 +219,12 @@ def _what_they_saw(ladder: "Ladder", rungs: "list[Rung]", unit: str) -> Iterator
     part = f"{_share(ladder.compressed, ladder.train)} {symbols}"
     whole = ladder.compressed == ladder.train
     if compressors and not whole:
-        yield f"{' and '.join(compressors)} learned from {part} first"
+        yield f"{' and '.join(compressors)} first learned from {part}"
     if ngrams and ladder.counted < ladder.train:
         yield f"{' and '.join(ngrams)} counted on {_share(ladder.counted, ladder.train)} {symbols}"
     if not compressors and (best := ladder.scored_alike(adaptive=True)[-1]).adaptive:
         after = "" if whole else f" after {part}"
-        yield f"the best adaptive one, which learns from the scored text{after}: {_named(best)}"
+        yield f"the best adaptive baseline, which learns from the scored text{after}: {_named(best)}"
 
 
 def worse_than_uniform(loss_nats: float, symbols: int) -> str | None:

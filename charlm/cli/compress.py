@@ -35,30 +35,30 @@ def compress(
     run: Annotated[
         Path | None,
         typer.Option(
-            help="Predict with the model of this run. Default: a model that begins with nothing.",
+            help="Predict with the model of this run. Default: a model that starts empty.",
             **A_RUN,
         ),
     ] = None,
     checkpoint: Checkpoint = "best",
     settings: AdaptKeys = None,
     check: Annotated[
-        bool, typer.Option(help="Decode each block again, and keep it only if it is equal.")
+        bool, typer.Option(help="Decode each block as a check, before it is written.")
     ] = True,
     json: Json = False,
 ) -> None:
     """Compress a file with a model that learns while it reads.
 
-    Without --run, every machine can decompress it. With --run, that takes the same run, on a
-    machine and with packages that compute the same bits.
+    Without --run, any machine can decompress the result. With --run, decompressing needs the same
+    run, and a machine and packages that compute the same bits.
 
     For example: charlm compress book.txt
     """
     adapt = of_adapt(settings)
     place = _place(out, file + SUFFIX, file, json)
     if adapt and run is None:
-        raise UsageError(f"--set {adapt[0]}", "there is no model of a run", "name one with --run")
+        raise UsageError(f"--set {adapt[0]}", "needs the model of a run", "name one with --run")
     if place == "-" and sys.stdout.isatty():
-        mend = "name a file with --out, or send it to one"
+        mend = "name a file with --out, or redirect the output to one"
         raise UsageError("--out -", "a terminal cannot show compressed text", mend)
     load_torch()
     from charlm.coding.methods import without_run
@@ -79,8 +79,9 @@ def compress(
         return
     tell = output.say if place == "-" else output.result
     tell(_summary(place, coded))
-    checked = "decoded again, and equal" if check else "not decoded again"
-    output.say(f"{checked}; {_about(method)}; {seconds:.1f} s")
+    checked = "checked by decoding" if check else "not checked by decoding"
+    how = f"can be restored {_about(method)}, {_where(method)}"
+    output.say(f"{checked}; {how}; {seconds:.1f} s")
 
 
 def decompress(
@@ -91,7 +92,7 @@ def decompress(
     run: Annotated[
         Path | None,
         typer.Option(
-            help="The run it was compressed with. Default: the one of that name in runs/.",
+            help="The run that it was compressed with. Default: the run of that name in runs/.",
             **A_RUN,
         ),
     ] = None,
@@ -99,7 +100,7 @@ def decompress(
 ) -> None:
     """Restore a file that charlm compress wrote.
 
-    Each block has a checksum and the whole a SHA-256, so no other text comes out unnoticed.
+    Each block has a checksum and the whole file a SHA-256, so a wrong result never goes unnoticed.
 
     For example: charlm decompress book.txt.clm
     """
@@ -124,7 +125,7 @@ def decompress(
         output.result_json(facts | {"seconds": seconds})
         return
     tell = output.say if place == "-" else output.result
-    tell(f"{_shown(place)}: {size:,} bytes, SHA-256 as recorded")
+    tell(f"{_shown(place)}: {size:,} bytes, SHA-256 verified")
     output.say(f"{_about(method)}; {seconds:.1f} s")
 
 
@@ -153,13 +154,13 @@ def _place(out: str | None, default: str, file: str, json: bool) -> str:
     if place == "-":
         if json:
             mend = "name a file with --out"
-            raise UsageError("--json", "the text itself goes to standard output", mend)
+            raise UsageError("--json", "the data already goes to standard output", mend)
         return place
     if out is None and os.path.lexists(place):
         mend = f"name another with --out, or replace it with --out {place}"
         raise UsageError(place, "exists already", mend)
     if os.path.exists(place) and os.path.exists(file) and os.path.samefile(place, file):
-        raise UsageError(f"--out {place}", "it is the file to read", "name another")
+        raise UsageError(f"--out {place}", "it is the input file", "name another")
     return place
 
 
@@ -186,7 +187,7 @@ def _size(source: IO[bytes]) -> int | None:
 
 @contextmanager
 def _bar(what: str, size: int | None, passes: int = 1) -> "Iterator[Tick]":
-    """Draw a bar for bytes, each of which is passed so many times."""
+    """Draw a bar for bytes, each of which is processed `passes` times."""
     with output.bar(what, "B", size) as bar:
         yield lambda done: bar.update(done / passes)
 
@@ -196,16 +197,22 @@ def _shown(place: str) -> str:
 
 
 def _summary(place: str, coded: "Coded") -> str:
-    line = f"{_shown(place)}: {coded.size:,} bytes in {coded.coded_size:,}"
+    line = f"{_shown(place)}: {coded.size:,} bytes compressed to {coded.coded_size:,}"
     return f"{line}, {coded.bits_per_byte:.4f} bits per byte" if coded.size else line
 
 
 def _about(method: "Method") -> str:
     header = method.header
     if header["model"] == "portable":
-        return "without a run, for any machine"
-    where = "any machine" if "context mixing" in header["needs"] else "machines like this one"
-    return f"with {one_word(header['run'])} step {header['step']}, for {where}"
+        return "without a run"
+    return f"with the run {one_word(header['run'])}, step {header['step']}"
+
+
+def _where(method: "Method") -> str:
+    header = method.header
+    if header["model"] == "portable" or "context mixing" in header["needs"]:
+        return "on any machine"
+    return "on machines like this one"
 
 
 def _record(

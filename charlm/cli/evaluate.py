@@ -53,7 +53,7 @@ def evaluate(
         typer.Option(
             help="windows: consecutive windows. sliding: overlapping windows, so that characters "
             "have more context. stream: all the context the model can use, for counted models. "
-            "adaptive: each character is scored, then the model may learn from it (see adapt)."
+            "adaptive: the model may learn from each character after it is scored (see --set)."
         ),
     ] = "windows",
     block_size: Annotated[
@@ -173,7 +173,7 @@ def _kept_ladder(saved: "SavedModel", cut: "Cut", score: "Score") -> "Ladder | N
 
 def learned(what: Sequence[str]) -> str:
     """Say what a model has learned while it read."""
-    return f"it learned {' and '.join(what)} while it read" if what else "it learned nothing"
+    return f"learned {' and '.join(what)} while reading" if what else "learned nothing"
 
 
 def _check_options(
@@ -186,9 +186,8 @@ def _check_options(
 ) -> None:
     for setting in settings:
         if protocol != "adaptive":
-            raise UsageError(
-                f"--set {setting}", f"{protocol} learns nothing", "use --protocol adaptive"
-            )
+            what = f"nothing is learned under the protocol {protocol}"
+            raise UsageError(f"--set {setting}", what, "use --protocol adaptive")
     if file == "":
         raise UsageError("--file", "got an empty name", "name a file, folder, glob, text or -")
     if by_position and protocol != "windows":

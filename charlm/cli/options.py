@@ -85,7 +85,8 @@ AdaptKeys = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override a key of adapt, what learns while a text is read, such as adapt.weights=true.",
+        help="Override a key of the section adapt: what the model learns while it reads. For "
+        "example: adapt.weights=true.",
     ),
 ]
 
@@ -136,7 +137,7 @@ def of_adapt(settings: list[str] | None) -> list[str]:
     """Return what --set was given; refuse keys of other sections."""
     for setting in settings or []:
         if not setting.startswith("adapt."):
-            what = "only keys of adapt change how a text is read"
+            what = "only keys of the section adapt can be set here"
             raise UsageError(f"--set {setting}", what, "name one, such as adapt.weights=true")
     return settings or []
 

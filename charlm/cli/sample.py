@@ -108,7 +108,7 @@ def sample(
     ] = "float32",
     adapt: Annotated[
         bool,
-        typer.Option("--adapt", help="Learn from the prompt first, such as a long --prompt-file."),
+        typer.Option("--adapt", help="Learn from the prompt first; use a long --prompt-file."),
     ] = False,
     settings: AdaptKeys = None,
     checkpoint: Checkpoint = "best",
@@ -143,7 +143,7 @@ def sample(
         raise UsageError("--interactive", "asks for prompts and prints text", mend)
     learning = of_adapt(settings)
     if learning and not adapt:
-        raise UsageError(f"--set {learning[0]}", "nothing is learned", "use it with --adapt")
+        raise UsageError(f"--set {learning[0]}", "nothing is learned", "add --adapt")
     found = find_run(either(place, run, "--run"))
     asked = {"max_new_chars": max_new_chars, "temperature": temperature, "top_k": top_k}
     asked |= {"top_p": top_p, "min_p": min_p, "typical_p": typical_p}
@@ -197,7 +197,7 @@ def sample(
 def _learned(
     saved: "SavedModel", ids: "npt.NDArray[np.int64]", quiet: bool, signals: StopSignals
 ) -> "Context":
-    """Return the prompt, read and learned from."""
+    """Return the prompt, after the model has read it and learned from it."""
     from charlm import sampling
     from charlm.evaluation.given import adaptive_reader
 

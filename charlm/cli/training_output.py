@@ -135,21 +135,21 @@ class TrainingBar:
             case TuneRecord():
                 found = record.fitted
                 self.expert, self.loss = None, found.loss_nats
-                rows, how = (
-                    {"alone": found.alone_nats},
-                    "bit by bit, while it learned whom to trust, ",
-                )
-                if not self.bitwise:  # which has no fixed weights
+                rows, before, after = {"alone": found.alone_nats}, "", ""
+                if self.bitwise:  # which has no fixed weights
+                    after = ", each scored before it was learned from"
+                else:
                     rows["weight"] = found.weights
                     gate = "with a gate, " if found.gate else ""
-                    how = f"{gate}temperature {found.temperature:.3f}, "
+                    before = f", {gate}temperature {found.temperature:.3f},"
                 for what, numbers in rows.items():
                     each = ", ".join(
                         f"{one_word(name)} {value:.3f}" for name, value in numbers.items()
                     )
                     output.say(f"{what:<6} {each}")
                 output.say(
-                    f"joined {found.loss_nats:.4f} nats, {how}on {found.chars:,} {output.units(self.symbols)} at the end of the training part"
+                    f"joined {found.loss_nats:.4f} nats{before} on {found.chars:,} "
+                    f"{output.units(self.symbols)} at the end of the training part{after}"
                 )
             case CompileRecord():
                 output.say("compiling the model (about half a minute, less the next time)")

@@ -455,7 +455,7 @@ def test_what_else_a_baseline_knew_stands_beside_it():
     assert reached(ladder(*rungs, counted=7, compressed=5), 2.5, "bytes") == (
         "better than every baseline of this protocol; the best of them: trigram (3.0000), stream; "
         "trigram counted "
-        "on the last 7 of 9 training bytes; the best adaptive one, which learns from the scored "
+        "on the last 7 of 9 training bytes; the best adaptive baseline, which learns from the scored "
         "text after the last 5 of 9 training bytes: xz (2.0000)"
     )
 
@@ -472,15 +472,15 @@ def test_a_loss_is_placed_among_baselines_of_its_own_protocol():
         (2.5, "better than every baseline of this protocol; the best of them: trigram (3.0000)"),
     ):
         assert reached(ladder(*rungs, block_size=8), loss, "chars") == (
-            f"{said}, in windows of 8; the best adaptive one, which learns from the scored text: "
+            f"{said}, in windows of 8; the best adaptive baseline, which learns from the scored text: "
             "PPMd (2.0000)"
         )
     assert reached(ladder(*rungs, block_size=8), 2.5, "chars", adaptive=True) == (
         "past gzip (2.9000), short of PPMd (2.0000), adaptive"
     )
     assert reached(ladder(*rungs, compressed=5), 1.0, "chars", adaptive=True) == (
-        "better than every baseline of this protocol; the best of them: PPMd (2.0000), adaptive; PPMd learned from "
-        "the last 5 of 9 training characters first"
+        "better than every baseline of this protocol; the best of them: PPMd (2.0000), adaptive; PPMd first learned "
+        "from the last 5 of 9 training characters"
     )
 
 

@@ -34,10 +34,12 @@ def test_a_file_is_compressed_and_restored(charlm, text):
 
     size = Path("a.bin.clm").stat().st_size
     bits = 8 * size / len(BYTES)
-    line = f"a.bin.clm: {len(BYTES):,} bytes in {size:,}, {bits:.4f} bits per byte\n"
+    line = f"a.bin.clm: {len(BYTES):,} bytes compressed to {size:,}, {bits:.4f} bits per byte\n"
     assert (made.code, made.stdout) == (0, line)
-    assert made.stderr.startswith("decoded again, and equal; without a run, for any machine; ")
-    assert back.stdout == f"a.bin: {len(BYTES):,} bytes, SHA-256 as recorded\n"
+    assert made.stderr.startswith(
+        "checked by decoding; can be restored without a run, on any machine; "
+    )
+    assert back.stdout == f"a.bin: {len(BYTES):,} bytes, SHA-256 verified\n"
     assert text.read_bytes() == BYTES
     assert {path.name for path in Path().iterdir()} == {"before", "a.bin", "a.bin.clm"}
 
@@ -48,7 +50,7 @@ def test_an_empty_file_is_restored(charlm):
     made = charlm("compress", "empty")
     back = charlm("decompress", "empty.clm", "-o", "again")
 
-    assert made.stdout == f"empty.clm: 0 bytes in {Path('empty.clm').stat().st_size}\n"
+    assert made.stdout == f"empty.clm: 0 bytes compressed to {Path('empty.clm').stat().st_size}\n"
     assert (back.code, Path("again").read_bytes()) == (0, b"")
 
 
@@ -107,7 +109,7 @@ def test_a_file_that_was_not_named_is_never_replaced(charlm, refused, text):
     (line,) = refused(2, "decompress", "a.bin.clm")
     assert line.startswith("a.bin: exists already; ")
     (line,) = refused(2, "decompress", "a.bin.clm", "-o", "./a.bin.clm")
-    assert line == "--out ./a.bin.clm: it is the file to read; name another"
+    assert line == "--out ./a.bin.clm: it is the input file; name another"
 
 
 def test_a_link_to_nothing_is_written_to(charlm, text):
@@ -125,11 +127,11 @@ def test_a_link_to_nothing_is_written_to(charlm, text):
         (3, ["compress", "none"], "none: cannot be read: No such file or directory; name a file"),
         (3, ["compress", "runs"], "runs: cannot be read: Is a directory; name a file"),
         (2, ["compress", "a.bin", "-o", ""], "--out: got an empty name; name a file, or - for"),
-        (2, ["compress", "-", "--json"], "--json: the text itself goes to standard output; name"),
+        (2, ["compress", "-", "--json"], "--json: the data already goes to standard output; name"),
         (5, ["compress", "a.bin", "-o", "none/a"], "none/a: No such file or directory"),
         (2, ["decompress", "a.bin"], "a.bin: its name does not end with .clm; name the result"),
         (3, ["decompress", "a.bin", "-o", "b"], "a.bin: not a file that charlm compress wrote; "),
-        (2, ["compress", "a.bin", "--set", "adapt.every=9"], "--set adapt.every=9: there is no"),
+        (2, ["compress", "a.bin", "--set", "adapt.every=9"], "--set adapt.every=9: needs the"),
         (2, ["compress", "a.bin", "--set", "model.order=9"], "--set model.order=9: only keys of"),
         (4, ["compress", "a.bin", "--run", "gone"], "gone: not found; "),
     ],
@@ -169,7 +171,7 @@ def test_a_run_compresses_what_its_alphabet_has_and_the_rest(charlm, trained):
     assert facts["symbols"] == 90
     assert 0 < facts["coded_nats"] < math.log(60)
     assert Path("again").read_bytes() == text
-    assert "with tiny step 6, for machines like this one; " in back.stderr
+    assert back.stderr.startswith("with the run tiny, step 6; ")
 
 
 def test_a_run_in_integers_compresses_for_any_machine(charlm, tiny):
@@ -180,12 +182,12 @@ def test_a_run_in_integers_compresses_for_any_machine(charlm, tiny):
     assert made.code == 0, made.stderr
     Path("b.txt").write_text(TEXT[:200] + "é")
 
-    assert charlm("compress", "b.txt", "--run", "mix").code == 0
-    back = charlm("decompress", "b.txt.clm", "--run", "mix", "-o", "again")
+    made = charlm("compress", "b.txt", "--run", "mix")
+    charlm("decompress", "b.txt.clm", "--run", "mix", "-o", "again")
 
     assert Path("again").read_text() == TEXT[:200] + "é"
     assert Path("b.txt.clm").stat().st_size < 250
-    assert back.stderr.startswith("with mix step 1, for any machine; ")
+    assert "can be restored with the run mix, step 1, on any machine; " in made.stderr
 
 
 MIXED = """\
@@ -223,7 +225,8 @@ def test_a_bitwise_mixture_asks_its_experts(charlm, tiny):
 def of_tiny(charlm, trained):
     """A file that was compressed with a run."""
     Path("b.txt").write_text("the quick brown fox")
-    assert charlm("compress", "b.txt", "--run", "tiny").code == 0
+    made = charlm("compress", "b.txt", "--run", "tiny")
+    assert "with the run tiny, step 6, on machines like this one; " in made.stderr
     return Path("b.txt.clm")
 
 
@@ -284,7 +287,7 @@ def test_other_bits_are_refused_before_anything_is_decoded(refused, of_tiny, mon
 @pytest.mark.parametrize(
     ("variables", "code", "said"),
     [
-        ({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2"}, 0, "SHA-256 as recorded"),
+        ({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2"}, 0, "SHA-256 verified"),
         ({"ATEN_CPU_CAPABILITY": "default"}, 5, "was compressed with cpu '"),
         ({"OPENBLAS_CORETYPE": "Prescott"}, 5, "was compressed with blas '"),
     ],

@@ -172,7 +172,7 @@ def test_people_read_what_it_learned_and_which_adaptive_baselines_it_passed(char
     said = charlm("eval", "--protocol", "adaptive").stderr
 
     assert "scored 1,289 characters one by one, each before the model may learn from it" in said
-    assert "adaptive: it learned counts while it read" in said
+    assert "adaptive: learned counts while reading" in said
     (reached,) = [line for line in said.splitlines() if "reached: " in line]
     assert reached.endswith(", adaptive")
     assert "Kneser-Ney" not in reached
@@ -267,10 +267,10 @@ def test_standard_input_is_scored_like_a_file(charlm, trained, monkeypatch):
         (["--per-char", ""], "--per-char: got an empty name"),
         (["--protocol", "random"], "'windows', 'sliding', 'stream', 'adaptive'"),
         (["--protocol", "adaptive", "--block-size", 4], "--block-size 4: adaptive has no window"),
-        (["--set", "adapt.counts=false"], "windows learns nothing; use --protocol adaptive"),
+        (["--set", "adapt.counts=false"], "nothing is learned under the protocol windows; use"),
         (
             ["--protocol", "adaptive", "--set", "run.seed=1"],
-            "--set run.seed=1: only keys of adapt change how a text is read",
+            "--set run.seed=1: only keys of the section adapt can be set here",
         ),
         (["--block-size", 0], "--block-size"),
     ],

@@ -766,8 +766,8 @@ def test_a_gpt_learns_from_the_prompt_if_its_weights_may(charlm, trained):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--set", "adapt.weights=true"], "nothing is learned; use it with --adapt"),
-        (["--adapt", "--set", "run.seed=1"], "only keys of adapt"),
+        (["--set", "adapt.weights=true"], "nothing is learned; add --adapt"),
+        (["--adapt", "--set", "run.seed=1"], "only keys of the section adapt"),
         (["--adapt", "--weights", "int8"], "a model learns with float32 only"),
     ],
 )

@@ -59,7 +59,7 @@ def test_what_is_joined_bit_by_bit_shows_no_fixed_weights(charlm, tiny):
         "train", "-c", "mixed.yaml", "model.combine=bitwise", "eval.baselines=false"
     ).stderr
 
-    assert "bit by bit, while it learned whom to trust, on" in said
+    assert "at the end of the training part, each scored before it was learned from" in said
     assert "alone  ngram" in said
     assert "weight" not in said
 
