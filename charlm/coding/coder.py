@@ -1,7 +1,7 @@
-"""What turns a text into code, in two parts: one for blocks of bytes, one for the symbols in them.
+"""The interface of coders: of one for blocks of bytes, and of one for the symbols in a block.
 
-Both learn from each block, and need it for the next. So what decodes must be made like what encoded,
-and must decode the same blocks in the same order.
+Both learn from each block that they code. So a decoder must be made like the encoder, and must decode
+the same blocks in the same order.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,10 @@ class Coder(Protocol):
     """Encodes the blocks of one text, or decodes them.
 
     Attributes:
-        block_bytes: Bytes of a block. A block is checked when it is complete, on another core while
-            the next is encoded; each costs about 25 bytes.
-        symbols: Characters (or bytes) that were coded with predictions, so far.
-        coded_bytes: Bytes of code that they took.
+        block_bytes: The size of a block. A complete block is checked on another core while the next
+            is encoded; each block adds about 25 bytes to the file.
+        symbols: How many characters (or bytes) were coded with predictions, so far.
+        coded_bytes: Bytes of code for them.
     """
 
     block_bytes: int
@@ -38,7 +38,7 @@ class Coder(Protocol):
     def decode(self, code: bytes, size: int, tick: Tick) -> bytes:
         """Return the next block, of `size` bytes.
 
-        Damaged code, or code of another coder, gives another text, or a ValueError.
+        Damaged code, or code of a different coder, gives other bytes or raises ValueError.
         """
 
 

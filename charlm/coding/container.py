@@ -1,13 +1,13 @@
 """The file that `charlm compress` writes: a header, blocks, an end.
 
-    magic     8 bytes; a copy in text mode would change some
+    magic     8 bytes, some of which a copy in text mode would change
     header    format (1 byte), length (2), JSON deflated to that length, its CRC-32 (4)
     blocks    length of the text (4), length of the code (4), CRC-32 of each (4, 4), the code
     end       4 bytes of 0, length of the whole text (8), its SHA-256 (32)
 
-Numbers are little-endian. The header is deflated with a dictionary: plain, it would take more than one
-percent of a text of 100,000 characters. It has what decoding depends on. The CRC-32 of a code tells whether
-the file is damaged; that of the text, whether the code was decoded to what had been encoded.
+Numbers are little-endian. The header records what decoding depends on. It is deflated with a dictionary:
+plain, it would take more than one percent of a text of 100,000 characters. The CRC-32 of the code tells
+whether the file is damaged; the CRC-32 of the text tells whether it was decoded to the original.
 """
 
 import hashlib
@@ -23,14 +23,14 @@ from charlm.storage.json_file import parse_object
 
 MAGIC = b"\x89CLM\r\n\x1a\n"
 FORMAT = 1
-MOST = 1 << 24  # bytes of a block's text or code: a damaged length must not ask for more memory
+MOST = 1 << 24  # bytes of a block's text or code, so that a damaged length cannot ask for more memory
 
 _HEADER = struct.Struct("<BH")
 _BLOCK = struct.Struct("<IIII")
 _CHECKSUM = struct.Struct("<I")
 _SIZE = struct.Struct("<Q")
 
-# What headers look like, for zlib. It is a part of the format.
+# A typical header, zlib's dictionary. It is a part of the format.
 _USUAL = (
     b'{"model":"portable","engine":"mixing 1","tree":".....65.69612e2c207374,"size":'
     b'{"model":"run","run":"shakespeare","step":1000,"sha256":"","adapt":{"counts":true,"mixing":true,'
@@ -45,13 +45,13 @@ GET_ANOTHER = "get another copy of it"
 
 @dataclass(frozen=True)
 class Block:
-    """A part of the text as code.
+    """A part of the text, encoded.
 
     Args:
         number: Counted from 1.
         size: Bytes of its text, not 0.
         checksum: CRC-32 of its text.
-        code: What a coder made of the text.
+        code: What a coder returned for its text.
     """
 
     number: int
@@ -126,19 +126,19 @@ class ContainerReader:
         header: What decoding depends on.
 
     Raises:
-        DataError: It is no such file, or one that is damaged, cut off or of a later charlm.
+        DataError: The file is not a container, is damaged or cut off, or is from a later charlm.
     """
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         self._file = file
         self.name = name
         if file.read(len(MAGIC)) != MAGIC:
-            what = "not a file that charlm compress wrote"
-            raise DataError(name, what, "name one, or copy it again without converting its lines")
+            what = "is not a file that charlm compress wrote"
+            raise DataError(name, what, "name one, or copy it again in binary mode")
         version, length = _HEADER.unpack(self._read(_HEADER.size, "its header"))
         if version != FORMAT:
-            what = f"has format {version}, this charlm reads {FORMAT}"
-            raise DataError(name, what, "use the charlm that wrote it, or a later one")
+            what = f"has format {version}, but this charlm reads format {FORMAT}"
+            raise DataError(name, what, "use the version of charlm that wrote it, or a later one")
         content = self._read(length, "its header")
         (checksum,) = _CHECKSUM.unpack(self._read(_CHECKSUM.size, "its header"))
         if zlib.crc32(content) != checksum:
@@ -150,7 +150,7 @@ class ContainerReader:
 
     @property
     def text_size(self) -> int | None:
-        """The expected bytes of the text, if the header says it; only the end is sure."""
+        """The text's size in bytes, if the header has it; only the end of the file is reliable."""
         size = self.header.get("size")
         return size if isinstance(size, int) and 0 <= size < 1 << 63 else None
 
@@ -173,10 +173,10 @@ class ContainerReader:
         (size,) = _SIZE.unpack(self._read(_SIZE.size, "its end"))
         sha256 = self._read(len(decoded.sha256()), "its end")
         if (size, sha256) != (decoded.size, decoded.sha256()):
-            what = f"is damaged: its blocks are not the whole text of {size:,} bytes"
+            what = f"is damaged: its blocks do not make up the whole text of {size:,} bytes"
             raise DataError(self.name, what, GET_ANOTHER)
         if self._file.read(1):
-            raise DataError(self.name, "goes on after its end", GET_ANOTHER)
+            raise DataError(self.name, "has more data after its end", GET_ANOTHER)
 
     def _read(self, length: int, place: str) -> bytes:
         data = self._file.read(length)

@@ -1,6 +1,6 @@
-"""How a text is coded: without a run, or with one; and which way a file was.
+"""Choose how to code a text, with a run or without; and find out how a file was coded.
 
-The header of a file says it: `{"model": "portable", ...}` or `{"model": "run", ...}`, with all that
+The header of a file says how: `{"model": "portable", ...}` or `{"model": "run", ...}`, with all that
 decoding depends on.
 """
 
@@ -18,9 +18,9 @@ from charlm.coding.container import GET_ANOTHER
 from charlm.coding.portable import PortableCoder, check_tree, tree_of
 from charlm.errors import DataError, Setting, UsageError
 
-START = 1 << 20  # bytes of a text that tell how its bytes are used
+START = 1 << 20  # bytes at the start of a text, from which its tree is made
 
-Read = Callable[[int], bytes]  # returns the next bytes of a text, so many unless it ends
+Read = Callable[[int], bytes]  # returns so many bytes of a text, the next; fewer only at its end
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Method:
 
 
 def without_run(source: IO[bytes]) -> tuple[Method, Read]:
-    """Return the method that begins with nothing and learns while it reads; and how to read the text.
+    """Return the method whose model starts empty and learns while it reads; and how to read the text.
 
-    A file is read and wound back, since the model must know which bytes there are. A stream may have
-    any that its start has not.
+    The model must know which bytes occur. So a file is read once to find out, and then rewound; in a
+    stream that is longer than its start, any byte may occur.
     """
     begin = source.tell() if source.seekable() else None
     start = source.read(START)
@@ -84,7 +84,7 @@ def method_of(header: Mapping[str, Any], name: str, run: Path | None) -> Method:
 
     Raises:
         CheckpointError: It was compressed with another run, or the run is missing or damaged.
-        DataError: The header is of another charlm.
+        DataError: The header is damaged, or of another version of charlm.
         MachineError: This machine computes other bits than the one that wrote it.
         UsageError: A run is given, and it was compressed without one.
     """
@@ -98,8 +98,8 @@ def method_of(header: Mapping[str, Any], name: str, run: Path | None) -> Method:
         )
     if header.get("engine") != ENGINE:
         found = reprlib.repr(header.get("engine"))
-        what = f"was written with the model {found}, this charlm has {ENGINE!r}"
-        raise DataError(name, what, "use the charlm that wrote it")
+        what = f"was compressed with the model {found}, but this charlm has {ENGINE!r}"
+        raise DataError(name, what, "use the version of charlm that wrote it")
     try:
         check_tree(tree := str(header.get("tree")))
     except ValueError:

@@ -42,7 +42,7 @@ class ModelCoder:
 
 
 def _in_bytes(tick: Tick, count: int, size: int) -> Done:
-    """Return what takes the number of symbols that were coded, and ticks their share of the bytes."""
+    """Return a callback that takes how many symbols were coded, and ticks their share of the bytes."""
     if not count:
         tick(size)
     return lambda symbols: tick(size * symbols / max(1, count))

@@ -1,4 +1,4 @@
-"""Coding with a run: which run and checkpoint it was, and what else its bits depend on."""
+"""Coding with a run: record which run and checkpoint it was and what else its bits depend on; check it."""
 
 import copy
 import functools
@@ -41,12 +41,12 @@ class Dependence(BaseModel, frozen=True):
 
     Args:
         run: The name of the run's folder.
-        step: Of the checkpoint.
-        sha256: Of its weights, its alphabet and its text; the first digits.
-        adapt: What the reader learned from.
+        step: The step of the checkpoint.
+        sha256: The first digits of a checksum of its weights, its alphabet and its text.
+        adapt: What the model learned while it read.
         needs: See `needs`.
-        processor: Where the file was written; only for people.
-        fingerprint: Of predictions there.
+        processor: Of the machine that wrote the file; only for people.
+        fingerprint: A checksum of predictions on that machine.
     """
 
     model: Literal["run"] = "run"
@@ -63,15 +63,16 @@ def with_run(saved: SavedModel, adapt: AdaptConfig) -> Method:
     """Return the method that codes with the model of a run, on the CPU.
 
     Raises:
-        CheckpointError: The run has lost its text.
-        DataError: Its text is cut off, or too short.
+        CheckpointError: The run's text is missing.
+        DataError: The text is cut off, or too short.
     """
     make = functools.partial(_symbol_coder, saved, adapt)
     with one_thread():
         first = make()
         in_integers = isinstance(first, Bits)
-        found = (first if in_integers else copy.deepcopy(first)).fingerprint()  # which may read
-    made = [first]  # making another may take many seconds
+        # To read for a fingerprint changes a coder, so a copy does it.
+        found = (first if in_integers else copy.deepcopy(first)).fingerprint()
+    made = [first]  # to be used, too: making one may take many seconds
     header = Dependence(
         run=saved.run.path.resolve().name,
         step=saved.step,
@@ -106,7 +107,7 @@ def method_of_run(header: Mapping[str, Any], name: str, place: Path | None) -> M
     method = with_run(saved, then.adapt)
     if method.header["fingerprint"] != then.fingerprint:
         there = reprlib.repr(then.processor)
-        what = f"its run computes other bits here ({processor()!r}) than where it was written"
+        what = f"its run computes other bits here ({processor()!r}) than where it was compressed"
         mend = "decompress it there, or on a machine like that one"
         raise MachineError(name, f"{what} ({there})", mend)
     return method
@@ -144,12 +145,12 @@ def _check_needs(then: Mapping[str, str], name: str) -> None:
     for what, now in needs(ENGINE_KEY in then).items():
         if (was := then.get(what)) == now:
             continue
-        mend = "decompress it on such a machine"
+        mend = "decompress it on a machine like that one"
         if what in (ENGINE_KEY, "charlm"):
-            mend = "use the charlm that wrote it"
+            mend = "use the version of charlm that wrote it"
         elif what in PACKAGES:
             mend = f"install {what}=={was}"
-        said = f"was compressed with {what} {reprlib.repr(was)}, here is {now!r}, whose bits differ"
+        said = f"was compressed with {what} {reprlib.repr(was)}, but here it is {now!r}, whose bits differ"
         raise MachineError(name, said, mend)
 
 

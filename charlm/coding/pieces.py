@@ -1,8 +1,8 @@
-"""A block of any bytes as ids of a run's alphabet, and all that the alphabet lacks.
+"""Split a block of any bytes into the characters of a run's alphabet and all others; join them again.
 
-    bytes  ->  ids of its known characters, and the rest: where others stood, and which  ->  bytes
+    bytes  ->  ids of the known characters, and the rest: which others there were, and where  ->  bytes
 
-The model predicts the known characters as if nothing stood between them, like `charlm eval` with
+The model predicts the known characters as if nothing stood between them, as `charlm eval` does with
 `--unknown uniform`. The rest is compressed with zlib.
 """
 
@@ -22,7 +22,7 @@ _RUN = np.dtype("<u4")
 def take_apart(data: bytes, tokenizer: Tokenizer, encoding: str) -> tuple[Ids, bytes]:
     """Return the ids of the characters that a tokenizer knows, and the rest, empty if there is none.
 
-    `encoding` is that of the run's text. Bytes that are none stand for characters that no
+    `encoding` is that of the run's text. Bytes that are invalid in it count as characters that no
     alphabet has.
     """
     if not isinstance(tokenizer, CharTokenizer):
@@ -33,7 +33,7 @@ def take_apart(data: bytes, tokenizer: Tokenizer, encoding: str) -> tuple[Ids, b
     ids = tokenizer.encode(text, "skip").astype(np.int64)
     if own and known.all():
         return ids, b""
-    # Where known and others take turns, beginning with known ones.
+    # Where known and other characters alternate, beginning with known ones.
     turns = np.flatnonzero(np.diff(known, prepend=True))
     runs = np.diff(turns, prepend=0, append=len(known)).astype(_RUN)
     others = of_code_points(codes[~known])
@@ -42,9 +42,9 @@ def take_apart(data: bytes, tokenizer: Tokenizer, encoding: str) -> tuple[Ids, b
 
 
 def put_together(ids: Ids, rest: bytes, size: int, tokenizer: Tokenizer, encoding: str) -> bytes:
-    """Return the bytes that `take_apart` was given, `size` of them.
+    """Return the `size` bytes that `take_apart` was given.
 
-    Raise ValueError if the rest is damaged; then the bytes may also be others.
+    If the rest is damaged, raise ValueError or return other bytes.
     """
     if not isinstance(tokenizer, CharTokenizer):
         return ids.astype(np.uint8).tobytes()

@@ -30,7 +30,7 @@ _ONE = np.uint64(1 << PRECISION)
 
 
 def distribution(p: npt.NDArray[Any]) -> Any:
-    """Return what a coder takes for the probabilities of the symbols, (V,), V >= 2.
+    """Return the probabilities of the symbols, (V,), V >= 2, as constriction's coders take them.
 
     Raise ValueError if one is negative or not finite.
     """

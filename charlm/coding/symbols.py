@@ -1,10 +1,10 @@
-"""Code symbols by a model's predictions, each after the one before.
+"""Code symbols by a model's predictions, one after another.
 
-Bits decide here. If the probabilities that decode a character differ in one bit from those that
-encoded it, all that follows may be wrong. They differ between two ways to compute the same thing:
-one character or many at once, one thread or two, another release of torch, another processor. So
-there is one way only: `model.adaptive`, on the CPU, one thread, one character after another, the same
-to encode and to decode. `charlm.coding.of_run` says what it depends on besides the run.
+If the probabilities that decode a character differ in a single bit from those that encoded it, all
+that follows may be wrong. And bits do differ between two ways to compute the same thing: one
+character or many at once, one thread or two, another release of torch, another processor. So there is
+only one way, to encode and to decode: `model.adaptive` on the CPU, with one thread, one character
+after another. `charlm.coding.of_run` says what its bits depend on besides the run.
 """
 
 import contextlib
@@ -59,10 +59,11 @@ class Symbols:
         return ids
 
     def fingerprint(self) -> str:
-        """Return a checksum of the bits that are computed here, in 16 hexadecimal digits.
+        """Return a checksum of predictions on this machine, in 16 hexadecimal digits.
 
-        It reads a text of pseudo-random characters, so this must not code another. Bits that differ in
-        rare places only are not found this way, but a block's checksum finds what they do.
+        They are those of a text of pseudo-random characters, after which this coder cannot code
+        another text. A machine whose bits differ only rarely may have the same checksum; then the
+        checksum of a block shows what went wrong.
         """
         found = hashlib.sha256(self._next.tobytes())
         for idx in np.random.Generator(np.random.PCG64(0)).integers(self.vocab_size, size=TRIED):
@@ -76,7 +77,7 @@ class Symbols:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with one thread while in this context: how many there are changes bits."""
+    """Compute with one thread in this context: the number of threads changes bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -91,4 +92,4 @@ def _probabilities(log_p: torch.Tensor) -> npt.NDArray[np.float64]:
     p = np.exp(log_p.numpy().astype(np.float64))
     if not np.isfinite(p.sum()):
         raise NonFiniteError("", "the model predicts NaN", "use an earlier checkpoint")
-    return p if len(p) > 1 else np.append(p, 0.0)  # a coder knows no alphabet of one
+    return p if len(p) > 1 else np.append(p, 0.0)  # constriction needs two symbols

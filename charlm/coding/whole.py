@@ -1,4 +1,4 @@
-"""A whole text, from one file into another: block by block, checked while it is encoded."""
+"""Code a whole text from one file into another, block by block; check each block when it is encoded."""
 
 import codecs
 import math
@@ -19,13 +19,13 @@ AHEAD = 2  # blocks that may wait to be checked
 
 @dataclass(frozen=True)
 class Coded:
-    """What encoding or decoding a text came to.
+    """The sizes of a text and of its code.
 
     Args:
         size: Bytes of the text.
         coded_size: Bytes of the whole file that it was encoded to.
         symbols: Characters (or bytes) that were predicted; a run's alphabet may lack others.
-        coded_bytes: Bytes of code that they took, without the rest of the file.
+        coded_bytes: Bytes of code for them, without the rest of the file.
     """
 
     size: int
@@ -35,12 +35,12 @@ class Coded:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits of the file per byte of the text; of an empty text, infinite."""
+        """Bits of the file per byte of the text; infinite for an empty text."""
         return 8 * self.coded_size / self.size if self.size else math.inf
 
     @property
     def nats_per_symbol(self) -> float:
-        """Nats of code per predicted symbol, which is what a model's loss promises; of none, NaN."""
+        """Nats of code per predicted symbol, to compare with the model's loss; NaN for no symbol."""
         bits = 8 * self.coded_bytes
         return bits * math.log(2) / self.symbols if self.symbols else math.nan
 
@@ -55,20 +55,20 @@ def encode(
     check: bool = True,
     tick: Tick = lambda size: None,
 ) -> Coded:
-    """Write the code of a text, each block after it was decoded again and found equal.
+    """Encode a text, and write each block once it has been decoded to the same text.
 
     Args:
         read: Reads the text once, a block at a time.
         out: Where the container is written.
         method: How it is coded.
         name: What messages call the text.
-        size: Its bytes, if known, for the bar of who decodes it.
-        check: Whether to decode, on another thread while encoding goes on.
-        tick: Called with the bytes that were encoded since the last call, and if `check` once more
-            with the bytes that were decoded; by one thread at a time. It may raise Stopped.
+        size: Its length in bytes, if known; kept in the file for the progress bar of decoding.
+        check: Whether to decode each block, on another thread while encoding goes on.
+        tick: Called with the number of bytes encoded since the last call and, if `check`, likewise
+            with the number decoded; by one thread at a time. It may raise Stopped.
 
     Raises:
-        MachineError: A block was decoded to another text. `out` then lacks it.
+        MachineError: A block was decoded to another text; it is not written.
     """
     writer, whole = ContainerWriter(out, method.header, size), Digest()
     with method.working(), _Checker(method if check else None, name, tick) as checker:
@@ -89,12 +89,12 @@ def encode(
 def decode(
     container: ContainerReader, out: IO[bytes], method: Method, tick: Tick = lambda size: None
 ) -> int:
-    """Write the text of a container, block by block, and return its bytes.
+    """Write the text of a container, block by block, and return its length in bytes.
 
     Args:
-        container: Of which the header was read.
-        out: Gets each block once its checksum was found right.
-        method: The one that encoded.
+        container: A container whose header was read.
+        out: Gets each block after its checksum was verified.
+        method: The one that encoded it.
         tick: Called with the bytes that were decoded since the last call. It may raise Stopped.
 
     Raises:
@@ -107,7 +107,7 @@ def decode(
         for block in container.blocks():
             text = _decoded(coder, block, tick)
             if text is None:
-                what = f"block {block.number} gives another text here than where it was written"
+                what = f"block {block.number} is decoded to another text here than where it was compressed"
                 mend = "decompress it there, or on a machine like that one"
                 raise MachineError(container.name, what, mend)
             whole.add(text)
@@ -132,7 +132,7 @@ class _Checker:
         self._name, self._tick = name, tick
         self._pool = ThreadPoolExecutor(1)
         self._over, self._lock = threading.Event(), threading.Lock()
-        # It may take many seconds to make, so on that thread too.
+        # To make a coder may take many seconds, so that thread makes it.
         self._coder = self._pool.submit(method.make) if method else None
 
     def __enter__(self) -> "_Checker":
@@ -156,8 +156,9 @@ class _Checker:
     def _check(self, block: Block) -> None:
         assert self._coder is not None
         if _decoded(self._coder.result(), block, self.tick) is None:
-            what = f"block {block.number} was decoded to another text, so it is not compressed"
-            raise MachineError(self._name, what, "compress it without a run, in integers")
+            what = f"block {block.number} was decoded to another text, so the file was not compressed"
+            mend = "compress it without a run, which uses integer arithmetic"
+            raise MachineError(self._name, what, mend)
 
 
 def _write(writer: ContainerWriter, block: Block, checked: "Future[None] | None") -> None:

@@ -130,7 +130,7 @@ def test_a_link_to_nothing_is_written_to(charlm, text):
         (2, ["compress", "-", "--json"], "--json: the data already goes to standard output; name"),
         (5, ["compress", "a.bin", "-o", "none/a"], "none/a: No such file or directory"),
         (2, ["decompress", "a.bin"], "a.bin: its name does not end with .clm; name the result"),
-        (3, ["decompress", "a.bin", "-o", "b"], "a.bin: not a file that charlm compress wrote; "),
+        (3, ["decompress", "a.bin", "-o", "b"], "a.bin: is not a file that charlm compress wrote; "),
         (2, ["compress", "a.bin", "--set", "adapt.every=9"], "--set adapt.every=9: needs the"),
         (2, ["compress", "a.bin", "--set", "model.order=9"], "--set model.order=9: only keys of"),
         (4, ["compress", "a.bin", "--run", "gone"], "gone: not found; "),
@@ -260,7 +260,7 @@ def test_a_portable_file_needs_no_run(charlm, refused, text):
 
 @pytest.mark.parametrize(
     ("name", "mend"),
-    [("torch", "install torch=="), ("cpu", "decompress it on such a machine")],
+    [("torch", "install torch=="), ("cpu", "decompress it on a machine like that one")],
 )
 def test_another_release_or_processor_is_refused_by_name(refused, of_tiny, monkeypatch, name, mend):
     here = of_run.needs(False)
@@ -269,7 +269,7 @@ def test_another_release_or_processor_is_refused_by_name(refused, of_tiny, monke
     (line,) = refused(5, "decompress", of_tiny, "-o", "b")
 
     assert line.startswith(
-        f"b.txt.clm: was compressed with {name} {here[name]!r}, here is 'another'"
+        f"b.txt.clm: was compressed with {name} {here[name]!r}, but here it is 'another'"
     )
     assert mend in line
 

@@ -79,7 +79,7 @@ def test_a_missing_block_is_found_by_the_whole():
     )
 
     with pytest.raises(
-        DataError, match="is damaged: its blocks are not the whole text of 16 bytes"
+        DataError, match="is damaged: its blocks do not make up the whole text of 16 bytes"
     ):
         read(without_first)
 
@@ -92,7 +92,7 @@ def test_a_size_that_is_none_is_not_told(size):
 
 
 def test_what_follows_the_end_is_refused():
-    with pytest.raises(DataError, match="goes on after its end"):
+    with pytest.raises(DataError, match="has more data after its end"):
         read(written() + b"\n")
 
 
@@ -102,7 +102,7 @@ def test_what_follows_the_end_is_refused():
         (b"", "not a file that charlm compress wrote"),
         (b"any other text", "not a file that charlm compress wrote"),
         (written().replace(b"\r\n", b"\n", 1), "not a file that charlm compress wrote"),
-        (written()[:8] + b"\x02" + written()[9:], "has format 2, this charlm reads 1"),
+        (written()[:8] + b"\x02" + written()[9:], "has format 2, but this charlm reads format 1"),
     ],
 )
 def test_other_files_are_refused(data, what):

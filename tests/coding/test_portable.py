@@ -101,7 +101,7 @@ def header(**changes):
 
 def test_a_file_of_another_engine_is_refused_by_name():
     with pytest.raises(
-        DataError, match=r"a\.clm: was written with the model 'old', this charlm has"
+        DataError, match=r"a\.clm: was compressed with the model 'old', but this charlm has"
     ):
         method_of(header(engine="old"), "a.clm", None)
 

@@ -90,7 +90,7 @@ def test_what_is_decoded_to_another_text_is_not_written():
 def test_without_a_check_it_is_found_when_it_is_decoded():
     _, data = encoded(b"abcdefghijkl", wrong=2, check=False)
 
-    with pytest.raises(MachineError, match=r"^a\.clm: block 2 gives another text here than where"):
+    with pytest.raises(MachineError, match=r"^a\.clm: block 2 is decoded to another text here"):
         restored(data, wrong=2)
 
 
