@@ -1,4 +1,4 @@
-"""A counted model that mixes what it knows of many contexts, bit by bit."""
+"""A counted model that mixes the predictions of many contexts, bit by bit."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
@@ -13,8 +13,8 @@ FARTHEST = 32  # characters back that a part may be
 MOST_PARTS, MOST_CONTEXTS = 32, 128
 WORDS = ("word", "word-1", "word-2", "word-3", "gap", "paragraph")
 NAMED = (*WORDS, "last", "line", "column", "lines", "above", "after-1", "after-2", "after-3")
-ROW_BYTES = 36  # for the nodes of a context that lie together, and a run
-ROWS_A_CHARACTER = 0.5  # that one context needs, about, if it is a long one
+ROW_BYTES = 36  # for a group of nodes in a context, and a run
+ROWS_A_CHARACTER = 0.5  # that a long context needs, about
 
 LAST = tuple(" ".join(map(str, range(1, n + 1))) for n in (1, 2, 3, 4, 5, 6, 8))
 DEFAULT = (
@@ -64,7 +64,7 @@ Mebibytes = Annotated[int, Field(ge=1, le=1 << 20), Integer]
 
 
 class ContextMixingConfig(ModelConfig):
-    """Counted, not trained: many contexts predict each character bit by bit, and a mixer joins them."""
+    """Counted, not trained: many contexts predict each character bit by bit, and a mixer combines them."""
 
     trained_by: ClassVar = "counting"
 
@@ -73,15 +73,17 @@ class ContextMixingConfig(ModelConfig):
     block_size: CountedWindow = 256
     """Characters that a prediction may depend on, beside the training part."""
     contexts: Contexts = DEFAULT
-    """The contexts, a list or separated by `;`. Each is a list of parts of the text before a character. A number: the character so
-    many places back. `word`: the letters of the word so far, in lower case; `word-1` to `word-3`: the
-    whole words before it; `gap`: what stands between this word and the last; `last`: the last
-    character, unless it is part of a word. `line`: how the line begins, its first four characters. `column`: how many characters the line has so far. `lines`:
-    whether an empty line stands above. `above`: the character of the line before in that column.
+    """The contexts: a list, or separated by `;`. Each is a list of parts of the text before the
+    character. A number n: the character n places back. `word`: the letters of the current word so
+    far, in lower case; `word-1` to `word-3`: the words before it; `gap`: what stands between the
+    current word and the one before; `last`: the last character, unless it is part of a word. `line`:
+    the first four characters of the line; `column`: the length of the line so far; `lines`: whether
+    the line before is empty; `above`: the character in the same column of the line before.
     `paragraph`: the first word after the last empty line. `after-1` to `after-3`: the two characters
-    that followed the last one to three characters where they stood last."""
+    that followed when the last one, two or three characters occurred before."""
     memory: Mebibytes = 1024
-    """Most memory of its table, in MiB. A short text takes less; a long one forgets what is rare."""
+    """The largest size of its table, in MiB. A short text takes less; for a long text, rare contexts are
+    dropped."""
 
     @property
     def brief(self) -> str:  # noqa: D102
@@ -104,6 +106,6 @@ class ContextMixingConfig(ModelConfig):
 
 
 def table_bits(contexts: Sequence[Any], chars: int, memory: int) -> int:
-    """Return the logarithm of the rows of the table for a text, within the memory in MiB."""
+    """Return the logarithm (base 2) of the table's number of rows for a text, within `memory` MiB."""
     wanted = max(1 << 10, int(ROWS_A_CHARACTER * chars * len(contexts)))
     return min((wanted - 1).bit_length(), (memory * (1 << 20) // ROW_BYTES).bit_length() - 1)

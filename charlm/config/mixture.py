@@ -49,12 +49,12 @@ class MixtureConfig(ModelConfig):
     least half of its block."""
     combine: Literal["log-linear", "linear", "gated", "bitwise"] = "log-linear"
     """`log-linear`: multiply powers of the probabilities, renormalised. `linear`: their mean.
-    `gated`: log-linear with powers that a small network chooses for each character. `bitwise`:
-    context mixing (`type: context-mixing`) to which the experts offer the probability of each bit."""
+    `gated`: log-linear, with powers that a small network chooses for each character. `bitwise`:
+    context mixing (`type: context-mixing`), with the experts' probabilities of each bit as inputs."""
     contexts: Contexts = DEFAULT
-    """Of `bitwise`: its own contexts, as those of `context-mixing`."""
+    """For `bitwise`: the contexts, as in `context-mixing`."""
     memory: Mebibytes = 1024
-    """Of `bitwise`: most memory of its table, in MiB."""
+    """For `bitwise`: the largest size of its table, in MiB."""
     tune_fraction: Annotated[float, Field(gt=0, lt=1), Number] = 0.1
     """Share of the training part, at its end, used to fit the weights and to train no expert."""
     experts: Annotated[
@@ -70,9 +70,7 @@ class MixtureConfig(ModelConfig):
         for key in OF_BITWISE:
             usual = type(self).model_fields[key].default
             if self.combine != "bitwise" and getattr(self, key) != usual:
-                yield Problem(
-                    key, "only a bitwise mixture has its own", "set model.combine=bitwise"
-                )
+                yield Problem(key, "only for a bitwise mixture", "set model.combine=bitwise")
 
     @model_serializer(mode="wrap")
     def _without_idle_keys(self, dumped: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:

@@ -142,21 +142,21 @@ class EvalConfig(Section):
 
 
 class AdaptConfig(Section):
-    """What learns while a text is read: `charlm eval --protocol adaptive`."""
+    """What a model learns while it reads a text, as in `charlm eval --protocol adaptive`."""
 
     counts: bool = True
     """Counted models count the characters that they have read."""
     mixing: bool = True
-    """A mixture goes on fitting how it joins its experts."""
+    """A mixture goes on learning the weights of its experts."""
     weights: bool = False
-    """Models trained by gradients go on with their training."""
+    """Models trained by gradients go on updating their weights."""
     every: Size | None = None
-    """Characters read between two updates by gradients. Null: the model's block, at most 256."""
+    """Characters between two of these updates. Null: the model's block, at most 256."""
     learning_rate: Annotated[float, Field(gt=0), Number] = 2e-4
-    """Of these updates."""
+    """The learning rate of these updates."""
     replay: Count = 0
-    """Windows of the training part that each of these updates learns from, too. Each takes about as long
-    as the update itself."""
+    """Windows of the training part that each of these updates learns from as well. Each window takes
+    about as long as the update itself."""
 
 
 class SampleConfig(Section):

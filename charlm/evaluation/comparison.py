@@ -40,7 +40,7 @@ class ComparedRun:
     text: tuple[object, ...]
     source: str  # the text's name
     seconds: float  # of training, up to the checkpoint
-    learned: tuple[str, ...] = ()  # what it learned from while it read, by the protocol `adaptive`
+    learned: tuple[str, ...] = ()  # what it learned under the protocol `adaptive`
     cuts: dict[Name, Cut] = field(default_factory=dict)
     scores: dict[Name, Score] = field(default_factory=dict)
 

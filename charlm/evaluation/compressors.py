@@ -2,10 +2,10 @@
 
 A compressor learns from the text while it reads it, as a model does under the protocol `adaptive`.
 Its cost for a text that follows another is the size of both, compressed as one, less the size of the
-first. This holds only if both are compressed alike. zpaq and 7-Zip choose their memory by the length
-of the input, in powers of two: of the two texts of Tiny Shakespeare, one gets 16 MiB and the other
-32 MiB, and the difference makes PPMd of order 16 look like 1.09 nats; with 32 MiB for both, it is
-1.42. So memory is fixed here, and large enough never to run out.
+first, compressed alone. This is fair only if both are compressed with the same settings. zpaq and
+7-Zip choose their memory by the length of the input, in powers of two: for the training part of Tiny
+Shakespeare it is 16 MiB, for the whole 32 MiB, and the difference makes PPMd of order 16 look like
+1.09 nats; with 32 MiB for both, it is 1.42. So memory is fixed here, and large enough never to run out.
 """
 
 import bz2
@@ -23,8 +23,8 @@ from charlm.text.tokenizer import CharTokenizer, Tokenizer, code_points, of_code
 
 PIECE = 1 << 18  # bytes compressed between two calls of `should_stop`
 
-# Of PPMd. If it runs out, PPMd forgets everything; 2,500,000 random Chinese characters need more than
-# 64 MiB. Only what it fills takes memory: 8 MiB for Tiny Shakespeare.
+# In bytes. If it runs out, PPMd forgets everything; 2,500,000 random Chinese characters need more than
+# 64 MiB. Only the part in use takes memory: 8 MiB for Tiny Shakespeare.
 PPMD_MEMORY = 1 << 28
 BZIP3_BLOCK = 1 << 24  # bytes, the default of bzip3: 2,500,000 characters of UTF-8 fit in it
 
@@ -37,7 +37,7 @@ class Compressor(Protocol):
 
 
 def compressors() -> dict[str, Callable[[], Compressor]]:
-    """Return how to make each compressor that is installed, with the settings of its command."""
+    """Return a constructor of each compressor that is installed, with the settings of its command."""
     import pyppmd  # here, because it takes 40 ms
 
     found: dict[str, Callable[[], Compressor]] = {

@@ -48,8 +48,8 @@ def open_part(run: RunFolder, name: str) -> tuple[Split, Mapping[str, Any]]:
 def adaptive_reader(saved: SavedModel) -> AdaptiveReader:
     """Return a reader of one text with a run's model, which learns as `adapt` of its configuration says.
 
-    Raises CheckpointError if the run has lost the text that it was trained on, DataError if that is
-    cut off.
+    Raises CheckpointError if the text that the run was trained on is missing, DataError if it is cut
+    off.
     """
     return saved.model.adaptive(saved.config.adapt, open_part(saved.run, "train")[0])
 

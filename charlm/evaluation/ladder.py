@@ -25,7 +25,7 @@ class Rung:
     """One baseline: its score on the held-out part, and its wall time in seconds.
 
     Work shared by several baselines counts for the first of them. `adaptive` says that it is scored
-    by this protocol: it also learns from the text it is scored on, as compressors do, and has all
+    under this protocol: it also learns from the text it is scored on, as compressors do, and has all
     text before as context.
     """
 
@@ -65,7 +65,7 @@ class Ladder:
     def place(self, loss_nats: float, adaptive: bool = False) -> tuple[Rung | None, Rung | None]:
         """Return the best baseline that a loss beats and the worst that it does not, or None.
 
-        Only baselines that are `adaptive`, or only those that are not, as the loss is.
+        Only baselines of the loss's own protocol are considered: `adaptive`, or not.
         """
         descending = self.scored_alike(adaptive)
         passed = sum(is_above(rung.score.loss_nats, loss_nats) for rung in descending)

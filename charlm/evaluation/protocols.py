@@ -7,9 +7,9 @@ A loss means little without its protocol, because more context makes characters 
     sliding   overlapping windows: each starts S characters (the stride) after the one before, and
               only its new characters are scored, with at least T - S characters of context.
     stream    all the context that the model can use, for models with bounded memory.
-    adaptive  one reading, in which the model may learn from each character once it is scored, as a
-              compressor does (see `charlm.models.adaptive`). Its losses are not those of the model
-              as it was trained, so they are never compared with the others without this name.
+    adaptive  the whole text in order; the model may learn from each character once it is scored, as a
+              compressor does (see `charlm.models.adaptive`). These are not losses of the model as it
+              was trained, so they are never shown beside others without this name.
 
 The first three move a window of some length by some stride. In `windows` the stride equals the length; in
 `stream` the windows are far longer than the model's memory and overlap by it.
@@ -30,7 +30,7 @@ WINDOWED = ("windows", "sliding")
 
 CHARS_A_PASS = 16_384  # large enough to keep a CPU busy, small enough for its caches
 LOGITS_A_PASS = 1 << 24  # 64 MiB of float32, whatever the vocabulary
-CHARS_A_READING = 1024  # between two looks at whether to stop, of `adaptive`
+CHARS_A_READING = 1024  # between two checks of whether to stop, under `adaptive`
 LOOKED_UP_A_PASS = 1 << 18  # for a model that need not compute all V probabilities
 
 
@@ -139,7 +139,7 @@ def stream(model: LanguageModel, all_logits: bool = False) -> Cut:
 
 
 def adaptive(model: LanguageModel) -> Cut:
-    """Return the protocol `adaptive`, whose windows are parts of one reading."""
+    """Return the protocol `adaptive`; its windows are consecutive parts of the text."""
     length = max(1, min(CHARS_A_READING, LOGITS_A_PASS // model.vocab_size))
     return Cut("adaptive", length, length, "one by one, each before the model may learn from it")
 
@@ -155,7 +155,7 @@ def choose(
 
     Args:
         model: What predicts.
-        name: Of the protocol.
+        name: The protocol.
         block_size: Characters in a window; None, the model's own.
         stride: For `sliding`; None, half the window.
         all_logits: Whether all V probabilities are needed for each character, even from a model

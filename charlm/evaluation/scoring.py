@@ -117,7 +117,7 @@ def score_text(
         model: What predicts; in evaluation mode meanwhile.
         ids: The text without unknown characters, at least 2 characters.
         cut: The protocol.
-        reader: What reads the text, for the protocol `adaptive`; it has read nothing.
+        reader: For the protocol `adaptive`: reads the text; it has read nothing yet.
         byte_lengths: Bytes in each symbol of the text (see `utf8_lengths`).
         left_out: The unknown characters, scored by the rule of `unknown`.
         by_position: Whether to average by position in the window too; for `windows`.
@@ -222,7 +222,7 @@ def _read(
     should_stop: Callable[[], bool],
     likeliest: bool,
 ) -> Iterator[tuple[Floats, npt.NDArray[np.int64], Likeliest | None]]:
-    """Yield what `_predict` does, for one reading, `length` characters at a time."""
+    """Yield what `_predict` does, for a text that a reader reads, `length` characters at a time."""
     for first in range(0, len(ids) - 1, length):
         check_stop(should_stop)
         text = ids.read(first, min(length, len(ids) - 1 - first) + 1).astype(np.int64)

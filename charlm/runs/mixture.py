@@ -43,7 +43,7 @@ class Fitted:
     steps: dict[str, Count]  # of each expert with a run, when it had not yet read the slice
     seconds: Finite  # wall time of the fit
     reserve: Finite  # seconds from the experts' last step to the end of the run
-    gate: list[Finite] = field(default_factory=list)  # its numbers in order; empty: no gate
+    gate: list[Finite] = field(default_factory=list)  # its weights in order; empty: no gate
     # SHA-256 of the weights of experts from other runs: the step alone does not identify them.
     weights_sha256: dict[str, str] = field(default_factory=dict)
 

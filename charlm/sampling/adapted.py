@@ -1,4 +1,4 @@
-"""Sampling from a model that has learned from the prompt, as it would from a text that it is scored on."""
+"""Sampling from a model that has learned from the prompt, as under the protocol `adaptive`."""
 
 from collections.abc import Callable
 
@@ -10,18 +10,18 @@ from charlm.errors import check_stop
 from charlm.models.adaptive import AdaptiveReader
 from charlm.sampling.reader import Reader
 
-PIECE = 1024  # characters read between two looks at whether to stop
+PIECE = 1024  # characters read between two checks of whether to stop
 
 
 class AdaptedReader(Reader):
-    """Reads one text with a reader that may learn; copies, which continue it, learn no more.
+    """Reads the prompt with a reader that may learn; its copies, which continue it, do not learn.
 
     A model that learned from its own samples would repeat them more and more.
 
     Args:
-        reader: What reads.
+        reader: Reads the prompt.
         progress: Called with the number of characters read since the last call.
-        should_stop: Asked often; `read` raises Stopped if it says so.
+        should_stop: Called often; `read` raises Stopped if it returns true.
     """
 
     def __init__(

@@ -65,7 +65,7 @@ class Drawing:
     task: Task
     should_stop: Callable[[], bool] = lambda: False  # characters drawn until then are kept
     texts: int = 1  # how many will be drawn together
-    learned: Context | None = None  # the prompt, if it was read by a reader that learns
+    learned: Context | None = None  # the prompt, if the model has learned from it
 
     @property
     def at_once(self) -> int:

@@ -33,7 +33,7 @@ class Context:
     """A prompt of at least one character, read by a model once for all its continuations.
 
     If it is longer than the model's block, the last characters count. See `reader_of` for the rest.
-    A `reader` given here has read nothing, and reads all of the prompt.
+    A `reader` given here has read nothing yet; it reads the whole prompt.
     """
 
     def __init__(

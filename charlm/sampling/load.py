@@ -41,7 +41,7 @@ class Writer:
 
     def __init__(self, saved: SavedModel, printable: bool = True) -> None:
         self.saved = saved
-        self.printable = printable  # else bytes that are not UTF-8 are kept, as `raw` says
+        self.printable = printable  # if not, bytes that are not UTF-8 are kept: see `raw`
 
     def generate(
         self,

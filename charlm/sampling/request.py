@@ -152,9 +152,9 @@ def choose_seed(seed: int | None) -> int:
 
 
 def check_weights(weights: Weights, model: LanguageModel, adapt: bool = False) -> None:
-    """Raise UsageError for 8-bit weights if the model learns, or is not on a CPU: there are no kernels."""
+    """Raise UsageError for 8-bit weights if the model is to learn, or is not on a CPU."""
     if weights == "int8" and adapt:
-        what = "a model learns with float32 only"
+        what = "only float32 weights can learn from the prompt"
         raise UsageError(Setting("weights", weights), what, "leave it out, or do not adapt")
     if weights == "int8" and model.device.type != "cpu":
         mend = Phrase("leave it out, or use {}", Setting("device", "cpu"))

@@ -42,7 +42,7 @@ def put_in_place(temporary: Path, path: Path) -> None:
 def replacing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
     """Yield a file that replaces the one at `path` if the block succeeds, or is deleted if not.
 
-    It is of text in UTF-8, or with `wb` of bytes.
+    It is a text file in UTF-8, or with `wb` a binary file.
 
     A pipe or a device is written directly. For a symbolic link, its target is replaced. Raise
     OSError if the folder is missing or `path` is a folder, MachineError if the disk or its

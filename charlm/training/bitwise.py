@@ -1,8 +1,8 @@
-"""Learning a bitwise mixture: its mixer reads the training part once, character by character.
+"""Training a bitwise mixture: its mixer reads the training part once, character by character.
 
-Each character is predicted from what the experts offer, then learned from. An expert offers what it
-would say without having read that character: n-grams count as they read, from the beginning; the
-others were trained on all but the slice, and begin to offer there.
+Each character is predicted from the predictions of the experts, then learned from. An expert's
+prediction must not depend on text that it has seen: n-grams count while they read, so they predict
+from the beginning on; the others were trained on all but the slice, so they predict only there.
 """
 
 import time
@@ -39,12 +39,12 @@ OFFERED = 1 << 22  # probabilities offered at a time: 16 MiB
 
 
 class BitwiseLearner(JoiningLearner):
-    """Learning a bitwise mixture: instead of weights, its mixer is fitted."""
+    """Trains a bitwise mixture: its mixer is fitted instead of weights."""
 
     model: BitwiseMixture
 
     def fit(self) -> Outcome:
-        """Let the mixer read the training part, and save what it learned until the mixture is saved."""
+        """Let the mixer read the training part; save what it learned, in case the run is stopped."""
         most, should_stop = chars_a_pass(self.model, True), self.job.should_stop
         parts, classes = (self.first, self.slice), classes_of(self.job.tokenizer)
         found = learn_bits(
@@ -60,7 +60,7 @@ class BitwiseLearner(JoiningLearner):
         return found
 
     def take(self, fitted: Fitted) -> None:
-        """Let the mixer have what it learned before a stop."""
+        """Take what was fitted; after a stop, read what the mixer had learned from its file."""
         super().take(fitted)
         if not len(self.model.joiner.text):
             path = self.run.path / JOINER
@@ -71,7 +71,7 @@ class BitwiseLearner(JoiningLearner):
 
     @torch.no_grad()
     def time_to_join(self, logits: Float[Tensor, "E N V"]) -> float:
-        """Return the seconds that mixing the predictions of a character takes, by trying."""
+        """Measure how many seconds it takes to mix the predictions of a character."""
         ids = self.first.read(0, min(MIXED, len(self.first))).astype(np.int64)
         classes, joiner = classes_of(self.job.tokenizer), self.model.joiner
         # What is compiled is compiled before the time is taken: for scoring, samples and learning.
@@ -93,7 +93,7 @@ class BitwiseLearner(JoiningLearner):
 
 
 class Offers:
-    """What the experts say of a text in order, each where it has not read that text."""
+    """The experts' predictions of a text in order, each where the expert has not seen the text."""
 
     def __init__(self, model: BitwiseMixture, specs: Mapping[str, ExpertConfig]) -> None:
         self.experts = list(model.experts.values())
@@ -110,7 +110,7 @@ class Offers:
         }
 
     def of_counts(self, ids: Int[ndarray, "n"]) -> Float[ndarray, "n X V"]:
-        """Return what counts that grow say after each character; NaN where nothing is offered."""
+        """Return what growing counts predict after each character; NaN for all other experts."""
         found = np.full((len(ids), len(self.experts), self.vocab_size), np.nan, np.float32)
         for place, reader in self.growing.items():
             found[:, place] = reader.go_on(ids).numpy()
@@ -119,7 +119,7 @@ class Offers:
     def of_all(
         self, windows: Int[ndarray, "R T"], should_stop: Callable[[], bool]
     ) -> Float[ndarray, "n X V"]:
-        """Return what all experts say after each character of the slice, R windows in order."""
+        """Return what all experts predict after each character of the slice, R windows in order."""
         found = self.of_counts(windows.ravel())
         x = torch.from_numpy(windows).to(self.device)
         for place, expert in enumerate(self.experts):
@@ -131,7 +131,7 @@ class Offers:
         return found
 
     def reach_slice(self, first: Split) -> None:
-        """Begin with what counts the end of the text before the slice only."""
+        """Start the experts that count only the end of the text before the slice."""
         for place, config in self.counted.items():
             if place not in self.growing:
                 self.growing[place] = GrowingNGram(config, self.vocab_size, first)

@@ -29,7 +29,7 @@ Targets = Int[Tensor, "N"]
 
 @dataclass(frozen=True)
 class Joined:
-    """Weights of all experts and a temperature; a gate, if it pays; and what was left out, if so."""
+    """Weights of all experts and a temperature; a gate, if it helps; and a remark on what was left out."""
 
     weights: Float[Tensor, "E"]
     temperature: Float[Tensor, ""]
@@ -43,13 +43,13 @@ class Joined:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A join, its loss and those of the experts on the slice, and what it takes to score."""
+    """A join, its loss and the losses of the experts on the slice, and the time that scoring takes."""
 
     joined: Joined
     loss_nats: float
     alone_nats: list[float]
-    chars: int  # that the losses are means of
-    seconds: float  # to predict and to join a character
+    chars: int  # over which the losses are averaged
+    seconds: float  # to predict and join one character
 
 
 def fit_join(
@@ -85,8 +85,8 @@ def fit_join(
         as_it_is = joined >= alone and not gated
         if rule == "gated" and not gated:
             remark = (
-                f"the gate predicts text worse than fixed weights ({with_gate:.3f} and {joined:.3f} "
-                "nats, on halves of the slice that neither was fitted on): it is left out"
+                f"the gate predicts text worse than fixed weights ({with_gate:.3f} against "
+                f"{joined:.3f} nats, on halves of the slice that neither was fitted on): it is left out"
             )
         if as_it_is and len(chosen) > 1:
             chosen = [best]
@@ -140,10 +140,10 @@ def _greedy(
 def _on_other_text(
     logits: Logits, targets: Targets, combine: str, should_stop: Callable[[], bool]
 ) -> tuple[float, float, float]:
-    """Return the losses with a gate, of fixed weights and of the best expert, on text not fitted.
+    """Return the losses of a gate, of fixed weights and of the best expert, on text not fitted to.
 
-    Each half of the text is predicted with what was found best on the other half. Without a gate,
-    its loss is infinite.
+    Each half of the text is predicted with what was found best on the other half. If there is no
+    gate, its loss is infinite.
     """
     every = -(-logits.numel() // MAX_NUMBERS)
     logits, targets = logits[:, ::every], targets[::every]

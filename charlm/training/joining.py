@@ -174,7 +174,7 @@ class JoiningLearner(OneStepLearner):
         yield from self._train(math.inf, used)
 
     def take(self, fitted: Fitted) -> None:
-        """Let the model have what was fitted."""
+        """Copy what was fitted into the model."""
         weights = [fitted.weights[name] for name in self.mixture.experts]
         self.model.weights.copy_(torch.tensor(weights))
         self.model.temperature.fill_(fitted.temperature)
@@ -198,7 +198,7 @@ class JoiningLearner(OneStepLearner):
         return left - (counted + fitting + scoring + RESERVE * left)
 
     def time_to_join(self, logits: Float[Tensor, "E N V"]) -> float:
-        """Return the seconds that joining the predictions of a character takes, by trying."""
+        """Measure how many seconds it takes to join the predictions of a character."""
         experts, combine = len(logits), self.mixture.combine
         gate = Gate(experts) if combine == "gated" else None
         started = time.perf_counter()
@@ -206,9 +206,9 @@ class JoiningLearner(OneStepLearner):
         return (time.perf_counter() - started) / len(logits[0])
 
     def time_to_fit(self, most: float, predicting: float, joining: float) -> float:
-        """Return the seconds that the fit will take, for as much text as `most` seconds allow.
+        """Return the seconds that the fit will take, on as much text as `most` seconds allow.
 
-        Predicting a character takes `predicting` seconds, and joining what was predicted `joining`.
+        To predict a character takes `predicting` seconds, and to join the predictions `joining`.
         """
         self.tuned = min(self.tuned, _within(most, predicting))
         fitting = (FIT_GATED if self.mixture.combine == "gated" else FIT) * joining

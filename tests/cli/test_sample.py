@@ -768,7 +768,7 @@ def test_a_gpt_learns_from_the_prompt_if_its_weights_may(charlm, trained):
     [
         (["--set", "adapt.weights=true"], "nothing is learned; add --adapt"),
         (["--adapt", "--set", "run.seed=1"], "only keys of the section adapt"),
-        (["--adapt", "--weights", "int8"], "a model learns with float32 only"),
+        (["--adapt", "--weights", "int8"], "only float32 weights can learn"),
     ],
 )
 def test_what_does_not_go_with_adapting_is_refused(charlm, trained, options, message):
