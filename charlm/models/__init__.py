@@ -2,14 +2,14 @@
 
 Read in this order: `base` (the interface of every model), `adaptive` (models that learn while they
 read), `bigram`, `loss` (the score of a prediction), `averaging`, `attention`, `gpt2`,
-`ngram_embedding`, `modern`; then `dynamic` (weights that are updated while a text is read); then
+`ngram_embedding`, `modern`, `dynamic` (weights that are updated while a text is read); then
 `counts`, `smoothing`, `counted_loss` (the losses of all orders at once), `kernel` (compiled loops),
-`growing` (counts that grow while a text is read), `ngram` (a model by counting alone); `view`
-(parts of a text), `bit_tables`, `symbol_tree`, `undo`, `context_table`, `passages`, `bit_mixing`,
-`bit_reading`, `context_mixing` (a model that mixes many contexts, bit by bit); then `cache` (keys and values are computed
-once), `registry` (from a configuration to its model), `gate` (who is trusted when), `mixture`
-(several models as one), `adaptive_mixture` (it learns how to join while it reads), `bitwise` (its
-experts are joined by context mixing), `device`.
+`growing` (counts that grow while a text is read), `ngram` (a model by counting alone); then `view`
+(what contexts may look at), `bit_tables`, `symbol_tree`, `undo`, `context_table`, `passages`,
+`bit_mixing`, `bit_reading`, `context_mixing` (a model that mixes many contexts, bit by bit); then
+`cache` (keys and values are computed once), `registry` (from a configuration to its model), `gate`
+(which expert to trust when), `mixture` (several models as one), `adaptive_mixture` (a mixture that
+learns while it reads), `bitwise` (a mixture joined by context mixing), `device`.
 
 Letters in shapes: B batch, T time (characters, at most `block_size`), C channels (`n_embd`), H
 heads, D `head_size` (C = H * D), V `vocab_size`.

@@ -1,13 +1,13 @@
 """Models that learn while they read: each character is predicted, and may then be learned from.
 
-    reader = model.adaptive(options, trained_on)    nothing has been read
-    log_p = reader.first()                          (V,) of the first character
-    log_p = reader.go_on(ids)                       (n,) -> (n, V), for the next n characters
-    log_p = reader.log_probability(ids, targets)    (n,) -> (n,), only of what follows each of them
-    other = reader.fork()                           goes on from here, but learns no more
+    reader = model.adaptive(options, trained_on)    has read nothing yet
+    log_p = reader.first()                          (V,): predicts the first character
+    log_p = reader.go_on(ids)                       (n,) -> (n, V): reads n characters
+    log_p = reader.log_probability(ids, targets)    (n,) -> (n,): only of what follows each of them
+    other = reader.fork()                           goes on from here, but does not learn
 
-A prediction depends on the characters before it only, so a text can be decoded with the same reader
-that encoded it. The model stays as it is: a reader copies what it changes.
+A prediction depends only on the characters before it, so a text can be decoded with a reader like
+the one that encoded it. The model does not change: a reader copies what it changes.
 """
 
 from abc import ABC, abstractmethod
@@ -58,7 +58,7 @@ class AdaptiveReader(ABC):
 
     @property
     def learned(self) -> tuple[str, ...]:
-        """What changes while it reads, in words: `counts`, `mixing weights`; empty for nothing."""
+        """What changes while it reads: `counts`, `mixing weights`, `weights`; empty for nothing."""
         return ()
 
 
@@ -66,9 +66,9 @@ class Unchanging(AdaptiveReader):
     """Reads a text with a model that does not learn from it.
 
     Attributes:
-        state: Of the model.
-        single: What reads one character with this state faster than the model, if anything does;
-            None: it is made when it is needed, from the weights as they are then.
+        state: The model's state.
+        single: A function that reads one character with this state faster than the model does, if
+            there is one. None: it is made when needed, from the weights as they are then.
     """
 
     def __init__(self, model: "LanguageModel") -> None:
@@ -93,7 +93,7 @@ class Unchanging(AdaptiveReader):
 
     @cached_property
     def _sharing(self) -> Any:
-        """What makes a faster reader of one character that shares the model's state; or None."""
+        """A constructor of a faster reader of one character that shares the model's state, or None."""
         from charlm.models.registry import kind_of
 
         on_cpu = self.model.device.type == "cpu"
@@ -107,7 +107,7 @@ class Unchanging(AdaptiveReader):
         return other
 
     def first(self) -> Float[Tensor, "V"]:
-        """Return equal probabilities: without a character before it, such a model has no opinion."""
+        """Return equal probabilities: such a model predicts only from a character before."""
         return uniform(self.model.vocab_size)
 
 

@@ -1,4 +1,4 @@
-"""A mixture that goes on learning how its experts are joined, while it reads.
+"""A mixture that goes on learning how to join its experts, while it reads.
 
 Before each character, with f the features of `gate`:
 
@@ -6,9 +6,10 @@ Before each character, with f the features of `gate`:
     powers = fixed powers + outer(hidden)
     logits = sum of power_e * log p_e + a correction of each character, for each of these contexts
 
-After it, one step of gradient descent on its surprisal changes all but the fixed powers. Offsets and
-corrections begin with 0: offsets trust experts by context, as the weight sets of PAQ mixers do
-(Mahoney 2005), and corrections learn what all experts get wrong, as its last stage does.
+After the character, one step of gradient descent on its surprisal updates all but the fixed powers.
+Offsets and corrections begin at 0. Offsets let the trust in experts depend on the context, as the
+weight sets of PAQ's mixers do (Mahoney 2005); corrections learn what all experts get wrong, as PAQ's
+last stage does.
 """
 
 import copy
@@ -26,7 +27,7 @@ from charlm.models.gate import FAR, FEATURES, LEAST, Gate
 from charlm.models.kernel import lean_kernel
 from charlm.models.mixture import FLOOR, MixtureModel, join
 
-# Sizes of the steps, chosen on the end of the training part (docs/experiments.md).
+# Learning rates, chosen on the end of the training part (docs/experiments.md).
 GATE_RATE = 3e-4
 OFFSET_RATE = 0.2
 CORRECTION_RATE = 0.01
@@ -36,14 +37,14 @@ MIX = 40503  # odd, near 2^16 / golden ratio: spreads contexts over rows (Knuth 
 
 
 class State(NamedTuple):
-    """What the reader knows; arrays, which the kernels change."""
+    """What the reader has learned and read: arrays, which the kernels change."""
 
     powers: Array  # (E,), fixed
     inner: Array  # (H, F + 1)
     outer: Array  # (E, H + 1)
     offsets: Array  # (ORDERS, rows, H)
     corrections: Array  # (ORDERS, rows, V)
-    # Of the last prediction, from which the next character teaches:
+    # Of the last prediction, to learn from it when the next character is known:
     log_p: Array  # (E, V)
     features: Array  # (F,)
     hidden: Array  # (H,)
@@ -54,7 +55,7 @@ class State(NamedTuple):
     length: Array  # (1,), characters read
 
 
-OF_A_TEXT = ("log_p", "features", "hidden", "p", "rows", "recent", "length")  # not learned
+OF_A_TEXT = ("log_p", "features", "hidden", "p", "rows", "recent", "length")  # read, not learned
 
 
 def begin(model: MixtureModel) -> State:
@@ -129,7 +130,7 @@ class AdaptiveMixture(AdaptiveReader):
 
     @torch.no_grad()
     def first(self) -> Float[Tensor, "V"]:
-        """Return what the experts say of a text's first character, joined."""
+        """Return the log-probabilities of a text's first character."""
         firsts = (expert.first() for expert in self.experts)
         return join(firsts, *self.fixed).log_softmax(dim=-1)
 

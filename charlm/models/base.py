@@ -205,7 +205,7 @@ class LanguageModel(nn.Module):
         """Return a reader of one text that may learn from it, as `options` say.
 
         `trained_on` is the text that the model was trained on: counted models count it again, others
-        can be kept from forgetting it. This default updates the weights, if there are any and
+        may replay windows of it. This default updates the weights, if there are any and
         `options.weights` says so.
         """
         from charlm.models.adaptive import Unchanging

@@ -4,7 +4,7 @@ Everything is an integer, so that all machines compute the same bits. Units:
 
     a probability   1/65536, of a 1
     a logit         ln(p / (1 - p)) in 1/4096 nats, from -12 to 12
-    a history       0 to 255: what bits were seen in one place, 0 for none
+    a history       0 to 255: which bits were seen in one place; 0 for none
 
 PAQ (M. Mahoney, "Adaptive weighing of context models for lossless data compression", 2005) introduced
 mixing logits of bits and predicting by histories; these tables follow its ideas, not its numbers.
@@ -24,8 +24,8 @@ TOP = 12 * UNIT
 LIMIT = TOP - 1  # the largest logit
 LEAST = 16  # the smallest probability, in 1/65536
 
-ALL_BITS = 4  # as long as there are so few, a history knows each
-# The most of the commoner bit that is told apart, by how many there are of the rarer one.
+ALL_BITS = 4  # a history of so few bits records each of them
+# The largest count of the commoner bit that is distinguished, for each count of the rarer one.
 MOST = (41, 40, 12, 6, 5, 5)
 
 
@@ -49,7 +49,7 @@ def _after(history: History, bit: int) -> History:
     counts[bit] += 1
     if sum(counts) <= ALL_BITS:
         return (*bits, bit), counts[0], counts[1], bit
-    # A bit that contradicts what was seen often makes that count for less: text changes.
+    # A bit that contradicts many others lowers their count, since a text changes.
     other = counts[1 - bit]
     if other > 2:
         counts[1 - bit] = min(other - 1, other.bit_length() + 1)
@@ -69,7 +69,7 @@ def _is_known(counts: list[int]) -> bool:
 
 
 def _histories() -> tuple[Array, Array]:
-    """Return the history after each history and bit, (256, 2); and the first guess of p, (256,)."""
+    """Return the history after each history and bit, (256, 2), and an initial probability of each, (256,)."""
     known: list[History] = [((), 0, 0, 0)]
     numbers = {known[0]: 0}
     after = np.zeros((256, 2), np.uint8)
@@ -88,5 +88,5 @@ def _histories() -> tuple[Array, Array]:
 
 STRETCH, SQUASH = _stretched(), _squashed()
 AFTER, GUESS = _histories()
-# The share of the way that the n-th observation moves a mean, in 1/65536: 1 / (n + 1.5).
+# How far the n-th observation moves a running mean towards it, in 1/65536: 1 / (n + 1.5).
 RATE = np.array([2 * 65536 // (2 * n + 3) for n in range(1024)], np.int32)

@@ -1,16 +1,16 @@
 """Models trained by gradients that go on learning from the text that they read.
 
-After every N characters comes one step of gradient descent on the predictions of these N. So a model
-learns the names and turns of phrase of this text, which it will meet again: Krause et al. 2018,
-"Dynamic evaluation of neural sequence models". As there (section 3), a running mean of the squared
-gradients scales each step. This is Adam without momentum, which would go on learning from text that is
+After every N characters, one step of gradient descent is made on the predictions of these N. So the
+model learns the names and turns of phrase of this text, which may come again: Krause et al. 2018,
+"Dynamic evaluation of neural sequence models". As there (section 3), each step is scaled by a running
+mean of the squared gradients. This is Adam without momentum, which would repeat steps for text that is
 long past.
 
 Windows of the training part can be mixed in, so that a model does not forget what it knew (Robins 1995,
 "Catastrophic forgetting, rehearsal and pseudorehearsal").
 
-A step depends on the characters only, not on how the text was cut into pieces. Keys and values of
-earlier characters are not computed again; with the new weights they would gain 0.001 nats.
+A step depends only on the characters, not on the pieces in which they are read. Keys and values of
+earlier characters are not computed again with the new weights, which would gain 0.001 nats.
 """
 
 import math
@@ -35,15 +35,15 @@ from charlm.text.tokens import Ids
 BETAS = (0.0, 0.999)  # no momentum; the mean of squares reaches back about 1,000 updates
 OF_NGRAMS = 5.0  # times the learning rate: most n-grams have few updates
 LONGEST = 256  # characters between two updates, unless the options say how many
-REPLAYED = 0.3  # share of the loss that windows of the training part have
-SEED = 0  # of their choice
+REPLAYED = 0.3  # the share of the training part's windows in the loss
+SEED = 0  # for the choice of these windows
 
 
 class LearningReader(AdaptiveReader):
     """Reads one text with a copy of a model, whose weights it updates after every N characters.
 
-    `trained_on` is the text whose windows are replayed; None: none are. `go_on` raises
-    NonFiniteError if the loss becomes NaN or infinite.
+    `trained_on` is the text whose windows are replayed, if any. `go_on` raises NonFiniteError if the
+    loss becomes NaN or infinite.
     """
 
     learned = ("weights",)
@@ -62,7 +62,7 @@ class LearningReader(AdaptiveReader):
         self.read = np.empty(0, np.int64)  # the last characters, not learned from yet
 
     def go_on(self, ids: Int[ndarray, "n"]) -> Float[Tensor, "n V"]:
-        """Read n more characters, and learn as soon as the next of every N is known."""
+        """Read n more characters; learn from every N of them once the character after them is known."""
         log_p = []
         while len(ids):
             if len(self.read) == self.every:
@@ -114,8 +114,8 @@ class LearningReader(AdaptiveReader):
 def optimizers_of(model: LanguageModel, learning_rate: float) -> list[Optimizer]:
     """Return the optimizers of all weights of a model that is in evaluation mode.
 
-    Only the rows of an n-gram table that were looked up are updated: an update of the whole table
-    would take half as long as everything else. MPS has no sparse gradients.
+    Only those rows of an n-gram table that were looked up are updated: to update the whole table would
+    take half as long as everything else. MPS has no sparse gradients.
     """
     embeddings = [part for part in model.modules() if isinstance(part, NGramEmbedding)]
     sparse = model.device.type != "mps"

@@ -1,12 +1,13 @@
-"""A gate: the powers of a mixture's experts, chosen anew for each character.
+"""A gate: chooses the powers of a mixture's experts for each character.
 
-    features   of each expert: how sure it is, and how far from what the experts say on average
-    powers     the fixed ones of the mixture + outer(relu(inner(features)))
+    features   of each expert: how certain it is, and how far from the mean of all experts
+    powers     the mixture's fixed ones + outer(relu(inner(features)))
 
-An n-gram that knows its long context is sure of one character; one that does not says what any other
-would. The gate sees this in the distributions alone, so it serves any kind of expert. Networks that
-choose between experts: Jacobs et al. 1991, "Adaptive mixtures of local experts"; as powers of
-probabilities, Mahoney 2005, "Adaptive weighing of context models for lossless data compression".
+An n-gram model that has seen the long context before is certain of one character; one that has not
+predicts what any other would. The gate sees this in the distributions alone, so it serves any kind of
+expert. Networks that choose between experts: Jacobs et al. 1991, "Adaptive mixtures of local experts";
+as powers of probabilities, Mahoney 2005, "Adaptive weighing of context models for lossless data
+compression".
 """
 
 import math
@@ -22,10 +23,10 @@ from charlm.errors import check_stop
 
 HIDDEN = 32  # units between features and powers
 FEATURES = 4  # of each expert
-FAR = 8.0  # nats from the mean, at most: one that rules a character out might be further
-LEAST = 1e-37  # of a mean probability, whose logarithm is taken
+FAR = 8.0  # nats from the mean, at most: an expert that rules a character out might be further
+LEAST = 1e-37  # least mean probability, before its logarithm is taken
 SPREAD = 1e-2  # least standard deviation that features are divided by
-# Chosen on the end of the training part (docs/experiments.md). More passes learn the slice by heart.
+# Chosen on the end of the training part (docs/experiments.md). More passes overfit the slice.
 PASSES = 2
 BATCH = 256
 PIECE = 1 << 12  # predictions whose features are computed at a time
@@ -34,7 +35,7 @@ DROPOUT = 0.4  # of the hidden units, while they learn
 
 
 class Gate(nn.Module):
-    """The network; its last columns are added as they are. At first all that it adds is 0."""
+    """The network. The last column of each matrix is its bias. At first it adds 0 to the powers."""
 
     inner: Float[Tensor, "H F+1"]
     outer: Float[Tensor, "E H+1"]
@@ -53,7 +54,7 @@ class Gate(nn.Module):
         return torch.cat([self.inner.flatten(), self.outer.flatten()]).tolist()
 
     def take(self, numbers: Sequence[float]) -> None:
-        """Take the weights that `numbers` returned; ValueError if they are not as many."""
+        """Take the weights that `numbers` returned; raise ValueError if their number is wrong."""
         if len(numbers) != self.inner.numel() + self.outer.numel():
             raise ValueError(f"{len(numbers)} numbers are not a gate's")
         first = self.inner.numel()
@@ -75,9 +76,9 @@ def added(
 def features_of(log_p: Any, tools: Any = torch) -> Any:
     """Return what the gate sees of the experts' log-probabilities, (E, *, V) to (*, F).
 
-    They are finite. The features are the entropy of each expert, the highest log-probability of each, the divergence of each
-    from the mean of all, and of the mean from each. With `tools=numpy`, for arrays: a few numbers
-    take less time there.
+    All log-probabilities are finite. The features are the entropy of each expert, its highest
+    log-probability, its divergence from the mean of all, and that of the mean from it. With
+    `tools=numpy` it takes arrays, which is faster for a few numbers.
     """
     p = tools.exp(log_p)
     mean = p.mean(0)
@@ -96,9 +97,9 @@ def fit_gate(
     powers: Float[Tensor, "E"],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Gate:
-    """Fit a gate on predictions of a text that the experts have not read.
+    """Fit a gate on predictions of a text that the experts have not seen.
 
-    It begins with the fixed powers and learns to change them by Adam, in random order.
+    It begins with the fixed powers and learns to change them, by Adam on batches in random order.
 
     Raises:
         Stopped: `should_stop`, which is called often, said so.
@@ -128,7 +129,7 @@ def fit_gate(
             optimizer.step()
             schedule.step()
     gate = Gate(experts)
-    with torch.no_grad():  # features will come as they are
+    with torch.no_grad():  # the gate takes features that are not standardised
         gate.inner[:, :-1] = inner[:, :-1] / spread
         gate.inner[:, -1] = inner[:, -1] - gate.inner[:, :-1] @ middle
         gate.outer.copy_(outer)

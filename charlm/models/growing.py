@@ -1,19 +1,19 @@
 """An n-gram model whose counts grow while it reads.
 
-After each character it predicts what a model counted anew would: one that was fitted to the n-gram
-model's own text and, as a second text, to all that has been read. `smoothing` has the formulas. Two
+After each character, it predicts what a newly fitted model would: one that was fitted to the model's
+own training text and, as a second text, to everything read so far. `smoothing` has the formulas. Two
 facts make this cheap:
 
-    A shorter n-gram counts the places where the longer one is new. So one walk from the longest
-    n-gram that ends here to the shortest adds a character: an n-gram gets a place if it is the
-    longest, or the one before it was new.
+    Kneser-Ney counts a shorter n-gram once for each longer n-gram that ends in it: its `places`. So a
+    character is added in one walk, from the longest n-gram that ends here to the shortest. An n-gram
+    gets one more place if it is the longest, or if the one before it in this walk was new.
 
     Discounts depend on how many n-grams occur once, twice, three and four times. Each new count
     moves one n-gram from one of these numbers to the next.
 
 The n-grams are a tree, each a row of one table: the children of an n-gram have one more character at
-the end. They are neighbours in the table, in the order in which they were met. When their number
-reaches a power of two, they move to a place with room for twice as many.
+the end. Children are neighbours in the table, in the order in which they were first seen. When their
+number reaches a power of two, they move to a place with room for twice as many.
 """
 
 from copy import copy
@@ -39,10 +39,10 @@ Discounts = tuple[float, float, float, float]  # of counts 0, 1, 2, and 3 or mor
 METHODS = ("kneser-ney", "witten-bell", "add-k")
 KNESER_NEY, WITTEN_BELL, ADD_K = range(3)
 
-# The columns of an n-gram: its last character; its children, from row `FIRST` on; how often it occurs;
-# and in how many places: after how many distinct characters, where a text's start is one too.
+# The columns of an n-gram: its last character; the first row and the number of its children; how often
+# it occurs; and in how many places: after how many distinct characters (a text's start counts as one).
 SYMBOL, FIRST, CHILDREN, COUNT, PLACES = range(5)
-EMPTY = 1  # the row of an n-gram that never occurred; row 0 is that of no characters
+EMPTY = 1  # the row of an n-gram that never occurred; row 0 is the n-gram of no characters
 MOST_ROWS = 2**31 - 1
 PIECE = 1 << 14  # characters of the first text that are read at a time
 
@@ -76,9 +76,9 @@ class GrowingNGram(AdaptiveReader):
     """Reads one text with an n-gram model, and counts each character after predicting it.
 
     Args:
-        config: The order, the smoothing, and what of the text is counted.
+        config: The order, the smoothing, and which part of the text is counted.
         vocab_size: Number of distinct characters (V).
-        trained_on: The text to count first. None: begin with nothing, all characters equally likely.
+        trained_on: The text to count first. None: begin without counts, all characters equally likely.
 
     Raises MachineError if the n-grams need more memory than the machine has.
     """
@@ -144,7 +144,7 @@ def _wider(rows: Array) -> Array:
     needed = 2 * rows.nbytes
     if 2 * len(rows) > MOST_ROWS or needed > machine_bytes():
         what = f"counts that grow need {human_bytes(needed)} of memory"
-        raise MachineError("model.order", what, "make it shorter, or count fewer characters")
+        raise MachineError("model.order", what, "lower it, or count fewer characters")
     found = np.zeros((2 * len(rows), 5), np.int32)
     found[: len(rows)] = rows
     return found
@@ -155,7 +155,7 @@ def _wider(rows: Array) -> Array:
 def read(trie: Trie, ids: Array, p: Array, counting: bool) -> int:
     """Read on, perhaps counting, and write p (n, V) of the next character after each of `ids`.
 
-    Returns how many of `ids` there was room for. Nothing is predicted if `p` is empty.
+    Returns how many of `ids` fitted into the rows. Nothing is predicted if `p` is empty.
     """
     contexts, length = trie.contexts, trie.length
     for t in range(len(ids)):
@@ -178,7 +178,7 @@ def read(trie: Trie, ids: Array, p: Array, counting: bool) -> int:
 @lean_kernel
 @no_type_check
 def count(trie: Trie, symbol: int) -> None:
-    """Count a symbol after each context; with it, these become the contexts of the next."""
+    """Count a symbol after each context; then replace these by the contexts of the next symbol."""
     rows, often, order = trie.rows, trie.often, len(trie.contexts)
     new = True  # the longest has a place, the start of the text, unless it has the full order
     for k in range(trie.length[0], -1, -1):
@@ -225,7 +225,7 @@ def find(rows: Array, parent: int, symbol: int) -> int:
 @lean_kernel
 @no_type_check
 def _add_one(row: Array, column: int, often: Array) -> None:
-    """Add 1 to a number of an n-gram, and keep how many of its order have each number."""
+    """Add 1 to a count of an n-gram, and update `often`: how many of its order have each count."""
     seen = row[column]
     row[column] = seen + 1
     if 1 <= seen <= 4:
@@ -273,7 +273,7 @@ def _rule(
 ) -> tuple[float, float, Discounts]:
     """Return how a context divides its probability.
 
-    That is what shorter contexts get, the whole that it is a part of, and what is taken from counts
+    Returns what shorter contexts get, the total that this is a share of, and the discounts of counts
     of 0, 1, 2, and 3 or more.
     """
     total, ones, twos, more = 0, 0, 0, 0
@@ -294,7 +294,7 @@ def _rule(
 @lean_kernel
 @no_type_check
 def _discounts(often: Array) -> Discounts:
-    """Return the `discounts` of `smoothing`, from the numbers of n-grams with counts of 1 to 4."""
+    """Return `discounts` of `smoothing`, from how many n-grams have counts of 1, 2, 3 and 4."""
     y = often[1] / max(1, often[1] + 2 * often[2])
     one = 1 - 2 * y * often[2] / max(1, often[1])
     two = 2 - 3 * y * often[3] / max(1, often[2])

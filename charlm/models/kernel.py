@@ -1,7 +1,7 @@
 """Loops over single characters, compiled by numba.
 
-Each compiled function also carries `@no_type_check`: numba compiles the plain function, which the
-run-time checks of the tests would wrap otherwise.
+Each compiled function also carries `@no_type_check`: otherwise, the run-time type checks of the tests
+would wrap it before numba compiles it.
 """
 
 import hashlib
@@ -16,18 +16,18 @@ Compiled = Callable[..., Any]
 
 
 def lean_kernel(function: Compiled) -> Compiled:
-    """Return the function compiled as `kernel` does, for one that makes no arrays.
+    """Compile a function that makes no arrays, as `kernel` does, but without counting references.
 
-    It does not count references. Where it passes a tuple of many arrays on, counting each of them would
-    take as long as the work itself.
+    Where a function passes on a tuple of many arrays, to count references to each of them would take as
+    long as the work itself.
     """
     return kernel(function, _nrt=False)
 
 
 def kernel(function: Compiled, **options: Any) -> Compiled:
-    """Return the function compiled; it runs without Python's lock, and rounds as written.
+    """Compile a function; it runs without Python's lock, and rounds as written.
 
-    The machine code is kept beside the source, or in the user's cache. Where neither can be written,
+    The machine code is cached beside the source, or in the user's cache. Where neither can be written,
     each process compiles again.
     """
     try:
@@ -35,8 +35,8 @@ def kernel(function: Compiled, **options: Any) -> Compiled:
     except RuntimeError:  # "no locator available"
         alone: Compiled = numba.njit(nogil=True, **options)(function)
         return alone
-    # numba compiles again when the function's own file has changed, but not when a function that it
-    # calls has, if that is in another file: so here the stamp of the file is one of all of them.
+    # numba compiles again when the file of the function has changed, but not when the file of a
+    # function that it calls has. So the stamp of the file is replaced by one of all these files.
     stamp = _stamp(function)
     compiled.charlm_stamp = stamp  # type: ignore[attr-defined]
     compiled._cache._cache_file._source_stamp = stamp  # type: ignore[attr-defined]
@@ -44,9 +44,9 @@ def kernel(function: Compiled, **options: Any) -> Compiled:
 
 
 def _stamp(function: Callable[..., Any]) -> str:
-    """Return a hash of what machine code depends on: the file, and all that it has imported so far.
+    """Return a hash of what the machine code depends on: its file, and all that it has imported so far.
 
-    Not only what the function names itself: it may call functions that are defined below it.
+    This is more than what the function itself names: it may call functions that are defined below it.
     """
     # By its content: two versions of a file can have the same time, and the same size.
     found: list[Any] = [hashlib.sha256(Path(function.__code__.co_filename).read_bytes()).digest()]

@@ -1,7 +1,7 @@
 """Several models as one: the product or the mean of their predictions.
 
     log-linear   log p = (sum of weight_e * log p_e) / temperature, renormalised
-    gated        the same, and a gate adds to weight_e / temperature for each character (`gate`)
+    gated        the same, but for each character a gate adds to weight_e / temperature (see `gate`)
     linear       p = sum of weight_e * p_e, then to the power 1 / temperature, renormalised
 
 The product is sharp where the experts agree, and one confident expert can rule a character out. The
@@ -136,7 +136,7 @@ class MixtureModel(LanguageModel):
         return [expert.repeat(own, count) for expert, own in zip(experts, state, strict=True)]
 
     def adaptive(self, options: AdaptConfig, trained_on: Ids | None = None) -> AdaptiveReader:
-        """Return a reader whose experts learn, and that goes on learning how to join them."""
+        """Return a reader whose experts learn, and which goes on learning how to join them."""
         from charlm.models.adaptive_mixture import AdaptiveMixture  # numba takes half a second
 
         return AdaptiveMixture(self, self.readers(options, trained_on), options.mixing)
@@ -144,7 +144,7 @@ class MixtureModel(LanguageModel):
     def readers(self, options: AdaptConfig, trained_on: Ids | None) -> list[AdaptiveReader]:
         """Return a reader of each expert.
 
-        Counts of an expert from another run stay: they are of another text than `trained_on`.
+        The counts of an expert from another run do not grow: it was not fitted to `trained_on`.
         """
         fixed = options.model_copy(update={"counts": False})
         return [
@@ -153,7 +153,7 @@ class MixtureModel(LanguageModel):
         ]
 
     def join(self, logits: Iterable[Float[Tensor, "*shape V"]]) -> Float[Tensor, "*shape V"]:
-        """Join the experts' logits; without a gate, those of one expert at a time are held."""
+        """Join the experts' logits; without a gate, only one expert's are in memory at a time."""
         return join(logits, self.weights, self.temperature, self.combine, self.gate)
 
     def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
@@ -175,7 +175,7 @@ class MixtureModel(LanguageModel):
                 raise ValueError(f"{start}{error}") from None
 
     def parts(self) -> dict[str, LanguageModel]:
-        """Return the models in it, by the beginnings of the names of their weights."""
+        """Return the models in it; each key is the prefix of the names of that model's weights."""
         return {f"experts.{name}.": expert for name, expert in self.experts.items()}
 
 

@@ -172,10 +172,10 @@ class NGramModel(LanguageModel):
         return first
 
     def adaptive(self, options: AdaptConfig, trained_on: Ids | None = None) -> AdaptiveReader:
-        """Return a reader whose counts grow, begun with those of `trained_on`.
+        """Return a reader whose counts grow, from those of `trained_on` on.
 
         Raises ValueError if the model was fitted and that text is not given: its tables hold
-        probabilities, from which counts cannot be had.
+        probabilities, from which counts cannot be recovered.
         """
         if not options.counts or self.config is None:
             return super().adaptive(options, trained_on)

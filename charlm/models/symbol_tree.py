@@ -1,8 +1,8 @@
-"""Each character as a walk down a binary tree: a bit at each node, until a leaf is reached.
+"""Each character as a walk down a binary tree: one bit at each node, until a leaf is reached.
 
-A model of bits learns most where characters that are used alike share their first bits: vowels,
-capitals, punctuation. So characters are split in two by what stands beside them, and each half again.
-Both halves are about equally frequent, so that the walk is short.
+A model of bits learns faster if characters that are used alike share their first bits: vowels,
+capitals, punctuation. So characters are split in two by their neighbours in the text, and each half
+is split again. Both halves are about equally frequent, so that walks are short.
 """
 
 from typing import NamedTuple
@@ -11,22 +11,22 @@ import numpy as np
 
 from charlm.models.bit_tables import Array
 
-NEIGHBOURS = 256  # the most frequent characters, which tell what stands beside a character
-LEVELS = 3  # of nodes that lie together in memory, a group of at most 7
+NEIGHBOURS = 256  # only so many characters, the most frequent ones, count as neighbours
+LEVELS = 3  # nodes of so many levels are neighbours in memory, a group of at most 7
 MOST = 1 << 24  # nodes on the walks to all characters: a file must not ask for more memory
 
 
 class Walks(NamedTuple):
-    """The walk to each character, and what follows from the tree, int64 all.
+    """The walk to each character, and other facts about the tree; all int64.
 
     Args:
         child: The node after each node and bit, (V - 1, 2), or -1 - id for a character. Node 0 is
             the root, and each node comes before those below it.
         nodes: The nodes on the walk to each character, (V, D).
         bits: The bits there, (V, D).
-        length: How many they are, (V,).
+        length: The number of these nodes, (V,).
         group: The number of each node's group, (V - 1,).
-        place: Its place in the group, 1 to 7, (V - 1,). 1: the group begins here.
+        place: Its place in the group, 1 to 7, (V - 1,). The group begins at place 1.
     """
 
     child: Array
@@ -74,9 +74,9 @@ def _beside(ids: Array, often: Array) -> Array:
 
 
 def _alike(beside: Array, weight: Array) -> Array:
-    """Return a number for each character, by which those with like neighbours come together, (N,).
+    """Return a number for each character, (N,); characters with similar neighbours have similar numbers.
 
-    It is the first principal component of the square roots of the shares of the neighbours.
+    It is the first principal component of the square roots of the neighbours' frequencies.
     """
     share = np.sqrt(beside / np.maximum(beside.sum(axis=1, keepdims=True), 1))
     mass = (weight / weight.sum())[:, None]
@@ -89,7 +89,7 @@ def _alike(beside: Array, weight: Array) -> Array:
 
 
 def walks_of(child: Array) -> Walks:
-    """Return the walks down a tree; ValueError if these children are none, or it is far too deep."""
+    """Return the walks down a tree; ValueError if the children form no tree, or one far too deep."""
     count = len(child) + 1
     deepest = max(512, MOST // count)
     walks: list[tuple[list[int], list[int]]] = [([], []) for _ in range(count)]
@@ -108,13 +108,13 @@ def walks_of(child: Array) -> Walks:
             to = int(child[node, bit])
             way = [*nodes, node], [*bits, bit]
             if not -count <= to < count - 1 or 0 <= to <= node or (to < 0 and walks[-1 - to][0]):
-                raise ValueError("the tree of characters is none")
+                raise ValueError("the characters do not form a tree")
             if to < 0:
                 walks[-1 - to] = way
             else:
                 waiting.append((to, *way))
     if reached != count - 1:
-        raise ValueError("the tree of characters is none")
+        raise ValueError("the characters do not form a tree")
     length = np.array([len(nodes) for nodes, _ in walks], np.int64)
     found = np.full((2, count, max(1, int(length.max()))), 0, np.int64)
     for i, (nodes, bits) in enumerate(walks):

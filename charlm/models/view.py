@@ -1,7 +1,7 @@
-"""What a context model sees of a text: parts of it, each as one number.
+"""What contexts may look at: parts of the text that was read, each as one number.
 
-A view is one array of 64-bit numbers that a loop brings up to date with each character: hashes of
-words, the place in the line, the last characters, and the characters of this line and the last.
+A view is one array of 64-bit numbers, updated with each character: hashes of words, the place in the
+line, the last characters, and the characters of this line and of the line before.
 """
 
 from typing import no_type_check
@@ -15,15 +15,15 @@ from charlm.models.kernel import lean_kernel
 from charlm.text.tokenizer import CharTokenizer, Tokenizer
 
 OTHER, LETTER, NEWLINE = range(3)
-IN_WORDS = "'\u2019_"  # stand in words, beside letters and digits
+IN_WORDS = "'\u2019_"  # count as parts of words, beside letters and digits
 
-# Places in a view. `WORD` and the rest up to `PARAGRAPH` are hashes, 0 for none.
+# Places in a view. `WORD` to `PARAGRAPH` are hashes, 0 for none.
 WORD, WORD_1, WORD_2, WORD_3, GAP, LINE, PARAGRAPH, COLUMN, LINES, ABOVE_LENGTH, READ = range(11)
-FOLLOWED = 11  # what followed the last one, two and three characters, where they stood before
+FOLLOWED = 11  # what followed when the last one, two and three characters occurred before
 LAST = 14  # the last character + 1 outside words, 0 inside
 RECENT = 15  # the last characters, a ring
-WIDTH = 256  # columns of a line that are told apart
-THIS, ABOVE = RECENT + FARTHEST, RECENT + FARTHEST + WIDTH  # ids + 1 of this line, and of the last
+WIDTH = 256  # columns of a line that are distinguished
+THIS, ABOVE = RECENT + FARTHEST, RECENT + FARTHEST + WIDTH  # ids + 1 of this line; of the one before
 SIZE = ABOVE + WIDTH
 BEGINNING = 4  # characters that tell how a line begins
 
@@ -59,8 +59,8 @@ def classes_of(tokenizer: Tokenizer) -> Array:
 def mixed(number: int, other: int) -> int:
     """Return a hash of two 64-bit numbers: the finalizer of MurmurHash3 on their combination.
 
-    They may be hashes of one thing, such as a letter that is also the whole word, so the one is
-    multiplied first: in a plain sum or difference, they would cancel out.
+    They may be hashes of the same thing, such as a letter that is also the whole word. In a plain sum
+    or difference they would cancel out, so one is multiplied first.
     """
     h = (uint64(number) + uint64(1)) * uint64(0x9E3779B97F4A7C15) ^ uint64(other)
     h = (h ^ (h >> uint64(33))) * uint64(0xFF51AFD7ED558CCD)
@@ -71,7 +71,7 @@ def mixed(number: int, other: int) -> int:
 @lean_kernel
 @no_type_check
 def see(view: Array, symbol: int, classes: Array) -> None:
-    """Bring a view up to date with the next character of the text."""
+    """Update a view with the next character of the text."""
     kind, one = classes[0, symbol], uint64(symbol + 1)
     read, column = int64(view[READ]), int64(view[COLUMN])  # numba adds signed to unsigned as floats
     view[RECENT + read % FARTHEST] = one
@@ -104,7 +104,7 @@ def see(view: Array, symbol: int, classes: Array) -> None:
 @lean_kernel
 @no_type_check
 def part(view: Array, code: int) -> int:
-    """Return a part of what is seen; 0: there is none, as before the text's start."""
+    """Return a part of the text; 0 if there is none, as before the text's start."""
     if code < 0:
         place = int64(view[READ]) + code
         return view[RECENT + place % FARTHEST] if place >= 0 else uint64(0)

@@ -173,7 +173,7 @@ def test_its_weights_are_the_text_that_it_has_counted():
         ("text", torch.tensor([0, 1]), "text is .* torch.int64, expected"),
         ("classes", torch.full((2, V), -1, dtype=torch.int32), "classes has numbers outside"),
         ("classes", torch.zeros(1, dtype=torch.int32), "classes is"),
-        ("tree", torch.zeros(V - 1, 2, dtype=torch.int32), "the tree of characters is none"),
+        ("tree", torch.zeros(V - 1, 2, dtype=torch.int32), "the characters do not form a tree"),
     ],
 )
 def test_a_state_that_is_no_text_of_this_alphabet_is_refused(name, tensor, said):
