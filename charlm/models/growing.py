@@ -48,18 +48,18 @@ PIECE = 1 << 14  # characters of the first text that are read at a time
 
 
 class Trie(NamedTuple):
-    """What was counted, where its reader is, and how it predicts; the kernels change its arrays.
+    """The counts, the place in the text, and the rule of prediction; the kernels change the arrays.
 
     Args:
         rows: The n-grams, (N, 5) int32; see `SYMBOL` and so on.
         used: How many rows are used, (1,).
-        often: How many n-grams of each order have a count of 1, 2, 3, 4, and how many have so many
+        often: How many n-grams of each order have a count of 1, 2, 3 and 4, and how many have 1 to 4
             places, (2, order + 1, 5).
         contexts: Rows of the last 0, 1, ... characters, (order,).
         length: Characters of the longest context, (1,).
         method: An index of `METHODS`.
-        added: To each count, by add-k.
-        least: Count of the n-grams that are not left out.
+        added: What add-k adds to each count.
+        least: N-grams with a smaller count are left out.
     """
 
     rows: Array
