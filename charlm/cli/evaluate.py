@@ -173,7 +173,8 @@ def _kept_ladder(saved: "SavedModel", cut: "Cut", score: "Score") -> "Ladder | N
 
 def learned(what: Sequence[str]) -> str:
     """Say what a model has learned while it read."""
-    return f"learned {' and '.join(what)} while reading" if what else "learned nothing"
+    some = " and ".join(filter(None, (", ".join(what[:-1]), *what[-1:])))
+    return f"learned {some} while reading" if what else "learned nothing"
 
 
 def _check_options(

@@ -23,7 +23,7 @@ from charlm.storage.json_file import parse_object
 
 MAGIC = b"\x89CLM\r\n\x1a\n"
 FORMAT = 1
-MOST = 1 << 24  # bytes of a block's text or code, so that a damaged length cannot ask for more memory
+MOST = 1 << 24  # bytes of a block's text or code: a damaged length must not ask for more memory
 
 _HEADER = struct.Struct("<BH")
 _BLOCK = struct.Struct("<IIII")

@@ -156,7 +156,9 @@ class _Checker:
     def _check(self, block: Block) -> None:
         assert self._coder is not None
         if _decoded(self._coder.result(), block, self.tick) is None:
-            what = f"block {block.number} was decoded to another text, so the file was not compressed"
+            what = (
+                f"block {block.number} was decoded to another text, so the run cannot compress it"
+            )
             mend = "compress it without a run, which uses integer arithmetic"
             raise MachineError(self._name, what, mend)
 

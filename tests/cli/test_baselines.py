@@ -49,7 +49,7 @@ def test_the_table_has_a_row_for_each_baseline_and_says_how_to_read_it(charlm):
     )
     assert "chosen on the end of the training part, so another may be better here" in lines[-2]
     assert lines[-1].startswith(
-        "compressors have no windows; they learned from all 1,290 training characters first; "
+        "compressors have no windows; they first learned from all 1,290 training characters; "
     )
     assert len(lines) == legend + 3  # nothing is worse than uniform
 
@@ -74,7 +74,7 @@ def test_a_baseline_that_saw_less_than_the_model_says_so(charlm, monkeypatch):
     lines = charlm("baselines", "text.txt", "--val-fraction", 0.5).stdout.splitlines()
 
     assert lines[-3].endswith("counted on the last 100 of 1,290 training characters")
-    assert "learned from the last 50 of 1,290 training characters first" in lines[-1]
+    assert "first learned from the last 50 of 1,290 training characters" in lines[-1]
 
 
 def test_windows_are_an_option(charlm):
