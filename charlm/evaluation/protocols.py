@@ -141,7 +141,7 @@ def stream(model: LanguageModel, all_logits: bool = False) -> Cut:
 def adaptive(model: LanguageModel) -> Cut:
     """Return the protocol `adaptive`; its windows are consecutive parts of the text."""
     length = max(1, min(CHARS_A_READING, LOGITS_A_PASS // model.vocab_size))
-    return Cut("adaptive", length, length, "one by one, each before the model may learn from it")
+    return Cut("adaptive", length, length, "one by one, each before the model could learn from it")
 
 
 def choose(

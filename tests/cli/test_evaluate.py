@@ -171,7 +171,7 @@ def test_people_read_what_it_learned_and_which_adaptive_baselines_it_passed(char
 
     said = charlm("eval", "--protocol", "adaptive").stderr
 
-    assert "scored 1,289 characters one by one, each before the model may learn from it" in said
+    assert "scored 1,289 characters one by one, each before the model could learn from it" in said
     assert "adaptive: learned counts while reading" in said
     (reached,) = [line for line in said.splitlines() if "reached: " in line]
     assert reached.endswith(", adaptive")
