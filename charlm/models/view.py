@@ -23,7 +23,7 @@ FOLLOWED = 11  # what followed when the last one, two and three characters occur
 LAST = 14  # the last character + 1 outside words, 0 inside
 RECENT = 15  # the last characters, a ring
 WIDTH = 256  # columns of a line that are distinguished
-THIS, ABOVE = RECENT + FARTHEST, RECENT + FARTHEST + WIDTH  # ids + 1 of this line; of the one before
+THIS, ABOVE = RECENT + FARTHEST, RECENT + FARTHEST + WIDTH  # ids + 1 of this line, the one before
 SIZE = ABOVE + WIDTH
 BEGINNING = 4  # characters that tell how a line begins
 
