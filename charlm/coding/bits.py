@@ -15,7 +15,7 @@ from charlm.coding.coder import Done
 from charlm.coding.ranges import Words, bit_decoder, encoded_bits, next_bit
 from charlm.models.bit_mixing import Mixer, learn, look, predict
 from charlm.models.bit_reading import move_on
-from charlm.models.kernel import lean_kernel
+from charlm.models.kernel import kernel
 
 Array = npt.NDArray[Any]
 
@@ -52,7 +52,7 @@ class Bits:
         return found.hexdigest()[:16]
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _encode(m: Mixer, ids: Array, bits: Array, p: Array) -> None:
     at = 0
@@ -66,7 +66,7 @@ def _encode(m: Mixer, ids: Array, bits: Array, p: Array) -> None:
         move_on(m, symbol, True)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _decode(m: Mixer, decoder: Array, words: Words, ids: Array) -> None:
     for i in range(len(ids)):

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from constriction import stream
 
-from charlm.models.kernel import lean_kernel
+from charlm.models.kernel import kernel
 
 Words = npt.NDArray[np.uint32]
 
@@ -56,7 +56,7 @@ def bit_decoder(words: Words) -> npt.NDArray[np.uint64]:
     return np.array([0, (1 << 64) - 1, first << 32 | second, 2], np.uint64)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def next_bit(state: npt.NDArray[np.uint64], words: Words, p: int) -> int:
     """Return the next bit, which is 1 with probability p / 65536."""

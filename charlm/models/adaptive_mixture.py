@@ -24,7 +24,7 @@ from torch import Tensor
 from charlm.models.adaptive import AdaptiveReader
 from charlm.models.counts import Array
 from charlm.models.gate import FAR, FEATURES, LEAST, Gate
-from charlm.models.kernel import lean_kernel
+from charlm.models.kernel import kernel
 from charlm.models.mixture import FLOOR, MixtureModel, join
 
 # Learning rates, chosen on the end of the training part (docs/experiments.md).
@@ -135,7 +135,7 @@ class AdaptiveMixture(AdaptiveReader):
         return join(firsts, *self.fixed).log_softmax(dim=-1)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _read(log_p: Array, ids: Array, joined: Array, mixing: bool, state: State) -> None:
     """Learn from each character if it was predicted, then predict the next, from (n, E, V)."""
@@ -157,7 +157,7 @@ def _read(log_p: Array, ids: Array, joined: Array, mixing: bool, state: State) -
         _predict(joined[t], state)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _see(log_p: Array, mean: Array, features: Array) -> None:
     """Compute what `gate.features_of` does; `mean` is overwritten."""
@@ -183,7 +183,7 @@ def _see(log_p: Array, mean: Array, features: Array) -> None:
         features[3 * experts + e] = min(max(features[3 * experts + e], 0.0), FAR)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _predict(joined: Array, state: State) -> None:
     """Write the log-probabilities of the next character."""
@@ -217,7 +217,7 @@ def _predict(joined: Array, state: State) -> None:
         p[v] = np.exp(p[v] - norm)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _learn(symbol: int, state: State) -> None:
     """Take a step of gradient descent on the surprisal of the character that came."""

@@ -25,7 +25,7 @@ from numba import int64, uint64
 from charlm.models import context_table, passages
 from charlm.models.bit_tables import LEAST, LIMIT, SQUASH, STRETCH, TOP, UNIT, Array
 from charlm.models.context_table import Contexts, ask, count_bit, new_contexts, trust
-from charlm.models.kernel import lean_kernel
+from charlm.models.kernel import kernel
 from charlm.models.passages import Passages, follow, no_passages, trust_matches
 from charlm.models.symbol_tree import Walks
 from charlm.models.undo import Undo
@@ -112,7 +112,7 @@ def new_mixer(
     )
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def look(m: Mixer) -> None:
     """Find the contexts of the next character, and what the mixers select weights by."""
@@ -133,7 +133,7 @@ def look(m: Mixer) -> None:
     chosen[10] = rows[10] + 32 * int64(view[LINES]) + column
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def predict(m: Mixer, node: int, k: int) -> int:
     """Return the probability of a 1 at a node, the k-th on the way, in 1/65536.
@@ -161,7 +161,7 @@ def predict(m: Mixer, node: int, k: int) -> int:
     return _refine(m.refined, part(m.past, -1), part(m.past, -2), node, joined, logit >> 1)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _take_offers(offered: Array, node: int, inputs: Array) -> None:
     """Write what other models offer, as the last inputs but one, and a bias as the last."""
@@ -175,7 +175,7 @@ def _take_offers(offered: Array, node: int, inputs: Array) -> None:
     inputs[i] = UNIT // 4
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _mix(all_weights: Array, rows: Array, inputs: Array, logits: Array) -> None:
     """Write the weighted sum of the inputs for each set of weights."""
@@ -186,7 +186,7 @@ def _mix(all_weights: Array, rows: Array, inputs: Array, logits: Array) -> None:
         logits[s] = min(max(total >> 16, -LIMIT), LIMIT)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _refine(refined: Array, last: int, before: int, node: int, joined: Array, logit: int) -> int:
     """Return the probability for a logit, corrected by what followed in two small contexts."""
@@ -204,7 +204,7 @@ def _refine(refined: Array, last: int, before: int, node: int, joined: Array, lo
     return min(max(p >> 2, LEAST), 65536 - LEAST)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def learn(m: Mixer, symbol: int) -> None:
     """Learn from a character, all of whose nodes have been predicted."""
@@ -223,7 +223,7 @@ def learn(m: Mixer, symbol: int) -> None:
         _count(m, node, k, bit)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _correct(all_weights: Array, rows: Array, inputs: Array, logits: Array, bit: int) -> None:
     """Update each set's weights by its error, in 32 bits, so that machines add several at once."""
@@ -234,7 +234,7 @@ def _correct(all_weights: Array, rows: Array, inputs: Array, logits: Array, bit:
             weights[i] += (inputs[i] * step + np.int32(1 << 15)) >> np.int32(16)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _count(m: Mixer, node: int, k: int, bit: int) -> None:
     """Learn from a bit all that does not depend on mixing; only counts, if they are to be undone."""
@@ -244,7 +244,7 @@ def _count(m: Mixer, node: int, k: int, bit: int) -> None:
         trust_matches(m.passages, m.walks, node, k, bit)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def ask_contexts(m: Mixer, symbol: int) -> None:
     """Ask the contexts about the nodes of a character, without mixing; `look` comes before."""
@@ -253,7 +253,7 @@ def ask_contexts(m: Mixer, symbol: int) -> None:
         ask(m.contexts, m.walks, nodes[symbol, k], k, inputs[k])
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def count(m: Mixer, symbol: int) -> None:
     """Learn all that depends on the text alone: everything but `weights`, `final` and `refined`.
@@ -265,7 +265,7 @@ def count(m: Mixer, symbol: int) -> None:
         _count(m, nodes[symbol, k], k, bits[symbol, k])
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def most_changes(m: Mixer) -> int:
     """Return how many changes a character can make."""

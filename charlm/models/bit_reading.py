@@ -16,7 +16,7 @@ from charlm.models.bit_mixing import (
 )
 from charlm.models.bit_tables import Array
 from charlm.models.context_table import count_runs
-from charlm.models.kernel import lean_kernel
+from charlm.models.kernel import kernel
 from charlm.models.passages import add, find_matches, no_match
 from charlm.models.undo import FOLLOWERS, HISTORY, RUNS, SLOTS
 from charlm.models.view import see
@@ -27,7 +27,7 @@ NO_OFFERS, NOTHING = np.empty((1, 0, 0), np.float32), np.empty((0, 0))
 NO_IDS = np.empty(0, np.int64)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def distribute(m: Mixer, p: Array) -> None:
     """Write the probabilities of all V characters to `p`; `look` comes before."""
@@ -51,7 +51,7 @@ def distribute(m: Mixer, p: Array) -> None:
                 left += 1
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def foresee(m: Mixer, p: Array) -> None:
     """Write the probabilities of the next character, (V,)."""
@@ -59,7 +59,7 @@ def foresee(m: Mixer, p: Array) -> None:
     distribute(m, p)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def probability(m: Mixer, symbol: int) -> float:
     """Return the probability of one character; `look` comes before."""
@@ -70,7 +70,7 @@ def probability(m: Mixer, symbol: int) -> float:
     return p
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def offer(m: Mixer, log_p: Array) -> None:
     """Take what other models predict of the next character, (X, V); NaN: nothing."""
@@ -87,14 +87,14 @@ def offer(m: Mixer, log_p: Array) -> None:
             m.offered[e, node] = min(int64(4096 * ones / (zeros + ones)), 4095)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _share(child: int, sums: Array, log_p: Array) -> float:
     """Return the probability of all characters below a node, or of one."""
     return sums[child] if child >= 0 else max(np.exp(float64(log_p[-1 - child])), LEAST_SHARE)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def take(m: Mixer, symbol: int, how: int, predicted: bool) -> None:
     """Read one character: see `read`; `predicted`: it is the one that was predicted last."""
@@ -111,7 +111,7 @@ def take(m: Mixer, symbol: int, how: int, predicted: bool) -> None:
     move_on(m, symbol, how != WATCH)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def move_on(m: Mixer, symbol: int, counted: bool) -> None:
     """Go on to the next character; `counted`: this one is part of what is known of the text."""
@@ -122,7 +122,7 @@ def move_on(m: Mixer, symbol: int, counted: bool) -> None:
     find_matches(m.passages, m.undo, m.past, symbol, counted)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _step(m: Mixer, symbol: int, offers: Array, t: int, how: int, predicted: bool) -> bool:
     """Read one character and take the offers after it; tell whether the log had room for it."""
@@ -135,7 +135,7 @@ def _step(m: Mixer, symbol: int, offers: Array, t: int, how: int, predicted: boo
     return True
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def read(m: Mixer, ids: Array, offers: Array, p: Array, how: int) -> int:
     """Read on; return how many of `ids` there was room for.
@@ -153,7 +153,7 @@ def read(m: Mixer, ids: Array, offers: Array, p: Array, how: int) -> int:
     return len(ids)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def look_up(m: Mixer, ids: Array, targets: Array, offers: Array, p: Array, how: int) -> int:
     """Like `read`, but write to p (n,) only the probability of each target, which follows `ids`."""
@@ -165,7 +165,7 @@ def look_up(m: Mixer, ids: Array, targets: Array, offers: Array, p: Array, how: 
     return len(ids)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def score_and_learn(m: Mixer, ids: Array, offers: Array, p: Array) -> None:
     """Write the probability of each of `ids`, then learn from it and take the next offers."""
@@ -178,7 +178,7 @@ def score_and_learn(m: Mixer, ids: Array, offers: Array, p: Array) -> None:
             offer(m, offers[t])
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def begin_anew(m: Mixer) -> None:
     """Undo what was counted only for a while, and begin a new text."""
@@ -187,7 +187,7 @@ def begin_anew(m: Mixer) -> None:
     no_match(m.passages)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def forget(m: Mixer) -> None:
     """Undo the changes that were logged, the last first."""

@@ -11,7 +11,7 @@ import numpy as np
 from numba import int64, uint32, uint64
 
 from charlm.models.bit_tables import AFTER, GUESS, RATE, STRETCH, Array
-from charlm.models.kernel import lean_kernel
+from charlm.models.kernel import kernel
 from charlm.models.symbol_tree import LEVELS, Walks
 from charlm.models.undo import RUNS, SLOTS, Undo, note
 from charlm.models.view import mixed, part
@@ -57,7 +57,7 @@ def new_contexts(contexts: list[Array], slot_bits: int, depth: int) -> Contexts:
     )
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def look_up(c: Contexts, view: Array) -> None:
     """Find the contexts of the next character, and what followed each of them last."""
@@ -74,7 +74,7 @@ def look_up(c: Contexts, view: Array) -> None:
             c.run[i, 2] = last & uint32(LONGEST_RUN - 1)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def ask(c: Contexts, walks: Walks, node: int, k: int, inputs: Array) -> int:
     """Write three logits of each context for a node, the k-th on the way; return how many know it."""
@@ -100,21 +100,21 @@ def ask(c: Contexts, walks: Walks, node: int, k: int, inputs: Array) -> int:
     return known
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def leads_through(walks: Walks, symbol: int, node: int, k: int) -> bool:
     """Tell whether a node is the k-th on the walk to a character; -1 is no character."""
     return symbol >= 0 and k < walks.length[symbol] and walks.nodes[symbol, k] == node
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _copy(old: Array, new: Array) -> None:
     for i in range(len(old)):  # a copy of slices needs memory of Python's
         new[i] = old[i]
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _find(c: Contexts, group: int, found: Array) -> None:
     """Find the rows of all contexts for a group of nodes."""
@@ -129,14 +129,14 @@ def _find(c: Contexts, group: int, found: Array) -> None:
             found[i] = -1
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _check(h: int) -> int:
     """Return 16 bits of a hash that tell contexts in one place apart; 0 is for empty rows."""
     return max(uint32(h >> uint64(48)), uint32(1))
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def count_bit(c: Contexts, undo: Undo, walks: Walks, node: int, k: int, bit: int) -> None:
     """Count a bit at a node that was asked about, the k-th on the way."""
@@ -155,7 +155,7 @@ def count_bit(c: Contexts, undo: Undo, walks: Walks, node: int, k: int, bit: int
         _set_slot(c.slots, undo, found[i], place, new)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def trust(c: Contexts, walks: Walks, node: int, k: int, bit: int) -> None:
     """Learn from a bit what follows histories, and how likely a character follows again."""
@@ -171,7 +171,7 @@ def trust(c: Contexts, walks: Walks, node: int, k: int, bit: int) -> None:
             c.sure[i, c.run[i, 2]] = uint32(p + ((again * 0xFFFFFFFF - p) >> 7))
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _open(c: Contexts, undo: Undo, group: int, found: Array) -> None:
     """Use the rows of all contexts for a group of nodes, new ones where there are none."""
@@ -183,7 +183,7 @@ def _open(c: Contexts, undo: Undo, group: int, found: Array) -> None:
             _set_slot(c.slots, undo, found[i], 0, head + uint32(1))
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _make_room(slots: Array, undo: Undo, h: int) -> int:
     """Return the row for a new context: of the two that it may have, the one used less."""
@@ -199,14 +199,14 @@ def _make_room(slots: Array, undo: Undo, h: int) -> int:
     return at
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _set_slot(slots: Array, undo: Undo, row: int, place: int, value: int) -> None:
     note(undo, SLOTS, 8 * row + place, int64(slots[row, place]))
     slots[row, place] = value
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def count_runs(c: Contexts, undo: Undo, symbol: int) -> None:
     """Keep which character has followed each context now, and how often in a row."""
@@ -218,7 +218,7 @@ def count_runs(c: Contexts, undo: Undo, symbol: int) -> None:
         c.runs[at] = check | uint32(symbol << 5 | often)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def most_changes(c: Contexts) -> int:
     """Return how many changes to these tables a character can make."""

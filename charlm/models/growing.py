@@ -30,7 +30,7 @@ from charlm.config.memory import human_bytes, machine_bytes
 from charlm.errors import MachineError
 from charlm.models.adaptive import AdaptiveReader
 from charlm.models.counts import Array
-from charlm.models.kernel import lean_kernel
+from charlm.models.kernel import kernel
 from charlm.models.smoothing import FALLBACK
 from charlm.text.tokens import Ids
 
@@ -150,7 +150,7 @@ def _wider(rows: Array) -> Array:
     return found
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def read(trie: Trie, ids: Array, p: Array, counting: bool) -> int:
     """Read on, perhaps counting, and write p (n, V) of the next character after each of `ids`.
@@ -175,7 +175,7 @@ def read(trie: Trie, ids: Array, p: Array, counting: bool) -> int:
     return len(ids)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def count(trie: Trie, symbol: int) -> None:
     """Count a symbol after each context; then replace these by the contexts of the next symbol."""
@@ -192,7 +192,7 @@ def count(trie: Trie, symbol: int) -> None:
         new = seen == 0
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _child(rows: Array, used: Array, parent: int, symbol: int) -> int:
     """Return the child of an n-gram with this last character; if it is new, with a count of 0."""
@@ -211,7 +211,7 @@ def _child(rows: Array, used: Array, parent: int, symbol: int) -> int:
     return first + size
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def find(rows: Array, parent: int, symbol: int) -> int:
     """Return the child of an n-gram with this last character, or `EMPTY`."""
@@ -222,7 +222,7 @@ def find(rows: Array, parent: int, symbol: int) -> int:
     return EMPTY
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _add_one(row: Array, column: int, often: Array) -> None:
     """Add 1 to a count of an n-gram, and update `often`: how many of its order have each count."""
@@ -234,7 +234,7 @@ def _add_one(row: Array, column: int, often: Array) -> None:
         often[seen + 1] += 1
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def predict(trie: Trie, length: int, p: Array) -> None:
     """Write p (V,) of the next character, from the context of this length to the empty one.
@@ -266,7 +266,7 @@ def predict(trie: Trie, length: int, p: Array) -> None:
     p += rest / len(p)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _rule(
     rows: Array, first: int, end: int, column: int, often: Array, method: int, added: float
@@ -291,7 +291,7 @@ def _rule(
     return taken, total + taken, (0.0, 0.0, 0.0, 0.0)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _discounts(often: Array) -> Discounts:
     """Return `discounts` of `smoothing`, from how many n-grams have counts of 1, 2, 3 and 4."""

@@ -14,26 +14,22 @@ import numpy as np
 
 Compiled = Callable[..., Any]
 
-
-def lean_kernel(function: Compiled) -> Compiled:
-    """Compile a function that makes no arrays, as `kernel` does, but without counting references.
-
-    Where a function passes on a tuple of many arrays, to count references to each of them would take as
-    long as the work itself.
-    """
-    return kernel(function, _nrt=False)
+OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False}  # without the lock and reference counts
 
 
-def kernel(function: Compiled, **options: Any) -> Compiled:
-    """Compile a function; it runs without Python's lock, and rounds as written.
+def kernel(function: Compiled) -> Compiled:
+    """Compile a function that makes no arrays; it runs without Python's lock, and rounds as written.
+
+    References are not counted: where a function passes on a tuple of many arrays, to count those to
+    each would take as long as the work itself.
 
     The machine code is cached beside the source, or in the user's cache. Where neither can be written,
     each process compiles again.
     """
     try:
-        compiled: Compiled = numba.njit(cache=True, nogil=True, **options)(function)
+        compiled: Compiled = numba.njit(cache=True, **OPTIONS)(function)
     except RuntimeError:  # "no locator available"
-        alone: Compiled = numba.njit(nogil=True, **options)(function)
+        alone: Compiled = numba.njit(**OPTIONS)(function)
         return alone
     # numba compiles again when the file of the function has changed, but not when the file of a
     # function that it calls has. So the stamp of the file is replaced by one of all these files.

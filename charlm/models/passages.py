@@ -12,7 +12,7 @@ from numba import int64, uint32, uint64
 from charlm.config.context_mixing import FARTHEST
 from charlm.models.bit_tables import STRETCH, Array
 from charlm.models.context_table import HALF, leads_through
-from charlm.models.kernel import lean_kernel
+from charlm.models.kernel import kernel
 from charlm.models.symbol_tree import Walks
 from charlm.models.undo import FOLLOWERS, HISTORY, INDEX, Undo, note
 from charlm.models.view import FOLLOWED, READ, mixed, part
@@ -49,7 +49,7 @@ def no_passages() -> Passages:
     )
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def follow(t: Passages, walks: Walks, node: int, k: int, inputs: Array, i: int) -> int:
     """Write what matches expect, from input i on; return the state of the first, 0 for no match."""
@@ -67,13 +67,13 @@ def follow(t: Passages, walks: Walks, node: int, k: int, inputs: Array, i: int) 
     return state
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _length_class(length: int) -> int:
     return length if length < 16 else min(16 + (length - 16) // 4, 31)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def trust_matches(t: Passages, walks: Walks, node: int, k: int, bit: int) -> None:
     """Learn from a bit how far matches can be trusted."""
@@ -85,7 +85,7 @@ def trust_matches(t: Passages, walks: Walks, node: int, k: int, bit: int) -> Non
             t.trust[j, i] = uint32(p + ((bit * 0xFFFFFFFF - p) >> 7))
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def add(t: Passages, undo: Undo, view: Array, symbol: int) -> None:
     """Append a character to the text; the view is what was seen before it."""
@@ -101,7 +101,7 @@ def add(t: Passages, undo: Undo, view: Array, symbol: int) -> None:
     t.clock[0] = time + 1
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def find_matches(t: Passages, undo: Undo, view: Array, symbol: int, counted: bool) -> None:
     """Continue or find matches, for a view that has seen `symbol` last; `counted`: see `add`."""
@@ -131,7 +131,7 @@ def find_matches(t: Passages, undo: Undo, view: Array, symbol: int, counted: boo
         match[2] = t.history[match[0] & ring] if match[1] > 0 and inside else -1
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _after_last(view: Array, n: int) -> int:
     """Return the place in `followed` of the last n + 1 characters."""
@@ -141,7 +141,7 @@ def _after_last(view: Array, n: int) -> int:
     return (n << FOLLOW_BITS) + int64(h >> uint64(64 - FOLLOW_BITS))
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def _common(history: Array, view: Array, at: int) -> int:
     """Return how many characters before a place in the history equal the last ones, up to 32."""
@@ -153,7 +153,7 @@ def _common(history: Array, view: Array, at: int) -> int:
     return length
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def no_match(t: Passages) -> None:
     """Let go of what is matched, as at a text's beginning."""

@@ -3,7 +3,7 @@
 from typing import NamedTuple, no_type_check
 
 from charlm.models.bit_tables import Array
-from charlm.models.kernel import lean_kernel
+from charlm.models.kernel import kernel
 
 SLOTS, RUNS, HISTORY, FOLLOWERS, INDEX = range(5)  # tables that may change for a while only
 
@@ -20,7 +20,7 @@ class Undo(NamedTuple):
     changes: Array
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def note(undo: Undo, table: int, place: int, old: int) -> None:
     """Log what stands in a place that is about to change, unless changes are for good."""

@@ -11,7 +11,7 @@ from numba import int64, uint64
 
 from charlm.config.context_mixing import FARTHEST, NAMED, parts_of
 from charlm.models.counts import Array
-from charlm.models.kernel import lean_kernel
+from charlm.models.kernel import kernel
 from charlm.text.tokenizer import CharTokenizer, Tokenizer
 
 OTHER, LETTER, NEWLINE = range(3)
@@ -54,7 +54,7 @@ def classes_of(tokenizer: Tokenizer) -> Array:
     return np.array([[*kinds, *(LETTER for _ in others)], [*lower, *others]], np.int32)
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def mixed(number: int, other: int) -> int:
     """Return a hash of two 64-bit numbers: the finalizer of MurmurHash3 on their combination.
@@ -68,7 +68,7 @@ def mixed(number: int, other: int) -> int:
     return h ^ (h >> uint64(33))
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def see(view: Array, symbol: int, classes: Array) -> None:
     """Update a view with the next character of the text."""
@@ -101,7 +101,7 @@ def see(view: Array, symbol: int, classes: Array) -> None:
     view[ABOVE_LENGTH], view[COLUMN], view[LINE] = column, 0, 0
 
 
-@lean_kernel
+@kernel
 @no_type_check
 def part(view: Array, code: int) -> int:
     """Return a part of the text; 0 if there is none, as before the text's start."""
