@@ -18,9 +18,9 @@ from torch import Tensor
 from charlm.config import AdaptConfig
 from charlm.config.context_mixing import table_bits
 from charlm.models.adaptive import AdaptiveReader
-from charlm.models.base import LanguageModel, check_tensor, views
+from charlm.models.base import LanguageModel, check_tensor
 from charlm.models.bit_mixing import Mixer, new_mixer
-from charlm.models.bit_reading import LEARN, NO_IDS, REMEMBER, WATCH, look_up, offer, read
+from charlm.models.bit_reading import LEARN, REMEMBER, WATCH, offer
 from charlm.models.bit_tables import Array
 from charlm.models.context_mixing import ContextMixingModel, LearningMixer, forked
 from charlm.models.mixture import MixtureModel
@@ -118,7 +118,7 @@ class BitwiseMixture(MixtureModel):
     def read(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return the log-probabilities at every position of texts of any length."""
         logits = [expert.read(idx) for expert in self.experts.values()]
-        return self._joined(idx, offers_of(logits), self.joiner.start(len(idx)))[0]
+        return self.joiner.go_on(idx, self.joiner.start(len(idx)), offers_of(logits))[0]
 
     def log_probability(
         self, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
@@ -126,11 +126,7 @@ class BitwiseMixture(MixtureModel):
         """Return only the log-probability of each target, in nats."""
         self.joiner.check_length(idx)
         offers = offers_of(expert.read(idx) for expert in self.experts.values())
-        p, wanted = np.empty(idx.shape), targets.cpu().numpy()
-        for row, ids in enumerate(idx.cpu().numpy()):
-            self.joiner.remember(ids[:0])
-            self.joiner.read_on(ids, p[row], wanted[row], offers[row])
-        return torch.from_numpy(p).log_().float().to(idx.device)
+        return self.joiner.log_probability(idx, targets, offers)
 
     def start(self, batch_size: int) -> list[Any]:
         """Return the states of the experts and of the joiner."""
@@ -142,27 +138,13 @@ class BitwiseMixture(MixtureModel):
         """Let every expert read on, and join."""
         experts = zip(self.experts.values(), state[:-1], strict=True)
         went = [expert.go_on(idx, own) for expert, own in experts]
-        joined, view = self._joined(idx, offers_of(logits for logits, _ in went), state[-1])
+        offers = offers_of(logits for logits, _ in went)
+        joined, view = self.joiner.go_on(idx, state[-1], offers)
         return joined, [*(own for _, own in went), view]
 
     def repeat(self, state: list[Any], count: int) -> list[Any]:
         """Return the states, each repeated."""
         return [*super().repeat(state[:-1], count), self.joiner.repeat(state[-1], count)]
-
-    def _joined(
-        self, idx: Int[Tensor, "B n"], offers: Float[ndarray, "B n X V"], view: Int[Tensor, "B S"]
-    ) -> tuple[Float[Tensor, "B n V"], Int[Tensor, "B m"]]:
-        """Return log-probabilities, and what is in view of the joiner then."""
-        p, done = np.empty((*idx.shape, self.vocab_size)), 0
-        for kept, new in views(view, idx, self.block_size):
-            part = slice(done, done + new.shape[1])
-            for row, (before, ids) in enumerate(
-                zip(kept.cpu().numpy(), new.cpu().numpy(), strict=True)
-            ):
-                self.joiner.remember(before)
-                self.joiner.read_on(ids, p[row, part], NO_IDS, offers[row, part])
-            view, done = torch.cat([kept, new], dim=1), part.stop
-        return torch.from_numpy(p).log_().float().to(idx.device), view
 
     def adaptive(self, options: AdaptConfig, trained_on: Ids | None = None) -> AdaptiveReader:
         """Return a reader whose experts learn; the joiner learns if `adapt.mixing` says so."""
@@ -183,20 +165,6 @@ class BitwiseReader(LearningMixer):
         """What changes while it reads."""
         own = ("counts", "mixing weights") if self.how == LEARN else ()
         return tuple(dict.fromkeys((*(w for one in self.experts for w in one.learned), *own)))
-
-    def go_on(self, ids: Int[ndarray, "n"]) -> Float[Tensor, "n V"]:
-        """Read n more characters."""
-        p = np.empty((len(ids), len(self.mixer.walks.length)))
-        read(self.mixer, ids.astype(np.int64), self._offers(ids), p, self.how)
-        return torch.from_numpy(p).log_().float()
-
-    def log_probability(
-        self, ids: Int[ndarray, "n"], targets: Int[ndarray, "n"]
-    ) -> Float[Tensor, "n"]:
-        """Read n more characters; return only the log-probability of what follows each."""
-        p, read_on = np.empty(len(ids)), (ids.astype(np.int64), targets.astype(np.int64))
-        look_up(self.mixer, *read_on, self._offers(ids), p, self.how)
-        return torch.from_numpy(p).log_().float()
 
     @torch.no_grad()
     def _offers(self, ids: Int[ndarray, "n"]) -> Float[ndarray, "n X V"]:

@@ -220,29 +220,31 @@ class ContextMixingModel(LanguageModel):
         return self.go_on(idx, self.start(len(idx)))[0]
 
     def go_on(
-        self, idx: Int[Tensor, "B n"], state: Int[Tensor, "B S"]
+        self, idx: Int[Tensor, "B n"], state: Int[Tensor, "B S"], offers: Array | None = None
     ) -> tuple[Float[Tensor, "B n V"], Int[Tensor, "B m"]]:
-        """Read on; what is in view is counted, as the text of a fit is, and then forgotten."""
-        logits = []
+        """Read on; what is in view is counted, as the text of a fit is, and then forgotten.
+
+        `offers` (B, n, X, V) are what others predict of the same characters.
+        """
+        p, done, offers = np.empty((*idx.shape, self.vocab_size)), 0, _or_none(offers, idx)
         for kept, new in views(state, idx, self.block_size):
-            p = np.empty((*new.shape, self.vocab_size))
-            for before, ids, own in zip(kept.cpu().numpy(), new.cpu().numpy(), p, strict=True):
+            part = slice(done, done + new.shape[1])
+            texts = zip(kept.cpu().numpy(), new.cpu().numpy(), strict=True)
+            for row, (before, ids) in enumerate(texts):
                 self.remember(before)
-                self.read_on(ids, own)
-            logits.append(torch.from_numpy(p).log_().float().to(idx.device))
-            state = torch.cat([kept, new], dim=1)
-        return torch.cat(logits, dim=1), state
+                self.read_on(ids, p[row, part], NO_IDS, offers[row, part])
+            state, done = torch.cat([kept, new], dim=1), part.stop
+        return torch.from_numpy(p).log_().float().to(idx.device), state
 
     def log_probability(
-        self, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
+        self, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], offers: Array | None = None
     ) -> Float[Tensor, "B T"]:
-        """Return only the log-probability of each target, in nats."""
+        """Return only the log-probability of each target, in nats; `offers` as in `go_on`."""
         self.check_length(idx)
-        p = np.empty(idx.shape)
-        rows = zip(idx.cpu().numpy(), targets.cpu().numpy(), p, strict=True)
-        for ids, wanted, own in rows:
+        p, wanted, offers = np.empty(idx.shape), targets.cpu().numpy(), _or_none(offers, idx)
+        for row, ids in enumerate(idx.cpu().numpy()):
             self.remember(ids[:0])
-            self.read_on(ids, own, wanted)
+            self.read_on(ids, p[row], wanted[row], offers[row])
         return torch.from_numpy(p).log_().float().to(idx.device)
 
     def remember(self, ids: Int[ndarray, "n"]) -> None:
@@ -308,17 +310,15 @@ class LearningMixer(AdaptiveReader):
     def go_on(self, ids: Int[ndarray, "n"]) -> Float[Tensor, "n V"]:
         """Read n more characters, learning from each."""
         p = np.empty((len(ids), len(self.mixer.walks.length)))
-        read(self.mixer, ids.astype(np.int64), NO_OFFERS, p, self.how)
+        read(self.mixer, ids.astype(np.int64), self._offers(ids), p, self.how)
         return torch.from_numpy(p).log_().float()
 
     def log_probability(
         self, ids: Int[ndarray, "n"], targets: Int[ndarray, "n"]
     ) -> Float[Tensor, "n"]:
         """Read n more characters; return only the log-probability of what follows each."""
-        p = np.empty(len(ids))
-        look_up(
-            self.mixer, *(one.astype(np.int64) for one in (ids, targets)), NO_OFFERS, p, self.how
-        )
+        p, read_on = np.empty(len(ids)), (ids.astype(np.int64), targets.astype(np.int64))
+        look_up(self.mixer, *read_on, self._offers(ids), p, self.how)
         return torch.from_numpy(p).log_().float()
 
     def first(self) -> Float[Tensor, "V"]:
@@ -326,6 +326,14 @@ class LearningMixer(AdaptiveReader):
         p = np.empty(len(self.mixer.walks.length))
         foresee(self.mixer, p)
         return torch.from_numpy(p).log_().float()
+
+    def _offers(self, ids: Int[ndarray, "n"]) -> Float[ndarray, "m X V"]:
+        """Return what others predict after each character; of none, by default."""
+        return NO_OFFERS
+
+
+def _or_none(offers: Array | None, idx: Int[Tensor, "B n"]) -> Array:
+    return np.empty((*idx.shape, 0, 0), np.float32) if offers is None else offers
 
 
 def forked(m: Mixer) -> Mixer:
