@@ -21,8 +21,8 @@ from charlm.config import ExpertConfig, NGramConfig
 from charlm.errors import CheckpointError, check_stop
 from charlm.evaluation.protocols import chars_a_pass
 from charlm.models.base import stopping_between_layers
+from charlm.models.bit_mixing import Mixer
 from charlm.models.bit_reading import score_and_learn
-from charlm.models.bit_tables import Array
 from charlm.models.bitwise import BitwiseMixture
 from charlm.models.growing import PIECE, GrowingNGram
 from charlm.models.view import classes_of
@@ -32,7 +32,6 @@ from charlm.storage import write_file
 from charlm.text.tokens import Split
 from charlm.training.fitting import Joined, Outcome
 from charlm.training.joining import JoiningLearner
-from charlm.training.learner import Progress
 
 MIXED = 8192  # characters read to measure the speed
 OFFERED = 1 << 22  # probabilities offered at a time: 16 MiB
@@ -43,21 +42,66 @@ class BitwiseLearner(JoiningLearner):
 
     model: BitwiseMixture
 
+    @torch.no_grad()
     def fit(self) -> Outcome:
-        """Let the mixer read the training part; save what it learned, in case the run is stopped."""
-        most, should_stop = chars_a_pass(self.model, True), self.job.should_stop
-        parts, classes = (self.first, self.slice), classes_of(self.job.tokenizer)
-        found = learn_bits(
-            self.model,
-            self.mixture.experts,
-            *parts,
-            classes,
-            most,
-            should_stop,
-            self.job.progress,
-        )
-        write_file(self.run.path / JOINER, save(self.model.joiner.state_dict()))
-        return found
+        """Let the mixer read the training part; save what it learned, in case the run is stopped.
+
+        Raises Stopped if `should_stop`, which is called often, says so; the model is as it was then.
+        """
+        joiner, cut = self.model.joiner, len(self.first)
+        text = self.whole.read(0, len(self.whole)).astype(np.int64)
+        mixer = joiner.begin(text, classes_of(self.job.tokenizer))
+        self.model.eval()
+        offers = Offers(self.model, self.mixture.experts)
+        self._read_first(mixer, offers, text[:cut])
+        offers.reach_slice(self.first)
+        started = time.perf_counter()
+        loss_nats, alone_nats, chars = self._read_slice(mixer, offers, text[cut:])
+        joiner.keep(mixer, text)
+        seconds = (time.perf_counter() - started) / len(self.slice)
+        write_file(self.run.path / JOINER, save(joiner.state_dict()))
+        experts = len(offers.experts)
+        equal = Joined(torch.full((experts,), 1 / experts), torch.ones(()))
+        return Outcome(equal, loss_nats, alone_nats, chars, seconds)
+
+    def _read_first(self, mixer: Mixer, offers: "Offers", text: Int[ndarray, "n"]) -> None:
+        """Let a mixer read the text before the slice, with the predictions of growing counts."""
+        size = max(1, min(PIECE, OFFERED // (len(offers.experts) * self.model.vocab_size)))
+        pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        # The counts grow while the mixer learns from the piece before: neither needs Python's lock.
+        with ThreadPoolExecutor(1) as other:
+            waiting = other.submit(offers.of_counts, pieces[0])
+            for ids, following in zip_longest(pieces, pieces[1:]):
+                check_stop(self.job.should_stop)
+                offered = waiting.result()
+                if following is not None:
+                    waiting = other.submit(offers.of_counts, following)
+                self._learn(mixer, ids, offered)
+
+    def _read_slice(
+        self, mixer: Mixer, offers: "Offers", text: Int[ndarray, "n"]
+    ) -> tuple[float, list[float], int]:
+        """Let a mixer read the slice, with the predictions of all experts.
+
+        Returns its mean loss and that of each expert, in nats, and over how many characters.
+        """
+        nats, alone, chars = 0.0, np.zeros(len(offers.experts)), 0
+        for windows in _windows(text, self.model.block_size, chars_a_pass(self.model, True)):
+            ids, offered = windows.ravel(), offers.of_all(windows, self.job.should_stop)
+            nats -= float(np.log(self._learn(mixer, ids, offered)[1:]).sum())
+            alone -= offered[np.arange(len(ids) - 1), :, ids[1:]].sum(axis=0, dtype=np.float64)
+            chars += len(ids) - 1
+        chars = max(1, chars)
+        return nats / chars, (alone / chars).tolist(), chars
+
+    def _learn(
+        self, mixer: Mixer, ids: Int[ndarray, "n"], offers: Float[ndarray, "n X V"]
+    ) -> Float[ndarray, "n"]:
+        """Let a mixer read on; return the probability of each character before it is learned from."""
+        p = np.empty(len(ids))
+        score_and_learn(mixer, ids, offers, p)
+        self.job.progress("mixing", int(mixer.passages.clock[0]), len(self.whole))
+        return p
 
     def take(self, fitted: Fitted) -> None:
         """Take what was fitted; after a stop, read what the mixer had learned from its file."""
@@ -135,55 +179,6 @@ class Offers:
         for place, config in self.counted.items():
             if place not in self.growing:
                 self.growing[place] = GrowingNGram(config, self.vocab_size, first)
-
-
-@torch.no_grad()
-def learn_bits(
-    model: BitwiseMixture,
-    specs: Mapping[str, ExpertConfig],
-    first: Split,
-    part: Split,
-    classes: Array,
-    chars_a_pass: int,
-    should_stop: Callable[[], bool],
-    progress: Progress = lambda what, done, total: None,
-) -> Outcome:
-    """Let the mixer read `first`, then the slice `part`; the model keeps what it learned.
-
-    Raises:
-        Stopped: `should_stop`, which is called often, said so; the model's mixer is as it was.
-    """
-    text = np.concatenate([one.read(0, len(one)) for one in (first, part)]).astype(np.int64)
-    mixer = model.joiner.begin(text, classes)
-    offers = Offers(model.eval(), specs)
-    size = max(1, min(PIECE, OFFERED // (len(specs) * model.vocab_size)))
-    pieces = [text[at : min(at + size, len(first))] for at in range(0, len(first), size)]
-    # The counts grow while the mixer learns from the piece before: neither needs Python's lock.
-    with ThreadPoolExecutor(1) as other:
-        waiting = other.submit(offers.of_counts, pieces[0])
-        for ids, following in zip_longest(pieces, pieces[1:]):
-            check_stop(should_stop)
-            offered = waiting.result()
-            if following is not None:
-                waiting = other.submit(offers.of_counts, following)
-            score_and_learn(mixer, ids, offered, np.empty(len(ids)))
-            progress("mixing", int(mixer.passages.clock[0]), len(text))
-    offers.reach_slice(first)
-    started = time.perf_counter()
-    nats, alone, chars = 0.0, np.zeros(len(specs)), 0
-    for windows in _windows(text[len(first) :], model.block_size, chars_a_pass):
-        ids, offered = windows.ravel(), offers.of_all(windows, should_stop)
-        p = np.empty(len(ids))
-        score_and_learn(mixer, ids, offered, p)
-        progress("mixing", int(mixer.passages.clock[0]), len(text))
-        nats -= float(np.log(p[1:]).sum())
-        alone -= offered[np.arange(len(ids) - 1), :, ids[1:]].sum(axis=0, dtype=np.float64)
-        chars += len(ids) - 1
-    model.joiner.keep(mixer, text)
-    equal = Joined(torch.full((len(specs),), 1 / len(specs)), torch.ones(()))
-    seconds = (time.perf_counter() - started) / len(part)
-    chars = max(1, chars)
-    return Outcome(equal, nats / chars, (alone / chars).tolist(), chars, seconds)
 
 
 def _windows(
