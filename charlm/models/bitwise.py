@@ -23,11 +23,10 @@ from charlm.models.bit_mixing import Mixer, new_mixer
 from charlm.models.bit_reading import LEARN, REMEMBER, WATCH, offer
 from charlm.models.bit_tables import Array
 from charlm.models.context_mixing import ContextMixingModel, LearningMixer, forked
+from charlm.models.mean_weights import WEIGHTS
 from charlm.models.mixture import MixtureModel
 from charlm.models.symbol_tree import grow_tree, walks_of
 from charlm.text.tokens import Ids
-
-MIXING = ("weights", "final", "refined")  # arrays of a `Mixer` that learn from what was offered
 
 
 class Joiner(ContextMixingModel):
@@ -48,7 +47,7 @@ class Joiner(ContextMixingModel):
         super().__init__(vocab_size, block_size, contexts, memory)
         self.offers = offers
         new = self._new(self.tree.numpy(), self.classes.numpy(), 1)
-        for name in MIXING:
+        for name in WEIGHTS:
             self.register_buffer(name, torch.from_numpy(getattr(new, name)))
 
     def _new(self, tree: Array, classes: Array, bits: int) -> Mixer:
@@ -65,7 +64,7 @@ class Joiner(ContextMixingModel):
     def keep(self, mixer: Mixer, text: Int[ndarray, "N"]) -> None:
         """Take what a mixer has learned from a text."""
         self._keep(text=text, tree=mixer.walks.child, classes=mixer.classes)
-        self._keep(**{name: getattr(mixer, name).copy() for name in MIXING})
+        self._keep(**{name: getattr(mixer, name).copy() for name in WEIGHTS})
         self.take_mixer(mixer)
 
     def _counted(
@@ -78,20 +77,20 @@ class Joiner(ContextMixingModel):
     ) -> Mixer:
         """Return a mixer with the counts of the text, and the weights that are kept."""
         mixer = super()._counted(text, tree, classes, progress, should_stop)
-        weights, final, refined = (np.array(getattr(self, name).cpu().numpy()) for name in MIXING)
+        weights, final, refined = (np.array(getattr(self, name).cpu().numpy()) for name in WEIGHTS)
         return mixer._replace(weights=weights, final=final, refined=refined)
 
     def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
         """Check the text and the sizes of the weights, or raise ValueError."""
         super().check_state(state_dict)
-        for name in MIXING:
+        for name in WEIGHTS:
             check_tensor(name, state_dict[name], self.get_buffer(name).shape, torch.int32)
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Tensor], prefix: str, *options: object
     ) -> None:
         super()._load_from_state_dict(state_dict, prefix, *options)
-        for name in MIXING:
+        for name in WEIGHTS:
             setattr(self, name, state_dict[f"{prefix}{name}"].to(self.device))
 
 

@@ -37,11 +37,13 @@ from charlm.models.bit_reading import (
     read,
 )
 from charlm.models.bit_tables import Array
+from charlm.models.mean_weights import MeanWeights
 from charlm.models.symbol_tree import grow_tree, walks_of
 from charlm.models.view import LETTER, NEWLINE, codes_of
 from charlm.text.tokens import Ids
 
 PIECE = 1 << 14  # characters counted between two looks at whether to stop
+END = 10  # the weights are the mean over this part of the text: its last tenth
 
 
 class ContextMixingModel(LanguageModel):
@@ -53,6 +55,7 @@ class ContextMixingModel(LanguageModel):
         memory: The largest size of its table, in MiB.
     """
 
+    version = "2"  # 1 had the last weights instead of their mean
     per_character: ClassVar = {}  # the text is renumbered: see `take_over`
     counts_by = LEARN  # how the text is read when it is counted
     text: Tensor
@@ -154,13 +157,19 @@ class ContextMixingModel(LanguageModel):
         progress: Callable[[int], None],
         should_stop: Callable[[], bool],
     ) -> Mixer:
-        """Return a mixer that has counted a text."""
+        """Return a mixer that has counted a text, and has the mean weights of its end."""
         mixer = self._new(tree, classes, table_bits(self.codes, len(text), self.room))
-        for first in range(0, len(text), PIECE):
-            check_stop(should_stop)
-            piece = text[first : first + PIECE]
-            read(mixer, piece, NO_OFFERS, NOTHING, self.counts_by)
-            progress(len(piece))
+        end = len(text) - len(text) // END
+        mean = MeanWeights(mixer, len(text) - end)
+        for first, last, size in ((0, end, PIECE), (end, len(text), mean.every)):
+            for at in range(first, last, size):
+                check_stop(should_stop)
+                piece = text[at : min(at + size, last)]
+                read(mixer, piece, NO_OFFERS, NOTHING, self.counts_by)
+                progress(len(piece))
+                if first and self.counts_by == LEARN:
+                    mean.add()
+        mean.use()
         return mixer
 
     def _new(self, tree: Array, classes: Array, bits: int) -> Mixer:

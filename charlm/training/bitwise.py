@@ -25,6 +25,7 @@ from charlm.models.bit_mixing import Mixer
 from charlm.models.bit_reading import score_and_learn
 from charlm.models.bitwise import BitwiseMixture
 from charlm.models.growing import PIECE, GrowingNGram
+from charlm.models.mean_weights import MeanWeights
 from charlm.models.view import classes_of
 from charlm.runs.mixture import JOINER, RESTORE, Fitted
 from charlm.runs.weights import load_tensors
@@ -81,16 +82,21 @@ class BitwiseLearner(JoiningLearner):
     def _read_slice(
         self, mixer: Mixer, offers: "Offers", text: Int[ndarray, "n"]
     ) -> tuple[float, list[float], int]:
-        """Let a mixer read the slice, with the predictions of all experts.
+        """Let a mixer read the slice, with the predictions of all experts; give it its mean weights.
 
         Returns its mean loss and that of each expert, in nats, and over how many characters.
         """
         nats, alone, chars = 0.0, np.zeros(len(offers.experts)), 0
+        mean = MeanWeights(mixer, len(text))
         for windows in _windows(text, self.model.block_size, chars_a_pass(self.model, True)):
             ids, offered = windows.ravel(), offers.of_all(windows, self.job.should_stop)
-            nats -= float(np.log(self._learn(mixer, ids, offered)[1:]).sum())
+            for part in (slice(at, at + mean.every) for at in range(0, len(ids), mean.every)):
+                p = self._learn(mixer, ids[part], offered[part])
+                nats -= float(np.log(p if part.start else p[1:]).sum())
+                mean.add()
             alone -= offered[np.arange(len(ids) - 1), :, ids[1:]].sum(axis=0, dtype=np.float64)
             chars += len(ids) - 1
+        mean.use()
         chars = max(1, chars)
         return nats / chars, (alone / chars).tolist(), chars
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from charlm.config import AdaptConfig, ContextMixingConfig
+from charlm.config.context_mixing import table_bits
 from charlm.errors import Stopped
 from charlm.models import build_model, context_mixing
 from charlm.models.bit_mixing import new_mixer
@@ -18,6 +19,7 @@ from charlm.models.bit_reading import (
     read,
 )
 from charlm.models.context_mixing import ContextMixingModel
+from charlm.models.mean_weights import TIMES
 from charlm.models.symbol_tree import grow_tree, walks_of
 from charlm.models.view import classes_of
 from charlm.text import CharTokenizer, IdArray
@@ -214,6 +216,24 @@ def test_the_probability_of_the_next_character_can_be_looked_up_while_it_learns(
         torch.testing.assert_close(found, expected)
         assert_same(counted(reader.mixer), counted(at_once.mixer))
         np.testing.assert_array_equal(reader.mixer.weights, at_once.mixer.weights)
+
+
+def test_its_weights_are_the_mean_over_the_last_tenth_of_its_text():
+    model, text = fitted(FIRST * 3), TOKENS.encode(FIRST * 3).astype(np.int64)
+    end = len(text) - len(text) // context_mixing.END
+    bits = table_bits(CONTEXTS, len(text), model.room)
+    mixer = model._new(model.tree.numpy(), model.classes.numpy(), bits)
+    read(mixer, text[:end], NO_OFFERS, NOTHING, LEARN)
+    weights = []
+    for symbol in text[end:]:
+        read(mixer, np.array([symbol]), NO_OFFERS, NOTHING, LEARN)
+        weights.append(mixer.weights.astype(float))
+
+    found = model.mixer().weights
+
+    assert TIMES <= len(weights) < 2 * TIMES  # so that every character is a time to add
+    assert np.abs(found - np.mean(weights, axis=0)).max() <= 0.5
+    assert np.abs(found - weights[-1]).max() > 1
 
 
 def test_readers_of_one_model_do_not_disturb_each_other():
