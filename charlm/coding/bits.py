@@ -6,18 +6,15 @@ arithmetic is in integers, so every machine computes the same bits.
 """
 
 import hashlib
-from typing import Any, no_type_check
+from typing import no_type_check
 
 import numpy as np
-import numpy.typing as npt
 
-from charlm.coding.coder import Done
+from charlm.coding.coder import Array, Done
 from charlm.coding.ranges import Words, bit_decoder, encoded_bits, next_bit
 from charlm.models.bit_mixing import Mixer, learn, look, predict
 from charlm.models.bit_reading import move_on
 from charlm.models.kernel import kernel
-
-Array = npt.NDArray[Any]
 
 # In the header of a file. Changes whenever a prediction changes: with the mixer, or its contexts.
 ENGINE = "mixing 1"
