@@ -160,14 +160,9 @@ def sample(
 
     prompts: Iterable[Prompt] = [(text, encode(text, where))]  # refused before weights are read
     ends = [decoded(as_bytes(text), unit, Setting("stop")) for text in stop or []]
-    allowed = None if allow is None else sampling.allowed_ids(found.tokenizer, allow)
-    stops = sampling.encode_stops(found.tokenizer, ends, allowed)
-    for option, typed in [("--prompt", prompt or ""), *(("--stop", text) for text in stop or [])]:
-        if escape := sampling.escape_in(typed):
-            mend = f"for {sampling.meant_by(escape)}, write $'{escape}'"
-            output.note(f"{option}: {escape} is a backslash and a letter here; {mend}")
-    chosen, likely = sampling.settings_of(config, allowed), json and show_alternatives
-    task = sampling.Task(chosen, config.max_new_chars, stops, weights, likely)
+    likely = json and show_alternatives
+    task = sampling.task_of(found.tokenizer, config, ends, allow, weights, likely)
+    _note_escapes({"--prompt": [prompt or ""], "--stop": stop or []})
     saved = replace(load_model(found, checkpoint, device), config=changes)
     if saved.remark:
         output.note(saved.remark)
@@ -192,6 +187,16 @@ def sample(
             write(drawing, text, seeds, best_of, show)
             seeds = range(seeds.stop, seeds.stop + number * best_of, best_of)
         check_stop(signals.requested)
+
+
+def _note_escapes(given: dict[str, list[str]]) -> None:
+    """Note what was typed as an escape, in values of options, that no shell has read."""
+    from charlm import sampling
+
+    for option, values in given.items():
+        for escape in filter(None, map(sampling.escape_in, values)):
+            mend = f"for {sampling.meant_by(escape)}, write $'{escape}'"
+            output.note(f"{option}: {escape} is a backslash and a letter here; {mend}")
 
 
 def _learned(

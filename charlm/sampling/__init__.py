@@ -22,6 +22,7 @@ from charlm.sampling.request import (
     escape_in,
     meant_by,
     settings_of,
+    task_of,
 )
 from charlm.sampling.stream import Piece
 
@@ -46,4 +47,5 @@ __all__ = [
     "load",
     "meant_by",
     "settings_of",
+    "task_of",
 ]

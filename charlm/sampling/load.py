@@ -17,18 +17,16 @@ from charlm.evaluation.given import adaptive_reader
 from charlm.runs import find_run
 from charlm.runs.load import SavedModel, load_model
 from charlm.sampling.adapted import AdaptedReader
-from charlm.sampling.draw import Drawing, Task
+from charlm.sampling.draw import Drawing
 from charlm.sampling.generate import Context
 from charlm.sampling.reader import Weights
 from charlm.sampling.request import (
     CONFIGURED,
     PROMPT,
-    allowed_ids,
     check_weights,
     choose_seed,
     encode_prompt,
-    encode_stops,
-    settings_of,
+    task_of,
 )
 from charlm.text.raw import as_bytes, as_unicode, decoded
 from charlm.text.tokenizer import Unknown
@@ -83,13 +81,11 @@ class Writer:
                 raise UsageError(Setting(name, value), f"expected one of {get_args(known)}")
         given = [f"sample.{key}={value}" for key, value in settings.items() if value is not None]
         config = changed(saved.config, given).sample
-        allowed = None if allow is None else allowed_ids(tokenizer, allow)
         where, words = (CONFIGURED, config.prompt) if prompt is None else (PROMPT, prompt)
         ids = encode_prompt(tokenizer, self._text(words, where), unknown, where)
         stops = [stop] if isinstance(stop, str | bytes) else stop or ()
         ends = [self._text(words, Setting("stop")) for words in stops]
-        found = encode_stops(tokenizer, ends, allowed)
-        task = Task(settings_of(config, allowed), config.max_new_chars, found, weights)
+        task = task_of(tokenizer, config, ends, allow, weights)
         check_weights(weights, saved.model, adapt)
         learned = None
         if adapt:

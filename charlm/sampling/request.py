@@ -14,6 +14,7 @@ from charlm.config import SampleConfig
 from charlm.errors import DataError, Phrase, Setting, UsageError, Words
 from charlm.models import LanguageModel
 from charlm.sampling.choose import Settings
+from charlm.sampling.draw import Task
 from charlm.sampling.reader import Weights
 from charlm.text.tokenizer import Tokenizer, Unknown
 
@@ -112,6 +113,20 @@ def settings_of(config: SampleConfig, allowed: Bool[ndarray, "V"] | None = None)
     """Return the settings of a configuration."""
     names = [field.name for field in fields(Settings) if field.name != "allowed"]
     return Settings(**{name: getattr(config, name) for name in names}, allowed=allowed)
+
+
+def task_of(
+    tokenizer: Tokenizer,
+    config: SampleConfig,
+    stops: Iterable[str],
+    allow: str | None,
+    weights: Weights,
+    alternatives: bool = False,
+) -> Task:
+    """Return how to continue a prompt, or raise the errors of `allowed_ids` and `encode_stops`."""
+    allowed = None if allow is None else allowed_ids(tokenizer, allow)
+    ends, settings = encode_stops(tokenizer, stops, allowed), settings_of(config, allowed)
+    return Task(settings, config.max_new_chars, ends, weights, alternatives)
 
 
 def allowed_ids(tokenizer: Tokenizer, allow: str) -> Bool[ndarray, "V"]:
