@@ -6,7 +6,7 @@ read), `bigram`, `loss` (the score of a prediction), `averaging`, `attention`, `
 `counts`, `smoothing`, `counted_loss` (the losses of all orders at once), `kernel` (compiled loops),
 `growing` (counts that grow while a text is read), `ngram` (a model by counting alone); then `view`
 (what contexts may look at), `bit_tables`, `symbol_tree`, `undo`, `context_table`, `passages`,
-`bit_mixing`, `bit_reading`, `context_mixing` (a model that mixes many contexts, bit by bit); then
+`bit_mixing`, `bit_reading`, `mean_weights`, `context_mixing` (a model that mixes many contexts, bit by bit); then
 `cache` (keys and values are computed once), `registry` (from a configuration to its model), `gate`
 (which expert to trust when), `mixture` (several models as one), `adaptive_mixture` (a mixture that
 learns while it reads), `bitwise` (a mixture joined by context mixing), `device`.
