@@ -1,5 +1,6 @@
 """charlm compress and charlm decompress: a file into a smaller one, and back."""
 
+import functools
 import os
 import sys
 import time
@@ -116,7 +117,8 @@ def decompress(
     began = time.monotonic()
     with StopSignals() as stop, stop.at_once(), opened(file) as source:
         container = ContainerReader(source, file)
-        method = method_of(container.header, file, run)
+        prepare = functools.partial(output.prepare, should_stop=stop.requested)
+        method = method_of(container.header, file, run, prepare)
         with _written(place) as target, _bar("decompressing", container.text_size) as tick:
             size = decode(container, target, method, tick)
     seconds = time.monotonic() - began
@@ -126,7 +128,7 @@ def decompress(
         return
     tell = output.say if place == "-" else output.result
     tell(f"{_shown(place)}: {size:,} bytes, SHA-256 verified")
-    output.say(f"{_about(method)}; {seconds:.1f} s")
+    output.say(f"restored {_about(method)}; {seconds:.1f} s")
 
 
 def _with_run(

@@ -222,7 +222,7 @@ def bar(what: str, unit: str, total: int | None = None, **options: Any) -> Any:
 def prepare(model: "LanguageModel", should_stop: Callable[[], bool], quiet: bool = False) -> None:
     """Do what a model needs before its first prediction, with a bar."""
     if model.uncounted:
-        with bar("counting", "character", model.uncounted, disable=quiet or None) as counted:
+        with bar("counting", "char", model.uncounted, disable=quiet or None) as counted:
             model.prepare(counted.update, should_stop)
 
 

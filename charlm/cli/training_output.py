@@ -102,15 +102,19 @@ class TrainingBar:
         self.clock, self.symbols = loop.clock, loop.tokenizer.unit
         self.bitwise = loop.config.model.kind == "mixture (bitwise)"
         steps, budget = loop.learner.total_steps, loop.clock.budget
-        self.timed = budget is not None
+        self.timed, self.one_step = budget is not None, budget is None and steps == 1
         self.width = len(str(steps))
         self.loss: float | None = None
         self.expert: str | None = None
         loop.job.progress = self.work
+        if self.one_step:  # a bar for each thing that the step does: see `work`
+            self.bar = output.bar("", self.symbols.removesuffix("s"), dynamic_ncols=True)
+            return
         self.bar = tqdm(
             total=steps if budget is None else round(budget),
             initial=int(loop.state.seconds) if self.timed else loop.state.step,
-            unit="s" if self.timed else "step",
+            unit="step",
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} s{postfix}" if self.timed else None,
             file=sys.stderr,
             disable=None,  # drawn on a terminal only
             dynamic_ncols=True,
@@ -160,10 +164,18 @@ class TrainingBar:
 
     def work(self, what: str, done: int, total: int) -> None:
         """Draw how far a long step has come, and the time."""
-        self.bar.set_postfix_str(f"{what} {done / max(1, total):.0%}", refresh=False)
-        if self.timed:
-            self.bar.update(max(0, int(self.clock.seconds()) - self.bar.n))
-        self.bar.refresh()
+        if self.bar.disable:
+            return
+        if not self.one_step:
+            self.bar.set_postfix_str(f"{what} {done / max(1, total):.0%}", refresh=False)
+            if self.timed:
+                self.bar.update(max(0, int(self.clock.seconds()) - self.bar.n))
+            self.bar.refresh()
+            return
+        if done < self.bar.n or self.bar.desc != f"{what}: ":
+            self.bar.set_description(what, refresh=False)
+            self.bar.reset(total)
+        self.bar.update(done - self.bar.n)
 
     def _move(self, record: TrainRecord) -> None:
         if record.expert != self.expert:
@@ -175,6 +187,8 @@ class TrainingBar:
         pace = (
             f", {record.chars_per_second:,.0f} {self.symbols}/s" if record.chars_per_second else ""
         )
+        if self.one_step:
+            return
         self.bar.set_postfix_str(f"{name}loss {self.loss:.3f}{pace}", refresh=False)
         self.bar.update(max(0, int(self.clock.seconds()) - self.bar.n) if self.timed else 1)
 

@@ -18,6 +18,7 @@ from charlm.models.kernel import kernel
 
 # In the header of a file. Changes whenever a prediction changes: with the mixer, or its contexts.
 ENGINE = "mixing 1"
+PIECE = 1 << 13  # symbols between two calls of `done`: a fifth of a second
 
 
 class Bits:
@@ -29,16 +30,18 @@ class Bits:
     def encode(self, ids: Array, done: Done) -> Words:
         """Return the words of symbols, (N,)."""
         bits = np.empty(int(self.mixer.walks.length[ids].sum()), np.uint8)
-        p = np.empty(len(bits), np.uint16)
-        _encode(self.mixer, ids, bits, p)
-        done(len(ids))
+        p, at = np.empty(len(bits), np.uint16), 0
+        for part in _pieces(ids):
+            at += _encode(self.mixer, part, bits[at:], p[at:])
+            done(len(part))
         return encoded_bits(bits, p)
 
     def decode(self, words: Words, count: int, done: Done) -> Array:
         """Return the symbols of words, (count,) int64."""
-        ids = np.empty(count, np.int64)
-        _decode(self.mixer, bit_decoder(words), words, ids)
-        done(count)
+        ids, decoder = np.empty(count, np.int64), bit_decoder(words)
+        for part in _pieces(ids):
+            _decode(self.mixer, decoder, words, part)
+            done(len(part))
         return ids
 
     def fingerprint(self) -> str:
@@ -49,9 +52,14 @@ class Bits:
         return found.hexdigest()[:16]
 
 
+def _pieces(ids: Array) -> list[Array]:
+    return np.split(ids, range(PIECE, len(ids), PIECE))
+
+
 @kernel
 @no_type_check
-def _encode(m: Mixer, ids: Array, bits: Array, p: Array) -> None:
+def _encode(m: Mixer, ids: Array, bits: Array, p: Array) -> int:
+    """Write the bits of symbols and their predictions; return how many bits there are."""
     at = 0
     for i in range(len(ids)):
         symbol = ids[i]
@@ -61,11 +69,13 @@ def _encode(m: Mixer, ids: Array, bits: Array, p: Array) -> None:
             at += 1
         learn(m, symbol)
         move_on(m, symbol, True)
+    return at
 
 
 @kernel
 @no_type_check
 def _decode(m: Mixer, decoder: Array, words: Words, ids: Array) -> None:
+    """Write the next symbols of words, as many as there is room for in `ids`."""
     for i in range(len(ids)):
         look(m)
         # Not the constant 0: numba would compile all that takes it once for it and once for others.

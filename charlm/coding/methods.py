@@ -10,13 +10,16 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from charlm.coding.bits import ENGINE
 from charlm.coding.coder import Coder
 from charlm.coding.container import GET_ANOTHER
 from charlm.coding.portable import PortableCoder, check_tree, tree_of
 from charlm.errors import DataError, Setting, UsageError
+
+if TYPE_CHECKING:
+    from charlm.models import LanguageModel
 
 START = 1 << 20  # bytes at the start of a text, from which its tree is made
 
@@ -74,13 +77,19 @@ def _portable(tree: str) -> Method:
     return Method(header, lambda: PortableCoder(tree))
 
 
-def method_of(header: Mapping[str, Any], name: str, run: Path | None) -> Method:
+def method_of(
+    header: Mapping[str, Any],
+    name: str,
+    run: Path | None,
+    prepare: "Callable[[LanguageModel], None]" = lambda model: None,
+) -> Method:
     """Return the method that a file was written with.
 
     Args:
         header: Of the file.
         name: What messages call the file.
         run: The run that it was compressed with; None: the one of the same name.
+        prepare: Called with the model of the run before it is used.
 
     Raises:
         CheckpointError: It was compressed with another run, or the run is missing or damaged.
@@ -91,7 +100,7 @@ def method_of(header: Mapping[str, Any], name: str, run: Path | None) -> Method:
     if header.get("model") == "run":
         from charlm.coding.of_run import method_of_run  # which imports torch
 
-        return method_of_run(header, name, run)
+        return method_of_run(header, name, run, prepare)
     if run is not None:
         raise UsageError(
             Setting("run", str(run)), f"{name} was compressed without a run", "leave it out"

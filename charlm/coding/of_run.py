@@ -5,7 +5,7 @@ import functools
 import hashlib
 import platform
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from charlm.coding.symbols import Symbols, one_thread
 from charlm.config import AdaptConfig
 from charlm.errors import CheckpointError, DataError, MachineError, Phrase, Setting
 from charlm.evaluation.given import open_part
+from charlm.models import LanguageModel
 from charlm.models.context_mixing import LearningMixer
 from charlm.runs import find_run
 from charlm.runs.folder import RUNS
@@ -93,7 +94,12 @@ def with_run(saved: SavedModel, adapt: AdaptConfig) -> Method:
     return Method(header.model_dump(mode="json"), coder, one_thread)
 
 
-def method_of_run(header: Mapping[str, Any], name: str, place: Path | None) -> Method:
+def method_of_run(
+    header: Mapping[str, Any],
+    name: str,
+    place: Path | None,
+    prepare: Callable[[LanguageModel], None],
+) -> Method:
     """Return the method that a file was written with; see `charlm.coding.methods.method_of`."""
     try:
         then = Dependence.model_validate(header)
@@ -104,6 +110,7 @@ def method_of_run(header: Mapping[str, Any], name: str, place: Path | None) -> M
     if _identity(saved) != then.sha256:
         what = f"is not the run {then.run!r}, step {then.step}, that {name} was compressed with"
         raise CheckpointError(saved.run.path, what, _NAME_IT)
+    prepare(saved.model)
     method = with_run(saved, then.adapt)
     if method.header["fingerprint"] != then.fingerprint:
         there = reprlib.repr(then.processor)

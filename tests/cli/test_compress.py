@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from charlm.cli import output
 from charlm.coding import of_run, symbols
 from charlm.coding.container import ContainerReader
 from tests.conftest import TEXT
@@ -172,7 +173,7 @@ def test_a_run_compresses_what_its_alphabet_has_and_the_rest(charlm, trained):
     assert facts["symbols"] == 90
     assert 0 < facts["coded_nats"] < math.log(60)
     assert Path("again").read_bytes() == text
-    assert back.stderr.startswith("with the run tiny, step 6; ")
+    assert back.stderr.startswith("restored with the run tiny, step 6; ")
 
 
 def test_a_run_in_integers_compresses_for_any_machine(charlm, tiny):
@@ -230,6 +231,15 @@ def of_tiny(charlm, trained):
     made = charlm("compress", "b.txt", "--run", "tiny")
     assert "with the run tiny, step 6, on machines like this one; " in made.stderr
     return Path("b.txt.clm")
+
+
+def test_a_run_is_counted_under_a_bar_before_it_decompresses(charlm, of_tiny, monkeypatch):
+    prepared = []
+    monkeypatch.setattr(output, "prepare", lambda model, should_stop: prepared.append(model))
+
+    charlm("decompress", of_tiny, "-o", "b")
+
+    assert prepared
 
 
 def test_another_run_is_refused(charlm, refused, of_tiny, trained):

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
+from charlm.coding import bits
 from charlm.coding.container import ContainerReader
 from charlm.coding.methods import START, method_of, without_run
 from charlm.coding.portable import PortableCoder, check_tree, tree_of
@@ -48,6 +49,17 @@ def test_the_model_learns_from_block_to_block():
     assert len(codes[0]) > 4 * len(codes[1])
     assert coder.symbols == 3 * len(TEXT)
     assert coder.coded_bytes == sum(map(len, codes))
+
+
+def test_a_block_is_coded_in_pieces_so_that_a_stop_need_not_wait_for_its_end(monkeypatch):
+    monkeypatch.setattr(bits, "PIECE", 4)
+    text, encoded, decoded = b"to be or n", [], []
+    tree = tree_of(text, bytes(sorted(set(text))))
+
+    code = PortableCoder(tree).encode(text, encoded.append)
+
+    assert PortableCoder(tree).decode(code, len(text), decoded.append) == text
+    assert encoded == decoded == [4, 4, 2]
 
 
 def test_the_code_stays_what_it_is():
