@@ -89,8 +89,10 @@ def _explain_counted(model: "ModelConfig", vocab: int, chars: int, unit: str) ->
 
     _rows(*_facts(model, chars, unit), FACTS)
     output.result("\ntraining: counted in one step, no gradients")
-    size = model.table_bytes(vocab, chars)
-    output.result(f"tables on disk: {f'at most {human_bytes(size)}' if size else A_TABLE}")
+    if size := model.table_bytes(vocab, chars):
+        output.result(f"tables on disk: at most {human_bytes(size)}")
+    elif model.type == "ngram":
+        output.result(f"tables on disk: {A_TABLE}")
 
 
 def _explain_trained(config: "Config", vocab: int, shared: float | None = None) -> None:

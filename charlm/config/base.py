@@ -162,8 +162,12 @@ class ModelConfig(Section):
         return 0
 
     def table_bytes(self, vocab_size: int, chars: int) -> int:
-        """Return the most memory that counts of this many characters can take, in bytes."""
+        """Return the most bytes that counts of this many characters can take in a checkpoint."""
         return 0
+
+    def likely_table_bytes(self, vocab_size: int, chars: int) -> int:
+        """Estimate how many bytes the counts of this many characters take in a checkpoint."""
+        return self.table_bytes(vocab_size, chars)
 
     def shapes(self, batch_size: int, vocab_size: int) -> list[tuple[str, tuple[int, ...]]]:
         """List the shapes of a batch on its way to the loss, with their names."""

@@ -94,15 +94,17 @@ class ContextMixingConfig(ModelConfig):
 
     def facts(self, chars: int) -> tuple[str, list[tuple[str, str]]]:  # noqa: D102
         counted = f"the training part{f', {chars:,} characters' if chars else ''}"
-        rows = [("counted", counted), ("contexts", str(len(self.contexts)))]
+        table = f"at most {self.memory} MiB; a checkpoint holds only the text"
+        rows = [("counted", counted), ("table", table), ("contexts", str(len(self.contexts)))]
         return "contexts, mixed", rows + [("", context) for context in self.contexts]
 
     def parts(self, vocab_size: int) -> list[Part]:
         """Return an empty list: it has no weights that gradients train."""
         return []
 
-    def table_bytes(self, vocab_size: int, chars: int) -> int:  # noqa: D102
-        return ROW_BYTES << table_bits(self.contexts, chars, self.memory)
+    def table_bytes(self, vocab_size: int, chars: int) -> int:
+        """Return the bytes of the counted text, from which a loaded model fills its table again."""
+        return chars * (1 if vocab_size <= 256 else 4)
 
 
 def table_bits(contexts: Sequence[Any], chars: int, memory: int) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_serializer
 
 from charlm.config.base import AnyExpert, ModelConfig, Part
-from charlm.config.context_mixing import DEFAULT, ROW_BYTES, Contexts, Mebibytes, table_bits
+from charlm.config.context_mixing import DEFAULT, Contexts, Mebibytes
 from charlm.config.models import CountedWindow
 from charlm.config.sections import TrainConfig
 from charlm.config.values import Number, Place, Section
@@ -16,6 +16,7 @@ from charlm.errors import Problem
 
 AN_EXPERT = "'counts: {model: {type: ngram}}'"
 OF_BITWISE = ("contexts", "memory")  # keys that no other mixture has
+MIXER_BYTES = 20_000_000  # of weights, most of them those that refine its predictions
 
 
 class ExpertConfig(Section):
@@ -158,9 +159,18 @@ class MixtureConfig(ModelConfig):
         return sum(model.buffer_bytes() for model in self._models().values())
 
     def table_bytes(self, vocab_size: int, chars: int) -> int:  # noqa: D102
-        own = ROW_BYTES << table_bits(self.contexts, chars, self.memory)
         of_experts = (model.table_bytes(vocab_size, chars) for model in self._models().values())
-        return sum(of_experts, own if self.combine == "bitwise" else 0)
+        return sum(of_experts, self._own_bytes(vocab_size, chars))
+
+    def likely_table_bytes(self, vocab_size: int, chars: int) -> int:  # noqa: D102
+        models = self._models().values()
+        of_experts = (model.likely_table_bytes(vocab_size, chars) for model in models)
+        return sum(of_experts, self._own_bytes(vocab_size, chars))
+
+    def _own_bytes(self, vocab_size: int, chars: int) -> int:
+        """Estimate the bytes of what joins the experts: if bitwise, a text and a mixer's weights."""
+        text = chars * (1 if vocab_size <= 256 else 4)
+        return text + MIXER_BYTES if self.combine == "bitwise" else 0
 
     def _models(self) -> dict[str, ModelConfig]:
         """Return the experts whose model is known."""

@@ -325,7 +325,7 @@ class NGramConfig(ModelConfig):
         return []
 
     def table_bytes(self, vocab_size: int, chars: int) -> int:
-        """Return the most memory that the tables can take: 12 to 24 bytes for each distinct n-gram.
+        """Return the most bytes that the tables can take: 12 to 24 for each distinct n-gram.
 
         There are at most V^k n-grams of k characters, and at most one for each position in the text.
         0 if the length of the counted text is unknown.
@@ -339,3 +339,10 @@ class NGramConfig(ModelConfig):
             size += 8 * grams + 4 * rows * (grams + contexts)  # keys, shares and left-overs
             contexts = grams
         return size
+
+    def likely_table_bytes(self, vocab_size: int, chars: int) -> int:
+        """Return a fourth of the most: order 7 takes a sixth for Tiny Shakespeare.
+
+        About a fourth of the possible n-grams occur, because texts repeat themselves.
+        """
+        return self.table_bytes(vocab_size, chars) // 4

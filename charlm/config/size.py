@@ -5,8 +5,6 @@ from charlm.config.memory import human_bytes
 from charlm.config.schema import Config
 from charlm.errors import MachineError, UsageError
 
-TABLES_FILLED = 4  # about a fourth of the possible n-grams occur, because texts repeat themselves
-
 
 def flops_per_step(config: Config, vocab_size: int) -> int:
     """Estimate the floating-point operations of forward and backward in one optimizer update.
@@ -20,16 +18,14 @@ def flops_per_step(config: Config, vocab_size: int) -> int:
 def checkpoint_bytes(config: Config, vocab_size: int, train_chars: int = 0) -> int:
     """Estimate the size of one checkpoint: weights and AdamW's two moments, in float32.
 
-    `train_chars` is the length of the training part. Tables of n-grams are estimated at a fourth of
-    their largest possible size (order 7 takes a sixth for Tiny Shakespeare, a sixteenth for
-    python-stdlib). For a mixture: its own checkpoint, which has weights only, and one for each
-    expert that it trains.
+    `train_chars` is the length of the training part. For a mixture: its own checkpoint, which has
+    weights only, and one for each expert that it trains.
     """
     model, trained = config.model, config.model.to_train(config.train).values()
     size = 12 * sum(one.parameter_count(vocab_size) for one, _ in trained)
     if model.trained_by != "gradients":
         size += 4 * model.parameter_count(vocab_size)
-    return size + model.table_bytes(vocab_size, train_chars) // TABLES_FILLED
+    return size + model.likely_table_bytes(vocab_size, train_chars)
 
 
 def training_bytes(config: Config, vocab_size: int) -> dict[str, int]:

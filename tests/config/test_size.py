@@ -1,6 +1,6 @@
 import pytest
 
-from charlm.config import memory, size
+from charlm.config import load_config, memory, size
 from charlm.errors import UsageError
 from charlm.models.modern import rotary_table
 from tests.config.conftest import CHARS, MODELS, V, config
@@ -126,3 +126,10 @@ def test_memory_is_refused_with_what_is_needed_and_what_is_there(monkeypatch):
     with pytest.raises(UsageError, match=r"needs about .* and this machine has 1 MiB; lower"):
         size.check_memory(config("modern", "train.batch_size=100000"), V)
     size.check_memory(config("modern", "train.batch_size=1"), V)
+
+
+def test_a_checkpoint_of_context_mixing_holds_the_text_and_not_the_table():
+    counted = load_config("context-mixing")
+
+    assert size.checkpoint_bytes(counted, 256, CHARS) == CHARS
+    assert size.checkpoint_bytes(counted, 257, CHARS) == 4 * CHARS
