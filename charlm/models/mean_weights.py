@@ -25,7 +25,7 @@ class MeanWeights:
         self.mixer = mixer
         self.every = max(1, chars // TIMES)
         self.count = 0
-        self.sums = [np.zeros_like(getattr(mixer, name)) for name in WEIGHTS]
+        self.sums = [np.zeros_like(getattr(mixer, name), np.int64) for name in WEIGHTS]
 
     def add(self) -> None:
         """Add the weights as they are now."""

@@ -43,3 +43,16 @@ def test_without_an_addition_the_weights_stay():
     MeanWeights(mixer, 0).use()
 
     np.testing.assert_array_equal(mixer.weights, before)
+
+
+def test_the_sum_of_many_large_weights_does_not_overflow():
+    """A large alphabet is read in many pieces, and weights are added after each."""
+    mixer = mixer_of(np.arange(V))
+    mixer.weights[:] = 2**30
+    mean = MeanWeights(mixer, 1)
+    for _ in range(3):
+        mean.add()
+
+    mean.use()
+
+    assert (mixer.weights == 2**30).all()
