@@ -4,6 +4,7 @@ Every answer is an exit code and one line that says what, where and how to mend 
 behind, and no traceback is shown.
 """
 
+import builtins
 import errno
 import gzip
 import io
@@ -530,7 +531,7 @@ def test_row_34_a_configuration_that_may_not_be_read_is_refused(refused, forbid)
 
 
 def test_row_34_a_prompt_that_may_not_be_read_names_path_and_user(refused, forbid, trained):
-    forbid(Path, "open", "prompt.txt", errno.EACCES)
+    forbid(builtins, "open", "prompt.txt", errno.EACCES)
 
     (line,) = refused(5, *sample(trained, "--prompt-file", "prompt.txt"))
 
