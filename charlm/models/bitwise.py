@@ -17,12 +17,13 @@ from torch import Tensor
 
 from charlm.config import AdaptConfig
 from charlm.config.context_mixing import table_bits
+from charlm.errors import check_stop
 from charlm.models.adaptive import AdaptiveReader
 from charlm.models.base import LanguageModel, check_tensor
 from charlm.models.bit_mixing import Mixer, new_mixer
-from charlm.models.bit_reading import LEARN, REMEMBER, WATCH, offer
+from charlm.models.bit_reading import LEARN, NO_OFFERS, NOTHING, REMEMBER, WATCH, offer, read
 from charlm.models.bit_tables import Array
-from charlm.models.context_mixing import ContextMixingModel, LearningMixer, forked
+from charlm.models.context_mixing import PIECE, ContextMixingModel, LearningMixer, forked
 from charlm.models.mean_weights import WEIGHTS
 from charlm.models.mixture import MixtureModel
 from charlm.models.symbol_tree import grow_tree, walks_of
@@ -34,8 +35,6 @@ class Joiner(ContextMixingModel):
 
     Its state is the counted text and the mixers' weights.
     """
-
-    counts_by = REMEMBER  # the weights are kept
 
     weights: Tensor
     final: Tensor
@@ -74,11 +73,16 @@ class Joiner(ContextMixingModel):
         classes: Array,
         progress: Callable[[int], None],
         should_stop: Callable[[], bool],
-    ) -> Mixer:
-        """Return a mixer with the counts of the text, and the weights that are kept."""
-        mixer = super()._counted(text, tree, classes, progress, should_stop)
+    ) -> tuple[Mixer, float]:
+        """Return a mixer with the counts of the text, and the weights that are kept; and no loss."""
+        mixer = self._new(tree, classes, table_bits(self.codes, len(text), self.room))
+        for first in range(0, len(text), PIECE):
+            check_stop(should_stop)
+            piece = text[first : first + PIECE]
+            read(mixer, piece, NO_OFFERS, NOTHING, REMEMBER)
+            progress(len(piece))
         weights, final, refined = (np.array(getattr(self, name).cpu().numpy()) for name in WEIGHTS)
-        return mixer._replace(weights=weights, final=final, refined=refined)
+        return mixer._replace(weights=weights, final=final, refined=refined), 0.0
 
     def check_state(self, state_dict: Mapping[str, Tensor]) -> None:
         """Check the text and the sizes of the weights, or raise ValueError."""

@@ -35,6 +35,7 @@ from charlm.models.bit_reading import (
     foresee,
     look_up,
     read,
+    score_and_learn,
 )
 from charlm.models.bit_tables import Array
 from charlm.models.mean_weights import MeanWeights
@@ -57,7 +58,6 @@ class ContextMixingModel(LanguageModel):
 
     version = "2"  # 1 had the last weights instead of their mean
     per_character: ClassVar = {}  # the text is renumbered: see `take_over`
-    counts_by = LEARN  # how the text is read when it is counted
     text: Tensor
     tree: Tensor
     classes: Tensor
@@ -91,17 +91,19 @@ class ContextMixingModel(LanguageModel):
         classes: Array,
         progress: Callable[[int], None] = lambda chars: None,
         should_stop: Callable[[], bool] = lambda: False,
-    ) -> None:
+    ) -> float:
         """Count a text instead of the one before; `classes` are those of `classes_of`.
 
+        Returns the mean loss in nats, each character scored before it was learned from.
         `progress` is called with the number of characters counted since the last call. Raises
         Stopped if `should_stop` says so; the model is unchanged then.
         """
         text = np.asarray(ids.read(0, len(ids))).astype(np.int64)
         tree = grow_tree(text, self.vocab_size)
-        mixer = self._counted(text, tree, classes, progress, should_stop)
+        mixer, nats = self._counted(text, tree, classes, progress, should_stop)
         self._keep(text=text, tree=tree, classes=classes)
         self.take_mixer(mixer)
+        return nats / max(1, len(text))
 
     def _keep(self, **arrays: Array) -> None:
         """Keep arrays as tensors of these names."""
@@ -131,7 +133,7 @@ class ContextMixingModel(LanguageModel):
                 one.cpu().numpy() for one in (self.text, self.tree, self.classes)
             )
             text = text.astype(np.int64)
-            self.take_mixer(self._counted(text, tree, classes, progress, should_stop))
+            self.take_mixer(self._counted(text, tree, classes, progress, should_stop)[0])
 
     def mixer(self) -> Mixer:
         """Return the mixer; if necessary, count the text again."""
@@ -156,21 +158,26 @@ class ContextMixingModel(LanguageModel):
         classes: Array,
         progress: Callable[[int], None],
         should_stop: Callable[[], bool],
-    ) -> Mixer:
-        """Return a mixer that has counted a text, and has the mean weights of its end."""
+    ) -> tuple[Mixer, float]:
+        """Return a mixer that has counted a text, and has the mean weights of its end.
+
+        Also return the nats of the text, each character scored before it was learned from.
+        """
         mixer = self._new(tree, classes, table_bits(self.codes, len(text), self.room))
         end = len(text) - len(text) // END
-        mean = MeanWeights(mixer, len(text) - end)
+        mean, nats = MeanWeights(mixer, len(text) - end), 0.0
         for first, last, size in ((0, end, PIECE), (end, len(text), mean.every)):
             for at in range(first, last, size):
                 check_stop(should_stop)
                 piece = text[at : min(at + size, last)]
-                read(mixer, piece, NO_OFFERS, NOTHING, self.counts_by)
+                p = np.empty(len(piece))
+                score_and_learn(mixer, piece, NO_OFFERS, p)
+                nats -= float(np.log(p).sum())
                 progress(len(piece))
-                if first and self.counts_by == LEARN:
+                if first:
                     mean.add()
         mean.use()
-        return mixer
+        return mixer, nats
 
     def _new(self, tree: Array, classes: Array, bits: int) -> Mixer:
         return new_mixer(walks_of(tree), classes, self.codes, bits)

@@ -1,4 +1,4 @@
-"""Learning by counting: n-grams, in one step."""
+"""Learning by counting, in one step: n-grams, and context mixing."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,22 +19,27 @@ from charlm.training.learner import OneStepLearner, Progress
 
 
 class CountingLearner(OneStepLearner):
-    """Learning an n-gram model."""
+    """Learning a counted model."""
 
     def step(self) -> TrainRecord:
-        """Count the training part and score the model on it."""
+        """Count the training part.
+
+        Its loss is that of the model on it; or, of a model that learns while it reads, that of each
+        character before it was learned from.
+        """
         job, train = self.job, self.job.corpus.splits["train"]
         started = time.perf_counter()
-        chars = count_text(
+        chars, loss_nats = count_text(
             self.model, job.config.model, train, job.run, job.should_stop, job.progress
         )
         seconds = time.perf_counter() - started
-        score = job.score(train)
+        if loss_nats is None:
+            loss_nats = job.score(train).loss_nats
         self.state.step = 1
         self.state.seconds = job.clock.seconds()
         return TrainRecord(
             step=1,
-            loss_nats=score.loss_nats,
+            loss_nats=loss_nats,
             chars_per_second=chars / max(seconds, 1e-9),
             seconds=self.state.seconds,
         )
@@ -47,8 +52,10 @@ def count_text(
     run: RunFolder,
     should_stop: Callable[[], bool],
     progress: Progress = lambda what, done, total: None,
-) -> int:
-    """Count a text into a counted model of a run; return how many characters were counted.
+) -> tuple[int, float | None]:
+    """Count a text into a counted model of a run.
+
+    Returns how many characters were counted, and the loss of a model that learns while it reads.
 
     Data that does not fit into memory goes to disk, in the run folder.
 
@@ -69,8 +76,8 @@ def count_text(
             counted += chars
             progress("counting", counted, len(ids))
 
-        cast(ContextMixingModel, model).fit(ids, classes_of(run.tokenizer), count, should_stop)
-        return len(ids)
+        mixing, classes = cast(ContextMixingModel, model), classes_of(run.tokenizer)
+        return len(ids), mixing.fit(ids, classes, count, should_stop)
     model, config = cast(NGramModel, model), cast(NGramConfig, config)
     ids = _counted(ids, config)
     with scratch_folder(run.path) as scratch:
@@ -85,7 +92,7 @@ def count_text(
             should_stop=should_stop,
         )
         model.set_tables(_that_fit(tables))
-    return len(ids)
+    return len(ids), None
 
 
 def _counted(ids: Split, config: NGramConfig) -> Split:

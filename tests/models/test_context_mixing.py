@@ -18,7 +18,7 @@ from charlm.models.bit_reading import (
     offer,
     read,
 )
-from charlm.models.context_mixing import ContextMixingModel
+from charlm.models.context_mixing import ContextMixingModel, LearningMixer
 from charlm.models.mean_weights import TIMES
 from charlm.models.symbol_tree import grow_tree, walks_of
 from charlm.models.view import classes_of
@@ -234,6 +234,17 @@ def test_its_weights_are_the_mean_over_the_last_tenth_of_its_text():
     assert TIMES <= len(weights) < 2 * TIMES  # so that every character is a time to add
     assert np.abs(found - np.mean(weights, axis=0)).max() <= 0.5
     assert np.abs(found - weights[-1]).max() > 1
+
+
+def test_the_loss_of_a_fit_is_that_of_reading_the_text_with_nothing_known():
+    model, ids = ContextMixingModel(V, 64, CONTEXTS), TOKENS.encode(FIRST)
+
+    loss = model.fit(IdArray(ids), classes_of(TOKENS))
+
+    bits = table_bits(CONTEXTS, len(ids), model.room)
+    reader = LearningMixer(model._new(model.tree.numpy(), model.classes.numpy(), bits))
+    log_p = torch.cat([reader.first()[None], reader.go_on(ids[:-1])])
+    assert loss == pytest.approx(-log_p[torch.arange(len(ids)), ids].mean().item(), abs=1e-5)
 
 
 def test_readers_of_one_model_do_not_disturb_each_other():
