@@ -36,6 +36,7 @@ class Joiner(ContextMixingModel):
     Its state is the counted text and the mixers' weights.
     """
 
+    version = "1"  # of reading with weights that are kept
     weights: Tensor
     final: Tensor
     refined: Tensor
@@ -113,6 +114,11 @@ class BitwiseMixture(MixtureModel):
         super().__init__(vocab_size, block_size, experts, combine)
         self.any_length, self.memory = False, block_size  # the joiner looks at the whole block
         self.joiner = Joiner(vocab_size, block_size, contexts, memory, len(experts))
+        self.version += f" with {self.joiner.version}"
+
+    def reads_version(self, saved: str) -> bool:
+        """Tell whether weights saved as this version mean the same today."""
+        return super().reads_version(saved if " with " in saved else f"{saved} with 1")
 
     def parts(self) -> dict[str, LanguageModel]:
         """Return the models in it, by the beginnings of the names of their weights."""

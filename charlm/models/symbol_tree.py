@@ -52,7 +52,7 @@ def grow_tree(ids: Array, vocab_size: int) -> Array:
             child[above, bit] = -1 - characters[0] if one else used
         if one:
             continue
-        if len(characters) > 2:
+        if len(characters) > 2 and len(ids):
             characters = characters[np.argsort(_alike(beside[characters], weight[characters]))]
         total = weight[characters].cumsum()
         half = 1 + int(np.abs(total[:-1] - total[-1] / 2).argmin())

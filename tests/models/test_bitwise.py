@@ -7,7 +7,7 @@ import torch
 from charlm.config import AdaptConfig, ExpertConfig, MixtureConfig, NGramConfig
 from charlm.models import build_model
 from charlm.models.bit_reading import score_and_learn
-from charlm.models.bitwise import BitwiseMixture, offers_of
+from charlm.models.bitwise import BitwiseMixture, Joiner, offers_of
 from charlm.models.registry import kind_of
 from charlm.text.tokens import IdArray
 from tests.models.conftest import BLOCK, CONFIGS, VOCAB
@@ -100,6 +100,16 @@ def test_what_is_saved_predicts_the_same_bits(model, text):
     rows = torch.from_numpy(text).view(5, BLOCK)
     with torch.no_grad():
         assert torch.equal(other(rows), model(rows))
+
+
+def test_its_version_is_that_of_its_experts_and_of_the_joiner(model, monkeypatch):
+    assert model.version == "2 of 2, 1 with 1"
+    assert model.reads_version("2 of 2, 1 with 1")
+    assert model.reads_version("2 of 2, 1")  # saved before the joiner had a version
+    monkeypatch.setattr(Joiner, "version", "2")
+    later = build_model(CONFIG, VOCAB)
+    assert not later.reads_version("2 of 2, 1 with 1")
+    assert not later.reads_version("2 of 2, 1")
 
 
 def test_weights_of_another_size_are_refused(model):
