@@ -15,7 +15,7 @@ from charlm.runs import RunFolder
 from charlm.runs.records import TrainRecord
 from charlm.storage.atomic import scratch_folder
 from charlm.text.tokens import Split
-from charlm.training.learner import OneStepLearner, Progress
+from charlm.training.learner import OneStepLearner, Progress, adding_up
 
 
 class CountingLearner(OneStepLearner):
@@ -69,15 +69,9 @@ def count_text(
         )
         from charlm.models.view import classes_of
 
-        counted = 0
-
-        def count(chars: int) -> None:
-            nonlocal counted
-            counted += chars
-            progress("counting", counted, len(ids))
-
         mixing, classes = cast(ContextMixingModel, model), classes_of(run.tokenizer)
-        return len(ids), mixing.fit(ids, classes, count, should_stop)
+        counted = adding_up(progress, "counting", len(ids))
+        return len(ids), mixing.fit(ids, classes, counted, should_stop)
     model, config = cast(NGramModel, model), cast(NGramConfig, config)
     ids = _counted(ids, config)
     with scratch_folder(run.path) as scratch:

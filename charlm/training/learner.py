@@ -67,6 +67,18 @@ TRIED = 2048  # characters scored to measure how long that takes
 Progress = Callable[[str, int, int], None]  # what is being done; how much of it is, of how much
 
 
+def adding_up(progress: Progress, what: str, total: int) -> Callable[[int], None]:
+    """Return a function that is called with how much was done since the last call."""
+    done = 0
+
+    def add(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(what, done, total)
+
+    return add
+
+
 @dataclass
 class Job:
     """The parts of a run, shared by its loop and its learner.
@@ -142,19 +154,13 @@ class Job:
         return taken
 
     def _score(self, part: Ids, most: int | None) -> Score:
-        total, done = min(most or len(part), len(part)), 0
-
-        def scored(chars: int) -> None:
-            nonlocal done
-            done += chars
-            self.progress("evaluating", done, total)
-
+        total = min(most or len(part), len(part))
         return score_windows(
             self.model,
             part,
             self.config.model.block_size,
             max_chars=most,
-            progress=scored,
+            progress=adding_up(self.progress, "evaluating", total),
             should_stop=self.should_stop,
         )
 
