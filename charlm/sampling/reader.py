@@ -19,6 +19,7 @@ from torch import Tensor
 from charlm.models import LanguageModel, MixtureModel
 from charlm.models.gate import features_of
 from charlm.models.mixture import FLOOR
+from charlm.models.onednn import by_onednn
 from charlm.models.registry import kind_of
 from charlm.sampling.choose import log_softmax
 
@@ -59,7 +60,7 @@ class StepReader(Reader):
     """Reads any number of texts with any model, from `state` on; None: the start of one text."""
 
     def __init__(self, model: LanguageModel, state: Any = None) -> None:
-        self.model = model
+        self.model = by_onednn(model) if model.device.type == "cpu" else model
         with torch.no_grad():
             self.state = model.start(1) if state is None else state
 
