@@ -27,6 +27,7 @@ from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import Stopped, UsageError
 
 if TYPE_CHECKING:
+    from charlm.cli.training_output import TrainingBar
     from charlm.config import Config
     from charlm.lifecycle.begin import PreparedRun, PreparedText
     from charlm.runs import RunFolder
@@ -249,7 +250,7 @@ def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     early = not quiet or config.train.minutes is not None
     ladder = score_baselines(prepared, loop, stop, quiet) if early else None
     with nullcontext() if quiet else closing(TrainingBar(loop)) as bar:
-        for record in _records(loop, stop):
+        for record in _records(loop, stop, bar):
             if said := remark(record):
                 output.note(said)
             elif bar:
@@ -274,7 +275,9 @@ def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     return 0
 
 
-def _records(loop: "TrainingLoop", stop: StopSignals) -> Iterator["Record"]:
+def _records(
+    loop: "TrainingLoop", stop: StopSignals, bar: "TrainingBar | None"
+) -> Iterator["Record"]:
     """Yield the records of training; a signal ends the compilation of a model at once."""
     from charlm.runs.records import CompileRecord
 
@@ -283,7 +286,7 @@ def _records(loop: "TrainingLoop", stop: StopSignals) -> Iterator["Record"]:
         yield record
         if isinstance(record, CompileRecord):
             try:
-                with stop.at_once():
+                with bar.compiling(record) if bar else nullcontext(), stop.at_once():
                     following = next(records, None)
             except Stopped:  # all steps were saved before the compilation
                 loop.stopped = True

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +96,9 @@ def remark(record: Record) -> str | None:
     return f"{record.expert}: {text}" if record.expert else text
 
 
+TICK = 1.0  # seconds between two looks at a compilation
+
+
 class TrainingBar:
     """A tqdm bar on stderr, and a line for each evaluation."""
 
@@ -156,11 +160,35 @@ class TrainingBar:
                     f"{output.units(self.symbols)} at the end of the training part{after}"
                 )
             case CompileRecord():
-                output.say("compiling the model (about half a minute, less the next time)")
+                about = f"about {record.expected:.0f} s"
+                said = f"cached, {about}" if record.cached else f"{about}, less the next time"
+                output.say(f"compiling the model ({said})")
             case SampleRecord():
                 of = f"{one_word(record.expert)} alone: " if record.expert else ""
                 shown = f"{'':{self.width + 7}}{of}'{one_word(record.text.strip()[:72])}'"
                 output.say(output.cut(shown, sys.stderr))
+
+    @contextlib.contextmanager
+    def compiling(self, record: CompileRecord) -> Iterator[None]:
+        """Draw how long the compilation takes, on a terminal, each second while it lasts."""
+        ended, began = threading.Event(), time.perf_counter()
+        draw = self.bar.set_description_str if self.one_step else self.bar.set_postfix_str
+
+        def tick() -> None:
+            while not ended.wait(TICK):
+                spent = time.perf_counter() - began
+                draw(f"compiling, {spent:.0f} s of about {record.expected:.0f}")
+
+        ticking = threading.Thread(target=tick, daemon=True)
+        if not self.bar.disable:
+            ticking.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            if ticking.is_alive():
+                ticking.join()
+            draw("")
 
     def work(self, what: str, done: int, total: int) -> None:
         """Draw how far a long step has come, and the time."""

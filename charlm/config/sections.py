@@ -196,4 +196,5 @@ class RunConfig(Section):
     machine, else float32. Evaluation and sampling always use float32."""
     compile: Literal["auto"] | bool = "auto"
     """torch.compile. `auto` tries it for a GPT on CUDA, or on a CPU if the run takes more than about
-    four minutes, and falls back to eager mode with a reason; `true` requires it."""
+    four minutes; in a time budget, if it saves twice the time that it takes on this machine. It falls
+    back to eager mode with a reason; `true` requires it."""

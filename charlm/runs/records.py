@@ -33,7 +33,10 @@ class NoteRecord(Record, kind="note"):
 
 @dataclass(frozen=True, kw_only=True)
 class CompileRecord(Record, kind="compile"):
-    """The model is about to be compiled. Not logged."""
+    """The model is about to be compiled, which takes about `expected` seconds. Not logged."""
+
+    expected: float
+    cached: bool  # whether this machine compiled it before
 
 
 @dataclass(frozen=True, kw_only=True)

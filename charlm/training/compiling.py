@@ -2,9 +2,9 @@
 
 import os
 import shutil
-import tempfile
+import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,26 +15,35 @@ from charlm.config.size import flops_per_step
 from charlm.errors import MachineError, Phrase, Setting
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, precision
+from charlm.training.compile_cost import FIRST, SAVED, Cost, Times, use_cache_folder
 
-# Compiling for a CPU takes half a minute at first and saves a quarter of each step of `gpt`
-# (docs/experiments.md), so it saves time after some minutes. Without a budget, the length of a run
-# is estimated from its operations (two laptop cores do 9e10 per second of `gpt`), so that a
-# configuration trains the same way everywhere. With dropout a compiled step is slower by a quarter.
-WORTH_MINUTES = 4.0
-BUSY = 4  # times as long a run, on a busy machine
-WORTH_FLOPS = 60 * WORTH_MINUTES * 9e10
+# Without a budget, the length of a run is estimated from its operations (two laptop cores do 9e10
+# per second of `gpt`) and what compiling costs is not looked up, so that a configuration trains the
+# same way everywhere. With dropout a compiled step is slower by a quarter (docs/experiments.md).
+SPEED = 9e10
+WORTH = 2.0  # times what it costs must be saved
+BUSY = 4  # times as much it costs beside other programs
+TRIES = 5  # of a pass, to measure it; fewer if they take more than a second
 NOT_COMPILED = Setting("run.compile", "false")
 
 Forward = Callable[[Tensor], Tensor]
 
 
+class Attempt(NamedTuple):
+    """The compiled model; or the model itself, with the reason if compiling failed."""
+
+    forward: Forward
+    reason: str | None = None
+    times: Times | None = None
+
+
 def compile_model(
     model: LanguageModel, choice: str | bool, windows: int, dtype: torch.dtype
-) -> tuple[Forward, str | None]:
-    """Return the compiled model, or the model itself with the reason if compiling failed.
+) -> Attempt:
+    """Compile a model, and measure what that takes and saves.
 
-    The trial is one forward and backward pass on zeros, exactly as in a step; otherwise the first
-    step would compile again. Gradients are cleared after it.
+    A pass is forward and backward on zeros, exactly as in a step; otherwise the first step would
+    compile again. Gradients are cleared after it.
 
     Args:
         model: The model, on its device.
@@ -43,18 +52,31 @@ def compile_model(
         dtype: Precision of the step.
     """
     if choice is False:
-        return model, None
+        return Attempt(model)
     device = model.device
     # Code is compiled for the strides too: in a step, inputs and targets are views of one array.
     text = torch.zeros(windows, model.block_size + 1, dtype=torch.int64)
     x, y = text[:, :-1].to(device), text[:, 1:].to(device)
+
+    def seconds(forward: Forward) -> float:
+        started = time.perf_counter()
+        with precision(device, dtype):
+            logits = forward(x)
+        next_token_loss(logits.float(), y).backward()  # type: ignore[no-untyped-call]
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
     try:
-        _use_private_cache()
+        use_cache_folder()
         compiled: Forward = torch.compile(model)
         model.train()
-        with precision(device, dtype):
-            logits = compiled(x)
-        next_token_loss(logits.float(), y).backward()  # type: ignore[no-untyped-call]
+        compiling = seconds(compiled)
+        passes = [(seconds(model), seconds(compiled))]
+        while len(passes) < TRIES and sum(map(sum, passes)) < 1:
+            passes.append((seconds(model), seconds(compiled)))
+        eager, fast = map(min, zip(*passes, strict=True))
+        times = Times(compiling=compiling, eager=eager, compiled=fast)
     except Exception as error:  # a compiler may raise anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
         if choice is True:
@@ -62,10 +84,10 @@ def compile_model(
             mend = "free some space for temporary files" if full else "install a C++ compiler"
             mending = Phrase(f"{mend} or set {{}}", NOT_COMPILED)
             raise MachineError("run.compile", f"failed ({reason})", mending) from error
-        return model, f"compile: fell back to eager ({reason})"
+        return Attempt(model, f"compile: fell back to eager ({reason})")
     finally:
         model.zero_grad(set_to_none=True)
-    return compiled, None
+    return Attempt(compiled, None, times)
 
 
 def check_compiler(config: Config) -> None:
@@ -82,35 +104,23 @@ def find_compiler() -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
-def worth_trying(config: Config, model: LanguageModel, budget: float | None) -> bool:
-    """Tell whether compiling saves time: for deep models on CUDA, without dropout in long runs on a CPU.
+def worth_trying(config: Config, model: LanguageModel, budget: float | None, cost: Cost) -> bool:
+    """Tell whether compiling saves clearly more time than it costs: never with dropout on a CPU.
 
-    `budget` is the seconds that are left for its steps; None: it takes a number of steps.
+    `budget` is the seconds that are left for its steps; None: it takes a number of steps, and `cost`
+    does not count.
     """
-    if not config.model.deep or config.train.gradients == "by_hand":
+    cpu = model.device.type == "cpu"
+    supported = cpu or model.device.type == "cuda"
+    if not (config.model.deep and supported) or config.train.gradients == "by_hand":
         return False
-    if model.device.type != "cpu":
-        return model.device.type == "cuda"
-    if config.model.sizes().get("dropout"):
+    if cpu and (config.model.sizes().get("dropout") or not find_compiler()):
         return False
     if budget is not None:
         # Beside other programs compiling takes several times as long, and saves less of a step.
-        long = budget >= 60 * WORTH_MINUTES * (BUSY if cores_are_taken() else 1)
-    else:
-        flops = config.train.max_steps * flops_per_step(config, model.vocab_size)
-        long = flops >= WORTH_FLOPS
-    return long and find_compiler() is not None
-
-
-def _use_private_cache() -> None:
-    """Keep compiled code in a folder that only this user can write.
-
-    Torch's default is in the shared temporary folder, and torch may have set it already.
-    """
-    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
-    if not chosen or chosen.startswith(f"{tempfile.gettempdir()}/torchinductor_"):
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = home / "charlm" / "inductor"
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+        seconds = cost.seconds * (BUSY if cpu and cores_are_taken() else 1)
+        return cost.saved * budget >= WORTH * seconds
+    if not cpu:
+        return True
+    flops = config.train.max_steps * flops_per_step(config, model.vocab_size)
+    return SAVED * flops / SPEED >= WORTH * FIRST

@@ -22,6 +22,7 @@ from charlm.runs.records import CompileRecord, NoteRecord, Record, SkipRecord, T
 from charlm.runs.state import TrainingState
 from charlm.text import Batches
 from charlm.text.batches import DROPOUT_STREAM, random_words
+from charlm.training.compile_cost import cost_of, keep_times, program
 from charlm.training.compiling import Forward, compile_model, worth_trying
 from charlm.training.learner import Clock, Job, Learner
 from charlm.training.optimizers import build_optimizers, set_learning_rate
@@ -69,15 +70,7 @@ class GradientLearner(Learner):
         In a budget, the schedule begins after it.
         """
         started, budgeted = self.clock.seconds(), self.clock.budget is not None
-        choice = self.config.run.compile
-        left = self.clock.left() if budgeted else None
-        if choice == "auto" and not worth_trying(self.config, self.model, left):
-            choice = False
-        if choice:
-            yield CompileRecord()
-        self.forward, reason = compile_model(self.model, choice, self.micro_batch_size, self.dtype)
-        if reason:
-            yield NoteRecord(text=reason)
+        yield from self._compile(self.clock.left() if budgeted else None)
         before, self.compiled = self.compiled, self.forward is not self.model
         if before not in (None, self.compiled):
             was = "compiled, now they are not" if before else "not compiled, now they are"
@@ -88,6 +81,26 @@ class GradientLearner(Learner):
             self.clock.before = self.state.before
             if self.device.type == "cpu" and not self.compiled:  # compiled code has its number
                 self.threads = ThreadChoice()
+
+    def _compile(self, left: float | None) -> Iterator[Record]:
+        """Compile the model if that is asked for, or worth it in the seconds left of a budget."""
+        choice = self.config.run.compile
+        name = program(self.config, self.model, self.micro_batch_size, self.dtype)
+        cost = cost_of(name)
+        if choice == "auto" and not worth_trying(self.config, self.model, left, cost):
+            choice = False
+        if choice:
+            yield CompileRecord(expected=cost.seconds, cached=cost.cached)
+        attempt = compile_model(self.model, choice, self.micro_batch_size, self.dtype)
+        self.forward, times = attempt.forward, attempt.times
+        if attempt.reason:
+            yield NoteRecord(text=attempt.reason)
+        if times:
+            keep_times(name, times)
+            if choice == "auto" and left is not None and times.compiled > times.eager:
+                self.forward = self.model  # the clock decides the bits in a budget anyway
+                slow = f"{times.compiled:.2g} s compiled, and {times.eager:.2g} s eager"
+                yield NoteRecord(text=f"compile: not used, because a pass takes {slow}")
 
     def take_remarks(self) -> list[str]:
         """Return remarks for the user on the last step, once."""

@@ -956,7 +956,7 @@ def test_row_70_compiling_without_a_compiler_is_refused_before_anything_else(ref
 
 @pytest.mark.usefixtures("without_compiler", "tiny")
 def test_row_70_without_a_compiler_auto_does_not_compile(charlm, monkeypatch):
-    monkeypatch.setattr("charlm.training.compiling.WORTH_FLOPS", 0)
+    monkeypatch.setattr("charlm.training.compiling.WORTH", 0)
     monkeypatch.setattr("torch.compile", lambda model: 1 / 0)
 
     result = charlm(*TRAIN, "run.compile=auto")

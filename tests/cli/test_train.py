@@ -17,7 +17,7 @@ from charlm.errors import MachineError
 from charlm.runs import RunFolder
 from charlm.runs.metrics import read_metrics
 from charlm.runs.mixture import Fitted
-from charlm.runs.records import EvalRecord, TrainRecord, TuneRecord
+from charlm.runs.records import CompileRecord, EvalRecord, TrainRecord, TuneRecord
 from charlm.storage import folder_lock
 from charlm.training import plan
 from charlm.training.plan import Size
@@ -590,8 +590,8 @@ def test_a_short_budget_and_the_time_of_its_run_are_told_apart():
     )
 
 
-def test_the_first_join_is_not_shown_with_the_training_loss_of_an_expert(capsys):
-    bar = TrainingBar(
+def training_bar():
+    return TrainingBar(
         SimpleNamespace(
             clock=SimpleNamespace(budget=None),
             config=SimpleNamespace(model=SimpleNamespace(kind="mixture")),
@@ -601,6 +601,27 @@ def test_the_first_join_is_not_shown_with_the_training_loss_of_an_expert(capsys)
             state=SimpleNamespace(step=0),
         )
     )
+
+
+def test_a_terminal_sees_how_long_compiling_takes_and_a_file_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("charlm.cli.training_output.TICK", 0.01)
+    record = CompileRecord(expected=9.0, cached=True)
+    for terminal in False, True:
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
+        bar = training_bar()
+        bar.show(record)
+        with bar.compiling(record):
+            time.sleep(0.2)
+        bar.close()
+        said = capsys.readouterr().err
+
+        assert "compiling the model (cached, about 9 s)\n" in said
+        assert ("compiling, 0 s of about 9" in said) is terminal
+        assert terminal or said.count("\n") == 1
+
+
+def test_the_first_join_is_not_shown_with_the_training_loss_of_an_expert(capsys):
+    bar = training_bar()
     fitted = Fitted({"a": 1.0}, 1.0, 1.5, {"a": 1.5}, 100, {}, 0.0, 0.0)
     bar.show(TrainRecord(step=8, loss_nats=3.25, seconds=1.0, expert="a"))
     bar.show(TuneRecord(fitted=fitted))

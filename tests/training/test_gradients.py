@@ -6,6 +6,7 @@ import torch
 from charlm.errors import NonFiniteError
 from charlm.runs.weights import load_tensors
 from charlm.training import gradients
+from charlm.training.compile_cost import Cost
 from charlm.training.compiling import worth_trying
 from tests.training.conftest import state_hash, stop_and_resume, timeless
 
@@ -161,8 +162,8 @@ def test_a_model_by_hand_is_not_compiled(make_loop):
     config, model = (make_loop(out="run").config, make_loop(out="other").learner.model)
     train = config.train.model_copy(update={"gradients": "by_hand"})
 
-    assert worth_trying(config, model, budget=3600.0)
-    assert not worth_trying(config.model_copy(update={"train": train}), model, budget=3600.0)
+    assert worth_trying(config, model, 3600.0, Cost())
+    assert not worth_trying(config.model_copy(update={"train": train}), model, 3600.0, Cost())
 
 
 def test_a_weight_that_is_not_finite_ends_a_run_by_hand_too(make_loop):
