@@ -102,7 +102,8 @@ def modern_steps(model: ModernGPT) -> Steps:
     p, n_head = model.dropout.p, _n_head(model)
     yield Step("x", Embedding(), "token_embedding.weight idx")
     if grams := model.ngram_embedding:
-        rule = NGramEmbedding(grams.longest, grams.vocab_size, lambda: grams.numbering)
+        longest, vocab_size, sparse = grams.longest, grams.vocab_size, grams.sparse
+        rule = NGramEmbedding(longest, vocab_size, lambda: grams.numbering, sparse=sparse)
         yield Step("grams", rule, "ngram_embedding.table.weight idx")
         yield Step("x", Add(), "x grams")
     yield Step("x", RMSNorm(), "x")

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from charlm.models.modern import rotate, token_shift
-from charlm.models.ngram_embedding import dropped, ngram_rows
+from charlm.models.ngram_embedding import dropped, gradient_of_rows, ngram_rows
 
 Saved = tuple[Any, ...]
 Gradients = tuple[Any, ...]  # of tensors, and None
@@ -329,22 +329,22 @@ class NGramEmbedding:
     vocab_size: int
     numbering: Callable[[], Tensor | None] = lambda: None  # weights taken over later bring one
     dropout: bool = True
+    sparse: bool = False  # whether the table's gradient holds only the rows that were looked up
 
     def forward(
         self, table: Float[Tensor, "R C"], idx: Int[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T C"], Saved]:
         """Look up and add."""
         rows = ngram_rows(idx, self.longest, self.vocab_size, self.numbering()).flatten(0, 1)
-        kept = dropped(rows, table.dtype) if self.dropout else torch.ones_like(rows)
+        kept = dropped(rows, table.dtype) if self.dropout else table.new_ones(rows.shape)
         out = (F.embedding(rows, table) * kept[..., None]).sum(-2)
         return out.view(*idx.shape, -1), (rows, kept, len(table))
 
     def backward(self, dout: Tensor, rows: Tensor, kept: Tensor, count: int) -> Gradients:
         """Add each gradient to all rows that it came from."""
-        flat = dout.to(_at_least_single(dout)).reshape(-1, 1, dout.shape[-1])
-        drows = flat * kept[..., None]  # (B*T, n, C)
-        dtable = drows.new_zeros(count, dout.shape[-1])
-        return dtable.index_add_(0, rows.flatten(), drows.flatten(0, 1)), None
+        flat = dout.to(_at_least_single(dout)).reshape(-1, dout.shape[-1])
+        dtable = gradient_of_rows(flat, rows, kept, count)
+        return dtable if self.sparse else dtable.to_dense(), None
 
 
 # --- From logits to a loss ------------------------------------------------------------------------

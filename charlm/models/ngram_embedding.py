@@ -88,7 +88,11 @@ class NGramEmbedding(nn.Module):
         rows = rows.flatten(0, 1)  # (B*T, n)
         table = self.table.weight
         kept = dropped(rows, table.dtype) if self.training else None
-        bags = F.embedding_bag(rows, table, mode="sum", sparse=self.sparse, per_sample_weights=kept)
+        bags: Tensor
+        if self.sparse:
+            bags = sum_of_rows(table, rows, kept)
+        else:
+            bags = F.embedding_bag(rows, table, mode="sum", per_sample_weights=kept)
         return bags.view(*idx.shape, table.shape[1])  # B may be 0
 
     def take_numbering(self, other: "NGramEmbedding", known: Int[Tensor, "V"]) -> None:
@@ -122,6 +126,62 @@ def check_numbering(name: str, numbering: Tensor, vocab_size: int) -> None:
     check_tensor(name, numbering, (vocab_size + 1,), torch.int64)
     if numbering.min() < 1 or numbering.max() >= PRIME:
         raise ValueError(f"{name} holds numbers outside [1, {PRIME})")
+
+
+class SumOfRows(torch.autograd.Function):
+    """Sums of a table's rows, and a gradient that holds only the rows that were looked up.
+
+    Autograd's own sparse gradient repeats a row for each time that it was looked up.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, table: Float[Tensor, "R C"], rows: Int[Tensor, "N n"], kept: Tensor | None
+    ) -> Float[Tensor, "N C"]:
+        """Look up and add; `kept` are weights."""
+        ctx.save_for_backward(rows, kept)
+        ctx.count = len(table)
+        return F.embedding_bag(rows, table, mode="sum", per_sample_weights=kept)
+
+    @staticmethod
+    def backward(ctx: Any, dout: Float[Tensor, "N C"]) -> tuple[Tensor, None, None]:
+        """Add the gradients of all places where a row was looked up."""
+        rows, kept = ctx.saved_tensors
+        return gradient_of_rows(dout, rows, kept, ctx.count), None, None
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # compiled code has no sparse gradients
+def sum_of_rows(
+    table: Float[Tensor, "R C"], rows: Int[Tensor, "N n"], kept: Float[Tensor, "N n"] | None
+) -> Float[Tensor, "N C"]:
+    """Look up and add, for a gradient of only these rows."""
+    return SumOfRows.apply(table, rows, kept)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def gradient_of_rows(
+    dout: Float[Tensor, "N C"],
+    rows: Int[Tensor, "N n"],
+    kept: Float[Tensor, "N n"] | None,
+    count: int,
+) -> Float[Tensor, "R C"]:
+    """Return the gradient of a table of `count` rows from that of weighted sums of its rows.
+
+    It is sparse, with each row once: again a sum of rows, those of `dout` where it was looked up.
+    """
+    found, places = rows.flatten().sort(stable=True)
+    found, times = found.unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
+    weights = None if kept is None else kept.flatten()[places].to(dout.dtype)
+    values = F.embedding_bag(
+        places // rows.shape[1],
+        dout,
+        times.cumsum(0) - times,
+        mode="sum",
+        per_sample_weights=weights,
+    )
+    size = (count, dout.shape[1])
+    return torch.sparse_coo_tensor(
+        found[None], values, size, is_coalesced=True, check_invariants=False
+    )
 
 
 def dropped(rows: Int[Tensor, "N n"], dtype: torch.dtype) -> Float[Tensor, "N n"]:

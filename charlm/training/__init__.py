@@ -1,7 +1,7 @@
 """Training: one loop drives a learner; plans for a time budget; a learning-rate test.
 
-Read in this order: `schedule` (the learning rate), `muon` (an optimizer), `optimizers` (which update
-which weights), `compile_cost` (what compiling costs and saves), `compiling` (torch.compile, where it
+Read in this order: `schedule` (the learning rate), `muon` and `adamw` (optimizers), `optimizers`
+(which update which weights), `compile_cost` (what compiling costs and saves), `compiling` (torch.compile, where it
 pays), `threads` (how many, in a budget), `learner` (its interface), `gradients` (the training step),
 `counting` (n-grams), `loop` (a run), `expert` (a run inside a mixture), `fitting` (the weights of a
 mixture), `joining` (mixtures), `bitwise` (those joined bit by bit), `plan` (model sizes for a time

@@ -169,11 +169,12 @@ class GradientLearner(Learner):
             if first:
                 check_stop(self.should_stop)
             loss += self._accumulate(first)
-        parameters = list(self.model.parameters())
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        gradients = list(_gradients(self.model).values())
         norm = torch.nn.utils.get_total_norm(gradients)
-        if train.grad_clip and norm.isfinite():  # otherwise one NaN would make all of them NaN
-            torch.nn.utils.clip_grads_with_norm_(parameters, train.grad_clip, norm)
+        clipped = train.grad_clip / (norm + 1e-6)
+        # If the norm is infinite, this would make some of them NaN, and hide which were.
+        if train.grad_clip and clipped < 1 and norm.isfinite():
+            torch._foreach_mul_(gradients, clipped)
         return loss.item(), norm.item()
 
     def _accumulate(self, first: int) -> Tensor:
@@ -215,11 +216,19 @@ class GradientLearner(Learner):
         raise NonFiniteError(where, what, mend)
 
 
+def _gradients(model: nn.Module) -> dict[str, Tensor]:
+    """Return the gradients by name; of a sparse one, those values that it holds."""
+    found = {}
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            p.grad = p.grad.coalesce() if p.grad.is_sparse else p.grad
+            found[name] = p.grad.values() if p.grad.is_sparse else p.grad
+    return found
+
+
 def _worst_gradients(model: nn.Module) -> str:
     """Name the gradients with the most values that are not finite, else the largest gradients."""
-    gradients = {
-        name: p.grad for name, p in model.named_parameters() if p.grad is not None and p.numel()
-    }
+    gradients = {name: g for name, g in _gradients(model).items() if g.numel()}
     sizes = {name: (~g.isfinite()).sum().item() for name, g in gradients.items()}
     where = "in" if any(sizes.values()) else "largest in"
     if where != "in":

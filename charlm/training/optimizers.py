@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from charlm.config import TrainConfig
 from charlm.models import LanguageModel
+from charlm.models.ngram_embedding import NGramEmbedding
 from charlm.runs.optimizer_state import owned_by
+from charlm.training.adamw import TableAdamW
 from charlm.training.muon import Muon
 
 
@@ -32,13 +34,16 @@ def build_optimizers(
         {"params": [p for p in owned["adamw"] if p.ndim >= 2]},
         {"params": [p for p in owned["adamw"] if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizers["adamw"] = AdamW(
+    optimizers["adamw"] = TableAdamW(
         [group for group in groups if group["params"]],
         lr=train.learning_rate,
         weight_decay=train.weight_decay,
         betas=(train.beta1, train.beta2),
         fused=True,  # one kernel for all parameters instead of a dozen for each
     )
+    for part in model.modules():
+        if isinstance(part, NGramEmbedding):
+            part.sparse = model.device.type == "cpu"  # elsewhere, memory is fast and calls are slow
     return optimizers
 
 

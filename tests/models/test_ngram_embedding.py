@@ -71,3 +71,21 @@ def test_in_training_half_of_the_rows_are_left_out_and_the_mean_stays(generator)
     values, counts = sums.unique(return_counts=True)
     assert values.tolist() == [0, 2, 4]  # none of the two rows, one, both
     assert (counts / 10_000).tolist() == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_sparse_gradient_holds_each_row_once_and_is_that_of_autograd(training, generator):
+    module = NGramEmbedding(5, 4, 3).train(training)
+    idx = torch.randint(5, (2, 30), generator=generator)  # few pairs: many come again
+    weights = torch.randn(2, 30, 3, generator=generator)
+    gradients = []
+    for sparse in (False, True):
+        module.sparse, module.table.weight.grad = sparse, None
+        torch.manual_seed(1)  # the same n-grams are dropped
+        (module(idx) * weights).sum().backward()
+        gradients.append(module.table.weight.grad)
+
+    dense, found = gradients
+
+    torch.testing.assert_close(found.to_dense(), dense)
+    assert found._indices()[0].tolist() == ngram_rows(idx, 4, 5).unique().tolist()

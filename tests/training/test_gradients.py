@@ -173,3 +173,20 @@ def test_a_weight_that_is_not_finite_ends_a_run_by_hand_too(make_loop):
 
     with pytest.raises(NonFiniteError, match="step 1: loss nan"):
         loop.learner.step()
+
+
+@pytest.mark.parametrize("options", [["train.micro_batch_size=2"], ["train.grad_clip=0.01"]])
+def test_a_table_learns_from_its_looked_up_rows_as_from_all_of_them(of_kind, make_loop, options):
+    of_kind("modern")
+    dense, sparse = (
+        make_loop("train.max_steps=5", "model.n_gram=4", *options, out=name)
+        for name in ("dense", "sparse")
+    )
+    dense.learner.model.ngram_embedding.sparse = False
+
+    expected, found = ([r for r in finish(one) if r.kind == "train"] for one in (dense, sparse))
+
+    assert sparse.learner.model.ngram_embedding.table.weight.grad.is_sparse
+    assert losses(found) == pytest.approx(losses(expected), rel=1e-5)
+    norms = [r.grad_norm for r in found]
+    assert norms == pytest.approx([r.grad_norm for r in expected], rel=1e-4)

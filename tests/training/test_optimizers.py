@@ -4,7 +4,7 @@ import torch
 from charlm.config import GPTConfig, TrainConfig
 from charlm.models import LanguageModel, build_model
 from charlm.runs.optimizer_state import hidden_matrices, optimizer_tensors, restore_optimizers
-from charlm.training import build_optimizers
+from charlm.training import adamw, build_optimizers
 from charlm.training.optimizers import set_learning_rate
 from tests.models.conftest import CONFIGS
 
@@ -126,3 +126,32 @@ def test_the_learning_rate_reaches_every_group():
 
     rates = {g["lr"] for o in optimizers.values() for g in o.param_groups}
     assert rates == {0.123}
+
+
+@pytest.mark.parametrize("saved", [0, 2])
+def test_a_table_moves_as_under_torchs_adamw_with_the_zeros_written_out(
+    saved, generator, monkeypatch
+):
+    monkeypatch.setattr(adamw, "BLOCK", 4 * 3)  # four rows of three at once, and one is left over
+    options = {"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.5, "fused": True}
+    ours, theirs = (torch.nn.Parameter(torch.ones(9, 3)) for _ in range(2))
+    vector = torch.nn.Parameter(torch.ones(2))
+    own, reference = (
+        adamw.TableAdamW([vector, ours], **options),
+        torch.optim.AdamW([theirs], **options),
+    )
+    looked_up = [[0, 3, 4, 8], [4], [], [1, 2, 3], [8]]  # row 5 never
+
+    for i, rows in enumerate(looked_up):
+        theirs.grad = torch.zeros(9, 3)
+        theirs.grad[rows] = torch.randn(len(rows), 3, generator=generator)
+        ours.grad = theirs.grad.to_sparse(1) if i >= saved else theirs.grad.clone()
+        vector.grad = torch.ones(2)
+        own.step()
+        reference.step()
+
+        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(own.state[ours], reference.state[theirs])
+        assert ours.grad is not None
+    assert vector.tolist() == pytest.approx([vector[0].item()] * 2)
+    assert vector[0] < 0.9
