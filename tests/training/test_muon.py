@@ -34,7 +34,7 @@ def test_it_lifts_singular_values_and_leaves_directions_alone(shape, generator):
     values = torch.logspace(0, -2, min(shape))
     matrix = (u * values) @ vt
 
-    (found,) = orthogonalize([7 * matrix], torch.float32)
+    (found,) = orthogonalize(7 * matrix[None], torch.float32)
 
     inside = u.T @ found @ vt.T
     assert (inside - inside.diag().diag()).abs().max() < 1e-4
@@ -45,33 +45,46 @@ def test_it_lifts_singular_values_and_leaves_directions_alone(shape, generator):
     torch.testing.assert_close(inside.diag().double(), expected, atol=1e-4, rtol=0)
 
 
-def test_matrices_of_all_shapes_go_together_as_they_would_alone(generator):
-    shapes = [(4, 9), (9, 4), (4, 4), (9, 4), (4, 9), (2, 3)]
-    matrices = [torch.randn(shape, generator=generator) for shape in shapes]
+def test_each_matrix_of_a_stack_is_its_own(generator):
+    matrices = [torch.randn(4, 9, generator=generator) * scale for scale in (1, 100)]
 
-    together = orthogonalize(matrices, torch.float32)
+    together = orthogonalize(torch.stack(matrices), torch.float32)
 
     for matrix, found in zip(matrices, together, strict=True):
-        assert found.shape == matrix.shape
-        torch.testing.assert_close(found, orthogonalize([matrix], torch.float32)[0])
+        torch.testing.assert_close(found, orthogonalize(matrix[None], torch.float32)[0])
+
+
+def test_a_matrix_and_its_transpose_have_factors_that_are_transposes(generator):
+    matrix = torch.randn(1, 4, 9, generator=generator)
+
+    wide, tall = (orthogonalize(m.clone(), torch.float32) for m in (matrix, matrix.mT))
+
+    torch.testing.assert_close(tall, wide.mT)
 
 
 def test_no_gradient_makes_no_update():
-    assert not orthogonalize([torch.zeros(3, 4)], torch.float32)[0].any()
+    assert not orthogonalize(torch.zeros(1, 3, 4), torch.float32).any()
 
 
 def test_it_moves_as_torchs_own_but_for_the_rounds(generator, monkeypatch):
     # Its five rounds, in its bfloat16: then nothing else is left to differ.
     monkeypatch.setattr("charlm.training.muon.ROUNDS", 5 * [(3.4445, -4.7750, 2.0315)])
-    ours, theirs = (nn.Parameter(torch.ones(5, 3)) for _ in range(2))
+    shapes = [(5, 3), (3, 5), (5, 3), (2, 2)]
+    ours, theirs = ([nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
     options = {"lr": 0.1, "weight_decay": 0.3, "momentum": 0.9}
-    own = Muon([ours], **options, dtype=torch.bfloat16)
-    reference = torch.optim.Muon([theirs], **options, adjust_lr_fn="match_rms_adamw")
+    own = Muon(ours, **options, dtype=torch.bfloat16)
+    reference = torch.optim.Muon(theirs, **options, adjust_lr_fn="match_rms_adamw")
 
     for _ in range(4):
-        ours.grad = torch.randn(5, 3, generator=generator)
-        theirs.grad = ours.grad.clone()
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
         own.step()
         reference.step()
-        torch.testing.assert_close(ours, theirs, atol=0.1 * 0.2 * math.sqrt(5) * 0.05, rtol=0)
-        assert (ours - 1).abs().max() > 0.05
+        for one, other in zip(ours, theirs, strict=True):
+            size = 0.1 * 0.2 * math.sqrt(max(one.shape))  # that of one update
+            torch.testing.assert_close(one, other, atol=0.1 * size, rtol=0)
+            assert torch.equal(
+                own.state[one]["momentum_buffer"], reference.state[other]["momentum_buffer"]
+            )
+            assert (one - 1).abs().max() > size / 4
