@@ -1,9 +1,10 @@
 """Choose the next character, and turn characters into text.
 
 Read in this order: `choose` (from logits to a character, in pure steps), `reader` (characters in,
-the next logits out; the fastest way for a model), `gpt_reader`, `ngram_reader`, `adapted` (a model
-that learns from the prompt), `generate` (ids, one by one), `stream` (their text), `draw` (several
-texts), `request` (checks of the arguments), `load` (the same for Python programs).
+the next logits out; the fastest way for a model), `gpt_numpy`, `gpt_kernels`, `gpt_reader` (one text
+by a GPT), `ngram_reader`, `adapted` (a model that learns from the prompt), `generate` (ids, one by
+one), `stream` (their text), `draw` (several texts), `request` (checks of the arguments), `load` (the
+same for Python programs).
 """
 
 from charlm.sampling.adapted import AdaptedReader

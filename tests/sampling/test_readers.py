@@ -11,7 +11,15 @@ from charlm.config import GPTConfig
 from charlm.models import build_model
 from charlm.models.counts import count_ngrams
 from charlm.models.smoothing import smooth
-from charlm.sampling import Context, Settings, generate, gpt_reader, ngram_reader
+from charlm.sampling import (
+    Context,
+    Settings,
+    generate,
+    gpt_kernels,
+    gpt_numpy,
+    gpt_reader,
+    ngram_reader,
+)
 from charlm.sampling.choose import log_softmax
 from charlm.sampling.reader import MixtureReader, StepReader, reader_of
 from charlm.text.tokens import IdArray
@@ -148,20 +156,54 @@ def test_a_product_with_int8_weights_is_that_of_the_rounded_matrix():
     rounded = (weight / scale.clamp(min=1e-12)).round() * scale
     x = torch.randn(12, generator=torch.Generator().manual_seed(4)).bfloat16().float()
 
-    product = gpt_reader.int8_linear(weight)
+    product = gpt_numpy.int8_linear(weight)
+    compiled = gpt_kernels.FastLinear(weight, "int8")
 
     expected = (rounded @ x).numpy()
     np.testing.assert_allclose(product(x.numpy()), expected, rtol=0.01, atol=0.03)
-    np.testing.assert_allclose(product(x.numpy()[None]), expected[None], rtol=0.01, atol=0.03)
-    np.testing.assert_allclose(product(np.stack([x.numpy()] * 3))[1], expected, rtol=1e-5)
+    np.testing.assert_allclose(compiled(x.numpy()), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_gelu_is_torchs():
-    x = np.linspace(-6, 6, 3 * gpt_reader.SERIAL + 5, dtype=np.float32)[None]
+    x = np.linspace(-6, 6, 3 * gpt_numpy.SERIAL + 5, dtype=np.float32)
+    column = gpt_kernels.matrix(torch.from_numpy(x[:, None]), "float32", gpt_kernels.GELU)
+    found = np.empty_like(x)
+    gpt_kernels.product(column, np.ones(1, np.float32), found)
 
-    np.testing.assert_allclose(
-        gpt_reader.gelu(x), torch.nn.functional.gelu(torch.from_numpy(x)).numpy(), atol=1e-6
-    )
+    expected = torch.nn.functional.gelu(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(gpt_numpy.gelu(x), expected, atol=1e-6)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("first", [0, 5])
+@pytest.mark.parametrize("style", ["gpt2", "modern", "modern, n-grams"])
+def test_a_long_text_is_read_by_compiled_loops(style, first, generator, monkeypatch):
+    monkeypatch.setattr(gpt_reader, "FIRST", first)
+    monkeypatch.setattr(gpt_reader, "LOOPS", True)
+    model = knowing(CONFIGS[style]).eval()
+    text = torch.randint(VOCAB, (1, LENGTH), generator=generator)
+    with torch.inference_mode():
+        expected = model.read(text)
+    reader = reader_of(model)
+    rows = [reader.read(text[:, at : at + 1].numpy()) for at in range(LENGTH // 2)]
+    for each in (reader.fork(), reader):  # what one reads does not reach the other
+        rest = [each.read(text[:, at : at + 1].numpy()) for at in range(LENGTH // 2, LENGTH)]
+        found = torch.from_numpy(np.concatenate(rows + rest))
+
+        assert set(each.ways) == ({True} if first == 0 else {False, True})
+        torch.testing.assert_close(found, expected[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 63, 333])
+def test_a_compiled_product_is_numpys_whatever_the_number_of_rows(rows, generator):
+    weight = torch.randn(rows, 129, generator=generator)
+    x = torch.randn(129, generator=generator).numpy()
+    y = np.ones(rows, np.float32)
+
+    gpt_kernels.product(gpt_kernels.matrix(weight, "float32", gpt_kernels.ADD), x, y)
+
+    assert (rows * 129 > gpt_kernels.FEW) == (rows == 333)  # on one thread, or on all
+    np.testing.assert_allclose(y, 1 + weight.numpy() @ x, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "modern, n-grams", "ngram"])
