@@ -79,6 +79,12 @@ def _single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test change how this process allocates memory."""
+    monkeypatch.setattr("charlm.training.kept_memory.can_keep_memory", lambda: False)
+
+
+@pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Work in an empty folder, with no variable of the machine's own in the way."""
     for name in (

@@ -32,6 +32,7 @@ def doctor() -> None:
         "devices": ", ".join(available_devices()),
         "cpu": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
         "memory": human_bytes(machine_bytes()),
+        "freed": _what_becomes_of_freed_memory(),
         "disk": f"{human_bytes(shutil.disk_usage('.').free)} free here",
         "c++": f"{compiler}" if compiler else "none: run.compile=true does not work on the CPU",
         "texts": str(data_folder().resolve()),
@@ -46,6 +47,18 @@ def doctor() -> None:
             except RuntimeError as error:
                 speed = f"{dtype}: {str(error).splitlines()[0]}"
             output.facts({device: speed})
+
+
+def _what_becomes_of_freed_memory() -> str:
+    """Say whether training keeps the memory that it frees, and why."""
+    from charlm.training.kept_memory import SIZE, can_keep_memory, fill_times, new_memory_is_slow
+
+    if not can_keep_memory():
+        return "memory is left to the C library, which is not glibc or was set up by you"
+    new, used = fill_times()
+    kept = "stays in training" if new_memory_is_slow() else "returns to the system"
+    times = f"{1000 * new:.2g} ms to fill, used memory {1000 * used:.2g} ms"
+    return f"memory {kept}: {SIZE >> 20} MiB of new memory take {times}"
 
 
 def _matmul_rate(

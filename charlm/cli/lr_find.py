@@ -1,5 +1,6 @@
 """charlm lr-find: a learning rate range test in one short run."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,7 +49,8 @@ def lr_find(
         from charlm.training.range_test import climb
 
         updates = climb(learner, low, high, steps, stop.requested)
-        tried = list(output.bar("trying", "step", steps, iterable=updates, unit_scale=False))
+        with closing(learner):
+            tried = list(output.bar("trying", "step", steps, iterable=updates, unit_scale=False))
         check_stop(stop.requested)  # half a curve suggests nothing
     if len(tried) < 2:
         what = f"the loss is not finite after step {len(tried)}"

@@ -181,7 +181,7 @@ class SampleConfig(Section):
 
 
 class RunConfig(Section):
-    """The run's folder, seed, device and precision."""
+    """The run's folder, seed, device, precision and use of memory."""
 
     out: Place | None = None
     """The run folder. Null: the next free name under `runs/`."""
@@ -198,3 +198,6 @@ class RunConfig(Section):
     """torch.compile. `auto` tries it for a GPT on CUDA, or on a CPU if the run takes more than about
     four minutes; in a time budget, if it saves twice the time that it takes on this machine. It falls
     back to eager mode with a reason; `true` requires it."""
+    keep_memory: bool = True
+    """On a CPU with glibc, keep the memory that a step frees for the next one, if that is faster on this
+    machine. The largest use of memory stays about the same. `false`: return it to the system."""

@@ -24,6 +24,7 @@ from charlm.text import Batches
 from charlm.text.batches import DROPOUT_STREAM, random_words
 from charlm.training.compile_cost import cost_of, keep_times, program
 from charlm.training.compiling import Forward, compile_model, worth_trying
+from charlm.training.kept_memory import keep_memory
 from charlm.training.learner import Clock, Job, Learner
 from charlm.training.optimizers import build_optimizers, set_learning_rate
 from charlm.training.schedule import learning_rate
@@ -108,7 +109,8 @@ class GradientLearner(Learner):
         return taken
 
     def close(self) -> None:
-        """Give the process all its threads again."""
+        """Give the process all its threads again, and the system the memory that was kept."""
+        keep_memory(False)
         if self.threads:
             self.threads.restore()
 
@@ -133,6 +135,7 @@ class GradientLearner(Learner):
         the loss or a gradient is NaN or infinite, and the update is not skipped.
         """
         started = time.perf_counter()
+        keep_memory(self.config.run.keep_memory and self.device.type == "cpu")
         state = self.state
         set_learning_rate(self.optimizers.values(), rate)
         loss, norm = self.gradients()

@@ -191,6 +191,7 @@ def seconds_a_step(config: Config, vocab_size: int, limit: float = math.inf) -> 
         taken.append(time.perf_counter() - started)
         if sum(taken) > limit:
             break
+    learner.close()
     return median(taken[1:] or taken)
 
 

@@ -1,5 +1,6 @@
 import platform
 
+import pytest
 import torch
 
 from charlm import __version__
@@ -19,6 +20,24 @@ def test_one_screen_says_what_the_machine_offers(charlm, monkeypatch):
     assert rows["torch"].endswith(torch.__version__)
     assert "cpu" in rows["devices"]
     assert "cpu      float32 matrix products at 12 GFLOP/s" in lines
+
+
+@pytest.mark.parametrize(
+    ("possible", "new", "said"),
+    [
+        (True, 4e-3, "stays in training: 8 MiB of new memory take 4 ms to fill, used memory 2 ms"),
+        (True, 2.2e-3, "returns to the system: 8 MiB of new memory take 2.2 ms to fill, used"),
+        (False, 4e-3, "is left to the C library, which is not glibc or was set up by you"),
+    ],
+)
+def test_what_training_does_with_memory_is_said_with_the_reason(
+    charlm, monkeypatch, possible, new, said
+):
+    monkeypatch.setattr("charlm.cli.doctor._matmul_rate", lambda *_: 1e9)
+    monkeypatch.setattr("charlm.training.kept_memory.can_keep_memory", lambda: possible)
+    monkeypatch.setattr("charlm.training.kept_memory.fill_times", lambda: (new, 2e-3))
+
+    assert f"freed    memory {said}" in charlm("doctor").stdout
 
 
 def test_a_product_takes_time(monkeypatch):
