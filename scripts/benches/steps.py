@@ -78,7 +78,7 @@ def throughput(
     rounds: Rounds = 7,
     as_json: AsJson = False,
 ) -> None:
-    """Time training steps: characters a second, and the share of the float32 GEMM peak."""
+    """Time training steps: characters a second, and the share of the GEMM peaks."""
     from charlm.config.size import flops_per_step
 
     figures: dict[str, float | str] = {}
@@ -93,7 +93,8 @@ def throughput(
                 list(loop.learner.prepare())
             times = in_turn(
                 {
-                    "peak": gemm_seconds,
+                    "float32": gemm_seconds,
+                    "bfloat16": lambda: gemm_seconds(dtype="bfloat16"),
                     "own": lambda own=own: step_seconds(own, steps),
                     "other": lambda other=other: step_seconds(other, steps),
                 },
@@ -101,7 +102,9 @@ def throughput(
             )
         config, step = own.config, statistics.median(times["own"])
         flops = flops_per_step(config, own.tokenizer.vocab_size)
-        peak = GEMM_FLOPS / statistics.median(times["peak"])
+        peak, low_peak = (
+            GEMM_FLOPS / statistics.median(times[name]) for name in ("float32", "bfloat16")
+        )
         figures |= {
             f"{preset}: precision": config.run.dtype,
             f"{preset}: a step (ms)": step * 1e3,
@@ -111,6 +114,8 @@ def throughput(
             f"{preset}: GFLOP/s": flops / step / 1e9,
             f"{preset}: float32 GEMM peak (GFLOP/s)": peak / 1e9,
             f"{preset}: share of that peak": flops / step / peak,
+            f"{preset}: bfloat16 GEMM peak (GFLOP/s)": low_peak / 1e9,
+            f"{preset}: share of bfloat16 peak": flops / step / low_peak,
             f"{preset}: ratio to {against}": ratio(times["own"], times["other"]),
         }
     report(figures, as_json)
