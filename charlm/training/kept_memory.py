@@ -4,8 +4,10 @@ A step allocates some hundred MiB and frees them again. The GNU C library (glibc
 returns free memory to the system if it is much, and large blocks always. The next step then gets it
 back in pages of 4 KiB, each filled with zeros first: up to a quarter of a step (docs/experiments.md).
 
-The settings are those of a whole process, so importing charlm does not change them. Training does, and
-takes them back when it ends. No result depends on them.
+The settings are those of a whole process, so importing charlm does not change them. The steps of a
+training do. All else (evaluating, sampling, saving, what follows training) begins with the usual ones
+and with nothing kept: it uses memory in other pieces, and would need new memory beside what was kept.
+No result depends on them.
 """
 
 import ctypes

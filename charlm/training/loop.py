@@ -31,6 +31,7 @@ from charlm.runs.records import (
 from charlm.runs.state import TrainingState, load_checkpoint, save_checkpoint
 from charlm.storage.atomic import remove_folder
 from charlm.storage.machine import is_gone
+from charlm.training.kept_memory import keep_memory
 from charlm.training.learner import Job, Learner
 
 LOWEST_FACTOR = 0.5**3  # of the learning rate: at most three rollbacks
@@ -172,6 +173,7 @@ class TrainingLoop:
     def _evaluate(self) -> EvalRecord:
         started = time.perf_counter()
         state = self.state
+        keep_memory(False)
         self._refuse_broken_weights()
         score = self.job.score(self.val)
         self.clock.reserved = time.perf_counter() - started
@@ -194,6 +196,7 @@ class TrainingLoop:
     def _sample(self) -> SampleRecord:
         """Write a sample, always with the same prompt and seed, to compare steps; or raise Stopped."""
         state = self.state
+        keep_memory(False)
         text = self.job.sample()
         state.sampled_step = state.step
         self.run.write_sample(state.step, text)
@@ -206,6 +209,7 @@ class TrainingLoop:
         Raises MachineError if it failed and was the first save, or the last (`ending`).
         """
         state, learner = self.state, self.learner
+        keep_memory(False)
         self._refuse_broken_weights()
         state.seconds = self.clock.seconds()
         before = self.metrics.length
