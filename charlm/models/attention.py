@@ -56,7 +56,7 @@ def attend(
     A fused kernel never stores the (T, S) weights; `attend_plainly` is used where it is faster.
     Both agree up to rounding.
     """
-    if torch.is_grad_enabled() and key.shape[-2] <= _longest_plain(value):
+    if torch.is_grad_enabled() and key.shape[-2] <= longest_plain(value):
         return attend_plainly(query, key, value, mask, dropout)
     return F.scaled_dot_product_attention(
         query,
@@ -68,7 +68,7 @@ def attend(
     )
 
 
-def _longest_plain(value: Tensor) -> int:
+def longest_plain(value: Tensor) -> int:
     """Return the number of keys up to which `attend_plainly` trains faster than the fused kernel.
 
     Measured on two cores (docs/experiments.md): on a CPU the kernel's backward pass in bfloat16 is

@@ -1,4 +1,4 @@
-"""The kinds of models in one table: each kind's model, learner, reader and gradients by hand.
+"""The kinds of models in one table: each kind's model, learner, reader and other forms.
 
 A kind is a config class, which states its torch-free facts, and the entry here under that class's
 `kind`. Entries are names of objects, looked up on use, so that they can name packages that come
@@ -29,12 +29,15 @@ class Kind:
             and the precision of its weights. None: use `step`.
         by_hand: Returns the steps of its forward pass for `charlm.backprop`; called with the model.
             None: nobody has derived its gradients.
+        fused: Returns logits as the model does, faster in training on a CPU; called with the model.
+            None: the model does.
     """
 
     model: Named
     learner: Named = "charlm.training.gradients:gradient_learner"
     reader: Named | None = None
     by_hand: Named | None = None
+    fused: Named | None = None
 
     def find(self, field: str) -> Any:
         """Return the object in a field; None if there is none."""
@@ -55,12 +58,16 @@ KINDS: dict[str, Kind] = {
     "attention": _of_charlm("attention:AttentionModel", by_hand="backprop.by_hand:attention_steps"),
     "multihead": _of_charlm("attention:MultiHeadModel", by_hand="backprop.by_hand:multihead_steps"),
     "gpt (gpt2)": _of_charlm(
-        "gpt2:GPT2", by_hand="backprop.by_hand:gpt2_steps", reader="sampling.gpt_reader:GPT2Reader"
+        "gpt2:GPT2",
+        by_hand="backprop.by_hand:gpt2_steps",
+        reader="sampling.gpt_reader:GPT2Reader",
+        fused="training.fused:FusedGPT2",
     ),
     "gpt (modern)": _of_charlm(
         "modern:ModernGPT",
         by_hand="backprop.by_hand:modern_steps",
         reader="sampling.gpt_reader:ModernReader",
+        fused="training.fused:FusedModernGPT",
     ),
     "ngram": _of_charlm(
         "ngram:NGramModel",

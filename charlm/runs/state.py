@@ -80,7 +80,7 @@ def save_checkpoint(
     model: LanguageModel,
     optimizers: Mapping[str, Optimizer],
     provenance: bytes,
-    compiled: bool | None = None,
+    form: str | None = None,
 ) -> None:
     """Write the checkpoint of `state.step`, whole or not at all, and prune older ones.
 
@@ -90,7 +90,8 @@ def save_checkpoint(
         model: The model.
         optimizers: The optimizers.
         provenance: The result of `provenance_json`.
-        compiled: Whether steps were compiled, None before the first: the bits depend on it.
+        form: How steps ran the model (`compiled`, `fused`, `plain`), None before the first: the
+            bits depend on it.
 
     Raises:
         MachineError: The disk or its permissions refuse; older checkpoints are unharmed.
@@ -101,7 +102,7 @@ def save_checkpoint(
         "step": state.step,
         "val_loss_nats": state.val_loss_nats if state.evaluated_step == state.step else None,
         "environment": environment(),
-        "compiled": compiled,
+        "form": form,
     }
     tensors = optimizer_tensors(optimizers, model)
     _check_room(path, [*model.state_dict().values(), *tensors.values()], len(provenance))
@@ -111,6 +112,15 @@ def save_checkpoint(
         (folder / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
         (folder / PROVENANCE).write_bytes(provenance)
     run.checkpoints.prune()
+
+
+def form_of(checkpoint: Checkpoint) -> str | None:
+    """Return how the steps before a checkpoint ran the model; see `save_checkpoint`."""
+    facts = checkpoint.facts
+    if "compiled" in facts:  # as earlier versions wrote it
+        return {True: "compiled", False: "plain"}.get(facts["compiled"])
+    form: str | None = facts.get("form")
+    return form
 
 
 def _check_room(path: Path, tensors: Iterable[Tensor], beside: int) -> None:

@@ -30,7 +30,7 @@ Forward = Callable[[Tensor], Tensor]
 
 
 class Attempt(NamedTuple):
-    """The compiled model; or the model itself, with the reason if compiling failed."""
+    """The compiled model; or the eager forward pass, with the reason if compiling failed."""
 
     forward: Forward
     reason: str | None = None
@@ -38,7 +38,11 @@ class Attempt(NamedTuple):
 
 
 def compile_model(
-    model: LanguageModel, choice: str | bool, windows: int, dtype: torch.dtype
+    model: LanguageModel,
+    choice: str | bool,
+    windows: int,
+    dtype: torch.dtype,
+    eager: Forward | None = None,
 ) -> Attempt:
     """Compile a model, and measure what that takes and saves.
 
@@ -50,9 +54,11 @@ def compile_model(
         choice: True: compile, or raise MachineError; False: do not; `auto`: try.
         windows: Windows in a micro-batch; code is compiled for this shape.
         dtype: Precision of the step.
+        eager: The forward pass otherwise; None: the model's own.
     """
+    eager = eager or model
     if choice is False:
-        return Attempt(model)
+        return Attempt(eager)
     device = model.device
     # Code is compiled for the strides too: in a step, inputs and targets are views of one array.
     text = torch.zeros(windows, model.block_size + 1, dtype=torch.int64)
@@ -72,11 +78,11 @@ def compile_model(
         compiled: Forward = torch.compile(model)
         model.train()
         compiling = seconds(compiled)
-        passes = [(seconds(model), seconds(compiled))]
+        passes = [(seconds(eager), seconds(compiled))]
         while len(passes) < TRIES and sum(map(sum, passes)) < 1:
-            passes.append((seconds(model), seconds(compiled)))
-        eager, fast = map(min, zip(*passes, strict=True))
-        times = Times(compiling=compiling, eager=eager, compiled=fast)
+            passes.append((seconds(eager), seconds(compiled)))
+        usual, fast = map(min, zip(*passes, strict=True))
+        times = Times(compiling=compiling, eager=usual, compiled=fast)
     except Exception as error:  # a compiler may raise anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
         if choice is True:
@@ -84,7 +90,7 @@ def compile_model(
             mend = "free some space for temporary files" if full else "install a C++ compiler"
             mending = Phrase(f"{mend} or set {{}}", NOT_COMPILED)
             raise MachineError("run.compile", f"failed ({reason})", mending) from error
-        return Attempt(model, f"compile: fell back to eager ({reason})")
+        return Attempt(eager, f"compile: fell back to eager ({reason})")
     finally:
         model.zero_grad(set_to_none=True)
     return Attempt(compiled, None, times)

@@ -25,6 +25,7 @@ from charlm.text.batches import DROPOUT_STREAM, random_words
 from charlm.training.compile_cost import cost_of, keep_times, program
 from charlm.training.compiling import Forward, compile_model, worth_trying
 from charlm.training.kept_memory import keep_memory
+from charlm.training.fused import fused_forward
 from charlm.training.learner import Clock, Job, Learner
 from charlm.training.optimizers import build_optimizers, set_learning_rate
 from charlm.training.schedule import learning_rate
@@ -52,7 +53,9 @@ class GradientLearner(Learner):
         self.micro_batch_size = config.train.micro_batch_size or config.train.batch_size
         self.dropout = config.model.has_dropout
         self.by_hand = ByHand(model) if config.train.gradients == "by_hand" else None
-        self.forward: Forward = model
+        fused = fused_forward(model) if config.run.fused and not self.by_hand else None
+        self.eager: Forward = fused or model
+        self.forward = self.eager
         self.threads: ThreadChoice | None = None
         self.remarks: list[str] = []
         self.last_step = 0.0  # seconds
@@ -72,15 +75,17 @@ class GradientLearner(Learner):
         """
         started, budgeted = self.clock.seconds(), self.clock.budget is not None
         yield from self._compile(self.clock.left() if budgeted else None)
-        before, self.compiled = self.compiled, self.forward is not self.model
-        if before not in (None, self.compiled):
-            was = "compiled, now they are not" if before else "not compiled, now they are"
-            yield NoteRecord(text=f"not bit-exact: steps were {was}")
+        before, self.form = self.form, self._form()
+        if before not in (None, self.form):
+            text = f"not bit-exact: steps were {before}, now they are {self.form}"
+            yield NoteRecord(text=text)
         if budgeted:
             now = self.clock.seconds()
             self.state.before = self.state.before + now - started if self.state.step else now
             self.clock.before = self.state.before
-            if self.device.type == "cpu" and not self.compiled:  # compiled code has its number
+            if (
+                self.device.type == "cpu" and self.form != "compiled"
+            ):  # compiled code has its number
                 self.threads = ThreadChoice()
 
     def _compile(self, left: float | None) -> Iterator[Record]:
@@ -88,20 +93,28 @@ class GradientLearner(Learner):
         choice = self.config.run.compile
         name = program(self.config, self.model, self.micro_batch_size, self.dtype)
         cost = cost_of(name)
-        if choice == "auto" and not worth_trying(self.config, self.model, left, cost):
+        # The fused form takes no longer than compiled code (docs/experiments.md).
+        fused = self.eager is not self.model
+        if choice == "auto" and (fused or not worth_trying(self.config, self.model, left, cost)):
             choice = False
         if choice:
             yield CompileRecord(expected=cost.seconds, cached=cost.cached)
-        attempt = compile_model(self.model, choice, self.micro_batch_size, self.dtype)
+        windows = self.micro_batch_size
+        attempt = compile_model(self.model, choice, windows, self.dtype, self.eager)
         self.forward, times = attempt.forward, attempt.times
         if attempt.reason:
             yield NoteRecord(text=attempt.reason)
         if times:
             keep_times(name, times)
             if choice == "auto" and left is not None and times.compiled > times.eager:
-                self.forward = self.model  # the clock decides the bits in a budget anyway
+                self.forward = self.eager  # the clock decides the bits in a budget anyway
                 slow = f"{times.compiled:.2g} s compiled, and {times.eager:.2g} s eager"
                 yield NoteRecord(text=f"compile: not used, because a pass takes {slow}")
+
+    def _form(self) -> str:
+        if self.forward is not self.eager:
+            return "compiled"
+        return "plain" if self.eager is self.model else "fused"
 
     def take_remarks(self) -> list[str]:
         """Return remarks for the user on the last step, once."""

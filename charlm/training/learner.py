@@ -175,9 +175,7 @@ class Learner(ABC):
     optimizers: Mapping[str, Optimizer]  # by name; empty without gradients
     state: TrainingState  # `step` counts the step, the loop the rest
     total_steps: int  # of the run, for progress bars
-    compiled: bool | None = (
-        None  # whether steps are compiled, which the bits depend on; None: no step
-    )
+    form: str | None = None  # of the forward pass, which the bits depend on; None: no step
 
     @property
     def ready(self) -> bool:

@@ -28,7 +28,7 @@ from charlm.runs.records import (
     SampleRecord,
     SaveRecord,
 )
-from charlm.runs.state import TrainingState, load_checkpoint, save_checkpoint
+from charlm.runs.state import TrainingState, form_of, load_checkpoint, save_checkpoint
 from charlm.storage.atomic import remove_folder
 from charlm.storage.machine import is_gone
 from charlm.training.kept_memory import keep_memory
@@ -64,7 +64,7 @@ class TrainingLoop:
         if checkpoint:
             provenance_of(checkpoint).check(self.config, self.tokenizer.to_json())
             learner.state = load_checkpoint(checkpoint, learner.model, learner.optimizers)
-            learner.compiled = checkpoint.facts.get("compiled")
+            learner.form = form_of(checkpoint)
             self._mark_saved()
             self.clock.add(self.state.seconds)
         elif other := self.config.train.init_from:
@@ -218,7 +218,7 @@ class TrainingLoop:
             state.metrics_bytes = self.metrics.flush()
             together = provenance_json(self.config, self.tokenizer.to_json())
             save_checkpoint(
-                self.run, state, learner.model, learner.optimizers, together, learner.compiled
+                self.run, state, learner.model, learner.optimizers, together, learner.form
             )
         except MachineError as error:
             # If only the last flush failed, the checkpoint exists and refers to the record.

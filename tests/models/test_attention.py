@@ -55,7 +55,7 @@ def test_a_mask_says_who_sees_whom(function, qkv):
 
 
 def test_the_fused_kernel_equals_the_plain_form_with_gradients(generator, monkeypatch):
-    monkeypatch.setattr(attention, "_longest_plain", lambda value: 0)
+    monkeypatch.setattr(attention, "longest_plain", lambda value: 0)
     results = []
     inputs = [torch.randn(B, H, T, D, generator=generator) for _ in range(3)]
     for function in (attend, attend_plainly):
