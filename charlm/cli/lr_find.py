@@ -74,6 +74,7 @@ def _learner(
     with output.bytes_bar(False, stop.requested) as progress:
         text = prepare_text(config, progress, output.download_bar(False, stop.requested))
         run = create_run(config, scratch, text, progress)
+    output.load_kernels(config, False)
     model = build_model(config.model, run.tokenizer.vocab_size, config.run.seed)
     job = Job(run.config, run.run, run.corpus, run.tokenizer, model, stop.requested)
     return gradient_learner(job)

@@ -19,6 +19,7 @@ from charlm.cli.escaping import one_word, printable
 from charlm.errors import check_stop
 
 if TYPE_CHECKING:
+    from charlm.config import Config
     from charlm.models import LanguageModel
 
 CLOSED_PIPE = 141  # the exit code that a shell reports after SIGPIPE
@@ -157,6 +158,15 @@ def _finite(value: Any) -> Any:
 def note(text: str) -> None:
     """Print a remark to stderr."""
     tqdm.write(f"charlm: note: {one_line(text)}", file=sys.stderr)
+
+
+def load_kernels(config: "Config", quiet: bool) -> None:
+    """Load the compiled loops that a run needs; say so if they must be compiled first."""
+    from charlm.training.fused import load_kernels
+
+    for _ in load_kernels(config):
+        if not quiet:
+            say("compiling kernels, once on this machine: about 10 s")
 
 
 def say(text: str) -> None:

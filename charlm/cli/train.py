@@ -212,6 +212,7 @@ def _planned(
     with stop.at_once(), output.bytes_bar(quiet, stop.requested) as progress:
         fetching = output.download_bar(quiet, stop.requested)
         text = begin.prepare_text(config, progress, fetching)
+        output.load_kernels(config, quiet)
         minutes = config.train.minutes
         if minutes and not quiet and any(one.train.plan for one in config.training_runs().values()):
             output.say(f"benchmarking model sizes for the {minutes:g}-minute budget")
@@ -238,6 +239,8 @@ def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     config, run, tokenizer = prepared.config, prepared.run, prepared.tokenizer
     for text in prepared.notes:
         output.note(text)
+    with stop.at_once():
+        output.load_kernels(config, quiet)
     model = build_model(config.model, tokenizer.vocab_size, config.run.seed)
     job = Job(
         config, run, prepared.corpus, tokenizer, model, stop.requested, stop.save_requested, began

@@ -19,12 +19,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from charlm.config import Config
 from charlm.models import LanguageModel
 from charlm.models.attention import longest_plain
-from charlm.models.device import precision
+from charlm.models.device import choose_device, choose_dtype, precision
 from charlm.models.kernel import share_threads
 from charlm.models.modern import norm
-from charlm.models.registry import Kind, kind_of
+from charlm.models.registry import Kind, kind_for, kind_of
 from charlm.training import kernels
 from charlm.training.kernels import array
 
@@ -377,24 +378,32 @@ class _Run(torch.autograd.Function):
 
 
 def fused_forward(model: LanguageModel) -> Forward | None:
-    """Return a function from ids to logits like the model's; None if there is none for it.
-
-    It is for training on a CPU. The first one on a machine compiles kernels, which takes some ten
-    seconds; see `compile_kernels`.
-    """
+    """Return a function from ids to logits like the model's, for training; None if there is none."""
     found = kind_of(model).find("fused")
-    if found is None or model.device.type != "cpu" or any(_dropouts(model)):
+    dropout = any(part.p for part in model.modules() if isinstance(part, nn.Dropout))
+    if found is None or dropout or model.device.type != "cpu":
         return None
     forward: Forward = found(model)
     return forward
 
 
-def _dropouts(model: nn.Module) -> Iterator[float]:
-    return (part.p for part in model.modules() if isinstance(part, nn.Dropout))
+def load_kernels(config: Config) -> Iterator[None]:
+    """Load what `fused_forward` needs for a run's models.
+
+    If it must be compiled, which takes some ten seconds on its first use on a machine, yield once
+    before that.
+    """
+    if choose_device(config.run.device).type != "cpu":
+        return
+    for one in config.training_runs().values():
+        kind = kind_for(one.model)
+        if one.run.fused and kind.fused and one.train.gradients == "autograd":
+            yield from _load(kind, choose_dtype(one.run.dtype, torch.device("cpu")))
 
 
-def compile_kernels(kind: Kind, dtype: torch.dtype) -> Iterator[None]:
-    """Load the kernels of a kind of model; if they must be compiled, yield once before that."""
+def _load(kind: Kind, dtype: torch.dtype) -> Iterator[None]:
+    if (kind, dtype) in _loaded:
+        return
     share_threads()
     one = torch.zeros(1, 1, 1, dtype=dtype)
     kernels.causal_softmax(array(one), array(torch.zeros(1, 1)), np.float32(1))
@@ -404,3 +413,7 @@ def compile_kernels(kind: Kind, dtype: torch.dtype) -> Iterator[None]:
     with precision(model.device, dtype):
         logits = kind.find("fused")(model)(torch.zeros(1, 2, dtype=torch.int64))
     logits.float().sum().backward()
+    _loaded.add((kind, dtype))
+
+
+_loaded: set[tuple[Kind, torch.dtype]] = set()

@@ -22,6 +22,7 @@ from charlm.config.size import training_bytes
 from charlm.models import build_model
 from charlm.models.device import choose_device
 from charlm.text import Batches, IdArray
+from charlm.training.fused import load_kernels
 from charlm.training.gradients import GradientLearner
 from charlm.training.learner import Clock
 
@@ -178,6 +179,8 @@ def _passes(config: Config, updates: int, train_chars: int) -> float:
 
 def seconds_a_step(config: Config, vocab_size: int, limit: float = math.inf) -> float:
     """Return the median time of a few updates on random text; none starts after `limit` seconds."""
+    for _ in load_kernels(config):  # takes seconds on the first use on a machine
+        pass
     model = build_model(config.model, vocab_size, config.run.seed)
     model = model.to(choose_device(config.run.device))
     block_size, batch_size = config.model.block_size, config.train.batch_size

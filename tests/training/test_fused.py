@@ -1,0 +1,130 @@
+"""The fused form of a GPT's step against the lessons' form."""
+
+import pytest
+import torch
+
+from charlm.config import load_config
+from charlm.models import GPT2, BigramModel, ModernGPT, next_token_loss
+from charlm.models.device import precision
+from charlm.training.fused import fused_forward, load_kernels
+
+
+def make(kind, length, n_embd=12, n_head=2, **sizes):
+    """Build a model whose weights are all far from zero, so that every gradient is."""
+    generator = torch.Generator().manual_seed(1)
+    model = kind(11, length, n_layer=2, n_head=n_head, n_embd=n_embd, **sizes)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    return model.train()
+
+
+def loss_and_gradients(model, forward, dtype, windows=3, length=None):
+    generator = torch.Generator().manual_seed(2)
+    text = torch.randint(11, (windows, (length or model.block_size) + 1), generator=generator)
+    model.zero_grad(set_to_none=True)
+    torch.manual_seed(3)  # n-grams are dropped at random
+    with precision(model.device, dtype):
+        logits = forward(text[:, :-1])
+    assert logits.dtype is dtype
+    loss = next_token_loss(logits.float(), text[:, 1:])
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+CASES = {
+    "modern": (ModernGPT, 7, {}),
+    "modern with n-grams": (ModernGPT, 7, {"n_gram": 3}),
+    "modern, three channels a half": (ModernGPT, 5, {"n_embd": 6, "n_head": 1}),
+    "modern, one character": (ModernGPT, 1, {}),
+    "modern, long windows": (ModernGPT, 140, {}),
+    "gpt2": (GPT2, 7, {}),
+    "gpt2, one character": (GPT2, 1, {}),
+    "gpt2, long windows": (GPT2, 140, {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_in_float32_loss_and_every_gradient_are_those_of_the_lesson(case):
+    kind, length, sizes = CASES[case]
+    model = make(kind, length, **sizes)
+
+    loss, gradients = loss_and_gradients(model, fused_forward(model), torch.float32)
+    expected, plain = loss_and_gradients(model, model, torch.float32)
+
+    torch.testing.assert_close(loss, expected)
+    for name, gradient in gradients.items():
+        assert plain[name].norm() > 0 or length == 1, name
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("case", ["modern with n-grams", "gpt2"])
+def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_lesson(case):
+    kind, length, sizes = CASES[case]
+    model = make(kind, 20, n_embd=32, **{k: v for k, v in sizes.items() if k == "n_gram"})
+
+    _, truth = loss_and_gradients(model, model, torch.float32)
+    _, plain = loss_and_gradients(model, model, torch.bfloat16)
+    _, fused = loss_and_gradients(model, fused_forward(model), torch.bfloat16)
+
+    def distance(gradients):
+        return sum(float((gradients[n] - truth[n]).norm() / truth[n].norm()) for n in truth)
+
+    assert 0 < distance(fused) < 1.1 * distance(plain)
+
+
+@pytest.mark.parametrize("kind", [ModernGPT, GPT2])
+def test_a_window_may_be_shorter_than_the_longest(kind):
+    model = make(kind, 9)
+
+    loss, _ = loss_and_gradients(model, fused_forward(model), torch.float32, length=4)
+    expected, _ = loss_and_gradients(model, model, torch.float32, length=4)
+
+    torch.testing.assert_close(loss, expected)
+    with pytest.raises(ValueError, match="10"):
+        fused_forward(model)(torch.zeros(1, 10, dtype=torch.int64))
+
+
+def test_the_tape_is_used_up_by_the_way_back():
+    """What a layer kept is free as soon as its gradient is known."""
+    fused = fused_forward(make(ModernGPT, 8))
+    x = torch.randn(2, 8, 12)
+    with torch.no_grad():
+        out, tape = fused.run(x, iter(fused.weights()), torch.float32)
+        assert len(tape) > 10
+
+        fused.run_back(torch.ones_like(out), tape)
+    assert tape == []
+
+
+def test_a_broken_weight_makes_the_loss_nan():
+    for kind in (ModernGPT, GPT2):
+        model = make(kind, 8)
+        with torch.no_grad():
+            model.blocks[0].attention.qkv.weight[0, 0] = torch.nan
+        loss, _ = loss_and_gradients(model, fused_forward(model), torch.float32)
+        assert loss.isnan()
+
+
+def test_models_without_a_fused_form_have_none():
+    assert fused_forward(BigramModel(11, 8)) is None
+    assert fused_forward(ModernGPT(11, 8, n_layer=1, n_head=1, n_embd=4, dropout=0.1)) is None
+
+
+@pytest.mark.parametrize("style", ["modern", "gpt2"])
+def test_a_run_is_fused_unless_it_is_told_not_to_be(make_loop, style):
+    losses = {}
+    for fused in "true", "false":
+        changes = f"model.style={style}", f"run.fused={fused}", "train.max_steps=6"
+        loop = make_loop(*changes, out=fused)
+        found = [record.loss_nats for record in loop.records() if record.kind == "train"]
+        losses[loop.learner.form] = found
+
+    assert list(losses) == ["fused", "plain"]
+    assert losses["fused"] == pytest.approx(losses["plain"], rel=1e-5)
+
+
+def test_kernels_are_loaded_once(tiny):
+    config = load_config(tiny, [])
+    list(load_kernels(config))
+    assert list(load_kernels(config)) == []
+    assert list(load_kernels(load_config("bigram", []))) == []
