@@ -48,6 +48,7 @@ class Fused(ABC):
     def __init__(self, model: Any) -> None:
         self.model = model
         self.heads: int = model.blocks[0].attention.n_head
+        self.weights = self.find_weights()  # to look for them takes as long as a small product
         self.windows = self.length = 0
 
     def __call__(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
@@ -55,10 +56,10 @@ class Fused(ABC):
         self.model.check_length(idx)
         low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
         x = self.embed(idx)
-        out: Tensor = _Run.apply(self, low or x.dtype, x, *self.weights())  # type: ignore[no-untyped-call]
+        out: Tensor = _Run.apply(self, low or x.dtype, x, *self.weights)  # type: ignore[no-untyped-call]
         return F.linear(out, self.head())
 
-    def weights(self) -> list[nn.Parameter]:
+    def find_weights(self) -> list[nn.Parameter]:
         """Return the weights in the order in which `run` uses them."""
         return list(self.model.blocks.parameters())
 
@@ -254,9 +255,9 @@ class FusedGPT2(Fused):
         """Return the matrix that makes logits: the embedding's, whose gradients add up."""
         return self.model.token_embedding.weight  # type: ignore[no-any-return]
 
-    def weights(self) -> list[nn.Parameter]:
-        """Return the weights in the order of their use."""
-        return [*super().weights(), self.model.final_norm.weight]
+    def find_weights(self) -> list[nn.Parameter]:
+        """Return the weights in the order in which `run` uses them."""
+        return [*super().find_weights(), self.model.final_norm.weight]
 
     def add_norm(
         self, x: Tensor, branch: Tensor, weights: Weights, tape: Tape, last: bool = False
@@ -265,7 +266,7 @@ class FusedGPT2(Fused):
         total, out = torch.empty_like(x), torch.empty_like(x, dtype=branch.dtype)
         mean, scale, gain = torch.empty(len(x)), torch.empty(len(x)), next(weights)
         arrays = map(array, (x, branch, total, gain, out, mean, scale))
-        kernels.add_layer_norm(*arrays, np.float32(nn.LayerNorm(1).eps))
+        kernels.add_layer_norm(*arrays, np.float32(self.model.final_norm.eps))
         tape.append((total, gain, mean, scale))
         return total, out
 

@@ -59,7 +59,7 @@ def test_in_float32_loss_and_every_gradient_are_those_of_the_lesson(case):
 
 @pytest.mark.parametrize("case", ["modern with n-grams", "gpt2"])
 def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_lesson(case):
-    kind, length, sizes = CASES[case]
+    kind, _, sizes = CASES[case]
     model = make(kind, 20, n_embd=32, **{k: v for k, v in sizes.items() if k == "n_gram"})
 
     _, truth = loss_and_gradients(model, model, torch.float32)
@@ -89,7 +89,7 @@ def test_the_tape_is_used_up_by_the_way_back():
     fused = fused_forward(make(ModernGPT, 8))
     x = torch.randn(2, 8, 12)
     with torch.no_grad():
-        out, tape = fused.run(x, iter(fused.weights()), torch.float32)
+        out, tape = fused.run(x, iter(fused.weights), torch.float32)
         assert len(tape) > 10
 
         fused.run_back(torch.ones_like(out), tape)
