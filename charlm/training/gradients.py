@@ -24,8 +24,8 @@ from charlm.text import Batches
 from charlm.text.batches import DROPOUT_STREAM, random_words
 from charlm.training.compile_cost import cost_of, keep_times, program
 from charlm.training.compiling import Forward, compile_model, worth_trying
-from charlm.training.kept_memory import keep_memory
 from charlm.training.fused import fused_forward
+from charlm.training.kept_memory import keep_memory
 from charlm.training.learner import Clock, Job, Learner
 from charlm.training.optimizers import build_optimizers, set_learning_rate
 from charlm.training.schedule import learning_rate
