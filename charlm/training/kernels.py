@@ -5,6 +5,9 @@ times, and memory is slower than arithmetic. Here each kernel is a loop over row
 and run on torch's threads: a row is read once, stays in the processor's cache while it is worked on
 in float32, and is written once. `charlm.training.fused` calls them; the lessons say what they mean.
 
+Vector instructions need loops that are plain to the compiler: over whole arrays, which it then knows
+to be apart, rather than views; and from an unsigned start, as a negative index counts from the end.
+
 Arrays are float32, or uint16 with the bits of bfloat16 (numba knows no bfloat16): its sixteen bits
 are the upper half of a float32's.
 """
@@ -15,56 +18,62 @@ from typing import Any, no_type_check
 import numba
 import numpy as np
 import torch
-from numba import prange
-from numba.extending import overload
+from numba import prange, types, uint64
+from numba.extending import intrinsic
 from torch import Tensor
 
 from charlm.models.kernel import PARALLEL, parallel_kernel
 
 EPS = np.float32(torch.finfo(torch.float32).eps)
 ONE, ZERO, HALF = np.float32(1), np.float32(0), np.float32(0.5)
+STRIDE = 64  # numbers that one turn of a loop of vector instructions takes, at most
 
-inner = numba.njit(**{**PARALLEL, "parallel": False})  # called in kernels, compiled into them
+Array = np.ndarray[Any, np.dtype[Any]]
+Number = np.float32 | float  # float32, which mypy takes for a float
+
+# Compiled into the kernels that call it.
+inner = numba.njit(**{**PARALLEL, "parallel": False, "forceinline": True})
 
 
-def array(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+def array(tensor: Tensor) -> Array:
     """Return a tensor's memory as the array that kernels take."""
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(np.uint16)
     return tensor.numpy()
 
 
-def wide(x: Any) -> Any:
+@intrinsic
+@no_type_check
+def wide(context: Any, x: Any) -> Any:
     """Return a number of an array as float32; only in kernels."""
-    raise NotImplementedError
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if signature.args[0] == types.float32:
+            return args[0]
+        bits = builder.zext(args[0], context.get_value_type(types.uint32))
+        bits = builder.shl(bits, bits.type(16))
+        return builder.bitcast(bits, context.get_value_type(types.float32))
+
+    return types.float32(x), generate
 
 
-def narrow(x: Any, like: Any) -> Any:
+@intrinsic
+@no_type_check
+def narrow(context: Any, x: Any, like: Any) -> Any:
     """Round a float32 to what an array holds, to the nearest, ties to even; only in kernels."""
-    raise NotImplementedError
 
-
-@overload(wide)
-@no_type_check
-def _wide(x):
-    if isinstance(x, numba.types.Integer):
-        return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
-    return lambda x: x
-
-
-@overload(narrow)
-@no_type_check
-def _narrow(x, like):
-    if not isinstance(like.dtype, numba.types.Integer):
-        return lambda x, like: x
-
-    def rounded(x, like):
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if signature.return_type == types.float32:
+            return args[0]
         # A carry into the exponent is right; NaN stays NaN unless all its lower bits are set.
-        bits = np.float32(x).view(np.uint32)
-        odd = (bits >> np.uint32(16)) & np.uint32(1)
-        return np.uint16((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+        bits = builder.bitcast(args[0], context.get_value_type(types.uint32))
+        odd = builder.and_(builder.lshr(bits, bits.type(16)), bits.type(1))
+        bits = builder.add(bits, builder.add(odd, bits.type(0x7FFF)))
+        return builder.trunc(
+            builder.lshr(bits, bits.type(16)), context.get_value_type(types.uint16)
+        )
 
-    return rounded
+    return like.dtype(types.float32, like), generate
 
 
 # --- Norms ----------------------------------------------------------------------------------------
@@ -72,90 +81,94 @@ def _narrow(x, like):
 
 @parallel_kernel
 @no_type_check
-def add_rms_norm(x, branch, total, out, scale, length, own):
-    """total = x + branch; out = total over its root mean square, shifted by `token_shift`.
+def add_rms_norm(
+    x: Array, branch: Array, total: Array, out: Array, scale: Array, length: int, own: int
+) -> None:
+    """Add a branch to x, and divide the total by its root mean square, shifted by `token_shift`.
 
     x, total (N, C), branch (N, C), or (0, C) for none; scale (N,): 1 over the root. Windows have
     `length` rows. The channels from `own` on go to the next row of the window.
     """
     n, c = x.shape
-    width = np.float32(c)
     for r in prange(n):
+        squares = ZERO
         if branch.shape[0]:
             for i in range(c):
-                total[r, i] = x[r, i] + wide(branch[r, i])
+                value = x[r, i] + wide(branch[r, i])
+                total[r, i] = value
+                squares += value * value
         else:
             for i in range(c):
                 total[r, i] = x[r, i]
-        squares = ZERO
-        for i in range(c):
-            squares += total[r, i] * total[r, i]
-        k = ONE / np.sqrt(squares / width + EPS)
+                squares += x[r, i] * x[r, i]
+        k = ONE / np.sqrt(squares / np.float32(c) + EPS)
         scale[r] = k
         for i in range(own):
             out[r, i] = narrow(total[r, i] * k, out)
-        if own < c:
-            if r % length == 0:
-                for i in range(own, c):
-                    out[r, i] = narrow(ZERO, out)
-            if (r + 1) % length != 0:
-                for i in range(own, c):
-                    out[r + 1, i] = narrow(total[r, i] * k, out)
+        if r % length == 0:
+            for i in range(uint64(own), uint64(c)):
+                out[r, i] = narrow(ZERO, out)
+        if (r + 1) % length != 0:
+            for i in range(uint64(own), uint64(c)):
+                out[r + 1, i] = narrow(total[r, i] * k, out)
 
 
 @parallel_kernel
 @no_type_check
-def rms_norm_backward(d_out, x, scale, gradient, low, length, own):
+def rms_norm_backward(
+    d_out: Array, x: Array, scale: Array, gradient: Array, low: Array, length: int, own: int
+) -> None:
     """Add the gradient through norm and shift to `gradient`; `low` is the sum, rounded."""
     n, c = x.shape
-    width = np.float32(c)
     for r in prange(n):
-        k = scale[r]
-        along = ZERO
+        last = (r + 1) % length == 0  # what it shifts on leaves the window
+        following, kept = (uint64(r), ZERO) if last else (uint64(r + 1), ONE)
+        k, along = scale[r], ZERO
         for i in range(own):
             along += wide(d_out[r, i]) * x[r, i]
-        last = (r + 1) % length == 0  # what it shifts on leaves the window
-        if own < c and not last:
-            for i in range(own, c):
-                along += wide(d_out[r + 1, i]) * x[r, i]
-        along = along * k * k / width
+        for i in range(uint64(own), uint64(c)):
+            along += wide(d_out[following, i]) * kept * x[r, i]
+        along = along * k * k / np.float32(c)
         for i in range(own):
             value = gradient[r, i] + (wide(d_out[r, i]) - x[r, i] * along) * k
             gradient[r, i] = value
             low[r, i] = narrow(value, low)
-        if own < c and last:
-            for i in range(own, c):
-                value = gradient[r, i] - x[r, i] * along * k
-                gradient[r, i] = value
-                low[r, i] = narrow(value, low)
-        elif own < c:
-            for i in range(own, c):
-                value = gradient[r, i] + (wide(d_out[r + 1, i]) - x[r, i] * along) * k
-                gradient[r, i] = value
-                low[r, i] = narrow(value, low)
+        for i in range(uint64(own), uint64(c)):
+            value = gradient[r, i] + (wide(d_out[following, i]) * kept - x[r, i] * along) * k
+            gradient[r, i] = value
+            low[r, i] = narrow(value, low)
 
 
 @parallel_kernel
 @no_type_check
-def add_layer_norm(x, branch, total, gain, out, mean, scale, eps):
-    """total = x + branch; out = gain * (total - its mean) / its standard deviation.
+def add_layer_norm(
+    x: Array,
+    branch: Array,
+    total: Array,
+    gain: Array,
+    out: Array,
+    mean: Array,
+    scale: Array,
+    eps: Number,
+) -> None:
+    """Add a branch to x, and normalise the total to mean 0 and deviation 1, times `gain`.
 
     mean, scale (N,): 1 over the deviation. Other shapes as in `add_rms_norm`.
     """
     n, c = x.shape
     width = np.float32(c)
     for r in prange(n):
+        m, squares = ZERO, ZERO
         if branch.shape[0]:
             for i in range(c):
-                total[r, i] = x[r, i] + wide(branch[r, i])
+                value = x[r, i] + wide(branch[r, i])
+                total[r, i] = value
+                m += value
         else:
             for i in range(c):
                 total[r, i] = x[r, i]
-        m = ZERO
-        for i in range(c):
-            m += total[r, i]
+                m += x[r, i]
         m /= width
-        squares = ZERO
         for i in range(c):
             squares += (total[r, i] - m) * (total[r, i] - m)
         k = ONE / np.sqrt(squares / width + eps)
@@ -166,7 +179,16 @@ def add_layer_norm(x, branch, total, gain, out, mean, scale, eps):
 
 @parallel_kernel
 @no_type_check
-def layer_norm_backward(d_out, x, gain, mean, scale, gradient, low, d_gains):
+def layer_norm_backward(
+    d_out: Array,
+    x: Array,
+    gain: Array,
+    mean: Array,
+    scale: Array,
+    gradient: Array,
+    low: Array,
+    d_gains: Array,
+) -> None:
     """Add the gradient through the norm to `gradient`; `low` is the sum, rounded.
 
     d_gains (P, C): sums of the gradient of the gain, over each of P parts of the rows.
@@ -200,80 +222,98 @@ def layer_norm_backward(d_out, x, gain, mean, scale, gradient, low, d_gains):
 
 @inner
 @no_type_check
-def _normalise_and_rotate(low, high, cos, sin, out):
-    """Normalise one head's query or key and rotate it; return 1 over its root mean square."""
-    half = low.shape[0]
+def _normalise_and_rotate(
+    x: Array, r: int, at: int, table: Array, out: Array, b: int, h: int, t: int
+) -> Number:
+    """Normalise and rotate the query or key at x[r, at:]; return 1 over its root mean square."""
+    half = table.shape[2]
+    low, high = uint64(at), uint64(at + half)
     squares = ZERO
-    for i in range(half):
-        squares += wide(low[i]) * wide(low[i]) + wide(high[i]) * wide(high[i])
+    for i in range(uint64(2 * half)):
+        squares += wide(x[r, low + i]) * wide(x[r, low + i])
     k = ONE / np.sqrt(squares / np.float32(2 * half) + EPS)
-    for i in range(half):
-        out[i] = narrow((wide(low[i]) * cos[i] - wide(high[i]) * sin[i]) * k, out)
-    for i in range(half):
-        out[half + i] = narrow((wide(low[i]) * sin[i] + wide(high[i]) * cos[i]) * k, out)
+    for i in range(uint64(half)):
+        x1, x2 = wide(x[r, low + i]) * k, wide(x[r, high + i]) * k
+        out[b, h, t, i] = narrow(x1 * table[0, t, i] - x2 * table[1, t, i], out)
+        out[b, h, t, uint64(half) + i] = narrow(x1 * table[1, t, i] + x2 * table[0, t, i], out)
     return k
 
 
 @parallel_kernel
 @no_type_check
-def split_heads(qkv, table, query, key, value, scale):
+def split_heads(
+    qkv: Array, table: Array, query: Array, key: Array, value: Array, scale: Array
+) -> None:
     """Split (N, 3C) into heads (B, H, T, D); normalise queries and keys, and rotate them.
 
     table (2, T, D / 2): cosines and sines; scale (2, N, H): of queries, then of keys.
     """
     batch, heads, length, d = query.shape
-    half = d // 2
     for r in prange(batch * length):
         b, t = r // length, r % length
-        cos, sin = table[0, t], table[1, t]
         for h in range(heads):
-            q, k, v = qkv[r, h * d :], qkv[r, (heads + h) * d :], qkv[r, (2 * heads + h) * d :]
-            scale[0, r, h] = _normalise_and_rotate(q[:half], q[half:d], cos, sin, query[b, h, t])
-            scale[1, r, h] = _normalise_and_rotate(k[:half], k[half:d], cos, sin, key[b, h, t])
-            to = value[b, h, t]
-            for i in range(d):
-                to[i] = v[i]
+            scale[0, r, h] = _normalise_and_rotate(qkv, r, h * d, table, query, b, h, t)
+            scale[1, r, h] = _normalise_and_rotate(qkv, r, (heads + h) * d, table, key, b, h, t)
+            at = uint64((2 * heads + h) * d)
+            for i in range(uint64(d)):
+                value[b, h, t, i] = qkv[r, at + i]
 
 
 @inner
 @no_type_check
-def _rotate_and_normalise_back(d_out, out, cos, sin, k, d_low, d_high):
+def _rotate_and_normalise_back(
+    d_out: Array,
+    out: Array,
+    b: int,
+    h: int,
+    t: int,
+    table: Array,
+    k: Number,
+    d_x: Array,
+    r: int,
+    at: int,
+) -> None:
     """Compute the gradient of what `_normalise_and_rotate` read.
 
     A rotation keeps products, so the part along the output is removed before rotating back.
     """
-    half = d_low.shape[0]
+    half = uint64(table.shape[2])
+    low, high = uint64(at), uint64(at) + half
     along = ZERO
-    for i in range(2 * half):
-        along += wide(d_out[i]) * wide(out[i])
-    along /= np.float32(2 * half)
+    for i in range(half + half):
+        along += wide(d_out[b, h, t, i]) * wide(out[b, h, t, i])
+    along /= np.float32(half + half)
     for i in range(half):
-        low = wide(d_out[i]) - along * wide(out[i])
-        high = wide(d_out[half + i]) - along * wide(out[half + i])
-        d_low[i] = narrow((low * cos[i] + high * sin[i]) * k, d_low)
-        d_high[i] = narrow((high * cos[i] - low * sin[i]) * k, d_high)
+        d1 = (wide(d_out[b, h, t, i]) - along * wide(out[b, h, t, i])) * k
+        d2 = (wide(d_out[b, h, t, half + i]) - along * wide(out[b, h, t, half + i])) * k
+        d_x[r, low + i] = narrow(d1 * table[0, t, i] + d2 * table[1, t, i], d_x)
+        d_x[r, high + i] = narrow(d2 * table[0, t, i] - d1 * table[1, t, i], d_x)
 
 
 @parallel_kernel
 @no_type_check
-def join_heads(d_query, d_key, d_value, query, key, table, scale, d_qkv):
+def join_heads(
+    d_query: Array,
+    d_key: Array,
+    d_value: Array,
+    query: Array,
+    key: Array,
+    table: Array,
+    scale: Array,
+    d_qkv: Array,
+) -> None:
     """Compute the gradient of `split_heads`' input, (N, 3C)."""
     batch, heads, length, d = query.shape
-    half = d // 2
     for r in prange(batch * length):
         b, t = r // length, r % length
-        cos, sin = table[0, t], table[1, t]
         for h in range(heads):
-            q, k = d_qkv[r, h * d :], d_qkv[r, (heads + h) * d :]
-            _rotate_and_normalise_back(
-                d_query[b, h, t], query[b, h, t], cos, sin, scale[0, r, h], q[:half], q[half:d]
-            )
-            _rotate_and_normalise_back(
-                d_key[b, h, t], key[b, h, t], cos, sin, scale[1, r, h], k[:half], k[half:d]
-            )
-            v, source = d_qkv[r, (2 * heads + h) * d :], d_value[b, h, t]
-            for i in range(d):
-                v[i] = source[i]
+            k, at = scale[0, r, h], h * d
+            _rotate_and_normalise_back(d_query, query, b, h, t, table, k, d_qkv, r, at)
+            k, at = scale[1, r, h], (heads + h) * d
+            _rotate_and_normalise_back(d_key, key, b, h, t, table, k, d_qkv, r, at)
+            begin = uint64((2 * heads + h) * d)
+            for i in range(uint64(d)):
+                d_qkv[r, begin + i] = d_value[b, h, t, i]
 
 
 # --- Attention ------------------------------------------------------------------------------------
@@ -281,12 +321,13 @@ def join_heads(d_query, d_key, d_value, query, key, table, scale, d_qkv):
 # 2^f = e^(f ln 2), by its series: for |f| <= 1/2 the first term left out is below 1e-8.
 _P = tuple(np.float32(math.log(2) ** k / math.factorial(k)) for k in range(8))
 P1, P2, P3, P4, P5, P6, P7 = _P[1:]
-LOWEST = np.float32(-126)  # 2^-126 is the smallest normal number
+LOWEST = np.float32(-127)  # from here on down 2^x is 0: no normal number is as small
+MINUS_INFINITY = np.float32(-np.inf)
 
 
 @inner
 @no_type_check
-def _exp2(x):
+def _exp2(x: Number) -> Number:
     if x < LOWEST:  # NaN stays
         x = LOWEST
     whole = np.floor(x + HALF)
@@ -296,54 +337,67 @@ def _exp2(x):
     return (power * f + ONE) * exponent.view(np.float32)
 
 
-@numba.njit(
-    fastmath=True, nogil=True
-)  # a maximum uses vector instructions only if NaN is ruled out
+# Of float32, a maximum does not vectorise: NaN is in the way. Of whole numbers, it does.
+
+
+@inner
 @no_type_check
-def _largest(row):
-    most = wide(row[0])
-    for i in range(1, row.shape[0]):
-        most = max(most, wide(row[i]))
-    return most
+def _rank(x: Number) -> int:
+    """Return an int32 that orders as x does among float32 numbers."""
+    bits = np.float32(x).view(np.int32)
+    return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+
+
+@inner
+@no_type_check
+def _at_rank(rank: int) -> Number:
+    """Return the float32 of a rank."""
+    return np.int32(rank ^ ((rank >> np.int32(31)) & np.int32(0x7FFFFFFF))).view(np.float32)
 
 
 @parallel_kernel
 @no_type_check
-def causal_softmax(scores, scratch, factor):
+def causal_softmax(scores: Array, scratch: Array, factor: Number) -> None:
     """Replace scores (N, T, T) by the weights of each query: their softmax up to its own position.
 
     `factor` multiplies scores; it includes log2 e, for powers of 2. scratch (N, T) in float32.
     """
+    length = scores.shape[1]
     for n in prange(scores.shape[0]):
-        for t in range(scores.shape[1]):
-            row, powers = scores[n, t], scratch[n]
-            most = _largest(row[: t + 1]) * factor
-            total = ZERO
-            for i in range(t + 1):
-                power = _exp2(wide(row[i]) * factor - most)
-                powers[i] = power
-                total += power
-            share = ONE / total
-            for i in range(t + 1):
-                row[i] = narrow(powers[i] * share, row)
-            for i in range(t + 1, row.shape[0]):
-                row[i] = narrow(ZERO, row)
+        for t in range(length):
+            stop = min((t // STRIDE + 1) * STRIDE, length)  # whole turns, where they fit
+            most = _rank(MINUS_INFINITY)
+            for i in range(stop):
+                past = np.int32(i) <= np.int32(t)
+                scratch[n, i] = wide(scores[n, t, i]) * factor if past else MINUS_INFINITY
+                most = max(most, _rank(scratch[n, i]))
+            peak, total = _at_rank(most), ZERO
+            for i in range(stop):
+                scratch[n, i] = _exp2(scratch[n, i] - peak)
+                total += scratch[n, i]
+            share = np.float32(np.float64(1) / total)  # of float32, it would divide each number
+            for i in range(stop):
+                scores[n, t, i] = narrow(scratch[n, i] * share, scores)
+            for i in range(uint64(stop), uint64(length)):
+                scores[n, t, i] = narrow(ZERO, scores)
 
 
 @parallel_kernel
 @no_type_check
-def causal_softmax_backward(weights, gradient, factor):
+def causal_softmax_backward(weights: Array, gradient: Array, factor: Number) -> None:
     """Replace the gradient of the weights (N, T, T) by that of the scores; `factor` as it was."""
+    length = weights.shape[1]
     for n in prange(weights.shape[0]):
-        for t in range(weights.shape[1]):
-            w, d = weights[n, t], gradient[n, t]
+        for t in range(length):
+            stop = min((t // STRIDE + 1) * STRIDE, length)  # weights after t are 0
             mean = ZERO
-            for i in range(t + 1):
-                mean += wide(w[i]) * wide(d[i])
-            for i in range(t + 1):
-                d[i] = narrow(wide(w[i]) * (wide(d[i]) - mean) * factor, d)
-            for i in range(t + 1, d.shape[0]):
-                d[i] = narrow(ZERO, d)
+            for i in range(stop):
+                mean += wide(weights[n, t, i]) * wide(gradient[n, t, i])
+            for i in range(stop):
+                d = wide(weights[n, t, i]) * (wide(gradient[n, t, i]) - mean) * factor
+                gradient[n, t, i] = narrow(d, gradient)
+            for i in range(uint64(stop), uint64(length)):
+                gradient[n, t, i] = narrow(ZERO, gradient)
 
 
 # --- Activation -----------------------------------------------------------------------------------
@@ -351,7 +405,7 @@ def causal_softmax_backward(weights, gradient, factor):
 
 @parallel_kernel
 @no_type_check
-def squared_relu(x):
+def squared_relu(x: Array) -> None:
     """Replace x (N, C) by max(x, 0)^2."""
     for r in prange(x.shape[0]):
         for i in range(x.shape[1]):
@@ -361,7 +415,7 @@ def squared_relu(x):
 
 @parallel_kernel
 @no_type_check
-def squared_relu_backward(out, gradient):
+def squared_relu_backward(out: Array, gradient: Array) -> None:
     """Replace the gradient of the output by that of the input: it is 2 sqrt(out) times as large."""
     two = np.float32(2)
     for r in prange(out.shape[0]):
