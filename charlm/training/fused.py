@@ -178,7 +178,7 @@ class FusedModernGPT(Fused):
         scale = torch.empty(len(x))
         own = self._own(x, last)
         arrays = map(array, (x, branch, total, out, scale))
-        kernels.add_rms_norm(*arrays, self.length, own)
+        kernels.add_rms_norm(*arrays, self.length, own, *kernels.NO_DROPOUT)
         tape.append((total, scale))
         return total, out
 
@@ -189,7 +189,8 @@ class FusedModernGPT(Fused):
         low = torch.empty_like(d_out)
         total, scale = tape.pop()
         arrays = map(array, (d_out, total, scale, d_x, low))
-        kernels.rms_norm_backward(*arrays, self.length, self._own(total, last))
+        own = self._own(total, last)
+        kernels.rms_norm_backward(*arrays, self.length, own, *kernels.NO_DROPOUT)
         return low
 
     def split(self, qkv: Float[Tensor, "N Q"], tape: Tape) -> tuple[Tensor, Tensor, Tensor]:
@@ -266,7 +267,8 @@ class FusedGPT2(Fused):
         total, out = torch.empty_like(x), torch.empty_like(x, dtype=branch.dtype)
         mean, scale, gain = torch.empty(len(x)), torch.empty(len(x)), next(weights)
         arrays = map(array, (x, branch, total, gain, out, mean, scale))
-        kernels.add_layer_norm(*arrays, np.float32(self.model.final_norm.eps))
+        eps = np.float32(self.model.final_norm.eps)
+        kernels.add_layer_norm(*arrays, eps, *kernels.NO_DROPOUT)
         tape.append((total, gain, mean, scale))
         return total, out
 
@@ -275,7 +277,8 @@ class FusedGPT2(Fused):
     ) -> Float[Tensor, "N C"]:
         """Add the gradient of x to `d_x`; return it in the precision of products."""
         low, d_gains = torch.empty_like(d_out), torch.empty(PARTS, d_out.shape[1])
-        kernels.layer_norm_backward(*map(array, (d_out, *tape.pop(), d_x, low, d_gains)))
+        arrays = map(array, (d_out, *tape.pop(), d_x, low, d_gains))
+        kernels.layer_norm_backward(*arrays, *kernels.NO_DROPOUT)
         found.append(d_gains.sum(0))
         return low
 
@@ -327,7 +330,9 @@ def gather(
     weights = query @ key.mT
     scratch = torch.empty(weights.shape[:2])
     factor = math.log2(math.e) / math.sqrt(query.shape[-1])
-    kernels.causal_softmax(array(weights), array(scratch), np.float32(factor))
+    none = array(weights.new_empty(0, 0, 0))
+    arrays = array(weights), array(scratch), np.float32(factor), none
+    kernels.causal_softmax(*arrays, *kernels.NO_DROPOUT)
     tape.append((query, key, value, weights))
     return weights @ value
 
@@ -342,7 +347,7 @@ def gather_backward(
         return d_query.contiguous(), d_key.contiguous(), d_value.contiguous(), query, key
     d_value, d_scores = kept.mT @ d_out, d_out @ value.mT
     factor = np.float32(1 / math.sqrt(query.shape[-1]))
-    kernels.causal_softmax_backward(array(kept), array(d_scores), factor)
+    kernels.causal_softmax_backward(array(kept), array(kept), array(d_scores), factor)
     return d_scores @ key, d_scores.mT @ query, d_value, query, key
 
 
@@ -407,7 +412,9 @@ def _load(kind: Kind, dtype: torch.dtype) -> Iterator[None]:
         return
     share_threads()
     one = torch.zeros(1, 1, 1, dtype=dtype)
-    kernels.causal_softmax(array(one), array(torch.zeros(1, 1)), np.float32(1))
+    none = array(torch.empty(0, 0, 0))
+    arrays = array(one), array(torch.zeros(1, 1)), np.float32(1), none
+    kernels.causal_softmax(*arrays, *kernels.NO_DROPOUT)
     if kernels.causal_softmax.stats.cache_misses:
         yield
     model = kind.find("model")(2, 2, n_layer=1, n_head=1, n_embd=2)

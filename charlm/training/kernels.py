@@ -76,13 +76,91 @@ def narrow(context: Any, x: Any, like: Any) -> Any:
     return like.dtype(types.float32, like), generate
 
 
+# --- Dropout --------------------------------------------------------------------------------------
+
+# Whether a number is kept follows from its index and a seed, so no mask is stored. It is dropped where
+# a hash of both is below `threshold`: 2^32 times the probability, or 0 for no dropout.
+NO_DROPOUT = np.uint32(0), np.uint32(0)  # a seed and a threshold
+
+
+@inner
+@no_type_check
+def _factor_of_kept(threshold: int) -> Number:
+    """Return what numbers that are kept are multiplied by, so that their mean stays."""
+    return np.float32(4294967296.0 / (4294967296.0 - np.float64(threshold)))
+
+
+@inner
+@no_type_check
+def _is_kept(row: int, c: int, i: int, seed: int, threshold: int) -> bool:
+    """Say whether number i of a row of c is kept: by two rounds of the hash `lowbias32`."""
+    x = np.uint32(np.uint32(np.uint32(row) * np.uint32(c)) + np.uint32(i)) ^ seed
+    x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))
+    # The seed once more: else two seeds would give one sequence in another order.
+    x = np.uint32((x ^ (x >> np.uint32(15)) ^ seed) * np.uint32(0x846CA68B))
+    return x >= threshold
+
+
+@parallel_kernel
+@no_type_check
+def dropout(x: Array, out: Array, seed: int, threshold: int) -> None:
+    """Drop numbers of x (N, C): out = x or 0, over the share that is kept."""
+    c = x.shape[1]
+    for r in prange(x.shape[0]):
+        factor = _factor_of_kept(threshold)
+        for i in range(c):
+            kept = _is_kept(r, c, i, seed, threshold)
+            out[r, i] = narrow(wide(x[r, i]) * factor if kept else ZERO, out)
+
+
+@inner
+@no_type_check
+def _add_branch(x: Array, branch: Array, total: Array, r: int, seed: int, threshold: int) -> None:
+    """Compute row r of total = x + branch, after dropout of the branch."""
+    c = x.shape[1]
+    if branch.shape[0] == 0:
+        for i in range(c):
+            total[r, i] = x[r, i]
+    elif threshold == 0:
+        for i in range(c):
+            total[r, i] = x[r, i] + wide(branch[r, i])
+    else:
+        factor = _factor_of_kept(threshold)
+        for i in range(c):
+            kept = _is_kept(r, c, i, seed, threshold)
+            total[r, i] = x[r, i] + (wide(branch[r, i]) * factor if kept else ZERO)
+
+
+@inner
+@no_type_check
+def _gradient_of_branch(gradient: Array, low: Array, r: int, seed: int, threshold: int) -> None:
+    """Compute row r of the gradient of the branch from that of the total."""
+    c = gradient.shape[1]
+    if threshold == 0:
+        for i in range(c):
+            low[r, i] = narrow(gradient[r, i], low)
+    else:
+        factor = _factor_of_kept(threshold)
+        for i in range(c):
+            kept = _is_kept(r, c, i, seed, threshold)
+            low[r, i] = narrow(gradient[r, i] * factor if kept else ZERO, low)
+
+
 # --- Norms ----------------------------------------------------------------------------------------
 
 
 @parallel_kernel
 @no_type_check
 def add_rms_norm(
-    x: Array, branch: Array, total: Array, out: Array, scale: Array, length: int, own: int
+    x: Array,
+    branch: Array,
+    total: Array,
+    out: Array,
+    scale: Array,
+    length: int,
+    own: int,
+    seed: int,
+    threshold: int,
 ) -> None:
     """Add a branch to x, and divide the total by its root mean square, shifted by `token_shift`.
 
@@ -91,16 +169,10 @@ def add_rms_norm(
     """
     n, c = x.shape
     for r in prange(n):
+        _add_branch(x, branch, total, r, seed, threshold)
         squares = ZERO
-        if branch.shape[0]:
-            for i in range(c):
-                value = x[r, i] + wide(branch[r, i])
-                total[r, i] = value
-                squares += value * value
-        else:
-            for i in range(c):
-                total[r, i] = x[r, i]
-                squares += x[r, i] * x[r, i]
+        for i in range(c):
+            squares += total[r, i] * total[r, i]
         k = ONE / np.sqrt(squares / np.float32(c) + EPS)
         scale[r] = k
         for i in range(own):
@@ -116,9 +188,17 @@ def add_rms_norm(
 @parallel_kernel
 @no_type_check
 def rms_norm_backward(
-    d_out: Array, x: Array, scale: Array, gradient: Array, low: Array, length: int, own: int
+    d_out: Array,
+    x: Array,
+    scale: Array,
+    gradient: Array,
+    low: Array,
+    length: int,
+    own: int,
+    seed: int,
+    threshold: int,
 ) -> None:
-    """Add the gradient through norm and shift to `gradient`; `low` is the sum, rounded."""
+    """Add the gradient through norm and shift to `gradient`; `low` is the branch's part of it."""
     n, c = x.shape
     for r in prange(n):
         last = (r + 1) % length == 0  # what it shifts on leaves the window
@@ -130,13 +210,10 @@ def rms_norm_backward(
             along += wide(d_out[following, i]) * kept * x[r, i]
         along = along * k * k / np.float32(c)
         for i in range(own):
-            value = gradient[r, i] + (wide(d_out[r, i]) - x[r, i] * along) * k
-            gradient[r, i] = value
-            low[r, i] = narrow(value, low)
+            gradient[r, i] += (wide(d_out[r, i]) - x[r, i] * along) * k
         for i in range(uint64(own), uint64(c)):
-            value = gradient[r, i] + (wide(d_out[following, i]) * kept - x[r, i] * along) * k
-            gradient[r, i] = value
-            low[r, i] = narrow(value, low)
+            gradient[r, i] += (wide(d_out[following, i]) * kept - x[r, i] * along) * k
+        _gradient_of_branch(gradient, low, r, seed, threshold)
 
 
 @parallel_kernel
@@ -150,6 +227,8 @@ def add_layer_norm(
     mean: Array,
     scale: Array,
     eps: Number,
+    seed: int,
+    threshold: int,
 ) -> None:
     """Add a branch to x, and normalise the total to mean 0 and deviation 1, times `gain`.
 
@@ -158,16 +237,10 @@ def add_layer_norm(
     n, c = x.shape
     width = np.float32(c)
     for r in prange(n):
+        _add_branch(x, branch, total, r, seed, threshold)
         m, squares = ZERO, ZERO
-        if branch.shape[0]:
-            for i in range(c):
-                value = x[r, i] + wide(branch[r, i])
-                total[r, i] = value
-                m += value
-        else:
-            for i in range(c):
-                total[r, i] = x[r, i]
-                m += x[r, i]
+        for i in range(c):
+            m += total[r, i]
         m /= width
         for i in range(c):
             squares += (total[r, i] - m) * (total[r, i] - m)
@@ -188,8 +261,10 @@ def layer_norm_backward(
     gradient: Array,
     low: Array,
     d_gains: Array,
+    seed: int,
+    threshold: int,
 ) -> None:
-    """Add the gradient through the norm to `gradient`; `low` is the sum, rounded.
+    """Add the gradient through the norm to `gradient`; `low` is the branch's part of it.
 
     d_gains (P, C): sums of the gradient of the gain, over each of P parts of the rows.
     """
@@ -212,9 +287,8 @@ def layer_norm_backward(
                 d_gains[part, i] += wide(d_out[r, i]) * (x[r, i] - m) * k
             for i in range(c):
                 d = wide(d_out[r, i]) * gain[i]
-                value = gradient[r, i] + (d - level - (x[r, i] - m) * along) * k
-                gradient[r, i] = value
-                low[r, i] = narrow(value, low)
+                gradient[r, i] += (d - level - (x[r, i] - m) * along) * k
+            _gradient_of_branch(gradient, low, r, seed, threshold)
 
 
 # --- Heads ----------------------------------------------------------------------------------------
@@ -357,10 +431,13 @@ def _at_rank(rank: int) -> Number:
 
 @parallel_kernel
 @no_type_check
-def causal_softmax(scores: Array, scratch: Array, factor: Number) -> None:
+def causal_softmax(
+    scores: Array, scratch: Array, factor: Number, dropped: Array, seed: int, threshold: int
+) -> None:
     """Replace scores (N, T, T) by the weights of each query: their softmax up to its own position.
 
     `factor` multiplies scores; it includes log2 e, for powers of 2. scratch (N, T) in float32.
+    dropped: the weights after dropout, (N, T, T), or (0, 0, 0) without.
     """
     length = scores.shape[1]
     for n in prange(scores.shape[0]):
@@ -380,21 +457,35 @@ def causal_softmax(scores: Array, scratch: Array, factor: Number) -> None:
                 scores[n, t, i] = narrow(scratch[n, i] * share, scores)
             for i in range(uint64(stop), uint64(length)):
                 scores[n, t, i] = narrow(ZERO, scores)
+            if threshold != 0:
+                share *= _factor_of_kept(threshold)
+                row = np.uint32(n) * np.uint32(length) + np.uint32(t)
+                for i in range(stop):
+                    kept = _is_kept(row, length, i, seed, threshold)
+                    dropped[n, t, i] = narrow(scratch[n, i] * share if kept else ZERO, dropped)
+                for i in range(uint64(stop), uint64(length)):
+                    dropped[n, t, i] = narrow(ZERO, dropped)
 
 
 @parallel_kernel
 @no_type_check
-def causal_softmax_backward(weights: Array, gradient: Array, factor: Number) -> None:
-    """Replace the gradient of the weights (N, T, T) by that of the scores; `factor` as it was."""
+def causal_softmax_backward(
+    weights: Array, dropped: Array, gradient: Array, factor: Number
+) -> None:
+    """Replace the gradient of the dropped weights (N, T, T) by that of the scores.
+
+    Without dropout, `dropped` are the weights themselves. `factor` is that of the scores.
+    """
     length = weights.shape[1]
     for n in prange(weights.shape[0]):
         for t in range(length):
             stop = min((t // STRIDE + 1) * STRIDE, length)  # weights after t are 0
             mean = ZERO
             for i in range(stop):
-                mean += wide(weights[n, t, i]) * wide(gradient[n, t, i])
+                mean += wide(dropped[n, t, i]) * wide(gradient[n, t, i])
             for i in range(stop):
-                d = wide(weights[n, t, i]) * (wide(gradient[n, t, i]) - mean) * factor
+                d = wide(dropped[n, t, i]) * wide(gradient[n, t, i])
+                d = (d - wide(weights[n, t, i]) * mean) * factor
                 gradient[n, t, i] = narrow(d, gradient)
             for i in range(uint64(stop), uint64(length)):
                 gradient[n, t, i] = narrow(ZERO, gradient)
