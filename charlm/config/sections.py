@@ -203,4 +203,5 @@ class RunConfig(Section):
     machine. The largest use of memory stays about the same. `false`: return it to the system."""
     fused: bool = True
     """On a CPU, a GPT's step computes all that lies between two matrix products in one pass over
-    memory. `false`: step by step, as the lessons write it; the same results up to rounding."""
+    memory. `false`: step by step, as the lessons write it; the same results up to rounding, and to
+    which numbers dropout drops."""

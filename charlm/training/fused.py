@@ -30,10 +30,11 @@ from charlm.training import kernels
 from charlm.training.kernels import array
 
 Forward = Callable[[Tensor], Tensor]
-Tape = list[tuple[Tensor, ...]]  # what the backward pass needs, in the order of the forward pass
+Tape = list[tuple[Any, ...]]  # what the backward pass needs, in the order of the forward pass
 Weights = Iterator[Tensor]  # those still to be used, in the precision of products
 Found = list[Tensor]  # gradients of the weights, the last weight's first
 
+ALL = 2**32  # numbers that a seed, or a hash of the kernels, may be
 PARTS = 16  # of the rows, whose gradients of a gain are summed apart
 
 
@@ -49,6 +50,8 @@ class Fused(ABC):
         self.model = model
         self.heads: int = model.blocks[0].attention.n_head
         self.weights = self.find_weights()  # to look for them takes as long as a small product
+        self.dropout: float = model.dropout.p
+        self.threshold = np.uint32(0)  # of dropout: see `charlm.training.kernels`
         self.windows = self.length = 0
 
     def __call__(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
@@ -70,13 +73,21 @@ class Fused(ABC):
         share_threads()
         self.windows, self.length, channels = x.shape
         tape: Tape = []
-        x, branch = x.reshape(-1, channels), x.new_empty(0, channels, dtype=dtype)
+        seeds = self._seeds()
+        x, branch, seed = (
+            x.reshape(-1, channels),
+            x.new_empty(0, channels, dtype=dtype),
+            next(seeds),
+        )
+        x = self.drop(x, seed)
+        tape.append((seed,))
         for _ in self.model.blocks:
-            x, out = self.add_norm(x, branch, weights, tape)
-            branch = self.attention(out, weights, tape)
-            x, out = self.add_norm(x, branch, weights, tape)
-            branch = linear(self.activation(linear(out, weights, tape), tape), weights, tape)
-        return self.add_norm(x, branch, weights, tape, last=True)[1], tape
+            x, out = self.add_norm(x, branch, seed, weights, tape)
+            branch, seed = self.attention(out, next(seeds), weights, tape), next(seeds)
+            x, out = self.add_norm(x, branch, seed, weights, tape)
+            hidden = self.activation(linear(out, weights, tape), tape)
+            branch, seed = linear(hidden, weights, tape), next(seeds)
+        return self.add_norm(x, branch, seed, weights, tape, last=True)[1], tape
 
     def run_back(
         self, d_out: Float[Tensor, "N C"], tape: Tape
@@ -92,7 +103,28 @@ class Fused(ABC):
             d_branch = self.add_norm_backward(d_out, d_x, found, tape)
             d_out = self.attention_backward(d_branch, found, tape)
             d_branch = self.add_norm_backward(d_out, d_x, found, tape)
+        d_x = self.drop(d_x, *tape.pop())
         return d_x.view(self.windows, self.length, -1), found
+
+    def _seeds(self) -> Iterator[np.uint32]:
+        """Yield the seeds of dropout, of the embedding and three in each block.
+
+        They come from torch's generator, which is seeded for each micro-batch.
+        """
+        dropout = self.dropout if self.model.training else 0.0
+        self.threshold = np.uint32(round(dropout * ALL))
+        drawn = torch.randint(ALL, (1 + 3 * len(self.model.blocks),)) if dropout else None
+        while drawn is None:
+            yield np.uint32(0)
+        yield from map(np.uint32, drawn.tolist())
+
+    def drop(self, x: Float[Tensor, "N C"], seed: np.uint32) -> Float[Tensor, "N C"]:
+        """Return x after dropout, and so also its gradient from that of the result."""
+        if not self.threshold:
+            return x
+        out = torch.empty_like(x)
+        kernels.dropout(array(x), array(out), seed, self.threshold)
+        return out
 
     @abstractmethod
     def embed(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
@@ -104,9 +136,15 @@ class Fused(ABC):
 
     @abstractmethod
     def add_norm(
-        self, x: Tensor, branch: Tensor, weights: Weights, tape: Tape, last: bool = False
+        self,
+        x: Tensor,
+        branch: Tensor,
+        seed: np.uint32,
+        weights: Weights,
+        tape: Tape,
+        last: bool = False,
     ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N C"]]:
-        """Return x + branch, and its norm, as the branch after it reads it."""
+        """Return x + branch, after its dropout, and their norm, as the next branch reads it."""
 
     @abstractmethod
     def add_norm_backward(
@@ -139,10 +177,11 @@ class Fused(ABC):
         """Go back through `activation`."""
 
     def attention(
-        self, x: Float[Tensor, "N C"], weights: Weights, tape: Tape
+        self, x: Float[Tensor, "N C"], seed: np.uint32, weights: Weights, tape: Tape
     ) -> Float[Tensor, "N C"]:
         """Let each position gather, in every head, from itself and all before it."""
-        gathered = gather(*self.split(linear(x, weights, tape), tape), tape)
+        parts = self.split(linear(x, weights, tape), tape)
+        gathered = gather(*parts, seed, self.threshold, tape)
         heads = gathered.view(self.windows, self.heads, self.length, -1)
         return linear(heads.transpose(1, 2).reshape(x.shape), weights, tape)
 
@@ -171,15 +210,21 @@ class FusedModernGPT(Fused):
         return self.model.head.weight  # type: ignore[no-any-return]
 
     def add_norm(
-        self, x: Tensor, branch: Tensor, weights: Weights, tape: Tape, last: bool = False
+        self,
+        x: Tensor,
+        branch: Tensor,
+        seed: np.uint32,
+        weights: Weights,
+        tape: Tape,
+        last: bool = False,
     ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N C"]]:
         """Return x + branch, and its norm, shifted unless it is the last."""
         total, out = torch.empty_like(x), torch.empty_like(x, dtype=branch.dtype)
         scale = torch.empty(len(x))
         own = self._own(x, last)
         arrays = map(array, (x, branch, total, out, scale))
-        kernels.add_rms_norm(*arrays, self.length, own, *kernels.NO_DROPOUT)
-        tape.append((total, scale))
+        kernels.add_rms_norm(*arrays, self.length, own, seed, self.threshold)
+        tape.append((total, scale, seed))
         return total, out
 
     def add_norm_backward(
@@ -187,10 +232,10 @@ class FusedModernGPT(Fused):
     ) -> Float[Tensor, "N C"]:
         """Add the gradient of x to `d_x`; return it in the precision of products."""
         low = torch.empty_like(d_out)
-        total, scale = tape.pop()
+        total, scale, seed = tape.pop()
         arrays = map(array, (d_out, total, scale, d_x, low))
         own = self._own(total, last)
-        kernels.rms_norm_backward(*arrays, self.length, own, *kernels.NO_DROPOUT)
+        kernels.rms_norm_backward(*arrays, self.length, own, seed, self.threshold)
         return low
 
     def split(self, qkv: Float[Tensor, "N Q"], tape: Tape) -> tuple[Tensor, Tensor, Tensor]:
@@ -261,15 +306,21 @@ class FusedGPT2(Fused):
         return [*super().find_weights(), self.model.final_norm.weight]
 
     def add_norm(
-        self, x: Tensor, branch: Tensor, weights: Weights, tape: Tape, last: bool = False
+        self,
+        x: Tensor,
+        branch: Tensor,
+        seed: np.uint32,
+        weights: Weights,
+        tape: Tape,
+        last: bool = False,
     ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N C"]]:
         """Return x + branch, and its norm."""
         total, out = torch.empty_like(x), torch.empty_like(x, dtype=branch.dtype)
         mean, scale, gain = torch.empty(len(x)), torch.empty(len(x)), next(weights)
         arrays = map(array, (x, branch, total, gain, out, mean, scale))
         eps = np.float32(self.model.final_norm.eps)
-        kernels.add_layer_norm(*arrays, eps, *kernels.NO_DROPOUT)
-        tape.append((total, gain, mean, scale))
+        kernels.add_layer_norm(*arrays, eps, seed, self.threshold)
+        tape.append((total, gain, mean, scale, seed))
         return total, out
 
     def add_norm_backward(
@@ -277,8 +328,9 @@ class FusedGPT2(Fused):
     ) -> Float[Tensor, "N C"]:
         """Add the gradient of x to `d_x`; return it in the precision of products."""
         low, d_gains = torch.empty_like(d_out), torch.empty(PARTS, d_out.shape[1])
-        arrays = map(array, (d_out, *tape.pop(), d_x, low, d_gains))
-        kernels.layer_norm_backward(*arrays, *kernels.NO_DROPOUT)
+        *kept, seed = tape.pop()
+        arrays = map(array, (d_out, *kept, d_x, low, d_gains))
+        kernels.layer_norm_backward(*arrays, seed, self.threshold)
         found.append(d_gains.sum(0))
         return low
 
@@ -318,36 +370,47 @@ def gather(
     query: Float[Tensor, "BH T D"],
     key: Float[Tensor, "BH T D"],
     value: Float[Tensor, "BH T D"],
+    seed: np.uint32,
+    threshold: np.uint32,
     tape: Tape,
 ) -> Float[Tensor, "BH T D"]:
-    """Average the values by causal attention; of long windows, weights are computed again on the way back."""
+    """Average the values by causal attention, after dropout of its weights.
+
+    Those of long windows are not kept, but computed again on the way back.
+    """
     if query.shape[1] > longest_plain(value):
         with torch.enable_grad():
             query, key, value = (x.detach().requires_grad_() for x in (query, key, value))
-            gathered = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+            dropout = int(threshold) / ALL
+            gathered = F.scaled_dot_product_attention(
+                query, key, value, is_causal=True, dropout_p=dropout
+            )
         tape.append((query, key, value, gathered))
         return gathered.detach()
     weights = query @ key.mT
     scratch = torch.empty(weights.shape[:2])
-    factor = math.log2(math.e) / math.sqrt(query.shape[-1])
-    none = array(weights.new_empty(0, 0, 0))
-    arrays = array(weights), array(scratch), np.float32(factor), none
-    kernels.causal_softmax(*arrays, *kernels.NO_DROPOUT)
-    tape.append((query, key, value, weights))
-    return weights @ value
+    dropped = torch.empty_like(weights) if threshold else weights.new_empty(0, 0, 0)
+    factor = np.float32(math.log2(math.e) / math.sqrt(query.shape[-1]))
+    arrays = array(weights), array(scratch), factor, array(dropped)
+    kernels.causal_softmax(*arrays, seed, threshold)
+    used = dropped if threshold else weights
+    tape.append((query, key, value, weights, used))
+    return used @ value
 
 
 def gather_backward(
     d_out: Float[Tensor, "BH T D"], tape: Tape
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Go back through `gather`; also return the queries and keys."""
-    query, key, value, kept = tape.pop()
-    if kept.requires_grad:  # a graph of its own
-        d_query, d_key, d_value = torch.autograd.grad(kept, (query, key, value), d_out)
+    query, key, value, *kept = tape.pop()
+    if len(kept) == 1:
+        (gathered,) = kept
+        d_query, d_key, d_value = torch.autograd.grad(gathered, (query, key, value), d_out)
         return d_query.contiguous(), d_key.contiguous(), d_value.contiguous(), query, key
-    d_value, d_scores = kept.mT @ d_out, d_out @ value.mT
+    weights, dropped = kept
+    d_value, d_scores = dropped.mT @ d_out, d_out @ value.mT
     factor = np.float32(1 / math.sqrt(query.shape[-1]))
-    kernels.causal_softmax_backward(array(kept), array(kept), array(d_scores), factor)
+    kernels.causal_softmax_backward(array(weights), array(dropped), array(d_scores), factor)
     return d_scores @ key, d_scores.mT @ query, d_value, query, key
 
 
@@ -360,6 +423,8 @@ def linear(x: Float[Tensor, "N I"], weights: Weights, tape: Tape) -> Float[Tenso
 
 def linear_backward(d_out: Float[Tensor, "N O"], found: Found, tape: Tape) -> Float[Tensor, "N I"]:
     """Go back through `linear`."""
+    x: Tensor
+    weight: Tensor
     x, weight = tape.pop()
     found.append(d_out.T @ x)
     return d_out @ weight
@@ -386,8 +451,7 @@ class _Run(torch.autograd.Function):
 def fused_forward(model: LanguageModel) -> Forward | None:
     """Return a function from ids to logits like the model's, for training; None if there is none."""
     found = kind_of(model).find("fused")
-    dropout = any(part.p for part in model.modules() if isinstance(part, nn.Dropout))
-    if found is None or dropout or model.device.type != "cpu":
+    if found is None or model.device.type != "cpu":
         return None
     forward: Forward = found(model)
     return forward
@@ -412,13 +476,13 @@ def _load(kind: Kind, dtype: torch.dtype) -> Iterator[None]:
         return
     share_threads()
     one = torch.zeros(1, 1, 1, dtype=dtype)
-    none = array(torch.empty(0, 0, 0))
+    none = array(one[:0])
     arrays = array(one), array(torch.zeros(1, 1)), np.float32(1), none
     kernels.causal_softmax(*arrays, *kernels.NO_DROPOUT)
     if kernels.causal_softmax.stats.cache_misses:
         yield
-    model = kind.find("model")(2, 2, n_layer=1, n_head=1, n_embd=2)
-    with precision(model.device, dtype):
+    model = kind.find("model")(2, 2, n_layer=1, n_head=1, n_embd=2, dropout=0.5)
+    with precision(model.device, dtype), torch.random.fork_rng(devices=[]):
         logits = kind.find("fused")(model)(torch.zeros(1, 2, dtype=torch.int64))
     logits.float().sum().backward()
     _loaded.add((kind, dtype))

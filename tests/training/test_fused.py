@@ -1,12 +1,15 @@
 """The fused form of a GPT's step against the lessons' form."""
 
+import numpy as np
 import pytest
 import torch
 
 from charlm.config import load_config
 from charlm.models import GPT2, BigramModel, ModernGPT, next_token_loss
 from charlm.models.device import precision
+from charlm.training import kernels
 from charlm.training.fused import fused_forward, load_kernels
+from charlm.training.kernels import array
 
 
 def make(kind, length, n_embd=12, n_head=2, **sizes):
@@ -84,6 +87,48 @@ def test_a_window_may_be_shorter_than_the_longest(kind):
         fused_forward(model)(torch.zeros(1, 10, dtype=torch.int64))
 
 
+@pytest.mark.parametrize("kind", [ModernGPT, GPT2])
+def test_with_the_same_numbers_dropped_it_is_the_lesson(kind, monkeypatch):
+    model = make(kind, 7, dropout=0.3)
+    torch.manual_seed(5)
+    seeds = iter(torch.randint(2**32, (7,)).tolist())  # of the embedding, and three a block
+
+    def drop(x, p, training=True, inplace=False):
+        ones = torch.ones(x.numel() // x.shape[-1], x.shape[-1])
+        kernels.dropout(
+            array(ones), array(ones), np.uint32(next(seeds)), np.uint32(round(p * 2**32))
+        )
+        return x * ones.view(x.shape)
+
+    def from_the_same_seed(idx):
+        torch.manual_seed(5)
+        return fused_forward(model)(idx)
+
+    loss, gradients = loss_and_gradients(model, from_the_same_seed, torch.float32)
+    monkeypatch.setattr(torch.nn.functional, "dropout", drop)
+    expected, plain = loss_and_gradients(model, model, torch.float32)
+
+    torch.testing.assert_close(loss, expected)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-6, msg=name)
+    assert next(seeds, None) is None
+
+
+@pytest.mark.parametrize("length", [7, 140])  # in long windows, torch drops the weights
+def test_dropout_follows_torchs_seed_and_is_off_in_evaluation(length):
+    model = make(ModernGPT, length, dropout=0.5)
+    idx = torch.randint(11, (2, length), generator=torch.Generator().manual_seed(1))
+
+    def logits(seed):
+        torch.manual_seed(seed)
+        return fused_forward(model)(idx).detach()
+
+    assert torch.equal(logits(1), logits(1))
+    assert not torch.allclose(logits(1), logits(2))
+    model.eval()
+    torch.testing.assert_close(logits(1), model(idx).detach())
+
+
 def test_the_tape_is_used_up_by_the_way_back():
     """What a layer kept is free as soon as its gradient is known."""
     fused = fused_forward(make(ModernGPT, 8))
@@ -107,7 +152,6 @@ def test_a_broken_weight_makes_the_loss_nan():
 
 def test_models_without_a_fused_form_have_none():
     assert fused_forward(BigramModel(11, 8)) is None
-    assert fused_forward(ModernGPT(11, 8, n_layer=1, n_head=1, n_embd=4, dropout=0.1)) is None
 
 
 @pytest.mark.parametrize("style", ["modern", "gpt2"])
