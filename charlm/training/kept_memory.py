@@ -23,11 +23,12 @@ SIZE = 8 << 20  # bytes that are filled to measure
 SLOWER = 1.5  # times as long as filling memory used before: a reason to keep it
 
 # Numbers of glibc's malloc.h.
-TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
-KEPT = {TRIM_THRESHOLD: -1, MMAP_MAX: 0}  # return nothing, and keep no block apart
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
+# Blocks of up to 32 MiB, glibc's largest, come from a heap that never shrinks. What is added to it at a
+# time costs nothing until it is used, and has room for some larger blocks too.
+KEPT = {MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: -1, TOP_PAD: 64 << 20}
 # glibc raises its two thresholds up to these as large blocks are freed, until one is set.
-RETURNED = {MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20, MMAP_MAX: 65536}
-
+RETURNED = {MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20, TOP_PAD: 128 << 10}
 
 _kept = False  # in this process
 
