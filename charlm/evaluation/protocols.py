@@ -28,7 +28,10 @@ from charlm.models.base import LanguageModel
 Name = Literal["windows", "sliding", "stream", "adaptive"]
 WINDOWED = ("windows", "sliding")
 
-CHARS_A_PASS = 16_384  # large enough to keep a CPU busy, small enough for its caches
+CHARS_A_PASS = 16_384  # large enough to keep a GPU busy
+CHARS_ON_CPU = (
+    2048  # in windows: a layer's output stays in the caches, and in memory that was used before
+)
 LOGITS_A_PASS = 1 << 24  # 64 MiB of float32, whatever the vocabulary
 CHARS_A_READING = 1024  # between two checks of whether to stop, under `adaptive`
 LOOKED_UP_A_PASS = 1 << 18  # for a model that need not compute all V probabilities
@@ -188,6 +191,14 @@ def choose(
     if name == "windows":
         return windows(length)
     return sliding(length, max(1, length // 2) if stride is None else stride)
+
+
+def rows_a_pass(model: LanguageModel, length: int, all_logits: bool = False) -> int:
+    """Return how many windows of a length go through the model as one batch."""
+    most = chars_a_pass(model, all_logits)
+    if model.device.type == "cpu" and not model.any_length:
+        most = min(most, CHARS_ON_CPU)
+    return max(1, most // length)
 
 
 def chars_a_pass(model: LanguageModel, all_logits: bool = False) -> int:

@@ -16,12 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from charlm.errors import check_stop
-from charlm.evaluation.protocols import Cut, Pass, chars_a_pass, training_passes
+from charlm.evaluation.protocols import Cut, Pass, rows_a_pass, training_passes
 from charlm.evaluation.score import Floats, Score, Tally
 from charlm.evaluation.unknown import LeftOut
 from charlm.models.adaptive import AdaptiveReader
 from charlm.models.base import LanguageModel, stopping_between_layers
 from charlm.models.loss import surprisal
+from charlm.models.onednn import by_onednn
 from charlm.text.tokenizer import CharTokenizer, Tokenizer
 from charlm.text.tokens import Ids
 
@@ -87,7 +88,7 @@ def score_windows(
         progress: Called with the number of characters scored since the last call.
         should_stop: Called before each layer; `Stopped` is raised if it says so.
     """
-    rows = max(1, chars_a_pass(model) // block_size)
+    rows = rows_a_pass(model, block_size)
     passes = training_passes(len(ids) - 1, block_size, max_chars, rows)
     total, chars = 0.0, 0
     with _evaluating(model), stopping_between_layers(model, should_stop):
@@ -130,7 +131,7 @@ def score_text(
     tally = Tally(length + unknown)
     positions = np.zeros((2, min(cut.length, length)))  # sums and counts
     known_done, done, size = 0, 0, 0
-    passes = cut.passes(length, max(1, chars_a_pass(model, bool(each)) // cut.length))
+    passes = cut.passes(length, rows_a_pass(model, cut.length, bool(each)))
     predicted = _predict(model, ids, passes, should_stop, bool(each))
     if cut.name == "adaptive":
         assert reader, "the protocol needs it"
@@ -188,6 +189,7 @@ def _predict(
     likeliest: bool = False,
 ) -> Iterator[tuple[Floats, npt.NDArray[np.int64], Likeliest | None]]:
     """Yield, pass by pass, the nats and ids of the characters to score, (R, T) each."""
+    model = by_onednn(model)
     for cut in passes:
         check_stop(should_stop)
         rows = np.stack([ids.read(int(start), cut.length + 1) for start in cut.starts])

@@ -20,8 +20,12 @@ def is_faster() -> bool:
 
 
 def by_onednn(model: LanguageModel) -> LanguageModel:
-    """Return a model for inference on a CPU that shares all weights and multiplies by oneDNN."""
-    return cast(LanguageModel, _replaced(model)) if is_faster() else model
+    """Return a model without gradients that shares all weights and, on a CPU, multiplies by oneDNN.
+
+    It keeps the mode, training or evaluation, that the model has now.
+    """
+    fits = model.device.type == "cpu" and is_faster()
+    return cast(LanguageModel, _replaced(model)) if fits else model
 
 
 def _replaced(module: nn.Module) -> nn.Module:

@@ -60,7 +60,7 @@ class StepReader(Reader):
     """Reads any number of texts with any model, from `state` on; None: the start of one text."""
 
     def __init__(self, model: LanguageModel, state: Any = None) -> None:
-        self.model = by_onednn(model) if model.device.type == "cpu" else model
+        self.model = by_onednn(model)
         with torch.no_grad():
             self.state = model.start(1) if state is None else state
 

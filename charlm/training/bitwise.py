@@ -19,13 +19,14 @@ from torch import Tensor
 
 from charlm.config import ExpertConfig, NGramConfig
 from charlm.errors import CheckpointError, check_stop
-from charlm.evaluation.protocols import chars_a_pass
+from charlm.evaluation.protocols import chars_a_pass, rows_a_pass
 from charlm.models.base import stopping_between_layers
 from charlm.models.bit_mixing import Mixer
 from charlm.models.bit_reading import score_and_learn
 from charlm.models.bitwise import BitwiseMixture
 from charlm.models.growing import PIECE, GrowingNGram
 from charlm.models.mean_weights import MeanWeights
+from charlm.models.onednn import by_onednn
 from charlm.models.view import classes_of
 from charlm.runs.mixture import JOINER, RESTORE, Fitted
 from charlm.runs.weights import load_tensors
@@ -146,7 +147,7 @@ class Offers:
     """The experts' predictions of a text in order, each where the expert has not seen the text."""
 
     def __init__(self, model: BitwiseMixture, specs: Mapping[str, ExpertConfig]) -> None:
-        self.experts = list(model.experts.values())
+        self.experts = [by_onednn(expert) for expert in model.experts.values()]
         self.vocab_size, self.device = model.vocab_size, model.device
         self.counted: dict[int, NGramConfig] = {
             place: one.model
@@ -176,8 +177,9 @@ class Offers:
             if place not in self.growing:
                 check_stop(should_stop)
                 with stopping_between_layers(expert, should_stop):
-                    log_p = expert.read(x).float().log_softmax(dim=-1)
-                found[:, place] = log_p.flatten(0, 1).cpu().numpy()
+                    parts = torch.split(x, rows_a_pass(expert, x.shape[1]))
+                    log_p = [expert.read(part).float().log_softmax(dim=-1) for part in parts]
+                found[:, place] = torch.cat(log_p).flatten(0, 1).cpu().numpy()
         return found
 
     def reach_slice(self, first: Split) -> None:

@@ -30,10 +30,11 @@ from torch import Tensor
 
 from charlm.config import MixtureConfig
 from charlm.errors import NonFiniteError, Stopped, check_stop
-from charlm.evaluation.protocols import chars_a_pass, spread_windows
+from charlm.evaluation.protocols import rows_a_pass, spread_windows
 from charlm.models import MixtureModel
 from charlm.models.base import stopping_between_layers
 from charlm.models.gate import Gate
+from charlm.models.onednn import by_onednn
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.mixture import (
     FITTED,
@@ -330,9 +331,9 @@ class JoiningLearner(OneStepLearner):
         logits would take too much memory, as with a large alphabet, an even sample of them is kept.
         """
         self.model.eval()
-        experts = self.model.experts.values()
+        experts = [by_onednn(expert) for expert in self.model.experts.values()]
         length = min(self.mixture.block_size, len(self.slice) - 1)
-        rows = max(1, chars_a_pass(self.model) // length)
+        rows = rows_a_pass(self.model, length)
         passes = spread_windows(len(self.slice) - 1, length, min(most, MAX_READ * self.room), rows)
         texts = [self.slice.read(int(start), length + 1) for one in passes for start in one.starts]
         ids = torch.from_numpy(np.stack(texts).astype(np.int64))

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.config import GPTConfig
+from charlm.config import AdaptConfig, GPTConfig
 from charlm.errors import Stopped
 from charlm.evaluation import score_text, score_windows
-from charlm.evaluation.protocols import choose, sliding, stream, windows
+from charlm.evaluation.protocols import CHARS_ON_CPU, choose, sliding, stream, windows
 from charlm.evaluation.scoring import Likeliest, Scored, utf8_lengths
-from charlm.models import BigramModel, build_model
+from charlm.models import BigramModel, build_model, onednn
 from charlm.text import ByteTokenizer, CharTokenizer, IdArray
 from tests.evaluation.fakes import Remembers, Window, one_by_one
 
@@ -38,6 +38,38 @@ def test_a_uniform_model_scores_exactly_the_logarithm_of_its_vocabulary(length):
     for score in (score_windows(uniform(), ids, 4), score_text(uniform(), ids, sliding(4, 3))):
         assert score.loss_nats == pytest.approx(math.log(5), rel=1e-6)
         assert score.chars == length - 1
+
+
+def test_windows_go_through_a_cpu_a_few_thousand_characters_at_a_time():
+    model, passes = uniform(), []
+    model.any_length = False
+    model.register_forward_pre_hook(lambda _, arguments: passes.append(arguments[0].numel()))
+
+    score_windows(model, IdArray(a_text(10_000, 5)), 4)
+
+    assert sum(passes) == 10_000 - 1
+    assert max(passes) == CHARS_ON_CPU < 10_000 / 4
+
+
+def test_products_by_onednn_give_the_same_loss(monkeypatch):
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this build of torch has no oneDNN")
+    model, text, called = gpt().train(), IdArray(a_text(30, 5)), []
+    multiply = onednn.Linear.forward
+    monkeypatch.setattr(onednn, "is_faster", lambda: False)
+    plain = score_windows(model, text, 4)
+    monkeypatch.setattr(onednn, "is_faster", lambda: True)
+    monkeypatch.setattr(
+        onednn.Linear, "forward", lambda self, x: called.append(x) or multiply(self, x)
+    )
+
+    scores = score_windows(model, text, 4), score_text(model, text, windows(4))
+
+    assert [score.loss_nats for score in scores] == pytest.approx([plain.loss_nats] * 2, abs=1e-6)
+    assert called
+    assert model.training
+    adaptive = choose(model, "adaptive")
+    score_text(model, text, adaptive, reader=model.adaptive(AdaptConfig()))  # needs gradients
 
 
 @given(length=st.integers(2, 60), block=st.integers(1, 12), data=st.data())
