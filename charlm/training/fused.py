@@ -181,18 +181,31 @@ class Fused(ABC):
     ) -> Float[Tensor, "N C"]:
         """Let each position gather, in every head, from itself and all before it."""
         parts = self.split(linear(x, weights, tape), tape)
-        gathered = gather(*parts, seed, self.threshold, tape)
-        heads = gathered.view(self.windows, self.heads, self.length, -1)
-        return linear(heads.transpose(1, 2).reshape(x.shape), weights, tape)
+        return linear(self.join(gather(*parts, seed, self.threshold, tape)), weights, tape)
 
     def attention_backward(
         self, d_out: Float[Tensor, "N C"], found: Found, tape: Tape
     ) -> Float[Tensor, "N C"]:
         """Go back through `attention`."""
         d = linear_backward(d_out, found, tape)
-        d = d.view(self.windows, self.length, self.heads, -1).transpose(1, 2).flatten(0, 1)
-        d_qkv = self.split_backward(*gather_backward(d, tape), tape)
+        heads = self.new_heads(d)
+        kernels.to_heads(array(d), (array(heads),))
+        d_qkv = self.split_backward(*gather_backward(heads.flatten(0, 1), tape), tape)
         return linear_backward(d_qkv, found, tape)
+
+    def new_heads(self, x: Float[Tensor, "N C"], parts: int = 1) -> Float[Tensor, "B H T D"]:
+        """Return room for one of the parts of x, apart for each head."""
+        d = x.shape[1] // parts // self.heads
+        return x.new_empty(self.windows, self.heads, self.length, d)
+
+    def join(self, *parts: Float[Tensor, "BH T D"]) -> Float[Tensor, "N C"]:
+        """Return the heads of all parts side by side."""
+        apart = [x.view(self.windows, self.heads, self.length, -1) for x in parts]
+        x = parts[0].new_empty(
+            self.windows * self.length, len(parts) * self.heads * parts[0].shape[-1]
+        )
+        kernels.from_heads(tuple(map(array, apart)), array(x))
+        return x
 
 
 class FusedModernGPT(Fused):
@@ -240,10 +253,7 @@ class FusedModernGPT(Fused):
 
     def split(self, qkv: Float[Tensor, "N Q"], tape: Tape) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries and keys, normalised and rotated, and values."""
-        d = qkv.shape[1] // 3 // self.heads
-        query, key, value = (
-            qkv.new_empty(self.windows, self.heads, self.length, d) for _ in range(3)
-        )
+        query, key, value = (self.new_heads(qkv, 3) for _ in range(3))
         scale = torch.empty(2, len(qkv), self.heads)
         kernels.split_heads(*map(array, (qkv, self._table(), query, key, value, scale)))
         tape.append((scale,))
@@ -336,9 +346,9 @@ class FusedGPT2(Fused):
 
     def split(self, qkv: Float[Tensor, "N Q"], tape: Tape) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values."""
-        parts = qkv.view(self.windows, self.length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        query, key, value = parts.flatten(1, 2)
-        return query, key, value
+        query, key, value = (self.new_heads(qkv, 3) for _ in range(3))
+        kernels.to_heads(array(qkv), tuple(map(array, (query, key, value))))
+        return query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
 
     def split_backward(
         self,
@@ -350,20 +360,20 @@ class FusedGPT2(Fused):
         tape: Tape,
     ) -> Float[Tensor, "N Q"]:
         """Go back through `split`."""
-        d_qkv = query.new_empty(self.windows, self.length, 3, self.heads, query.shape[-1])
-        for i, d in enumerate((d_query, d_key, d_value)):
-            d_qkv[:, :, i].copy_(d.view(self.windows, self.heads, self.length, -1).transpose(1, 2))
-        return d_qkv.view(self.windows * self.length, -1)
+        return self.join(d_query, d_key, d_value)
 
     def activation(self, x: Float[Tensor, "N E"], tape: Tape) -> Float[Tensor, "N E"]:
-        """Return the GELU of x."""
+        """Return the GELU of x, which it overwrites by the slope."""
+        out = torch.empty_like(x)
+        kernels.gelu(array(x), array(out))
         tape.append((x,))
-        return F.gelu(x)
+        return out
 
     def activation_backward(self, d_out: Float[Tensor, "N E"], tape: Tape) -> Float[Tensor, "N E"]:
         """Go back through `activation`."""
-        (x,) = tape.pop()
-        return torch.ops.aten.gelu_backward(d_out, x)  # type: ignore[no-any-return]
+        (slope,) = tape.pop()
+        kernels.gelu_backward(array(slope), array(d_out))
+        return d_out
 
 
 def gather(

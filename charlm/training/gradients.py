@@ -43,6 +43,7 @@ class GradientLearner(Learner):
     ) -> None:
         self.config = config
         self.model = model
+        self.parameters = dict(model.named_parameters())  # to look for them takes a while
         self.batches = batches
         self.clock = clock
         self.state = TrainingState()
@@ -177,15 +178,16 @@ class GradientLearner(Learner):
     def gradients(self) -> tuple[float, float]:
         """Compute the gradient of the step's batch; return the mean loss and the gradient's norm."""
         train = self.config.train
-        self.model.train()
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
+        if not self.model.training:  # to tell each part takes a while
+            self.model.train()
+        for parameter in self.parameters.values():
+            parameter.grad = None
         loss = torch.zeros((), device=self.device)
         for first in range(0, train.batch_size, self.micro_batch_size):
             if first:
                 check_stop(self.should_stop)
             loss += self._accumulate(first)
-        gradients = list(_gradients(self.model).values())
+        gradients = list(_gradients(self.parameters).values())
         norm = torch.nn.utils.get_total_norm(gradients)
         clipped = train.grad_clip / (norm + 1e-6)
         # If the norm is infinite, this would make some of them NaN, and hide which were.
@@ -219,7 +221,7 @@ class GradientLearner(Learner):
         The gradients are computed again: a different result is a fault of the machine.
         """
         what = f"gradient norm {norm}" if math.isfinite(loss) else f"loss {loss}"
-        worst = _worst_gradients(self.model)
+        worst = _worst_gradients(self.parameters)
         if all(map(math.isfinite, self.gradients())):
             count = "not"
             mend: Words = Phrase("suspect the machine, go on with {}", Setting("resume", True))
@@ -232,19 +234,19 @@ class GradientLearner(Learner):
         raise NonFiniteError(where, what, mend)
 
 
-def _gradients(model: nn.Module) -> dict[str, Tensor]:
+def _gradients(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     """Return the gradients by name; of a sparse one, those values that it holds."""
     found = {}
-    for name, p in model.named_parameters():
+    for name, p in parameters.items():
         if p.grad is not None:
             p.grad = p.grad.coalesce() if p.grad.is_sparse else p.grad
             found[name] = p.grad.values() if p.grad.is_sparse else p.grad
     return found
 
 
-def _worst_gradients(model: nn.Module) -> str:
+def _worst_gradients(parameters: dict[str, nn.Parameter]) -> str:
     """Name the gradients with the most values that are not finite, else the largest gradients."""
-    gradients = {name: g for name, g in _gradients(model).items() if g.numel()}
+    gradients = {name: g for name, g in _gradients(parameters).items() if g.numel()}
     sizes = {name: (~g.isfinite()).sum().item() for name, g in gradients.items()}
     where = "in" if any(sizes.values()) else "largest in"
     if where != "in":

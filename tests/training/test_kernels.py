@@ -189,6 +189,41 @@ def test_squared_relu(dtype):
     close(gradient, plain.grad, dtype)
 
 
+@KINDS
+def test_gelu(dtype):
+    x = torch.cat([torch.linspace(-15, 15, 4001), torch.tensor([0.0, 1e-30, 88, -88])]).to(dtype)
+    slope, out, gradient = (
+        x[None].clone(),
+        torch.empty_like(x[None]),
+        torch.randn(1, len(x)).to(dtype),
+    )
+    d_x = gradient.clone()
+    call(kernels.gelu, slope, out)
+    call(kernels.gelu_backward, slope, d_x)
+
+    exact = x.double()
+    # The last bit of Phi, where it is largest; of bfloat16, that of the result too.
+    bound = 1.5e-7 * (1 + exact.abs())
+    bound = bound if dtype == torch.float32 else bound + 2**-8 * F.gelu(exact).abs()
+    assert (abs(out[0].double() - F.gelu(exact)) <= bound).all()
+    close(out[0], F.gelu(x), dtype)
+    close(d_x[0], torch.ops.aten.gelu_backward(gradient[0], x), dtype)
+
+
+@KINDS
+@pytest.mark.parametrize("parts", [1, 3])
+def test_heads_apart_and_side_by_side(dtype, parts):
+    x = torch.randn(B * T, parts * H * D).to(dtype)
+    apart = [torch.empty(B, H, T, D, dtype=dtype) for _ in range(parts)]
+    back = torch.empty_like(x)
+    kernels.to_heads(array(x), tuple(map(array, apart)))
+    kernels.from_heads(tuple(map(array, apart)), array(back))
+
+    expected = x.view(B, T, parts, H, D).permute(2, 0, 3, 1, 4)
+    assert torch.equal(torch.stack(apart), expected)
+    assert torch.equal(back, x)
+
+
 def test_rounding_is_that_of_torch():
     x = torch.randn(1000, 64) * torch.randn(1000, 64).exp() ** 9
     out = torch.empty(1000, 64, dtype=torch.bfloat16)
