@@ -212,8 +212,9 @@ def _planned(
     with stop.at_once(), output.bytes_bar(quiet, stop.requested) as progress:
         fetching = output.download_bar(quiet, stop.requested)
         text = begin.prepare_text(config, progress, fetching)
-        output.load_kernels(config, quiet)
         minutes = config.train.minutes
+        if minutes:  # else after the baselines: the compiler and they need memory
+            output.load_kernels(config, quiet)
         if minutes and not quiet and any(one.train.plan for one in config.training_runs().values()):
             output.say(f"benchmarking model sizes for the {minutes:g}-minute budget")
         config, plans = begin.plan_run(
@@ -239,8 +240,6 @@ def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     config, run, tokenizer = prepared.config, prepared.run, prepared.tokenizer
     for text in prepared.notes:
         output.note(text)
-    with stop.at_once():
-        output.load_kernels(config, quiet)
     model = build_model(config.model, tokenizer.vocab_size, config.run.seed)
     job = Job(
         config, run, prepared.corpus, tokenizer, model, stop.requested, stop.save_requested, began
@@ -252,6 +251,9 @@ def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     # Baselines count towards a budget of wall time, so they come before the first step then.
     early = not quiet or config.train.minutes is not None
     ladder = score_baselines(prepared, loop, stop, quiet) if early else None
+    if not stop.requested():
+        with stop.at_once():
+            output.load_kernels(config, quiet)
     with nullcontext() if quiet else closing(TrainingBar(loop)) as bar:
         for record in _records(loop, stop, bar):
             if said := remark(record):
