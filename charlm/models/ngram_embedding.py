@@ -150,12 +150,20 @@ class SumOfRows(torch.autograd.Function):
         return gradient_of_rows(dout, rows, kept, ctx.count), None, None
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # compiled code has no sparse gradients
 def sum_of_rows(
     table: Float[Tensor, "R C"], rows: Int[Tensor, "N n"], kept: Float[Tensor, "N n"] | None
 ) -> Float[Tensor, "N C"]:
     """Look up and add, for a gradient of only these rows."""
     return SumOfRows.apply(table, rows, kept)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def leave_out_of_compiled_code() -> None:
+    """Let torch.compile not look into `sum_of_rows`: compiled code has no sparse gradients.
+
+    As a decorator this would load the compiler in each process, which takes a second.
+    """
+    global sum_of_rows
+    sum_of_rows = torch.compiler.disable(sum_of_rows)  # type: ignore[no-untyped-call]
 
 
 def gradient_of_rows(

@@ -15,6 +15,7 @@ from charlm.config.size import flops_per_step
 from charlm.errors import MachineError, Phrase, Setting
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_device, precision
+from charlm.models.ngram_embedding import leave_out_of_compiled_code
 from charlm.training.compile_cost import FIRST, SAVED, Cost, Times, use_cache_folder
 
 # Without a budget, the length of a run is estimated from its operations (two laptop cores do 9e10
@@ -75,6 +76,7 @@ def compile_model(
 
     try:
         use_cache_folder()
+        leave_out_of_compiled_code()
         compiled: Forward = torch.compile(model)
         model.train()
         compiling = seconds(compiled)
