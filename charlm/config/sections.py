@@ -202,6 +202,6 @@ class RunConfig(Section):
     """On a CPU with glibc, keep the memory that a step frees for the next one, if that is faster on this
     machine. The largest use of memory stays about the same. `false`: return it to the system."""
     fused: bool = True
-    """On a CPU, a GPT's step computes all that lies between two matrix products in one pass over
-    memory. `false`: step by step, as the lessons write it; the same results up to rounding, and to
-    which numbers dropout drops."""
+    """On a CPU, a GPT's training step does everything between two matrix products in one pass over
+    memory. `false`: one operation after another, as in the lessons. The results are equal up to
+    rounding, except that dropout drops other numbers."""
