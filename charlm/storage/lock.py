@@ -19,6 +19,7 @@ from charlm.storage.regular import check_file, has_other_names, is_regular
 
 LOCK = ".lock"
 HOLDER = ".lock-holder.json"
+NAMING_SECONDS = 2.0  # from taking the lock to the name on disk, on a busy machine
 
 
 class _LockedError(MachineError):
@@ -82,7 +83,7 @@ def _acquired(folder: Path) -> BaseFileLock:
         try:
             lock.acquire(timeout=0)
         except Timeout:  # an OSError too: answered before machine_errors sees it
-            what = f"{_describe(folder / HOLDER)} is writing there"
+            what = f"{_holder(folder / HOLDER)} is writing there"
             mend = Phrase("wait for it or choose another {}", Setting("out"))
             raise _LockedError(folder, what, mend) from None
         if before not in (None, _inode(path)):  # another process has replaced it: see `_own`
@@ -112,7 +113,15 @@ def _inode(path: Path) -> int | None:
     return None if is_gone(path) else path.lstat().st_ino
 
 
-def _describe(holder: Path) -> str:
+def _holder(path: Path) -> str:
+    # Who has just taken the lock is about to write its name: it gets a moment.
+    deadline = time.monotonic() + NAMING_SECONDS
+    while (name := _described(path)) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return name or "another process"
+
+
+def _described(holder: Path) -> str | None:
     try:
         facts = read_object(holder)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["started"]))
@@ -120,4 +129,4 @@ def _describe(holder: Path) -> str:
         host = host if host.isprintable() and len(host) < 256 else reprlib.repr(host)
         return f"process {reprlib.repr(facts['pid'])} on {host} (since {since})"
     except (OSError, ValueError, KeyError, TypeError, OverflowError, CheckpointError):
-        return "another process"
+        return None

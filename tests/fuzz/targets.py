@@ -614,11 +614,11 @@ def _holders() -> list[bytes]:
 @target(_holders, '"pid"', '"host"', '"started"', "1e300", "-1e12")
 def holder(data: bytes) -> None:
     """Say who holds a folder's lock by what they left there, or that somebody does."""
-    from charlm.storage.lock import _describe
+    from charlm.storage.lock import _described
 
     path = Path("holder.json")
     path.write_bytes(data)
-    said = _describe(path)
+    said = _described(path) or ""
     assert isinstance(said, str)
     assert len(said) < 500
     assert not set(said) & set(LINE_BREAKS)

@@ -2,12 +2,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from charlm.errors import MachineError
-from charlm.storage import folder_lock
+from charlm.storage import folder_lock, lock
 
 HOLD = """
 import sys, time
@@ -65,11 +66,24 @@ def test_the_folder_is_free_again_after_the_block_and_after_a_failure_in_it(tmp_
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}', "null"])
-def test_a_torn_note_about_the_holder_still_refuses(tmp_path, content):
+def test_a_torn_note_about_the_holder_still_refuses(tmp_path, content, monkeypatch):
+    monkeypatch.setattr(lock, "NAMING_SECONDS", 0.0)
     with folder_lock(tmp_path):
         (tmp_path / ".lock-holder.json").write_text(content)
         with pytest.raises(MachineError, match="another process"), folder_lock(tmp_path):
             pytest.fail("both hold it")
+
+
+def test_a_holder_that_has_yet_to_write_its_name_is_waited_for(tmp_path):
+    with folder_lock(tmp_path):
+        note = tmp_path / ".lock-holder.json"
+        facts = note.read_text()
+        note.unlink()
+        writing = threading.Timer(0.2, note.write_text, [facts])
+        writing.start()
+        with pytest.raises(MachineError, match=f"process {os.getpid()} "), folder_lock(tmp_path):
+            pytest.fail("both hold it")
+        writing.join()
 
 
 def test_a_folder_that_cannot_be_locked_is_a_machine_error(tmp_path):
