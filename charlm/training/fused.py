@@ -26,7 +26,7 @@ from charlm.models.device import choose_device, choose_dtype, precision
 from charlm.models.kernel import share_threads
 from charlm.models.modern import norm
 from charlm.models.registry import Kind, kind_for, kind_of
-from charlm.training import kernels
+from charlm.training import adamw, kernels
 from charlm.training.kernels import array
 
 Forward = Callable[[Tensor], Tensor]
@@ -468,7 +468,7 @@ def fused_forward(model: LanguageModel) -> Forward | None:
 
 
 def load_kernels(config: Config) -> Iterator[None]:
-    """Load what `fused_forward` needs for a run's models.
+    """Load what `fused_forward` and AdamW need for a run's models.
 
     If it must be compiled, which takes some ten seconds on its first use on a machine, yield once
     before that.
@@ -479,6 +479,8 @@ def load_kernels(config: Config) -> Iterator[None]:
         kind = kind_for(one.model)
         if one.run.fused and kind.fused and one.train.gradients == "autograd":
             yield from _load(kind, choose_dtype(one.run.dtype, torch.device("cpu")))
+        if getattr(one.model, "n_gram", 1) > 1:
+            adamw.load_kernel()
 
 
 def _load(kind: Kind, dtype: torch.dtype) -> Iterator[None]:

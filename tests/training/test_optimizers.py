@@ -4,7 +4,8 @@ import torch
 from charlm.config import GPTConfig, TrainConfig
 from charlm.models import LanguageModel, build_model
 from charlm.runs.optimizer_state import hidden_matrices, optimizer_tensors, restore_optimizers
-from charlm.training import adamw, build_optimizers
+from charlm.training import build_optimizers
+from charlm.training.adamw import TableAdamW
 from charlm.training.optimizers import set_learning_rate
 from tests.models.conftest import CONFIGS
 
@@ -129,15 +130,12 @@ def test_the_learning_rate_reaches_every_group():
 
 
 @pytest.mark.parametrize("saved", [0, 2])
-def test_a_table_moves_as_under_torchs_adamw_with_the_zeros_written_out(
-    saved, generator, monkeypatch
-):
-    monkeypatch.setattr(adamw, "BLOCK", 4 * 3)  # four rows of three at once, and one is left over
+def test_a_table_moves_as_under_torchs_adamw_with_the_zeros_written_out(saved, generator):
     options = {"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.5, "fused": True}
     ours, theirs = (torch.nn.Parameter(torch.ones(9, 3)) for _ in range(2))
     vector = torch.nn.Parameter(torch.ones(2))
     own, reference = (
-        adamw.TableAdamW([vector, ours], **options),
+        TableAdamW([vector, ours], **options),
         torch.optim.AdamW([theirs], **options),
     )
     looked_up = [[0, 3, 4, 8], [4], [], [1, 2, 3], [8]]  # row 5 never
