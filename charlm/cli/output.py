@@ -162,7 +162,7 @@ def note(text: str) -> None:
 
 def load_kernels(config: "Config", quiet: bool) -> None:
     """Load the compiled loops that a run needs; say so if they must be compiled first."""
-    from charlm.training.fused import load_kernels
+    from charlm.training.loading import load_kernels
 
     for _ in load_kernels(config):
         if not quiet:

@@ -48,6 +48,12 @@ def parallel_kernel(function: Compiled) -> Compiled:
     return _compiled(function, PARALLEL)
 
 
+def inner(function: Compiled) -> Compiled:
+    """Compile a function into the parallel kernels that call it."""
+    options = {**PARALLEL, "parallel": False, "forceinline": True}
+    return stamped(numba.njit(**options)(function), function)
+
+
 def share_threads() -> None:
     """Before parallel kernels run: let them use the number of threads that torch uses now.
 
@@ -76,25 +82,33 @@ def _compiled(function: Compiled, options: dict[str, Any]) -> Compiled:
     except RuntimeError:  # "no locator available"
         alone: Compiled = numba.njit(**options)(function)
         return alone
-    # numba compiles again when the file of the function has changed, but not when the file of a
-    # function that it calls has. So the stamp of the file is replaced by one of all these files.
-    stamp = _stamp(function)
-    compiled.charlm_stamp = stamp  # type: ignore[attr-defined]
-    compiled._cache._cache_file._source_stamp = stamp  # type: ignore[attr-defined]
+    stamped(compiled, function)
+    compiled._cache._cache_file._source_stamp = compiled.charlm_stamp  # type: ignore[attr-defined]
+    return compiled
+
+
+def stamped(compiled: Compiled, function: Callable[..., Any]) -> Compiled:
+    """Give a compiled function the stamp by which its callers notice that it has changed.
+
+    numba compiles again when the file of the function has changed, but not when the file of a function
+    that it calls has. So its stamp of the file is replaced by one of all these files.
+    """
+    compiled.charlm_stamp = _stamp(function)  # type: ignore[attr-defined]
     return compiled
 
 
 def _stamp(function: Callable[..., Any]) -> str:
-    """Return a hash of what the machine code depends on: its file, and all that it has imported so far.
+    """Return a hash of what the machine code depends on: its file, all that it has imported, and this file.
 
     This is more than what the function itself names: it may call functions that are defined below it.
     """
-    # By its content: two versions of a file can have the same time, and the same size.
-    found: list[Any] = [hashlib.sha256(Path(function.__code__.co_filename).read_bytes()).digest()]
+    # By their content: two versions of a file can have the same time, and the same size.
+    sources = function.__code__.co_filename, __file__
+    found: list[Any] = [hashlib.sha256(Path(name).read_bytes()).digest() for name in sources]
     for name, value in function.__globals__.items():
         if isinstance(value, np.ndarray):  # its numbers become part of the code
             found.append((name, value.dtype, value.tobytes()))
-        elif isinstance(value, int | float | tuple):
+        elif isinstance(value, int | float | tuple | np.generic):
             found.append((name, value))
         elif stamp := getattr(value, "charlm_stamp", None):
             found.append((name, stamp))

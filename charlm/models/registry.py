@@ -61,13 +61,13 @@ KINDS: dict[str, Kind] = {
         "gpt2:GPT2",
         by_hand="backprop.by_hand:gpt2_steps",
         reader="sampling.gpt_reader:GPT2Reader",
-        fused="training.fused:FusedGPT2",
+        fused="fused.gpt:FusedGPT2",
     ),
     "gpt (modern)": _of_charlm(
         "modern:ModernGPT",
         by_hand="backprop.by_hand:modern_steps",
         reader="sampling.gpt_reader:ModernReader",
-        fused="training.fused:FusedModernGPT",
+        fused="fused.gpt:FusedModernGPT",
     ),
     "ngram": _of_charlm(
         "ngram:NGramModel",

@@ -1,13 +1,12 @@
 """Training: one loop drives a learner; plans for a time budget; a learning-rate test.
 
-Read in this order: `schedule` (the learning rate), `kernels` (what lies between two matrix products of a
-GPT, in few passes over memory), `muon` and `adamw` (optimizers), `optimizers` (which update which
-weights), `compile_cost` (what compiling costs and saves), `compiling` (torch.compile, where it pays),
-`fused` (a GPT's forward pass and its derivative by kernels), `kept_memory` (from one step to the
-next), `threads` (how many, in a budget), `learner` (its
-interface), `gradients` (the training step), `counting` (n-grams), `loop` (a run), `expert` (a run
-inside a mixture), `fitting` (the weights of a mixture), `joining` (mixtures), `bitwise` (those joined
-bit by bit), `plan` (model sizes for a time budget), `range_test` (the range of useful learning rates).
+Read in this order: `schedule` (the learning rate), `muon` and `adamw` (optimizers), `optimizers` (which
+update which weights), `loading` (kernels, before the first step), `compile_cost` (what compiling costs
+and saves), `compiling` (torch.compile, where it pays), `kept_memory` (from one step to the next),
+`threads` (how many, in a budget), `learner` (its interface), `gradients` (the training step), `counting`
+(n-grams), `loop` (a run), `expert` (a run inside a mixture), `fitting` (the weights of a mixture),
+`joining` (mixtures), `bitwise` (those joined bit by bit), `plan` (model sizes for a time budget),
+`range_test` (the range of useful learning rates).
 """
 
 from charlm.training.learner import Clock, Job, Learner

@@ -14,8 +14,8 @@ from numba import prange
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from charlm.models.kernel import parallel_kernel, share_threads
-from charlm.training.kernels import ONE, ZERO, Array, Number, array, inner
+from charlm.fused.numbers import ONE, ZERO, Array, Number, array
+from charlm.models.kernel import inner, parallel_kernel, share_threads
 
 
 class TableAdamW(AdamW):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from charlm.backprop.by_hand import ByHand
 from charlm.config import Config
 from charlm.errors import NonFiniteError, Phrase, Setting, Words, check_stop
+from charlm.fused.blocks import fused_forward
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_dtype, precision
 from charlm.runs.records import CompileRecord, NoteRecord, Record, SkipRecord, TrainRecord
@@ -24,7 +25,6 @@ from charlm.text import Batches
 from charlm.text.batches import DROPOUT_STREAM, random_words
 from charlm.training.compile_cost import cost_of, keep_times, program
 from charlm.training.compiling import Forward, compile_model, worth_trying
-from charlm.training.fused import fused_forward
 from charlm.training.kept_memory import keep_memory
 from charlm.training.learner import Clock, Job, Learner
 from charlm.training.optimizers import build_optimizers, set_learning_rate

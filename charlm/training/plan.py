@@ -22,9 +22,9 @@ from charlm.config.size import training_bytes
 from charlm.models import build_model
 from charlm.models.device import choose_device
 from charlm.text import Batches, IdArray
-from charlm.training.fused import load_kernels
 from charlm.training.gradients import GradientLearner
 from charlm.training.learner import Clock
+from charlm.training.loading import load_kernels
 
 TRIALS = 3  # timed steps of each size, after a first one that fills caches
 TRAINING = 0.85  # share of the budget for updates; the rest: start-up, baselines, evaluations
@@ -159,7 +159,7 @@ def _plan_one(
     passes = _passes(best, updates, train_chars)
     decay, dropout = next(found for least, *found in REGULARISERS if passes >= least)
     with_dropout = _changed(best, {"model.dropout": dropout}, given)
-    if with_dropout.model != best.model:  # on a CPU, such a step takes half as long again
+    if with_dropout.model != best.model:  # such a step takes longer, by a tenth on a CPU
         updates = updates_of(with_dropout)
     every = max(50, updates // 5)
     schedule = {

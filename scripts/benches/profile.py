@@ -136,18 +136,19 @@ def _scopes(learner) -> Iterator[None]:
     from torch import nn
     from torch.profiler import record_function
 
-    from charlm.models import attention
+    from charlm.models import attention as lesson
 
     named = [(learner, "_accumulate", GRADIENTS)]
     if learner.forward is learner.model or not isinstance(learner.forward, nn.Module):
-        named.append((attention, "attend", ATTEND))
+        named.append((lesson, "attend", ATTEND))
     with suppress(ImportError):
-        from charlm.training import kernels
+        from charlm.fused import attention, blocks, gpt
 
-        for name, kernel in vars(kernels).items():
-            if hasattr(kernel, "py_func"):  # what numba compiled
-                part = "attention" if "softmax" in name else "norm"
-                named.append((kernels, name, f"charlm::{part}.{name}"))
+        for place in (attention, blocks, gpt):
+            for name, kernel in vars(place).items():
+                if hasattr(kernel, "targetoptions") and kernel.targetoptions.get("parallel"):
+                    part = "attention" if "softmax" in name else "norm"
+                    named.append((place, name, f"charlm::{part}.{name}"))
     with ExitStack() as stack:
         for place, name, scope in named:
             scoped = record_function(scope)(getattr(place, name))

@@ -2,6 +2,7 @@ import importlib.util
 import os
 import sys
 
+import pytest
 from numba.core.caching import CacheImpl
 
 from charlm.models.kernel import kernel
@@ -20,11 +21,11 @@ def below(x):
 """
 CALLEE = """
 import numpy as np
-from charlm.models.kernel import kernel
+from charlm.models.kernel import {decorator}
 
 ADDED = np.array([{number}])
 
-@kernel
+@{decorator}
 def once(x):
     return x + {more}
 """
@@ -40,7 +41,10 @@ def test_where_no_machine_code_can_be_kept_it_is_compiled_all_the_same(monkeypat
     assert kernel(twice)(21) == 42
 
 
-def test_it_is_compiled_again_if_a_function_in_another_file_changes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("decorator", ["kernel", "inner"])
+def test_it_is_compiled_again_if_a_function_in_another_file_changes(
+    decorator, tmp_path, monkeypatch
+):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     (tmp_path / "caller_of_it.py").write_text(CALLER.format(callee="called_by_it"))
@@ -55,7 +59,7 @@ def test_it_is_compiled_again_if_a_function_in_another_file_changes(tmp_path, mo
     found = []
     # The file keeps its size, and its time.
     for number, more in ((10, 1), (10, 2), (20, 2)):
-        content = CALLEE.format(number=number, more=more)
+        content = CALLEE.format(number=number, more=more, decorator=decorator)
         (tmp_path / "called_by_it.py").write_text(content)
         os.utime(tmp_path / "called_by_it.py", (0, 0))
         compiled = load()

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from charlm.fused import activation, attention, dropout, heads, norms
+from charlm.fused.numbers import array
 from charlm.models.kernel import share_threads
 from charlm.models.modern import norm, rotary_table, rotate, token_shift
-from charlm.training import kernels
-from charlm.training.kernels import array
 
 B, T, H, D = 3, 7, 2, 6
 N, C = B * T, 11
@@ -37,7 +37,7 @@ def call(kernel, *arguments):
 def mask(n, c, seed=SEED, threshold=FIFTH):
     """Return what dropout multiplies each number of (N, C) by."""
     out = torch.empty(n, c)
-    call(kernels.dropout, torch.ones(n, c), out, seed, threshold)
+    call(dropout.dropout, torch.ones(n, c), out, seed, threshold)
     return out
 
 
@@ -50,7 +50,7 @@ def run_softmax(scores, factor=0.3, threshold=NONE):
     weights, scratch = scores.clone(), torch.empty(scores.shape[:2])
     dropped = torch.empty_like(scores) if threshold else scores.new_empty(0, 0, 0)
     factor = np.float32(factor * math.log2(math.e))
-    call(kernels.causal_softmax, weights, scratch, factor, dropped, SEED, threshold)
+    call(attention.causal_softmax, weights, scratch, factor, dropped, SEED, threshold)
     return weights, dropped
 
 
@@ -61,7 +61,7 @@ def test_rms_norm(dtype, threshold, shifted):
     x, branch = torch.randn(N, C), torch.randn(N, C).to(dtype)
     own = (C + 1) // 2 if shifted else C
     total, out, scale = torch.empty(N, C), torch.empty(N, C, dtype=dtype), torch.empty(N)
-    call(kernels.add_rms_norm, x, branch, total, out, scale, T, own, SEED, threshold)
+    call(norms.add_rms_norm, x, branch, total, out, scale, T, own, SEED, threshold)
     kept = mask(N, C) if threshold else torch.ones(N, C)
     plain = (x + kept * branch.float()).requires_grad_()
     expected = norm(plain)
@@ -73,7 +73,7 @@ def test_rms_norm(dtype, threshold, shifted):
     d_out, gradient = torch.randn(N, C).to(dtype), torch.randn(N, C)
     expected.backward(d_out.float())
     so_far, low = gradient.clone(), torch.empty(N, C, dtype=dtype)
-    call(kernels.rms_norm_backward, d_out, total, scale, gradient, low, T, own, SEED, threshold)
+    call(norms.rms_norm_backward, d_out, total, scale, gradient, low, T, own, SEED, threshold)
     close(gradient, so_far + plain.grad, torch.float32)
     close(low, kept * gradient, dtype)
 
@@ -85,7 +85,7 @@ def test_layer_norm(dtype, threshold):
     total, out = torch.empty(N, C), torch.empty(N, C, dtype=dtype)
     mean, scale = torch.empty(N), torch.empty(N)
     arrays = (x, branch, total, gain, out, mean, scale)
-    call(kernels.add_layer_norm, *arrays, LN_EPS, SEED, threshold)
+    call(norms.add_layer_norm, *arrays, LN_EPS, SEED, threshold)
     kept = mask(N, C) if threshold else torch.ones(N, C)
     plain, weight = (x + kept * branch.float()).requires_grad_(), gain.clone().requires_grad_()
     expected = F.layer_norm(plain, (C,), weight)
@@ -95,7 +95,7 @@ def test_layer_norm(dtype, threshold):
     expected.backward(d_out.float())
     so_far, low, d_gains = gradient.clone(), torch.empty(N, C, dtype=dtype), torch.empty(4, C)
     arrays = (d_out, total, gain, mean, scale, gradient, low, d_gains)
-    call(kernels.layer_norm_backward, *arrays, SEED, threshold)
+    call(norms.layer_norm_backward, *arrays, SEED, threshold)
     close(gradient, so_far + plain.grad, torch.float32)
     close(low, kept * gradient, dtype)
     close(d_gains.sum(0), weight.grad, torch.float32)
@@ -104,7 +104,7 @@ def test_layer_norm(dtype, threshold):
 def test_a_first_norm_has_no_branch():
     x, none = torch.randn(N, C), torch.empty(0, C)
     total, out, scale = torch.empty(N, C), torch.empty(N, C), torch.empty(N)
-    call(kernels.add_rms_norm, x, none, total, out, scale, T, C, SEED, FIFTH)
+    call(norms.add_rms_norm, x, none, total, out, scale, T, C, SEED, FIFTH)
     assert torch.equal(total, x)
     close(out, norm(x), torch.float32)
 
@@ -114,7 +114,7 @@ def test_heads(dtype):
     qkv, table = torch.randn(N, 3 * H * D).to(dtype), rotary_table(T, D)
     query, key, value = (torch.empty(B, H, T, D, dtype=dtype) for _ in range(3))
     scale = torch.empty(2, N, H)
-    call(kernels.split_heads, qkv, table, query, key, value, scale)
+    call(heads.split_heads, qkv, table, query, key, value, scale)
     plain = qkv.float().clone().requires_grad_()
     q, k, v = plain.view(B, T, 3, H, D).permute(2, 0, 3, 1, 4)
     expected = rotate(norm(q), table), rotate(norm(k), table), v
@@ -124,7 +124,7 @@ def test_heads(dtype):
     gradients = [torch.randn(B, H, T, D).to(dtype) for _ in range(3)]
     torch.autograd.backward(expected, [g.float() for g in gradients])
     d_qkv = torch.empty(N, 3 * H * D, dtype=dtype)
-    call(kernels.join_heads, *gradients, query, key, table, scale, d_qkv)
+    call(heads.join_heads, *gradients, query, key, table, scale, d_qkv)
     torch.testing.assert_close(
         d_qkv.float(), plain.grad, rtol=2e-2, atol=1e-5 if dtype == torch.float32 else 5e-2
     )
@@ -146,7 +146,7 @@ def test_softmax(dtype, threshold, length):
     gradient = torch.randn(2, length, length).to(dtype)
     (kept * expected).backward(gradient.float())
     read = dropped if threshold else weights
-    call(kernels.causal_softmax_backward, weights, read, gradient, np.float32(0.3))
+    call(attention.causal_softmax_backward, weights, read, gradient, np.float32(0.3))
     close(gradient, plain.grad, dtype)
 
 
@@ -169,10 +169,10 @@ def test_nan_and_infinity_reach_the_output(dtype):
     x[4, 2], x[8, 1] = math.nan, math.inf
     total, out, scale = torch.empty(N, C), torch.empty(N, C, dtype=dtype), torch.empty(N)
     none = torch.empty(0, C, dtype=dtype)
-    call(kernels.add_rms_norm, x, none, total, out, scale, T, C, SEED, NONE)
+    call(norms.add_rms_norm, x, none, total, out, scale, T, C, SEED, NONE)
     assert out.isnan().any(-1).nonzero().flatten().tolist() == [4, 8]
     hidden = torch.tensor([[math.nan, math.inf]]).to(dtype)
-    call(kernels.squared_relu, hidden)
+    call(activation.squared_relu, hidden)
     assert hidden[0, 1] == math.inf
     assert not hidden[0, 0].isfinite()
 
@@ -183,8 +183,8 @@ def test_squared_relu(dtype):
     plain, out = x.float().clone().requires_grad_(), x.clone()
     expected = F.relu(plain).square()
     expected.backward(gradient.float())
-    call(kernels.squared_relu, out)
-    call(kernels.squared_relu_backward, out, gradient)
+    call(activation.squared_relu, out)
+    call(activation.squared_relu_backward, out, gradient)
     close(out, expected.detach(), dtype)
     close(gradient, plain.grad, dtype)
 
@@ -198,8 +198,8 @@ def test_gelu(dtype):
         torch.randn(1, len(x)).to(dtype),
     )
     d_x = gradient.clone()
-    call(kernels.gelu, slope, out)
-    call(kernels.gelu_backward, slope, d_x)
+    call(activation.gelu, slope, out)
+    call(activation.gelu_backward, slope, d_x)
 
     exact = x.double()
     # The last bit of Phi, where it is largest; of bfloat16, that of the result too.
@@ -216,8 +216,8 @@ def test_heads_apart_and_side_by_side(dtype, parts):
     x = torch.randn(B * T, parts * H * D).to(dtype)
     apart = [torch.empty(B, H, T, D, dtype=dtype) for _ in range(parts)]
     back = torch.empty_like(x)
-    kernels.to_heads(array(x), tuple(map(array, apart)))
-    kernels.from_heads(tuple(map(array, apart)), array(back))
+    heads.to_heads(array(x), tuple(map(array, apart)))
+    heads.from_heads(tuple(map(array, apart)), array(back))
 
     expected = x.view(B, T, parts, H, D).permute(2, 0, 3, 1, 4)
     assert torch.equal(torch.stack(apart), expected)
@@ -227,7 +227,7 @@ def test_heads_apart_and_side_by_side(dtype, parts):
 def test_rounding_is_that_of_torch():
     x = torch.randn(1000, 64) * torch.randn(1000, 64).exp() ** 9
     out = torch.empty(1000, 64, dtype=torch.bfloat16)
-    call(kernels.dropout, x, out, SEED, NONE)
+    call(dropout.dropout, x, out, SEED, NONE)
     assert torch.equal(out, x.bfloat16())
 
 

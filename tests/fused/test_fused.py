@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from charlm.config import load_config
+from charlm.fused.blocks import fused_forward
+from charlm.fused.dropout import dropout
+from charlm.fused.numbers import array
 from charlm.models import GPT2, BigramModel, ModernGPT, next_token_loss
 from charlm.models.device import precision
-from charlm.training import kernels
-from charlm.training.fused import fused_forward, load_kernels
-from charlm.training.kernels import array
 
 
 def make(kind, length, n_embd=12, n_head=2, **sizes):
@@ -95,9 +94,7 @@ def test_with_the_same_numbers_dropped_it_is_the_lesson(kind, monkeypatch):
 
     def drop(x, p, training=True, inplace=False):
         ones = torch.ones(x.numel() // x.shape[-1], x.shape[-1])
-        kernels.dropout(
-            array(ones), array(ones), np.uint32(next(seeds)), np.uint32(round(p * 2**32))
-        )
+        dropout(array(ones), array(ones), np.uint32(next(seeds)), np.uint32(round(p * 2**32)))
         return x * ones.view(x.shape)
 
     def from_the_same_seed(idx):
@@ -152,23 +149,3 @@ def test_a_broken_weight_makes_the_loss_nan():
 
 def test_models_without_a_fused_form_have_none():
     assert fused_forward(BigramModel(11, 8)) is None
-
-
-@pytest.mark.parametrize("style", ["modern", "gpt2"])
-def test_a_run_is_fused_unless_it_is_told_not_to_be(make_loop, style):
-    losses = {}
-    for fused in "true", "false":
-        changes = f"model.style={style}", f"run.fused={fused}", "train.max_steps=6"
-        loop = make_loop(*changes, out=fused)
-        found = [record.loss_nats for record in loop.records() if record.kind == "train"]
-        losses[loop.learner.form] = found
-
-    assert list(losses) == ["fused", "plain"]
-    assert losses["fused"] == pytest.approx(losses["plain"], rel=1e-5)
-
-
-def test_kernels_are_loaded_once(tiny):
-    config = load_config(tiny, [])
-    list(load_kernels(config))
-    assert list(load_kernels(config)) == []
-    assert list(load_kernels(load_config("bigram", []))) == []
