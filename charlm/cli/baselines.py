@@ -77,14 +77,13 @@ def data_config(text: str, unit: str, encoding: str, val_fraction: float = 0.1) 
 def _read(data: "DataConfig", scratch: Path) -> tuple["Corpus", "Tokenizer"]:
     """Read a text twice: for its alphabet and for its ids."""
     from charlm.text import encode_corpus, open_source, scan_text
-    from charlm.text.corpus import split_bounds
 
     source = open_source(data.source, output.download_bar())
     with output.bytes_bar() as progress:
         scan = scan_text(source, data, progress)
         for remark in scan.notes:
             output.note(remark)
-        bounds = split_bounds(scan.size, data)
+        bounds = scan.bounds(data)
         for name in ("train", "val"):
             length = bounds[name][1] - bounds[name][0]
             if length < 2:

@@ -62,7 +62,6 @@ def info(
 ) -> None:
     """Describe a text: size, checksum, alphabet and parts."""
     from charlm.text import open_source, scan_text
-    from charlm.text.corpus import split_bounds
 
     source = named_text(source, file)
     data = data_config(source, unit, encoding)
@@ -76,7 +75,7 @@ def info(
     rows["symbols"] = str(tokenizer.vocab_size)
     if alphabet := getattr(tokenizer, "alphabet", ""):
         rows["alphabet"] = repr(alphabet[:60]) + " ..." * (len(alphabet) > 60)
-    for name, (start, stop) in split_bounds(scan.size, data).items():
+    for name, (start, stop) in scan.bounds(data).items():
         if stop > start:
             rows[name] = f"{stop - start:,} {unit}"
     output.facts(rows)

@@ -300,6 +300,18 @@ def _record(
         "stride": cut.stride if cut.name == "sliding" else None,
         "unknown": score.unknown,
         "unit": saved.tokenizer.unit,
+        **({} if score.records is None else _of_records(score)),
+    }
+
+
+def _of_records(score: "Score") -> dict[str, Any]:
+    """Return how many records were scored and the loss of one, for JSON."""
+    nats = score.nats_per_record
+    perplexity = math.exp(nats) if nats is not None and nats < 700 else None
+    return {
+        "records": score.records,
+        "nats_per_record": nats,
+        "perplexity_per_record": perplexity,
     }
 
 
@@ -318,8 +330,13 @@ def _summary(name: str, score: "Score", unit: str) -> str:
     bits = f"{score.bits_per_byte:.4f} bits per byte"
     if unit == "chars":
         bits = f"{score.bits_per_symbol:.4f} bits per character, {bits}"
-    line = f"{name}: {score.loss_nats:.4f} nats{around}, {bits}, perplexity {score.perplexity:.3f}"
-    return "\n".join([line, *_by_position(score.by_position or ())])
+    lines = [
+        f"{name}: {score.loss_nats:.4f} nats{around}, {bits}, perplexity {score.perplexity:.3f}"
+    ]
+    if (nats := score.nats_per_record) is not None:
+        whole = f"{nats:.3f} nats ({nats / math.log(2):.3f} bits) a record, its end included"
+        lines.append(f"{score.records:,} records: {whole}")
+    return "\n".join([*lines, *_by_position(score.by_position or ())])
 
 
 def _about_interval(score: "Score") -> str:

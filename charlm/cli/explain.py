@@ -137,7 +137,6 @@ def _thousands(numbers: Iterable[int]) -> Iterator[str]:
 def _measure(config: "Config") -> tuple[int, int]:
     """Return the number of symbols, and of characters to train on (0: not known)."""
     from charlm.text import DATASETS, open_source, scan_text
-    from charlm.text.corpus import split_bounds
 
     source = config.data.source
     as_bytes = config.data.unit == "bytes"
@@ -149,7 +148,7 @@ def _measure(config: "Config") -> tuple[int, int]:
         return assumed, 0
     try:
         scan = scan_text(open_source(source), config.data)
-        first, last = split_bounds(scan.size, config.data)["train"]
+        first, last = scan.bounds(config.data)["train"]
         return scan.tokenizer(config.data).vocab_size, last - first
     except CharlmError as error:
         output.note(f"{one_line(error)}; assuming {assumed} symbols")

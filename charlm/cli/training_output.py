@@ -64,21 +64,32 @@ def show_plan(prepared: PreparedRun, place: Path) -> None:
 
 
 def _introduction(prepared: PreparedRun, place: Path) -> Iterator[str]:
-    config, splits = prepared.config, prepared.corpus.splits
-    vocab = prepared.tokenizer.vocab_size
-    sizes = ", ".join(f"{len(part):,} {name}" for name, part in splits.items() if len(part))
+    config, vocab = prepared.config, prepared.tokenizer.vocab_size
     count = prepared.corpus.facts.get("source_files")
     files = "" if count is None else f", {count:,} file{'s' * (count != 1)}"
-    yield (
-        f"text   {one_word(config.data.source)}{files}: {sizes} {output.units(config.data.unit)}; "
-        f"{vocab} symbols"
-    )
+    yield f"text   {one_word(config.data.source)}{files}: {_sizes(prepared)}"
     yield f"model  {one_word(config.model.described(vocab))}"
     for name, plan in prepared.plans.items():
         yield f"plan   {f'{one_word(name)}: ' if name else ''}{plan}"
     by_hand = ", gradients by hand" if config.train.gradients == "by_hand" else ""
     yield f"device {describe_device(config.run)}{by_hand}"
     yield f"run    {one_word(place)}"
+
+
+def _sizes(prepared: PreparedRun) -> str:
+    """Say how long the parts of a text are, and how many symbols it has."""
+    data, splits = prepared.config.data, prepared.corpus.splits
+    lengths = {name: part.records for name, part in splits.items()}
+    unit: str = data.records
+    if data.records == "none":
+        lengths, unit = {name: len(part) for name, part in splits.items()}, output.units(data.unit)
+    parts = ", ".join(f"{length:,} {name}" for name, length in lengths.items() if length)
+    symbols = prepared.tokenizer.vocab_size
+    if data.records != "none":  # whose boundary nobody sees
+        return (
+            f"{parts} {unit}, {sum(map(len, splits.values())):,} characters; {symbols - 1} symbols"
+        )
+    return f"{parts} {unit}; {symbols} symbols"
 
 
 def remark(record: Record) -> str | None:

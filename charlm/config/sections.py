@@ -43,6 +43,16 @@ class DataConfig(Section):
     """`chars`: symbols are Unicode characters. `bytes`: symbols are bytes, and any file will do."""
     encoding: Text = "utf-8"
     """Encoding of the text when `unit` is `chars`."""
+    records: Literal["none", "lines", "files", "paragraphs"] = "none"
+    """What one of many short texts is. A model then learns where each begins and ends, and never
+    looks beyond. `paragraphs` are separated by empty lines. `none`: this is one text."""
+    shuffle: bool = True
+    """Put records into an order by `seed` before they are split into parts; equal ones then fall into
+    one part. False: split them in the order of the text."""
+    unique: bool = False
+    """Keep one of equal records."""
+    seed: Annotated[int, Field(ge=0, lt=SEEDS), Integer] = 0
+    """Of the order of records. It is not `run.seed`, so that runs with other seeds share their parts."""
     max_vocab: Annotated[int, Field(ge=1, le=MAX_SYMBOLS), Integer] = 65_536
     """Refuse a text with more distinct characters than this."""
 
@@ -51,6 +61,13 @@ class DataConfig(Section):
             both = f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction}"
             yield Problem(
                 "", f"{both} leave nothing to train on", "together they must stay below 1"
+            )
+        if self.unique and not self.shuffle:
+            mend = "set data.shuffle=true, or remove repeats first"
+            yield Problem("unique", "repeats are found by shuffling", mend)
+        if self.records != "none" and self.unit == "bytes":
+            yield Problem(
+                "records", f"{self.records} are made of characters", "use data.unit=chars"
             )
         if re.search(r"\\[nrt]", self.joiner):
             what = f"{shown(self.joiner)} is a backslash and a letter, not a line break"

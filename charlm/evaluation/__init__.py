@@ -1,9 +1,8 @@
 """Score a text: every character once, by a named protocol, with a confidence interval.
 
 Read in this order: `score` (units and intervals), `protocols` (how a text is cut into windows),
-`unknown` (characters that the model does not know), `given` (the text to score), `repeats`
-(whether it was trained on), `scoring`,
-`comparison` (several runs), `ladder` (a table of baselines), `compressors`, `baselines` (these and
+`records` (each by itself), `unknown` (characters that the model does not know), `given` (the text to
+score), `repeats` (whether it was trained on), `scoring`, `comparison` (several runs), `ladder` (a table of baselines), `compressors`, `baselines` (these and
 n-grams).
 """
 

@@ -30,6 +30,7 @@ import numpy.typing as npt
 from charlm.evaluation.compressors import added_bytes, compressors, utf8
 from charlm.evaluation.ladder import Ladder, Rung
 from charlm.evaluation.protocols import training_passes
+from charlm.evaluation.records import stretches
 from charlm.evaluation.score import Score
 from charlm.evaluation.scoring import utf8_lengths
 from charlm.models.counted_loss import Targets, choose_order, losses_of_orders
@@ -144,6 +145,8 @@ def _compressed(
 
 def _targets(text: Ids, block_size: int | None, most: int) -> Targets:
     """Return the characters to score n-grams on, cut by the protocol."""
+    if text.boundary is not None:
+        return _targets_in_records(text, block_size, most)
     if block_size is None:
         return Targets.stream(text.read(0, min(len(text), most + 1)))
     rows = [
@@ -153,6 +156,20 @@ def _targets(text: Ids, block_size: int | None, most: int) -> Targets:
     ]
     columns = ([getattr(row, name) for row in rows] for name in ("before", "ids", "context"))
     return Targets(*map(np.concatenate, columns))
+
+
+def _targets_in_records(text: Ids, block_size: int | None, most: int) -> Targets:
+    """Return the characters of records, each with the context that it has in its record or window."""
+    parts = [Targets.stream(one.ids, text.boundary) for one in stretches(text, most)]
+    columns = ([getattr(part, name) for part in parts] for name in ("before", "ids", "context"))
+    found = Targets(*map(np.concatenate, columns))
+    real = ~(
+        (found.before == text.boundary) & (found.ids == text.boundary)
+    )  # between two stretches
+    context = found.context[real]
+    if block_size is not None:
+        context = (context - 1) % block_size + 1
+    return Targets(found.before[real], found.ids[real], context)
 
 
 def _count(
@@ -182,4 +199,4 @@ def _count(
 def _last(ids: Ids, count: int) -> IdArray:
     """Read the last `count` ids, or all."""
     count = min(count, len(ids))
-    return IdArray(ids.read(len(ids) - count, count))
+    return IdArray(ids.read(len(ids) - count, count), ids.boundary)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.errors import check_stop
-from charlm.text.tokenizer import CharTokenizer, Tokenizer, code_points, of_code_points
+from charlm.text.tokenizer import BOUNDARY, CharTokenizer, Tokenizer, code_points, of_code_points
 
 PIECE = 1 << 18  # bytes compressed between two calls of `should_stop`
 
@@ -77,5 +77,7 @@ def utf8(ids: npt.NDArray[np.integer[Any]], tokenizer: Tokenizer) -> bytes:
     if not isinstance(tokenizer, CharTokenizer):
         return ids.astype(np.uint8).tobytes()
     text = of_code_points(code_points(tokenizer.alphabet)[ids])
+    if tokenizer.boundary is not None:
+        text = text.replace(BOUNDARY, "\n")
     # Half a surrogate pair, which only utf-7 allows in a text, takes 3 bytes.
     return text.encode("utf-8", "surrogatepass")

@@ -75,7 +75,8 @@ def read_text(
     Raises:
         DataError: The text cannot be read, has unknown characters, or too few known ones.
     """
-    data = data.model_copy(update={"source": name, "val_fraction": 0.0, "test_fraction": 0.0})
+    whole = {"val_fraction": 0.0, "test_fraction": 0.0, "shuffle": False, "unique": False}
+    data = data.model_copy(update={"source": name, **whole})
     source = open_source(name)
     scan = scan_text(source, data, progress)
     strange = scan.strange_to(own)
@@ -93,7 +94,9 @@ def read_text(
     if known < 2:
         of_it = " that the model knows" if strange else ""
         raise DataError(name, f"only one character{of_it}; the first of a text is not scored")
-    wide = CharTokenizer([*own.alphabet, *strange]) if isinstance(own, CharTokenizer) else own
+    wide = own
+    if isinstance(own, CharTokenizer):
+        wide = CharTokenizer([*own.alphabet, *strange], boundary=own.boundary is not None)
     tokens = scratch / "tokens"
     corpus = encode_corpus(source, data, scan, wide, tokens, progress)
     text, notes = corpus.splits["train"], tuple(scan.notes)

@@ -43,7 +43,8 @@ def copy_note(text: Ids, train: Ids, tokenizer: Tokenizer, what: str = "validati
     share, of = share_of_stretches(text, train), f"stretches of {STRETCH} {symbols}"
     if share < COPIED_STRETCHES:
         newline = _newline(tokenizer)
-        share, of = 0.0 if newline is None else share_of_lines(text, train, newline), "lines"
+        of = "lines" if text.boundary is None else "records"
+        share = 0.0 if newline is None else share_of_lines(text, train, newline)
         if share < COPIED_LINES:
             return None
     found = f"{100 * share:.0f} % of its {of} also stand in the training part"
@@ -51,6 +52,8 @@ def copy_note(text: Ids, train: Ids, tokenizer: Tokenizer, what: str = "validati
 
 
 def _newline(tokenizer: Tokenizer) -> int | None:
+    if tokenizer.boundary is not None:
+        return tokenizer.boundary
     if isinstance(tokenizer, CharTokenizer) and "\n" not in tokenizer.alphabet:
         return None
     return int(tokenizer.encode("\n")[0])

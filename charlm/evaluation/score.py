@@ -54,6 +54,7 @@ class Score:
     interval: Interval | None = None  # of `loss_nats`, if requested and the text is long enough
     unknown: int = 0  # how many of `chars` the model has no id for (see `unknown`)
     by_position: tuple[float, ...] | None = None  # mean nats after 1, 2, ... characters of context
+    records: int | None = None  # how many records these are; `chars` counts the end of each
 
     @property
     def bits_per_symbol(self) -> float:
@@ -64,6 +65,11 @@ class Score:
     def bits_per_byte(self) -> float | None:
         """Bits of the whole text over its bytes: comparable between models of characters and bytes."""
         return None if self.bytes is None else self.bits_per_symbol * self.chars / self.bytes
+
+    @property
+    def nats_per_record(self) -> float | None:
+        """The loss of a whole record, its end included, in nats."""
+        return None if self.records is None else self.loss_nats * self.chars / self.records
 
     @property
     def perplexity(self) -> float:
@@ -86,11 +92,15 @@ class Score:
 
 
 class Tally:
-    """Adds up the surprisals of `chars` consecutive characters in at most 50 blocks."""
+    """Adds up the surprisals of `chars` consecutive characters in at most 50 blocks.
 
-    def __init__(self, chars: int) -> None:
+    `records` is how many records these are, which do not depend on each other; None: this is one text.
+    """
+
+    def __init__(self, chars: int, records: int | None = None) -> None:
         self.chars = chars
-        self.block_chars = max(BLOCK_CHARS, math.ceil(chars / MOST_BLOCKS))
+        shortest = BLOCK_CHARS if records is None else math.ceil(chars / max(1, records))
+        self.block_chars = max(shortest, math.ceil(chars / MOST_BLOCKS))
         self.sums = np.zeros(math.ceil(chars / self.block_chars))
         self._added = 0
 

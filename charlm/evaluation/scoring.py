@@ -16,13 +16,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from charlm.errors import check_stop
-from charlm.evaluation.protocols import Cut, Pass, rows_a_pass, training_passes
+from charlm.evaluation.protocols import Cut, Pass, rows_a_pass, training_passes, windows
+from charlm.evaluation.records import places_in_windows, rows_to_score, stretches
 from charlm.evaluation.score import Floats, Score, Tally
 from charlm.evaluation.unknown import LeftOut
 from charlm.models.adaptive import AdaptiveReader
 from charlm.models.base import LanguageModel, stopping_between_layers
 from charlm.models.loss import surprisal
 from charlm.models.onednn import by_onednn
+from charlm.text.borders import Borders
 from charlm.text.tokenizer import CharTokenizer, Tokenizer
 from charlm.text.tokens import Ids
 
@@ -88,11 +90,16 @@ def score_windows(
         progress: Called with the number of characters scored since the last call.
         should_stop: Called before each layer; `Stopped` is raised if it says so.
     """
-    rows = rows_a_pass(model, block_size)
-    passes = training_passes(len(ids) - 1, block_size, max_chars, rows)
+    if ids.boundary is None:
+        passes = training_passes(
+            len(ids) - 1, block_size, max_chars, rows_a_pass(model, block_size)
+        )
+        predicted = _predict(model, ids, passes, should_stop)
+    else:
+        predicted = _predict_records(model, ids, windows(block_size), should_stop, max_chars)
     total, chars = 0.0, 0
     with _evaluating(model), stopping_between_layers(model, should_stop):
-        for nats, *_ in _predict(model, ids, passes, should_stop):
+        for nats, *_ in predicted:
             total += float(nats.sum())
             chars += nats.size
             progress(nats.size)
@@ -128,11 +135,14 @@ def score_text(
         should_stop: Called before each layer; `Stopped` is raised if it says so.
     """
     length, unknown = len(ids) - 1, len(left_out.before) if left_out else 0
-    tally = Tally(length + unknown)
+    records = None if ids.boundary is None else len(Borders(ids)) - 1
+    tally = Tally(length + unknown, records)
     positions = np.zeros((2, min(cut.length, length)))  # sums and counts
     known_done, done, size = 0, 0, 0
     passes = cut.passes(length, rows_a_pass(model, cut.length, bool(each)))
     predicted = _predict(model, ids, passes, should_stop, bool(each))
+    if ids.boundary is not None:
+        predicted = _predict_records(model, ids, cut, should_stop, likeliest=bool(each))
     if cut.name == "adaptive":
         assert reader, "the protocol needs it"
         predicted = _read(reader, ids, cut.length, should_stop, bool(each))
@@ -141,7 +151,11 @@ def score_text(
     with _evaluating(model), stopping_between_layers(model, should_stop):
         for nats, targets, top in predicted:
             if by_position:
-                positions[:, : nats.shape[1]] += nats.sum(axis=0), np.full(nats.shape[1], len(nats))
+                at = np.arange(nats.size) % nats.shape[1]
+                if ids.boundary is not None:
+                    at = places_in_windows(targets[0], ids.boundary, cut.length)
+                positions[0] += np.bincount(at, nats.ravel(), positions.shape[1])
+                positions[1] += np.bincount(at, minlength=positions.shape[1])
             flat, symbols, known = nats.ravel(), targets.ravel(), np.ones(nats.size, bool)
             if left_out:
                 last = known_done + nats.size == length
@@ -159,15 +173,25 @@ def score_text(
         None if byte_lengths is None else size,
         tally.interval(),
         unknown,
-        tuple((positions[0] / positions[1]).tolist()) if by_position else None,
+        _means(positions) if by_position else None,
+        records,
     )
+
+
+def _means(positions: Floats) -> tuple[float, ...]:
+    """Return the means of sums and counts, (2, T), up to the last position that occurs."""
+    sums, counts = positions[:, positions[1] > 0]
+    return tuple((sums / counts).tolist())
 
 
 def utf8_lengths(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
     """Return the length of each id's symbol in UTF-8 bytes, (V,)."""
     if isinstance(tokenizer, CharTokenizer):
         # Only utf-7 allows half a surrogate pair in a text; it would take 3 bytes.
-        return np.array([len(c.encode("utf-8", "surrogatepass")) for c in tokenizer.alphabet])
+        found = np.array([len(c.encode("utf-8", "surrogatepass")) for c in tokenizer.alphabet])
+        if tokenizer.boundary is not None:
+            found[tokenizer.boundary] = 1  # in a file, it is a newline
+        return found
     return np.ones(tokenizer.vocab_size, np.int64)
 
 
@@ -202,6 +226,45 @@ def _predict(
                 nats, top = surprisal(model, idx, targets), None
         scored = nats[:, cut.skip :].cpu().double().numpy()  # float32 sums drift
         yield scored, rows[:, 1 + cut.skip :].astype(np.int64), top
+
+
+def _predict_records(
+    model: LanguageModel,
+    ids: Ids,
+    cut: Cut,
+    should_stop: Callable[[], bool],
+    max_chars: int | None = None,
+    likeliest: bool = False,
+) -> Iterator[tuple[Floats, npt.NDArray[np.int64], Likeliest | None]]:
+    """Yield what `_predict` does, for some records at a time, in the order of the text: (1, N) each."""
+    model = by_onednn(model)
+    assert ids.boundary is not None
+    most = rows_a_pass(model, 1, likeliest)
+    for stretch in stretches(ids, max_chars):
+        nats, predicted = np.zeros(len(stretch.ids)), np.zeros(len(stretch.ids), bool)
+        top = None
+        if likeliest:
+            k = min(LIKELIEST, model.vocab_size)
+            top = Likeliest(np.zeros((len(nats), k), np.int64), np.zeros((len(nats), k)))
+        for rows in rows_to_score(stretch, cut, ids.boundary, most):
+            check_stop(should_stop)
+            places = rows.at[:, None] + 1 + np.arange(rows.x.shape[1])
+            scored = rows.y >= 0
+            idx, targets = (
+                torch.from_numpy(one).to(model.device) for one in (rows.x, rows.y.clip(min=0))
+            )
+            with torch.no_grad():
+                if top:
+                    found, likely = _with_likeliest(model, idx, targets, 0)
+                    top.ids[places[scored]] = likely.ids[scored.ravel()]
+                    top.p[places[scored]] = likely.p[scored.ravel()]
+                else:
+                    found = surprisal(model, idx, targets)
+            nats[places[scored]] = found.cpu().double().numpy()[scored]
+            predicted[places[scored]] = True
+        if top:
+            top = Likeliest(top.ids[predicted], top.p[predicted])
+        yield nats[predicted][None], stretch.ids[predicted][None], top
 
 
 def _with_likeliest(

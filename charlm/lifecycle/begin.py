@@ -38,7 +38,7 @@ from charlm.storage.lock import HOLDER, LOCK
 from charlm.storage.machine import is_gone
 from charlm.storage.regular import is_folder, is_regular
 from charlm.text import Corpus, Scan, Source, Tokenizer, encode_corpus, open_source, scan_text
-from charlm.text.corpus import Progress, check_lengths, split_bounds
+from charlm.text.corpus import Progress, check_lengths, record_bounds
 from charlm.training.compiling import check_compiler
 from charlm.training.plan import BudgetPlan, make_plan
 
@@ -185,7 +185,7 @@ def prepare_text(
     source = open_source(config.data.source, fetch)
     scan = scan_text(source, config.data, progress)
     tokenizer = scan.tokenizer(config.data)
-    refuse_short(scan.size, config)
+    refuse_short(scan, config)
     check_memory(config, tokenizer.vocab_size)
     check_prompt(config, tokenizer)
     return PreparedText(source, scan, tokenizer)
@@ -218,17 +218,23 @@ def with_dtype(config: Config, dtype: str) -> Config:
     return config.model_copy(update={"run": config.run.model_copy(update={"dtype": dtype})})
 
 
-def refuse_short(size: int, config: Config) -> None:
+def refuse_short(scan: Scan, config: Config) -> None:
     """Raise DataError if a part of the text is too short for the model."""
-    model, source = config.model, config.data.source
-    bounds = split_bounds(size, config.data)
+    model, source, size = config.model, config.data.source, scan.size
+    if scan.records:
+        record_bounds(scan.records.records, config.data)
+    bounds = scan.bounds(config.data)
     for name, (first, last) in bounds.items():
         wanted = name == "train" or getattr(config.data, f"{name}_fraction") > 0
-        if wanted and last - first < 2:  # one character to read, one to predict
+        if (
+            wanted and last - first < 2 and not scan.records
+        ):  # one character to read, one to predict
             mend = "" if name == "train" else f" or raise data.{name}_fraction"
             what = f"of its {size} characters {last - first} make the {name} part, which needs 2"
             raise DataError(source, f"too short: {what}", f"use a longer text{mend}")
     if model.trained_by == "gradients":
+        if scan.records:  # of any length
+            return
         check_lengths(size, config.data, model.block_size)
         return
     length = bounds["train"][1] - bounds["train"][0]
@@ -253,13 +259,13 @@ def plan_run(
         UsageError: An override contradicts the plan, or needs more memory than there is.
         DataError: The text is too short for it.
     """
-    first, last = split_bounds(text.scan.size, config.data)["train"]
+    first, last = text.scan.bounds(config.data)["train"]
     vocab_size = text.tokenizer.vocab_size
     planned, plans = make_plan(resolve_dtype(config), vocab_size, last - first, overrides, spent)
     if plans:
         planned = changed(planned, where="the plan")
         check_memory(planned, vocab_size)
-        refuse_short(text.scan.size, planned)
+        refuse_short(text.scan, planned)
     return planned, plans
 
 
@@ -303,6 +309,8 @@ def create_run(
         write_file(run.config_path, config_file(config, str(run.config_path)))
         taken = [*alphabet_notes(config, text.tokenizer), *seen_notes(config, corpus)]
         notes = [*text.scan.notes, *taken, *chosen]
+        if records := text.scan.records:
+            notes += records.more_notes(config.model.block_size, corpus.facts.get("repeats"))
         notes += validation_notes(corpus, text.tokenizer)
     except BaseException:
         _take_back(out)
@@ -348,7 +356,7 @@ def _take_back(out: Path) -> None:
 
 def check_disk(config: Config, out: Path, text: PreparedText) -> None:
     """Raise MachineError if the disk has no room for the checkpoints."""
-    first, last = split_bounds(text.scan.size, config.data)["train"]
+    first, last = text.scan.bounds(config.data)["train"]
     size = checkpoint_bytes(config, text.tokenizer.vocab_size, last - first)
     needed = int(DISK_FACTOR * size) + 4 * text.scan.size
     with machine_errors(out):

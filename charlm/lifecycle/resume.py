@@ -150,7 +150,7 @@ def open_run(
         text = _current_text(prepared, progress) or text
     _refuse_strange_symbols(run, text)
     if now != then:
-        refuse_short(text.scan.size, config)
+        refuse_short(text.scan, config)
         prepared.corpus = encode_corpus(  # replaces the run's copy
             text.source, config.data, text.scan, text.tokenizer, run.tokens_path, progress
         )

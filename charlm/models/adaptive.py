@@ -11,11 +11,12 @@ the one that encoded it. The model does not change: a reader copies what it chan
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -70,15 +71,30 @@ class Unchanging(AdaptiveReader):
         state: The model's state.
         single: A function that reads one character with this state faster than the model does, if
             there is one. None: it is made when needed, from the weights as they are then.
+        boundary: The id between records, at which the model begins anew; None: there are none.
     """
 
-    def __init__(self, model: "LanguageModel") -> None:
-        self.model = model
+    def __init__(self, model: "LanguageModel", boundary: int | None = None) -> None:
+        self.model, self.boundary = model, boundary
         self.state: Any = model.start(1)
         self.single: Callable[[Int[ndarray, "1 1"]], Float[ndarray, "1 V"]] | None = None
 
     def go_on(self, ids: Int[ndarray, "n"]) -> Float[Tensor, "n V"]:
         """Read n more characters."""
+        if self.boundary is not None:
+            return torch.cat([self._go_on(part) for part in self._records(ids, self.boundary)])
+        return self._go_on(ids)
+
+    def _records(self, ids: Int[ndarray, "n"], boundary: int) -> Iterator[Int[ndarray, "m"]]:
+        """Yield the records in some characters, and forget the one before each."""
+        begins = np.flatnonzero(ids == boundary)
+        for part in np.split(ids, begins):
+            if len(part) and part[0] == boundary:
+                self.state, self.single = self.model.start(1), None
+            if len(part):
+                yield part
+
+    def _go_on(self, ids: Int[ndarray, "n"]) -> Float[Tensor, "n V"]:
         idx = ids.astype("int64")[None]
         with torch.no_grad():
             if len(ids) == 1 and (single := self._single()):

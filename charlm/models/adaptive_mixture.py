@@ -53,13 +53,14 @@ class State(NamedTuple):
     rows: Array  # (ORDERS,), of its contexts
     recent: Array  # (ORDERS,), the last characters, the newest first, plus 1; 0 before the text
     length: Array  # (1,), characters read
+    boundary: int  # the id between records, which ends their context; -1: none
 
 
 OF_A_TEXT = ("log_p", "features", "hidden", "p", "rows", "recent", "length")  # read, not learned
 
 
-def begin(model: MixtureModel) -> State:
-    """Return the state before a text."""
+def begin(model: MixtureModel, boundary: int | None = None) -> State:
+    """Return the state before a text, or before records with a `boundary` between them."""
     experts, vocab_size = len(model.weights), model.vocab_size
     gate = model.gate or Gate(experts)
     hidden = len(gate.inner)
@@ -78,6 +79,7 @@ def begin(model: MixtureModel) -> State:
         rows=np.zeros(ORDERS, np.int64),
         recent=np.zeros(ORDERS, np.int64),
         length=np.zeros(1, np.int64),
+        boundary=-1 if boundary is None else boundary,
     )
 
 
@@ -92,15 +94,22 @@ class AdaptiveMixture(AdaptiveReader):
         model: The mixture; its weights stay as they are.
         experts: The reader of each expert in order.
         mixing: Whether to learn how they are joined. A linear mixture never does.
+        boundary: The id between records; None: it reads one text.
     """
 
-    def __init__(self, model: MixtureModel, experts: list[AdaptiveReader], mixing: bool) -> None:
+    def __init__(
+        self,
+        model: MixtureModel,
+        experts: list[AdaptiveReader],
+        mixing: bool,
+        boundary: int | None = None,
+    ) -> None:
         self.experts, self.vocab_size = experts, model.vocab_size
         self.linear = model.combine == "linear"
         self.mixing = mixing and not self.linear
         gate = copy.deepcopy(model.gate).cpu() if model.gate is not None else None
         self.fixed = model.weights.cpu(), model.temperature.cpu(), model.combine, gate
-        self.state = begin(model)
+        self.state = begin(model, boundary)
 
     @property
     def learned(self) -> tuple[str, ...]:
@@ -144,7 +153,7 @@ def _read(log_p: Array, ids: Array, joined: Array, mixing: bool, state: State) -
             _learn(ids[t], state)
         state.length[0] += 1
         for k in range(len(state.recent) - 1, 0, -1):
-            state.recent[k] = state.recent[k - 1]
+            state.recent[k] = 0 if ids[t] == state.boundary else state.recent[k - 1]
         state.recent[0] = ids[t] + 1
         row = 0
         for k in range(len(state.recent)):

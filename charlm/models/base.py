@@ -211,8 +211,9 @@ class LanguageModel(nn.Module):
         from charlm.models.adaptive import Unchanging
         from charlm.models.dynamic import LearningReader
 
-        learns = options.weights and any(p.requires_grad for p in self.parameters())
-        return LearningReader(self, options, trained_on) if learns else Unchanging(self)
+        if options.weights and any(p.requires_grad for p in self.parameters()):
+            return LearningReader(self, options, trained_on)
+        return Unchanging(self, None if trained_on is None else trained_on.boundary)
 
 
 def views(

@@ -19,7 +19,7 @@ from charlm.models.context_table import count_runs
 from charlm.models.kernel import kernel
 from charlm.models.passages import add, find_matches, no_match
 from charlm.models.undo import FOLLOWERS, HISTORY, RUNS, SLOTS
-from charlm.models.view import see
+from charlm.models.view import BOUNDARY, see
 
 WATCH, REMEMBER, LEARN = range(3)  # how a text is read: see `read`
 LEAST_SHARE = 1e-12
@@ -119,6 +119,8 @@ def move_on(m: Mixer, symbol: int, counted: bool) -> None:
         count_runs(m.contexts, m.undo, symbol)
         add(m.passages, m.undo, m.past, symbol)
     see(m.past, symbol, m.classes)
+    if m.classes[0, symbol] == BOUNDARY:
+        no_match(m.passages)
     find_matches(m.passages, m.undo, m.past, symbol, counted)
 
 

@@ -40,7 +40,7 @@ from charlm.models.bit_reading import (
 from charlm.models.bit_tables import Array
 from charlm.models.mean_weights import MeanWeights
 from charlm.models.symbol_tree import grow_tree, walks_of
-from charlm.models.view import LETTER, NEWLINE, codes_of
+from charlm.models.view import BOUNDARY, LETTER, codes_of
 from charlm.text.tokens import Ids
 
 PIECE = 1 << 14  # characters counted between two looks at whether to stop
@@ -212,7 +212,7 @@ class ContextMixingModel(LanguageModel):
         kinds, lower = classes
         for name, tensor, end in (
             ("text", text, self.vocab_size),
-            ("classes", kinds, NEWLINE + 1),
+            ("classes", kinds, BOUNDARY + 1),
             ("classes", lower, self.vocab_size),
         ):
             if tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) < end:

@@ -29,10 +29,16 @@ class Targets:
     context: Array  # how many characters of context each has, at least 1
 
     @classmethod
-    def stream(cls, ids: Array) -> "Targets":
-        """Return all characters but the first, each with all those before it as context."""
+    def stream(cls, ids: Array, boundary: int | None = None) -> "Targets":
+        """Return all characters but the first, each with all those before it as context.
+
+        In records, that is those from the `boundary` on.
+        """
         text = ids.astype(np.int64)
-        return cls(text[:-1], text[1:], np.arange(1, len(text)))
+        places = np.arange(len(text))
+        begins = places == 0 if boundary is None else (places == 0) | (text == boundary)
+        since = places - np.maximum.accumulate(np.where(begins, places, 0))
+        return cls(text[:-1], text[1:], since[:-1] + 1)
 
 
 def choosing_chars(chars: int) -> int:
@@ -65,7 +71,7 @@ def choose_order(
     counts = count_ngrams(
         train.part(0, cut), vocab_size, max_order, scratch=scratch, should_stop=should_stop
     )
-    targets = Targets.stream(train.read(cut, size))
+    targets = Targets.stream(train.read(cut, size), train.boundary)
     losses = losses_of_orders(
         counts,
         targets,

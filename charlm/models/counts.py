@@ -58,6 +58,8 @@ class Counts:
         levels: `levels[k - 1]` holds the k-grams.
         vocab_size: Number of distinct characters (V).
         opening: The nodes of the text's first 1, 2, ... characters: they have no left neighbour.
+        boundary: The id between records; their n-grams end with the first boundary that follows, or
+            begin with one. None: this is one text.
         scratch: A folder for arrays that may be larger than memory; None: use memory.
     """
 
@@ -65,6 +67,7 @@ class Counts:
     vocab_size: int
     opening: list[int]
     scratch: Path | None = None
+    boundary: int | None = None
 
     def zeros(self, size: int, dtype: npt.DTypeLike) -> Array:
         """Return an array of `size` zeros, or raise OSError if the disk is too small."""
@@ -98,7 +101,7 @@ def count_ngrams(
         OSError: The disk is too small or refuses.
     """
     budget = BUDGET if budget is None else budget
-    packing = _Packing(vocab_size, order)
+    packing = _Packing(vocab_size, order, ids.boundary)
     sorting = 2 * packing.width + 40  # bytes per character while a piece is sorted
     growing = 40 * order  # at worst each character starts a new n-gram in every level
     if scratch is None or len(ids) * (sorting + growing) <= budget:
@@ -116,19 +119,22 @@ def count_ngrams(
         runs.append(run)
     blocks = _merged(runs, max(1, min(STRIDE, piece) // len(runs)))
     levels = _tree(map(packing.unpacked, blocks), vocab_size, order, scratch, should_stop)
-    opening = _walk(levels, ids.read(0, min(order, len(ids))), vocab_size)
-    return Counts(levels, vocab_size, opening, scratch)
+    begin: Array = ids.read(0, min(order, len(ids)))
+    if ids.boundary is not None:
+        begin = begin[: 2 + int(np.argmax(np.append(begin[1:] == ids.boundary, True)))]
+    opening = _walk(levels, begin, vocab_size)
+    return Counts(levels, vocab_size, opening, scratch, ids.boundary)
 
 
 class _Packing:
     """Windows as numbers or byte strings that sort like the windows.
 
     A character takes as few bits as V + 1 values need; the extra value, zero, stands for the places
-    after the end of the text. Each 64-bit word holds as many characters as fit.
+    after the end of the text, or of a record. Each 64-bit word holds as many characters as fit.
     """
 
-    def __init__(self, vocab_size: int, order: int) -> None:
-        self.order = order
+    def __init__(self, vocab_size: int, order: int, boundary: int | None = None) -> None:
+        self.order, self.boundary = order, boundary
         self.bits = vocab_size.bit_length()
         self.a_word = 64 // self.bits
         self.words = -(-order // self.a_word)
@@ -141,15 +147,25 @@ class _Packing:
         padded[: len(text)] = text
         padded[: len(text)] += np.uint64(1)
         packed = np.zeros((count, self.words), ">u8" if self.words > 1 else np.uint64)
+        reach = self._reach(text, count)
         for word in range(self.words):
             places = range(word * self.a_word, min((word + 1) * self.a_word, self.order))
             value = np.zeros(count, np.uint64)
             for place in places:
                 value <<= np.uint64(self.bits)
-                value |= padded[place : place + count]
+                symbols = padded[place : place + count]
+                value |= symbols if reach is None else np.where(place <= reach, symbols, 0)
             packed[:, word] = value
         # Big-endian words compare like one string of bytes, which NumPy can sort at any width.
         return packed.view(f"S{self.width}").ravel() if self.words > 1 else packed.ravel()
+
+    def _reach(self, text: Array, count: int) -> Array | None:
+        """Return the last place of each window that belongs to it: that of the next boundary."""
+        if self.boundary is None:
+            return None
+        borders = np.append(np.flatnonzero(text == self.boundary), len(text))
+        starts = np.arange(count)
+        return borders[np.searchsorted(borders, starts, side="right")] - starts
 
     def unpacked(self, run: tuple[Array, Array]) -> tuple[Array, Array]:
         """Return the characters of sorted windows, (order, M), -1 after the end; and counts."""

@@ -29,7 +29,8 @@ from charlm.models.adaptive import AdaptiveReader, Unchanging
 from charlm.models.base import LanguageModel
 from charlm.models.loss import next_token_loss
 from charlm.models.ngram_embedding import NGramEmbedding
-from charlm.text.batches import Batches
+from charlm.text.batches import batches_of
+from charlm.text.rows import pieces_of, rows_of
 from charlm.text.tokens import Ids
 
 BETAS = (0.0, 0.999)  # no momentum; the mean of squares reaches back about 1,000 updates
@@ -54,11 +55,14 @@ class LearningReader(AdaptiveReader):
         self.options = options
         self.every = options.every or min(model.block_size, LONGEST)
         self.replayed, self.steps = None, 0
-        if options.replay and trained_on is not None and len(trained_on) > model.block_size:
-            self.replayed = Batches(trained_on, model.block_size, options.replay, SEED)
+        self.boundary = None if trained_on is None else trained_on.boundary
+        # A text may be too short for a window.
+        least = 0 if self.boundary is not None else model.block_size
+        if options.replay and trained_on is not None and len(trained_on) > least:
+            self.replayed = batches_of(trained_on, model.block_size, options.replay, SEED)
         self.model = deepcopy(model).eval()
         self.optimizers = optimizers_of(self.model, options.learning_rate)
-        self.reader = Unchanging(self.model)
+        self.reader = Unchanging(self.model, self.boundary)
         self.read = np.empty(0, np.int64)  # the last characters, not learned from yet
 
     def go_on(self, ids: Int[ndarray, "n"]) -> Float[Tensor, "n V"]:
@@ -84,15 +88,19 @@ class LearningReader(AdaptiveReader):
     @torch.enable_grad()
     def _learn(self, ids: Int[ndarray, "n"]) -> None:
         """Update the weights once, for the predictions of all characters but the first."""
-        x, y, length = ids[None, :-1], ids[None, 1:], self.model.block_size
+        length, count = self.model.block_size, len(ids) - 1
         own = 1 - REPLAYED if self.replayed else 1.0
+        begins = np.zeros(1, np.int64)
+        if self.boundary is not None:
+            begins = np.union1d(begins, np.flatnonzero(ids[:-1] == self.boundary))
+        pieces = pieces_of(begins, np.append(begins[1:], count), length, length)
         total = sum(
-            self._add_gradient(x[:, i : i + length], y[:, i : i + length], own / x.size)
-            for i in range(0, x.size, length)
+            self._add_gradient(rows.x, rows.y, own / count) for rows in rows_of(ids, pieces, ids[0])
         )
         if self.replayed:
-            x, y = self.replayed.get(self.steps)
-            total += self._add_gradient(x, y, REPLAYED / x.size)
+            chars = self.replayed.chars(self.steps)
+            for x, y in self.replayed.groups(self.steps):
+                total += self._add_gradient(x, y, REPLAYED / chars)
         if not math.isfinite(total):
             where = Setting("adapt.learning_rate", self.options.learning_rate)
             raise NonFiniteError(where, "the loss became NaN or infinite while reading", "lower it")

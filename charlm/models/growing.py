@@ -60,6 +60,7 @@ class Trie(NamedTuple):
         method: An index of `METHODS`.
         added: What add-k adds to each count.
         least: N-grams with a smaller count are left out.
+        boundary: The id between records, where contexts begin; -1: none.
     """
 
     rows: Array
@@ -70,6 +71,7 @@ class Trie(NamedTuple):
     method: int
     added: float
     least: int
+    boundary: int
 
 
 class GrowingNGram(AdaptiveReader):
@@ -79,13 +81,21 @@ class GrowingNGram(AdaptiveReader):
         config: The order, the smoothing, and which part of the text is counted.
         vocab_size: Number of distinct characters (V).
         trained_on: The text to count first. None: begin without counts, all characters equally likely.
+        boundary: The id between records, if `trained_on` does not tell; None: it reads one text.
 
     Raises MachineError if the n-grams need more memory than the machine has.
     """
 
     learned = ("counts",)
 
-    def __init__(self, config: NGramConfig, vocab_size: int, trained_on: Ids | None = None) -> None:
+    def __init__(
+        self,
+        config: NGramConfig,
+        vocab_size: int,
+        trained_on: Ids | None = None,
+        boundary: int | None = None,
+    ) -> None:
+        boundary = boundary if trained_on is None else trained_on.boundary
         assert config.order != "auto", "chosen when the run began"
         self.vocab_size, self.counting = vocab_size, True
         self.trie = Trie(
@@ -97,6 +107,7 @@ class GrowingNGram(AdaptiveReader):
             method=METHODS.index(config.smoothing),
             added=config.add_k,
             least=config.min_count,
+            boundary=-1 if boundary is None else boundary,
         )
         if trained_on is not None:
             size = len(trained_on)
@@ -166,6 +177,8 @@ def read(trie: Trie, ids: Array, p: Array, counting: bool) -> int:
             if trie.used[0] + needed > len(trie.rows):
                 return t
             count(trie, ids[t])
+        if ids[t] == trie.boundary:
+            length[0] = 0  # what follows sees nothing before the boundary
         length[0] = min(length[0] + 1, len(contexts) - 1)
         if not counting:
             for k in range(length[0], 0, -1):

@@ -139,7 +139,8 @@ class MixtureModel(LanguageModel):
         """Return a reader whose experts learn, and which goes on learning how to join them."""
         from charlm.models.adaptive_mixture import AdaptiveMixture  # numba takes half a second
 
-        return AdaptiveMixture(self, self.readers(options, trained_on), options.mixing)
+        boundary = None if trained_on is None else trained_on.boundary
+        return AdaptiveMixture(self, self.readers(options, trained_on), options.mixing, boundary)
 
     def readers(self, options: AdaptConfig, trained_on: Ids | None) -> list[AdaptiveReader]:
         """Return a reader of each expert.

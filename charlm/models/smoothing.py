@@ -214,10 +214,12 @@ def _left_neighbours(counts: Counts, should_stop: Callable[[], bool]) -> Iterato
     """Yield, for each order but the highest, how many distinct characters precede each k-gram.
 
     That is the number of (k + 1)-grams that end with it. The k-gram at the start of the text gets
-    one more, as the start counts as a neighbour.
+    one more, as the start counts as a neighbour. One that begins a record has none: it is counted
+    each time.
     """
     levels, vocab_size = counts.levels, counts.vocab_size
     suffix = np.zeros(vocab_size, np.int64)  # of each node: the node without its first character
+    beginning = counts.boundary  # the boundary is the last symbol, so its nodes are the last
     for depth, (shorter, level) in enumerate(pairwise(levels)):
         seen = counts.zeros(len(shorter.keys), np.int64)
         found = counts.zeros(len(level.keys), np.int64)
@@ -228,5 +230,9 @@ def _left_neighbours(counts: Counts, should_stop: Callable[[], bool]) -> Iterato
             np.add.at(seen, nodes, 1)
         if depth < len(counts.opening):
             seen[counts.opening[depth]] += 1
+        if beginning is not None and depth:
+            seen[beginning:] = shorter.counts[beginning:]
         yield seen
+        if beginning is not None:
+            beginning = int(np.searchsorted(level.keys, beginning * vocab_size))
         suffix = found

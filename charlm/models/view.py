@@ -14,7 +14,7 @@ from charlm.models.counts import Array
 from charlm.models.kernel import kernel
 from charlm.text.tokenizer import CharTokenizer, Tokenizer
 
-OTHER, LETTER, NEWLINE = range(3)
+OTHER, LETTER, NEWLINE, BOUNDARY = range(4)  # the last: between records
 IN_WORDS = "'\u2019_"  # count as parts of words, beside letters and digits
 
 # Places in a view. `WORD` to `PARAGRAPH` are hashes, 0 for none.
@@ -49,6 +49,8 @@ def classes_of(tokenizer: Tokenizer) -> Array:
     kinds = [
         NEWLINE if s == "\n" else LETTER if s.isalnum() or s in IN_WORDS else OTHER for s in symbols
     ]
+    if tokenizer.boundary is not None:
+        kinds[tokenizer.boundary] = BOUNDARY
     lower = [own.get(s.lower(), i) for i, s in enumerate(symbols)]
     others = range(len(symbols), tokenizer.vocab_size)
     return np.array([[*kinds, *(LETTER for _ in others)], [*lower, *others]], np.int32)
@@ -73,6 +75,8 @@ def mixed(number: int, other: int) -> int:
 def see(view: Array, symbol: int, classes: Array) -> None:
     """Update a view with the next character of the text."""
     kind, one = classes[0, symbol], uint64(symbol + 1)
+    if kind == BOUNDARY:
+        view[:] = 0  # what follows sees nothing before it
     read, column = int64(view[READ]), int64(view[COLUMN])  # numba adds signed to unsigned as floats
     view[RECENT + read % FARTHEST] = one
     view[READ] = read + 1

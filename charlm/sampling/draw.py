@@ -22,7 +22,8 @@ AT_ONCE = 64  # texts in parallel at most
 WORTH = 5  # from this many texts on, drawing them in parallel is faster
 SHOWN = 5  # alternatives shown per character
 
-Ended = Literal["stop", "length", "interrupted"]  # by a stop text, at its length, by a signal
+# By the end of a record, a stop text, its length, a signal.
+Ended = Literal["boundary", "stop", "length", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,9 @@ class Drawing:
             whole = not self.should_stop()
         for text, stream in zip(texts, streams, strict=True):
             text.seconds = time.perf_counter() - began
-            text.ended = "stop" if stream.ended else "length" if whole else "interrupted"
+            text.ended = "length" if whole else "interrupted"
+            if stream.ended:
+                text.ended = "boundary" if stream.complete else "stop"
         return texts
 
     def best(self, seeds: Sequence[int]) -> Text:

@@ -32,7 +32,8 @@ def encode_prompt(
 ) -> Int[ndarray, "T"]:
     """Return the ids of a prompt, at least one.
 
-    An empty prompt becomes a newline, or the first symbol of an alphabet without newlines.
+    An empty prompt becomes a newline, or the first symbol of an alphabet without newlines. Of records,
+    the prompt is the beginning of one, so the boundary comes before it.
     Characters outside the alphabet raise a DataError (`error`), are left out (`skip`), or are
     replaced by similar ones (`nearest`). `where` says where the prompt comes from.
     """
@@ -46,6 +47,8 @@ def encode_prompt(
         if escape_in(prompt) and not knows(tokenizer, "\\"):
             mend = _newline(prompt, where)
         raise error.replace(where=where, mend=mend) from None
+    if tokenizer.boundary is not None:
+        return np.append(tokenizer.boundary, ids).astype(np.int64)
     if not len(ids):
         ids = tokenizer.encode("\n", "skip")
     return ids.astype(np.int64) if len(ids) else np.zeros(1, np.int64)

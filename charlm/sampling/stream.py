@@ -31,12 +31,15 @@ class _Drawn(NamedTuple):
 class TextStream:
     """One text as it is drawn. It has `ended` before the first of `stops`, which are ids.
 
+    A record also ends before the boundary; then it is `complete`.
+
     Only a possible beginning of a stop text or of a character of several bytes is held back.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[IntArray] = ()) -> None:
-        self.ended = False
+        self.ended = self.complete = False
         self._of_bytes = tokenizer.unit == "bytes"
+        self._boundary = tokenizer.boundary
         self._decode = tokenizer.stream_decoder()
         # As strings of ids, which can be searched; the text itself has no half of a character.
         self._stops = ["".join(map(chr, stop.tolist())) for stop in stops]
@@ -47,6 +50,9 @@ class TextStream:
         """Take one more id; return the characters that became certain."""
         if self.ended:
             return []
+        if idx == self._boundary:
+            self.ended = self.complete = True
+            return self._characters(self._held, True)
         if not self._stops:
             return self._characters([_Drawn(idx, nats, likely)], False)
         self._held.append(_Drawn(idx, nats, likely))

@@ -4,8 +4,9 @@ Texts are read in chunks, and ids are read from disk as they are needed, so a co
 memory needs no more memory than a small one.
 
 Read in this order: `raw` (bytes that are not UTF-8), `tokenizer`, `datasets` (texts with a name),
-`files` (of a folder), `sources` (where a text comes from), `reading` (its symbols), `tokens` (ids
-on disk), `corpus` (alphabet, encoding, splits), `batches`.
+`files` (of a folder), `sources` (where a text comes from), `records` (many short texts), `reading` (a
+text's symbols), `tokens` (ids on disk), `shuffling` (of records), `corpus` (alphabet, encoding,
+splits), `borders` and `rows` (of records), `batches`.
 """
 
 from charlm.text.batches import Batches, window_starts

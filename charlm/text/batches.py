@@ -4,12 +4,17 @@ Batch k does not depend on batch k-1. So there is no position to save, a resumed
 batches as an uninterrupted one, and processes or micro-batches can each compute their own slice.
 """
 
+import functools
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from charlm.errors import DataError
+from charlm.text.borders import Borders
+from charlm.text.rows import GROUP_COST, Pieces, rows_of
 from charlm.text.tokens import Ids
 
 # Independent streams of random words of one seed: the second word of the Philox key.
@@ -93,3 +98,92 @@ class Batches:
             for row, start in zip(ids, starts, strict=True):
                 row[:] = self.split.read(int(start), length)
         return ids[:, :-1], ids[:, 1:]
+
+    def chars(self, step: int) -> int:
+        """Return how many characters a batch predicts."""
+        return self.batch_size * self.block_size
+
+    def groups(
+        self, step: int, first: int = 0, count: int | None = None, filled: bool = True
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
+        """Yield inputs and targets in arrays of rows that are about as long; without `filled`, just so."""
+        yield self.get(step, first, count)
+
+
+class RecordBatches(Batches):
+    """The training batches of records: each window holds as many whole records as fit into it.
+
+    A window begins where a record does, or a piece of one that is longer than a window. It is chosen
+    by a place in the text, so that each character is in a batch equally often: one in a long record
+    is more likely to be met first, and less likely to fit at the end of a window.
+    """
+
+    def __init__(self, split: Ids, block_size: int, batch_size: int, seed: int) -> None:
+        super().__init__(split, min(block_size, len(split) - 1), batch_size, seed)
+        self.block_size = block_size
+        self.windows = len(split) - 1
+        self._windows = functools.lru_cache(maxsize=1)(self._draw)  # `chars` asks for the same
+        self.borders = Borders(split, held=self.held is not None)
+
+    def get(
+        self, step: int, first: int = 0, count: int | None = None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+        """Return inputs and targets in one array, (R, T), with one record in a row: see `groups`."""
+        (found,) = rows_of(*self._windows(step, first, count), self.boundary, cost=sys.maxsize)
+        return found.x, found.y
+
+    def groups(
+        self, step: int, first: int = 0, count: int | None = None, filled: bool = True
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
+        """Yield inputs and targets of a batch, or of a slice of it, one record in a row: (R, T) each.
+
+        Where rows are `filled`, a target after the end of a record is `IGNORED`.
+        """
+        cost = GROUP_COST if filled else 0
+        for rows in rows_of(*self._windows(step, first, count), self.boundary, cost):
+            yield rows.x, rows.y
+
+    def chars(self, step: int) -> int:
+        """Return how many characters a batch predicts."""
+        return int(self._windows(step, 0, None)[1].lengths.sum())
+
+    @property
+    def boundary(self) -> int:
+        """The id between records."""
+        assert self.split.boundary is not None
+        return self.split.boundary
+
+    def _draw(
+        self, step: int, first: int, count: int | None
+    ) -> tuple[npt.NDArray[np.int64], Pieces]:
+        """Return the ids of windows, one after another, and the pieces in them."""
+        places = window_starts(self.seed, step, self.batch_size, self.windows, first, count)
+        length = self.block_size + 1
+        before = self.borders.before(places)
+        starts = before + (places - before) // self.block_size * self.block_size
+        whole = np.full((len(starts), length), self.boundary)
+        for row, start in zip(whole, starts.tolist(), strict=True):
+            most = min(length, len(self.split) - start)
+            held = self.held
+            row[:most] = (
+                self.split.read(start, most) if held is None else held[start : start + most]
+            )
+        inside = starts[:, None] + np.arange(length) < len(self.split)
+        border = (whole == self.boundary) & inside
+        border[:, 0] = False
+        # The last whole record ends at the last boundary; a piece of a longer one, with the window.
+        last = np.where(border.any(axis=1), length - 1 - border[:, ::-1].argmax(axis=1), length - 1)
+        begins = border & (np.arange(length) < last[:, None])
+        begins[:, 0] = True
+        window, place = np.nonzero(begins)
+        following = np.append(window[1:] == window[:-1], False)
+        ends = np.where(following, np.append(place[1:], 0), last[window])
+        return whole.ravel(), Pieces(
+            window * length + place, ends - place, np.zeros(len(place), np.int64)
+        )
+
+
+def batches_of(split: Ids, block_size: int, batch_size: int, seed: int) -> Batches:
+    """Return the training batches of one part of a corpus: of a text, or of records."""
+    kind = Batches if split.boundary is None else RecordBatches
+    return kind(split, block_size, batch_size, seed)

@@ -1,12 +1,13 @@
-"""From a text to a corpus: scan its alphabet, encode it to a token file, split it by position.
+"""From a text to a corpus: scan its alphabet, encode it to a token file, split it.
 
-The alphabet comes from the whole text; otherwise the validation part could have a character without
+A text is split by position, and a list of records by records, in an order of their own (see
+`records`). The alphabet comes from the whole text; otherwise the validation part could have a character without
 an id. So a text is read twice, in chunks, and memory does not grow with the text.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,16 @@ from charlm.errors import CheckpointError, DataError, Phrase, Setting
 from charlm.storage import new_folder, read_manifest, verify_folder
 from charlm.storage.json_file import Count, reason
 from charlm.text.reading import Symbols, gathered, read_symbols
+from charlm.text.records import Cutter, Records, Tally, keys_of
+from charlm.text.shuffling import BORDERS, PartWriter, Sorter, cuts_between_repeats, write_parts
 from charlm.text.sources import Source, changed_meanwhile
-from charlm.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from charlm.text.tokenizer import BOUNDARY, ByteTokenizer, CharTokenizer, Tokenizer
 from charlm.text.tokens import RESTORE, Split, TokenFile
 
-IDS = "ids.bin"
+IDS, INDEX = "ids.bin", "borders.bin"
 HELD_BYTES = 1 << 26  # of a text of many files, which take long to open, between the two passes
 _CODE_POINTS = 0x110000
+_NO_BYTES = hashlib.sha256().digest()
 _CHECKED = 1 << 20  # ids at a time
 _BYTES = Setting("data.unit", "bytes")
 
@@ -43,6 +47,7 @@ class Scan:
     counts: npt.NDArray[np.int64]  # of each code point (or byte)
     notes: list[str] = field(default_factory=list)  # remarks for the user
     held: list[Symbols] | None = None  # the text, if it need not be read again
+    records: Tally | None = None  # None: it is one text
 
     def tokenizer(self, data: DataConfig) -> Tokenizer:
         """Return a tokenizer for all characters, or raise DataError if there are too many."""
@@ -58,7 +63,11 @@ class Scan:
                 f"{data.max_vocab:,}",
                 Phrase("set {} or {}", Setting("data.max_vocab", len(codes)), _BYTES),
             )
-        return CharTokenizer(map(chr, codes))
+        return CharTokenizer(map(chr, codes), boundary=self.records is not None)
+
+    def bounds(self, data: DataConfig) -> dict[str, tuple[int, int]]:
+        """Return where the parts begin and end, in symbols; about, if these are records."""
+        return split_bounds(self.size, data)
 
     def strange_to(self, tokenizer: Tokenizer) -> list[str]:
         """Return the characters of the text that a tokenizer lacks, in Unicode order."""
@@ -89,22 +98,38 @@ def scan_text(
     counts = np.zeros(256 if data.unit == "bytes" else _CODE_POINTS, np.int64)
     held: list[Symbols] | None = [] if len(source.parts) > 1 else None
     room = HELD_BYTES
-    read = read_symbols(source, data, digest.update, notes, partial(progress, "reading"))
-    for symbols in gathered(read):
+
+    def pieces() -> Iterator[Symbols]:
+        """Yield the text in pieces, and hold it if it is short."""
+        nonlocal held, room
+        for piece in gathered(
+            read_symbols(source, data, digest.update, notes, partial(progress, "reading"))
+        ):
+            if held is not None:
+                held.append(piece.astype(np.min_scalar_type(int(piece.max(initial=0)))))
+                room -= held[-1].nbytes
+                held = held if room >= 0 else None
+            yield piece
+
+    cutter = Cutter(data.records, source.name) if data.records != "none" else None
+    read = (records.symbols for records in cutter.cut(pieces())) if cutter else pieces()
+    for symbols in read:
         size += len(symbols)
         found = np.bincount(symbols)  # as long as the largest code: short for most texts
         counts[: len(found)] += found
-        if held is not None:
-            held.append(symbols.astype(np.min_scalar_type(len(found) - 1)))
-            room -= held[-1].nbytes
-            held = held if room >= 0 else None
+    tally = cutter.tally if cutter else None
+    if tally and data.records != "none":
+        counts[ord(BOUNDARY)] = tally.records
+        size += tally.records
+        notes += tally.notes(data.records)
     if not size:
-        raise DataError(source.name, "empty (0 bytes)", "name another text")
+        what = "no records in it" if tally and digest.digest() != _NO_BYTES else "empty (0 bytes)"
+        raise DataError(source.name, what, "name another text")
     if counts[ord("\r")] and data.unit == "chars":
         notes.append("carriage returns (\\r) are kept as they are")
     if np.count_nonzero(counts) == 1:
         notes.append("only one distinct symbol: there is nothing to learn")
-    return Scan(size, digest.hexdigest(), counts, notes, held)
+    return Scan(size, digest.hexdigest(), counts, notes, held, tally)
 
 
 def split_bounds(size: int, data: DataConfig) -> dict[str, tuple[int, int]]:
@@ -115,6 +140,33 @@ def split_bounds(size: int, data: DataConfig) -> dict[str, tuple[int, int]]:
     if not val_share:
         train = val
     return {"train": (0, train), "val": (train, val), "test": (val, size)}
+
+
+def record_bounds(count: int, data: DataConfig) -> dict[str, tuple[int, int]]:
+    """Split `count` records into train, then val, then test; no part that is wanted stays empty.
+
+    Raises DataError if there are too few.
+    """
+    val, test = (float(share > 0) for share in (data.val_fraction, data.test_fraction))
+    needed = 1 + int(val) + int(test)
+    if count < needed:
+        what = f"{count} record{'s' if count != 1 else ''}, and its parts need {needed}"
+        raise DataError(data.source, what, "use a longer list, or set data.val_fraction=0")
+    tests = max(int(test), int(count * Fraction(str(data.test_fraction))))
+    vals = max(int(val), int(count * Fraction(str(data.val_fraction))))
+    train = max(1, count - vals - tests)
+    tests = min(tests, count - train - int(val))
+    return {"train": (0, train), "val": (train, count - tests), "test": (count - tests, count)}
+
+
+def refuse_empty(bounds: Mapping[str, tuple[int, int]], data: DataConfig, count: int) -> None:
+    """Raise DataError if a part that is wanted has no records, since equal ones are in one part."""
+    for name, (first, last) in bounds.items():
+        if first == last and (name == "train" or getattr(data, f"{name}_fraction")):
+            what = (
+                f"so many of its {count:,} records are equal that none is left for the {name} part"
+            )
+            raise DataError(data.source, what, "use data.unique=true, or another list")
 
 
 def check_lengths(size: int, data: DataConfig, block_size: int) -> None:
@@ -165,14 +217,55 @@ def encode_corpus(
         table = tokenizer.table(dtype)
     else:
         table = np.arange(256, dtype=dtype)
+    held, scan.held = scan.held, None
+    read = read_symbols(source, data, digest.update, [], partial(progress, "encoding"))
+    pieces = gathered(read) if held is None else iter(held)
     with new_folder(folder, facts) as temporary, (temporary / IDS).open("wb") as file:
-        held, scan.held = scan.held, None
-        read = read_symbols(source, data, digest.update, [], partial(progress, "encoding"))
-        for symbols in gathered(read) if held is None else held:
-            file.write(table.take(symbols).data)
+        if data.records == "none":
+            for symbols in pieces:
+                file.write(table.take(symbols).data)
+        else:
+            with (temporary / INDEX).open("wb") as index:
+                writer = PartWriter(file, index, dtype, tokenizer.vocab_size - 1)
+                cut = Cutter(data.records, source.name).cut(pieces)
+                facts |= _write_records(cut, data, scan, table, temporary, writer)
         if held is None and digest.hexdigest() != scan.sha256:
             raise changed_meanwhile(source.name)
     return _corpus(folder, read_manifest(folder))
+
+
+def _write_records(
+    cut: Iterator[Records],
+    data: DataConfig,
+    scan: Scan,
+    table: Symbols,
+    scratch: Path,
+    writer: PartWriter,
+) -> dict[str, Any]:
+    """Write records in their own order, part by part; return the facts about them."""
+    sorter, seen = Sorter(scratch, writer.dtype, scan.size), 0
+    total = scan.records.records if scan.records else 0
+    for records in cut:
+        if data.shuffle:
+            keys = keys_of(records, data.seed)
+        else:  # the order of the text
+            steps = np.arange(seen, seen + len(records.lengths), dtype=np.uint64)
+            keys = steps * np.uint64(2**64 // (total + 1))
+        sorter.add(Records(table.take(records.symbols), records.lengths), keys)
+        seen += len(records.lengths)
+    count = sorter.count(data.unique)
+    bounds = record_bounds(count, data)
+    if not data.unique:
+        bounds = cuts_between_repeats(sorter, bounds)
+        refuse_empty(bounds, data, count)
+    splits, borders = write_parts(sorter.sorted(data.unique), bounds, writer)
+    facts = {
+        "size": writer.size,
+        "splits": {name: list(pair) for name, pair in splits.items()},
+        "records": data.records,
+        "borders": {name: list(pair) for name, pair in borders.items()},
+    }
+    return facts | {"repeats": total - count} if data.unique else facts
 
 
 def open_corpus(folder: Path) -> Corpus:
@@ -208,6 +301,8 @@ class _Facts(BaseModel, strict=True):
     vocab_size: Count
     dtype: str
     splits: dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]]
+    records: str | None = None  # what one is; None: this is one text
+    borders: dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]] | None = None
 
 
 def _corpus(folder: Path, facts: Mapping[str, Any]) -> Corpus:
@@ -218,11 +313,22 @@ def _corpus(folder: Path, facts: Mapping[str, Any]) -> Corpus:
         ends = [end for pair in bounds.values() for end in pair]
         if known.dtype != dtype.str or ends != sorted([0, *ends[1:-1], known.size]):
             raise ValueError("dtype, size or splits")
+        if known.borders is not None:
+            ends = [end for name in bounds for end in known.borders[name]]
+            if ends != sorted([0, *ends[1:]]) or len(known.borders) != len(bounds):
+                raise ValueError("borders")
     except (KeyError, ValueError) as error:
         what = f"its manifest is incomplete ({reason(error)})"
         raise CheckpointError(folder, what, RESTORE) from None
     tokens = TokenFile(folder / IDS, dtype, known.size)
-    return Corpus({name: Split(tokens, *pair) for name, pair in bounds.items()}, facts)
+    splits = {name: Split(tokens, first, stop) for name, (first, stop) in bounds.items()}
+    if known.borders is not None:
+        index = TokenFile(folder / INDEX, BORDERS, max(stop for _, stop in known.borders.values()))
+        for name, (first, stop) in known.borders.items():
+            borders = Split(index, first, stop)
+            boundary = known.vocab_size - 1
+            splits[name] = replace(splits[name], borders=borders, boundary=boundary)
+    return Corpus(splits, facts)
 
 
 def id_dtype(vocab_size: int) -> np.dtype[Any]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from charlm.config import DataConfig
 from charlm.errors import DataError, Phrase, Setting
 from charlm.storage import machine_errors
+from charlm.text.records import END_OF_PART
 from charlm.text.sources import Part, Source, changed_meanwhile, state_of
 
 CHUNK_BYTES = 1 << 18  # small enough for the CPU's cache
@@ -47,7 +48,8 @@ def read_symbols(
 ) -> Iterator[Symbols]:
     """Yield the text's code points (or bytes) in chunks, and pass its bytes to `update`.
 
-    `data.joiner` comes between two parts unless the text before it ends with it.
+    `data.joiner` comes between two parts unless the text before it ends with it; with records,
+    `END_OF_PART` does.
 
     Raises:
         DataError: A part is not decodable, compressed or binary, or changes while it is read.
@@ -58,18 +60,23 @@ def read_symbols(
     joiner = np.frombuffer(between, np.uint8)
     if decoder:
         joiner = np.array([ord(c) for c in data.joiner], np.uint32)
-    expected = joiner.tolist() if len(source.parts) > 1 else []
+    apart = data.records != "none"  # whether the end of a part is to be seen
+    if apart:
+        joiner, between = np.array([END_OF_PART], np.uint32), b"\0"
+    expected = joiner.tolist() if len(source.parts) > 1 and not apart else []
     last: list[int] = []  # the end of the text so far
+    begun = False
     joined = empty = 0
     for part in source.parts:
         is_empty = True
         for chunk, symbols in _read_part(part, decoder):
             if is_empty and len(symbols):
                 is_empty = False
-                if last and last != expected:
+                if begun if apart else (last and last != expected):
                     update(between)
                     yield joiner
-                    joined += 1
+                    joined += not apart
+                begun = True
             if expected:
                 last = (last + symbols[-len(expected) :].tolist())[-len(expected) :]
             update(chunk)

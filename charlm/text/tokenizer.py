@@ -28,6 +28,7 @@ Unknown = Literal["error", "skip", "nearest"]
 StreamDecoder = Callable[[int | None], str]
 
 FORMAT = 1
+BOUNDARY = "\U0010ffff"  # between records; Unicode reserves it for use inside programs
 _MAX_BYTES = 16 << 20  # an alphabet of all of Unicode takes under 14 MB as escaped JSON
 _CODE_POINTS = 0x110000
 
@@ -44,6 +45,10 @@ class Tokenizer(Protocol):
     def vocab_size(self) -> int:
         """Number of distinct ids (V)."""
 
+    @property
+    def boundary(self) -> int | None:
+        """The id of the boundary between records; None: texts have none."""
+
     def encode(self, text: str, unknown: Unknown = "error") -> IntArray:
         """Return the ids of a text."""
 
@@ -58,12 +63,16 @@ class Tokenizer(Protocol):
 
 
 class CharTokenizer:
-    """One id for each character of an alphabet, in Unicode order; repeats do not matter."""
+    """One id for each character of an alphabet, in Unicode order; repeats do not matter.
+
+    With `boundary`, the last id is that of the boundary between records (see `charlm.text.records`).
+    """
 
     unit = "chars"
 
-    def __init__(self, alphabet: Iterable[str]) -> None:
-        self.alphabet = "".join(sorted(set(alphabet)))
+    def __init__(self, alphabet: Iterable[str], boundary: bool = False) -> None:
+        self.alphabet = "".join(sorted({*alphabet, *([BOUNDARY] if boundary else [])}))
+        self.boundary = len(self.alphabet) - 1 if boundary else None
         self._codes = code_points(self.alphabet)
 
     @property
@@ -103,7 +112,9 @@ class CharTokenizer:
 
     def to_json(self) -> str:
         """Return the alphabet as JSON."""
-        content = {"format": FORMAT, "unit": self.unit, "alphabet": self.alphabet}
+        content: dict[str, Any] = {"format": FORMAT, "unit": self.unit, "alphabet": self.alphabet}
+        if self.boundary is not None:
+            content["boundary"] = True
         return json.dumps(content, indent=1) + "\n"
 
 
@@ -112,6 +123,7 @@ class ByteTokenizer:
 
     unit = "bytes"
     vocab_size = 256
+    boundary = None
 
     def encode(self, text: str, unknown: Unknown = "error") -> IntArray:
         """Return the UTF-8 bytes of a text; only half a surrogate pair is an unknown character."""
@@ -225,7 +237,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         alphabet = content["alphabet"]
         if not isinstance(alphabet, str) or not alphabet:
             raise ValueError("there is no alphabet")
-        tokenizer = CharTokenizer(alphabet)
+        tokenizer = CharTokenizer(alphabet, bool(content.get("boundary")))
         if tokenizer.alphabet != alphabet:
             raise ValueError("the alphabet is not in order")
         return tokenizer

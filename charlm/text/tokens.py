@@ -6,7 +6,7 @@ memory, and if a mapped file shrinks, the process crashes, while a read raises a
 
 import os
 from collections.abc import Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,6 +23,10 @@ RESTORE = "restore it or start a new run"
 @runtime_checkable
 class Ids(Protocol):
     """Ids that can be read by position: a `Split` or an `IdArray`."""
+
+    @property
+    def boundary(self) -> int | None:
+        """The id between records; None: this is one text."""
 
     def __len__(self) -> int: ...
 
@@ -77,14 +81,25 @@ class TokenFile:
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a corpus: ids [start, stop) of a token file."""
+    """One part of a corpus: ids [start, stop) of a token file.
+
+    Records have a boundary before the first and one after each; `borders` are their places in the
+    file, in order.
+    """
 
     tokens: TokenFile
     start: int
     stop: int
+    borders: "Split | None" = None
+    boundary: int | None = None
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+    @property
+    def records(self) -> int:
+        """How many records it holds; of one text, 0."""
+        return 0 if self.borders is None else max(0, len(self.borders) - 1)
 
     def read(self, first: int, count: int) -> npt.NDArray[np.integer[Any]]:
         """Return `count` ids of this part from its position `first`, or raise IndexError."""
@@ -94,14 +109,46 @@ class Split:
     def part(self, first: int, stop: int) -> "Split":
         """Return positions [first, stop) as a part of its own, or raise IndexError."""
         _check_range(self, first, stop - first)
-        return Split(self.tokens, self.start + first, self.start + stop)
+        start, stop = self.start + first, self.start + stop
+        borders = self.borders
+        if borders is not None:
+            borders = borders.part(first_at_least(borders, start), first_at_least(borders, stop))
+        return replace(self, start=start, stop=stop, borders=borders)
+
+    def divided(self, at: int) -> tuple["Split", "Split"]:
+        """Return what comes before position `at` and the rest; records are not divided."""
+        if self.borders is None:
+            return self.part(0, at), self.part(at, len(self))
+        border = min(first_at_least(self.borders, self.start + at), len(self.borders) - 1)
+        place = int(self.borders.read(border, 1)[0]) - self.start
+        return self.part(0, place + 1), self.part(place, len(self))  # both have this boundary
+
+    def joined(self, later: "Split") -> "Split":
+        """Return this and a later part, as they were before they were divided."""
+        borders = self.borders
+        if borders is not None and later.borders is not None:
+            borders = replace(borders, stop=later.borders.stop)
+        return replace(self, stop=later.stop, borders=borders)
+
+
+def first_at_least(increasing: Ids, least: int) -> int:
+    """Return how many numbers of an increasing sequence on disk are below `least`."""
+    low, high = 0, len(increasing)
+    while low < high:
+        middle = (low + high) // 2
+        if int(increasing.read(middle, 1)[0]) < least:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 class IdArray:
     """Ids in memory, (N,), read like a `Split`."""
 
-    def __init__(self, ids: npt.NDArray[np.integer[Any]]) -> None:
+    def __init__(self, ids: npt.NDArray[np.integer[Any]], boundary: int | None = None) -> None:
         self.ids = ids
+        self.boundary = boundary
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -113,7 +160,7 @@ class IdArray:
 
     def part(self, first: int, stop: int) -> "IdArray":
         """Return positions [first, stop) without a copy, or raise IndexError."""
-        return IdArray(self.read(first, stop - first))
+        return IdArray(self.read(first, stop - first), self.boundary)
 
 
 def _check_range(ids: Sized, first: int, count: int) -> None:

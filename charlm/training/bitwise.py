@@ -19,7 +19,8 @@ from torch import Tensor
 
 from charlm.config import ExpertConfig, NGramConfig
 from charlm.errors import CheckpointError, check_stop
-from charlm.evaluation.protocols import chars_a_pass, rows_a_pass
+from charlm.evaluation.protocols import chars_a_pass, rows_a_pass, windows
+from charlm.evaluation.records import rows_to_score, stretches
 from charlm.models.base import stopping_between_layers
 from charlm.models.bit_mixing import Mixer
 from charlm.models.bit_reading import score_and_learn
@@ -31,6 +32,8 @@ from charlm.models.view import classes_of
 from charlm.runs.mixture import JOINER, RESTORE, Fitted
 from charlm.runs.weights import load_tensors
 from charlm.storage import write_file
+from charlm.text.borders import Borders
+from charlm.text.rows import Rows
 from charlm.text.tokens import Split
 from charlm.training.fitting import Joined, Outcome
 from charlm.training.joining import JoiningLearner
@@ -52,9 +55,11 @@ class BitwiseLearner(JoiningLearner):
         """
         joiner, cut = self.model.joiner, len(self.first)
         text = self.whole.read(0, len(self.whole)).astype(np.int64)
+        if self.whole.boundary is not None:
+            cut -= 1  # both parts have the boundary between them
         mixer = joiner.begin(text, classes_of(self.job.tokenizer))
         self.model.eval()
-        offers = Offers(self.model, self.mixture.experts)
+        offers = Offers(self.model, self.mixture.experts, self.whole.boundary)
         self._read_first(mixer, offers, text[:cut])
         offers.reach_slice(self.first)
         started = time.perf_counter()
@@ -89,8 +94,7 @@ class BitwiseLearner(JoiningLearner):
         """
         nats, alone, chars = 0.0, np.zeros(len(offers.experts)), 0
         mean = MeanWeights(mixer, len(text))
-        for windows in _windows(text, self.model.block_size, chars_a_pass(self.model, True)):
-            ids, offered = windows.ravel(), offers.of_all(windows, self.job.should_stop)
+        for ids, offered in self._with_offers(offers, text):
             for part in (slice(at, at + mean.every) for at in range(0, len(ids), mean.every)):
                 p = self._learn(mixer, ids[part], offered[part])
                 nats -= float(np.log(p if part.start else p[1:]).sum())
@@ -100,6 +104,22 @@ class BitwiseLearner(JoiningLearner):
         mean.use()
         chars = max(1, chars)
         return nats / chars, (alone / chars).tolist(), chars
+
+    def _with_offers(
+        self, offers: "Offers", text: Int[ndarray, "n"]
+    ) -> Iterator[tuple[Int[ndarray, "m"], Float[ndarray, "m X V"]]]:
+        """Yield the slice, some characters at a time, and what all experts predict after each."""
+        if self.slice.boundary is None:
+            for some in _windows(text, self.model.block_size, chars_a_pass(self.model, True)):
+                yield some.ravel(), offers.of_all(some, self.job.should_stop)
+            return
+        cut, most = windows(self.model.block_size), rows_a_pass(self.model, 1, True)
+        records = most * len(Borders(self.slice)) // len(self.slice)
+        for stretch in stretches(self.slice, records=max(1, records)):
+            rows = rows_to_score(stretch, cut, self.slice.boundary, most)
+            yield stretch.ids[:-1], offers.of_rows(stretch.ids[:-1], rows, self.job.should_stop)
+        last = stretch.ids[-1:]
+        yield last, offers.of_counts(last)
 
     def _learn(
         self, mixer: Mixer, ids: Int[ndarray, "n"], offers: Float[ndarray, "n X V"]
@@ -130,7 +150,7 @@ class BitwiseLearner(JoiningLearner):
         self.model.log_probability(few, few)
         self.model.step(few, self.model.start(1))
         joiner.give_mixer()
-        offers = Offers(self.model, self.mixture.experts)
+        offers = Offers(self.model, self.mixture.experts, self.whole.boundary)
         mixer = joiner.begin(ids, classes, len(self.whole))
         # The first pass makes the machine give all of the table's memory, once.
         for _ in range(2):
@@ -146,7 +166,9 @@ class BitwiseLearner(JoiningLearner):
 class Offers:
     """The experts' predictions of a text in order, each where the expert has not seen the text."""
 
-    def __init__(self, model: BitwiseMixture, specs: Mapping[str, ExpertConfig]) -> None:
+    def __init__(
+        self, model: BitwiseMixture, specs: Mapping[str, ExpertConfig], boundary: int | None
+    ) -> None:
         self.experts = [by_onednn(expert) for expert in model.experts.values()]
         self.vocab_size, self.device = model.vocab_size, model.device
         self.counted: dict[int, NGramConfig] = {
@@ -155,7 +177,7 @@ class Offers:
             if isinstance(one.model, NGramConfig) and not one.run
         }
         self.growing = {
-            place: GrowingNGram(config, self.vocab_size)
+            place: GrowingNGram(config, self.vocab_size, boundary=boundary)
             for place, config in self.counted.items()
             if config.last_chars is None
         }
@@ -180,6 +202,21 @@ class Offers:
                     parts = torch.split(x, rows_a_pass(expert, x.shape[1]))
                     log_p = [expert.read(part).float().log_softmax(dim=-1) for part in parts]
                 found[:, place] = torch.cat(log_p).flatten(0, 1).cpu().numpy()
+        return found
+
+    def of_rows(
+        self, ids: Int[ndarray, "n"], rows: Iterator[Rows], should_stop: Callable[[], bool]
+    ) -> Float[ndarray, "n X V"]:
+        """Return what all experts predict after each character of some records, which are `rows`."""
+        found = self.of_counts(ids)
+        for some in rows:
+            check_stop(should_stop)
+            x, there = torch.from_numpy(some.x).to(self.device), some.y >= 0
+            places = (some.at[:, None] + np.arange(some.x.shape[1]))[there]
+            for place, expert in enumerate(self.experts):
+                if place not in self.growing:
+                    log_p = expert.read(x).float().log_softmax(dim=-1).cpu().numpy()
+                    found[places, place] = log_p[there]
         return found
 
     def reach_slice(self, first: Split) -> None:

@@ -18,6 +18,7 @@ from charlm.runs.records import Record
 from charlm.storage import machine_errors, write_file
 from charlm.storage.atomic import make_folder
 from charlm.text import Batches, Corpus
+from charlm.text.batches import batches_of
 from charlm.text.tokens import Split
 from charlm.training.gradients import GradientLearner
 from charlm.training.learner import Job
@@ -35,22 +36,35 @@ class PhasedBatches(Batches):
 
     def __init__(self, config: Config, early: Split, late: Split) -> None:
         sizes = config.model.block_size, config.train.batch_size, config.run.seed
-        super().__init__(early, *sizes)
-        self.whole = Batches(replace(early, stop=late.stop), *sizes)
+        self.early, self.whole = batches_of(early, *sizes), batches_of(early.joined(late), *sizes)
         # A slice may be too short for a window.
-        self.slice = Batches(late, *sizes) if len(late) > self.block_size else None
+        enough = late.boundary is not None or len(late) > config.model.block_size
+        self.slice = batches_of(late, *sizes) if enough else None
         self.late_from: int | None = None
 
     def get(
         self, step: int, first: int = 0, count: int | None = None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
         """Return inputs and targets of a batch, as `Batches` does."""
+        return self._at(step).get(step, first, count)
+
+    def groups(
+        self, step: int, first: int = 0, count: int | None = None, filled: bool = True
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
+        """Yield inputs and targets of a batch, as `Batches` does."""
+        return self._at(step).groups(step, first, count, filled)
+
+    def chars(self, step: int) -> int:
+        """Return how many characters a batch predicts."""
+        return self._at(step).chars(step)
+
+    def _at(self, step: int) -> Batches:
+        """Return the batches that a step reads."""
         if self.late_from is None or step < self.late_from:
-            return super().get(step, first, count)
-        batches = self.whole
+            return self.early
         if self.slice and step % self._turn(self.late_from, self.slice) == 0:
-            batches = self.slice
-        return batches.get(step, first, count)
+            return self.slice
+        return self.whole
 
     @staticmethod
     def _turn(late_from: int, part: Batches) -> int:

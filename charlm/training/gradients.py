@@ -22,7 +22,7 @@ from charlm.models.device import choose_dtype, precision
 from charlm.runs.records import CompileRecord, NoteRecord, Record, SkipRecord, TrainRecord
 from charlm.runs.state import TrainingState
 from charlm.text import Batches
-from charlm.text.batches import DROPOUT_STREAM, random_words
+from charlm.text.batches import DROPOUT_STREAM, batches_of, random_words
 from charlm.training.compile_cost import cost_of, keep_times, program
 from charlm.training.compiling import Forward, compile_model, worth_trying
 from charlm.training.kept_memory import keep_memory
@@ -161,11 +161,11 @@ class GradientLearner(Learner):
         else:
             reason = self._non_finite(loss, norm, rate)
             state.skipped += 1
+        chars = self.batches.chars(state.step)
         state.step += 1
         state.seconds = self.clock.seconds()
         if reason:
             return SkipRecord(step=state.step, reason=reason, seconds=state.seconds)
-        chars = self.config.train.batch_size * self.config.model.block_size
         return TrainRecord(
             step=state.step,
             loss_nats=loss,
@@ -197,23 +197,26 @@ class GradientLearner(Learner):
 
     def _accumulate(self, first: int) -> Tensor:
         """Add the gradient of one micro-batch; return its share of the mean loss of the batch."""
-        train, micro = self.config.train, self.micro_batch_size
-        x, y = (
-            torch.from_numpy(ids).to(self.device, non_blocking=True)
-            for ids in self.batches.get(self.state.step, first, micro)
-        )
+        step, train, micro = self.state.step, self.config.train, self.micro_batch_size
         if self.dropout:
-            sample = self.state.step * train.batch_size + first
+            sample = step * train.batch_size + first
             seed = random_words(self.config.run.seed, DROPOUT_STREAM, sample, 1)[0]
             torch.manual_seed(int(seed >> np.uint64(1)))  # only dropout draws from this generator
-        share = micro / train.batch_size
-        with precision(self.device, self.dtype):
-            if self.by_hand:
-                return self.by_hand(x, y, share)
-            logits = self.forward(x)
-        loss = next_token_loss(logits.float(), y) * share
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+        total = torch.zeros((), device=self.device)
+        for ids, targets in self.batches.groups(step, first, micro, filled=not self.by_hand):
+            share = int((targets >= 0).sum()) / self.batches.chars(step)
+            x, y = (
+                torch.from_numpy(one).to(self.device, non_blocking=True) for one in (ids, targets)
+            )
+            with precision(self.device, self.dtype):
+                if self.by_hand:
+                    total += self.by_hand(x, y, share)
+                    continue
+                logits = self.forward(x)
+            loss = next_token_loss(logits.float(), y) * share
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
 
     def _non_finite(self, loss: float, norm: float, rate: float) -> str:
         """Return why an update is skipped, or raise NonFiniteError; the weights are unchanged.
@@ -258,7 +261,8 @@ def _worst_gradients(parameters: dict[str, nn.Parameter]) -> str:
 def gradient_learner(job: Job) -> GradientLearner:
     """Return the learner of a run on its training part."""
     config, train = job.config, job.corpus.splits["train"]
-    batches = Batches(train, config.model.block_size, config.train.batch_size, config.run.seed)
+    sizes = config.model.block_size, config.train.batch_size, config.run.seed
+    batches = batches_of(train, *sizes)
     learner = GradientLearner(config, job.model, batches, job.clock)
     learner.should_stop = job.should_stop
     return learner

@@ -23,14 +23,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import cast
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from charlm.config import MixtureConfig
 from charlm.errors import NonFiniteError, Stopped, check_stop
-from charlm.evaluation.protocols import rows_a_pass, spread_windows
+from charlm.evaluation.protocols import rows_a_pass
+from charlm.evaluation.records import batches_to_score
 from charlm.models import MixtureModel
 from charlm.models.base import stopping_between_layers
 from charlm.models.gate import Gate
@@ -88,7 +88,7 @@ class JoiningLearner(OneStepLearner):
         self.total_steps = sum(one.train.max_steps for one in self.trained.values()) + 1
         self.whole = job.corpus.splits["train"]
         cut = len(self.whole) - self.mixture.held_back(len(self.whole))
-        self.first, self.slice = self.whole.part(0, cut), self.whole.part(cut, len(self.whole))
+        self.first, self.slice = self.whole.divided(cut)
         self.experts: list[Expert] = []  # those that are trained here
         self.taken: dict[str, Checkpoint] = {}  # those from other runs
         self.fitted: Fitted | None = None
@@ -333,26 +333,29 @@ class JoiningLearner(OneStepLearner):
         self.model.eval()
         experts = [by_onednn(expert) for expert in self.model.experts.values()]
         length = min(self.mixture.block_size, len(self.slice) - 1)
-        rows = rows_a_pass(self.model, length)
-        passes = spread_windows(len(self.slice) - 1, length, min(most, MAX_READ * self.room), rows)
-        texts = [self.slice.read(int(start), length + 1) for one in passes for start in one.starts]
-        ids = torch.from_numpy(np.stack(texts).astype(np.int64))
+        most = min(most, MAX_READ * self.room, len(self.slice) - 1)
+        read = list(batches_to_score(self.slice, length, most, rows_a_pass(self.model, 1)))
+        total = sum(int((y >= 0).sum()) for _, y in read)
         # Odd steps meet every place in a window, of which the first have little context.
-        every = (ids[:, 1:].numel() - 1) // self.room
+        every = (total - 1) // self.room
         every += 1 + every % 2
-        places = torch.arange(ids[:, 1:].numel()).view(len(ids), length) % every == 0
-        logits = torch.empty(len(experts), int(places.sum()), self.model.vocab_size)
-        filled = 0
-        for first in range(0, len(ids), rows):
-            here = slice(first, first + rows)
-            x, kept = ids[here, :-1].to(self.model.device), places[here]
+        logits = torch.empty(len(experts), -(-total // every), self.model.vocab_size)
+        targets: list[Tensor] = []
+        seen = filled = 0
+        for ids, following in read:
+            x, y = torch.from_numpy(ids).to(self.model.device), torch.from_numpy(following)
+            there = y >= 0
+            places = seen + there.flatten().cumsum(0).view(y.shape) - 1
+            kept = there & (places % every == 0)
             some = slice(filled, filled := filled + int(kept.sum()))
+            seen += int(there.sum())
+            targets.append(y[kept])
             for own, expert in zip(logits, experts, strict=True):
                 check_stop(self.job.should_stop)
                 with stopping_between_layers(expert, self.job.should_stop):
                     own[some] = expert.read(x)[kept.to(self.model.device)]
-        self.read = places.numel()
-        return logits, ids[:, 1:][places]
+        self.read = total
+        return logits, torch.cat(targets)
 
     def step(self) -> TrainRecord:
         """Join the experts: they are trained and their weights are set."""

@@ -24,6 +24,7 @@ from charlm.runs.records import Record
 from charlm.runs.state import TrainingState
 from charlm.sampling import CONFIGURED, Context, encode_prompt, generate, settings_of
 from charlm.text import Corpus, Tokenizer
+from charlm.text.tokenizer import BOUNDARY
 from charlm.text.tokens import Ids
 
 
@@ -139,14 +140,26 @@ class Job:
     def sample(self) -> str:
         """Return a sample, always with the same prompt and seed; or raise Stopped."""
         self.model.eval()
-        settings, seeds = settings_of(self.config.sample), [self.config.run.seed]
-        ids = self.prompt.tolist()
-        for drawn in generate(
-            Context(self.model, self.prompt), self.config.train.sample_chars, settings, seeds
-        ):
+        seed, left = self.config.run.seed, self.config.train.sample_chars
+        context = Context(self.model, self.prompt)
+        if self.tokenizer.boundary is None:
+            return self.tokenizer.decode([*self.prompt, *self._sampled(context, seed, left)])
+        texts: list[str] = []
+        while left > 0:  # records until they are as long as one text
+            ids = self._sampled(context, seed + len(texts), left)
+            left -= len(ids)
+            texts.append(self.tokenizer.decode([*self.prompt[1:], *ids]).rstrip(BOUNDARY))
+        return ("\n\n" if self.config.data.records == "paragraphs" else "\n").join(texts)
+
+    def _sampled(self, context: Context, seed: int, count: int) -> list[int]:
+        """Return the ids of a sample after a prompt, up to the end of a record."""
+        ids: list[int] = []
+        for drawn in generate(context, count, settings_of(self.config.sample), [seed]):
             check_stop(self.should_stop)
             ids.append(int(drawn.idx[0]))
-        return self.tokenizer.decode(ids)
+            if ids[-1] == self.tokenizer.boundary:
+                break
+        return ids
 
     def take_remarks(self) -> list[str]:
         """Return remarks for the user on scoring, once."""

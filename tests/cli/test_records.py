@@ -1,0 +1,127 @@
+"""A list of records through every command: train, resume, score, sample, compare, verify."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+NAMES = sorted(
+    {
+        f"{a}{b}{c}"
+        for a in ("an", "be", "co", "da", "el", "fi")
+        for b in ("na", "li", "ra", "so")
+        for c in ("", "n", "ta", "mi", "rosa")
+    }
+)
+MODELS = {
+    "bigram": ["--config", "bigram", "train.max_steps=30"],
+    "gpt": ["--config", "gpt", "train.max_steps=30", "model.n_embd=16", "model.n_layer=2"],
+    "by hand": [
+        *("--config", "gpt", "train.max_steps=30", "model.n_embd=16", "model.n_layer=1"),
+        "train.gradients=by_hand",
+    ],
+    "ngram": ["--config", "ngram", "model.order=4"],
+    "context-mixing": ["--config", "context-mixing", "model.memory=1"],
+    "log-linear": [
+        *("--config", "mixture", "model.combine=log-linear", "model.experts.counts.model.order=3"),
+        *("model.experts.gpt.train.max_steps=30", "model.experts.gpt.model.n_embd=16"),
+    ],
+    "bitwise": [
+        *("--config", "mixture", "model.experts.counts.model.order=3", "model.tune_fraction=0.3"),
+        *("model.experts.gpt.train.max_steps=30", "model.experts.gpt.model.n_embd=16"),
+    ],
+}
+
+
+@pytest.fixture
+def names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("names.txt").write_text("\n".join(NAMES) + "\n")
+    return ["data.source=names.txt", "data.records=lines", "data.val_fraction=0.2"]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_model_learns_records(charlm, names, kind):
+    trained = charlm("train", *MODELS[kind], *names, "--out", "run", "train.sample_every=0")
+    assert trained.code == 0, trained.stderr
+
+    scored = charlm("eval", "run", "--json")
+    score = json.loads(scored.stdout)
+    adaptive = charlm("eval", "run", "--json", "--protocol", "adaptive")
+    sampled = charlm("sample", "run", "-n", "5", "--seed", "1", "--temperature", "1")
+    checked = charlm("verify", "run")
+
+    assert score["records"] == 24
+    assert score["nats_per_record"] == pytest.approx(score["loss_nats"] * score["chars"] / 24)
+    assert adaptive.code == 0, adaptive.stderr
+    assert json.loads(adaptive.stdout)["chars"] == score["chars"]
+    assert sampled.code == 0, sampled.stderr
+    assert len(sampled.stdout.splitlines()) == 5
+    assert set(sampled.stdout) <= set("".join(NAMES)) | {"\n"}
+    assert checked.code == 0, checked.stderr
+
+
+def test_the_order_of_a_list_changes_nothing(charlm, names):
+    found = []
+    for i, order in enumerate((NAMES, NAMES[::-1])):
+        Path("names.txt").write_text("\n".join(order) + "\n")
+        charlm("train", *MODELS["gpt"], *names, "--out", f"{i}", "run.dtype=float32")
+        found.append(json.loads(charlm("eval", f"{i}", "--json").stdout)["loss_nats"])
+
+    assert found[0] == found[1]
+
+
+def test_a_resumed_run_of_records_ends_with_the_same_bits(charlm, names):
+    options = [
+        *("--config", "gpt", "model.n_embd=16", "model.n_layer=2", "model.dropout=0.1", *names),
+        *("train.micro_batch_size=4", "train.schedule=constant", "train.warmup_steps=1"),
+    ]
+    charlm("train", *options, "train.max_steps=30", "--out", "whole")
+    charlm("train", *options, "train.max_steps=12", "--out", "parts")
+
+    resumed = charlm("train", "--resume", "--out", "parts", "train.max_steps=30")
+
+    assert resumed.code == 0, resumed.stderr
+    whole, parts = (
+        Path(run, "checkpoints", "step-30", "model.safetensors").read_bytes()
+        for run in ("whole", "parts")
+    )
+    assert whole == parts
+
+
+def test_an_old_text_without_records_is_untouched(charlm, names):
+    result = charlm("train", *MODELS["bigram"], "data.source=names.txt", "--out", "run")
+
+    assert result.code == 0
+    assert "boundary" not in json.loads(Path("run/tokenizer.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "empty"),
+        ("\n\n\n", "no records in it"),
+        ("one\n", "1 record, and its parts need 2"),
+        ("a\U0010ffffb\nc\n", "U+10FFFF"),
+    ],
+)
+def test_what_is_no_list_is_one_line(refused, names, content, message):
+    Path("names.txt").write_text(content)
+
+    (line,) = refused(3, "train", "--config", "bigram", *names)
+
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    "content", ["a\nb\n", "a\nbb\nccc\n", "x" * 3000 + "\ny\nz\n", "same\n" * 40 + "other\n"]
+)
+@pytest.mark.parametrize("kind", ["bigram", "ngram", "gpt"])
+def test_small_and_odd_lists_are_learned(charlm, names, content, kind):
+    Path("names.txt").write_text(content)
+    own = ["--config", "ngram", "model.order=2"] if kind == "ngram" else MODELS[kind]
+
+    result = charlm("train", *own, *names, "--out", "run")
+
+    assert result.code == 0, result.stderr
+    assert charlm("eval", "run").code == 0

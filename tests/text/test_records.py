@@ -1,0 +1,299 @@
+"""Records on disk, in parts, and as rows of batches."""
+
+import re
+from collections import Counter
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlm.config import DataConfig
+from charlm.errors import DataError
+from charlm.text import open_corpus, records, scan_text, shuffling
+from charlm.text.batches import RecordBatches
+from charlm.text.borders import Borders
+from charlm.text.records import END_OF_PART, Cutter, keys_of
+from charlm.text.rows import Pieces, groups, pieces_of, rows_of
+from charlm.text.tokens import IdArray, Split
+from tests.text.test_corpus import make_corpus, source_of
+
+NAMES = [f"{a}{b}" for a in ("an", "be", "cora", "d") for b in ("na", "li", "x", "", "mmmmmm")]
+OF_LINES = st.text("ab\n\r", max_size=40)
+
+
+def cut(kind, text, size=3):
+    """Cut a text that is read in chunks; return its records."""
+    codes = np.array([ord(c) for c in text], np.uint32)
+    chunks = [codes[i : i + size] for i in range(0, len(codes), size)]
+    found = []
+    for symbols, lengths in Cutter(kind, "here").cut(iter(chunks)):
+        whole, ends = "".join(map(chr, symbols)), np.cumsum(lengths)
+        found += [whole[a:b] for a, b in zip(ends - lengths, ends, strict=True)]
+    return found
+
+
+def texts_of(corpus, tokenizer, part="train"):
+    """Return the records of a part."""
+    split = corpus.splits[part]
+    text = tokenizer.decode(split.read(0, len(split)))
+    boundary = tokenizer.alphabet[-1]
+    assert not text or text[0] == text[-1] == boundary
+    assert [m.start() for m in re.finditer(boundary, text)] == [
+        int(b) for b in Borders(split).read(0, len(Borders(split)))
+    ]
+    return text[1:-1].split(boundary) if text else []
+
+
+def without_returns(text):
+    """Return a text whose lines end with newlines alone."""
+    return re.sub(r"\r(?=\n|\Z)", "", text)
+
+
+@given(OF_LINES, st.integers(1, 5))
+def test_lines(text, size):
+    assert cut("lines", text, size) == [one for one in without_returns(text).split("\n") if one]
+
+
+@given(OF_LINES, st.integers(1, 5))
+def test_paragraphs(text, size):
+    plain = without_returns(text).strip("\n")
+
+    assert cut("paragraphs", text, size) == [one for one in re.split("\n{2,}", plain) if one]
+
+
+def test_each_file_is_a_record(tmp_path):
+    corpus, tokenizer = make_corpus(
+        tmp_path / "t",
+        b"one\n",
+        b"",
+        b"two\n\nlines",
+        records="files",
+        val_fraction=0,
+        shuffle=False,
+    )
+
+    assert texts_of(corpus, tokenizer) == ["one\n", "two\n\nlines"]
+
+
+def test_lines_end_with_their_file(tmp_path):
+    corpus, tokenizer = make_corpus(
+        tmp_path / "t", b"a\nb", b"c\r\n\n", records="lines", val_fraction=0, shuffle=False
+    )
+
+    assert texts_of(corpus, tokenizer) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("bucket", [1 << 26, 16])
+def test_parts_depend_on_the_records_and_the_seed_alone(tmp_path, monkeypatch, bucket):
+    monkeypatch.setattr(shuffling, "BUCKET_BYTES", bucket)
+    orders = [NAMES, sorted(NAMES), NAMES[::-1]]
+    found = []
+    for i, names in enumerate([*orders, NAMES]):
+        keys = {"records": "lines", "val_fraction": 0.3, "test_fraction": 0.2, "seed": i // 3}
+        corpus, tokenizer = make_corpus(tmp_path / f"{i}", "\n".join(names).encode(), **keys)
+        found.append({part: texts_of(corpus, tokenizer, part) for part in corpus.splits})
+
+    assert found[0] == found[1] == found[2] != found[3]
+    assert Counter(chain(*found[0].values())) == Counter(NAMES)
+    assert [len(part) for part in found[0].values()] == [10, 6, 4]
+    assert found[0]["train"] != sorted(found[0]["train"])
+
+
+@pytest.mark.parametrize("bucket", [1 << 26, 16])
+@pytest.mark.parametrize("unique", [False, True])
+def test_equal_records_are_in_one_part(tmp_path, monkeypatch, bucket, unique):
+    monkeypatch.setattr(shuffling, "BUCKET_BYTES", bucket)
+    names = NAMES * 5
+
+    corpus, tokenizer = make_corpus(
+        tmp_path / "t",
+        "\n".join(names).encode(),
+        records="lines",
+        unique=unique,
+        val_fraction=0.3,
+    )
+
+    train, val = (texts_of(corpus, tokenizer, part) for part in ("train", "val"))
+    assert not set(train) & set(val)
+    assert Counter(train + val) == Counter(NAMES if unique else names)
+    assert open_corpus(tmp_path / "t").facts["records"] == "lines"
+
+
+def test_without_shuffling_the_parts_follow_the_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(shuffling, "BUCKET_BYTES", 16)
+    keys = {"records": "lines", "shuffle": False, "val_fraction": 0.25}
+
+    corpus, tokenizer = make_corpus(tmp_path / "t", "\n".join(NAMES).encode(), **keys)
+
+    assert texts_of(corpus, tokenizer, "train") == NAMES[:15]
+    assert texts_of(corpus, tokenizer, "val") == NAMES[15:]
+
+
+def test_keys_of_other_records_differ():
+    many = [f"{i}" for i in range(10_000)] + ["a", "aa", "aaa", "ab", "ba"]
+    symbols = np.array([ord(c) for text in many for c in text])
+    lengths = np.array([len(text) for text in many])
+
+    keys = keys_of(records.Records(symbols, lengths), 0)
+
+    assert len(set(keys.tolist())) == len(many)
+    # Any of the bits would split the records in halves.
+    ones = [int((keys >> np.uint64(i) & np.uint64(1)).sum()) for i in range(64)]
+    assert all(abs(n - len(many) / 2) < 5 * len(many) ** 0.5 / 2 for n in ones)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "empty"), ("\n\n", "no records"), ("a\n", "1 record"), ("a\U0010ffffb\nc", "U\\+10FFFF")],
+)
+def test_what_is_no_list_is_refused(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        make_corpus(tmp_path / "t", text.encode(), records="lines")
+
+
+def test_the_notes_say_what_was_left_out():
+    data = DataConfig(records="lines")
+
+    scan = scan_text(source_of(b"a\r\n\r\nbc\r\n\n"), data)
+
+    assert scan.notes == ["2 empty lines are left out", "3 lines end with \\r\\n, taken as \\n"]
+    assert (scan.records.records, scan.records.longest, scan.size) == (2, 2, 5)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1), st.integers(1, 8), st.data())
+def test_pieces_predict_each_character_once(lengths, length, data):
+    stride = data.draw(st.integers(1, length))
+    borders = np.concatenate([[0], np.cumsum(lengths)])
+
+    pieces = pieces_of(borders[:-1], borders[1:], length, stride)
+
+    assert pieces.lengths.max() <= length
+    predicted = [
+        start + t for start, n, skip in zip(*pieces, strict=True) for t in range(skip + 1, n + 1)
+    ]
+    assert sorted(predicted) == list(range(1, borders[-1] + 1))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1), st.sampled_from([0, 50, 10**9]))
+def test_groups_hold_every_row_once(lengths, cost):
+    lengths = np.array(lengths)
+
+    found = list(groups(lengths, cost))
+
+    assert sorted(np.concatenate(found).tolist()) == list(range(len(lengths)))
+    if cost == 0:
+        assert all(len(set(lengths[group].tolist())) == 1 for group in found)
+    if cost == 10**9:
+        assert len(found) == 1
+
+
+def test_rows_are_filled_after_their_end():
+    ids = np.array([9, 1, 2, 9, 3, 9, 4, 5, 6, 9])
+    pieces = Pieces(np.array([0, 3, 5]), np.array([3, 2, 4]), np.zeros(3, int))
+
+    (rows,) = rows_of(ids, pieces, fill=9, cost=10**9)
+
+    assert rows.at.tolist() == [5, 0, 3]
+    assert rows.x.tolist() == [[9, 4, 5, 6], [9, 1, 2, 9], [9, 3, 9, 9]]
+    assert rows.y.tolist() == [[4, 5, 6, 9], [1, 2, 9, -100], [3, 9, -100, -100]]
+
+
+@pytest.fixture
+def names(tmp_path):
+    corpus, tokenizer = make_corpus(
+        tmp_path / "t", "\n".join(NAMES).encode(), records="lines", val_fraction=0.1
+    )
+    return corpus.splits["train"], tokenizer
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("block_size", [3, 20])
+def test_rows_of_a_batch_are_records_or_pieces_of_long_ones(names, monkeypatch, held, block_size):
+    split, tokenizer = names
+    if not held:
+        monkeypatch.setattr("charlm.text.batches.HELD", 0)
+    batches = RecordBatches(split, block_size, 4, seed=1)
+    known = set(texts_of_part(split, tokenizer))
+
+    for step in range(20):
+        total = 0
+        for x, y in batches.groups(step):
+            for row, targets in zip(x, y, strict=True):
+                n = int((targets >= 0).sum())
+                assert (targets[:n] >= 0).all()
+                assert (row[1:n] == targets[: n - 1]).all()
+                text = tokenizer.decode(np.append(row[0], targets[:n]))
+                assert len(text) <= block_size + 1
+                assert any(
+                    text in f"{tokenizer.alphabet[-1]}{name}{tokenizer.alphabet[-1]}"
+                    for name in known
+                )
+                total += n
+        assert total == batches.chars(step)
+        assert total <= 4 * block_size
+
+
+def texts_of_part(split, tokenizer):
+    return tokenizer.decode(split.read(0, len(split)))[1:-1].split(tokenizer.alphabet[-1])
+
+
+def test_slices_of_a_batch_are_the_batch(names):
+    split, _ = names
+    batches = RecordBatches(split, 12, 6, seed=3)
+
+    def rows(*which):
+        return sorted(
+            tuple(row[t >= 0]) + tuple(t[t >= 0])
+            for x, y in batches.groups(5, *which)
+            for row, t in zip(x, y, strict=True)
+        )
+
+    assert rows() == sorted(rows(0, 2) + rows(2, 4))
+
+
+def test_each_character_is_in_a_batch_equally_often():
+    """In the mean over all places where a window can begin."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 12, 400)
+    ids = np.concatenate([[9], *([*random.integers(0, 9, n), 9] for n in lengths)])
+    block_size = 40
+    batches = RecordBatches(IdArray(ids, boundary=9), block_size, len(ids) - 1, seed=0)
+    # Every place once instead of at random.
+    places = np.arange(len(ids) - 1)
+    seen = np.zeros(len(ids))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("charlm.text.batches.window_starts", lambda *_: places)
+        _, pieces = batches._draw(0, 0, None)
+    windows = pieces.starts // (block_size + 1)
+    before = Borders(IdArray(ids, boundary=9)).before(places)
+    for window, start, n in zip(
+        windows, pieces.starts % (block_size + 1), pieces.lengths, strict=True
+    ):
+        seen[before[window] + start + 1 : before[window] + start + n + 1] += 1
+
+    inside = seen[100:-100]  # at the ends of the text, fewer windows are near
+    of_short = [inside[i] for i in range(len(inside))]
+    assert abs(np.mean(of_short) - np.mean(seen[1:])) < 0.05 * np.mean(seen[1:])
+    long = np.concatenate([np.full(n + 1, n) for n in lengths])[99:-100]
+    assert abs(inside[long > 8].mean() / inside[long < 4].mean() - 1) < 0.1
+
+
+def test_a_division_keeps_records_whole(names):
+    split, tokenizer = names
+    everything = texts_of_part(split, tokenizer)
+
+    for at in range(1, len(split)):
+        early, late = split.divided(at)
+        if min(len(early), len(late)) > 1:
+            assert texts_of_part(early, tokenizer) + texts_of_part(late, tokenizer) == everything
+        assert early.joined(late) == split
+        assert isinstance(late, Split)
+
+
+def test_a_file_after_a_file_is_told_apart():
+    assert cut("files", "a" + chr(1) + "b") == ["a\x01b"]
+    codes = np.array([97, END_OF_PART, 98], np.uint32)
+    found = list(Cutter("files", "here").cut(iter([codes])))
+    assert np.concatenate([one.lengths for one in found]).tolist() == [1, 1]
