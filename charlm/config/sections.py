@@ -17,8 +17,10 @@ from charlm.config.values import (
     Share,
     Size,
     Text,
+    integer,
     shown,
     text,
+    wrong,
 )
 from charlm.errors import Problem
 
@@ -26,6 +28,16 @@ MAX_SYMBOLS = 2**21  # Unicode ends at 0x10FFFF, just below 2^21
 MINUTES = 1_000_000  # the longest budget: two years
 SEEDS = 2**63  # seeds are below it, so that each fits into a signed 64-bit integer
 NO_TEXTS = {"idna", "punycode"}  # encodings of host names, which cannot decode a text in chunks
+
+
+def _column(value: object) -> str | int | None:
+    """Return the name of a column, or its number; refuse anything else."""
+    if value is None or (isinstance(value, str) and value and not value.isdecimal()):
+        return None if value is None else text(value)
+    with contextlib.suppress(ValueError):
+        if (number := integer(value)) > 0:
+            return number
+    raise wrong(f"expected a name or a number from 1, got {shown(value)}")
 
 
 class DataConfig(Section):
@@ -43,6 +55,16 @@ class DataConfig(Section):
     """`chars`: symbols are Unicode characters. `bytes`: symbols are bytes, and any file will do."""
     encoding: Text = "utf-8"
     """Encoding of the text when `unit` is `chars`."""
+    unpack: Literal["auto"] | bool = "auto"
+    """Unpack gzip, bzip2, xz and zstd files while they are read. `auto`: if `unit` is `chars`; bytes are
+    read as they are in the file."""
+    newlines: Literal["keep", "lf", "none"] = "keep"
+    """`lf`: `\\r\\n` and `\\r` become `\\n`. `none`: leave out all line ends, as in FASTA files."""
+    skip_lines: Count = 0
+    """Leave out the first lines of each file, such as a header."""
+    column: Annotated[str | int | None, BeforeValidator(_column)] = None
+    """Take each value of this column, with its line ends, as a record. The files are tables: .csv, .tsv,
+    .jsonl or .parquet, also compressed (.csv.gz). A name; or a number from 1, and there are no names."""
     records: Literal["none", "lines", "files", "paragraphs"] = "none"
     """What one of many short texts is. A model then learns where each begins and ends, and never
     looks beyond. `paragraphs` are separated by empty lines. `none`: this is one text."""
@@ -62,6 +84,12 @@ class DataConfig(Section):
             yield Problem(
                 "", f"{both} leave nothing to train on", "together they must stay below 1"
             )
+        if self.column is not None and self.records == "none":
+            yield Problem("column", "each of its values is a record", "set data.records=lines")
+        no_ends = self.newlines == "none" and self.column is None
+        if no_ends and self.records in ("lines", "paragraphs"):
+            what = f"without line ends there are no {self.records}"
+            yield Problem("newlines", what, "use data.newlines=lf or data.records=files")
         if self.unique and not self.shuffle:
             mend = "set data.shuffle=true, or remove repeats first"
             yield Problem("unique", "repeats are found by shuffling", mend)

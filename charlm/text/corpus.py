@@ -21,7 +21,7 @@ from charlm.config import DataConfig
 from charlm.errors import CheckpointError, DataError, Phrase, Setting
 from charlm.storage import new_folder, read_manifest, verify_folder
 from charlm.storage.json_file import Count, reason
-from charlm.text.reading import Symbols, gathered, read_symbols
+from charlm.text.reading import Symbols, empty_text, gathered, read_symbols
 from charlm.text.records import Cutter, Records, Tally, keys_of
 from charlm.text.shuffling import BORDERS, PartWriter, Sorter, cuts_between_repeats, write_parts
 from charlm.text.sources import Source, changed_meanwhile
@@ -43,7 +43,7 @@ class Scan:
     """The result of one pass over a text."""
 
     size: int  # in symbols: characters, or bytes in byte mode
-    sha256: str  # of its bytes
+    sha256: str  # of its content (see `read_symbols`)
     counts: npt.NDArray[np.int64]  # of each code point (or byte)
     notes: list[str] = field(default_factory=list)  # remarks for the user
     held: list[Symbols] | None = None  # the text, if it need not be read again
@@ -111,7 +111,7 @@ def scan_text(
                 held = held if room >= 0 else None
             yield piece
 
-    cutter = Cutter(data.records, source.name) if data.records != "none" else None
+    cutter = Cutter.of(data, source.name) if data.records != "none" else None
     read = (records.symbols for records in cutter.cut(pieces())) if cutter else pieces()
     for symbols in read:
         size += len(symbols)
@@ -123,10 +123,10 @@ def scan_text(
         size += tally.records
         notes += tally.notes(data.records)
     if not size:
-        what = "no records in it" if tally and digest.digest() != _NO_BYTES else "empty (0 bytes)"
-        raise DataError(source.name, what, "name another text")
+        raise empty_text(source, data, digest.digest() == _NO_BYTES)
     if counts[ord("\r")] and data.unit == "chars":
-        notes.append("carriage returns (\\r) are kept as they are")
+        kept = "carriage returns (\\r) are kept as they are"
+        notes.append(f"{kept}; data.newlines=lf makes newlines of them")
     if np.count_nonzero(counts) == 1:
         notes.append("only one distinct symbol: there is nothing to learn")
     return Scan(size, digest.hexdigest(), counts, notes, held, tally)
@@ -227,7 +227,7 @@ def encode_corpus(
         else:
             with (temporary / INDEX).open("wb") as index:
                 writer = PartWriter(file, index, dtype, tokenizer.vocab_size - 1)
-                cut = Cutter(data.records, source.name).cut(pieces)
+                cut = Cutter.of(data, source.name).cut(pieces)
                 facts |= _write_records(cut, data, scan, table, temporary, writer)
         if held is None and digest.hexdigest() != scan.sha256:
             raise changed_meanwhile(source.name)

@@ -1,9 +1,10 @@
-"""From the parts of a text to its symbols: decode, join, and notice what changes meanwhile."""
+"""From the parts of a text to its symbols: unpack, decode, join, and notice what changes meanwhile."""
 
-import codecs
 import contextlib
+import io
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,32 +12,28 @@ import numpy.typing as npt
 from charlm.config import DataConfig
 from charlm.errors import DataError, Phrase, Setting
 from charlm.storage import machine_errors
+from charlm.text.columns import SUFFIXES, Column, Value, table_kind
+from charlm.text.decoding import Decoder
+from charlm.text.lines import Lines
+from charlm.text.parquet import parquet_values
 from charlm.text.records import END_OF_PART
 from charlm.text.sources import Part, Source, changed_meanwhile, state_of
+from charlm.text.tokenizer import code_points, of_code_points
+from charlm.text.unpacking import format_of, unpacked
 
 CHUNK_BYTES = 1 << 18  # small enough for the CPU's cache
-_NUL_SHARE = 0.01  # a text may have a stray NUL; a file with more is binary
-
-_BYTE_ORDER_MARKS = {  # UTF-32 first: its little-endian mark begins like that of UTF-16
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-
-_SIGNATURES = {
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "zip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"%PDF-": "PDF",
-}
-
-_BYTES, _LATIN_1 = Setting("data.unit", "bytes"), Setting("data.encoding", "latin-1")
-_PATTERN = Setting("data.source", "texts/**/*.txt")
+ROWS = 4096  # of a table, at most, in one piece
 
 Symbols = npt.NDArray[Any]
+File = BinaryIO | io.IOBase
+
+
+class Piece(NamedTuple):
+    """Some of the symbols of a part."""
+
+    taken: int  # bytes read from the disk for it
+    content: bytes  # what the checksum of the text covers
+    symbols: Symbols
 
 
 def read_symbols(
@@ -46,19 +43,23 @@ def read_symbols(
     notes: list[str],
     progress: Callable[[int], None],
 ) -> Iterator[Symbols]:
-    """Yield the text's code points (or bytes) in chunks, and pass its bytes to `update`.
+    """Yield the text's code points (or bytes) in chunks, and pass its content to `update`.
+
+    The content is the bytes of the files, unpacked; where lines are left out or changed, the rest in
+    UTF-8; of a column, the code points of its values. `progress` gets the bytes read from the disk.
 
     `data.joiner` comes between two parts unless the text before it ends with it; with records,
     `END_OF_PART` does.
 
     Raises:
-        DataError: A part is not decodable, compressed or binary, or changes while it is read.
-        MachineError: It cannot be read.
+        DataError: A part is not decodable, damaged or binary, or changes while it is read, or has no
+            column `data.column`.
+        MachineError: It cannot be read, or the package that reads it is missing.
     """
-    decoder = _Decoder(data.encoding, len(source.parts) > 1) if data.unit == "chars" else None
+    reader = _Reader(data, several=len(source.parts) > 1)
     between = data.joiner.encode("utf-8", "surrogateescape")
     joiner = np.frombuffer(between, np.uint8)
-    if decoder:
+    if data.unit == "chars":
         joiner = np.array([ord(c) for c in data.joiner], np.uint32)
     apart = data.records != "none"  # whether the end of a part is to be seen
     if apart:
@@ -69,7 +70,7 @@ def read_symbols(
     joined = empty = 0
     for part in source.parts:
         is_empty = True
-        for chunk, symbols in _read_part(part, decoder):
+        for taken, content, symbols in reader.read(part):
             if is_empty and len(symbols):
                 is_empty = False
                 if begun if apart else (last and last != expected):
@@ -79,13 +80,11 @@ def read_symbols(
                 begun = True
             if expected:
                 last = (last + symbols[-len(expected) :].tolist())[-len(expected) :]
-            update(chunk)
-            progress(len(chunk))
+            update(content)
+            progress(taken)
             yield symbols
         empty += is_empty
-    if decoder and (marked := decoder.marked):
-        more = f" (and from {len(marked) - 1:,} more)" if len(marked) > 1 else ""
-        notes.append(f"{marked[0]}: a byte order mark was dropped{more}")
+    notes += reader.notes()
     count = f"of {len(source.parts):,}"
     if joined:
         put = f"data.joiner ({data.joiner!r}) was put after {joined:,} {count} files"
@@ -108,97 +107,169 @@ def gathered(symbols: Iterator[Symbols]) -> Iterator[Symbols]:
         yield np.concatenate(pieces)
 
 
-def _read_part(part: Part, decoder: "_Decoder | None") -> Iterator[tuple[bytes, Symbols]]:
-    """Yield the chunks of a part and the symbols that each completes."""
-    with machine_errors(part.label), part.open() as file:
-        before = state_of(file)
-        left = before[0] or -1 if before else -1
+def empty_text(source: Source, data: DataConfig, nothing: bool) -> DataError:
+    """Return the error for a text without symbols; `nothing`: not even lines that were left out."""
+    if data.column is not None:
+        return DataError(source.name, f"column {data.column!r} holds no text", "name another")
+    if data.skip_lines:
+        mend = Phrase("lower {}, or name another text", Setting("data.skip_lines"))
+        return DataError(source.name, f"nothing follows its first {data.skip_lines:,} lines", mend)
+    no_records = data.records != "none" and not nothing
+    what = "no records in it" if no_records else "empty (0 bytes)"
+    return DataError(source.name, what, "name another text")
+
+
+class _Tap:
+    """A file, as pyarrow reads it as well, that counts the bytes read from it."""
+
+    closed = False
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self.seek, self.tell = file.seek, file.tell
+        self._taken = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Read bytes, and count them."""
+        found = self.file.read(size)
+        self._taken += len(found)
+        return found
+
+    def close(self) -> None:
+        """Do nothing: who opened the file closes it."""
+
+    def taken(self) -> int:
+        """Return how many bytes were read since the last call."""
+        found, self._taken = self._taken, 0
+        return found
+
+
+class _Reader:
+    """Reads one part after another, and remembers what there is to say about them."""
+
+    def __init__(self, data: DataConfig, several: bool) -> None:
+        self.data = data
+        self.unpack = data.unit == "chars" if data.unpack == "auto" else data.unpack
+        self.decoder = Decoder(data.encoding, several) if data.unit == "chars" else None
+        skip = 0 if data.column is not None else data.skip_lines  # rows of a table are no lines
+        self.lines = Lines(data.newlines, skip)
+        self.empty = self.missing = 0  # values of a column
+        self.first: str | None = None  # of them
+
+    def read(self, part: Part) -> Iterator[Piece]:
+        """Yield a part in pieces."""
+        with machine_errors(part.label), part.open() as file, _unchanged(file, part.label):
+            tap = _Tap(file)
+            self.lines.begin()
+            read = self._text if self.data.column is None else self._column
+            yield from read(part.label, tap)
+
+    def _text(self, name: str, tap: _Tap) -> Iterator[Piece]:
+        for content, symbols in self._decoded(name, tap):
+            if self.lines.idle:
+                yield Piece(tap.taken(), content, symbols)
+            else:
+                left = self.lines.push(symbols)
+                yield Piece(tap.taken(), _as_bytes(left), left)
+
+    def _decoded(self, name: str, tap: _Tap) -> Iterator[tuple[bytes, Symbols]]:
+        """Yield the bytes of a part, unpacked, and the symbols that each chunk completes."""
+        decoder = self.decoder
         if decoder:
-            decoder.begin(part.label)
-        # The size tells where a file ends, which saves a read; those of the kernel say 0, as in /proc.
-        while left and (chunk := file.read(CHUNK_BYTES)):
-            left -= len(chunk)
+            decoder.begin(name)
+        for chunk in self._unpacked(name, tap):
             yield chunk, decoder.decode(chunk) if decoder else np.frombuffer(chunk, np.uint8)
-        # A text that became shorter ends too early, and would be accepted as it is now.
-        if before != state_of(file):
-            raise changed_meanwhile(part.label)
         if decoder and decoder.unfinished:
             yield b"", decoder.decode(b"", final=True)
 
+    def _unpacked(self, name: str, tap: _Tap) -> Iterator[bytes]:
+        state = state_of(tap.file)
+        chunk = tap.read(CHUNK_BYTES)
+        if self.unpack and (packed := format_of(chunk)):
+            more = partial(tap.read, CHUNK_BYTES)
+            yield from unpacked(packed, chunk, more, name, CHUNK_BYTES)
+            return
+        # The size tells where a file ends, which saves a read; those of the kernel say 0, as in /proc.
+        left = state[0] or -1 if state else -1
+        while chunk:
+            yield chunk
+            left -= len(chunk)
+            chunk = tap.read(CHUNK_BYTES) if left else b""
 
-class _Decoder:
-    """Decodes one part after another, chunk by chunk, and reports where decoding fails."""
+    def _column(self, name: str, tap: _Tap) -> Iterator[Piece]:
+        for values in _some(self._values(name, tap)):
+            if self.first is None:
+                self.first = next((value for value in values if value), None)
+            self.missing += values.count(None)
+            self.empty += values.count("")
+            symbols = self.lines.push(_apart([value for value in values if value]))
+            yield Piece(tap.taken(), symbols.astype("<u4").tobytes(), symbols)
 
-    def __init__(self, encoding: str, several: bool) -> None:
-        self.several = several  # parts, so that one can be left out
-        self.encoding = codecs.lookup(encoding).name
-        self.decoder = codecs.getincrementaldecoder(encoding)()
-        self.marked: list[str] = []  # parts that begin with a byte order mark of UTF-8
+    def _values(self, name: str, tap: _Tap) -> Iterator[Value]:
+        assert self.data.column is not None
+        column, kind = Column(self.data.column, name), table_kind(name)
+        if kind is None:
+            what = f"no table: its name ends in none of {', '.join(SUFFIXES)}"
+            raise column.error(what, Phrase("rename it, or leave out {}", _COLUMN))
+        if kind == "parquet":
+            return parquet_values(column, tap)
+        texts = (of_code_points(symbols) for _, symbols in self._decoded(name, tap))
+        return column.values(texts, kind, self.data.skip_lines)
 
-    def begin(self, part: str) -> None:
-        """Begin the part of this name."""
-        self.part = part
-        self.decoder.reset()
-        self.consumed = 0  # bytes
-        self.lines = 1
-        self.unfinished = False  # whether it may hold the beginning of a character
+    def notes(self) -> list[str]:
+        """Return remarks for the user."""
+        found = self.lines.notes()
+        if self.decoder and (marked := self.decoder.marked):
+            more = f" (and from {len(marked) - 1:,} more)" if len(marked) > 1 else ""
+            found.insert(0, f"{marked[0]}: a byte order mark was dropped{more}")
+        left_out = [(self.empty, "empty"), (self.missing, "missing (null)")]
+        for count, what in left_out:
+            if count:
+                values = "values are" if count > 1 else "value is"
+                found.append(f"{count:,} {values} {what} and left out")
+        if isinstance(self.data.column, int) and not self.data.skip_lines and self.first:
+            header = "if that is the name of the column, set data.skip_lines=1"
+            found.append(f"the first record is {self.first[:60]!r}; {header}")
+        return found
 
-    def decode(self, chunk: bytes, final: bool = False) -> npt.NDArray[Any]:
-        """Return the code points that `chunk` completes; `final` ends the part."""
-        if self.consumed == 0:
-            chunk = self._begin(chunk)
-        if self.encoding == "utf-8" and not self.unfinished and chunk.isascii():
-            self.consumed += len(chunk)
-            self.lines += chunk.count(b"\n")
-            return np.frombuffer(chunk, np.uint8)  # ASCII needs no decoding
-        before = self.decoder.getstate()
-        try:
-            text = self.decoder.decode(chunk, final)
-        except UnicodeDecodeError as error:
-            # The decoder may hold bytes of an earlier chunk, so count from the end.
-            good = len(chunk) - len(error.object) + error.start
-            self.decoder.setstate(before)
-            with contextlib.suppress(UnicodeError):  # the bytes before may fail as well
-                self.lines += self.decoder.decode(chunk[: max(good, 0)]).count("\n")
-            byte = f"byte {self.consumed + good} (0x{error.object[error.start]:02x})"
-            what = f"not {self.encoding.upper()} at {byte}, line {self.lines}"
-            mend = Phrase("use {} (or its real encoding), or {}", _LATIN_1, _BYTES)
-            raise self._error(what, mend) from None
-        except UnicodeError as error:  # utf-16 and utf-32 without a byte order mark
-            endings = (Setting("data.encoding", f"{self.encoding}-{end}") for end in ("le", "be"))
-            mend = Phrase("use {} or {}, or its real encoding", *endings)
-            what = f"not {self.encoding.upper()} ({error})"
-            raise DataError(self.part, what, mend) from None
-        self.consumed += len(chunk)
-        self.lines += text.count("\n")
-        self.unfinished = self.encoding != "utf-8" or bool(self.decoder.getstate()[0])
-        # Only utf-7 and the escape codecs decode lone surrogates; they are symbols like others.
-        return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
-    def _begin(self, chunk: bytes) -> bytes:
-        """Check by the first bytes that this is text in the expected encoding."""
-        if chunk.startswith(tuple(_SIGNATURES)):
-            kind = next(kind for start, kind in _SIGNATURES.items() if chunk.startswith(start))
-            mend = Phrase("unpack it first, or use {}", _BYTES)
-            raise self._error(f"looks like {kind}", mend)
-        if self.encoding == "utf-8" and not chunk.isascii():
-            for mark, encoding in _BYTE_ORDER_MARKS.items():
-                if chunk.startswith(mark):
-                    mend = Phrase("use {}", Setting("data.encoding", encoding))
-                    raise DataError(self.part, f"starts like {encoding.upper()}", mend)
-            if chunk.startswith(codecs.BOM_UTF8):
-                self.marked.append(self.part)
-                self.consumed = len(codecs.BOM_UTF8)
-                chunk = chunk[len(codecs.BOM_UTF8) :]
-        head = chunk[: 1 << 13]
-        nuls = 0 if self.encoding.startswith(("utf-16", "utf-32")) else head.count(0)
-        if nuls > _NUL_SHARE * len(head):
-            what = f"looks binary ({nuls} NULs in its first {len(head)} bytes)"
-            raise self._error(what, Phrase("use {}", _BYTES))
-        return chunk
+_COLUMN = Setting("data.column")
 
-    def _error(self, what: str, mend: Phrase) -> DataError:
-        """Return the error for a part that is no text."""
-        if self.several:
-            mend = Phrase("{}, or name only texts, for example {}", mend, _PATTERN)
-        return DataError(self.part, what, mend)
+
+@contextlib.contextmanager
+def _unchanged(file: File, name: str) -> Iterator[None]:
+    """Raise DataError if a file changes meanwhile: if it became shorter, it would be read as it is."""
+    before = state_of(file)
+    try:
+        yield
+    except DataError:
+        if before == state_of(file):
+            raise
+    if before != state_of(file):
+        raise changed_meanwhile(name)
+
+
+def _as_bytes(symbols: Symbols) -> bytes:
+    """Return symbols as bytes, in UTF-8 if they are code points."""
+    if symbols.dtype == np.uint8:  # bytes, or ASCII
+        return symbols.tobytes()
+    return of_code_points(symbols).encode("utf-8", "surrogatepass")
+
+
+def _some(values: Iterator[Value]) -> Iterator[list[Value]]:
+    """Yield values some at a time."""
+    found: list[Value] = []
+    length = 0
+    for value in values:
+        found.append(value)
+        length += len(value or "")
+        if length >= CHUNK_BYTES // 4 or len(found) >= ROWS:
+            yield found
+            found, length = [], 0
+    yield found
+
+
+def _apart(values: list[str]) -> Symbols:
+    """Return the code points of values, one after another, with `END_OF_PART` after each."""
+    ends = np.cumsum([len(value) for value in values], dtype=np.int64)
+    return np.insert(code_points("".join(values)), ends, END_OF_PART)

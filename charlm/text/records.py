@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from charlm.config import DataConfig
 from charlm.errors import DataError, Phrase, Setting
 from charlm.text.tokenizer import BOUNDARY
 
@@ -84,6 +85,12 @@ class Cutter:
         self.tally = Tally()
         self._tail: Symbols = np.empty(0, np.uint32)  # a record whose end has not been seen
         self._return: Symbols = np.empty(0, np.uint32)  # a carriage return at the end of a chunk
+
+    @classmethod
+    def of(cls, data: DataConfig, source: str) -> "Cutter":
+        """Return what cuts a text that `read_symbols` reads, in which each value of a column is a file."""
+        assert data.records != "none"
+        return cls(data.records if data.column is None else "files", source)
 
     def cut(self, chunks: Iterator[Symbols]) -> Iterator[Records]:
         """Yield the records of code points in chunks, in which `END_OF_PART` ends a file.

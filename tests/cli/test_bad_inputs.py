@@ -443,7 +443,7 @@ def _zip() -> bytes:
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
-        pytest.param(gzip.compress(TEXT.encode()), "gzip", id="gzip"),
+        pytest.param(gzip.compress(gzip.compress(TEXT.encode())), "gzip", id="gzip twice"),
         pytest.param(_zip(), "zip", id="zip"),
         pytest.param(b"%PDF-1.7\n" + TEXT.encode(), "PDF", id="pdf"),
         pytest.param(b"ab\0\0" * 100, "binary (200 NULs", id="nul"),

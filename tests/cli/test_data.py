@@ -55,7 +55,8 @@ def test_remarks_about_a_text_are_notes(charlm, tmp_path):
     assert result.code == 0
     assert result.stderr.splitlines() == [
         "charlm: note: a.txt: a byte order mark was dropped",
-        "charlm: note: carriage returns (\\r) are kept as they are",
+        "charlm: note: carriage returns (\\r) are kept as they are; data.newlines=lf makes newlines of "
+        "them",
     ]
 
 
