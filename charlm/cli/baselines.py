@@ -1,6 +1,5 @@
 """charlm baselines: the loss on a text of models that need no training."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -190,7 +189,7 @@ def reached(ladder: "Ladder", loss_nats: float, unit: str, adaptive: bool = Fals
     """
     from charlm.evaluation.ladder import is_above
 
-    if worse := worse_than_uniform(loss_nats, ladder.symbols):
+    if worse := worse_than_uniform(loss_nats, ladder.symbols, ladder.loss_nats("uniform")):
         return worse
     below, above = ladder.place(loss_nats, adaptive)
     past, ahead = (_named(rung) if rung else "" for rung in (below, above))
@@ -226,11 +225,10 @@ def _what_they_saw(ladder: "Ladder", rungs: "list[Rung]", unit: str) -> Iterator
         yield f"the best adaptive baseline, which learns from the scored text{after}: {_named(best)}"
 
 
-def worse_than_uniform(loss_nats: float, symbols: int) -> str | None:
-    """Say that a loss is worse than that of guessing; None if it is not."""
+def worse_than_uniform(loss_nats: float, symbols: int, uniform: float) -> str | None:
+    """Say that a loss is worse than that of guessing, `uniform`; None if it is not."""
     from charlm.evaluation.ladder import is_above
 
-    uniform = math.log(symbols)
     if not is_above(loss_nats, uniform):
         return None
     return f"worse than uniform ({uniform:.4f}): guessing among all {symbols:,} symbols is better"

@@ -104,6 +104,8 @@ def compare(
 
 
 def _remarks(rows: "Sequence[ComparedRun]") -> None:
+    from charlm.evaluation.unknown import uniform_nats
+
     if any(row.among_both for row in rows):
         output.note(
             "runs of characters and of bytes are compared by bits per byte, on the same bytes; the "
@@ -113,7 +115,9 @@ def _remarks(rows: "Sequence[ComparedRun]") -> None:
         if "adaptive" in row.scores:
             output.say(f"{row.name}, adaptive: {learned(row.learned)}")
         for name, score in row.scores.items():
-            if worse := worse_than_uniform(score.loss_nats, row.saved.tokenizer.vocab_size):
+            symbols = row.saved.tokenizer.vocab_size
+            uniform = uniform_nats(symbols, score.escapes, score.chars)
+            if worse := worse_than_uniform(score.loss_nats, symbols, uniform):
                 output.note(f"{row.name}, {name}: {score.loss_nats:.4f} nats, {worse}")
 
 

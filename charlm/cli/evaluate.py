@@ -67,7 +67,8 @@ def evaluate(
         Unknown,
         typer.Option(
             help="Characters of --file that the model does not know. error: refuse the text. "
-            "uniform: score them by a uniform code (see the docs)."
+            "uniform: score them by a uniform code (see the docs). With data.min_count, they are "
+            "read as the symbol of rare characters."
         ),
     ] = "error",
     settings: AdaptKeys = None,
@@ -109,6 +110,7 @@ def evaluate(
         with stop.at_once():
             from charlm.evaluation import protocols
             from charlm.evaluation.given import GivenText, adaptive_reader, open_part
+            from charlm.evaluation.unknown import escape_nats
             from charlm.runs.load import load_model
 
             saved = replace(load_model(found, checkpoint, device), config=config)
@@ -142,14 +144,20 @@ def evaluate(
     if text.left_out:
         cost = f"cost {text.left_out.charge_nats / math.log(2):.2f} bits each (--unknown uniform)"
         output.note(f"{score.unknown:,} of them are unknown to the model and {cost}")
+    if score.escapes:
+        cost = f"cost {escape_nats(saved.tokenizer.vocab_size) / math.log(2):.2f} bits more each"
+        output.note(f"{score.escapes:,} of them are rare or unknown: one symbol, and they {cost}")
 
 
 def _compare_with_baselines(saved: "SavedModel", cut: "Cut", score: "Score", of_val: bool) -> None:
+    from charlm.evaluation.unknown import uniform_nats
+
     tokenizer = saved.tokenizer
+    uniform = uniform_nats(tokenizer.vocab_size, score.escapes, score.chars)
     if of_val and (ladder := _kept_ladder(saved, cut, score)):
         adaptive = cut.name == "adaptive"
         output.say(f"reached: {reached(ladder, score.loss_nats, tokenizer.unit, adaptive)}")
-    elif worse := worse_than_uniform(score.loss_nats, tokenizer.vocab_size):
+    elif worse := worse_than_uniform(score.loss_nats, tokenizer.vocab_size, uniform):
         output.note(f"this is {worse}")
 
 
@@ -232,6 +240,8 @@ def _given(saved: "SavedModel", name: str, unknown: Unknown, scratch: Path) -> "
             raise error.replace(mend=mend) from None
         if "data.unit" in named:
             raise error.replace(mend="use a run of bytes, which can score it") from None
+        if "data.min_count" in named:
+            raise error.replace(mend="remove it") from None
         raise
     for remark in text.notes:
         output.note(remark)
@@ -300,6 +310,7 @@ def _record(
         "stride": cut.stride if cut.name == "sliding" else None,
         "unknown": score.unknown,
         "unit": saved.tokenizer.unit,
+        **({} if saved.tokenizer.escape is None else {"escapes": score.escapes}),
         **({} if score.records is None else _of_records(score)),
     }
 

@@ -22,6 +22,7 @@ from charlm.config.size import checkpoint_bytes, training_bytes
 from charlm.errors import CharlmError, MachineError, Stopped, is_out_of_memory
 from charlm.evaluation import Ladder, Score, baselines
 from charlm.evaluation.ladder import FACTS, keep, kept
+from charlm.evaluation.unknown import uniform_on
 from charlm.lifecycle.begin import PreparedRun
 from charlm.models.device import describe_device
 from charlm.runs.records import (
@@ -330,7 +331,8 @@ def conclude(prepared: PreparedRun, loop: TrainingLoop, ladder: Ladder | None, j
     """Print the result of training and which baselines it beats."""
     state, run, best = loop.state, prepared.run.path, loop.state.best_loss_nats
     unit, last = prepared.config.data.unit, state.val_loss_nats
-    if last is not None and (worse := worse_than_uniform(last, prepared.tokenizer.vocab_size)):
+    guessed = uniform_on(prepared.corpus.splits["val"], vocab := prepared.tokenizer.vocab_size)
+    if last is not None and (worse := worse_than_uniform(last, vocab, guessed)):
         output.note(f"the validation loss {last:.4f} is {worse}; is the text sorted, or random?")
     if json:
         output.result_json(

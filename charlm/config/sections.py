@@ -75,6 +75,10 @@ class DataConfig(Section):
     """Keep one of equal records."""
     seed: Annotated[int, Field(ge=0, lt=SEEDS), Integer] = 0
     """Of the order of records. It is not `run.seed`, so that runs with other seeds share their parts."""
+    min_count: Annotated[int, Field(ge=1), Integer] = 1
+    """Characters that occur fewer times in the whole text share one symbol of the alphabet, and so do
+    those that it does not have. Each also costs a uniform code over all others of Unicode, so losses
+    stay comparable. The symbol is never drawn in samples."""
     max_vocab: Annotated[int, Field(ge=1, le=MAX_SYMBOLS), Integer] = 65_536
     """Refuse a text with more distinct characters than this."""
 
@@ -97,6 +101,8 @@ class DataConfig(Section):
             yield Problem(
                 "records", f"{self.records} are made of characters", "use data.unit=chars"
             )
+        if self.min_count > 1 and self.unit == "bytes":
+            yield Problem("min_count", "bytes have no rare symbols", "use 1, or data.unit=chars")
         if re.search(r"\\[nrt]", self.joiner):
             what = f"{shown(self.joiner)} is a backslash and a letter, not a line break"
             mend = "in a file, put it in double quotes; in bash, write $'data.joiner=\\n'"

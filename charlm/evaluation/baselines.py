@@ -22,10 +22,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from charlm.evaluation.compressors import added_bytes, compressors, utf8
 from charlm.evaluation.ladder import Ladder, Rung
@@ -33,8 +31,10 @@ from charlm.evaluation.protocols import training_passes
 from charlm.evaluation.records import stretches
 from charlm.evaluation.score import Score
 from charlm.evaluation.scoring import utf8_lengths
+from charlm.evaluation.unknown import uniform_nats
 from charlm.models.counted_loss import Targets, choose_order, losses_of_orders
 from charlm.models.counts import Counts, count_ngrams
+from charlm.text.escapes import NONE, count_escapes, escaped, utf8_size
 from charlm.text.tokenizer import Tokenizer
 from charlm.text.tokens import IdArray, Ids
 
@@ -50,8 +50,6 @@ MAX_SCORED = 500_000  # characters of the held-out part
 # xz is the slowest (6 s for Chinese) and looks back 8 MiB, gzip 32 KiB, bzip2 900 kB, the others at all.
 MAX_COMPRESSED = 2_000_000  # characters of the training part
 MIN_COMPRESSED = 1_000  # characters of the held-out part: xz rounds to 4 bytes
-
-_Array = npt.NDArray[np.integer[Any]]
 
 
 def climb(
@@ -79,10 +77,14 @@ def climb(
     """
     vocab_size = tokenizer.vocab_size
     targets = _targets(held_out, block_size, min(max_chars or MAX_SCORED, MAX_SCORED))
+    escapes = count_escapes(targets.ids, held_out.escape)
     size = int(utf8_lengths(tokenizer)[targets.ids].sum())
+    size += escapes and round(_mean_size(held_out) * escapes)
+    # Of each: what tells which characters the escapes are.
+    cost = uniform_nats(vocab_size, escapes, len(targets.ids)) - math.log(vocab_size)
 
     def rung(name: str, loss_nats: float, seconds: float) -> Rung:
-        return Rung(name, Score(len(targets.ids), loss_nats, size), seconds)
+        return Rung(name, Score(len(targets.ids), loss_nats + cost, size), seconds)
 
     began = time.perf_counter()
     end = _last(train, CHOOSING * MAX_ORDER // max(max_order, MAX_ORDER))
@@ -99,10 +101,11 @@ def climb(
         rungs[-1] = replace(rungs[-1], seconds=rungs[-1].seconds + choosing)
 
     del counts  # xz needs memory of its own
-    scored = held_out.read(0, min(len(held_out), MAX_SCORED + 1))
-    text = _last(train, MAX_COMPRESSED if len(scored) >= MIN_COMPRESSED else 0)
-    if len(text):
-        rungs += _compressed(utf8(text.ids, tokenizer), scored, tokenizer, should_stop)
+    scored = min(len(held_out), MAX_SCORED + 1)
+    compressed = min(len(train), MAX_COMPRESSED if scored >= MIN_COMPRESSED else 0)
+    if compressed:
+        end_bytes = _utf8(train, len(train) - compressed, compressed, tokenizer)
+        rungs += _compressed(end_bytes, _utf8(held_out, 0, scored, tokenizer), scored, should_stop)
     return Ladder(
         tuple(rungs),
         vocab_size,
@@ -110,7 +113,7 @@ def climb(
         len(train),
         counted,
         len(targets.ids),
-        len(text),
+        compressed,
         order,
     )
 
@@ -131,15 +134,26 @@ def _losses(
         yield f"Kneser-Ney, order {order}", chosen
 
 
+def _utf8(text: Ids, first: int, count: int, tokenizer: Tokenizer) -> bytes:
+    """Return `count` characters from position `first` of a text in UTF-8, rare ones too."""
+    rare = np.concatenate([NONE, *escaped(text, first, count)])
+    return utf8(text.read(first, count), tokenizer, rare)
+
+
+def _mean_size(text: Ids) -> float:
+    """Return the mean length in UTF-8 of the characters that the escapes of a text stand for."""
+    codes = np.concatenate([*escaped(text)])
+    return utf8_size(codes) / len(codes)
+
+
 def _compressed(
-    before: bytes, scored: _Array, tokenizer: Tokenizer, should_stop: Callable[[], bool]
+    before: bytes, after: bytes, chars: int, should_stop: Callable[[], bool]
 ) -> Iterator[Rung]:
-    """Yield the baselines that are compressors, for a text after the text `before` it."""
-    after = utf8(scored, tokenizer)
+    """Yield the baselines that are compressors, for a text of `chars` after the text `before` it."""
     for name, new in compressors().items():
         since = time.perf_counter()
         added = added_bytes(new, before, after, should_stop)
-        score = Score(len(scored), 8 * added / len(scored) * math.log(2), len(after))
+        score = Score(chars, 8 * added / chars * math.log(2), len(after))
         yield Rung(name, score, time.perf_counter() - since, adaptive=True)
 
 
@@ -199,4 +213,4 @@ def _count(
 def _last(ids: Ids, count: int) -> IdArray:
     """Read the last `count` ids, or all."""
     count = min(count, len(ids))
-    return IdArray(ids.read(len(ids) - count, count), ids.boundary)
+    return IdArray(ids.read(len(ids) - count, count), ids.boundary, ids.escape)

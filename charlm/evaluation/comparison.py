@@ -5,10 +5,11 @@ Only one model is in memory at a time, so any number of runs can be compared.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import mean, stdev
 
 import numpy as np
+import numpy.typing as npt
 
 from charlm.errors import Setting, UsageError
 from charlm.evaluation import protocols
@@ -21,6 +22,7 @@ from charlm.runs import RunFolder
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.load import SavedModel, load_model
 from charlm.runs.state import read_state
+from charlm.text.escapes import NONE, escaped, utf8_sizes
 from charlm.text.tokens import Split
 
 BOTH = "both units"
@@ -31,8 +33,8 @@ CHUNK = 1 << 20
 class ComparedRun:
     """One run, at its best checkpoint.
 
-    `text` must be equal for losses to be comparable: the text's SHA-256, its unit, the vocabulary
-    size, and where the part begins and ends. `join_units` makes it equal for characters and bytes.
+    `text` must be equal for losses to be comparable: the text's SHA-256, its unit, its number of
+    distinct symbols, and where the part begins and ends. `join_units` makes it equal for characters and bytes.
     """
 
     saved: SavedModel  # has weights only while it is being scored
@@ -87,7 +89,8 @@ def open_run(run: RunFolder, split: str, device: str) -> ComparedRun:
     """
     saved, seconds = _load_best(run, device)
     part, facts = open_part(saved.run, split)
-    text = (facts["source_sha256"], facts["unit"], facts["vocab_size"], part.start, part.stop)
+    symbols = facts.get("distinct", facts["vocab_size"])  # with those that share an escape
+    text = (facts["source_sha256"], facts["unit"], symbols, part.start, part.stop)
     saved.model.to("meta")
     return ComparedRun(saved, part, text, str(facts["source"]), seconds)
 
@@ -176,12 +179,12 @@ def join_units(runs: Sequence[ComparedRun]) -> None:
 
 def _share_bytes(chars: Sequence[ComparedRun], in_bytes: Sequence[ComparedRun]) -> None:
     part, lengths = chars[0].part, utf8_lengths(chars[0].saved.tokenizer)
-    whole = Split(part.tokens, 0, part.tokens.size)
+    whole = replace(part, start=0, stop=part.tokens.size, borders=None)
     starts = range(0, len(whole), CHUNK)
-    sums = [int(lengths[whole.read(i, min(CHUNK, len(whole) - i))].sum()) for i in starts]
-    head = whole.part(part.start // CHUNK * CHUNK, part.start)
-    before = sum(sums[: part.start // CHUNK]) + int(lengths[head.read(0, len(head))].sum())
-    sizes = lengths[part.read(0, len(part))]
+    sums = [int(_sizes(whole, i, min(CHUNK, len(whole) - i), lengths).sum()) for i in starts]
+    head = part.start // CHUNK * CHUNK, part.start % CHUNK
+    before = sum(sums[: part.start // CHUNK]) + int(_sizes(whole, *head, lengths).sum())
+    sizes = _sizes(part, 0, len(part), lengths)
     ends = before + np.cumsum(sizes)  # where each character ends in the bytes of the text
     for run in in_bytes:
         if run.part.tokens.size != sum(sums):
@@ -200,6 +203,16 @@ def _share_bytes(chars: Sequence[ComparedRun], in_bytes: Sequence[ComparedRun]) 
         run.part = Split(run.part.tokens, *narrowed)
     for run in (*chars, *in_bytes):
         run.text = (run.text[0], BOTH, *narrowed)
+
+
+def _sizes(
+    text: Split, first: int, count: int, lengths: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return the bytes in each of `count` characters from position `first`."""
+    ids = text.read(first, count)
+    sizes: npt.NDArray[np.int64] = lengths[ids]
+    sizes[ids == text.escape] = utf8_sizes(np.concatenate([NONE, *escaped(text, first, count)]))
+    return sizes
 
 
 def ordered(runs: Sequence[ComparedRun], by: Name) -> list[list[list[ComparedRun]]]:

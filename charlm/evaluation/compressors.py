@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.errors import check_stop
+from charlm.text.escapes import NONE
 from charlm.text.tokenizer import BOUNDARY, CharTokenizer, Tokenizer, code_points, of_code_points
 
 PIECE = 1 << 18  # bytes compressed between two calls of `should_stop`
@@ -72,11 +73,19 @@ def added_bytes(
     return max(0, size(before + after) - size(before))  # bzip2 may compress a longer text better
 
 
-def utf8(ids: npt.NDArray[np.integer[Any]], tokenizer: Tokenizer) -> bytes:
-    """Return the text of ids in UTF-8; in byte mode, the bytes themselves."""
+def utf8(
+    ids: npt.NDArray[np.integer[Any]], tokenizer: Tokenizer, rare: npt.NDArray[np.uint32] = NONE
+) -> bytes:
+    """Return the text of ids in UTF-8; in byte mode, the bytes themselves.
+
+    `rare` are the code points of those that are escapes.
+    """
     if not isinstance(tokenizer, CharTokenizer):
         return ids.astype(np.uint8).tobytes()
-    text = of_code_points(code_points(tokenizer.alphabet)[ids])
+    codes = code_points(tokenizer.alphabet)[ids]
+    if tokenizer.escape is not None:
+        codes[ids == tokenizer.escape] = rare
+    text = of_code_points(codes)
     if tokenizer.boundary is not None:
         text = text.replace(BOUNDARY, "\n")
     # Half a surrogate pair, which only utf-7 allows in a text, takes 3 bytes.

@@ -12,8 +12,8 @@ from charlm.models import AdaptiveReader
 from charlm.runs import RunFolder
 from charlm.runs.load import SavedModel
 from charlm.text import CharTokenizer, Tokenizer, encode_corpus, open_corpus, open_source, scan_text
-from charlm.text.corpus import Progress, not_in_alphabet
-from charlm.text.tokenizer import normal_form
+from charlm.text.corpus import Progress
+from charlm.text.tokenizer import normal_form, not_in_alphabet
 from charlm.text.tokens import Ids, Split
 
 
@@ -69,7 +69,8 @@ def read_text(
         data: How the run read its text.
         own: The run's tokenizer.
         scratch: A folder for the ids; it must outlive the text.
-        unknown: `error` refuses characters that the model lacks, `uniform` sets them apart.
+        unknown: `error` refuses characters that the model lacks, `uniform` sets them apart. In an
+            alphabet with an escape none is unknown: see `charlm.text.escapes`.
         progress: Called with "reading" or "encoding" and the bytes read since the last call.
 
     Raises:
@@ -79,7 +80,7 @@ def read_text(
     data = data.model_copy(update={"source": name, **whole})
     source = open_source(name)
     scan = scan_text(source, data, progress)
-    strange = scan.strange_to(own)
+    strange = [] if own.escape is not None else scan.strange_to(own)
     known = scan.size - sum(int(scan.counts[ord(c)]) for c in strange)
     if strange and unknown == "error":
         uniform = Setting("unknown", "uniform")
@@ -95,7 +96,7 @@ def read_text(
         of_it = " that the model knows" if strange else ""
         raise DataError(name, f"only one character{of_it}; the first of a text is not scored")
     wide = own
-    if isinstance(own, CharTokenizer):
+    if strange and isinstance(own, CharTokenizer):
         wide = CharTokenizer([*own.alphabet, *strange], boundary=own.boundary is not None)
     tokens = scratch / "tokens"
     corpus = encode_corpus(source, data, scan, wide, tokens, progress)

@@ -55,6 +55,7 @@ class Score:
     unknown: int = 0  # how many of `chars` the model has no id for (see `unknown`)
     by_position: tuple[float, ...] | None = None  # mean nats after 1, 2, ... characters of context
     records: int | None = None  # how many records these are; `chars` counts the end of each
+    escapes: int = 0  # how many of `chars` are rare: see `charlm.text.escapes`
 
     @property
     def bits_per_symbol(self) -> float:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,12 +20,13 @@ from charlm.errors import check_stop
 from charlm.evaluation.protocols import Cut, Pass, rows_a_pass, training_passes, windows
 from charlm.evaluation.records import places_in_windows, rows_to_score, stretches
 from charlm.evaluation.score import Floats, Score, Tally
-from charlm.evaluation.unknown import LeftOut
+from charlm.evaluation.unknown import LeftOut, with_escapes
 from charlm.models.adaptive import AdaptiveReader
 from charlm.models.base import LanguageModel, stopping_between_layers
 from charlm.models.loss import surprisal
 from charlm.models.onednn import by_onednn
 from charlm.text.borders import Borders
+from charlm.text.escapes import count_escapes, escaped, utf8_size
 from charlm.text.tokenizer import CharTokenizer, Tokenizer
 from charlm.text.tokens import Ids
 
@@ -47,6 +49,7 @@ class Scored:
     symbols: npt.NDArray[np.int64]  # ids in the text's own alphabet
     known: npt.NDArray[np.bool_]  # to the model
     likeliest: Likeliest  # for each known one, by the model's ids
+    escaped: tuple[int, ...] = ()  # code points of those symbols that are escapes
 
     def records(self, symbols: Tokenizer, own: Tokenizer) -> Iterator[dict[str, Any]]:
         """Yield a record for each character; `symbols` has all of them, `own` is the model's.
@@ -60,11 +63,14 @@ class Scored:
 
         likeliest = zip(self.likeliest.ids.tolist(), self.likeliest.p.tolist(), strict=True)
         columns = (self.positions, self.symbols, self.nats, self.known)
+        rare = map(chr, self.escaped)
         for position, symbol, nats, is_known in zip(*(c.tolist() for c in columns), strict=True):
             predicted = zip(*next(likeliest), strict=True) if is_known else ()
             yield {
                 "position": position,
-                "byte" if symbols.unit == "bytes" else "char": name(symbols, symbol),
+                "byte" if symbols.unit == "bytes" else "char": (
+                    next(rare) if symbol == symbols.escape else name(symbols, symbol)
+                ),
                 "bits": round(nats / math.log(2), 6) if math.isfinite(nats) else None,
                 "likeliest": [[name(own, i), round(p, 6)] for i, p in predicted],
             }
@@ -97,13 +103,14 @@ def score_windows(
         predicted = _predict(model, ids, passes, should_stop)
     else:
         predicted = _predict_records(model, ids, windows(block_size), should_stop, max_chars)
-    total, chars = 0.0, 0
+    total, chars, escapes = 0.0, 0, 0
     with _evaluating(model), stopping_between_layers(model, should_stop):
-        for nats, *_ in predicted:
-            total += float(nats.sum())
+        for nats, targets, _ in predicted:
+            total += float(with_escapes(nats, targets, ids.escape, model.vocab_size).sum())
             chars += nats.size
+            escapes += count_escapes(targets, ids.escape)
             progress(nats.size)
-    return Score(chars, total / chars)
+    return Score(chars, total / chars, escapes=escapes)
 
 
 def score_text(
@@ -138,7 +145,8 @@ def score_text(
     records = None if ids.boundary is None else len(Borders(ids)) - 1
     tally = Tally(length + unknown, records)
     positions = np.zeros((2, min(cut.length, length)))  # sums and counts
-    known_done, done, size = 0, 0, 0
+    known_done, done, size, escapes = 0, 0, 0, 0
+    rare = chain.from_iterable(escaped(ids, 1))
     passes = cut.passes(length, rows_a_pass(model, cut.length, bool(each)))
     predicted = _predict(model, ids, passes, should_stop, bool(each))
     if ids.boundary is not None:
@@ -150,6 +158,9 @@ def score_text(
     unscored = int(np.searchsorted(left_out.before, 1)) if left_out else 0
     with _evaluating(model), stopping_between_layers(model, should_stop):
         for nats, targets, top in predicted:
+            nats = with_escapes(nats, targets, ids.escape, model.vocab_size)
+            among = count_escapes(targets, ids.escape)
+            escapes += among
             if by_position:
                 at = np.arange(nats.size) % nats.shape[1]
                 if ids.boundary is not None:
@@ -164,9 +175,11 @@ def score_text(
             size += 0 if byte_lengths is None else int(byte_lengths[symbols].sum())
             if each and top is not None:
                 at = np.arange(done, done + len(flat))
-                each(Scored(at + (at >= unscored), flat, symbols, known, top))
+                codes = tuple(map(int, islice(rare, among)))
+                each(Scored(at + (at >= unscored), flat, symbols, known, top, codes))
             known_done, done = known_done + nats.size, done + len(flat)
             progress(nats.size)
+    size += sum(map(utf8_size, escaped(ids, 1)))
     return Score(
         tally.chars,
         tally.mean(),
@@ -175,6 +188,7 @@ def score_text(
         unknown,
         _means(positions) if by_position else None,
         records,
+        escapes,
     )
 
 
@@ -185,12 +199,14 @@ def _means(positions: Floats) -> tuple[float, ...]:
 
 
 def utf8_lengths(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
-    """Return the length of each id's symbol in UTF-8 bytes, (V,)."""
+    """Return the length of each id's symbol in UTF-8 bytes, (V,); 0 for an escape: see `utf8_size`."""
     if isinstance(tokenizer, CharTokenizer):
         # Only utf-7 allows half a surrogate pair in a text; it would take 3 bytes.
         found = np.array([len(c.encode("utf-8", "surrogatepass")) for c in tokenizer.alphabet])
         if tokenizer.boundary is not None:
             found[tokenizer.boundary] = 1  # in a file, it is a newline
+        if tokenizer.escape is not None:
+            found[tokenizer.escape] = 0
         return found
     return np.ones(tokenizer.vocab_size, np.int64)
 

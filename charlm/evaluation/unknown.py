@@ -10,6 +10,11 @@ rest of the text without them:
 
 Each unknown character costs its code point and an equal share of the first line. Every character
 of the text counts, and the code could be decoded, so the loss is comparable.
+
+A model whose alphabet has an escape (see `charlm.text.escapes`) needs no positions: it predicts where
+an escape comes. So a rare or unknown character costs the model's nats for the escape, and then its
+code point, `escape_nats`. The probabilities of all that can follow, each code point outside the
+alphabet counted by itself, still add up to 1.
 """
 
 import math
@@ -22,9 +27,9 @@ import numpy.typing as npt
 
 from charlm.evaluation.score import Floats
 from charlm.storage import machine_errors
-from charlm.text.corpus import id_dtype
+from charlm.text.escapes import escaped
 from charlm.text.tokenizer import CharTokenizer
-from charlm.text.tokens import Ids, Split, TokenFile
+from charlm.text.tokens import Ids, Split, TokenFile, id_dtype
 
 CODE_POINTS = 0x110000  # 1,114,112
 CHUNK = 1 << 20
@@ -34,6 +39,30 @@ def charge_nats(unknown: int, chars: int, vocab_size: int) -> float:
     """Return the cost in nats of each of `unknown` characters in a text of `chars`."""
     choices = math.lgamma(chars + 1) - math.lgamma(unknown + 1) - math.lgamma(chars - unknown + 1)
     return (math.log(chars + 1) + choices) / unknown + math.log(CODE_POINTS - vocab_size)
+
+
+def escape_nats(vocab_size: int) -> float:
+    """Return what an escape costs beside the model's own nats: its code point, by a uniform code."""
+    return math.log(CODE_POINTS - vocab_size)
+
+
+def with_escapes(
+    nats: Floats, ids: npt.NDArray[np.int64], escape: int | None, vocab_size: int
+) -> Floats:
+    """Return the nats of characters with the cost of those that are escapes, of the same shape."""
+    return nats if escape is None else nats + (ids == escape) * escape_nats(vocab_size)
+
+
+def uniform_nats(vocab_size: int, escapes: int = 0, chars: int = 1) -> float:
+    """Return the mean nats of a character that is guessed, where `escapes` of `chars` are escapes."""
+    cost = escape_nats(vocab_size) * escapes / chars if escapes else 0.0
+    return math.log(vocab_size) + cost
+
+
+def uniform_on(text: Ids, vocab_size: int) -> float:
+    """Return the mean nats of the characters of a text that are guessed; the first is not."""
+    escapes = sum(map(len, escaped(text, 1))) if len(text) else 0
+    return uniform_nats(vocab_size, escapes, len(text) - 1)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ from charlm.storage.lock import HOLDER, LOCK
 from charlm.storage.machine import is_gone
 from charlm.storage.regular import is_folder, is_regular
 from charlm.text import Corpus, Scan, Source, Tokenizer, encode_corpus, open_source, scan_text
-from charlm.text.corpus import Progress, check_lengths, record_bounds
+from charlm.text.corpus import Progress
+from charlm.text.parts import check_lengths, record_bounds
 from charlm.training.compiling import check_compiler
 from charlm.training.plan import BudgetPlan, make_plan
 

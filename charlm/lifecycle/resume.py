@@ -213,7 +213,7 @@ def _rate_jump(prepared: PreparedRun, checkpoint: Checkpoint) -> str | None:
 def _refuse_strange_symbols(run: RunFolder, text: PreparedText) -> None:
     """Refuse a text with characters that the run has no ids for."""
     strange = text.scan.strange_to(text.tokenizer)
-    if strange:
+    if strange and text.tokenizer.escape is None:
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
         odd = f"{strange[0]!r} (U+{ord(strange[0]):04X}){more}"
         what = f"{odd} not in {run.tokenizer_path}, the run's alphabet"

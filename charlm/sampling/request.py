@@ -35,7 +35,8 @@ def encode_prompt(
     An empty prompt becomes a newline, or the first symbol of an alphabet without newlines. Of records,
     the prompt is the beginning of one, so the boundary comes before it.
     Characters outside the alphabet raise a DataError (`error`), are left out (`skip`), or are
-    replaced by similar ones (`nearest`). `where` says where the prompt comes from.
+    replaced by similar ones (`nearest`). To a model with an escape, those that would raise an error
+    are some rare character. `where` says where the prompt comes from.
     """
     try:
         ids = tokenizer.encode(prompt, unknown)
@@ -71,6 +72,8 @@ def encode_stops(
             raise UsageError(setting, "empty, so each text would end at once", "leave it out")
         try:
             found.append(tokenizer.encode(stop).astype(np.int64))
+            if tokenizer.escape is not None and tokenizer.escape in found[-1]:
+                raise DataError("", "holds a character that is not in this model's alphabet")
         except DataError as error:
             mend: Words = "leave it out"
             if escape_in(stop) and not knows(tokenizer, "\\"):
@@ -127,9 +130,18 @@ def task_of(
     alternatives: bool = False,
 ) -> Task:
     """Return how to continue a prompt, or raise the errors of `allowed_ids` and `encode_stops`."""
-    allowed = None if allow is None else allowed_ids(tokenizer, allow)
+    allowed = drawn_ids(tokenizer) if allow is None else allowed_ids(tokenizer, allow)
     ends, settings = encode_stops(tokenizer, stops, allowed), settings_of(config, allowed)
     return Task(settings, config.max_new_chars, ends, weights, alternatives)
+
+
+def drawn_ids(tokenizer: Tokenizer) -> Bool[ndarray, "V"] | None:
+    """Return which ids may be drawn: all but the escape, which is no character. None: all."""
+    if tokenizer.escape is None:
+        return None
+    drawn = np.ones(tokenizer.vocab_size, bool)
+    drawn[tokenizer.escape] = False
+    return drawn
 
 
 def allowed_ids(tokenizer: Tokenizer, allow: str) -> Bool[ndarray, "V"]:
@@ -154,6 +166,8 @@ def allowed_ids(tokenizer: Tokenizer, allow: str) -> Bool[ndarray, "V"]:
             what = f"a backslash and {escape_in(allow)[1]!r}, and this model has no backslash"
             raise UsageError(setting, what, _newline(allow, Setting("allow")))
         found[tokenizer.encode(allow, "skip")] = True
+    if tokenizer.escape is not None:
+        found[tokenizer.escape] = False
     if not found.any():
         mend = "use ASCII in a class for a model of bytes" if of_bytes else ""
         raise UsageError(setting, "this model's alphabet has no such character", mend)

@@ -6,8 +6,9 @@ memory needs no more memory than a small one.
 Read in this order: `raw` (bytes that are not UTF-8), `tokenizer`, `datasets` (texts with a name),
 `files` (of a folder), `sources` (where a text comes from), `records` (many short texts), `unpacking`
 (compressed files), `decoding` (bytes to characters), `lines`, `columns` (of a table), `parquet`,
-`reading` (a text's symbols), `tokens` (ids on disk), `shuffling` (of records), `corpus` (alphabet,
-encoding, splits), `borders` and `rows` (of records), `batches`.
+`reading` (a text's symbols), `tokens` (ids on disk), `escapes` (rare characters), `shuffling` (of
+records), `parts` (of a text), `corpus` (alphabet, encoding, splits), `borders` and `rows` (of
+records), `batches`.
 """
 
 from charlm.text.batches import Batches, window_starts

@@ -72,7 +72,7 @@ class Batches:
     """
 
     def __init__(self, split: Ids, block_size: int, batch_size: int, seed: int) -> None:
-        self.split, self.seed = split, seed
+        self.split, self.seed, self.escape = split, seed, split.escape
         self.block_size, self.batch_size = block_size, batch_size
         self.windows = len(split) - block_size  # the last target follows the last window
         if self.windows < 1:

@@ -6,9 +6,9 @@ an id. So a text is read twice, in chunks, and memory does not grow with the tex
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,14 +21,23 @@ from charlm.config import DataConfig
 from charlm.errors import CheckpointError, DataError, Phrase, Setting
 from charlm.storage import new_folder, read_manifest, verify_folder
 from charlm.storage.json_file import Count, reason
+from charlm.text.escapes import IdWriter
+from charlm.text.parts import record_bounds, refuse_empty, split_bounds
 from charlm.text.reading import Symbols, empty_text, gathered, read_symbols
 from charlm.text.records import Cutter, Records, Tally, keys_of
 from charlm.text.shuffling import BORDERS, PartWriter, Sorter, cuts_between_repeats, write_parts
 from charlm.text.sources import Source, changed_meanwhile
-from charlm.text.tokenizer import BOUNDARY, ByteTokenizer, CharTokenizer, Tokenizer
-from charlm.text.tokens import RESTORE, Split, TokenFile
+from charlm.text.tokenizer import (
+    BOUNDARY,
+    ESCAPE,
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    not_in_alphabet,
+)
+from charlm.text.tokens import ESCAPES, RESTORE, Escapes, Split, TokenFile, id_dtype
 
-IDS, INDEX = "ids.bin", "borders.bin"
+IDS, INDEX, RARE = "ids.bin", "borders.bin", "escapes.bin"
 HELD_BYTES = 1 << 26  # of a text of many files, which take long to open, between the two passes
 _CODE_POINTS = 0x110000
 _NO_BYTES = hashlib.sha256().digest()
@@ -50,10 +59,16 @@ class Scan:
     records: Tally | None = None  # None: it is one text
 
     def tokenizer(self, data: DataConfig) -> Tokenizer:
-        """Return a tokenizer for all characters, or raise DataError if there are too many."""
+        """Return a tokenizer for all characters that are not rare.
+
+        Raises DataError if there are too many, or none.
+        """
         if data.unit == "bytes":
             return ByteTokenizer()
-        codes = np.flatnonzero(self.counts)
+        codes = np.flatnonzero(self.counts >= data.min_count)
+        if not len(codes) or (self.records and codes[0] == ord(BOUNDARY)):
+            what = f"no character of {data.source} occurs {data.min_count:,} times"
+            raise DataError(Setting("data.min_count", data.min_count), what, "lower it")
         if len(codes) > data.max_vocab:
             rare = codes[np.argsort(self.counts[codes], kind="stable")][:3]
             shown = ", ".join(f"{chr(c)!r} ({self.counts[c]}x)" for c in rare)
@@ -61,9 +76,14 @@ class Scan:
                 data.source,
                 f"{len(codes):,} distinct characters (rarest: {shown}), more than the limit of "
                 f"{data.max_vocab:,}",
-                Phrase("set {} or {}", Setting("data.max_vocab", len(codes)), _BYTES),
+                Phrase(
+                    "set {}, {} or {}",
+                    Setting("data.max_vocab", len(codes)),
+                    Setting("data.min_count", max(2, data.min_count + 1)),
+                    _BYTES,
+                ),
             )
-        return CharTokenizer(map(chr, codes), boundary=self.records is not None)
+        return CharTokenizer(map(chr, codes), self.records is not None, data.min_count > 1)
 
     def bounds(self, data: DataConfig) -> dict[str, tuple[int, int]]:
         """Return where the parts begin and end, in symbols; about, if these are records."""
@@ -124,62 +144,15 @@ def scan_text(
         notes += tally.notes(data.records)
     if not size:
         raise empty_text(source, data, digest.digest() == _NO_BYTES)
+    if data.min_count > 1 and counts[ord(ESCAPE)]:
+        mend = Phrase("remove it, or use {}", Setting("data.min_count", 1))
+        raise DataError(source.name, "holds U+10FFFE, which stands for rare characters", mend)
     if counts[ord("\r")] and data.unit == "chars":
         kept = "carriage returns (\\r) are kept as they are"
         notes.append(f"{kept}; data.newlines=lf makes newlines of them")
     if np.count_nonzero(counts) == 1:
         notes.append("only one distinct symbol: there is nothing to learn")
     return Scan(size, digest.hexdigest(), counts, notes, held, tally)
-
-
-def split_bounds(size: int, data: DataConfig) -> dict[str, tuple[int, int]]:
-    """Split [0, size) by position into train, then val, then test."""
-    # Exact fractions: in floats 1 - 0.9 is less than 0.1.
-    val_share, test_share = Fraction(str(data.val_fraction)), Fraction(str(data.test_fraction))
-    train, val = int(size * (1 - val_share - test_share)), size - int(size * test_share)
-    if not val_share:
-        train = val
-    return {"train": (0, train), "val": (train, val), "test": (val, size)}
-
-
-def record_bounds(count: int, data: DataConfig) -> dict[str, tuple[int, int]]:
-    """Split `count` records into train, then val, then test; no part that is wanted stays empty.
-
-    Raises DataError if there are too few.
-    """
-    val, test = (float(share > 0) for share in (data.val_fraction, data.test_fraction))
-    needed = 1 + int(val) + int(test)
-    if count < needed:
-        what = f"{count} record{'s' if count != 1 else ''}, and its parts need {needed}"
-        raise DataError(data.source, what, "use a longer list, or set data.val_fraction=0")
-    tests = max(int(test), int(count * Fraction(str(data.test_fraction))))
-    vals = max(int(val), int(count * Fraction(str(data.val_fraction))))
-    train = max(1, count - vals - tests)
-    tests = min(tests, count - train - int(val))
-    return {"train": (0, train), "val": (train, count - tests), "test": (count - tests, count)}
-
-
-def refuse_empty(bounds: Mapping[str, tuple[int, int]], data: DataConfig, count: int) -> None:
-    """Raise DataError if a part that is wanted has no records, since equal ones are in one part."""
-    for name, (first, last) in bounds.items():
-        if first == last and (name == "train" or getattr(data, f"{name}_fraction")):
-            what = (
-                f"so many of its {count:,} records are equal that none is left for the {name} part"
-            )
-            raise DataError(data.source, what, "use data.unique=true, or another list")
-
-
-def check_lengths(size: int, data: DataConfig, block_size: int) -> None:
-    """Raise DataError for a text with a part too short for one window and the next character."""
-    for name, (start, stop) in split_bounds(size, data).items():
-        wanted, length = name == "train" or getattr(data, f"{name}_fraction") > 0, stop - start
-        if wanted and length <= block_size:
-            other = f"raise data.{name}_fraction" if name != "train" else "use a longer text"
-            raise DataError(
-                data.source,
-                f"the {name} part has {length} characters and needs {block_size + 1}",
-                f"lower model.block_size below {max(length, 1)} or {other}",
-            )
 
 
 def encode_corpus(
@@ -211,24 +184,31 @@ def encode_corpus(
         "dtype": dtype.str,
         "splits": {name: list(bounds) for name, bounds in split_bounds(scan.size, data).items()},
     }
-    if isinstance(tokenizer, CharTokenizer):
-        if strange := scan.strange_to(tokenizer):
-            raise DataError(source.name, not_in_alphabet(strange, tokenizer))
-        table = tokenizer.table(dtype)
-    else:
-        table = np.arange(256, dtype=dtype)
+    if (strange := scan.strange_to(tokenizer)) and tokenizer.escape is None:
+        raise DataError(source.name, not_in_alphabet(strange, tokenizer))
     held, scan.held = scan.held, None
     read = read_symbols(source, data, digest.update, [], partial(progress, "encoding"))
     pieces = gathered(read) if held is None else iter(held)
-    with new_folder(folder, facts) as temporary, (temporary / IDS).open("wb") as file:
-        if data.records == "none":
-            for symbols in pieces:
-                file.write(table.take(symbols).data)
+    with new_folder(folder, facts) as temporary, ExitStack() as files:
+        names = (IDS, INDEX, RARE)
+        wanted = (True, data.records != "none", tokenizer.escape is not None)
+        ids, index, rare = (
+            files.enter_context((temporary / name).open("wb")) if one else None
+            for name, one in zip(names, wanted, strict=True)
+        )
+        assert ids
+        writer = IdWriter(ids, tokenizer, strange, rare)
+        if index:
+            parts = PartWriter(writer, index, tokenizer.vocab_size - 1)
+            cut = Cutter.of(data, source.name).cut(pieces)
+            facts |= _write_records(cut, data, scan, temporary, parts)
         else:
-            with (temporary / INDEX).open("wb") as index:
-                writer = PartWriter(file, index, dtype, tokenizer.vocab_size - 1)
-                cut = Cutter.of(data, source.name).cut(pieces)
-                facts |= _write_records(cut, data, scan, table, temporary, writer)
+            table = writer.table()
+            for symbols in pieces:
+                writer.write(table.take(symbols))
+        if rare:
+            facts |= {"escape": tokenizer.escape, "escapes": writer.escaped}
+            facts["distinct"] = tokenizer.vocab_size - 1 + len(strange)
         if held is None and digest.hexdigest() != scan.sha256:
             raise changed_meanwhile(source.name)
     return _corpus(folder, read_manifest(folder))
@@ -238,12 +218,12 @@ def _write_records(
     cut: Iterator[Records],
     data: DataConfig,
     scan: Scan,
-    table: Symbols,
     scratch: Path,
     writer: PartWriter,
 ) -> dict[str, Any]:
     """Write records in their own order, part by part; return the facts about them."""
-    sorter, seen = Sorter(scratch, writer.dtype, scan.size), 0
+    sorter, seen = Sorter(scratch, writer.ids.wide, scan.size), 0
+    table = writer.ids.table()
     total = scan.records.records if scan.records else 0
     for records in cut:
         if data.shuffle:
@@ -260,7 +240,7 @@ def _write_records(
         refuse_empty(bounds, data, count)
     splits, borders = write_parts(sorter.sorted(data.unique), bounds, writer)
     facts = {
-        "size": writer.size,
+        "size": writer.ids.size,
         "splits": {name: list(pair) for name, pair in splits.items()},
         "records": data.records,
         "borders": {name: list(pair) for name, pair in borders.items()},
@@ -303,6 +283,9 @@ class _Facts(BaseModel, strict=True):
     splits: dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]]
     records: str | None = None  # what one is; None: this is one text
     borders: dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]] | None = None
+    escape: Count | None = None  # the id of rare characters
+    escapes: Count = 0  # how many there are
+    distinct: Count | None = None  # symbols of the text, rare ones too
 
 
 def _corpus(folder: Path, facts: Mapping[str, Any]) -> Corpus:
@@ -317,6 +300,8 @@ def _corpus(folder: Path, facts: Mapping[str, Any]) -> Corpus:
             ends = [end for name in bounds for end in known.borders[name]]
             if ends != sorted([0, *ends[1:]]) or len(known.borders) != len(bounds):
                 raise ValueError("borders")
+        if (known.escape or 0) >= known.vocab_size:
+            raise ValueError("escape")
     except (KeyError, ValueError) as error:
         what = f"its manifest is incomplete ({reason(error)})"
         raise CheckpointError(folder, what, RESTORE) from None
@@ -328,18 +313,8 @@ def _corpus(folder: Path, facts: Mapping[str, Any]) -> Corpus:
             borders = Split(index, first, stop)
             boundary = known.vocab_size - 1
             splits[name] = replace(splits[name], borders=borders, boundary=boundary)
+    if known.escape is not None:
+        found = Split(TokenFile(folder / RARE, ESCAPES, known.escapes), 0, known.escapes)
+        escapes = Escapes(known.escape, found)
+        splits = {name: replace(split, escapes=escapes) for name, split in splits.items()}
     return Corpus(splits, facts)
-
-
-def id_dtype(vocab_size: int) -> np.dtype[Any]:
-    """Return the narrowest little-endian unsigned type that holds every id."""
-    return np.dtype("u1" if vocab_size <= 1 << 8 else "<u2" if vocab_size <= 1 << 16 else "<u4")
-
-
-def not_in_alphabet(strange: Sequence[str], tokenizer: Tokenizer) -> str:
-    """Name characters of a text that a run's tokenizer lacks."""
-    shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in strange[:4])
-    more = f" and {len(strange) - 4} more" if len(strange) > 4 else ""
-    size = tokenizer.vocab_size
-    verb = "is" if len(strange) == 1 else "are"
-    return f"{shown}{more} {verb} not in the alphabet of this run, which has {size} symbols"

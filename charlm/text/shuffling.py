@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from charlm.text.escapes import IdWriter
 from charlm.text.records import Lengths, Records, taken
 
 BUCKET_BYTES = 1 << 26  # of ids that are sorted at once
@@ -108,15 +109,13 @@ def cuts_between_repeats(
 class PartWriter:
     """Writes the ids of records, with a boundary before the first and after each, and its places."""
 
-    def __init__(
-        self, ids: BinaryIO, borders: BinaryIO, dtype: np.dtype[Any], boundary: int
-    ) -> None:
-        self.ids, self.borders, self.dtype, self.boundary = ids, borders, dtype, boundary
-        self.size = self.count = 0  # ids and borders so far
+    def __init__(self, ids: IdWriter, borders: BinaryIO, boundary: int) -> None:
+        self.ids, self.borders, self.boundary = ids, borders, boundary
+        self.count = 0  # borders so far
 
     def begin(self) -> None:
         """Begin a part."""
-        self._write(np.array([self.boundary]), np.array([self.size]))
+        self._write(np.array([self.boundary]), np.array([self.ids.size]))
 
     def add(self, records: Records) -> None:
         """Add records."""
@@ -125,12 +124,12 @@ class PartWriter:
         inside = np.ones(len(ids), bool)
         inside[ends] = False
         ids[inside] = records.symbols
-        self._write(ids, ends + self.size)
+        self._write(ids, ends + self.ids.size)
 
     def _write(self, ids: npt.NDArray[Any], borders: npt.NDArray[Any]) -> None:
-        self.ids.write(ids.astype(self.dtype).data)
+        self.ids.write(ids)
         self.borders.write(borders.astype(BORDERS).data)
-        self.size, self.count = self.size + len(ids), self.count + len(borders)
+        self.count += len(borders)
 
 
 def write_parts(
@@ -144,7 +143,7 @@ def write_parts(
     splits, borders = {}, {}
     rest = Records(np.empty(0, np.int64), np.empty(0, np.int64))
     for name, (first, last) in bounds.items():
-        start, border = writer.size, writer.count
+        start, border = writer.ids.size, writer.count
         left = last - first
         if left:
             writer.begin()
@@ -152,7 +151,7 @@ def write_parts(
             now, rest = _divided(rest, left) if len(rest.lengths) else _divided(next(records), left)
             writer.add(now)
             left -= len(now.lengths)
-        splits[name], borders[name] = (start, writer.size), (border, writer.count)
+        splits[name], borders[name] = (start, writer.ids.size), (border, writer.count)
     return splits, borders
 
 

@@ -11,7 +11,7 @@ import json
 import re
 import reprlib
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -29,6 +29,8 @@ StreamDecoder = Callable[[int | None], str]
 
 FORMAT = 1
 BOUNDARY = "\U0010ffff"  # between records; Unicode reserves it for use inside programs
+ESCAPE = "\U0010fffe"  # for each rare or unknown character; reserved likewise
+REPLACEMENT = "\ufffd"  # how an escape is shown
 _MAX_BYTES = 16 << 20  # an alphabet of all of Unicode takes under 14 MB as escaped JSON
 _CODE_POINTS = 0x110000
 
@@ -49,6 +51,10 @@ class Tokenizer(Protocol):
     def boundary(self) -> int | None:
         """The id of the boundary between records; None: texts have none."""
 
+    @property
+    def escape(self) -> int | None:
+        """The id that all rare and unknown characters share; None: there is none."""
+
     def encode(self, text: str, unknown: Unknown = "error") -> IntArray:
         """Return the ids of a text."""
 
@@ -66,14 +72,20 @@ class CharTokenizer:
     """One id for each character of an alphabet, in Unicode order; repeats do not matter.
 
     With `boundary`, the last id is that of the boundary between records (see `charlm.text.records`).
+    With `escape`, one id stands for all characters outside the alphabet (see `charlm.text.escapes`).
     """
 
     unit = "chars"
 
-    def __init__(self, alphabet: Iterable[str], boundary: bool = False) -> None:
-        self.alphabet = "".join(sorted({*alphabet, *([BOUNDARY] if boundary else [])}))
+    def __init__(
+        self, alphabet: Iterable[str], boundary: bool = False, escape: bool = False
+    ) -> None:
+        added = [BOUNDARY] * boundary + [ESCAPE] * escape
+        self.alphabet = "".join(sorted({*alphabet, *added}))
         self.boundary = len(self.alphabet) - 1 if boundary else None
+        self.escape = self.alphabet.index(ESCAPE) if escape else None
         self._codes = code_points(self.alphabet)
+        self._shown = self.alphabet.replace(ESCAPE, REPLACEMENT) if escape else self.alphabet
 
     @property
     def vocab_size(self) -> int:
@@ -84,21 +96,24 @@ class CharTokenizer:
         """Return the ids of a text.
 
         Characters outside the alphabet raise a DataError that lists them (`error`), or are left out
-        (`skip`), or are replaced by similar ones if possible (`nearest`).
+        (`skip`), or are replaced by similar ones if possible (`nearest`). In an alphabet with an
+        escape, those that would raise an error, or are similar to none, become escapes.
         """
         if unknown == "nearest":
             text = text.replace("\r\n", "\n") if "\r" not in self.alphabet else text
-            text = _written_with(self.alphabet, text)
+            text = _written_with(self.alphabet, text, self.escape is not None)
         codes = code_points(text)
         ids = np.searchsorted(self._codes, codes)
         known = np.append(self._codes, _CODE_POINTS)[ids] == codes
+        if unknown != "skip" and self.escape is not None:
+            return np.where(known, ids, self.escape)
         if unknown == "error" and not known.all():
             raise DataError("", _unknown_characters(text, known, self.vocab_size))
         return ids[known]  # type: ignore[no-any-return]
 
     def decode(self, ids: Iterable[int] | IntArray) -> str:
-        """Return the text of ids, each in [0, V)."""
-        return "".join(self.alphabet[i] for i in ids)
+        """Return the text of ids, each in [0, V); an escape becomes U+FFFD."""
+        return "".join(self._shown[i] for i in ids)
 
     def table(self, dtype: npt.DTypeLike) -> IntArray:
         """Return a table from code point to id, to encode much text. Unknown ones map to 0."""
@@ -108,13 +123,15 @@ class CharTokenizer:
 
     def stream_decoder(self) -> StreamDecoder:
         """Return a decoder for output that streams."""
-        return lambda idx: "" if idx is None else self.alphabet[idx]
+        return lambda idx: "" if idx is None else self._shown[idx]
 
     def to_json(self) -> str:
         """Return the alphabet as JSON."""
         content: dict[str, Any] = {"format": FORMAT, "unit": self.unit, "alphabet": self.alphabet}
         if self.boundary is not None:
             content["boundary"] = True
+        if self.escape is not None:
+            content["escape"] = True
         return json.dumps(content, indent=1) + "\n"
 
 
@@ -124,6 +141,7 @@ class ByteTokenizer:
     unit = "bytes"
     vocab_size = 256
     boundary = None
+    escape = None
 
     def encode(self, text: str, unknown: Unknown = "error") -> IntArray:
         """Return the UTF-8 bytes of a text; only half a surrogate pair is an unknown character."""
@@ -199,16 +217,21 @@ def nearest(character: str, alphabet: str) -> str:
     return next((form for form in forms if form and all(c in alphabet for c in form)), "")
 
 
-def _written_with(alphabet: str, text: str) -> str:
-    """Return a text in an alphabet, each unknown character as the nearest known one."""
+def _written_with(alphabet: str, text: str, keep: bool = False) -> str:
+    """Return a text in an alphabet, each unknown character as the nearest known one.
+
+    `keep` those that are similar to none, instead of leaving them out.
+    """
     found = set(text)
     if not found <= {*alphabet}:
         # Letters together with their accents first: alone, an accent means nothing.
         marks = "".join(map(re.escape, filter(_is_mark, sorted(found))))
         whole = [_SYLLABLE, *([f"[^{marks}][{marks}]+"] if marks else [])]
-        known = functools.cache(lambda several: nearest(several, alphabet))
+        known = functools.cache(
+            lambda several: nearest(several, alphabet) or (several if keep else "")
+        )
         text = re.sub("|".join(whole), lambda several: known(several[0]), text, flags=re.DOTALL)
-    return text.translate({ord(c): nearest(c, alphabet) for c in set(text)})
+    return text.translate({ord(c): nearest(c, alphabet) or (c if keep else "") for c in set(text)})
 
 
 def normal_form(strange: Iterable[str], alphabet: str) -> str:
@@ -237,7 +260,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
         alphabet = content["alphabet"]
         if not isinstance(alphabet, str) or not alphabet:
             raise ValueError("there is no alphabet")
-        tokenizer = CharTokenizer(alphabet, bool(content.get("boundary")))
+        special = (bool(content.get(name)) for name in ("boundary", "escape"))
+        tokenizer = CharTokenizer(alphabet, *special)
         if tokenizer.alphabet != alphabet:
             raise ValueError("the alphabet is not in order")
         return tokenizer
@@ -255,6 +279,15 @@ def code_points(text: str) -> npt.NDArray[np.uint32]:
 def of_code_points(codes: npt.NDArray[Any]) -> str:
     """Return the text of code points, (N,)."""
     return codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+
+
+def not_in_alphabet(strange: Sequence[str], tokenizer: Tokenizer) -> str:
+    """Name characters of a text that a run's tokenizer lacks."""
+    shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in strange[:4])
+    more = f" and {len(strange) - 4} more" if len(strange) > 4 else ""
+    size = tokenizer.vocab_size
+    verb = "is" if len(strange) == 1 else "are"
+    return f"{shown}{more} {verb} not in the alphabet of this run, which has {size} symbols"
 
 
 def _unknown_characters(text: str, known: npt.NDArray[np.bool_], vocab_size: int) -> str:

@@ -18,6 +18,8 @@ from charlm.storage import machine_errors
 from charlm.storage.regular import open_regular
 
 RESTORE = "restore it or start a new run"
+# On disk, an escape is its place in the file of ids, then its code point, which takes 21 bits.
+ESCAPES, CODE_BITS = np.dtype("<u8"), 21
 
 
 @runtime_checkable
@@ -28,10 +30,19 @@ class Ids(Protocol):
     def boundary(self) -> int | None:
         """The id between records; None: this is one text."""
 
+    @property
+    def escape(self) -> int | None:
+        """The id of rare characters; None: there is none."""
+
     def __len__(self) -> int: ...
 
     def read(self, first: int, count: int) -> npt.NDArray[np.integer[Any]]:
         """Return `count` ids from position `first`: (count,)."""
+
+
+def id_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Return the narrowest little-endian unsigned type that holds every id."""
+    return np.dtype("u1" if vocab_size <= 1 << 8 else "<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 class TokenFile:
@@ -80,11 +91,24 @@ class TokenFile:
 
 
 @dataclass(frozen=True)
+class Escapes:
+    """Which characters the escapes in a file of ids stand for (see `charlm.text.escapes`)."""
+
+    idx: int  # the id of an escape
+    found: "Split"  # of a file of `ESCAPES`
+
+    def between(self, start: int, stop: int) -> "Split":
+        """Return those of the ids in places [start, stop)."""
+        first, last = (first_at_least(self.found, place << CODE_BITS) for place in (start, stop))
+        return self.found.part(first, last)
+
+
+@dataclass(frozen=True)
 class Split:
     """One part of a corpus: ids [start, stop) of a token file.
 
     Records have a boundary before the first and one after each; `borders` are their places in the
-    file, in order.
+    file, in order. `escapes` say which characters the escapes of the file stand for.
     """
 
     tokens: TokenFile
@@ -92,6 +116,7 @@ class Split:
     stop: int
     borders: "Split | None" = None
     boundary: int | None = None
+    escapes: Escapes | None = None
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -100,6 +125,11 @@ class Split:
     def records(self) -> int:
         """How many records it holds; of one text, 0."""
         return 0 if self.borders is None else max(0, len(self.borders) - 1)
+
+    @property
+    def escape(self) -> int | None:
+        """The id of rare characters; None: there is none."""
+        return self.escapes.idx if self.escapes else None
 
     def read(self, first: int, count: int) -> npt.NDArray[np.integer[Any]]:
         """Return `count` ids of this part from its position `first`, or raise IndexError."""
@@ -146,9 +176,15 @@ def first_at_least(increasing: Ids, least: int) -> int:
 class IdArray:
     """Ids in memory, (N,), read like a `Split`."""
 
-    def __init__(self, ids: npt.NDArray[np.integer[Any]], boundary: int | None = None) -> None:
+    def __init__(
+        self,
+        ids: npt.NDArray[np.integer[Any]],
+        boundary: int | None = None,
+        escape: int | None = None,
+    ) -> None:
         self.ids = ids
         self.boundary = boundary
+        self.escape = escape
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -160,7 +196,7 @@ class IdArray:
 
     def part(self, first: int, stop: int) -> "IdArray":
         """Return positions [first, stop) without a copy, or raise IndexError."""
-        return IdArray(self.read(first, stop - first), self.boundary)
+        return IdArray(self.read(first, stop - first), self.boundary, self.escape)
 
 
 def _check_range(ids: Sized, first: int, count: int) -> None:

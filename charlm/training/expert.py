@@ -40,6 +40,7 @@ class PhasedBatches(Batches):
         # A slice may be too short for a window.
         enough = late.boundary is not None or len(late) > config.model.block_size
         self.slice = batches_of(late, *sizes) if enough else None
+        self.escape = early.escape
         self.late_from: int | None = None
 
     def get(

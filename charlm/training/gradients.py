@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from charlm.backprop.by_hand import ByHand
 from charlm.config import Config
 from charlm.errors import NonFiniteError, Phrase, Setting, Words, check_stop
+from charlm.evaluation.unknown import escape_nats
 from charlm.fused.blocks import fused_forward
 from charlm.models import LanguageModel, next_token_loss
 from charlm.models.device import choose_dtype, precision
@@ -23,6 +24,7 @@ from charlm.runs.records import CompileRecord, NoteRecord, Record, SkipRecord, T
 from charlm.runs.state import TrainingState
 from charlm.text import Batches
 from charlm.text.batches import DROPOUT_STREAM, batches_of, random_words
+from charlm.text.escapes import count_escapes
 from charlm.training.compile_cost import cost_of, keep_times, program
 from charlm.training.compiling import Forward, compile_model, worth_trying
 from charlm.training.kept_memory import keep_memory
@@ -203,7 +205,9 @@ class GradientLearner(Learner):
             seed = random_words(self.config.run.seed, DROPOUT_STREAM, sample, 1)[0]
             torch.manual_seed(int(seed >> np.uint64(1)))  # only dropout draws from this generator
         total = torch.zeros((), device=self.device)
+        escapes = 0
         for ids, targets in self.batches.groups(step, first, micro, filled=not self.by_hand):
+            escapes += count_escapes(targets, self.batches.escape)
             share = int((targets >= 0).sum()) / self.batches.chars(step)
             x, y = (
                 torch.from_numpy(one).to(self.device, non_blocking=True) for one in (ids, targets)
@@ -216,6 +220,8 @@ class GradientLearner(Learner):
             loss = next_token_loss(logits.float(), y) * share
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
+        if escapes:  # they have no gradient, and count in the loss as in an evaluation
+            total += escapes * escape_nats(self.model.vocab_size) / self.batches.chars(step)
         return total
 
     def _non_finite(self, loss: float, norm: float, rate: float) -> str:

@@ -22,7 +22,14 @@ from charlm.models.device import choose_device
 from charlm.runs import RunFolder
 from charlm.runs.records import Record
 from charlm.runs.state import TrainingState
-from charlm.sampling import CONFIGURED, Context, encode_prompt, generate, settings_of
+from charlm.sampling import (
+    CONFIGURED,
+    Context,
+    drawn_ids,
+    encode_prompt,
+    generate,
+    settings_of,
+)
 from charlm.text import Corpus, Tokenizer
 from charlm.text.tokenizer import BOUNDARY
 from charlm.text.tokens import Ids
@@ -154,7 +161,8 @@ class Job:
     def _sampled(self, context: Context, seed: int, count: int) -> list[int]:
         """Return the ids of a sample after a prompt, up to the end of a record."""
         ids: list[int] = []
-        for drawn in generate(context, count, settings_of(self.config.sample), [seed]):
+        settings = settings_of(self.config.sample, drawn_ids(self.tokenizer))
+        for drawn in generate(context, count, settings, [seed]):
             check_stop(self.should_stop)
             ids.append(int(drawn.idx[0]))
             if ids[-1] == self.tokenizer.boundary:

@@ -252,7 +252,7 @@ def test_it_stops_between_the_layers_of_a_pass():
 
 def test_memory_does_not_grow_with_the_text():
     class Endless:
-        boundary = None
+        boundary = escape = None
 
         def __len__(self):
             return 2_000_001

@@ -25,8 +25,9 @@ from charlm.text import (
     reading,
     scan_text,
 )
-from charlm.text.corpus import check_lengths, id_dtype, split_bounds
+from charlm.text.parts import check_lengths, split_bounds
 from charlm.text.sources import Part
+from charlm.text.tokens import id_dtype
 
 # Signatures need a few bytes at once, and the start of a text is where they are looked for.
 chunk_sizes = st.integers(min_value=4, max_value=20)
@@ -382,7 +383,7 @@ def test_more_symbols_than_allowed_are_refused_with_the_rarest():
 
     assert str(caught.value) == (
         "here: 4 distinct characters (rarest: 'é' (1x), 'b' (2x), '語' (2x)), more than the limit of "
-        "3; set data.max_vocab=4 or data.unit=bytes"
+        "3; set data.max_vocab=4, data.min_count=2 or data.unit=bytes"
     )
     assert scan_text(source_of(b"abc"), data).tokenizer(data).vocab_size == 3
 

@@ -1,0 +1,57 @@
+"""Where the parts of a text, or of a list of records, begin and end: train, then val, then test."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+from charlm.config import DataConfig
+from charlm.errors import DataError
+
+
+def split_bounds(size: int, data: DataConfig) -> dict[str, tuple[int, int]]:
+    """Split [0, size) by position into train, then val, then test."""
+    # Exact fractions: in floats 1 - 0.9 is less than 0.1.
+    val_share, test_share = Fraction(str(data.val_fraction)), Fraction(str(data.test_fraction))
+    train, val = int(size * (1 - val_share - test_share)), size - int(size * test_share)
+    if not val_share:
+        train = val
+    return {"train": (0, train), "val": (train, val), "test": (val, size)}
+
+
+def record_bounds(count: int, data: DataConfig) -> dict[str, tuple[int, int]]:
+    """Split `count` records into train, then val, then test; no part that is wanted stays empty.
+
+    Raises DataError if there are too few.
+    """
+    val, test = (float(share > 0) for share in (data.val_fraction, data.test_fraction))
+    needed = 1 + int(val) + int(test)
+    if count < needed:
+        what = f"{count} record{'s' if count != 1 else ''}, and its parts need {needed}"
+        raise DataError(data.source, what, "use a longer list, or set data.val_fraction=0")
+    tests = max(int(test), int(count * Fraction(str(data.test_fraction))))
+    vals = max(int(val), int(count * Fraction(str(data.val_fraction))))
+    train = max(1, count - vals - tests)
+    tests = min(tests, count - train - int(val))
+    return {"train": (0, train), "val": (train, count - tests), "test": (count - tests, count)}
+
+
+def refuse_empty(bounds: Mapping[str, tuple[int, int]], data: DataConfig, count: int) -> None:
+    """Raise DataError if a part that is wanted has no records, since equal ones are in one part."""
+    for name, (first, last) in bounds.items():
+        if first == last and (name == "train" or getattr(data, f"{name}_fraction")):
+            what = (
+                f"so many of its {count:,} records are equal that none is left for the {name} part"
+            )
+            raise DataError(data.source, what, "use data.unique=true, or another list")
+
+
+def check_lengths(size: int, data: DataConfig, block_size: int) -> None:
+    """Raise DataError for a text with a part too short for one window and the next character."""
+    for name, (start, stop) in split_bounds(size, data).items():
+        wanted, length = name == "train" or getattr(data, f"{name}_fraction") > 0, stop - start
+        if wanted and length <= block_size:
+            other = f"raise data.{name}_fraction" if name != "train" else "use a longer text"
+            raise DataError(
+                data.source,
+                f"the {name} part has {length} characters and needs {block_size + 1}",
+                f"lower model.block_size below {max(length, 1)} or {other}",
+            )
