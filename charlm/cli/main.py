@@ -25,6 +25,7 @@ from charlm.cli import (
     gradcheck,
     graph,
     lr_find,
+    novelty,
     output,
     runs,
     sample,
@@ -50,6 +51,7 @@ app.command("train", cls=Verb)(train.train)
 app.command("sample", cls=Verb)(sample.sample)
 app.command("eval", cls=Verb)(evaluate.evaluate)
 app.command("baselines", cls=Verb)(baselines.baselines)
+app.command("novelty", cls=Verb)(novelty.novelty)
 app.command("compare", cls=Verb)(compare.compare)
 app.command("compress", cls=Verb)(compress.compress)
 app.command("decompress", cls=Verb)(compress.decompress)

@@ -257,6 +257,28 @@ def bytes_bar(
         yield update
 
 
+@contextlib.contextmanager
+def steps(
+    quiet: bool = False, should_stop: Callable[[], bool] = lambda: False
+) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a callback that draws a bar for each named step: what is newly done, and its total."""
+    with contextlib.ExitStack() as before:
+
+        @functools.cache
+        def drawn(step: str) -> Any:
+            before.close()
+            new = bar(step, "text", disable=quiet or None)
+            before.callback(new.close)
+            return new
+
+        def update(step: str, done: int, total: int) -> None:
+            check_stop(should_stop)
+            drawn(step).total = total
+            drawn(step).update(done)
+
+        yield update
+
+
 def download_bar(
     quiet: bool = False, should_stop: Callable[[], bool] = lambda: False
 ) -> Callable[[int, int], None]:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from charlm.errors import Words
+    from charlm.runs import RunFolder
     from charlm.runs.load import SavedModel
-    from charlm.sampling import Context
+    from charlm.sampling import Context, Wanted
 
 MOST = 1_000_000  # texts that one command draws
 
@@ -91,6 +92,16 @@ def sample(
             help="Draw this many for each sample; show the best by mean log-probability.",
         ),
     ] = 1,
+    novel: Annotated[
+        bool,
+        typer.Option(
+            "--novel",
+            help="Draw on until -n texts are whole records that the training part does not hold.",
+        ),
+    ] = False,
+    unique: Annotated[
+        bool, typer.Option("--unique", help="Draw on until -n texts differ from each other.")
+    ] = False,
     seed: Annotated[
         int | None,
         typer.Option(help="Seed of the first text; each further text takes the next seed."),
@@ -153,6 +164,9 @@ def sample(
     config = changes.sample
     unit = found.tokenizer.unit
     text, where = read_prompt(prompt, prompt_file, config.prompt, unit)
+    if novel and found.tokenizer.boundary is None:
+        what = "this run's text has no records, so no sample is whole"
+        raise UsageError("--novel", what, "use a run that was trained with data.records=lines")
     first = sampling.choose_seed(seed)
 
     def encode(prompt: str, where: "Words") -> "npt.NDArray[np.int64]":
@@ -177,6 +191,7 @@ def sample(
     seeds = range(first, first + number * best_of, best_of)
     many = best_of if best_of > 1 else number
     with StopSignals() as signals:
+        wanted = _wanted(found, novel, unique, quiet, signals)
         output.prepare(model, signals.requested, quiet)
         prompts = typed_prompts(text, unit, encode, signals) if interactive else prompts
         for text, ids in prompts:
@@ -184,8 +199,8 @@ def sample(
             drawing = sampling.Drawing(
                 model, found.tokenizer, ids, task, signals.requested, many, reader
             )
-            write(drawing, text, seeds, best_of, show)
-            seeds = range(seeds.stop, seeds.stop + number * best_of, best_of)
+            free = write(drawing, text, seeds, best_of, show, wanted)
+            seeds = range(free, free + number * best_of, best_of)
         check_stop(signals.requested)
 
 
@@ -197,6 +212,23 @@ def _note_escapes(given: dict[str, list[str]]) -> None:
         for escape in filter(None, map(sampling.escape_in, values)):
             mend = f"for {sampling.meant_by(escape)}, write $'{escape}'"
             output.note(f"{option}: {escape} is a backslash and a letter here; {mend}")
+
+
+def _wanted(
+    run: "RunFolder", novel: bool, unique: bool, quiet: bool, signals: StopSignals
+) -> "Wanted | None":
+    """Return which texts are wanted; None: all."""
+    if not (novel or unique):
+        return None
+    from charlm import sampling
+    from charlm.evaluation.given import open_part
+    from charlm.evaluation.known import Known
+
+    if not novel:
+        return sampling.Wanted(unique=unique)
+    with output.steps(quiet, signals.requested) as progress:
+        known = Known.of_part(open_part(run, "train")[0], run.tokenizer, progress)
+    return sampling.Wanted(known, unique)
 
 
 def _learned(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from charlm.cli import output
-from charlm.sampling import Drawing, Piece, Text
+from charlm.sampling import Drawing, Piece, Text, Wanted, draw_wanted
 from charlm.text.raw import for_json
 
 
@@ -72,8 +72,18 @@ class Show:
             self.out.write("\n")
 
 
-def write(drawing: Drawing, prompt: str, seeds: Sequence[int], best_of: int, show: Show) -> None:
-    """Write a text for each seed; of those drawn in parallel, the first is printed as it grows."""
+def write(
+    drawing: Drawing,
+    prompt: str,
+    seeds: range,
+    best_of: int,
+    show: Show,
+    wanted: Wanted | None = None,
+) -> int:
+    """Write a text for each seed; of those drawn in parallel, the first is printed as it grows.
+
+    With `wanted`, draw on until as many texts are wanted. Return the first seed that is still free.
+    """
     model, length, many = drawing.model, len(drawing.prompt), len(seeds)
     if not (drawing.learned or model.any_length) and length > model.block_size:
         seen = f"the model sees only the last {model.block_size}"
@@ -81,7 +91,35 @@ def write(drawing: Drawing, prompt: str, seeds: Sequence[int], best_of: int, sho
         output.note(f"the prompt has {length} {symbols}; {seen}")
     show.prompted(prompt, drawing)
     with show.progress(many) as bar:
-        _write(drawing, prompt, seeds, best_of, show, bar.update)
+        if wanted is None:
+            _write(drawing, prompt, seeds, best_of, show, bar.update)
+            return seeds.stop
+        before = wanted.drawn
+        found = _write_wanted(drawing, prompt, seeds, best_of, show, wanted, bar.update)
+    if found < many and not drawing.should_stop():
+        output.note(f"found {found:,} of {many:,} texts; {wanted}")
+    elif not (show.style.json or show.style.quiet):
+        output.say(str(wanted))
+    return seeds.start + (wanted.drawn - before) * best_of
+
+
+def _write_wanted(
+    drawing: Drawing,
+    prompt: str,
+    seeds: range,
+    best_of: int,
+    show: Show,
+    wanted: Wanted,
+    shown: Callable[[], Any],
+) -> int:
+    """Write as many wanted texts as there are seeds, if they are found; return their number."""
+    found, many = 0, len(seeds)
+    for found, text in enumerate(draw_wanted(drawing, seeds.start, many, wanted, best_of), 1):
+        show.begin(prompt, f"--- sample {found} of {many}, seed {text.seed}" * (many > 1))
+        show.pieces(text.pieces)
+        show.end(prompt, text)
+        shown()
+    return found
 
 
 def _write(

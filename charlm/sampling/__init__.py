@@ -3,8 +3,8 @@
 Read in this order: `choose` (from logits to a character, in pure steps), `reader` (characters in,
 the next logits out; the fastest way for a model), `gpt_numpy`, `gpt_kernels`, `gpt_reader` (one text
 by a GPT), `ngram_reader`, `adapted` (a model that learns from the prompt), `generate` (ids, one by
-one), `stream` (their text), `draw` (several texts), `request` (checks of the arguments), `load` (the
-same for Python programs).
+one), `stream` (their text), `draw` (several texts), `wanted` (until enough are new), `request` (checks
+of the arguments), `load` (the same for Python programs).
 """
 
 from charlm.sampling.adapted import AdaptedReader
@@ -27,6 +27,7 @@ from charlm.sampling.request import (
     task_of,
 )
 from charlm.sampling.stream import Piece
+from charlm.sampling.wanted import Wanted, draw_wanted
 
 __all__ = [
     "CONFIGURED",
@@ -38,10 +39,12 @@ __all__ = [
     "Settings",
     "Task",
     "Text",
+    "Wanted",
     "Writer",
     "allowed_ids",
     "check_weights",
     "choose_seed",
+    "draw_wanted",
     "drawn_ids",
     "encode_prompt",
     "encode_stops",

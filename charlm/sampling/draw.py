@@ -84,6 +84,12 @@ class Drawing:
         return (seeds[first : first + self.at_once] for first in range(0, len(seeds), self.at_once))
 
     @cached_property
+    def begun(self) -> str:
+        """The characters of the prompt, which a text continues."""
+        ids = self.prompt
+        return self.tokenizer.decode(ids if self.tokenizer.boundary is None else ids[1:])
+
+    @cached_property
     def of_one_line(self) -> bool:
         """Whether no text can have a newline: it is a stop text, or not allowed or known."""
         newline = self.tokenizer.encode("\n", "skip").tolist()
