@@ -5,13 +5,16 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from charlm.cli import completion
 from charlm.cli.spelling import spelling
 from charlm.errors import DataError, Phrase, Setting, UsageError
+
+if TYPE_CHECKING:
+    from charlm.config import DataConfig
 
 Overrides = Annotated[
     list[str] | None,
@@ -80,6 +83,14 @@ Source = Annotated[
 Unit = Annotated[Literal["chars", "bytes"], typer.Option(help="Symbols are characters or bytes.")]
 Encoding = Annotated[str, typer.Option(help="Encoding of the text.")]
 
+DataKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A key of the section data, such as data.records=lines; may be repeated.",
+    ),
+]
 AdaptKeys = Annotated[
     list[str] | None,
     typer.Option(
@@ -140,6 +151,22 @@ def of_adapt(settings: list[str] | None) -> list[str]:
             what = "only keys of the section adapt can be set here"
             raise UsageError(f"--set {setting}", what, "name one, such as adapt.weights=true")
     return settings or []
+
+
+def with_keys(data: "DataConfig", settings: list[str] | None) -> "DataConfig":
+    """Return how to read a text with what --set was given; refuse keys of other sections."""
+    from charlm.config import BigramConfig, Config, DataConfig, changed
+
+    if not settings:
+        return data
+    for setting in settings:
+        if not setting.startswith("data.") or setting.startswith("data.source"):
+            what = "only keys of the section data can be set here, and the text is named before"
+            raise UsageError(f"--set {setting}", what, "name one, such as data.records=lines")
+    # Any name will do for a text; opening it says what is wrong.
+    here = data.model_copy(update={"source": DataConfig().source})
+    found = changed(Config(model=BigramConfig(type="bigram"), data=here), settings).data
+    return found.model_copy(update={"source": data.source})
 
 
 def overridden(overrides: list[str] | None, options: Mapping[str, object]) -> list[str]:

@@ -17,7 +17,7 @@ from charlm.config import Config, changed, dump_yaml
 from charlm.config.memory import human_bytes
 from charlm.config.size import check_memory, checkpoint_bytes
 from charlm.errors import CharlmError, DataError, MachineError, Phrase, Setting, UsageError
-from charlm.evaluation.repeats import validation_notes
+from charlm.evaluation.remarks import text_notes
 from charlm.lifecycle.orders import choose_orders
 from charlm.lifecycle.takeover import (
     alphabet_notes,
@@ -40,6 +40,7 @@ from charlm.storage.regular import is_folder, is_regular
 from charlm.text import Corpus, Scan, Source, Tokenizer, encode_corpus, open_source, scan_text
 from charlm.text.corpus import Progress
 from charlm.text.parts import check_lengths, record_bounds
+from charlm.text.survey import LOOKED_AT, Survey
 from charlm.training.compiling import check_compiler
 from charlm.training.plan import BudgetPlan, make_plan
 
@@ -184,7 +185,7 @@ def prepare_text(
     # Refuse impossible sizes before reading a large text: no text has fewer symbols than 1.
     check_memory(config, vocab_size=1)
     source = open_source(config.data.source, fetch)
-    scan = scan_text(source, config.data, progress)
+    scan = scan_text(source, config.data, progress, Survey(config.data, LOOKED_AT))
     tokenizer = scan.tokenizer(config.data)
     refuse_short(scan, config)
     check_memory(config, tokenizer.vocab_size)
@@ -312,7 +313,7 @@ def create_run(
         notes = [*text.scan.notes, *taken, *chosen]
         if records := text.scan.records:
             notes += records.more_notes(config.model.block_size, corpus.facts.get("repeats"))
-        notes += validation_notes(corpus, text.tokenizer)
+        notes += text_notes(text.scan, corpus, text.tokenizer, config.data)
     except BaseException:
         _take_back(out)
         raise

@@ -4,11 +4,11 @@ Texts are read in chunks, and ids are read from disk as they are needed, so a co
 memory needs no more memory than a small one.
 
 Read in this order: `raw` (bytes that are not UTF-8), `tokenizer`, `datasets` (texts with a name),
-`files` (of a folder), `sources` (where a text comes from), `records` (many short texts), `unpacking`
-(compressed files), `decoding` (bytes to characters), `lines`, `columns` (of a table), `parquet`,
-`reading` (a text's symbols), `tokens` (ids on disk), `escapes` (rare characters), `shuffling` (of
-records), `parts` (of a text), `corpus` (alphabet, encoding, splits), `borders` and `rows` (of
-records), `batches`.
+`files` (of a folder), `sources` (where a text comes from), `records` (many short texts), `survey` (of a
+list), `unpacking` (compressed files), `decoding` (bytes to characters), `lines`, `columns` (of a
+table), `parquet`, `reading` (a text's symbols), `tokens` (ids on disk), `escapes` (rare characters),
+`shuffling` (of records), `parts` (of a text), `corpus` (alphabet, encoding, splits), `symbol_notes`
+(on rare ones), `borders` and `rows` (of records), `batches`.
 """
 
 from charlm.text.batches import Batches, window_starts

@@ -27,6 +27,7 @@ from charlm.text.reading import Symbols, empty_text, gathered, read_symbols
 from charlm.text.records import Cutter, Records, Tally, keys_of
 from charlm.text.shuffling import BORDERS, PartWriter, Sorter, cuts_between_repeats, write_parts
 from charlm.text.sources import Source, changed_meanwhile
+from charlm.text.survey import Survey
 from charlm.text.tokenizer import (
     BOUNDARY,
     ESCAPE,
@@ -57,6 +58,7 @@ class Scan:
     notes: list[str] = field(default_factory=list)  # remarks for the user
     held: list[Symbols] | None = None  # the text, if it need not be read again
     records: Tally | None = None  # None: it is one text
+    survey: Survey | None = None  # of its records or lines, if it was asked for
 
     def tokenizer(self, data: DataConfig) -> Tokenizer:
         """Return a tokenizer for all characters that are not rare.
@@ -105,9 +107,12 @@ class Corpus:
 
 
 def scan_text(
-    source: Source, data: DataConfig, progress: Progress = lambda what, read: None
+    source: Source,
+    data: DataConfig,
+    progress: Progress = lambda what, read: None,
+    survey: Survey | None = None,
 ) -> Scan:
-    """Read a text once for its length, alphabet and checksum.
+    """Read a text once for its length, alphabet and checksum; show its records to a survey.
 
     Raises:
         DataError: The text is empty, not decodable, compressed or binary; names part, byte and line.
@@ -132,8 +137,7 @@ def scan_text(
             yield piece
 
     cutter = Cutter.of(data, source.name) if data.records != "none" else None
-    read = (records.symbols for records in cutter.cut(pieces())) if cutter else pieces()
-    for symbols in read:
+    for symbols in _shown(survey, pieces(), cutter):
         size += len(symbols)
         found = np.bincount(symbols)  # as long as the largest code: short for most texts
         counts[: len(found)] += found
@@ -152,7 +156,23 @@ def scan_text(
         notes.append(f"{kept}; data.newlines=lf makes newlines of them")
     if np.count_nonzero(counts) == 1:
         notes.append("only one distinct symbol: there is nothing to learn")
-    return Scan(size, digest.hexdigest(), counts, notes, held, tally)
+    return Scan(size, digest.hexdigest(), counts, notes, held, tally, survey and survey.close())
+
+
+def _shown(
+    survey: Survey | None, pieces: Iterator[Symbols], cutter: Cutter | None
+) -> Iterator[Symbols]:
+    """Yield the symbols of a text, those of its records if it is cut, and show them to a survey."""
+    if not cutter:
+        for piece in pieces:
+            if survey and survey.data.unit == "chars":
+                survey.push(piece)
+            yield piece
+        return
+    for records in cutter.cut(pieces):
+        if survey:
+            survey.add(records)
+        yield records.symbols
 
 
 def encode_corpus(

@@ -98,10 +98,16 @@ class Cutter:
         Raises DataError for a boundary in the text, or a record too long to hold in memory.
         """
         for chunk in chunks:
-            yield self._push(chunk)
-        yield self._push(np.array([END_OF_PART], np.uint32))
+            yield self.push(chunk)
+        yield self.push(np.array([END_OF_PART], np.uint32))
 
-    def _push(self, chunk: Symbols) -> Records:
+    @property
+    def waiting(self) -> int:
+        """How many symbols wait for the end of their record."""
+        return len(self._tail)
+
+    def push(self, chunk: Symbols) -> Records:
+        """Return the records that a chunk completes."""
         text = np.concatenate([self._tail, self._without_returns(chunk)])
         if (text == ord(BOUNDARY)).any():
             what = "holds U+10FFFF, which marks the borders of records"

@@ -150,12 +150,14 @@ class Job:
         seed, left = self.config.run.seed, self.config.train.sample_chars
         context = Context(self.model, self.prompt)
         if self.tokenizer.boundary is None:
-            return self.tokenizer.decode([*self.prompt, *self._sampled(context, seed, left)])
+            return self.tokenizer.decode(
+                [*self.prompt.tolist(), *self._sampled(context, seed, left)]
+            )
         texts: list[str] = []
         while left > 0:  # records until they are as long as one text
             ids = self._sampled(context, seed + len(texts), left)
             left -= len(ids)
-            texts.append(self.tokenizer.decode([*self.prompt[1:], *ids]).rstrip(BOUNDARY))
+            texts.append(self.tokenizer.decode([*self.prompt[1:].tolist(), *ids]).rstrip(BOUNDARY))
         return ("\n\n" if self.config.data.records == "paragraphs" else "\n").join(texts)
 
     def _sampled(self, context: Context, seed: int, count: int) -> list[int]:

@@ -119,3 +119,72 @@ def test_the_files_of_a_folder_are_counted(charlm, tmp_path):
     assert (
         "data.joiner ('\\n') was put after 2 of 3 files, which did not end with it" in result.stderr
     )
+
+
+NAMES = sorted(f"{a}{b}{c}" for a in "abcdefghij" for b in ("ora", "ina", "el") for c in "lmnopqrs")
+
+
+def rows_of(result):
+    return dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+
+
+def test_a_list_is_described(charlm, tmp_path):
+    (tmp_path / "names.txt").write_text("\n".join([*NAMES, *NAMES[:60]]))
+
+    result = charlm("data", "info", "names.txt", "--set", "data.records=lines")
+
+    rows = rows_of(result)
+    assert rows["records"] == "300; 4.7 characters on average, the longest 5"
+    assert rows["repeats"] == "20 % of the records"
+    assert (rows["train"], rows["val"]) == ("270 records", "30 records")
+    assert rows["symbols"] == "18"
+    assert rows["alphabet"] == repr("abcdefghijlmnopqrs")
+    assert result.stderr.splitlines() == [
+        "charlm: note: 100 % of the records stand in stretches in alphabetical order; keep "
+        "data.shuffle=true: false would validate on the end of that order"
+    ]
+
+
+def test_a_list_is_noticed_wherever_it_is_read(charlm, tmp_path):
+    (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    note = (
+        "charlm: note: this looks like a list of short lines, and the lines are in alphabetical "
+        "order; with data.records=lines, each is learned from its beginning to its end"
+    )
+
+    told = charlm("data", "info", "names.txt")
+    trained = charlm("train", "--config", "bigram", "data.source=names.txt", "train.max_steps=9")
+    listed = charlm(
+        *("train", "--config", "bigram", "data.source=names.txt", "train.max_steps=9"),
+        *("data.records=lines", "data.shuffle=false"),
+    )
+
+    assert note in told.stderr.splitlines()
+    assert note in trained.stderr.splitlines()
+    assert "data.shuffle=false validates on the end of that order; use true" in listed.stderr
+
+
+def test_rare_and_unseen_symbols_are_told(charlm, tmp_path):
+    many = "".join(chr(0x4E00 + i) for i in range(300))
+    (tmp_path / "a.txt").write_text("the same again, " * 25_000 + many)
+    rare, unseen = "300 of 311 symbols occur fewer than 5 times", "300 symbols stand in no training"
+
+    told = charlm("data", "info", "a.txt")
+    joined = charlm("data", "info", "a.txt", "--set", "data.min_count=5")
+    trained = charlm("train", "--config", "ngram", "data.source=a.txt", "model.order=2")
+
+    for result in (told, trained):
+        assert rare in result.stderr
+        assert unseen in result.stderr
+    assert rows_of(joined)["symbols"] == "11, and one for 300 rare ones"
+    assert joined.stderr == ""
+
+
+def test_only_keys_of_a_text_can_be_set(charlm, tmp_path):
+    (tmp_path / "a.txt").write_text("hello\n")
+
+    for key in ("train.minutes=1", "data.source=b.txt"):
+        result = charlm("data", "info", "a.txt", "--set", key)
+        assert result.code == 2
+        assert result.error.startswith(f"--set {key}: only keys of the section data can be set")
+    assert charlm("data", "info", "a.txt", "--set", "data.records=words").code == 2
