@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli import output
-from charlm.cli.options import Encoding, File, Json, TextName, Unit, named_text
+from charlm.cli.options import (
+    DataKeys,
+    Encoding,
+    File,
+    Json,
+    TextName,
+    Unit,
+    overridden,
+    text_and_keys,
+)
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import DataError, Phrase, Setting, UsageError
 
@@ -19,6 +28,7 @@ if TYPE_CHECKING:
 
 def baselines(
     source: TextName = None,
+    overrides: DataKeys = None,
     file: File = None,
     val_fraction: Annotated[
         float,
@@ -37,8 +47,9 @@ def baselines(
 
     For example: charlm baselines my.txt
     """
-    source = named_text(source, file)
-    data = data_config(source, unit, encoding, val_fraction)
+    source, overrides = text_and_keys(source, file, overrides)
+    data = data_config(source, unit, encoding, val_fraction, overrides)
+    unit = data.unit
     load_torch()
     with StopSignals() as stop, stop.scratch() as scratch, stop.at_once():
         from charlm.evaluation.baselines import climb
@@ -55,21 +66,35 @@ def baselines(
         output.result("\n".join(table(ladder, unit)))
 
 
-def data_config(text: str, unit: str, encoding: str, val_fraction: float = 0.1) -> "DataConfig":
-    """Say how a command reads a text, or raise UsageError for an option that is out of range."""
+def data_config(
+    text: str,
+    unit: str,
+    encoding: str,
+    val_fraction: float = 0.1,
+    overrides: list[str] | None = None,
+) -> "DataConfig":
+    """Say how a command reads a text, or raise UsageError for an option or key that is wrong."""
     from pydantic import ValidationError
 
-    from charlm.config import DataConfig
+    from charlm.config import DataConfig, changed, read_config
 
     if not val_fraction < 1:
         where = f"--val-fraction {val_fraction:g}"
         raise UsageError(where, "leaves nothing to train on", "use a share below 1")
-    keys = {"unit": unit, "encoding": encoding, "val_fraction": val_fraction}
+    options = {"unit": unit, "encoding": encoding, "val_fraction": val_fraction}
     try:
-        data = DataConfig.model_validate(keys)
+        data = DataConfig.model_validate(options)
     except ValidationError:  # the options have refused other mistakes
         mend = "utf-8, utf-16 and latin-1 are common"
         raise UsageError("--encoding", f"unknown {encoding!r}", mend) from None
+    if keys := overridden(overrides, {}):
+        for key in keys:
+            if not key.startswith("data.") or key.startswith("data.source"):
+                mend = "name one, such as data.records=lines"
+                raise UsageError(key, "only keys of the section data can be set here", mend)
+        # Any model will do: only the section of the text is used.
+        whole = read_config(b"model: {type: bigram}", "").model_copy(update={"data": data})
+        data = changed(whole, keys, "the options").data
     return data.model_copy(update={"source": text})  # any name; opening it says what is wrong
 
 

@@ -8,7 +8,7 @@ import typer
 
 from charlm.cli import completion, output
 from charlm.cli.baselines import data_config, fitted
-from charlm.cli.options import DataKeys, Encoding, File, TextName, Unit, named_text, with_keys
+from charlm.cli.options import DataKeys, Encoding, File, TextName, Unit, text_and_keys
 from charlm.cli.verb import Verb
 from charlm.errors import DataError
 
@@ -60,22 +60,22 @@ def add(
 @app.command("info", cls=Verb)
 def info(
     source: TextName = None,
+    overrides: DataKeys = None,
     file: File = None,
     unit: Unit = "chars",
     encoding: Encoding = "utf-8",
-    settings: DataKeys = None,
 ) -> None:
     """Describe a text: size, checksum, alphabet and parts; of a list, its records and their order.
 
-    For example: charlm data info names.txt --set data.records=lines
+    For example: charlm data info names.txt data.records=lines
     """
     from charlm.text import open_source, scan_text
     from charlm.text.parts import record_bounds
     from charlm.text.survey import Survey
     from charlm.text.symbol_notes import rare_note
 
-    source = named_text(source, file)
-    data = with_keys(data_config(source, unit, encoding), settings)
+    source, overrides = text_and_keys(source, file, overrides)
+    data = data_config(source, unit, encoding, overrides=overrides)
     unit = data.unit
     opened = open_source(source, output.download_bar())
     with output.bytes_bar() as progress:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import IO, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -13,15 +13,20 @@ from charlm.cli import completion
 from charlm.cli.spelling import spelling
 from charlm.errors import DataError, Phrase, Setting, UsageError
 
-if TYPE_CHECKING:
-    from charlm.config import DataConfig
-
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
         autocompletion=completion.keys,
         help="Override keys, such as train.max_steps=500.",
+    ),
+]
+DataKeys = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        autocompletion=completion.keys,
+        help="Keys of the section data, such as data.records=lines.",
     ),
 ]
 ConfigName = Annotated[
@@ -83,14 +88,6 @@ Source = Annotated[
 Unit = Annotated[Literal["chars", "bytes"], typer.Option(help="Symbols are characters or bytes.")]
 Encoding = Annotated[str, typer.Option(help="Encoding of the text.")]
 
-DataKeys = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="A key of the section data, such as data.records=lines; may be repeated.",
-    ),
-]
 AdaptKeys = Annotated[
     list[str] | None,
     typer.Option(
@@ -123,6 +120,19 @@ def named_text(argument: str | None, option: str | None) -> str:
     return text
 
 
+def text_and_keys(
+    argument: str | None, option: str | None, keys: list[str] | None
+) -> tuple[str, list[str]]:
+    """Return the text that a command needs, and the KEY=VALUE that follow it.
+
+    With --file, the first of these comes where the text would be.
+    """
+    given = keys or []
+    if option is not None and argument is not None and argument.startswith("data."):
+        return option, [argument, *given]
+    return named_text(argument, option), given
+
+
 @contextmanager
 def opened(file: str) -> Iterator[IO[bytes]]:
     """Yield a file that was named, to read bytes; - is standard input.
@@ -151,22 +161,6 @@ def of_adapt(settings: list[str] | None) -> list[str]:
             what = "only keys of the section adapt can be set here"
             raise UsageError(f"--set {setting}", what, "name one, such as adapt.weights=true")
     return settings or []
-
-
-def with_keys(data: "DataConfig", settings: list[str] | None) -> "DataConfig":
-    """Return how to read a text with what --set was given; refuse keys of other sections."""
-    from charlm.config import BigramConfig, Config, DataConfig, changed
-
-    if not settings:
-        return data
-    for setting in settings:
-        if not setting.startswith("data.") or setting.startswith("data.source"):
-            what = "only keys of the section data can be set here, and the text is named before"
-            raise UsageError(f"--set {setting}", what, "name one, such as data.records=lines")
-    # Any name will do for a text; opening it says what is wrong.
-    here = data.model_copy(update={"source": DataConfig().source})
-    found = changed(Config(model=BigramConfig(type="bigram"), data=here), settings).data
-    return found.model_copy(update={"source": data.source})
 
 
 def overridden(overrides: list[str] | None, options: Mapping[str, object]) -> list[str]:

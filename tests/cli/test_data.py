@@ -131,7 +131,7 @@ def rows_of(result):
 def test_a_list_is_described(charlm, tmp_path):
     (tmp_path / "names.txt").write_text("\n".join([*NAMES, *NAMES[:60]]))
 
-    result = charlm("data", "info", "names.txt", "--set", "data.records=lines")
+    result = charlm("data", "info", "names.txt", "data.records=lines")
 
     rows = rows_of(result)
     assert rows["records"] == "300; 4.7 characters on average, the longest 5"
@@ -170,7 +170,7 @@ def test_rare_and_unseen_symbols_are_told(charlm, tmp_path):
     rare, unseen = "300 of 311 symbols occur fewer than 5 times", "300 symbols stand in no training"
 
     told = charlm("data", "info", "a.txt")
-    joined = charlm("data", "info", "a.txt", "--set", "data.min_count=5")
+    joined = charlm("data", "info", "a.txt", "data.min_count=5")
     trained = charlm("train", "--config", "ngram", "data.source=a.txt", "model.order=2")
 
     for result in (told, trained):
@@ -184,7 +184,7 @@ def test_only_keys_of_a_text_can_be_set(charlm, tmp_path):
     (tmp_path / "a.txt").write_text("hello\n")
 
     for key in ("train.minutes=1", "data.source=b.txt"):
-        result = charlm("data", "info", "a.txt", "--set", key)
+        result = charlm("data", "info", "a.txt", key)
         assert result.code == 2
-        assert result.error.startswith(f"--set {key}: only keys of the section data can be set")
-    assert charlm("data", "info", "a.txt", "--set", "data.records=words").code == 2
+        assert result.error.startswith(f"{key}: only keys of the section data can be set")
+    assert charlm("data", "info", "a.txt", "data.records=words").code == 2
