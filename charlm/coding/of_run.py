@@ -21,7 +21,7 @@ from charlm.coding.methods import Method
 from charlm.coding.modelled import ModelCoder
 from charlm.coding.symbols import Symbols, one_thread
 from charlm.config import AdaptConfig
-from charlm.errors import CheckpointError, DataError, MachineError, Phrase, Setting
+from charlm.errors import CheckpointError, DataError, MachineError, Phrase, Setting, UsageError
 from charlm.evaluation.given import open_part
 from charlm.models import LanguageModel
 from charlm.models.context_mixing import LearningMixer
@@ -66,7 +66,11 @@ def with_run(saved: SavedModel, adapt: AdaptConfig) -> Method:
     Raises:
         CheckpointError: The run's text is missing.
         DataError: The text is cut off, or too short.
+        UsageError: The run learned records.
     """
+    if saved.tokenizer.boundary is not None:
+        what = f"learned {saved.config.data.records}, and a file is compressed as one text"
+        raise UsageError(saved.run.path, what, "use a run without data.records")
     make = functools.partial(_symbol_coder, saved, adapt)
     with one_thread():
         first = make()

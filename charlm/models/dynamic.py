@@ -95,7 +95,8 @@ class LearningReader(AdaptiveReader):
             begins = np.union1d(begins, np.flatnonzero(ids[:-1] == self.boundary))
         pieces = pieces_of(begins, np.append(begins[1:], count), length, length)
         total = sum(
-            self._add_gradient(rows.x, rows.y, own / count) for rows in rows_of(ids, pieces, ids[0])
+            self._add_gradient(rows.x, rows.y, own / count)
+            for rows in rows_of(ids, pieces, int(ids[0]))
         )
         if self.replayed:
             chars = self.replayed.chars(self.steps)

@@ -125,3 +125,13 @@ def test_small_and_odd_lists_are_learned(charlm, names, content, kind):
 
     assert result.code == 0, result.stderr
     assert charlm("eval", "run").code == 0
+
+
+def test_a_run_of_records_compresses_no_file(charlm, names):
+    charlm("train", *MODELS["ngram"], *names, "--out", "run")
+
+    result = charlm("compress", "names.txt", "--run", "run")
+
+    assert result.code == 2
+    assert "learned lines" in result.stderr
+    assert not Path("names.txt.clm").exists()
