@@ -12,6 +12,7 @@ from charlm.models import AdaptiveReader
 from charlm.runs import RunFolder
 from charlm.runs.load import SavedModel
 from charlm.text import CharTokenizer, Tokenizer, encode_corpus, open_corpus, open_source, scan_text
+from charlm.text.columns import as_table_or_text
 from charlm.text.corpus import Progress
 from charlm.text.tokenizer import normal_form, not_in_alphabet
 from charlm.text.tokens import Ids, Split
@@ -79,6 +80,7 @@ def read_text(
     whole = {"val_fraction": 0.0, "test_fraction": 0.0, "shuffle": False, "unique": False}
     data = data.model_copy(update={"source": name, **whole})
     source = open_source(name)
+    data = as_table_or_text(data, source)
     scan = scan_text(source, data, progress)
     strange = [] if own.escape is not None else scan.strange_to(own)
     known = scan.size - sum(int(scan.counts[ord(c)]) for c in strange)

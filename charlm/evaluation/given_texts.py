@@ -10,6 +10,7 @@ from charlm.config import DataConfig
 from charlm.evaluation.known import as_texts, codes_of, records_of
 from charlm.text.borders import Borders
 from charlm.text.raw import decoded
+from charlm.text.columns import as_table_or_text
 from charlm.text.reading import empty_text, gathered, read_symbols
 from charlm.text.records import Cutter
 from charlm.text.sources import Source
@@ -58,6 +59,7 @@ def texts_of_source(
     It may have characters that a model lacks. `notes` gets remarks for the user, `progress` the bytes
     that were read. Raises DataError if the text cannot be read, or is empty.
     """
+    data = as_table_or_text(data, source)
     chunks = gathered(read_symbols(source, data, lambda read: None, notes, progress))
     if data.records == "none":
         of_codes = _of_bytes if data.unit == "bytes" else of_code_points

@@ -12,8 +12,10 @@ from itertools import islice
 from pathlib import PurePath
 from typing import Any, Literal
 
+from charlm.config import DataConfig
 from charlm.errors import DataError, Phrase, Setting, Words
 from charlm.text.records import LONGEST
+from charlm.text.sources import Source
 
 Kind = Literal["csv", "tsv", "json", "parquet"]
 
@@ -37,6 +39,16 @@ def table_kind(name: str) -> Kind | None:
     if path.suffix.lower() in _PACKED:
         path = path.with_suffix("")
     return SUFFIXES.get(path.suffix.lower())
+
+
+def as_table_or_text(data: DataConfig, source: Source) -> DataConfig:
+    """Return how to read another text than the one that `data` is for.
+
+    If no part of it is a table, there is no column, and no header; what a record is stays.
+    """
+    if data.column is None or any(table_kind(part.label) for part in source.parts):
+        return data
+    return data.model_copy(update={"column": None, "skip_lines": 0})
 
 
 class Column:

@@ -138,3 +138,65 @@ def test_notes_say_what_became_of_the_lines(charlm, tiny):
     assert "note: data.newlines=lf made \\n of 61 line ends \\r\\n or \\r" in result.stderr
     same = open_corpus(RunFolder(Path("run")).text_path).facts["source_sha256"]
     assert same == hashlib.sha256(TEXT.encode()).hexdigest()
+
+
+def test_a_list_is_scored_by_a_run_of_a_column(charlm, monkeypatch):
+    write_csv("names.csv", NAMES)
+    Path("list.txt").write_text("anna\nanli\n")
+    keys = ["data.source=names.csv", "data.column=2", "data.skip_lines=1"]
+    assert charlm(*LIST, *keys, "--out", "run").code == 0
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"anna\nanli\n")))
+
+    scores = [
+        json.loads(charlm("eval", "run", "--file", name, "--json").stdout)
+        for name in ("list.txt", "-")
+    ]
+
+    assert [score["chars"] for score in scores] == [10, 10]
+    assert scores[0]["loss_nats"] == scores[1]["loss_nats"]
+
+
+@pytest.mark.parametrize("named", [["names.csv"], ["--file", "names.csv"]])
+def test_a_table_is_described(charlm, named):
+    write_csv("names.csv", NAMES)
+
+    result = charlm("data", "info", *named, "data.column=name", "data.records=lines")
+
+    assert result.code == 0, result.stderr
+    found = rows(result)
+    assert found["records"] == f"{len(NAMES)}; 4.8 characters on average, the longest 6"
+    assert found["alphabet"] == repr("".join(sorted(set("".join(NAMES)))))
+    assert int(found["symbols"]) == len(set("".join(NAMES))) + 1  # the boundary
+
+
+def test_baselines_read_a_table(charlm):
+    write_csv("names.csv", NAMES * 5)
+
+    result = charlm("baselines", "names.csv", "data.column=name", "data.records=lines", "--json")
+
+    assert result.code == 0, result.stderr
+    assert json.loads(result.stdout)["symbols"] == len(set("".join(NAMES))) + 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "core"),
+    [
+        (["model.type=gpt"], "model.type=gpt: only keys of the section data can be set here"),
+        (["data.source=b.csv"], "data.source=b.csv: only keys of the section data can be set here"),
+        (
+            ["data.column=name"],
+            "the options with data.column=name: data.column: each of its values",
+        ),
+        (["data.colum=name"], "data.colum=name: unknown key; did you mean 'column'?"),
+        (["names.csv"], "names.csv: expected KEY=VALUE; a text is given as"),
+        (["--file", "names.csv"], "--file: given twice: 'names.csv', then 'names.csv'; keep one"),
+        (["data.unit=bytes", "data.records=lines"], "lines are made of characters; use data.unit="),
+    ],
+)
+def test_wrong_keys_of_a_description_are_answered(charlm, keys, core):
+    write_csv("names.csv", NAMES)
+
+    result = charlm("data", "info", "names.csv", *keys)
+
+    assert (result.code, result.stdout) == (2, "")
+    assert core in result.error

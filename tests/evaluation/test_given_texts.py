@@ -62,3 +62,16 @@ def test_texts_of_a_file():
     for data, keys in ((b"\n", {"records": "lines"}), (b"", {})):
         with pytest.raises(DataError, match="name another text"):
             read(data, **keys)
+
+
+def test_a_list_is_read_for_a_run_of_a_column(tmp_path):
+    (tmp_path / "list.txt").write_text("anna\nbob\n")
+    (tmp_path / "list.csv").write_text('n,name\n1,"anna\n"\n2,bob\n')
+    data = DataConfig(records="lines", column=2, skip_lines=1)
+
+    plain, table = (
+        texts_of_source(open_source(str(tmp_path / f"list.{kind}")), data, 9, 9, []).texts
+        for kind in ("txt", "csv")
+    )
+
+    assert (plain, table) == (["anna", "bob"], ["anna\n", "bob"])

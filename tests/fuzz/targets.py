@@ -6,9 +6,12 @@ beside this file and `scripts/fuzz` call the same functions, so both mean the sa
 current folder.
 """
 
+import bz2
 import contextlib
+import gzip
 import io
 import json
+import lzma
 import math
 import shutil
 import struct
@@ -643,6 +646,13 @@ ENCODINGS += ("raw_unicode_escape", "cp949", "euc_jp", "ascii", "utf-16-le", "ut
 def _texts() -> list[bytes]:
     text = "The quick é☃😀 fox\r\njumps\u2028"
     good = [bytes([i]) + text.encode(e, "replace") for i, e in enumerate(ENCODINGS)]
+    packed = [
+        gzip.compress(b"one two", mtime=0),
+        bz2.compress(b"one two"),
+        lzma.compress(b"one two"),
+    ]
+    packed += [bytes.fromhex("28b52ffd20073900006f6e652074776f")]  # of zstd
+    good += [b"\0" + one for one in packed]
     return [*good, b"\0\xff\xfea\0", b"\0\xef\xbb\xbf", b"\0\x1f\x8b", b"\0\0\0", b"\4+2AA-"]
 
 
@@ -663,6 +673,41 @@ def text(data: bytes) -> None:
             shutil.rmtree("corpus", ignore_errors=True)
             encoded = encode_corpus(source, read, scan, fitted, Path("corpus"))
             assert sum(map(len, encoded.splits.values())) == scan.size
+
+
+TABLES = (".csv", ".tsv", ".jsonl", ".csv.gz")
+
+
+def _tables() -> list[bytes]:
+    rows = [b'a,b\n"x, ""y""\r\n",2\n', b"a\tb\n1\t2\n", b'{"a": "x\\ud800"}\n{"a": null}\n["b"]\n']
+    rows += [
+        gzip.compress(rows[0], mtime=0),
+        b'"\n',
+        b"a\ra\r\n\n",
+        b'{"a": "\xf4\x8f\xbf\xbf"}',
+        b"",
+    ]
+    return [bytes([i % len(TABLES)]) + row for i, row in enumerate(rows)]
+
+
+@target(_tables, '"a"', '""', "\r\n", "null", "\\ud800", "1e999", "[[[[", "\x1f\x8b\x08")
+def column(data: bytes) -> None:
+    """Read a column, by name and by number, of the kind of table that the first byte chooses."""
+    from charlm.config import DataConfig
+    from charlm.text import encode_corpus, open_source, scan_text
+
+    name = f"table{TABLES[data[0] % len(TABLES)]}" if data else "table.csv"
+    Path(name).write_bytes(data[1:])
+    for column in ("a", 1):
+        read = DataConfig(
+            source=name, column=column, records="lines", val_fraction=0, newlines="lf"
+        )
+        with refused_in_one_line_each(DataError):
+            source = open_source(name)
+            scan = scan_text(source, read)
+            shutil.rmtree("corpus", ignore_errors=True)
+            encoded = encode_corpus(source, read, scan, scan.tokenizer(read), Path("corpus"))
+            assert len(encoded.splits["train"]) == scan.size + 1
 
 
 def _prompts() -> list[bytes]:

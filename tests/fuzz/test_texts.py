@@ -23,6 +23,18 @@ def test_a_text_in_any_encoding_is_read_or_refused(data):
     targets.text(data)
 
 
+TABLE = st.lists(st.sampled_from(list(b'a,"\t\r\n{}[]:1\\')), max_size=20).map(bytes)
+
+
+@fuzzed(100)
+@given(
+    st.tuples(st.integers(0, 3), TABLE | st.just(b"a,b\n")).map(lambda t: bytes([t[0]]) + t[1])
+    | amiss("column")
+)
+def test_a_column_of_any_table_is_read_or_refused(data):
+    targets.column(data)
+
+
 @fuzzed(80)
 @given(st.binary(max_size=20) | st.text(max_size=20).map(str.encode) | amiss("prompt"))
 def test_a_prompt_of_any_content_is_encoded_or_refused(data):

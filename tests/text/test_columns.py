@@ -265,8 +265,10 @@ def test_a_row_that_is_no_json_or_no_text_is_named(row, error):
     content = b'{"text": "fine"}\n\n' + row + b"\n"
 
     found = refused(source_named(a_jsonl=content))
+    later = refused(source_named(a_jsonl=b"a line\n" + content), skip_lines=1)
 
     assert found.startswith(f"a.jsonl: line 3: {error}")
+    assert later == found.replace("line 3", "line 4")
     assert "\n" not in found
 
 
@@ -373,7 +375,8 @@ def test_progress_counts_bytes_of_the_disk(kind):
 
 
 def test_a_value_may_be_longer_than_csv_allows_by_itself(tmp_path):
-    before = csv.field_size_limit()
+    before = 131_072
+    csv.field_size_limit(before)
 
     found, _ = records_of(tmp_path / "t", source_named(a_csv=table("csv", ["x" * 200_000])))
 
@@ -386,6 +389,8 @@ def test_a_value_that_is_too_long_is_refused(monkeypatch):
 
     for content in (b'text\n"' + b"x" * 900 + b"\n" * 900, b"text\n" + b"x" * 2000):
         assert "longer than 1,000 characters" in refused(source_named(a_csv=content))
+    long = source_named(a_jsonl=b'{"text": "' + b"x" * 1000)
+    assert refused(long).startswith("a.jsonl: a line is longer than 1,000 characters; check")
 
 
 @given(st.lists(st.text("a\r\n", max_size=5)), st.sampled_from(["", "\n"]))
