@@ -9,8 +9,8 @@ import numpy.typing as npt
 from charlm.config import DataConfig
 from charlm.evaluation.known import as_texts, codes_of, records_of
 from charlm.text.borders import Borders
-from charlm.text.raw import decoded
 from charlm.text.columns import as_table_or_text
+from charlm.text.raw import decoded
 from charlm.text.reading import empty_text, gathered, read_symbols
 from charlm.text.records import Cutter
 from charlm.text.sources import Source

@@ -166,7 +166,7 @@ def test_a_table_is_described(charlm, named):
     found = rows(result)
     assert found["records"] == f"{len(NAMES)}; 4.8 characters on average, the longest 6"
     assert found["alphabet"] == repr("".join(sorted(set("".join(NAMES)))))
-    assert int(found["symbols"]) == len(set("".join(NAMES))) + 1  # the boundary
+    assert int(found["symbols"]) == len(set("".join(NAMES)))
 
 
 def test_baselines_read_a_table(charlm):

@@ -6,7 +6,7 @@ import pytest
 from charlm.config import DataConfig
 from charlm.errors import DataError
 from charlm.evaluation.given_texts import evenly, texts_of_part, texts_of_source
-from charlm.text import ByteTokenizer, CharTokenizer, IdArray
+from charlm.text import ByteTokenizer, CharTokenizer, IdArray, open_source
 from tests.evaluation.test_known import LETTERS, part_of
 from tests.text.test_corpus import source_of
 
