@@ -17,7 +17,7 @@ from charlm.cli.baselines import reached, worse_than_uniform
 from charlm.cli.escaping import one_word
 from charlm.cli.options import AdaptKeys, Checkpoint, Device, Json, Run, RunPlace, either, of_adapt
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import CharlmError, DataError, UsageError
+from charlm.errors import CharlmError, UsageError
 
 if TYPE_CHECKING:
     from charlm.evaluation import Ladder
@@ -229,20 +229,8 @@ def _given(saved: "SavedModel", name: str, unknown: Unknown, scratch: Path) -> "
     from charlm.evaluation.given import open_part, read_text
     from charlm.evaluation.repeats import copy_note
 
-    data = saved.config.data
-    try:
-        with output.bytes_bar() as bar:
-            text = read_text(name, data, saved.tokenizer, scratch, unknown, bar)
-    except DataError as error:  # the run decides how a text is read
-        named = {getattr(part, "name", "") for part in getattr(error.mend, "parts", ())}
-        if "data.encoding" in named:
-            mend = f"convert it to {data.encoding.upper()} first, with iconv"
-            raise error.replace(mend=mend) from None
-        if "data.unit" in named:
-            raise error.replace(mend="use a run of bytes, which can score it") from None
-        if "data.min_count" in named:
-            raise error.replace(mend="remove it") from None
-        raise
+    with output.bytes_bar() as bar:
+        text = read_text(name, saved.config.data, saved.tokenizer, scratch, unknown, bar)
     for remark in text.notes:
         output.note(remark)
     with suppress(CharlmError):  # a run that has lost its text can score another

@@ -29,6 +29,7 @@ from charlm.cli import (
     output,
     runs,
     sample,
+    score,
     train,
     verify,
 )
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 app.command("train", cls=Verb)(train.train)
 app.command("sample", cls=Verb)(sample.sample)
+app.command("score", cls=Verb)(score.score)
 app.command("eval", cls=Verb)(evaluate.evaluate)
 app.command("baselines", cls=Verb)(baselines.baselines)
 app.command("novelty", cls=Verb)(novelty.novelty)

@@ -1,6 +1,7 @@
 """The text to score: a part of the run's own text, or another text in the run's alphabet."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +56,23 @@ def adaptive_reader(saved: SavedModel) -> AdaptiveReader:
     return saved.model.adaptive(saved.config.adapt, open_part(saved.run, "train")[0])
 
 
+@contextmanager
+def read_as(data: DataConfig) -> Iterator[None]:
+    """While in this context, an error does not advise to read a text otherwise than a run reads its own."""
+    try:
+        yield
+    except DataError as error:
+        named = {getattr(part, "name", "") for part in getattr(error.mend, "parts", ())}
+        if "data.encoding" in named:
+            mend = f"convert it to {data.encoding.upper()} first, with iconv"
+            raise error.replace(mend=mend) from None
+        if "data.unit" in named:
+            raise error.replace(mend="use a run of bytes, which can score it") from None
+        if named & {"data.records", "data.min_count"}:  # a symbol that has a meaning there
+            raise error.replace(mend="remove it") from None
+        raise
+
+
 def read_text(
     name: str,
     data: DataConfig,
@@ -79,9 +97,10 @@ def read_text(
     """
     whole = {"val_fraction": 0.0, "test_fraction": 0.0, "shuffle": False, "unique": False}
     data = data.model_copy(update={"source": name, **whole})
-    source = open_source(name)
-    data = as_table_or_text(data, source)
-    scan = scan_text(source, data, progress)
+    with read_as(data):
+        source = open_source(name)
+        data = as_table_or_text(data, source)
+        scan = scan_text(source, data, progress)
     strange = [] if own.escape is not None else scan.strange_to(own)
     known = scan.size - sum(int(scan.counts[ord(c)]) for c in strange)
     if strange and unknown == "error":

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from charlm.evaluation.protocols import Cut, spread_windows, windows
 from charlm.text.borders import Borders
-from charlm.text.rows import Rows, pieces_of, rows_of
+from charlm.text.rows import Pieces, Rows, pieces_of, rows_of
 from charlm.text.tokens import Ids
 
 RECORDS = 4096  # read at a time
@@ -55,11 +55,13 @@ def _apart(ids: Ids, borders: Borders, chosen: npt.NDArray[np.int64]) -> Stretch
 def rows_to_score(stretch: Stretch, cut: Cut, fill: int, most: int) -> Iterator[Rows]:
     """Yield the rows of some records, at most `most` places at a time."""
     pieces = pieces_of(stretch.starts, stretch.stops, cut.length, cut.stride)
-    for rows in rows_of(stretch.ids, pieces, fill):
-        at_once = max(1, most // rows.x.shape[1])
-        for first in range(0, len(rows.x), at_once):
-            part = slice(first, first + at_once)
-            yield Rows(rows.x[part], rows.y[part], rows.at[part])
+    for begin in range(0, len(pieces.starts), RECORDS):  # one record may have more pieces than fit
+        some = Pieces(*(column[begin : begin + RECORDS] for column in pieces))
+        for rows in rows_of(stretch.ids, some, fill):
+            at_once = max(1, most // rows.x.shape[1])
+            for first in range(0, len(rows.x), at_once):
+                part = slice(first, first + at_once)
+                yield Rows(rows.x[part], rows.y[part], rows.at[part])
 
 
 def places_in_windows(

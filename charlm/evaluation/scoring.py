@@ -104,7 +104,7 @@ def score_windows(
     else:
         predicted = _predict_records(model, ids, windows(block_size), should_stop, max_chars)
     total, chars, escapes = 0.0, 0, 0
-    with _evaluating(model), stopping_between_layers(model, should_stop):
+    with evaluating(model), stopping_between_layers(model, should_stop):
         for nats, targets, _ in predicted:
             total += float(with_escapes(nats, targets, ids.escape, model.vocab_size).sum())
             chars += nats.size
@@ -156,7 +156,7 @@ def score_text(
         predicted = _read(reader, ids, cut.length, should_stop, bool(each))
     # The first known character is not scored; unknown ones may come before it.
     unscored = int(np.searchsorted(left_out.before, 1)) if left_out else 0
-    with _evaluating(model), stopping_between_layers(model, should_stop):
+    with evaluating(model), stopping_between_layers(model, should_stop):
         for nats, targets, top in predicted:
             nats = with_escapes(nats, targets, ids.escape, model.vocab_size)
             among = count_escapes(targets, ids.escape)
@@ -212,7 +212,8 @@ def utf8_lengths(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
 
 
 @contextmanager
-def _evaluating(model: LanguageModel) -> Iterator[None]:
+def evaluating(model: LanguageModel) -> Iterator[None]:
+    """While in this context, a model is in evaluation mode."""
     was_training = model.training
     model.eval()
     try:

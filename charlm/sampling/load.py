@@ -1,18 +1,21 @@
-"""A trained model in three lines of Python.
+"""A trained model in a few lines of Python.
 
 import charlm
 
 model = charlm.load("runs/gpt")
 for piece in model.generate("ROMEO:", temperature=0.7):
     print(piece, end="", flush=True)
+for one in model.score(["To be, or not to be", "Be to not or, be to"]):
+    print(one.nats, one.bits_per_char, one.text)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from charlm.config import changed
 from charlm.errors import Setting, UsageError
+from charlm.evaluation.each import TextScore, score_records
 from charlm.evaluation.given import adaptive_reader
 from charlm.runs import find_run
 from charlm.runs.load import SavedModel, load_model
@@ -35,7 +38,7 @@ StrOrBytes = str | bytes  # bytes are UTF-8, or for a model of bytes any
 
 
 class Writer:
-    """A trained model that writes texts."""
+    """A trained model that writes texts, and tells how likely others are."""
 
     def __init__(self, saved: SavedModel, printable: bool = True) -> None:
         self.saved = saved
@@ -102,6 +105,23 @@ class Writer:
         It takes the arguments of `generate` and raises the same errors.
         """
         return map(as_bytes, Writer(self.saved, printable=False).generate(prompt, **options))
+
+    def score(
+        self, texts: Iterable[StrOrBytes], *, ahead: int | None = None
+    ) -> Iterator[TextScore]:
+        """Yield how likely each text is, in order, from its first character to its end.
+
+        See `charlm.evaluation.each` for what is scored, for characters that the model does not know,
+        and for the arguments; memory does not grow with the number of texts.
+
+        Raises:
+            UsageError: `texts` is a single text, or `ahead` is below 1.
+            DataError: Bytes are not UTF-8, or a text holds the symbol that marks borders of records.
+        """
+        if isinstance(texts, str | bytes):
+            raise UsageError(Setting("texts"), "a single text", "put it into a list")
+        read = (self._text(words, Setting("texts")) for words in texts)
+        return score_records(self.saved.model, self.saved.tokenizer, read, ahead=ahead)
 
     def _text(self, words: StrOrBytes, where: Setting) -> str:
         unit = self.saved.tokenizer.unit

@@ -16,7 +16,7 @@ from charlm.models import LanguageModel
 from charlm.sampling.choose import Settings
 from charlm.sampling.draw import Task
 from charlm.sampling.reader import Weights
-from charlm.text.tokenizer import Tokenizer, Unknown
+from charlm.text.tokenizer import Tokenizer, Unknown, opening_id
 
 PROMPT, CONFIGURED = Setting("prompt"), Setting("sample.prompt")  # as an argument, as a key
 SEEDS = 2**62  # limit of a seed, so that seeds that count up from it fit into 64 bits
@@ -48,11 +48,9 @@ def encode_prompt(
         if escape_in(prompt) and not knows(tokenizer, "\\"):
             mend = _newline(prompt, where)
         raise error.replace(where=where, mend=mend) from None
-    if tokenizer.boundary is not None:
-        return np.append(tokenizer.boundary, ids).astype(np.int64)
-    if not len(ids):
-        ids = tokenizer.encode("\n", "skip")
-    return ids.astype(np.int64) if len(ids) else np.zeros(1, np.int64)
+    if tokenizer.boundary is not None or not len(ids):
+        ids = np.append(opening_id(tokenizer), ids)
+    return ids.astype(np.int64)
 
 
 def encode_stops(

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from charlm.errors import DataError, MachineError, Phrase, Setting
 from charlm.storage.machine import machine_errors
@@ -39,7 +39,7 @@ class Part(NamedTuple):
     """A piece of a text: its name, and how to open its bytes (which may raise OSError)."""
 
     label: str
-    open: Callable[[], BinaryIO | io.FileIO]
+    open: Callable[[], BinaryIO | io.RawIOBase]
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,37 @@ def open_source(
         if as_before and (paths := plain_order(name)):
             return _of_files(name, paths)
         return _of_files(name, *_files(name))
+
+
+def open_stream(
+    name: str, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Source:
+    """Find the text called `name` to read it once; takes and raises what `open_source` does.
+
+    Standard input is not copied first: what is there can be read before the rest has come. So is a
+    pipe with a name, as a shell's `<(command)` has one.
+    """
+    if name == "-":
+        return Source("standard input", (Part("standard input", _AsItComes),))
+    with contextlib.suppress(OSError, ValueError):  # whatever that is, `open_source` will say
+        if stat.S_ISFIFO(os.stat(name).st_mode):
+            return Source(name, (_file_part(name),))
+    return open_source(name, progress)
+
+
+class _AsItComes(io.RawIOBase):
+    """Standard input; a read waits only where nothing is there."""
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return sys.stdin.buffer.fileno()
+
+    def readinto(self, buffer: Any) -> int:
+        data = sys.stdin.buffer.read1(len(buffer))  # type: ignore[union-attr]
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def _of_files(name: str, paths: Sequence[str], notes: Iterable[str] = ()) -> Source:

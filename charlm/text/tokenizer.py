@@ -271,6 +271,14 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise CheckpointError(path, f"not a tokenizer ({error})", "name another run") from None
 
 
+def opening_id(tokenizer: Tokenizer) -> int:
+    """Return the id that a text begins after: a boundary, a newline, or else the first symbol."""
+    if tokenizer.boundary is not None:
+        return tokenizer.boundary
+    newline = tokenizer.encode("\n", "skip")
+    return int(newline[0]) if len(newline) else 0
+
+
 def code_points(text: str) -> npt.NDArray[np.uint32]:
     """Return the code point of each character, (N,); also of half a surrogate pair."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")

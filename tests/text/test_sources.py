@@ -7,6 +7,7 @@ import pytest
 from charlm.errors import DataError, MachineError
 from charlm.text import open_source
 from charlm.text.datasets import DATASETS
+from charlm.text.sources import open_stream
 
 
 def read(source):
@@ -102,6 +103,26 @@ def test_standard_input_can_be_read_twice(monkeypatch):
 
     assert source.name == "standard input"
     assert read(source) == read(source) == b"once \xff"
+
+
+@pytest.mark.parametrize("name", ["-", "pipe"])
+def test_a_stream_is_read_as_it_comes(monkeypatch, name):
+    os.mkfifo("pipe")
+    with open("pipe", opener=lambda path, _: os.open(path, os.O_RDWR)) as both:
+        monkeypatch.setattr(sys, "stdin", both)
+        (part,) = open_stream(name).parts
+        with part.open() as file:
+            for data in (b"one\n", b"two"):
+                os.write(both.fileno(), data)
+                assert file.read(1 << 18) == data
+
+
+def test_a_stream_of_a_file_is_that_file(tmp_path):
+    (tmp_path / "a.txt").write_text("itself")
+
+    assert read(open_stream("a.txt")) == b"itself"
+    with pytest.raises(DataError, match="no such file or named text"):
+        open_stream("b.txt")
 
 
 def test_a_file_on_standard_input_that_becomes_shorter_is_refused(tmp_path, monkeypatch):
