@@ -135,7 +135,18 @@ def test_repeats_are_of_one_command_with_several_prompts(charlm, runs, monkeypat
     result = charlm("sample", "lines", "-n", 3, "--unique", "--seed", 1, "-q", "-i")
 
     names = result.stdout.split()
-    assert len(set(names)) == len(names) > 3
+    assert len(set(names)) == len(names) == 6
+
+
+def test_the_next_prompt_goes_on_with_the_next_seed(charlm, runs, monkeypatch):
+    train = set(records("lines", "train"))
+    plain = samples(charlm, "lines", "-n", 40, "-p", "anna", "--seed", 1)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("anna\nanna\n"))
+
+    result = charlm("sample", "lines", "-n", 3, "--novel", "--seed", 1, "-q", "-i")
+
+    new = [one["text"] for one in plain if one["text"] not in train]
+    assert result.stdout.split() == new[:6]
 
 
 def test_too_few_new_samples_are_a_note(charlm, runs):
@@ -192,6 +203,9 @@ def test_the_share_that_is_recited_is_that_of_sample(charlm, runs):
 
 
 def test_the_table_fits_a_terminal(charlm, runs):
+    table = charlm("novelty", "long", "--file", "long.txt", "-n", 20).stdout
+    assert "the longest copied span" in table
+    assert max(map(len, table.splitlines())) <= 80
     for name in ("lines", "paragraphs", "long", "plain"):
         result = charlm("novelty", name, "-n", 20)
 

@@ -45,14 +45,26 @@ def test_no_span_crosses_the_border_of_records(texts, records):
     assert found.lengths.tolist() == expected
 
 
+@pytest.mark.parametrize("before", range(8))
+def test_a_span_may_lie_in_two_pieces(monkeypatch, before):
+    monkeypatch.setattr(module, "PIECE", 1)
+    part = "c" * before + "abaabb" + "c" * (20 - before)
+
+    found = longest_copied(["abaabb"], IdArray(PLAIN.encode(part)), PLAIN)
+
+    assert found.lengths.tolist() == [6]
+
+
 def test_of_a_large_alphabet():
     alphabet = "".join(map(chr, range(0x4E00, 0x4E00 + 400)))
     tokenizer = CharTokenizer(alphabet)
     part = IdArray(tokenizer.encode(alphabet))
 
-    found = longest_copied(["☃" + alphabet[300:390] + "☃", alphabet[::-1]], part, tokenizer)
+    apart = alphabet[44:50] + alphabet[306:312]  # as bytes, these would follow each other
+    texts = ["☃" + alphabet[300:390] + "☃", alphabet[::-1], apart]
+    found = longest_copied(texts, part, tokenizer)
 
-    assert found.lengths.tolist() == [90, 1]
+    assert found.lengths.tolist() == [90, 1, 6]
     assert found.starts.tolist()[0] == 1
 
 

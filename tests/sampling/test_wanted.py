@@ -1,6 +1,6 @@
 """Texts are drawn until enough of them are wanted."""
 
-from itertools import count, islice
+from itertools import chain, count, islice, repeat
 
 import pytest
 
@@ -91,6 +91,10 @@ def test_a_stop_ends_the_search(drawing):
     found = list(draw_wanted(drawing(should_stop=lambda: next(asked)), 0, 500, which))
 
     assert 0 < len(found) < 20
+    asked = chain([False, False], repeat(True))
+    together = drawing(should_stop=lambda: next(asked), texts=500)
+    (text,) = draw_wanted(together, 0, 500, Wanted(unique=True))
+    assert text.ended == "interrupted"
 
 
 def test_it_says_what_was_left_out():
