@@ -1,7 +1,8 @@
 """Compressed files, unpacked while they are read: gzip, bzip2, xz and zstd.
 
 A file is known by its first bytes, not by its name. Memory holds one chunk and what the format looks
-back on: 32 KiB in gzip, 0.9 MB in bzip2, and in xz and zstd what the packer chose, at most 2 GiB.
+back on: 32 KiB in gzip, 0.9 MB in bzip2; in xz and zstd it is what the packer chose, 8 MiB or less
+unless it was told otherwise.
 """
 
 import bz2
