@@ -17,7 +17,7 @@ from charlm.text.records import Cutter, Lengths, Records, Symbols, keys_of
 
 LOOKED_AT = 1 << 21  # symbols at the start of a text that is about to be trained on
 STRETCH = 20  # records in order, each after another one, that are no accident: 1 of 20! times
-COMPARED = 64  # symbols of two records; if these are equal, their order is not known
+COMPARED = 64  # symbols of two records
 MOST_KEYS = 1 << 20  # hashes of records in memory
 LONGEST_LINE = 1 << 16  # symbols; a text with a longer one is no list
 WIDEST = 1 << 10  # symbols; the widths of lines are counted up to here
@@ -127,7 +127,7 @@ class Survey:
         joined = Records(*(np.concatenate(pair) for pair in zip(before, records, strict=True)))
         order = _order(joined)
         self.ascending.add(order >= 0, order > 0)
-        self.descending.add((order <= 0) & (order > _UNKNOWN), order < 0)
+        self.descending.add(order <= 0, order < 0)
         self._last = Records(symbols[len(symbols) - lengths[-1] :], lengths[-1:])
 
     def close(self) -> "Survey":
@@ -201,13 +201,10 @@ class Survey:
             self._keys = [kept[kept < np.uint64(self._below)]]
 
 
-_UNKNOWN = -2
-
-
 def _order(records: Records) -> npt.NDArray[Any]:
     """Compare neighbours, (R - 1,): 1 if the second comes later, 0 if equal, -1 if it comes before.
 
-    Capital letters of ASCII are small ones. `_UNKNOWN`: they differ only after `COMPARED` symbols.
+    Capital letters of ASCII are small ones. Those that differ only after `COMPARED` symbols are equal.
     """
     symbols, lengths = records
     folded = symbols.astype(np.int64) + 32 * ((symbols >= ord("A")) & (symbols <= ord("Z")))
@@ -226,6 +223,5 @@ def _order(records: Records) -> npt.NDArray[Any]:
         order[same] = np.sign(codes[1] - codes[0])
         same = same[(codes[0] == codes[1]) & (codes[0] >= 0)]
         if not len(same):
-            return order
-    order[same] = _UNKNOWN
+            break
     return order

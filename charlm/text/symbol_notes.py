@@ -64,12 +64,12 @@ def unseen_note(scan: Scan, corpus: Corpus, tokenizer: Tokenizer) -> str | None:
     total = scan.counts[code_points(tokenizer.alphabet)]
     if total[total <= OFTEN].sum() * each < SEEN_NATS * size:  # see `may_be_unseen`
         return None
-    elsewhere = total - counted(val, V) - counted(corpus.splits["test"], V)
-    only = (total > 0) & (elsewhere <= 0)
+    in_val = counted(val, V)
+    only = (in_val > 0) & (total <= in_val + counted(corpus.splits["test"], V))
     for special in (tokenizer.escape, tokenizer.boundary):
         if special is not None:
             only[special] = False
-    chars = int(total[only].sum())
+    chars = int(in_val[only].sum())
     if chars * each < SEEN_NATS * size:
         return None
     kinds = int(only.sum())

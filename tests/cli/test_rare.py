@@ -135,9 +135,12 @@ def test_runs_with_and_without_are_in_one_table(charlm, text):
     train(charlm, "data.unit=bytes", out="bytes")
 
     result = charlm("compare", "run", "all")
+    shown = charlm("compare", "run", "all", "bytes")
     three = charlm("compare", "run", "all", "bytes", "--json")
 
-    assert "texts: losses are comparable only within a table" not in result.stderr
+    for one in (result, shown):
+        assert "texts: losses are comparable only within a table" not in one.stderr
+    assert "runs of characters and of bytes are compared by bits per byte" in shown.stderr
     runs = {run["run"]: run for run in json.loads(three.stdout)["runs"]}
     assert {run["text"]["sha256"] for run in runs.values()} == {runs["all"]["text"]["sha256"]}
     score = json.loads(charlm("eval", "run", "--json").stdout)

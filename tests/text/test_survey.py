@@ -65,6 +65,10 @@ def test_neighbours_are_compared_like_strings(names):
     assert order.tolist() == [(b > a) - (b < a) for a, b in pairs]
 
 
+def test_a_text_with_a_very_long_line_is_not_held_in_memory():
+    assert surveyed("x" * 300_000 + "\na" * 300, records="none").is_text
+
+
 def test_what_is_equal_for_very_long_is_in_no_order():
     assert surveyed(["x" * 70 + name for name in NAMES]).in_order == 0
     assert surveyed(["x" * 55 + name for name in sorted(NAMES)]).in_order == 1

@@ -58,6 +58,27 @@ def test_the_cost_of_joining_by_hand():
     assert added_nats(counts, 1) == 0
 
 
+def test_a_border_is_no_unseen_symbol(tmp_path):
+    _, scan, corpus, tokenizer = read(
+        tmp_path, "ab\n" * 2 + "ba", records="lines", val_fraction=0.4
+    )
+
+    assert unseen_note(scan, corpus, tokenizer) is None
+
+
+def test_what_only_the_test_part_has_too_is_not_seen(tmp_path):
+    text = "ab" * 4000 + ("a" * 24 + "é") * 80
+    keys = {"val_fraction": 0.1, "test_fraction": 0.1}
+    _, scan, corpus, tokenizer = read(tmp_path, text, **keys)
+
+    note = unseen_note(scan, corpus, tokenizer)
+
+    assert note is not None
+    assert note.startswith(
+        "1 symbol stands in no training text but in the validation part, 40 times"
+    )
+
+
 @pytest.mark.parametrize("records", ["none", "lines"])
 def test_symbols_of_the_validation_part_only(tmp_path, records):
     rng = random.Random(0)
