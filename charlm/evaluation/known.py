@@ -16,6 +16,8 @@ from charlm.text.records import Records, keys_of
 from charlm.text.tokenizer import CharTokenizer, Tokenizer, code_points, of_code_points
 from charlm.text.tokens import Ids
 
+SYMBOLS = 1 << 22  # of records that are read at a time, about
+
 Progress = Callable[[str, int, int], None]  # a step's name, what is newly done, and its total
 
 
@@ -63,8 +65,9 @@ def records_of(part: Ids, tokenizer: Tokenizer, most: int | None = None) -> Iter
     borders = Borders(part)
     count, apart = len(borders) - 1, most is not None and most < len(part) - 1
     chosen = max(1, count * most // (len(part) - 1)) if apart and most is not None else count
-    for first in range(0, chosen, RECORDS):
-        number = min(RECORDS, chosen - first)
+    at_once = max(1, min(RECORDS, SYMBOLS * count // len(part)))
+    for first in range(0, chosen, at_once):
+        number = min(at_once, chosen - first)
         if apart:
             ends = [borders.read((first + i) * count // chosen, 2) for i in range(number)]
             texts = [codes_of(part, tokenizer, int(a) + 1, int(b - a) - 1) for a, b in ends]

@@ -49,7 +49,9 @@ def choose_candidates(part: Ids, tokenizer: Tokenizer, texts: Sequence[str]) -> 
     most = min(MOST_CHARS, MOST_WORK // max(1, words))
     found = [text for some in records_of(part, tokenizer, most) for text in as_texts(some)]
     # Those of like lengths together: most of a block is then out of reach of a text at once.
-    return Candidates(sorted(set(found), key=len), len(found), len(Borders(part)) - 1)
+    return Candidates(
+        sorted(set(found), key=lambda text: (len(text), text)), len(found), len(Borders(part)) - 1
+    )
 
 
 def nearest(

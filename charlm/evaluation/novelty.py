@@ -107,12 +107,18 @@ def measure(
         return Measured([Novelty(texts, long=own, copied=c) for texts, own, c in rows], None)
     every = [text for texts in sets for text in texts]
     found = Known.of_part(train, tokenizer, progress).holds(every)
-    candidates = choose_candidates(train, tokenizer, every)
-    near = nearest(every, candidates, progress)
-    columns = (_split(column, sets) for column in (found, near.distances, near.places))
+    # A training record is at distance 0, even if it is not among those that are compared.
+    new = np.flatnonzero(~found)
+    strange = [every[i] for i in new]
+    candidates = choose_candidates(train, tokenizer, strange)
+    near = nearest(strange, candidates, progress)
+    distances, records = np.zeros(len(every), np.int64), np.array(every, object)
+    distances[new] = near.distances
+    records[new] = [candidates.texts[i] for i in near.places]
+    columns = (_split(column, sets) for column in (found, distances, records))
     novelties = [
-        Novelty(texts, known, far, [candidates.texts[i] for i in places], own, spans)
-        for texts, known, far, places, own, spans in zip(sets, *columns, long, copied, strict=True)
+        Novelty(texts, known, far, close.tolist(), own, spans)
+        for texts, known, far, close, own, spans in zip(sets, *columns, long, copied, strict=True)
     ]
     return Measured(novelties, candidates)
 

@@ -28,9 +28,10 @@ def test_a_text_is_known_if_it_is_a_record(texts, others):
     assert known.holds(texts).all()
 
 
-@pytest.mark.parametrize("at_once", [1, 4096])
-def test_records_are_read_some_at_a_time(monkeypatch, at_once):
+@pytest.mark.parametrize(("at_once", "symbols"), [(1, 99), (4096, 1), (4096, 7), (4096, 1 << 22)])
+def test_records_are_read_some_at_a_time(monkeypatch, at_once, symbols):
     monkeypatch.setattr(module, "RECORDS", at_once)
+    monkeypatch.setattr(module, "SYMBOLS", symbols)
     steps = []
 
     known = Known.of_part(part_of(["ab", "b", "ab", "cc"]), LETTERS, lambda *one: steps.append(one))
@@ -39,6 +40,7 @@ def test_records_are_read_some_at_a_time(monkeypatch, at_once):
     assert known.holds(["cc", "c", "ab"]).tolist() == [True, False, True]
     assert sum(done for _, done, _ in steps) == 4
     assert {total for *_, total in steps} == {4}
+    assert len(steps) == (1 if symbols > 99 else 2 if symbols == 7 else 4)
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1), max_size=5))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from charlm.evaluation import nearest
 from charlm.evaluation.novelty import Example, Novelty, measure
 from charlm.text import ByteTokenizer, CharTokenizer, IdArray
 from tests.evaluation.test_known import LETTERS, part_of
@@ -20,6 +21,17 @@ def test_records_are_found_and_the_nearest_ones_named():
     assert second.found.tolist() == [False]
     assert second.distances.tolist() == [3]
     assert (first.spans, second.spans, first.longest_span("chars")) == (None, None, "")
+
+
+def test_a_training_record_that_is_not_compared_is_at_no_distance(monkeypatch):
+    monkeypatch.setattr(nearest, "MOST_WORK", 8)
+
+    measured = measure([["abb", "cbb"]], part_of(["aaa", "bbb", "abb"]), LETTERS)
+
+    (one,) = measured.sets
+    assert measured.candidates.texts == ["aaa", "bbb"]
+    assert one.distances.tolist() == [0, 1]
+    assert one.nearest == ["abb", "bbb"]
 
 
 def test_examples_are_new_and_close_for_their_length():
