@@ -175,7 +175,8 @@ def _summarise(saved: "SavedModel", totals: _Totals) -> None:
         return
     mean = f"{totals.nats / totals.chars:.4f} nats a {output.one(saved.tokenizer.unit)}"
     each = f"{totals.nats / totals.texts:.2f} a text"
-    output.say(f"scored {totals.texts:,} texts, {totals.chars:,} {unit}: {mean}, {each}; {where}")
+    many = f"{totals.texts:,} text{'s' * (totals.texts != 1)}"
+    output.say(f"scored {many}, {totals.chars:,} {unit}: {mean}, {each}; {where}")
     if totals.strange:
         many = "text has" if totals.strange == 1 else "texts have"
         charged = "each is charged by a uniform code (see the docs)"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from charlm.config import DataConfig
-from charlm.errors import DataError, Phrase, Setting
+from charlm.errors import DataError, Phrase, Setting, Words
 from charlm.evaluation.unknown import LeftOut, leave_out
 from charlm.models import AdaptiveReader
 from charlm.runs import RunFolder
@@ -56,13 +56,21 @@ def adaptive_reader(saved: SavedModel) -> AdaptiveReader:
     return saved.model.adaptive(saved.config.adapt, open_part(saved.run, "train")[0])
 
 
+def _named(words: Words) -> Iterator[str]:
+    """Yield the names of the settings in a message."""
+    if isinstance(words, Setting):
+        yield words.name
+    for part in words.parts if isinstance(words, Phrase) else ():
+        yield from _named(part)
+
+
 @contextmanager
 def read_as(data: DataConfig) -> Iterator[None]:
     """While in this context, an error does not advise to read a text otherwise than a run reads its own."""
     try:
         yield
     except DataError as error:
-        named = {getattr(part, "name", "") for part in getattr(error.mend, "parts", ())}
+        named = set(_named(error.mend))
         if "data.encoding" in named:
             mend = f"convert it to {data.encoding.upper()} first, with iconv"
             raise error.replace(mend=mend) from None

@@ -272,6 +272,9 @@ def test_what_is_no_text_is_refused(charlm, named, content, message):
 
     assert (result.code, result.stdout) == (3, "")
     assert result.error.startswith(f"odd: {message}")
+    Path("odder").write_bytes(content)
+    many = charlm("score", "--run", "runs/ngram", "odd*")
+    assert many.error.partition(":")[2] == result.error.partition(":")[2]
     assert charlm("score", "--run", "runs/ngram", "no such file").code == 3
     assert charlm("score", "--run", "no such run").code == 4
 
