@@ -8,7 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ SUFFIXES: dict[str, Kind] = {
     ".parquet": "parquet",
 }
 _PACKED = {".gz", ".bz2", ".xz", ".zst"}
+_HEADER = 1 << 16  # characters of a line of names; more is no such line, and csv would refuse it
 _MOST_NAMES = 12  # shown in an error
 
 Value = str | None  # None: JSON's null, or a missing one
@@ -71,7 +72,17 @@ class Column:
         if kind == "json":
             return self._of_json(islice(lines_of(texts, "\n", self.file), skip, None), skip)
         lines = islice(lines_of(texts, "", self.file), skip, None)
-        return self._of_csv(lines, "," if kind == "csv" else "\t", skip)
+        if kind == "tsv":
+            return self._of_csv(lines, "\t", skip)
+        first = next(lines, "")
+        return self._of_csv(chain([first], lines), self._delimiter(first), skip)
+
+    def _delimiter(self, first: str) -> str:
+        """Return what separates the values of a CSV file: spreadsheets of some countries write `;`."""
+        for delimiter in ",;":
+            if self.name in next(csv.reader([first[:_HEADER]], delimiter=delimiter), ()):
+                return delimiter
+        return ","
 
     def _of_csv(self, lines: Iterator[str], delimiter: str, skip: int) -> Iterator[Value]:
         place, width = -1, 0

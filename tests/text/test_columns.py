@@ -144,6 +144,18 @@ def test_digits_are_a_number_except_among_names_of_json(tmp_path):
     assert DataConfig(column="2", records="lines").column == 2
 
 
+def test_semicolons_separate_values_if_they_separate_the_names(tmp_path):
+    semicolons = source_named(a_csv=csv_of([["n", "text"], ["1", "a, b; c"]], ";"))
+    commas = source_named(a_csv=csv_of([["a;text", "text"], ["1", "a; b"]]))
+    alone = source_named(a_csv=b"text\na; b\n")
+
+    assert records_of(tmp_path / "s", semicolons)[0] == ["a, b; c"]
+    with pytest.raises(DataError, match="line 1: there is no column 3, only 1 column"):
+        records_of(tmp_path / "n", semicolons, column=3)
+    assert records_of(tmp_path / "a", alone)[0] == ["a; b"]
+    assert records_of(tmp_path / "c", commas)[0] == ["a; b"]
+
+
 def test_lines_before_the_names_are_skipped(tmp_path):
     content = b"made on Monday\n\n" + table("csv", ["anna"])
 
@@ -380,7 +392,9 @@ def test_a_value_may_be_longer_than_csv_allows_by_itself(tmp_path):
 
     found, _ = records_of(tmp_path / "t", source_named(a_csv=table("csv", ["x" * 200_000])))
 
-    assert [len(one) for one in found] == [200_000]
+    first, _ = records_of(tmp_path / "f", source_named(a_csv=b"x" * 200_000), column=1)
+
+    assert [len(one) for one in found + first] == [200_000] * 2
     assert csv.field_size_limit() == before
 
 
