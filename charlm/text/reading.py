@@ -154,7 +154,7 @@ class _Reader:
         skip = 0 if data.column is not None else data.skip_lines  # rows of a table are no lines
         self.lines = Lines(data.newlines, skip)
         self.empty = self.missing = 0  # values of a column
-        self.first: str | None = None  # of them
+        self.first: str | None = None  # of them, where it may be the name of the column
 
     def read(self, part: Part) -> Iterator[Piece]:
         """Yield a part in pieces."""
@@ -198,7 +198,7 @@ class _Reader:
 
     def _column(self, name: str, tap: _Tap) -> Iterator[Piece]:
         for values in _some(self._values(name, tap)):
-            if self.first is None:
+            if self.first is None and table_kind(name) in ("csv", "tsv"):
                 self.first = next((value for value in values if value), None)
             self.missing += values.count(None)
             self.empty += values.count("")
