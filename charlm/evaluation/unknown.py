@@ -65,6 +65,11 @@ def uniform_on(text: Ids, vocab_size: int) -> float:
     return uniform_nats(vocab_size, escapes, len(text) - 1)
 
 
+def mean_escape_nats(text: Ids, vocab_size: int) -> float:
+    """Return what the escapes of a text add to the mean nats of a character, all but the first."""
+    return uniform_on(text, vocab_size) - math.log(vocab_size)
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """The unknown characters of a text, to be put back among the scores of the others."""

@@ -7,6 +7,7 @@ from typing import cast
 from charlm.config import ContextMixingConfig, ModelConfig, NGramConfig
 from charlm.config.memory import human_bytes, machine_bytes
 from charlm.errors import MachineError, Phrase, Setting
+from charlm.evaluation.unknown import mean_escape_nats
 from charlm.models import LanguageModel, NGramModel
 from charlm.models.counted_loss import choose_order, choosing_chars
 from charlm.models.counts import count_ngrams
@@ -35,6 +36,8 @@ class CountingLearner(OneStepLearner):
         seconds = time.perf_counter() - started
         if loss_nats is None:
             loss_nats = job.score(train).loss_nats
+        else:
+            loss_nats += mean_escape_nats(train, self.model.vocab_size)
         self.state.step = 1
         self.state.seconds = job.clock.seconds()
         return TrainRecord(

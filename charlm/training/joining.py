@@ -31,6 +31,7 @@ from charlm.config import MixtureConfig
 from charlm.errors import NonFiniteError, Stopped, check_stop
 from charlm.evaluation.protocols import rows_a_pass
 from charlm.evaluation.records import batches_to_score
+from charlm.evaluation.unknown import mean_escape_nats
 from charlm.models import MixtureModel
 from charlm.models.base import stopping_between_layers
 from charlm.models.gate import Gate
@@ -284,7 +285,7 @@ class JoiningLearner(OneStepLearner):
         started = time.perf_counter()
         names = list(self.mixture.experts)
         outcome = self.fit()
-        found = outcome.joined
+        found, extra = outcome.joined, mean_escape_nats(self.slice, self.model.vocab_size)
         # Scoring a character takes as long as predicting it and joining.
         scoring = (1 + self._shown(outcome.seconds)) * outcome.seconds * self._to_score()
         saving = sum(t.nbytes for t in self.model.state_dict().values()) / SAVED_A_SECOND
@@ -293,8 +294,10 @@ class JoiningLearner(OneStepLearner):
             weights=dict(zip(names, found.weights.tolist(), strict=True)),
             temperature=found.temperature.item(),
             gate=found.gate.numbers() if found.gate else [],
-            loss_nats=outcome.loss_nats,
-            alone_nats=dict(zip(names, outcome.alone_nats, strict=True)),
+            loss_nats=outcome.loss_nats + extra,
+            alone_nats={
+                name: nats + extra for name, nats in zip(names, outcome.alone_nats, strict=True)
+            },
             chars=outcome.chars,
             steps=steps | {one.name: one.state.step for one in self.experts},
             seconds=counted + time.perf_counter() - started,

@@ -129,6 +129,28 @@ def test_a_resumed_run_ends_with_the_same_bits(charlm, text):
     assert charlm("verify", "parts").code == 0
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--config", "context-mixing", "model.memory=1"],
+        ["--config", "mixture", "model.combine=log-linear"],
+        ["--config", "mixture", "model.combine=bitwise"],
+    ],
+)
+def test_a_step_that_learns_all_counts_them_too(charlm, text, options):
+    if "mixture" in options:
+        options = [*options, "model.experts.counts.model.order=3", "model.tune_fraction=0.3"]
+        options += ["model.experts.gpt.train.max_steps=5", "model.experts.gpt.model.n_embd=16"]
+    result = charlm("train", *options, "data.source=text.txt", RARE, "--out", "run")
+
+    assert result.code == 0, result.stderr
+    rows = [*map(json.loads, Path("run/metrics.jsonl").read_text().splitlines())]
+    (step,) = [row for row in rows if row["kind"] == "train" and not row.get("expert")]
+    score = json.loads(charlm("eval", "run", "--json").stdout)
+    assert step["loss_nats"] == pytest.approx(score["loss_nats"], rel=0.1)
+    assert score["loss_nats"] > math.log(1_100_000) / 3
+
+
 def test_runs_with_and_without_are_in_one_table(charlm, text):
     train(charlm, RARE)
     train(charlm, out="all")

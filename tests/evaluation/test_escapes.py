@@ -9,7 +9,13 @@ import torch
 from charlm.evaluation import climb, score_text, score_windows
 from charlm.evaluation.protocols import sliding, windows
 from charlm.evaluation.scoring import utf8_lengths
-from charlm.evaluation.unknown import escape_nats, uniform_nats, uniform_on, with_escapes
+from charlm.evaluation.unknown import (
+    escape_nats,
+    mean_escape_nats,
+    uniform_nats,
+    uniform_on,
+    with_escapes,
+)
 from charlm.models import next_token_loss
 from charlm.text import CharTokenizer, IdArray
 from tests.evaluation.fakes import Window, one_by_one
@@ -116,6 +122,13 @@ def test_guessing_by_hand():
     assert uniform_nats(6) == math.log(6)
     assert uniform_nats(6, 3, 30) == pytest.approx(math.log(6) + 0.1 * math.log(1_114_106))
     assert escape_nats(6) == math.log(1_114_106)
+
+
+def test_what_escapes_add_by_hand():
+    ids = IdArray(np.array([5, 1, 5, 2, 5]), escape=5)
+
+    assert mean_escape_nats(ids, 6) == pytest.approx(0.5 * math.log(1_114_106))
+    assert mean_escape_nats(IdArray(ids.ids), 6) == 0
 
 
 def test_without_an_escape_nothing_is_added():
