@@ -69,12 +69,12 @@ class DataConfig(Section):
     """What one of many short texts is. A model then learns where each begins and ends, and never
     looks beyond. `paragraphs` are separated by empty lines. `none`: this is one text."""
     shuffle: bool = True
-    """Put records into an order by `seed` before they are split into parts; equal ones then fall into
+    """Put records into an order by `shuffle_seed` before they are split into parts; equal ones then fall into
     one part. False: split them in the order of the text."""
     unique: bool = False
     """Keep one of equal records."""
-    seed: Annotated[int, Field(ge=0, lt=SEEDS), Integer] = 0
-    """Of the order of records. It is not `run.seed`, so that runs with other seeds share their parts."""
+    shuffle_seed: Annotated[int, Field(ge=0, lt=SEEDS), Integer] = 0
+    """Seed of the order of records. Runs with another `run.seed` still share their parts."""
     min_count: Annotated[int, Field(ge=1), Integer] = 1
     """Characters that occur fewer times in the whole text share one symbol of the alphabet, and so do
     those that it does not have. Each also costs a uniform code over all others of Unicode, so losses

@@ -90,7 +90,8 @@ def open_run(run: RunFolder, split: str, device: str) -> ComparedRun:
     saved, seconds = _load_best(run, device)
     part, facts = open_part(saved.run, split)
     symbols = facts.get("distinct", facts["vocab_size"])  # with those that share an escape
-    text = (facts["source_sha256"], facts["unit"], symbols, part.start, part.stop)
+    order = tuple(facts.get(key) for key in ("records", "shuffled", "repeats"))
+    text = (facts["source_sha256"], facts["unit"], symbols, part.start, part.stop, *order)
     saved.model.to("meta")
     return ComparedRun(saved, part, text, str(facts["source"]), seconds)
 

@@ -1,6 +1,5 @@
 """The fused forms of the two styles of GPT."""
 
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int

@@ -28,6 +28,7 @@ class Settings:
     typical_p: float | None = None
     repetition_penalty: float = 1.0  # multiplies the log-probability of recent characters; 1: none
     allowed: Bool[ndarray, "V"] | None = None  # which may be drawn, at least one; None: all
+    boundary: int | None = None  # the id that ends a record, which has at least one character
 
 
 def next_probabilities(

@@ -74,7 +74,11 @@ def generate(
             what = "NaN or infinite, because its training diverged"
             raise NonFiniteError("the model's logits", what, "use an earlier checkpoint")
         log_p = log_softmax(scores.astype(np.float64))
-        probabilities = next_probabilities(log_p, settings, recent.mask() if recent else None)
+        logits = log_p
+        if i == 0 and settings.boundary is not None and context.idx[-1] == settings.boundary:
+            logits = log_p.copy()
+            logits[:, settings.boundary] = -math.inf
+        probabilities = next_probabilities(logits, settings, recent.mask() if recent else None)
         chosen = draw(probabilities, uniform[i % AHEAD])
         yield Drawn(chosen, log_p[rows, chosen], log_p)
         if recent:

@@ -113,10 +113,14 @@ def _newline(text: str, where: Words) -> Words:
     return f"write {name} itself"
 
 
-def settings_of(config: SampleConfig, allowed: Bool[ndarray, "V"] | None = None) -> Settings:
-    """Return the settings of a configuration."""
-    names = [field.name for field in fields(Settings) if field.name != "allowed"]
-    return Settings(**{name: getattr(config, name) for name in names}, allowed=allowed)
+def settings_of(
+    config: SampleConfig, tokenizer: Tokenizer, allowed: Bool[ndarray, "V"] | None = None
+) -> Settings:
+    """Return the settings of a configuration; `allowed` as `drawn_ids` says by default."""
+    allowed = drawn_ids(tokenizer) if allowed is None else allowed
+    names = {field.name for field in fields(Settings)} - {"allowed", "boundary"}
+    own = {name: getattr(config, name) for name in names}
+    return Settings(**own, allowed=allowed, boundary=tokenizer.boundary)
 
 
 def task_of(
@@ -129,7 +133,8 @@ def task_of(
 ) -> Task:
     """Return how to continue a prompt, or raise the errors of `allowed_ids` and `encode_stops`."""
     allowed = drawn_ids(tokenizer) if allow is None else allowed_ids(tokenizer, allow)
-    ends, settings = encode_stops(tokenizer, stops, allowed), settings_of(config, allowed)
+    ends = encode_stops(tokenizer, stops, allowed)
+    settings = settings_of(config, tokenizer, allowed)
     return Task(settings, config.max_new_chars, ends, weights, alternatives)
 
 
@@ -166,9 +171,13 @@ def allowed_ids(tokenizer: Tokenizer, allow: str) -> Bool[ndarray, "V"]:
         found[tokenizer.encode(allow, "skip")] = True
     if tokenizer.escape is not None:
         found[tokenizer.escape] = False
+    if tokenizer.boundary is not None:
+        found[tokenizer.boundary] = False
     if not found.any():
         mend = "use ASCII in a class for a model of bytes" if of_bytes else ""
         raise UsageError(setting, "this model's alphabet has no such character", mend)
+    if tokenizer.boundary is not None:  # a record may always end
+        found[tokenizer.boundary] = True
     return found
 
 

@@ -247,7 +247,7 @@ def _write_records(
     total = scan.records.records if scan.records else 0
     for records in cut:
         if data.shuffle:
-            keys = keys_of(records, data.seed)
+            keys = keys_of(records, data.shuffle_seed)
         else:  # the order of the text
             steps = np.arange(seen, seen + len(records.lengths), dtype=np.uint64)
             keys = steps * np.uint64(2**64 // (total + 1))
@@ -263,6 +263,7 @@ def _write_records(
         "size": writer.ids.size,
         "splits": {name: list(pair) for name, pair in splits.items()},
         "records": data.records,
+        "shuffled": data.shuffle_seed if data.shuffle else None,
         "borders": {name: list(pair) for name, pair in borders.items()},
     }
     return facts | {"repeats": total - count} if data.unique else facts

@@ -57,7 +57,8 @@ class Tally:
             many = "s are" if self.empty > 1 else " is"
             found.append(f"{self.empty:,} empty {name}{many} left out")
         if self.returns:
-            found.append(f"{self.returns:,} lines end with \\r\\n, taken as \\n")
+            lines = f"{self.returns:,} lines end" if self.returns > 1 else "1 line ends"
+            found.append(f"{lines} with \\r\\n, taken as \\n")
         return found
 
     def more_notes(self, block_size: int, repeats: int | None) -> list[str]:

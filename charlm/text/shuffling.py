@@ -13,7 +13,7 @@ import numpy.typing as npt
 from charlm.text.escapes import IdWriter
 from charlm.text.records import Lengths, Records, taken
 
-BUCKET_BYTES = 1 << 26  # of ids that are sorted at once
+BUCKET_BYTES = 1 << 23  # of ids that are sorted at once, which takes 30 times as much memory
 BORDERS = np.dtype("<u8")  # a place in the file of ids
 
 

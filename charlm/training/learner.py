@@ -25,7 +25,6 @@ from charlm.runs.state import TrainingState
 from charlm.sampling import (
     CONFIGURED,
     Context,
-    drawn_ids,
     encode_prompt,
     generate,
     settings_of,
@@ -163,7 +162,7 @@ class Job:
     def _sampled(self, context: Context, seed: int, count: int) -> list[int]:
         """Return the ids of a sample after a prompt, up to the end of a record."""
         ids: list[int] = []
-        settings = settings_of(self.config.sample, drawn_ids(self.tokenizer))
+        settings = settings_of(self.config.sample, self.tokenizer)
         for drawn in generate(context, count, settings, [seed]):
             check_stop(self.should_stop)
             ids.append(int(drawn.idx[0]))

@@ -135,3 +135,13 @@ def test_a_run_of_records_compresses_no_file(charlm, names):
     assert result.code == 2
     assert "learned lines" in result.stderr
     assert not Path("names.txt.clm").exists()
+
+
+def test_records_of_allowed_characters_still_end(charlm, names):
+    charlm("train", *MODELS["ngram"], *names, "--out", "run")
+
+    result = charlm("sample", "run", "-n", "20", "--allow", "[a-n]", "--json", "--seed", "1")
+
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {one["ended"] for one in found} == {"boundary"}
+    assert set("".join(one["text"] for one in found)) <= set("abcdefghijklmn")

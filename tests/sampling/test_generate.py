@@ -129,3 +129,19 @@ def test_numbers_of_a_seed_do_not_depend_on_how_many_are_made_at_once():
     assert whole.min() >= 0
     assert whole.max() < 1
     assert abs(whole.mean() - 0.5) < 0.05
+
+
+def test_a_record_has_at_least_one_character(model):
+    boundary, many = V - 1, range(200)
+    free, end = Settings(temperature=1e3), Settings(temperature=1e3, boundary=boundary)
+
+    anything, _ = run(model, [boundary], 1, free, seeds=many)
+    found, logprob = run(model, [boundary], 1, end, seeds=many)
+    later, _ = run(model, [boundary, 2], 1, end, seeds=many)
+
+    assert (anything == boundary).any()
+    assert not (found == boundary).any()
+    assert (later == run(model, [boundary, 2], 1, free, seeds=many)[0]).all()
+    # Log-probabilities stay those of the model.
+    expected = model.read(torch.tensor([[boundary]]))[0, -1].log_softmax(-1)[found[:, 0]]
+    torch.testing.assert_close(logprob[:, 0].float(), expected, atol=1e-4, rtol=1e-4)

@@ -91,7 +91,12 @@ def test_parts_depend_on_the_records_and_the_seed_alone(tmp_path, monkeypatch, b
     orders = [NAMES, sorted(NAMES), NAMES[::-1]]
     found = []
     for i, names in enumerate([*orders, NAMES]):
-        keys = {"records": "lines", "val_fraction": 0.3, "test_fraction": 0.2, "seed": i // 3}
+        keys = {
+            "records": "lines",
+            "val_fraction": 0.3,
+            "test_fraction": 0.2,
+            "shuffle_seed": i // 3,
+        }
         corpus, tokenizer = make_corpus(tmp_path / f"{i}", "\n".join(names).encode(), **keys)
         found.append({part: texts_of(corpus, tokenizer, part) for part in corpus.splits})
 
