@@ -9,7 +9,8 @@ import typer
 from charlm.cli import output
 from charlm.cli.baselines import worse_than_uniform
 from charlm.cli.escaping import one_word
-from charlm.cli.evaluate import as_json, learned
+from charlm.cli.evaluate import learned
+from charlm.cli.loss_output import as_json
 from charlm.cli.options import A_RUN, Device, Json
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.cli.spelling import one_line

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from charlm.cli import completion, output
 from charlm.cli.baselines import reached, worse_than_uniform
 from charlm.cli.escaping import one_word
+from charlm.cli.loss_output import about_interval, record, summary
 from charlm.cli.options import AdaptKeys, Checkpoint, Device, Json, Run, RunPlace, either, of_adapt
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import CharlmError, UsageError
@@ -126,19 +127,19 @@ def evaluate(
         with _writer(per_char, text.tokenizer, saved.tokenizer) as each:
             score = _score(saved, text, cut, reader, by_position, each, stop)
     if json:
-        record = _record(None if source else split, source, cut, score, saved)
-        record |= {"learned": reader.learned} if reader else {}
-        output.result_json(record | ({"by_position": score.by_position} if by_position else {}))
+        said = record(None if source else split, source, cut, score, saved)
+        said |= {"learned": reader.learned} if reader else {}
+        output.result_json(said | ({"by_position": score.by_position} if by_position else {}))
         return
     # Where the characters took standard output, the summary must not end up among them.
     tell = output.say if per_char == "-" else output.result
     unit = saved.tokenizer.unit
-    tell(_summary(one_word(source or split), score, unit))
+    tell(summary(one_word(source or split), score, unit))
     how = f"scored {score.chars:,} characters {cut.in_words}"
     output.say(f"{output.in_unit(how, unit)}; {one_word(found.path)} step {saved.step}")
     if reader:
         output.say(f"adaptive: {learned(reader.learned)}")
-    output.say(output.in_unit(_about_interval(score), unit))
+    output.say(output.in_unit(about_interval(score), unit))
     if not text.left_out:
         _compare_with_baselines(saved, cut, score, source is None and split == "val")
     if text.left_out:
@@ -252,7 +253,7 @@ def _writer(
         return
     with nullcontext(sys.stdout) if per_char == "-" else replacing(Path(per_char)) as out:
         yield lambda scored: out.writelines(
-            json_format.dumps(record) + "\n" for record in scored.records(symbols, known)
+            json_format.dumps(row) + "\n" for row in scored.records(symbols, known)
         )
 
 
@@ -280,80 +281,3 @@ def _score(
             progress=bar.update,
             should_stop=stop.requested,
         )
-
-
-def _record(
-    split: str | None, file: str | None, cut: "Cut", score: "Score", saved: "SavedModel"
-) -> dict[str, Any]:
-    return {
-        "split": split,
-        "protocol": cut.name,
-        "chars": score.chars,  # or bytes, of a run of bytes
-        **score.in_units(saved.tokenizer.unit),
-        "run": str(saved.run.path),
-        "step": saved.step,
-        "file": file,
-        **as_json(score, saved.tokenizer.unit),  # adds what is not above
-        "block_size": cut.block_size,
-        "stride": cut.stride if cut.name == "sliding" else None,
-        "unknown": score.unknown,
-        "unit": saved.tokenizer.unit,
-        **({} if saved.tokenizer.escape is None else {"escapes": score.escapes}),
-        **({} if score.records is None else _of_records(score)),
-    }
-
-
-def _of_records(score: "Score") -> dict[str, Any]:
-    """Return how many records were scored and the loss of one, for JSON."""
-    nats = score.nats_per_record
-    perplexity = math.exp(nats) if nats is not None and nats < 700 else None
-    return {
-        "records": score.records,
-        "nats_per_record": nats,
-        "perplexity_per_record": perplexity,
-    }
-
-
-def as_json(score: "Score", unit: str) -> dict[str, Any]:
-    """Return a loss in every unit, for JSON."""
-    interval = score.interval
-    return {
-        **score.in_units(unit),
-        "interval": interval and {"low": interval.low, "high": interval.high},
-    }
-
-
-def _summary(name: str, score: "Score", unit: str) -> str:
-    interval = score.interval
-    around = f" (95 %: {interval.low:.4f} to {interval.high:.4f})" if interval else ""
-    bits = f"{score.bits_per_byte:.4f} bits per byte"
-    if unit == "chars":
-        bits = f"{score.bits_per_symbol:.4f} bits per character, {bits}"
-    lines = [
-        f"{name}: {score.loss_nats:.4f} nats{around}, {bits}, perplexity {score.perplexity:.3f}"
-    ]
-    if (nats := score.nats_per_record) is not None:
-        whole = f"{nats:.3f} nats ({nats / math.log(2):.3f} bits) a record, its end included"
-        lines.append(f"{score.records:,} records: {whole}")
-    return "\n".join([*lines, *_by_position(score.by_position or ())])
-
-
-def _about_interval(score: "Score") -> str:
-    from charlm.evaluation.score import BLOCK_CHARS, FEWEST_BLOCKS, RESAMPLES
-
-    if score.interval:
-        return (
-            f"95 % interval: block bootstrap, {RESAMPLES:,} resamples of "
-            f"{score.interval.blocks:,} blocks of {score.interval.block_chars:,}"
-        )
-    if not math.isfinite(score.loss_nats):
-        return "no 95 % interval: the loss is not finite"
-    enough = f"{FEWEST_BLOCKS} blocks of {BLOCK_CHARS:,} characters"
-    return f"no 95 % interval: the text has fewer than {enough}"
-
-
-def _by_position(nats: tuple[float, ...]) -> list[str]:
-    """Return a table of positions 1, 2, 4, 8, ... and the last, if there are any."""
-    shown = {1 << k for k in range(len(nats).bit_length())} | {len(nats)} if nats else set()
-    rows = [f"{p:8d}  {nats[p - 1]:6.4f}" for p in sorted(shown)]
-    return ["position    nats", *rows] if rows else []
