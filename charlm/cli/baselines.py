@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def baselines(
     source: TextName = None,
-    overrides: DataKeys = None,
+    keys: DataKeys = None,
     file: File = None,
     val_fraction: Annotated[
         float,
@@ -47,8 +47,8 @@ def baselines(
 
     For example: charlm baselines my.txt
     """
-    source, overrides = text_and_keys(source, file, overrides)
-    data = data_config(source, unit, encoding, val_fraction, overrides)
+    source, keys = text_and_keys(source, file, keys)
+    data = data_config(source, unit, encoding, val_fraction, keys)
     unit = data.unit
     load_torch()
     with StopSignals() as stop, stop.scratch() as scratch, stop.at_once():
@@ -71,7 +71,7 @@ def data_config(
     unit: str,
     encoding: str,
     val_fraction: float = 0.1,
-    overrides: list[str] | None = None,
+    keys: list[str] | None = None,
 ) -> "DataConfig":
     """Say how a command reads a text, or raise UsageError for an option or key that is wrong."""
     from pydantic import ValidationError
@@ -87,14 +87,14 @@ def data_config(
     except ValidationError:  # the options have refused other mistakes
         mend = "utf-8, utf-16 and latin-1 are common"
         raise UsageError("--encoding", f"unknown {encoding!r}", mend) from None
-    if keys := overridden(overrides, {}):
-        for key in keys:
+    if given := overridden(keys, {}):
+        for key in given:
             if not key.startswith("data.") or key.startswith("data.source"):
                 mend = "name one, such as data.records=lines"
                 raise UsageError(key, "only keys of the section data can be set here", mend)
         # Any model will do: only the section of the text is used.
         whole = read_config(b"model: {type: bigram}", "").model_copy(update={"data": data})
-        data = changed(whole, keys, "the options").data
+        data = changed(whole, given, "the options").data
     return data.model_copy(update={"source": text})  # any name; opening it says what is wrong
 
 

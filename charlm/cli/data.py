@@ -60,7 +60,7 @@ def add(
 @app.command("info", cls=Verb)
 def info(
     source: TextName = None,
-    overrides: DataKeys = None,
+    keys: DataKeys = None,
     file: File = None,
     unit: Unit = "chars",
     encoding: Encoding = "utf-8",
@@ -74,8 +74,8 @@ def info(
     from charlm.text.survey import Survey
     from charlm.text.symbol_notes import rare_note
 
-    source, overrides = text_and_keys(source, file, overrides)
-    data = data_config(source, unit, encoding, overrides=overrides)
+    source, keys = text_and_keys(source, file, keys)
+    data = data_config(source, unit, encoding, keys=keys)
     unit = data.unit
     opened = open_source(source, output.download_bar())
     with output.bytes_bar() as progress:

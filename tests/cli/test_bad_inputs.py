@@ -494,7 +494,7 @@ def test_row_33_too_many_symbols_are_counted(refused_text):
     line = refused_text("abcdefghij" * 30 + "é", "data.max_vocab=5")
 
     assert "11 distinct characters (rarest: 'é' (1x)" in line
-    assert "; set data.max_vocab=11 or data.unit=bytes" in line
+    assert "; set data.max_vocab=11, data.min_count=2 or data.unit=bytes" in line
 
 
 @pytest.fixture

@@ -454,7 +454,8 @@ def test_how_to_mend_a_text_is_said_in_words_of_the_command(charlm, trained, con
     for command in ("baselines", ("data", "info")):
         words = [command] if isinstance(command, str) else command
         error = charlm(*words, "odd.txt").error
-        assert error.startswith(f"odd.txt: {said}; use data.encoding=")
+        assert error.startswith(f"odd.txt: {said}; use --encoding ")
+        assert "data." not in error
 
 
 def test_what_is_no_text_is_for_a_run_of_bytes(charlm, trained):
@@ -464,7 +465,7 @@ def test_what_is_no_text_is_for_a_run_of_bytes(charlm, trained):
         "odd.bin: looks binary (100 NULs in its first 100 bytes); use a run of bytes, which can "
         "score it"
     )
-    assert charlm("baselines", "odd.bin").error.endswith("; use data.unit=bytes")
+    assert charlm("baselines", "odd.bin").error.endswith("; use --unit bytes")
 
 
 def test_a_run_of_bytes_speaks_of_bytes(charlm, tiny):
