@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 
 from charlm.config import DataConfig
-from charlm.errors import DataError, Setting, UsageError, check_stop
+from charlm.errors import DataError, UsageError, check_stop
 from charlm.evaluation.given import read_as
 from charlm.evaluation.protocols import chars_a_pass, rows_a_pass, windows
 from charlm.evaluation.records import Stretch, rows_to_score
@@ -96,9 +96,9 @@ def score_records(
         DataError: A text holds U+10FFFF, and the run has records, whose borders it marks.
     """
     if isinstance(texts, str | bytes):
-        raise UsageError(Setting("texts"), "a single text", "put it into a list")
+        raise UsageError("texts", "a single text", "put it into a list")
     if ahead is not None and ahead < 1:
-        raise UsageError(Setting("ahead", ahead), "expected at least 1")
+        raise UsageError(f"ahead={ahead}", "expected at least 1")
     scorer = TextScorer(model, tokenizer, should_stop)
     return _in_batches(scorer, texts, scorer.at_once if ahead is None else ahead)
 
@@ -149,7 +149,7 @@ class TextScorer:
             symbols, lengths = code_points("".join(texts)), map(len, texts)
         if self._ends and (symbols == ord(BOUNDARY)).any():
             what = "a text holds U+10FFFF, which marks the borders of records"
-            raise DataError(Setting("texts"), what, "remove it")
+            raise DataError("texts", what, "remove it")
         records = Records(symbols, np.fromiter(lengths, np.int64, len(texts)))
         return map(TextScore, texts, *(column.tolist() for column in self.nats(records)))
 

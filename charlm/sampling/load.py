@@ -119,11 +119,11 @@ class Writer:
             DataError: Bytes are not UTF-8, or a text holds the symbol that marks borders of records.
         """
         if isinstance(texts, str | bytes):
-            raise UsageError(Setting("texts"), "a single text", "put it into a list")
-        read = (self._text(words, Setting("texts")) for words in texts)
+            raise UsageError("texts", "a single text", "put it into a list")
+        read = (self._text(words, "texts") for words in texts)
         return score_records(self.saved.model, self.saved.tokenizer, read, ahead=ahead)
 
-    def _text(self, words: StrOrBytes, where: Setting) -> str:
+    def _text(self, words: StrOrBytes, where: Setting | str) -> str:
         unit = self.saved.tokenizer.unit
         return words if isinstance(words, str) else decoded(words, unit, where)
 
