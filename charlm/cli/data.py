@@ -65,7 +65,9 @@ def info(
     unit: Unit = "chars",
     encoding: Encoding = "utf-8",
 ) -> None:
-    """Describe a text: size, checksum, alphabet and parts; of a list, its records and their order.
+    """Describe a text: size, checksum, alphabet and parts.
+
+    Of a list, it says how many records there are, whether they repeat, and in which order they stand.
 
     For example: charlm data info names.txt data.records=lines
     """

@@ -61,7 +61,9 @@ def novelty(
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> None:
-    """Say how much of a run's samples is new, and how much stands in the training part.
+    """Say how much of a run's samples is new.
+
+    The rest stands in the training part.
 
     Records are looked up as a whole and compared with the nearest training record, by edit distance.
     Of longer texts, the longest span is sought that the training part has as well. A row for the

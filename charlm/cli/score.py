@@ -65,7 +65,9 @@ def score(
     checkpoint: Checkpoint = "best",
     device: Device = "auto",
 ) -> None:
-    """Score each of many texts by itself: rank candidates, find what does not fit.
+    """Score each of many texts by itself.
+
+    Candidates can be ranked, and texts found that do not fit.
 
     Each line of the output is the score of one text, from its first character to its end.
 

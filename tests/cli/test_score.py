@@ -188,7 +188,7 @@ def test_what_the_model_does_not_know_is_charged_and_said(score):
     notes = [line for line in said.splitlines() if "note" in line]
     assert notes == [
         "charlm: note: 2 empty lines are left out",
-        "charlm: note: 1 lines end with \\r\\n, taken as \\n",
+        "charlm: note: 1 line ends with \\r\\n, taken as \\n",
         "charlm: note: 3 texts have characters that the model does not know; each is charged by a "
         "uniform code (see the docs)",
     ]
