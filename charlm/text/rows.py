@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 IGNORED = -100  # the target of a place that is not predicted: `F.cross_entropy` leaves it out
-GROUP_COST = 2048  # an array more takes about as long as this many places more (docs/experiments.md)
+# An array more takes about as long as this many places more (docs/experiments.md).
+GROUP_COST = 2048
 
 Numbers = npt.NDArray[np.int64]
 
