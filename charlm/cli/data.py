@@ -120,7 +120,7 @@ def _of_records(survey: "Survey") -> dict[str, str]:
     lengths = f"{mean:.1f} characters on average, the longest {survey.longest:,}"
     rows = {"records": f"{survey.records:,}; {lengths}"}
     if survey.repeats:
-        rows["repeats"] = f"{100 * survey.repeats:.2g} % of the records"
+        rows["repeats"] = f"{100 * survey.repeats:.3g} % of the records"
     return rows
 
 

@@ -63,7 +63,7 @@ def summary(name: str, score: "Score", unit: str) -> str:
     ]
     if (nats := score.nats_per_record) is not None:
         whole = f"{nats:.3f} nats ({nats / math.log(2):.3f} bits) a record, its end included"
-        lines.append(f"{score.records:,} records: {whole}")
+        lines.append(f"{score.records:,} record{'s' * (score.records != 1)}: {whole}")
     return "\n".join([*lines, *_by_position(score.by_position or ())])
 
 

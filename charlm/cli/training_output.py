@@ -86,10 +86,9 @@ def _sizes(prepared: PreparedRun) -> str:
         lengths, unit = {name: len(part) for name, part in splits.items()}, output.units(data.unit)
     parts = ", ".join(f"{length:,} {name}" for name, length in lengths.items() if length)
     symbols = prepared.tokenizer.vocab_size
-    if data.records != "none":  # whose boundary nobody sees
-        return (
-            f"{parts} {unit}, {sum(map(len, splits.values())):,} characters; {symbols - 1} symbols"
-        )
+    if data.records != "none":  # whose boundary nobody sees; the end of a record counts
+        chars = sum(len(part) - 1 for part in splits.values() if len(part))
+        return f"{parts} {unit}, {chars:,} characters; {symbols - 1} symbols"
     return f"{parts} {unit}; {symbols} symbols"
 
 

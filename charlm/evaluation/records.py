@@ -16,6 +16,7 @@ from charlm.text.rows import Pieces, Rows, pieces_of, rows_of
 from charlm.text.tokens import Ids
 
 RECORDS = 4096  # read at a time
+SYMBOLS = 1 << 20  # read at a time, about
 
 
 class Stretch(NamedTuple):
@@ -30,6 +31,7 @@ def stretches(ids: Ids, most: int | None = None, records: int = RECORDS) -> Iter
     """Yield `records` at a time; about `most` characters, of records spread over the text."""
     borders = Borders(ids)
     count = len(borders) - 1
+    records = max(1, min(records, SYMBOLS * count // len(ids)))
     if most is not None and most < len(ids) - 1:
         chosen = np.arange(max(1, count * most // (len(ids) - 1)))
         chosen = chosen * count // len(chosen)

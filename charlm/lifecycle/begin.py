@@ -245,6 +245,9 @@ def refuse_short(scan: Scan, config: Config) -> None:
         if tuned < 2:
             what = f"of the {length} characters to train on in {source} it leaves {tuned}, too few"
             raise DataError("model.tune_fraction", what, "raise it or use a longer text")
+        if scan.records and record_bounds(scan.records.records, config.data)["train"][1] < 2:
+            what = f"a mixture needs 2 records to train on, and {source} leaves 1"
+            raise DataError("model.tune_fraction", what, "use a longer list")
         length -= tuned
     for key, needed in model.least_text().items():
         if length < needed:

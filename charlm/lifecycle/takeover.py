@@ -79,6 +79,10 @@ def alphabet_notes(config: Config, tokenizer: Tokenizer) -> list[str]:
     return [f"{key}: {note}" for key, note in notes.items() if note]
 
 
+# Facts of a text that say which records come first.
+ORDER = ("records", "shuffled", "repeats")
+
+
 def seen_notes(config: Config, corpus: Corpus) -> list[str]:
     """Note experts from runs that were trained on text which this run scores or fits weights on.
 
@@ -93,10 +97,15 @@ def seen_notes(config: Config, corpus: Corpus) -> list[str]:
             end = theirs["splits"]["train"][1]
         except (CheckpointError, KeyError, TypeError, IndexError):
             continue  # not from a run, or one that has lost its text
-        if theirs.get("source_sha256") != corpus.facts["source_sha256"] or end <= cut:
+        if theirs.get("source_sha256") != corpus.facts["source_sha256"]:
             continue
         who = f"model.experts.{name}.run: {expert.run} has read"
-        if end > len(train):
+        if any(theirs.get(key) != corpus.facts.get(key) for key in ORDER):
+            what = "this text in another order, so the validation loss will be too low"
+            mend = "train it with the same data.records, shuffle, shuffle_seed and unique"
+        elif end <= cut:
+            continue
+        elif end > len(train):
             what = "part of this validation text, so the validation loss will be too low"
             mend = "train it with the same data.val_fraction and data.test_fraction"
         else:

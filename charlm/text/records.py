@@ -25,7 +25,7 @@ END_OF_PART = 0x110000  # among code points: the end of a file; just above the l
 LONGEST = 1 << 26  # symbols of one record, which must fit into memory
 
 _NEWLINE, _RETURN = ord("\n"), ord("\r")
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_GOLDEN = 0x9E3779B97F4A7C15
 _PRIME = np.uint64(0x00000100000001B3)
 
 Kind = Literal["lines", "files", "paragraphs"]
@@ -67,9 +67,11 @@ class Tally:
         if repeats:
             found.append(f"{repeats:,} records are repeats, which data.unique leaves out")
         if self.longest >= block_size:
-            longest = f"the longest record has {self.longest:,} characters"
-            rest = f"what does not fit into {block_size} is continued in a window of its own"
-            found.append(f"{longest}: {rest}")
+            longest = f"the longest record has {self.longest:,} characters and an end"
+            rest = (
+                f"model.block_size is {block_size}, so what is left is continued in another window"
+            )
+            found.append(f"{longest}; {rest}")
         return found
 
 
@@ -180,7 +182,7 @@ def keys_of(records: Records, seed: int) -> npt.NDArray[np.uint64]:
     powers = np.cumprod(np.full(int(lengths.max()), _PRIME))
     # A polynomial in the prime, modulo 2^64, then mixed: the high bits are to depend on all symbols.
     sums = np.add.reduceat((symbols.astype(np.uint64) + np.uint64(1)) * powers[place], starts)
-    return _mixed(_mixed(sums) + np.uint64(seed) * _GOLDEN)
+    return _mixed(_mixed(sums) + np.uint64(seed * _GOLDEN % 2**64))
 
 
 def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

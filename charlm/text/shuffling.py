@@ -1,6 +1,7 @@
 """Records on disk, in the order of their keys, split into parts.
 
-Records are sorted in files that each fit into memory, so memory does not grow with the list.
+Records are sorted in files that each fit into memory, so memory does not grow with the list. Equal
+records are in one file: if one record makes up much of a list, its repeats must fit into memory.
 """
 
 from collections.abc import Iterator, Mapping
@@ -70,9 +71,9 @@ class Sorter:
             order = np.argsort(keys, kind="stable")
             if unique:
                 order = order[is_new(keys[order])]
-            yield taken(Records(ids, lengths), order)
             for name in ("ids", "keys"):
                 self._path(k, name).unlink(missing_ok=True)
+            yield taken(Records(ids, lengths), order)
 
     def _facts(self, k: int) -> tuple[npt.NDArray[np.uint64], Lengths]:
         path = self._path(k, "keys")

@@ -149,7 +149,8 @@ class Split:
         """Return what comes before position `at` and the rest; records are not divided."""
         if self.borders is None:
             return self.part(0, at), self.part(at, len(self))
-        border = min(first_at_least(self.borders, self.start + at), len(self.borders) - 1)
+        last = max(0, len(self.borders) - 2)  # both parts get a record, if there are two
+        border = min(max(1, first_at_least(self.borders, self.start + at)), last)
         place = int(self.borders.read(border, 1)[0]) - self.start
         return self.part(0, place + 1), self.part(place, len(self))  # both have this boundary
 

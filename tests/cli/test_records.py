@@ -145,3 +145,34 @@ def test_records_of_allowed_characters_still_end(charlm, names):
     found = [json.loads(line) for line in result.stdout.splitlines()]
     assert {one["ended"] for one in found} == {"boundary"}
     assert set("".join(one["text"] for one in found)) <= set("abcdefghijklmn")
+
+
+@pytest.mark.parametrize("kind", ["log-linear", "bitwise"])
+def test_a_mixture_learns_its_weights_on_the_last_record_however_long(charlm, names, kind):
+    records = [*NAMES[:8], "annabelin" * 60]
+    Path("names.txt").write_text("\n".join(records) + "\n")
+    text = [*names[:2], "data.shuffle=false", "data.val_fraction=0.0"]
+
+    result = charlm("train", *MODELS[kind], *text, "--out", "run")
+
+    assert result.code == 0, result.stderr
+
+
+def test_a_mixture_of_one_record_is_refused(refused, names):
+    Path("names.txt").write_text("anna" * 20 + "\nbertha\n")
+
+    (line,) = refused(3, "train", "--config", "mixture", *names)
+
+    assert "needs 2 records to train on" in line
+
+
+def test_an_expert_that_read_the_list_in_another_order_is_noted(charlm, names):
+    charlm("train", *MODELS["ngram"], *names, "data.shuffle_seed=1", "--out", "other")
+
+    Path("joined.yaml").write_text(
+        "model:\n  type: mixture\n  combine: log-linear\n  experts:\n"
+        "    other: {run: other}\n    own: {model: {type: ngram, order: 2}}\n"
+    )
+    result = charlm("train", "--config", "joined.yaml", *names, "--out", "run")
+
+    assert "other has read this text in another order" in result.stderr, result.stderr

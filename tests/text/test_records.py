@@ -95,7 +95,7 @@ def test_parts_depend_on_the_records_and_the_seed_alone(tmp_path, monkeypatch, b
             "records": "lines",
             "val_fraction": 0.3,
             "test_fraction": 0.2,
-            "shuffle_seed": i // 3,
+            "shuffle_seed": 7 * (i // 3),
         }
         corpus, tokenizer = make_corpus(tmp_path / f"{i}", "\n".join(names).encode(), **keys)
         found.append({part: texts_of(corpus, tokenizer, part) for part in corpus.splits})
@@ -124,6 +124,8 @@ def test_equal_records_are_in_one_part(tmp_path, monkeypatch, bucket, unique):
     assert not set(train) & set(val)
     assert Counter(train + val) == Counter(NAMES if unique else names)
     assert open_corpus(tmp_path / "t").facts["records"] == "lines"
+    found = {path.name for path in (tmp_path / "t").iterdir()}
+    assert found == {"MANIFEST.json", "ids.bin", "borders.bin"}  # and nothing that was sorted
 
 
 def test_without_shuffling_the_parts_follow_the_text(tmp_path, monkeypatch):
@@ -291,6 +293,7 @@ def test_a_division_keeps_records_whole(names):
 
     for at in range(1, len(split)):
         early, late = split.divided(at)
+        assert min(early.records, late.records) > 0
         if min(len(early), len(late)) > 1:
             assert texts_of_part(early, tokenizer) + texts_of_part(late, tokenizer) == everything
         assert early.joined(late) == split
