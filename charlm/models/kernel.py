@@ -6,13 +6,15 @@ would wrap it before numba compiles it.
 
 import ctypes
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import torch
+from numba.core.event import Listener, install_listener
 
 Compiled = Callable[..., Any]
 
@@ -52,6 +54,30 @@ def inner(function: Compiled) -> Compiled:
     """Compile a function into the parallel kernels that call it."""
     options = {**PARALLEL, "parallel": False, "forceinline": True}
     return stamped(numba.njit(**options)(function), function)
+
+
+def is_stored(kernel: Compiled) -> bool:
+    """Tell whether the code of kernels can be stored, as `kernel` says."""
+    return hasattr(kernel, "charlm_stamp")
+
+
+class NotCompiled(Exception):
+    """A kernel must be compiled first."""
+
+
+class _Refuser(Listener):
+    def on_start(self, event: Any) -> None:
+        raise NotCompiled(event.data["dispatcher"].__name__)
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+@contextmanager
+def only_compiled() -> Iterator[None]:
+    """Raise NotCompiled, instead of compiling a kernel that is not in the cache."""
+    with install_listener("numba:compile", _Refuser()):
+        yield
 
 
 def share_threads() -> None:

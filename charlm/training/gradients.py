@@ -29,6 +29,7 @@ from charlm.training.compile_cost import cost_of, keep_times, program
 from charlm.training.compiling import Forward, compile_model, worth_trying
 from charlm.training.kept_memory import keep_memory
 from charlm.training.learner import Clock, Job, Learner
+from charlm.training.loading import load_kernels
 from charlm.training.optimizers import build_optimizers, set_learning_rate
 from charlm.training.schedule import learning_rate
 from charlm.training.threads import ThreadChoice
@@ -72,11 +73,13 @@ class GradientLearner(Learner):
         return self.state.step / self.total_steps if self.total_steps else 1.0
 
     def prepare(self) -> Iterator[Record]:
-        """Compile the model if the configuration says so; this can take a minute.
+        """Load kernels, and compile the model if the configuration says so; this can take a minute.
 
         In a budget, the schedule begins after it.
         """
         started, budgeted = self.clock.seconds(), self.clock.budget is not None
+        for _ in load_kernels(self.config):
+            pass
         yield from self._compile(self.clock.left() if budgeted else None)
         before, self.form = self.form, self._form()
         if before not in (None, self.form):

@@ -1,51 +1,91 @@
 """The kernels of a run's training steps, loaded before the first step."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 
 from charlm.config import Config
-from charlm.fused.attention import causal_softmax
-from charlm.fused.dropout import NO_DROPOUT
-from charlm.fused.numbers import array
 from charlm.models.device import choose_device, choose_dtype, precision
-from charlm.models.kernel import share_threads
-from charlm.models.registry import Kind, kind_for
+from charlm.models.kernel import NotCompiled, is_stored, only_compiled, share_threads
+from charlm.models.registry import KINDS, kind_for
 from charlm.training import adamw
+
+ADAMW = "adamw"  # beside the names of kinds
 
 
 def load_kernels(config: Config) -> Iterator[None]:
     """Load what fused steps and AdamW need for a run's models.
 
     If it must be compiled, which takes some ten seconds on its first use on a machine, yield once
-    before that.
+    before that. It is compiled in a process of its own: numba gives a kernel that this process
+    compiled other bits than one that it loads, because it optimises what it stores a second time. So
+    a run and its resumption would differ.
     """
     if choose_device(config.run.device).type != "cpu":
         return
+    missing = [args for args in _needed(config) if not _load_compiled(*args)]
+    if missing:
+        yield
+        if is_stored(adamw.adamw_of_rows):
+            _compile_elsewhere(missing)
+        for args in missing:
+            _load(*args)
+            _loaded.add(args)
+
+
+def _needed(config: Config) -> Iterator[tuple[str, str]]:
+    """Return the arguments of `_load` for each part of a run."""
     for one in config.training_runs().values():
         kind = kind_for(one.model)
         if one.run.fused and kind.fused and one.train.gradients == "autograd":
-            yield from _load(kind, choose_dtype(one.run.dtype, torch.device("cpu")))
+            dtype = choose_dtype(one.run.dtype, torch.device("cpu"))
+            yield one.model.kind, str(dtype).removeprefix("torch.")
         if getattr(one.model, "n_gram", 1) > 1:
-            adamw.load_kernel()
+            yield ADAMW, "float32"
 
 
-def _load(kind: Kind, dtype: torch.dtype) -> Iterator[None]:
-    if (kind, dtype) in _loaded:
-        return
+def _load_compiled(name: str, dtype: str) -> bool:
+    """Load kernels, unless some must be compiled; say whether all are loaded."""
+    if (name, dtype) not in _loaded:
+        try:
+            with only_compiled():
+                _load(name, dtype)
+        except NotCompiled:
+            return False
+        _loaded.add((name, dtype))
+    return True
+
+
+def _load(name: str, dtype: str) -> None:
+    """Load the kernels of a kind by a step of a tiny model, or those of AdamW."""
     share_threads()
-    one = torch.zeros(1, 1, 1, dtype=dtype)
-    none = array(one[:0])
-    arrays = array(one), array(torch.zeros(1, 1)), np.float32(1), none
-    causal_softmax(*arrays, *NO_DROPOUT)
-    if causal_softmax.stats.cache_misses:
-        yield
+    if name == ADAMW:
+        adamw.load_kernel()
+        return
+    kind = KINDS[name]
     model = kind.find("model")(2, 2, n_layer=1, n_head=1, n_embd=2, dropout=0.5)
-    with precision(model.device, dtype), torch.random.fork_rng(devices=[]):
+    with precision(model.device, getattr(torch, dtype)), torch.random.fork_rng(devices=[]):
         logits = kind.find("fused")(model)(torch.zeros(1, 2, dtype=torch.int64))
     logits.float().sum().backward()
-    _loaded.add((kind, dtype))
 
 
-_loaded: set[tuple[Kind, torch.dtype]] = set()
+def _compile_elsewhere(missing: list[tuple[str, str]]) -> None:
+    """Compile kernels in another process, which stores them.
+
+    If it fails, this process compiles them.
+    """
+    subprocess.run(
+        [sys.executable, "-c", f"import {__name__} as m; [m._load(*args) for args in {missing}]"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C lets it finish
+        check=False,
+    )
+
+
+_loaded: set[tuple[str, str]] = set()

@@ -1,8 +1,15 @@
 """Which kernels a run loads, and whether it uses them."""
 
+import os
+import subprocess
+import sys
+
+import numba
+import numpy as np
 import pytest
 
 from charlm.config import load_config
+from charlm.models.kernel import NotCompiled, only_compiled
 from charlm.training.loading import load_kernels
 
 
@@ -24,3 +31,32 @@ def test_kernels_are_loaded_once(tiny):
     list(load_kernels(config))
     assert list(load_kernels(config)) == []
     assert list(load_kernels(load_config("bigram", []))) == []
+
+
+def test_kernels_are_not_run_by_the_process_that_compiles_them(tmp_path):
+    program = (
+        "from charlm.config import load_config\n"
+        "from charlm.training import adamw, loading\n"
+        "config = load_config('gpt', ['run.fused=false', 'run.device=cpu'])\n"
+        "print(len(list(loading.load_kernels(config))))\n"
+        "print(sum(adamw.adamw_of_rows.stats.cache_hits.values()))\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    runs = [subprocess.check_output(command, env=environment, text=True) for _ in range(2)]
+
+    assert [run.split() for run in runs] == [["1", "1"], ["0", "1"]]
+
+
+def test_a_kernel_that_would_be_compiled_can_be_refused():
+    def add_one(x):
+        x[0] += 1
+
+    compiled, x = numba.njit(add_one), np.zeros(1)
+    with only_compiled(), pytest.raises(NotCompiled):
+        compiled(x)
+    compiled(x)
+    with only_compiled():
+        compiled(x)
+
+    assert x[0] == 2
