@@ -9,8 +9,8 @@ read), `bigram`, `loss` (the score of a prediction), `averaging`, `attention`, `
 `bit_mixing`, `bit_reading`, `mean_weights`, `context_mixing` (a model that mixes many contexts, bit by bit); then
 `cache` (keys and values are computed once), `registry` (from a configuration to its model), `gate`
 (which expert to trust when), `mixture` (several models as one), `adaptive_mixture` (a mixture that
-learns while it reads), `bitwise` (a mixture joined by context mixing), `device`, `onednn` (faster
-products on some processors).
+learns while it reads), `bitwise` (a mixture joined by context mixing), `looking` (what the
+heads of a trained model look at), `device`, `onednn` (faster products on some processors).
 
 Letters in shapes: B batch, T time (characters, at most `block_size`), C channels (`n_embd`), H
 heads, D `head_size` (C = H * D), V `vocab_size`.

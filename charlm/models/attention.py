@@ -20,14 +20,10 @@ from charlm.models.base import LanguageModel
 Mask = Bool[Tensor, "T S"] | Literal["causal"] | None
 
 
-def attend_plainly(
-    query: Float[Tensor, "B H T D"],
-    key: Float[Tensor, "B H S D"],
-    value: Float[Tensor, "B H S D"],
-    mask: Mask,
-    dropout: float = 0.0,
-) -> Float[Tensor, "B H T D"]:
-    """Compute the same as `attend` in plain steps; this is the version to read."""
+def weights_of(
+    query: Float[Tensor, "B H T D"], key: Float[Tensor, "B H S D"], mask: Mask
+) -> Float[Tensor, "B H T S"]:
+    """Return how much each query takes from each key; each row sums to 1. See `attend`."""
     # A sum of D products has variance D; without scaling, the softmax would pick almost one key.
     query = query / math.sqrt(query.shape[-1])
     scores = query @ key.transpose(-2, -1)  # (B, H, T, S): how well each query matches each key
@@ -36,7 +32,18 @@ def attend_plainly(
     if mask is not None:
         hidden = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -math.inf)
         scores = scores + hidden  # exp(-inf) = 0: no weight at all
-    weights = scores.softmax(dim=-1)  # each row sums to 1
+    return scores.softmax(dim=-1)
+
+
+def attend_plainly(
+    query: Float[Tensor, "B H T D"],
+    key: Float[Tensor, "B H S D"],
+    value: Float[Tensor, "B H S D"],
+    mask: Mask,
+    dropout: float = 0.0,
+) -> Float[Tensor, "B H T D"]:
+    """Compute the same as `attend` in plain steps; this is the version to read."""
+    weights = weights_of(query, key, mask)
     return F.dropout(weights, dropout) @ value if dropout else weights @ value
 
 
@@ -111,6 +118,10 @@ class Head(nn.Module):
             key, value, mask = past.add(key, value)
         return attend(query, key, value, mask).squeeze(1)
 
+    def weights(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B 1 T T"]:
+        """Return how much each position gathers from each."""
+        return weights_of(self.query(x).unsqueeze(1), self.key(x).unsqueeze(1), "causal")
+
 
 class MultiHeadAttention(nn.Module):
     """Many heads at once: one projection makes all queries, keys and values.
@@ -141,6 +152,12 @@ class MultiHeadAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         gathered = attend(query, key, value, mask, dropout)
         return self.projection(gathered.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
+
+    def weights(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B H T T"]:
+        """Return how much each position gathers, in every head, from each."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)
+        query, key = self.prepare(qkv[:2], None)
+        return weights_of(query, key, "causal")
 
     def prepare(
         self, query_key: Float[Tensor, "2 B H T D"], past: Cache | None

@@ -7,16 +7,24 @@ for piece in model.generate("ROMEO:", temperature=0.7):
     print(piece, end="", flush=True)
 for one in model.score(["To be, or not to be", "Be to not or, be to"]):
     print(one.nats, one.bits_per_char, one.text)
+print(model.attention("To be, or not to be").shape)  # layers, heads, characters, characters
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+
 from charlm.config import changed
-from charlm.errors import Setting, UsageError
+from charlm.errors import DataError, Setting, UsageError
 from charlm.evaluation.each import TextScore, score_records
 from charlm.evaluation.given import adaptive_reader
+from charlm.models import LanguageModel
+from charlm.models.looking import attention_weights, attentive
 from charlm.runs import find_run
 from charlm.runs.load import SavedModel, load_model
 from charlm.sampling.adapted import AdaptedReader
@@ -38,7 +46,7 @@ StrOrBytes = str | bytes  # bytes are UTF-8, or for a model of bytes any
 
 
 class Writer:
-    """A trained model that writes texts, and tells how likely others are."""
+    """A trained model that writes texts, tells how likely others are, and shows what it looks at."""
 
     def __init__(self, saved: SavedModel, printable: bool = True) -> None:
         self.saved = saved
@@ -122,6 +130,54 @@ class Writer:
             raise UsageError("texts", "a single text", "put it into a list")
         read = (self._text(words, "texts") for words in texts)
         return score_records(self.saved.model, self.saved.tokenizer, read, ahead=ahead)
+
+    def attention(
+        self, text: StrOrBytes, *, expert: str | None = None
+    ) -> Float[ndarray, "L H T T"]:
+        """Return what each head of each layer looks at while the model reads a text, in float32.
+
+        `weights[layer, head, t, s]` is the share that position t takes from position s, which is t or
+        before it; a row adds up to 1. There are as many positions as characters, at most
+        `block_size`. In a run of records, the boundary comes first, as position 0.
+
+        Args:
+            text: What to read, at least one character.
+            expert: Of a mixture: whose attention. None: that of the only one that has any.
+
+        Raises:
+            UsageError: The model or this expert has no attention, several experts have, or the text
+                is empty or too long.
+            DataError: A character of the text is not in the alphabet.
+        """
+        name, model = self._attentive(expert)
+        tokenizer, where = self.saved.tokenizer, Setting("text")
+        try:
+            ids = tokenizer.encode(self._text(text, where)).astype(np.int64)
+        except DataError as error:
+            raise error.replace(where=where, mend="use characters of its own text") from None
+        if tokenizer.boundary is not None:
+            ids = np.append(tokenizer.boundary, ids)
+        if not 1 <= len(ids) <= model.block_size:
+            whose = f"expert {name}" if name else "this model"
+            what = f"{len(ids)} symbols, and {whose} reads 1 to {model.block_size} at once"
+            raise UsageError(where, what)
+        return attention_weights(model, torch.from_numpy(ids)).numpy()
+
+    def _attentive(self, expert: str | None) -> tuple[str, LanguageModel]:
+        """Return the model whose attention is meant, and its name in a mixture."""
+        found, own = attentive(self.saved.model), self.saved.config.model
+        if expert is not None:
+            if expert in found and own.members():
+                return expert, found[expert]
+            mend = f"those with attention: {', '.join(filter(None, found)) or 'none'}"
+            raise UsageError(Setting("expert", expert), "no such expert with attention", mend)
+        if len(found) == 1:
+            return next(iter(found.items()))
+        if not found:
+            what = f"a model of type {own.type!r} has no attention"
+            raise UsageError(self.saved.run.path, what, "use a gpt, attention or multihead run")
+        names = ", ".join(found)
+        raise UsageError(Setting("expert"), f"several have attention: {names}", "name one of them")
 
     def _text(self, words: StrOrBytes, where: Setting | str) -> str:
         unit = self.saved.tokenizer.unit

@@ -3,10 +3,13 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 import charlm as package
 from charlm.errors import CheckpointError, DataError, UsageError
+from charlm.models.looking import attention_weights
 
 
 def test_it_yields_what_the_command_prints(charlm, trained):
@@ -79,3 +82,70 @@ def test_who_only_imports_charlm_does_not_wait_for_torch():
     assert done.stdout.split() == ["False", "True"]
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         package.nothing  # noqa: B018
+
+
+def test_attention_has_a_row_for_each_character(trained):
+    model = package.load(trained)
+
+    weights = model.attention("the dog.")
+
+    ids = torch.from_numpy(model.saved.tokenizer.encode("the dog.").astype("int64"))
+    assert weights.shape == (2, 2, 8, 8)
+    np.testing.assert_array_equal(weights, attention_weights(model.saved.model, ids).numpy())
+    np.testing.assert_array_equal(model.attention(b"the dog."), weights)
+
+
+def test_attention_of_records_begins_with_the_boundary(charlm, tiny):
+    keys = ["data.records=lines", "eval.baselines=false", "--out", "lines"]
+    assert charlm("train", "--config", "tiny.yaml", *keys, "-q").code == 0
+
+    assert package.load("lines").attention("the dog").shape == (2, 2, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"text": "the dogs."}, UsageError, "text: 9 symbols, and this model reads 1 to 8 at once"),
+        ({"text": ""}, UsageError, "0 symbols"),
+        ({"text": "☃"}, DataError, "U\\+2603.*use characters of its own text"),
+        ({"text": "the", "expert": "gpt"}, UsageError, "those with attention: none"),
+    ],
+)
+def test_attention_refuses(trained, arguments, error, message):
+    with pytest.raises(error, match=message):
+        package.load(trained).attention(**arguments)
+
+
+def test_attention_of_a_mixture_is_that_of_its_expert(charlm, tiny):
+    gpt = "{model: {type: gpt, block_size: 8, n_layer: 1, n_embd: 8}, train: {max_steps: 1}}"
+    bigram = "{model: {type: bigram, block_size: 8}, train: {max_steps: 1}}"
+    for out, experts in {
+        "one": f"{{gpt: {gpt}, pairs: {bigram}}}",
+        "two": f"{{a: {gpt}, b: {gpt}}}",
+    }.items():
+        tiny.write_text(
+            f"data: {{source: text.txt}}\nmodel: {{type: mixture, experts: {experts}}}\n"
+        )
+        assert (
+            charlm(
+                "train", "--config", "tiny.yaml", "--out", out, "-q", "eval.baselines=false"
+            ).code
+            == 0
+        )
+
+    one, two = package.load("one"), package.load("two")
+
+    assert one.attention("the").shape == (1, 4, 3, 3)
+    np.testing.assert_array_equal(one.attention("the"), one.attention("the", expert="gpt"))
+    with pytest.raises(UsageError, match=r"expert='pairs'.*those with attention: gpt"):
+        one.attention("the", expert="pairs")
+    with pytest.raises(UsageError, match="expert: several have attention: a, b; name one"):
+        two.attention("the")
+    assert two.attention("the", expert="b").shape == (1, 4, 3, 3)
+
+
+def test_counted_models_have_no_attention(charlm, tiny):
+    assert charlm("train", "--config", "ngram", "data.source=text.txt", "-q").code == 0
+
+    with pytest.raises(UsageError, match="type 'ngram' has no attention; use a gpt"):
+        package.load().attention("the")
