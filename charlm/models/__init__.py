@@ -1,4 +1,4 @@
-"""The course: every model from one table to a modern GPT, each a readable lesson.
+"""The lessons of docs/course.md: every model from one table to a modern GPT, each to be read.
 
 Read in this order: `base` (the interface of every model), `adaptive` (models that learn while they
 read), `bigram`, `loss` (the score of a prediction), `averaging`, `attention`, `gpt2`,

@@ -88,7 +88,7 @@ def test_what_the_sizes_were_not_tried_with_is_left_alone(other):
 
 
 @pytest.mark.usefixtures("clock")
-@pytest.mark.parametrize("preset", ["bigram", "multihead", "nanogpt-cpu", "ngram"])
+@pytest.mark.parametrize("preset", ["bigram", "multihead", "gpt2-small", "nanogpt-cpu", "ngram"])
 def test_presets_of_the_course_are_never_planned(preset):
     assert planned("train.minutes=5", preset=preset)[1] == {}
 
