@@ -1,23 +1,38 @@
 """Character-level language models, from the bigram table to a modern GPT.
 
 Reading order is import order: `errors`, `config`, `storage`, `text`, `models`, `backprop`, `runs`,
-`evaluation`, `sampling`, `coding`, `fused`, `training`, `lifecycle`, `reporting`, `cli`. Each package
-imports only from those before it, so the course can be read from top to bottom. `charlm.models` is
+`evaluation`, `sampling`, `coding`, `fused`, `training`, `lifecycle`, `reporting`, `library`, `cli`. Each
+package imports only from those before it, so the course can be read from top to bottom. `charlm.models` is
 where the lessons are.
 
     import charlm
 
-    for piece in charlm.load("runs/gpt").generate("ROMEO:"):
-        print(piece, end="", flush=True)
+    run = charlm.train("gpt", Path("my.txt"), minutes=5)
+    model = charlm.load(run)
+    print(model.generate("ROMEO:", seed=1))
+    print(model.score("To be, or not to be").bits_per_char)
 """
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from charlm.sampling import load
+    from charlm.library import Model, Run, Score, baselines, compare, load, train
+    from charlm.library import open_run as open
 
-__all__ = ["__version__", "load"]
+__all__ = [
+    "Model",
+    "Run",
+    "Score",
+    "__version__",
+    "baselines",
+    "compare",
+    "errors",
+    "load",
+    "open",
+    "train",
+]
 __version__ = "0.1.0"
 
 # NumPy's BLAS and torch share the cores: an idle BLAS thread should sleep after 2^22 cycles (a
@@ -33,8 +48,12 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 def __getattr__(name: str) -> Any:
     # Imported on use, so that `charlm --help` does not wait for torch.
-    if name == "load":
-        from charlm.sampling import load
-
-        return load
+    if name == "errors":
+        return import_module("charlm.errors")
+    if name in __all__:
+        return getattr(import_module("charlm.library"), "open_run" if name == "open" else name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

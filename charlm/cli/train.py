@@ -1,8 +1,8 @@
 """charlm train: from a configuration to a run folder."""
 
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,11 +29,12 @@ from charlm.errors import Stopped, UsageError
 if TYPE_CHECKING:
     from charlm.cli.training_output import TrainingBar
     from charlm.config import Config
-    from charlm.lifecycle.begin import PreparedRun, PreparedText
+    from charlm.lifecycle.begin import PreparedRun
+    from charlm.lifecycle.start import Start, Watcher
     from charlm.runs import RunFolder
     from charlm.runs.records import Record
+    from charlm.text.corpus import Progress
     from charlm.training import TrainingLoop
-    from charlm.training.plan import BudgetPlan
 
 
 @dataclass(frozen=True)
@@ -138,54 +139,81 @@ def _to_resume(given: str | None, out: Path | None, changes: list[str]) -> "RunF
     return find_run(out)
 
 
-@contextmanager
-def _resumed(order: _Order, run: "RunFolder", allow_new_data: bool) -> Iterator["PreparedRun"]:
-    """Lock a run, then read its configuration (another process may have changed it), and open it."""
-    from charlm.lifecycle.resume import open_run, resumed_config
-    from charlm.storage import folder_lock
+def _resumed(
+    order: _Order, run: "RunFolder", allow_new_data: bool
+) -> "AbstractContextManager[PreparedRun]":
+    """Lock a run and open it."""
+    from charlm.lifecycle.resume import resumed_config
+    from charlm.lifecycle.start import resumed
 
-    quiet, stop = order.quiet, order.stop
-    with folder_lock(run.path):
-        with stop.at_once(), output.bytes_bar(quiet, stop.requested) as progress:
-            config = resumed_config(run, order.given, order.changes)
-            prepared = open_run(config, run, progress, allow_new_data=allow_new_data)
-        yield prepared
+    def resolve() -> "Config":
+        return resumed_config(run, order.given, order.changes)
+
+    return resumed(run, resolve, _watcher(order), allow_new_data=allow_new_data)
 
 
-@contextmanager
-def _begun(order: _Order) -> Iterator["PreparedRun"]:
+def _begun(order: _Order) -> "AbstractContextManager[PreparedRun]":
     """Read the text and plan, then make, lock and fill the folder of a new run."""
-    from charlm.lifecycle import begin
+    from charlm.lifecycle.start import begun
+
+    return begun(_start(order), _watcher(order))
+
+
+def _start(order: _Order) -> "Start":
+    from charlm.lifecycle.start import Start
+
+    with order.stop.at_once():
+        config = named_config(order.given, order.changes)
+    return Start(config, _name_of(order.given), order.out, order.changes, order.began)
+
+
+def _watcher(order: _Order) -> "Watcher":
+    """Return what shows the start of a run on stderr, and stops it on a signal."""
+    from charlm.lifecycle.start import Watcher
 
     quiet, stop = order.quiet, order.stop
-    config, chosen, text, plans = _planned(order)
-    place = nullcontext(chosen) if chosen else begin.free_folder(_name_of(order.given))
-    with place as folder, begin.new_folder_for_run(folder):
-        with output.bytes_bar(quiet, stop.requested) as progress:
-            prepared = begin.create_run(config, folder, text, progress, stop.requested)
-        prepared.plans = plans
-        try:
-            yield prepared
-        except Exception:
-            begin.take_back_unless_begun(prepared.run)
-            raise
+
+    class Command(Watcher):
+        def should_stop(self) -> bool:
+            return stop.requested()
+
+        def should_save(self) -> bool:
+            return stop.save_requested()
+
+        def at_once(self) -> AbstractContextManager[None]:
+            return stop.at_once()
+
+        def reading(self) -> "AbstractContextManager[Progress]":
+            return output.bytes_bar(quiet, stop.requested)
+
+        def fetching(self) -> Callable[[int, int], None]:
+            return output.download_bar(quiet, stop.requested)
+
+        def planning(self, config: "Config") -> None:
+            output.load_kernels(config, quiet)
+            if not quiet and any(one.train.plan for one in config.training_runs().values()):
+                budget = f"{config.train.minutes:g}-minute budget"
+                output.say(f"benchmarking model sizes for the {budget}")
+
+    return Command()
 
 
 def _try(order: _Order) -> int:
     """Make the run in a folder that is removed again, and show what training would do."""
     from charlm.cli.training_output import show_plan
     from charlm.lifecycle import begin
+    from charlm.lifecycle.start import planned
     from charlm.runs import next_free_name
 
     quiet, stop = order.quiet, order.stop
-    config, chosen, text, plans = _planned(order)
-    place = chosen or next_free_name(_name_of(order.given))
+    plan = planned(_start(order), _watcher(order))
+    place = plan.place or next_free_name(_name_of(order.given))
     existing = next(path for path in (place, *place.absolute().parents) if path.is_dir())
     with stop.scratch() as scratch, stop.at_once():
         with output.bytes_bar(quiet, stop.requested) as progress:
-            prepared = begin.create_run(config, scratch, text, progress, stop.requested)
-        begin.check_disk(prepared.config, existing, text)
-        prepared.plans = plans
+            prepared = begin.create_run(plan.config, scratch, plan.text, progress, stop.requested)
+        begin.check_disk(prepared.config, existing, plan.text)
+        prepared.plans = plan.plans
         for note in prepared.notes:
             output.note(note)
         show_plan(prepared, place)
@@ -195,32 +223,6 @@ def _try(order: _Order) -> int:
 def _name_of(config: str | None) -> str:
     """Return the name of the runs that a configuration makes: that of its preset or file."""
     return Path(config or "run").stem
-
-
-def _planned(
-    order: _Order,
-) -> tuple["Config", Path | None, "PreparedText", "dict[str, BudgetPlan]"]:
-    """Return the configuration of a new run, its folder if one was chosen, its text and plans."""
-    from charlm.lifecycle import begin
-    from charlm.runs import next_free_name
-
-    quiet, stop = order.quiet, order.stop
-    with stop.at_once():
-        config = named_config(order.given, order.changes)
-    chosen = order.out or (Path(config.run.out) if config.run.out else None)
-    begin.check_new_folder(chosen or next_free_name(_name_of(order.given)))
-    with stop.at_once(), output.bytes_bar(quiet, stop.requested) as progress:
-        fetching = output.download_bar(quiet, stop.requested)
-        text = begin.prepare_text(config, progress, fetching)
-        minutes = config.train.minutes
-        if minutes:  # else after the baselines: the compiler and they need memory
-            output.load_kernels(config, quiet)
-        if minutes and not quiet and any(one.train.plan for one in config.training_runs().values()):
-            output.say(f"benchmarking model sizes for the {minutes:g}-minute budget")
-        config, plans = begin.plan_run(
-            config, text, order.changes, time.perf_counter() - order.began
-        )
-    return config, chosen, text, plans
 
 
 def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:

@@ -142,6 +142,30 @@ class TextScorer:
 
     def score(self, texts: list[str]) -> Iterator[TextScore]:
         """Yield the scores of texts; raise DataError for U+10FFFF in a record."""
+        columns = self.nats(self._records(texts))
+        return map(TextScore, texts, *(column.tolist() for column in columns))
+
+    def each(self, texts: list[str]) -> Iterator[tuple[Floats, int]]:
+        """Yield the nats of each character of each text, (N,), and how many of them are unknown.
+
+        An end that is scored is the last. Raises DataError for U+10FFFF in a record.
+        """
+        records = self._records(texts)
+        odd, unknown = self._unknown(records)
+        read = self._surprisals(records, odd)
+        ends = np.cumsum(records.lengths)
+        for i, (begin, end) in enumerate(zip(ends - records.lengths, ends, strict=True)):
+            nats, strange = read.of(i), odd[begin:end]
+            often, size = int(unknown[i]), int(records.lengths[i]) + self._ends
+            if often and self.tokenizer.escape is None:
+                charge = charge_nats(often, size, self.model.vocab_size)
+                nats = np.insert(nats, np.flatnonzero(strange) - np.arange(often), charge)
+            elif often:
+                nats[: len(strange)][strange] += escape_nats(self.model.vocab_size)
+            yield nats, often
+
+    def _records(self, texts: list[str]) -> Records:
+        """Return texts as records, or raise DataError for U+10FFFF where it marks borders."""
         if self.tokenizer.unit == "bytes":
             encoded = [self.tokenizer.encode(text, "skip") for text in texts]
             symbols, lengths = np.concatenate([np.empty(0, np.uint8), *encoded]), map(len, encoded)
@@ -150,8 +174,7 @@ class TextScorer:
         if self._ends and (symbols == ord(BOUNDARY)).any():
             what = "a text holds U+10FFFF, which marks the borders of records"
             raise DataError("texts", what, "remove it")
-        records = Records(symbols, np.fromiter(lengths, np.int64, len(texts)))
-        return map(TextScore, texts, *(column.tolist() for column in self.nats(records)))
+        return Records(symbols, np.fromiter(lengths, np.int64, len(texts)))
 
     def score_read(self, records: Records) -> Iterator[list[TextScore]]:
         """Yield the scores of records that were read from a file, some at a time."""
@@ -161,31 +184,44 @@ class TextScorer:
 
     def nats(self, records: Records) -> tuple[Floats, Numbers, Numbers]:
         """Return the nats, the scored characters and the unknown ones of each record, (R,) each."""
-        symbols, lengths = records
-        ids, escape, vocab_size = self._ids[symbols], self.tokenizer.escape, self.model.vocab_size
-        known = ids >= 0
-        odd = ~known if escape is None else ids == escape
+        odd, unknown = self._unknown(records)
+        nats, chars = self._surprisals(records, odd).totals(), records.lengths + self._ends
+        if self.tokenizer.escape is not None:
+            return nats + unknown * escape_nats(self.model.vocab_size), chars, unknown
+        for i in np.flatnonzero(unknown).tolist():
+            often = int(unknown[i])
+            nats[i] += often * charge_nats(often, int(chars[i]), self.model.vocab_size)
+        return nats, chars, unknown
+
+    def _unknown(self, records: Records) -> tuple[npt.NDArray[np.bool_], Numbers]:
+        """Return which symbols the model does not know, and how many of each record, (R,)."""
+        ids, escape = self._ids[records.symbols], self.tokenizer.escape
+        odd = ids < 0 if escape is None else ids == escape
+        of_record = np.repeat(np.arange(len(records.lengths)), records.lengths)
+        return odd, np.bincount(of_record[odd], minlength=len(records.lengths))
+
+    def _surprisals(self, records: Records, odd: npt.NDArray[np.bool_]) -> "_Surprisals":
+        """Return the nats of all that the model reads of some records."""
+        lengths, ids = records.lengths, self._ids[records.symbols]
+        known = ids >= 0  # an escape is read, too
         of_record = np.repeat(np.arange(len(lengths)), lengths)
-        unknown = np.bincount(of_record[odd], minlength=len(lengths))
+        left = np.bincount(of_record[known], minlength=len(lengths))
         # What the model reads of each, after a symbol to begin with; the last one's end follows.
-        left = lengths - unknown if escape is None else lengths
         starts = np.cumsum(left + 1) - (left + 1)
         text = np.full(int(left.sum()) + len(left) + 1, self._opening)
         inside = np.ones(len(text), bool)
         inside[starts] = inside[-1] = False
         text[inside] = ids[known]
-        nats, chars = self._read(text, starts, starts + left + self._ends), lengths + self._ends
-        if escape is not None:
-            return nats + unknown * escape_nats(vocab_size), chars, unknown
-        for i in np.flatnonzero(unknown).tolist():
-            often = int(unknown[i])
-            nats[i] += often * charge_nats(often, int(chars[i]), vocab_size)
-        return nats, chars, unknown
+        stops = starts + left + self._ends
+        return _Surprisals(self._read(text, starts, stops), starts, stops)
 
     def _read(self, text: Numbers, starts: Numbers, stops: Numbers) -> Floats:
-        """Return the nats of each record that a model reads; some may have nothing to score."""
-        some = np.flatnonzero(stops > starts)
-        nats = np.zeros(len(starts))
+        """Return the nats of each place of a text; 0 where nothing is scored.
+
+        Of a record, those after its start are scored, up to its stop; some may have none.
+        """
+        some = stops > starts
+        nats = np.zeros(len(text))
         stretch = Stretch(text, starts[some], stops[some])
         with (
             evaluating(self.model),
@@ -199,9 +235,28 @@ class TextScorer:
                     for one in (rows.x, rows.y.clip(min=0))
                 )
                 found = surprisal(self._fast, idx, targets).cpu().double().numpy()
-                owner = some[np.searchsorted(stretch.starts, rows.at, side="right") - 1]
-                np.add.at(nats, owner, np.where(rows.y >= 0, found, 0).sum(axis=1))
+                places = rows.at[:, None] + np.arange(1, rows.x.shape[1] + 1)
+                nats[places[rows.y >= 0]] = found[rows.y >= 0]
         return nats
+
+
+class _Surprisals(NamedTuple):
+    """The nats of each place of some texts, one behind the other, and where each text is."""
+
+    nats: Floats
+    starts: Numbers
+    stops: Numbers
+
+    def of(self, i: int) -> Floats:
+        """Return the nats of the places of one text."""
+        return self.nats[self.starts[i] + 1 : self.stops[i] + 1].copy()
+
+    def totals(self) -> Floats:
+        """Return the sum for each text, (R,)."""
+        # A place belongs to the last text that starts before it.
+        owner = np.searchsorted(self.starts, np.arange(1, len(self.nats))) - 1
+        totals: Floats = np.bincount(owner, self.nats[1:], minlength=len(self.starts)).astype(float)
+        return totals
 
 
 class TextReading:

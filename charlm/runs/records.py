@@ -1,11 +1,14 @@
 """The events of a run, one record each; in metrics.jsonl, `kind` tells them apart."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+from charlm.errors import CheckpointError
 from charlm.runs.mixture import Fitted
-from charlm.text.raw import for_json
+from charlm.text.raw import for_json, from_json
+
+_KINDS: dict[str, type["Record"]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +20,7 @@ class Record:
 
     def __init_subclass__(cls, kind: str = "") -> None:
         cls.kind = kind
+        _KINDS[kind] = cls
 
     def as_json(self) -> dict[str, Any]:
         """Return the line of metrics.jsonl, without fields that are None and with the time last."""
@@ -118,3 +122,23 @@ class RollbackRecord(StepRecord, kind="rollback"):
 
     reason: str
     rate_factor: float
+
+
+def record_of(line: Mapping[str, Any]) -> Record:
+    """Return the record that a line of metrics.jsonl holds; fields that are not known are left out.
+
+    Raises CheckpointError if its kind is unknown or a field is missing.
+    """
+    kind = _KINDS.get(str(line.get("kind")))
+    if kind is None:
+        raise CheckpointError("metrics.jsonl", f"unknown kind of record {line.get('kind')!r}")
+    known = {field.name for field in fields(kind)}
+    values = {key: value for key, value in line.items() if key in known}
+    if "text" in values:
+        values["text"] = from_json("text", line)
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise CheckpointError(
+            "metrics.jsonl", f"not a whole record of kind {kind.kind!r}"
+        ) from error

@@ -4,14 +4,13 @@ Read in this order: `choose` (from logits to a character, in pure steps), `reade
 the next logits out; the fastest way for a model), `gpt_numpy`, `gpt_kernels`, `gpt_reader` (one text
 by a GPT), `ngram_reader`, `adapted` (a model that learns from the prompt), `generate` (ids, one by
 one), `stream` (their text), `draw` (several texts), `wanted` (until enough are new), `request` (checks
-of the arguments), `load` (the same for Python programs).
+of the arguments), `write` (the same by settings as Python gives them).
 """
 
 from charlm.sampling.adapted import AdaptedReader
 from charlm.sampling.choose import Settings
 from charlm.sampling.draw import Drawing, Task, Text
 from charlm.sampling.generate import Context, generate
-from charlm.sampling.load import Writer, load
 from charlm.sampling.request import (
     CONFIGURED,
     PROMPT,
@@ -40,7 +39,6 @@ __all__ = [
     "Task",
     "Text",
     "Wanted",
-    "Writer",
     "allowed_ids",
     "check_weights",
     "choose_seed",
@@ -50,7 +48,6 @@ __all__ = [
     "encode_stops",
     "escape_in",
     "generate",
-    "load",
     "meant_by",
     "settings_of",
     "task_of",

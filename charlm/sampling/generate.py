@@ -62,7 +62,7 @@ def generate(
     scores = np.repeat(context.scores, len(seeds), axis=0)
     recent = None
     if settings.repetition_penalty != 1:
-        recent = _Recent(np.repeat(context.idx[None], len(seeds), axis=0), scores.shape[1])
+        recent = Recent(np.repeat(context.idx[None], len(seeds), axis=0), scores.shape[1])
     rows = np.arange(len(seeds))
     chosen: Int[ndarray, "B"]
     for i in range(count):
@@ -93,7 +93,7 @@ def uniform_numbers(seed: int, first: int, count: int) -> Float[ndarray, "count"
     return (random_words(seed, SAMPLE_STREAM, first, count) >> np.uint64(11)) * 2.0**-53
 
 
-class _Recent:
+class Recent:
     """The recent characters of each row."""
 
     def __init__(self, prompt: Int[ndarray, "B T"], vocab_size: int) -> None:
@@ -102,9 +102,11 @@ class _Recent:
         self.vocab_size = vocab_size
 
     def mask(self) -> Bool[ndarray, "B V"]:
+        """Return which characters are recent."""
         mask = np.zeros((len(self.ids), self.vocab_size + 1), bool)
         np.put_along_axis(mask, self.ids, True, axis=1)
         return mask[:, :-1]
 
     def add(self, idx: Int[ndarray, "B"]) -> None:
+        """Take note of one more character of each row."""
         self.ids = np.concatenate([self.ids[:, 1:], idx[:, None]], axis=1)

@@ -6,6 +6,8 @@ files (PEP 383). A file gets the bytes themselves; JSON gets U+FFFD, and all byt
 
 import base64
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from charlm.errors import DataError, Words
 
@@ -41,3 +43,10 @@ def for_json(key: str, text: str) -> dict[str, str]:
     if fields[key] != text:
         fields[f"{key}_base64"] = base64.b64encode(as_bytes(text)).decode()
     return fields
+
+
+def from_json(key: str, fields: Mapping[str, Any]) -> str:
+    """Return the text that `for_json` wrote."""
+    exact = fields.get(f"{key}_base64")
+    text: str = fields[key]
+    return text if exact is None else decoded(base64.b64decode(exact), "bytes", key)

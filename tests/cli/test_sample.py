@@ -16,7 +16,8 @@ import pytest
 
 from charlm.cli import output, prompts
 from charlm.cli.main import run
-from charlm.sampling import Drawing, load
+from charlm.library import load
+from charlm.sampling import Drawing
 from tests.conftest import TINY
 from tests.fuzz.targets import terminals
 
@@ -628,7 +629,7 @@ def test_bytes_are_written_as_they_are_drawn(charlm, of_bytes):
     written = drawn([*SAMPLE, "-p", "é☃\udcff"])
     prompt = "é☃".encode() + b"\xff"
 
-    exact = b"".join(load(of_bytes).generate_bytes(prompt, seed=7, max_new_chars=12))
+    exact = b"".join(load(of_bytes).stream_bytes(prompt, seed=7, max_new_chars=12))
     assert written == prompt + exact + b"\n"
     assert len(exact) == 12
     with pytest.raises(UnicodeDecodeError):
@@ -662,7 +663,7 @@ def test_a_stop_text_of_bytes_ends_bytes(charlm, of_bytes):
 
     argument = end.decode("utf-8", "surrogateescape")
     assert drawn([*SAMPLE, "--no-echo", "--stop", argument]) == whole[: whole.find(end)] + b"\n"
-    made = load(of_bytes).generate_bytes(seed=7, max_new_chars=12, stop=end)
+    made = load(of_bytes).stream_bytes(seed=7, max_new_chars=12, stop=end)
     assert b"".join(made) == whole[: whole.find(end)]
 
 
@@ -684,7 +685,7 @@ def test_a_sample_of_training_holds_its_bytes(charlm, of_bytes):
 
 
 def test_python_gets_text_that_it_can_print(of_bytes):
-    pieces = [*load(of_bytes).generate("\udcff", seed=7, max_new_chars=40)]
+    pieces = [*load(of_bytes).stream("\udcff", seed=7, max_new_chars=40)]
 
     "".join(pieces).encode()
     assert "\ufffd" in pieces

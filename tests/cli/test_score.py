@@ -119,13 +119,13 @@ def test_python_gives_the_same(score):
 
     found, _ = score("names.txt", kind="gpt")
 
-    scores = package.load("runs/gpt").score(iter(["anna", b"benata"]))
+    scores = package.load("runs/gpt").score_each(iter(["anna", b"benata"]))
 
     expected = {one["text"]: one["nats"] for one in found}
     for one, text in zip(scores, ["anna", "benata"], strict=True):
         assert (one.text, one.nats) == (text, pytest.approx(expected[text], abs=1e-5))
-    with pytest.raises(UsageError, match="texts: a single text; put it into a list"):
-        package.load("runs/gpt").score("anna")
+    with pytest.raises(UsageError, match="texts: a single text; put it into a list, or use score"):
+        package.load("runs/gpt").score_each("anna")
 
 
 def test_a_table_has_a_text_on_one_line(score, charlm):

@@ -221,12 +221,12 @@ def test_resume_goes_on_with_what_another_process_left_before_the_lock_was_free(
 ):
     @contextlib.contextmanager
     def lock_after_another(folder):
-        monkeypatch.setattr("charlm.storage.folder_lock", folder_lock)
+        monkeypatch.setattr("charlm.lifecycle.start.folder_lock", folder_lock)
         assert charlm("train", "--resume", "--out", folder, "train.max_steps=8", "-q").code == 0
         with folder_lock(folder):
             yield
 
-    monkeypatch.setattr("charlm.storage.folder_lock", lock_after_another)
+    monkeypatch.setattr("charlm.lifecycle.start.folder_lock", lock_after_another)
 
     assert charlm("train", "--resume", "--out", trained, "sample.top_k=3", "-q").code == 0
 

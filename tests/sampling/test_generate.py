@@ -8,7 +8,7 @@ from charlm.config import GPTConfig
 from charlm.errors import NonFiniteError
 from charlm.models import build_model
 from charlm.sampling import Context, Settings, generate
-from charlm.sampling.generate import LATELY, _Recent, uniform_numbers
+from charlm.sampling.generate import LATELY, Recent, uniform_numbers
 
 V, BLOCK = 9, 6
 
@@ -115,7 +115,7 @@ def test_a_penalty_looks_back_on_the_prompt_and_on_what_was_drawn(model):
     found, _ = run(model, [4], V - 1, settings, seeds=[3])
 
     assert sorted([4, *found[0].tolist()]) == list(range(V))
-    lately = _Recent(np.array([[1, 2], [3, 3]]), 5)
+    lately = Recent(np.array([[1, 2], [3, 3]]), 5)
     assert np.flatnonzero(lately.mask()[0]).tolist() == [1, 2]
     for _ in range(LATELY - 1):
         lately.add(np.array([0, 4]))

@@ -1,7 +1,8 @@
-"""`charlm.load(run).generate(prompt)`."""
+"""A trained model in Python."""
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from charlm.models.looking import attention_weights
 def test_it_yields_what_the_command_prints(charlm, trained):
     model = package.load(trained)
 
-    pieces = list(model.generate("the ", seed=7, max_new_chars=12))
+    pieces = list(model.stream("the ", seed=7, max_new_chars=12))
 
     printed = charlm("sample", "-p", "the ", "--seed", 7, "--max-new-chars", 12).stdout
     assert len(pieces) == 12
@@ -25,33 +26,29 @@ def test_it_yields_what_the_command_prints(charlm, trained):
 def test_it_takes_what_the_command_takes(charlm, trained):
     model, options = package.load(str(trained), "last", "cpu"), {"temperature": 0.5, "top_k": 4}
 
-    found = "".join(
-        model.generate("thé", seed=1, unknown="nearest", allow="[a-z ]", stop="q", **options)
-    )
+    found = model.generate("thé", seed=1, unknown="nearest", allow="[a-z ]", stop="q", **options)
 
     command = ("sample", "-p", "thé", "--seed", 1, "--unknown", "nearest", "--allow", "[a-z ]")
     command += ("--stop", "q", "--temperature", 0.5, "--top-k", 4, "--checkpoint", "last")
     assert found + "\n" == charlm(*command, "--no-echo").stdout
-    assert found == "".join(
-        model.generate("the", seed=1, allow="[a-z ]", stop=["q", "qq"], **options)
-    )
+    assert found == model.generate("the", seed=1, allow="[a-z ]", stop=["q", "qq"], **options)
 
 
 def test_it_adapts_as_the_command_does(charlm, tiny):
     assert charlm("train", "--config", "ngram", "data.source=text.txt", "-q").code == 0
     prompt, options = "dozen dogs! dozen dogs! do", {"seed": 1, "max_new_chars": 9}
 
-    found = "".join(package.load().generate(prompt, adapt=True, **options))
+    found = package.load().generate(prompt, adapt=True, **options)
 
     command = ("sample", "-p", prompt, "--seed", 1, "--max-new-chars", 9, "--no-echo")
     assert found + "\n" == charlm(*command, "--adapt").stdout
-    assert found != "".join(package.load().generate(prompt, **options))
+    assert found != package.load().generate(prompt, **options)
 
 
 def test_each_text_is_another_without_a_seed(trained):
     model = package.load(trained)
 
-    assert len({"".join(model.generate(max_new_chars=40)) for _ in range(3)}) == 3
+    assert len({model.generate(max_new_chars=40) for _ in range(3)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -68,7 +65,7 @@ def test_each_text_is_another_without_a_seed(trained):
 )
 def test_mistakes_are_answered_before_the_first_character(trained, arguments, error, message):
     with pytest.raises(error, match=message):
-        package.load(trained).generate(**arguments)
+        package.load(trained).stream(**arguments)
 
 
 def test_a_run_that_is_not_there_is_named(trained):
@@ -84,14 +81,103 @@ def test_who_only_imports_charlm_does_not_wait_for_torch():
         package.nothing  # noqa: B018
 
 
+def test_several_texts_are_those_of_the_seeds_that_follow(trained):
+    model = package.load(trained)
+
+    texts = model.generate("the ", 7, seed=3, max_new_chars=9)
+
+    alone = [model.generate("the ", seed=seed, max_new_chars=9) for seed in range(3, 10)]
+    assert texts == alone
+    with pytest.raises(UsageError, match="n: 0: expected at least 1"):
+        model.generate(n=0)
+
+
+def test_a_score_is_the_sum_of_what_the_logits_say(trained):
+    model, text = package.load(trained), "jugs! lazy"
+
+    score = model.score(text)
+
+    ids = model.tokenizer.encode("\n" + text)
+    log_p = torch.log_softmax(model.logits(ids).double(), dim=1)
+    each = [-log_p[i, ids[i + 1]].item() for i in range(len(text))]
+    windows = [model.score(text[:k]).nats for k in (3, 7)]
+    assert score.nats[:8] == pytest.approx(each[:8], abs=1e-5)  # the block has 8 characters
+    assert [len(found) for found in windows] == [3, 7]
+    assert np.array_equal(windows[1], score.nats[:7])
+    assert score.total_nats == pytest.approx(sum(score.nats))
+    (other,) = model.score_each([text])
+    assert (other.nats, other.chars) == (pytest.approx(score.total_nats), 10)
+
+
+def test_unknown_characters_are_charged_where_they_stand(trained):
+    model = package.load(trained)
+
+    known, strange = model.score(["abc", "a☃b☃c"])
+
+    (charged,) = model.score_each(["a☃b☃c"])
+    assert (strange.unknown, len(strange.nats)) == (2, 5)
+    assert np.array_equal(strange.nats[[0, 2, 4]], known.nats)
+    assert strange.nats[1] == strange.nats[3]
+    assert strange.total_nats == pytest.approx(charged.nats)
+
+
+def test_next_holds_the_probabilities_that_sampling_draws_from(trained):
+    model = package.load(trained)
+
+    found = model.next("the q")
+
+    assert sum(found.values()) == pytest.approx(1)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    logits = model.logits(model.tokenizer.encode("the q"))[-1]
+    p = torch.softmax(logits, dim=0)
+    assert found["u"] == pytest.approx(p[model.tokenizer.encode("u")[0]].item(), rel=1e-5)
+
+
+def test_a_saved_model_writes_the_same_without_text_or_log(trained, tmp_path):
+    model = package.load(trained)
+
+    run = model.save(tmp_path / "alone")
+
+    alone = package.load(run)
+    assert alone.generate("the ", seed=1) == model.generate("the ", seed=1)
+    files = {path.name for path in run.path.rglob("*") if path.is_file()}
+    assert files - {".lock"} == {
+        "config.yaml",
+        "tokenizer.json",
+        "MANIFEST.json",
+        "belongs.json",
+        "model.safetensors",
+        "state.json",
+    }
+    with pytest.raises(UsageError, match="holds a run"):
+        model.save(run.path)
+
+
+def test_threads_share_a_model(trained):
+    model = package.load(trained)
+    alone = [model.generate("the ", seed=seed, max_new_chars=30) for seed in range(8)]
+
+    with ThreadPoolExecutor(8) as pool:
+        texts = pool.map(lambda seed: model.generate("the ", seed=seed, max_new_chars=30), range(8))
+
+    assert list(texts) == alone
+
+
+def test_a_notebook_shows_text_as_text(trained):
+    shown = package.load(trained).score("<b>jugs</b>\n")._repr_html_()
+
+    assert "<b>" not in shown
+    assert shown.count("<span title=") == 12
+
+
 def test_attention_has_a_row_for_each_character(trained):
     model = package.load(trained)
 
     weights = model.attention("the dog.")
 
-    ids = torch.from_numpy(model.saved.tokenizer.encode("the dog.").astype("int64"))
+    ids = torch.from_numpy(model.tokenizer.encode("the dog.").astype("int64"))
     assert weights.shape == (2, 2, 8, 8)
-    np.testing.assert_array_equal(weights, attention_weights(model.saved.model, ids).numpy())
+    np.testing.assert_array_equal(weights, attention_weights(model.module, ids).numpy())
     np.testing.assert_array_equal(model.attention(b"the dog."), weights)
 
 
