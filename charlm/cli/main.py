@@ -30,6 +30,7 @@ from charlm.cli import (
     runs,
     sample,
     score,
+    serve,
     train,
     verify,
 )
@@ -57,6 +58,7 @@ app.command("novelty", cls=Verb)(novelty.novelty)
 app.command("compare", cls=Verb)(compare.compare)
 app.command("compress", cls=Verb)(compress.compress)
 app.command("decompress", cls=Verb)(compress.decompress)
+app.command("serve", cls=Verb)(serve.serve)
 app.command("lr-find", cls=Verb)(lr_find.lr_find)
 app.command("explain", cls=Verb)(explain.explain)
 app.command("gradcheck", cls=Verb)(gradcheck.gradcheck)

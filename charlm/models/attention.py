@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from charlm.models.base import LanguageModel
 
-Mask = Bool[Tensor, "T S"] | Literal["causal"] | None
+Mask = Bool[Tensor, "*rows T S"] | Literal["causal"] | None
 
 
 def weights_of(

@@ -38,14 +38,15 @@ def ngram_rows(
 ) -> Int[Tensor, "B T n"]:
     """Return the row of the n characters that end at each position, for n from 2 to `longest`.
 
-    `numbering` is that of `NGramEmbedding`. The places before the text count as one extra character. Rows are those of one table: below
-    `ROWS` for n = 2, below 2 `ROWS` for n = 3, and so on.
+    `numbering` is that of `NGramEmbedding`. The places before the text count as one extra character, and so
+    does an id of -1. Rows are those of one table: below `ROWS` for n = 2, below 2 `ROWS` for n = 3, and so
+    on.
     """
     length = idx.shape[1]
     base: int | Tensor = vocab_size + 1
     numbers = idx + 1  # 0 stands for the places before the text
     if numbering is not None:
-        base, numbers = numbering[0], numbering[numbers]
+        base, numbers = numbering[0], numbering[numbers].masked_fill(idx < 0, 0)
     key, rows = numbers, []
     for n in range(2, longest + 1):
         before = F.pad(numbers, (n - 1, 0))[:, :length]

@@ -1,0 +1,197 @@
+"""One thread that draws the texts of all requests to a model, a character of each at a step."""
+
+import math
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Int
+
+from charlm.errors import CharlmError
+from charlm.runs.load import SavedModel
+from charlm.sampling.draw import SHOWN, Ended, Task
+from charlm.sampling.generate import Context
+from charlm.sampling.stream import Alternatives, Piece, TextStream
+from charlm.sampling.together import DrawnOne, OneText, Together
+
+CONTEXTS = 8  # prompts that stay read: the samples of one request share theirs
+
+
+class Busy(Exception):
+    """There are as many texts waiting as may."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A text to draw.
+
+    Attributes:
+        wake: Called from the engine's thread when there is more to take, once until it is taken.
+        eager: Whether `wake` is called for each character, not only at the end.
+        error: Why it failed; None if it did not.
+        ended: Why it ended; None before.
+    """
+
+    prompt: Int[np.ndarray, "T"]
+    task: Task
+    seed: int
+    wake: Callable[[], None]
+    eager: bool = False
+    ended: Ended | None = None
+    error: Exception | None = None
+    cancelled: bool = False
+    drawn: int = 0  # ids
+    _pieces: list[Piece] = field(default_factory=list)
+    _woken: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self) -> tuple[list[Piece], bool]:
+        """Return the characters since the last call, and whether these are the last."""
+        with self._lock:
+            pieces, self._pieces, self._woken = self._pieces, [], False
+            return pieces, self.ended is not None or self.error is not None
+
+    def _add(self, pieces: Sequence[Piece], ended: Ended | None = None) -> None:
+        with self._lock:
+            self._pieces += pieces
+            self.ended = ended
+            wake = ended is not None or (self.eager and bool(pieces) and not self._woken)
+            self._woken |= wake
+        if wake:
+            self.wake()
+
+    def _fail(self, error: Exception) -> None:
+        with self._lock:
+            self.error = error
+        self.wake()
+
+
+class Engine:
+    """Draws texts with one model.
+
+    Args:
+        saved: The model.
+        at_once: Texts that are drawn together, at most; others wait.
+        waiting: Texts that may wait, at most.
+    """
+
+    def __init__(self, saved: SavedModel, at_once: int = 64, waiting: int = 256) -> None:
+        self.saved, self.at_once, self.waiting = saved, at_once, waiting
+        self.characters = 0  # drawn so far
+        self._together = Together(saved.model)
+        self._queue: deque[Job] = deque()
+        self._active: dict[OneText, tuple[Job, TextStream]] = {}
+        self._contexts: OrderedDict[bytes, Context] = OrderedDict()
+        self._condition = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="charlm-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many texts are being drawn, and how many wait."""
+        return len(self._active), len(self._queue)
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Begin texts, all of them or, if too many are waiting, none: then raise Busy."""
+        with self._condition:
+            free = self.at_once - len(self._active) + self.waiting
+            if self._closed or len(self._queue) + len(jobs) > free:
+                raise Busy
+            self._queue += jobs
+            self._condition.notify()
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """End texts that nobody waits for any more."""
+        with self._condition:
+            for job in jobs:
+                job.cancelled = True
+            self._condition.notify()
+
+    def close(self) -> None:
+        """Finish what was begun, refuse all else, and wait for it."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._wait():
+            try:
+                self._begin()
+                self._end([job for job, _ in self._active.values() if job.cancelled])
+                for one in self._together.step():
+                    self._give(one)
+                self._end([job for job, _ in self._active.values() if job.ended])
+            except Exception as error:
+                failed = [job for job, _ in self._active.values()]
+                for job in failed:
+                    job._fail(error)
+                self._end(failed)
+
+    def _wait(self) -> bool:
+        """Wait for work; return whether there is any."""
+        with self._condition:
+            while not (self._queue or self._active or self._closed):
+                self._condition.wait()
+            return bool(self._queue or self._active)
+
+    def _begin(self) -> None:
+        """Read the prompts of texts that have a place now."""
+        while len(self._active) < self.at_once:
+            with self._condition:
+                if not self._queue:
+                    return
+                job = self._queue.popleft()
+            if job.cancelled:
+                continue
+            if job.task.count == 0:
+                job._add([], "length")
+                continue
+            try:
+                context = self._context(job.prompt)
+            except CharlmError as error:
+                job._fail(error)
+                continue
+            text = self._together.add(context, job.task.settings, job.seed)
+            stream = TextStream(self.saved.tokenizer, job.task.stops)
+            self._active[text] = job, stream
+
+    def _context(self, prompt: Int[np.ndarray, "T"]) -> Context:
+        key = prompt.tobytes()
+        if key not in self._contexts:
+            self._contexts[key] = Context(self.saved.model, prompt)
+        self._contexts.move_to_end(key)
+        while len(self._contexts) > CONTEXTS:
+            self._contexts.popitem(last=False)
+        return self._contexts[key]
+
+    def _give(self, one: DrawnOne) -> None:
+        """Give a character to its text, and end the text if it is whole."""
+        job, stream = self._active[one.text]
+        self.characters += 1
+        job.drawn += 1
+        likely = self._alternatives(one) if job.task.alternatives else None
+        pieces = stream.push(one.idx, one.logprob, likely)
+        ended: Ended | None = None
+        if stream.ended:
+            ended = "boundary" if stream.complete else "stop"
+        elif job.drawn >= job.task.count:
+            pieces, ended = pieces + stream.finish(), "length"
+        job._add(pieces, ended)
+
+    def _alternatives(self, one: DrawnOne) -> Alternatives:
+        likeliest = np.argsort(-one.log_p, kind="stable")[:SHOWN].tolist()
+        decode = self.saved.tokenizer.decode
+        return [(decode([i]), math.exp(one.log_p[i])) for i in likeliest]
+
+    def _end(self, jobs: Sequence[Job]) -> None:
+        """Take texts out of the steps."""
+        gone = set(jobs)
+        texts = [text for text, (job, _) in self._active.items() if job in gone]
+        if texts:
+            self._together.remove(texts)
+            for text in texts:
+                del self._active[text]

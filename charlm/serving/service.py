@@ -1,0 +1,222 @@
+"""What a request means: from its fields to jobs of the engine, and from their characters to answers.
+
+Nothing here knows HTTP.
+"""
+
+import math
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from charlm.config import changed
+from charlm.errors import CharlmError
+from charlm.evaluation.scoring import evaluating
+from charlm.library import Model
+from charlm.sampling.choose import Settings, log_softmax
+from charlm.sampling.draw import SHOWN, Ended, Task
+from charlm.sampling.request import PROMPT, choose_seed, encode_prompt, task_of
+from charlm.sampling.stream import Piece
+from charlm.serving.engine import Engine, Job
+from charlm.serving.requests import CompletionRequest, NextRequest, Refused, ScoreRequest
+
+OWN = ("top_k", "top_p", "min_p", "repetition_penalty")  # keys of the section `sample`
+MOST_STOPS = 64
+FINISHED: dict[Ended | None, str] = {
+    "boundary": "stop",
+    "stop": "stop",
+    "length": "length",
+    "interrupted": "length",
+}
+
+
+class Served:
+    """One model that clients may ask for.
+
+    Args:
+        name: What they call it.
+        model: The model.
+        at_once, waiting: See `Engine`.
+        most: Characters of one text, at most.
+    """
+
+    def __init__(
+        self, name: str, model: Model, *, at_once: int = 64, waiting: int = 256, most: int = 4096
+    ) -> None:
+        self.name, self.model, self.most = name, model, most
+        self.engine = Engine(model._saved, at_once, waiting)
+        self._settings: dict[tuple[Any, ...], Settings] = {}
+
+    def jobs(self, asked: CompletionRequest, wake: Callable[[], None]) -> list[Job]:
+        """Return the texts of a request, not yet begun: n of each prompt; or raise Refused.
+
+        Text i of a prompt is the one of `seed` + i.
+        """
+        n = asked.n or 1
+        if asked.best_of not in (None, n):
+            raise Refused("best_of: give n alone; use charlm sample --best-of", "best_of")
+        try:
+            task = self._task(asked)
+            seed = choose_seed(asked.seed)
+            prompts = [self._encoded(prompt, asked) for prompt in prompts_of(asked)]
+        except CharlmError as error:
+            raise Refused(_one_line(error)) from None
+        eager = bool(asked.stream)
+        return [Job(ids, task, seed + i, wake, eager) for ids in prompts for i in range(n)]
+
+    def _encoded(self, prompt: str, asked: CompletionRequest) -> Any:
+        return encode_prompt(self.model.tokenizer, prompt, asked.unknown, PROMPT)
+
+    def _task(self, asked: CompletionRequest) -> Task:
+        """Return how to draw; requests with equal settings share them, so that they are drawn at once."""
+        stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+        if len(stops) > MOST_STOPS:
+            raise Refused(f"stop: at most {MOST_STOPS} texts", "stop")
+        count = self.most if asked.max_tokens is None else asked.max_tokens
+        if count > self.most:
+            raise Refused(f"max_tokens: at most {self.most} characters here", "max_tokens")
+        temperature = 1.0 if asked.temperature is None else asked.temperature
+        given = {name: getattr(asked, name) for name in OWN}
+        keys = [f"sample.{key}={value}" for key, value in given.items() if value is not None]
+        plain = ["sample.temperature=1", "sample.top_k=null", "sample.top_p=null"]
+        plain += ["sample.min_p=null", "sample.typical_p=null", "sample.repetition_penalty=1"]
+        config = changed(
+            self.model.config, [*plain, f"sample.temperature={temperature}", *keys]
+        ).sample
+        task = task_of(
+            self.model.tokenizer, config, stops, asked.allow, "float32", asked.logprobs is not None
+        )
+        key = (temperature, *given.values(), asked.allow)
+        if len(self._settings) > 1000:
+            self._settings.clear()
+        settings = self._settings.setdefault(key, task.settings)
+        return replace(task, settings=settings, count=count)
+
+    def echoed(self, prompt: str, asked: CompletionRequest) -> list[Piece]:
+        """Return the characters of a prompt with their log-probabilities; the first has none (NaN)."""
+        if asked.logprobs is None:
+            return [Piece(prompt, math.nan)]
+        module, tokenizer = self.model.module, self.model.tokenizer
+        ids = self._encoded(prompt, asked)
+        with evaluating(module), torch.no_grad():
+            logits = module.read(torch.from_numpy(ids[None]).to(module.device))[0]
+        log_p = log_softmax(logits.double().cpu().numpy())
+        first = len(ids) - len(tokenizer.encode(prompt, asked.unknown))
+        pieces = [] if first else [Piece(tokenizer.decode([int(ids[0])]), math.nan, [])]
+        for i in range(1, len(ids)):
+            row = log_p[i - 1]
+            order = np.argsort(-row, kind="stable")[:SHOWN].tolist()
+            likely = [(tokenizer.decode([j]), math.exp(row[j])) for j in order]
+            pieces.append(Piece(tokenizer.decode([int(ids[i])]), float(row[ids[i]]), likely))
+        return pieces
+
+    def scores(self, asked: ScoreRequest) -> dict[str, Any]:
+        """Return how likely texts are, and each of their characters."""
+        texts = [asked.input] if isinstance(asked.input, str) else asked.input
+        try:
+            scores = self.model.score(texts)
+        except CharlmError as error:
+            raise Refused(_one_line(error), "input") from None
+        data = [
+            {
+                "index": i,
+                "nats": one.total_nats,
+                "bits_per_char": one.bits_per_char,
+                "chars": len(one.nats),
+                "unknown": one.unknown,
+                "bits": [round(nats / math.log(2), 4) for nats in one.nats.tolist()],
+            }
+            for i, one in enumerate(scores)
+        ]
+        return {"object": "list", "model": self.name, "data": data}
+
+    def likely(self, asked: NextRequest) -> dict[str, Any]:
+        """Return the characters that may come next, the likeliest first."""
+        try:
+            found = self.model.next(asked.prompt)
+        except CharlmError as error:
+            raise Refused(_one_line(error), "prompt") from None
+        top = list(found.items())[: asked.top]
+        return {"model": self.name, "next": [{"text": text, "p": p} for text, p in top]}
+
+
+def prompts_of(asked: CompletionRequest) -> list[str]:
+    """Return the prompts of a request; without one, an empty text."""
+    return asked.prompt if isinstance(asked.prompt, list) else [asked.prompt or ""]
+
+
+class Answer:
+    """The answer to a request for completions, whole or in parts."""
+
+    def __init__(self, asked: CompletionRequest, name: str) -> None:
+        self.asked = asked
+        self._head = {
+            "id": f"cmpl-{secrets.token_hex(12)}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": name,
+        }
+
+    def part(
+        self, index: int, pieces: Sequence[Piece], at: int, ended: Ended | None
+    ) -> dict[str, Any]:
+        """Return the next characters of one text, the first of which is its character `at`."""
+        return self._head | {"choices": [self.choice(index, pieces, at, ended)]}
+
+    def choice(
+        self, index: int, pieces: Sequence[Piece], at: int, ended: Ended | None
+    ) -> dict[str, Any]:
+        """Return characters of one text."""
+        return {
+            "index": index,
+            "text": "".join(piece.text for piece in pieces),
+            "logprobs": None if self.asked.logprobs is None else self._logprobs(pieces, at),
+            "finish_reason": FINISHED[ended] if ended else None,
+        }
+
+    def whole(self, choices: Iterable[dict[str, Any]], read: int, written: int) -> dict[str, Any]:
+        """Return all texts, and how many characters were read and written."""
+        return self._head | {"choices": list(choices), "usage": usage(read, written)}
+
+    def last(self, read: int, written: int) -> dict[str, Any]:
+        """Return the last part of a stream that was asked for its usage."""
+        return self._head | {"choices": [], "usage": usage(read, written)}
+
+    def _logprobs(self, pieces: Sequence[Piece], at: int) -> dict[str, Any]:
+        places, logprobs, top = [], [], []
+        for piece in pieces:
+            places.append(at)
+            at += len(piece.text)
+            first = math.isnan(piece.nats)
+            logprobs.append(None if first else piece.nats)
+            likely = dict(_most(piece.likely or (), self.asked.logprobs or 0))
+            top.append(None if first else {**likely, piece.text: piece.nats} if likely else {})
+        return {
+            "tokens": [piece.text for piece in pieces],
+            "token_logprobs": logprobs,
+            "top_logprobs": top if self.asked.logprobs else None,
+            "text_offset": places,
+        }
+
+
+def usage(read: int, written: int) -> dict[str, int]:
+    """Return how many characters a request took."""
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+    }
+
+
+def _most(likely: Iterable[tuple[str, float]], count: int) -> Iterator[tuple[str, float]]:
+    """Yield the likeliest characters and their log-probabilities in nats."""
+    for (text, p), _ in zip(likely, range(count), strict=False):
+        yield text, max(math.log(p), -9999.0) if p > 0 else -9999.0
+
+
+def _one_line(error: CharlmError) -> str:
+    return error.lines()[0]

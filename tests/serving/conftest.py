@@ -1,0 +1,51 @@
+"""A server of a tiny model, over real HTTP on loopback."""
+
+import contextlib
+import threading
+import time
+
+import pytest
+
+from charlm.library import load
+
+pytest.importorskip("uvicorn")
+import uvicorn
+
+from charlm.serving.app import Server
+from charlm.serving.service import Served
+
+
+@contextlib.contextmanager
+def serving(server):
+    """Serve on a free port while in this context; give the address."""
+    config = uvicorn.Config(server.app, port=0, log_level="critical", timeout_graceful_shutdown=5)
+    runner = uvicorn.Server(config)
+    thread = threading.Thread(target=runner.run)
+    thread.start()
+    while not runner.started:
+        time.sleep(0.005)
+    port = runner.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        runner.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def model(_trained):
+    """A tiny GPT."""
+    return load(_trained / "runs" / "tiny")
+
+
+@pytest.fixture(scope="module")
+def served(model):
+    """The model as a server has it."""
+    return Served("tiny", model)
+
+
+@pytest.fixture(scope="module")
+def address(served):
+    """The address of a server."""
+    with serving(Server([served])) as address:
+        yield address

@@ -1,0 +1,167 @@
+"""What the server answers besides completions, and whom it refuses."""
+
+import json
+import time
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charlm.serving import app
+from charlm.serving.app import Server
+from charlm.serving.service import Served
+from tests.serving.conftest import serving
+
+
+def test_scores_are_those_of_python(address, model):
+    answer = httpx.post(f"{address}/v1/score", json={"model": "tiny", "input": ["the", "a☃"]})
+
+    first, second = answer.json()["data"]
+    expected = model.score(["the", "a☃"])
+    assert (first["nats"], first["unknown"]) == (expected[0].total_nats, 0)
+    assert (second["bits_per_char"], second["unknown"]) == (expected[1].bits_per_char, 1)
+    assert sum(second["bits"]) == pytest.approx(expected[1].total_bits, abs=1e-3)
+
+
+def test_what_comes_next_is_that_of_python(address, model):
+    asked = {"model": "tiny", "prompt": "the q", "top": 3}
+    found = httpx.post(f"{address}/v1/next", json=asked).json()["next"]
+
+    expected = list(model.next("the q").items())[:3]
+    assert [(one["text"], one["p"]) for one in found] == expected
+
+
+def test_metrics_count(address):
+    httpx.get(f"{address}/health")
+    text = httpx.get(f"{address}/metrics").text
+
+    assert 'charlm_requests_total{path="/health",status="200"}' in text
+    assert 'charlm_texts_drawn_now{model="tiny"} 0.0' in text
+
+
+def test_the_page_may_only_reach_its_own_server(address):
+    answer = httpx.get(address)
+
+    assert "connect-src 'self'" in answer.headers["content-security-policy"]
+    assert "http" not in answer.text.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 421),
+        ({"Host": "127.0.0.1.evil.example"}, 421),
+        ({"Host": ""}, 421),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+def test_other_sites_are_refused(address, headers, status):
+    for path in ("/", "/v1/models", "/metrics"):
+        assert httpx.get(f"{address}{path}", headers=headers).status_code == status
+
+
+def test_a_token_is_asked_for(model):
+    with serving(Server([Served("tiny", model)], token="secret", hosts=None)) as address:
+
+        def get(path, **headers):
+            return httpx.get(f"{address}{path}", headers=headers).status_code
+
+        assert [get(path) for path in ("/", "/health", "/v1/models", "/metrics")] == [
+            200,
+            200,
+            401,
+            401,
+        ]
+        assert get("/v1/models", Authorization="Bearer secre") == 401
+        assert get("/v1/models", Authorization="Bearer secret", Host="other.example") == 200
+
+
+def test_too_much_is_refused_with_a_time_to_try_again(model):
+    served = Served("tiny", model, at_once=2, waiting=1)
+    with serving(Server([served])) as address:
+        asked = {"model": "tiny", "prompt": "a", "n": 4, "max_tokens": 5}
+        answer = httpx.post(f"{address}/v1/completions", json=asked)
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        assert answer.json()["error"]["type"] == "rate_limit_error"
+        asked["n"] = 3
+        assert httpx.post(f"{address}/v1/completions", json=asked).status_code == 200
+
+
+def test_a_body_that_is_too_large_or_too_slow_is_refused(address, monkeypatch):
+    answer = httpx.post(f"{address}/v1/score", content=b"x" * (app.MOST_BODY + 1))
+    assert answer.status_code == 413
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.05)
+
+    def slow():
+        yield b"{"
+        time.sleep(0.3)
+        yield b"}"
+
+    assert httpx.post(f"{address}/v1/score", content=slow()).status_code == 408
+
+
+def test_no_file_can_be_reached(address):
+    for path in ("/..%2f..%2fetc/passwd", "/page.html", "/static/../app.py", "/v1/models/../../x"):
+        assert httpx.get(f"{address}{path}").status_code == 404
+    assert httpx.get(f"{address}/v1/completions").status_code == 405
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=10,
+)
+FIELDS = st.sampled_from(
+    [
+        "prompt",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "n",
+        "stop",
+        "seed",
+        "stream",
+        "logprobs",
+        "echo",
+        "user",
+        "best_of",
+        "suffix",
+        "logit_bias",
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+        "allow",
+        "unknown",
+        "input",
+        "top",
+        "stream_options",
+    ]
+)
+
+
+# The server's thread uses `random` while a strategy draws.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module")
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["completions", "score", "next"]), st.dictionaries(FIELDS, JSON, max_size=4))
+def test_no_request_is_the_servers_mistake(address, path, fields):
+    body = json.dumps(
+        {"model": "tiny", "max_tokens": 3, **fields}
+        if path == "completions"
+        else {"model": "tiny", **fields}
+    )
+    answer = httpx.post(f"{address}/v1/{path}", content=body)
+
+    assert answer.status_code < 500
+    if answer.status_code >= 400:
+        assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[" * 100_000, b"\xff", b"null", b'{"model": "\\ud800"}']
+)
+def test_a_body_that_is_no_request_is_refused(address, body):
+    assert httpx.post(f"{address}/v1/completions", content=body).status_code in (400, 404)
