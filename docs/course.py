@@ -188,7 +188,9 @@ def _(after, bigram, bigram_temperature, tokenizer):
     logits = bigram.table.weight.detach().numpy()[tokenizer.encode(after.value)]
     p = next_probabilities(logits, Settings(temperature=bigram_temperature.value))[0]
     bars = [{"next": glyph(tokenizer.alphabet[i]), "p": float(p[i])} for i in np.argsort(-p)[:20]]
-    alt.Chart(alt.Data(values=bars)).mark_bar().encode(alt.X("next:N", sort=None), alt.Y("p:Q"))
+    alt.Chart(alt.Data(values=bars)).mark_bar().encode(
+        alt.X("next:N", sort=None, axis=alt.Axis(labelAngle=0)), alt.Y("p:Q")
+    )
     return (p,)
 
 
@@ -226,6 +228,7 @@ def _(V, block_size, n_head, n_layer, steps, train):
     model = ModernGPT(V, max(8, block_size.value), **sizes, generator=generator)
     gpt_losses = fit(model, train, steps.value, learning_rate=1e-2)
     model.eval()
+    mo.md(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     return gpt_losses, model
 
 
