@@ -2,7 +2,8 @@
 
 Read in this order: `score` (units and intervals), `protocols` (how a text is cut into windows),
 `records` (each by itself), `unknown` (characters that the model does not know), `given` (the text to
-score), `repeats` (whether it was trained on), `remarks` (what is odd about it), `scoring`, `each`
+score), `repeats` (whether it was trained on), `remarks` (what is odd about it), `predicting` (the
+model at work), `scoring`, `each`
 (a score for each of many texts), `comparison` (several runs), `ladder` (a table of baselines),
 `compressors`, `baselines` (these and n-grams); then `known` (which texts a part holds), `nearest` (the record next to a text), `copied` (the
 longest span that a text shares with a part), `given_texts`, `novelty` (all of these).

@@ -26,10 +26,10 @@ import torch
 from charlm.config import DataConfig
 from charlm.errors import DataError, UsageError, check_stop
 from charlm.evaluation.given import read_as
+from charlm.evaluation.predicting import evaluating
 from charlm.evaluation.protocols import chars_a_pass, rows_a_pass, windows
 from charlm.evaluation.records import Stretch, rows_to_score
 from charlm.evaluation.score import Floats
-from charlm.evaluation.scoring import evaluating
 from charlm.evaluation.unknown import CODE_POINTS, charge_nats, escape_nats
 from charlm.models.base import LanguageModel, stopping_between_layers
 from charlm.models.loss import surprisal

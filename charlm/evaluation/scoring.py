@@ -1,43 +1,25 @@
-"""Score a text: every character once, by a protocol.
-
-No random numbers are drawn, and the model's mode is restored afterwards.
-"""
+"""Score a text: every character once, by a protocol."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from charlm.errors import check_stop
-from charlm.evaluation.protocols import Cut, Pass, rows_a_pass, training_passes, windows
-from charlm.evaluation.records import places_in_windows, rows_to_score, stretches
+from charlm.evaluation.predicting import Likeliest, evaluating, predict, predict_records, read
+from charlm.evaluation.protocols import Cut, rows_a_pass, training_passes, windows
+from charlm.evaluation.records import places_in_windows
 from charlm.evaluation.score import Floats, Score, Tally
 from charlm.evaluation.unknown import LeftOut, with_escapes
 from charlm.models.adaptive import AdaptiveReader
 from charlm.models.base import LanguageModel, stopping_between_layers
-from charlm.models.loss import surprisal
-from charlm.models.onednn import by_onednn
 from charlm.text.borders import Borders
 from charlm.text.escapes import count_escapes, escaped, utf8_size
 from charlm.text.tokenizer import CharTokenizer, Tokenizer
 from charlm.text.tokens import Ids
-
-LIKELIEST = 5
-
-
-class Likeliest(NamedTuple):
-    """The most likely ids of each prediction, in order, and their probabilities."""
-
-    ids: Int[np.ndarray, "N k"]
-    p: Float[np.ndarray, "N k"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +58,16 @@ class Scored:
             }
 
 
-def score_windows(
+class Surprisals(NamedTuple):
+    """Characters that were predicted, in the order of the text, (N,) each."""
+
+    nats: Floats
+    symbols: npt.NDArray[np.int64]  # ids
+    before: npt.NDArray[np.int64]  # the id before each
+    places: npt.NDArray[np.int64]  # of each in its window, from 0
+
+
+def surprisals(
     model: LanguageModel,
     ids: Ids,
     block_size: int,
@@ -84,8 +75,8 @@ def score_windows(
     max_chars: int | None = None,
     progress: Callable[[int], None] = lambda chars: None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Score:
-    """Return the mean loss by the protocol `windows`, which training reports.
+) -> Iterator[Surprisals]:
+    """Yield how surprising each character is by the protocol `windows`, some thousands at a time.
 
     Args:
         model: What predicts; in evaluation mode meanwhile.
@@ -100,16 +91,33 @@ def score_windows(
         passes = training_passes(
             len(ids) - 1, block_size, max_chars, rows_a_pass(model, block_size)
         )
-        predicted = _predict(model, ids, passes, should_stop)
+        predicted = predict(model, ids, passes, should_stop)
     else:
-        predicted = _predict_records(model, ids, windows(block_size), should_stop, max_chars)
-    total, chars, escapes = 0.0, 0, 0
+        predicted = predict_records(model, ids, windows(block_size), should_stop, max_chars)
     with evaluating(model), stopping_between_layers(model, should_stop):
-        for nats, targets, _ in predicted:
-            total += float(with_escapes(nats, targets, ids.escape, model.vocab_size).sum())
-            chars += nats.size
-            escapes += count_escapes(targets, ids.escape)
+        for one in predicted:
+            nats = with_escapes(one.nats, one.targets, ids.escape, model.vocab_size)
+            places = _places(one.targets, ids.boundary, block_size)
+            yield Surprisals(nats.ravel(), one.targets.ravel(), one.before.ravel(), places)
             progress(nats.size)
+
+
+def score_windows(
+    model: LanguageModel,
+    ids: Ids,
+    block_size: int,
+    *,
+    max_chars: int | None = None,
+    progress: Callable[[int], None] = lambda chars: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Score:
+    """Return the mean loss by the protocol `windows`, which training reports; see `surprisals`."""
+    total, chars, escapes = 0.0, 0, 0
+    options: dict[str, Any] = {"progress": progress, "should_stop": should_stop}
+    for one in surprisals(model, ids, block_size, max_chars=max_chars, **options):
+        total += float(one.nats.sum())
+        chars += one.nats.size
+        escapes += count_escapes(one.symbols, ids.escape)
     return Score(chars, total / chars, escapes=escapes)
 
 
@@ -148,23 +156,21 @@ def score_text(
     known_done, done, size, escapes = 0, 0, 0, 0
     rare = chain.from_iterable(escaped(ids, 1))
     passes = cut.passes(length, rows_a_pass(model, cut.length, bool(each)))
-    predicted = _predict(model, ids, passes, should_stop, bool(each))
+    predicted = predict(model, ids, passes, should_stop, bool(each))
     if ids.boundary is not None:
-        predicted = _predict_records(model, ids, cut, should_stop, likeliest=bool(each))
+        predicted = predict_records(model, ids, cut, should_stop, likeliest=bool(each))
     if cut.name == "adaptive":
         assert reader, "the protocol needs it"
-        predicted = _read(reader, ids, cut.length, should_stop, bool(each))
+        predicted = read(reader, ids, cut.length, should_stop, bool(each))
     # The first known character is not scored; unknown ones may come before it.
     unscored = int(np.searchsorted(left_out.before, 1)) if left_out else 0
     with evaluating(model), stopping_between_layers(model, should_stop):
-        for nats, targets, top in predicted:
+        for nats, targets, _, top in predicted:
             nats = with_escapes(nats, targets, ids.escape, model.vocab_size)
             among = count_escapes(targets, ids.escape)
             escapes += among
             if by_position:
-                at = np.arange(nats.size) % nats.shape[1]
-                if ids.boundary is not None:
-                    at = places_in_windows(targets[0], ids.boundary, cut.length)
+                at = _places(targets, ids.boundary, cut.length)
                 positions[0] += np.bincount(at, nats.ravel(), positions.shape[1])
                 positions[1] += np.bincount(at, minlength=positions.shape[1])
             flat, symbols, known = nats.ravel(), targets.ravel(), np.ones(nats.size, bool)
@@ -192,6 +198,16 @@ def score_text(
     )
 
 
+def _places(
+    targets: npt.NDArray[np.int64], boundary: int | None, length: int
+) -> npt.NDArray[np.int64]:
+    """Return the place in its window of each prediction, (R, T) -> (R * T,)."""
+    if boundary is not None:
+        return places_in_windows(targets[0], boundary, length)
+    at: npt.NDArray[np.int64] = np.arange(targets.size) % targets.shape[1]
+    return at
+
+
 def _means(positions: Floats) -> tuple[float, ...]:
     """Return the means of sums and counts, (2, T), up to the last position that occurs."""
     sums, counts = positions[:, positions[1] > 0]
@@ -209,110 +225,3 @@ def utf8_lengths(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
             found[tokenizer.escape] = 0
         return found
     return np.ones(tokenizer.vocab_size, np.int64)
-
-
-@contextmanager
-def evaluating(model: LanguageModel) -> Iterator[None]:
-    """While in this context, a model is in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
-def _predict(
-    model: LanguageModel,
-    ids: Ids,
-    passes: Iterable[Pass],
-    should_stop: Callable[[], bool],
-    likeliest: bool = False,
-) -> Iterator[tuple[Floats, npt.NDArray[np.int64], Likeliest | None]]:
-    """Yield, pass by pass, the nats and ids of the characters to score, (R, T) each."""
-    model = by_onednn(model)
-    for cut in passes:
-        check_stop(should_stop)
-        rows = np.stack([ids.read(int(start), cut.length + 1) for start in cut.starts])
-        batch = torch.from_numpy(rows.astype(np.int64)).to(model.device)
-        idx, targets = batch[:, :-1], batch[:, 1:]
-        with torch.no_grad():
-            if likeliest:
-                nats, top = _with_likeliest(model, idx, targets, cut.skip)
-            else:
-                nats, top = surprisal(model, idx, targets), None
-        scored = nats[:, cut.skip :].cpu().double().numpy()  # float32 sums drift
-        yield scored, rows[:, 1 + cut.skip :].astype(np.int64), top
-
-
-def _predict_records(
-    model: LanguageModel,
-    ids: Ids,
-    cut: Cut,
-    should_stop: Callable[[], bool],
-    max_chars: int | None = None,
-    likeliest: bool = False,
-) -> Iterator[tuple[Floats, npt.NDArray[np.int64], Likeliest | None]]:
-    """Yield what `_predict` does, for some records at a time, in the order of the text: (1, N) each."""
-    model = by_onednn(model)
-    assert ids.boundary is not None
-    most = rows_a_pass(model, 1, likeliest)
-    for stretch in stretches(ids, max_chars):
-        nats, predicted = np.zeros(len(stretch.ids)), np.zeros(len(stretch.ids), bool)
-        top = None
-        if likeliest:
-            k = min(LIKELIEST, model.vocab_size)
-            top = Likeliest(np.zeros((len(nats), k), np.int64), np.zeros((len(nats), k)))
-        for rows in rows_to_score(stretch, cut, ids.boundary, most):
-            check_stop(should_stop)
-            places = rows.at[:, None] + 1 + np.arange(rows.x.shape[1])
-            scored = rows.y >= 0
-            idx, targets = (
-                torch.from_numpy(one).to(model.device) for one in (rows.x, rows.y.clip(min=0))
-            )
-            with torch.no_grad():
-                if top:
-                    found, likely = _with_likeliest(model, idx, targets, 0)
-                    top.ids[places[scored]] = likely.ids[scored.ravel()]
-                    top.p[places[scored]] = likely.p[scored.ravel()]
-                else:
-                    found = surprisal(model, idx, targets)
-            nats[places[scored]] = found.cpu().double().numpy()[scored]
-            predicted[places[scored]] = True
-        if top:
-            top = Likeliest(top.ids[predicted], top.p[predicted])
-        yield nats[predicted][None], stretch.ids[predicted][None], top
-
-
-def _with_likeliest(
-    model: LanguageModel, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], skip: int
-) -> tuple[Float[Tensor, "B T"], Likeliest]:
-    log_p = model(idx).float().log_softmax(dim=-1)  # (B, T, V)
-    nats = -log_p.gather(-1, targets[..., None])[..., 0]
-    return nats, _likeliest(log_p[:, skip:].flatten(0, 1))
-
-
-def _likeliest(log_p: Float[Tensor, "N V"]) -> Likeliest:
-    top = log_p.topk(min(LIKELIEST, log_p.shape[-1]))
-    return Likeliest(top.indices.cpu().numpy(), top.values.exp().cpu().double().numpy())
-
-
-def _read(
-    reader: AdaptiveReader,
-    ids: Ids,
-    length: int,
-    should_stop: Callable[[], bool],
-    likeliest: bool,
-) -> Iterator[tuple[Floats, npt.NDArray[np.int64], Likeliest | None]]:
-    """Yield what `_predict` does, for a text that a reader reads, `length` characters at a time."""
-    for first in range(0, len(ids) - 1, length):
-        check_stop(should_stop)
-        text = ids.read(first, min(length, len(ids) - 1 - first) + 1).astype(np.int64)
-        ids_read, targets, top = text[:-1], text[1:], None
-        if likeliest:
-            all_log_p = reader.go_on(ids_read)
-            log_p = all_log_p[torch.arange(len(targets)), torch.from_numpy(targets)]
-            top = _likeliest(all_log_p)
-        else:
-            log_p = reader.log_probability(ids_read, targets)
-        yield -log_p.double().numpy()[None], targets[None], top

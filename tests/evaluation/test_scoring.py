@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from charlm.config import AdaptConfig, GPTConfig
 from charlm.errors import Stopped
 from charlm.evaluation import score_text, score_windows
+from charlm.evaluation.predicting import Likeliest
 from charlm.evaluation.protocols import CHARS_ON_CPU, choose, sliding, stream, windows
-from charlm.evaluation.scoring import Likeliest, Scored, utf8_lengths
+from charlm.evaluation.scoring import Scored, surprisals, utf8_lengths
 from charlm.models import BigramModel, build_model, onednn
 from charlm.text import ByteTokenizer, CharTokenizer, IdArray
 from tests.evaluation.fakes import Remembers, Window, one_by_one
@@ -324,3 +325,24 @@ def test_bytes_are_numbers():
     (record,) = scored([233], [0.0], [True]).records(tokenizer, tokenizer)
 
     assert (record["byte"], record["likeliest"]) == (233, [[1, 0.75], [0, 0.25]])
+
+
+@pytest.mark.parametrize("boundary", [None, 6])
+def test_surprisals_are_those_of_single_predictions_with_what_came_before(boundary):
+    text = a_text(60, 6)
+    if boundary is not None:
+        text[[0, 10, 30, 59]] = boundary
+    model = Window()
+
+    parts = surprisals(model, IdArray(text, boundary), 5)
+    nats, symbols, before, places = map(np.concatenate, zip(*parts, strict=True))
+
+    starts = [0]
+    for i in range(1, len(text)):
+        begins = i - starts[-1] > 5 or (boundary is not None and text[i - 1] == boundary)
+        starts.append(i - 1 if begins else starts[-1])
+    slow = one_by_one(model, text, lambda i: starts[i])
+    assert nats == pytest.approx(slow, abs=1e-5)
+    assert (symbols == text[1:]).all()
+    assert (before == text[:-1]).all()
+    assert places.tolist() == [i - 1 - starts[i] for i in range(1, len(text))]
