@@ -1,6 +1,5 @@
 """charlm eval: the loss of a trained model on a text, each character scored once."""
 
-import glob
 import json as json_format
 import math
 import sys
@@ -16,7 +15,17 @@ from charlm.cli import completion, output
 from charlm.cli.baselines import reached, worse_than_uniform
 from charlm.cli.escaping import one_word
 from charlm.cli.loss_output import about_interval, record, summary
-from charlm.cli.options import AdaptKeys, Checkpoint, Device, Json, Run, RunPlace, either, of_adapt
+from charlm.cli.options import (
+    AdaptKeys,
+    Checkpoint,
+    Device,
+    Json,
+    Run,
+    RunPlace,
+    check_place,
+    either,
+    of_adapt,
+)
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import CharlmError, UsageError
 
@@ -106,7 +115,7 @@ def evaluate(
     found = find_run(either(place, run, "--run"))
     config = changed(found.config, [f"run.device={device}", *adapt])
     if per_char not in (None, "-"):
-        _check_place(Path(per_char), found.path, source or config.data.source)
+        check_place(Path(per_char), found.path, source or config.data.source, "--per-char")
     with StopSignals() as stop, stop.scratch() as scratch:
         with stop.at_once():
             from charlm.evaluation import protocols
@@ -207,23 +216,6 @@ def _check_options(
     if per_char == "-" and json:
         mend = "write the characters to a file"
         raise UsageError("--per-char -", "--json needs standard output too", mend)
-
-
-def _check_place(place: Path, run: Path, text: str) -> None:
-    """Refuse to write over a run, or over the text that is scored or that the run was made of."""
-    from charlm.runs import RunFolder
-
-    where = place.resolve()
-    texts = (text, *glob.iglob(text))  # it may be named as a file, a folder or a glob
-    if where.is_relative_to(run.resolve()):
-        what = f"inside the run {run}"
-    elif any(RunFolder(p).exists() and (p / "checkpoints").is_dir() for p in where.parents):
-        what = "inside another run"
-    elif where.is_file() and any(where.is_relative_to(Path(path).resolve()) for path in texts):
-        what = f"belongs to the text {text}"
-    else:
-        return
-    raise UsageError(f"--per-char {place}", what, "choose another place")
 
 
 def _given(saved: "SavedModel", name: str, unknown: Unknown, scratch: Path) -> "GivenText":

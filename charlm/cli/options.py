@@ -1,5 +1,6 @@
 """Options and arguments that several verbs share."""
 
+import glob
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -152,6 +153,23 @@ def opened(file: str) -> Iterator[IO[bytes]]:
             raise DataError(file, f"cannot be read: {error.strerror}", mend) from None
     with source:
         yield source
+
+
+def check_place(place: Path, run: Path, text: str, option: str) -> None:
+    """Refuse to write over a run, or over the text that it was made of or that is scored."""
+    from charlm.runs import RunFolder
+
+    where = place.resolve()
+    texts = (text, *glob.iglob(text))  # it may be named as a file, a folder or a glob
+    if where.is_relative_to(run.resolve()):
+        what = f"inside the run {run}"
+    elif any(RunFolder(p).exists() and (p / "checkpoints").is_dir() for p in where.parents):
+        what = "inside another run"
+    elif where.is_file() and any(where.is_relative_to(Path(path).resolve()) for path in texts):
+        what = f"belongs to the text {text}"
+    else:
+        return
+    raise UsageError(f"{option} {place}", what, "choose another place")
 
 
 def of_adapt(settings: list[str] | None) -> list[str]:

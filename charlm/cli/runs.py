@@ -1,17 +1,17 @@
-"""charlm runs: the runs of a folder, and their removal."""
+"""charlm runs: the runs of a folder, their removal, and their metrics for other programs."""
 
 import signal
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from charlm.cli import output
 from charlm.cli.escaping import one_word
-from charlm.cli.options import A_RUN, Json
+from charlm.cli.options import A_RUN, Json, RunPlace, check_place
 from charlm.cli.verb import Verb
 from charlm.errors import UsageError
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from charlm.runs.listing import Summary
 
 app = typer.Typer(
-    help="List the runs, or remove some.", invoke_without_command=True, rich_markup_mode=None
+    help="List the runs, remove some, or export metrics.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
 )
 AGES = ((86_400, "d"), (3600, "h"), (60, "min"))
 
@@ -87,6 +89,40 @@ def remove(
     for run in runs:
         remove_run(run)
         output.say(f"removed {one_word(run.path)}")
+
+
+@app.command("export", cls=Verb)
+def export_metrics(
+    place: RunPlace = None,
+    form: Annotated[
+        Literal["csv", "jsonl"], typer.Option("--format", help="csv, or jsonl: JSON Lines.")
+    ] = "csv",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Default: standard output."),
+    ] = None,
+) -> None:
+    """Write the metrics of a run as a table for other programs.
+
+    One row for each step: losses in nats, learning rate, gradient norm, speed, wall time. For example:
+    charlm runs export runs/gpt -o gpt.csv
+    """
+    from charlm.runs.export import export
+    from charlm.runs.folder import find_run
+    from charlm.storage.atomic import replacing
+
+    run = find_run(place)
+    if out is None or out == Path("-"):
+        out, rows = None, export(run.metrics_path, form, sys.stdout)
+    else:
+        check_place(out, run.path, run.config.data.source, "--out")
+        with replacing(out) as file:
+            rows = export(run.metrics_path, form, file)
+    if experts := run.config.training_runs().keys() - {""}:
+        expert = one_word(run.path / "experts" / min(experts))
+        output.note(f"each expert has steps of its own: charlm runs export {expert}")
+    if out is not None:
+        output.say(f"wrote {rows:,} row{'s' * (rows != 1)} to {one_word(out)}")
 
 
 def _show(found: "list[Summary]") -> None:

@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 import os
 import shutil
@@ -237,3 +239,92 @@ def test_a_mixture_and_its_expert_are_removed_together(charlm, trained):
 
     assert charlm("runs", "rm", "-y", "tiny", "mix").code == 0
     assert os.listdir("runs") == []
+
+
+def table(result):
+    assert (result.code, result.stderr) == (0, "")
+    return list(csv.DictReader(io.StringIO(result.stdout)))
+
+
+def test_metrics_are_exported_one_row_for_each_step(charlm, trained):
+    log = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+
+    rows = table(charlm("runs", "export", "tiny"))
+
+    assert list(rows[0]) == [
+        *("step", "seconds", "train_loss_nats", "learning_rate", "grad_norm"),
+        *("chars_per_second", "val_loss_nats"),
+    ]
+    assert [int(row["step"]) for row in rows] == list(range(7))
+    names = {
+        "loss_nats": "train_loss_nats",
+        "grad_norm": "grad_norm",
+        "learning_rate": "learning_rate",
+    }
+    for record in log:
+        row = rows[record["step"]]
+        if record["kind"] == "train":
+            assert {key: float(row[name]) for key, name in names.items()} == {
+                key: record[key] for key in names
+            }
+        if record["kind"] == "eval":
+            assert float(row["val_loss_nats"]) == record["loss_nats"]
+            assert float(row["seconds"]) == record["seconds"]
+    evaluated = [int(row["step"]) for row in rows if row["val_loss_nats"]]
+    assert evaluated == [record["step"] for record in log if record["kind"] == "eval"]
+    assert rows[0]["train_loss_nats"] == ""
+
+
+def test_metrics_are_exported_as_json_lines(charlm, trained):
+    rows = table(charlm("runs", "export"))
+    result = charlm("runs", "export", "--format", "jsonl", "-o", "-")
+
+    objects = [json.loads(line) for line in result.stdout.splitlines()]
+
+    assert [{k: v for k, v in row.items() if v} for row in rows] == [
+        {key: str(value) for key, value in one.items()} for one in objects
+    ]
+
+
+def test_metrics_are_exported_to_a_file(charlm, trained):
+    shown = charlm("runs", "export", "tiny").stdout
+    result = charlm("runs", "export", "tiny", "-o", "metrics.csv")
+
+    assert (result.code, result.stdout) == (0, "")
+    assert result.stderr == "wrote 7 rows to metrics.csv\n"
+    assert Path("metrics.csv").read_text() == shown
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        ("runs/tiny/metrics.jsonl", "inside the run runs/tiny"),
+        ("text.txt", "belongs to the text text.txt"),
+    ],
+)
+def test_an_export_writes_over_no_run_and_no_text(charlm, trained, place, what):
+    before = Path(place).read_bytes()
+
+    result = charlm("runs", "export", "tiny", "-o", place)
+
+    assert (result.code, result.error) == (2, f"--out {place}: {what}; choose another place")
+    assert Path(place).read_bytes() == before
+
+
+def test_a_damaged_log_is_not_exported(charlm, trained):
+    (trained / "metrics.jsonl").write_text('{"kind": "train", "loss_nats": 1}\n')
+
+    result = charlm("runs", "export", "tiny", "-o", "metrics.csv")
+
+    assert result.code == 4
+    assert result.error.startswith("runs/tiny/metrics.jsonl:1: not a record of charlm")
+    assert not Path("metrics.csv").exists()
+
+
+def test_a_run_without_a_log_says_so(charlm, trained):
+    (trained / "metrics.jsonl").unlink()
+
+    result = charlm("runs", "export", "tiny")
+
+    assert (result.code, result.stdout.count("\n")) == (4, 1)
+    assert "cannot be read: No such file" in result.error
