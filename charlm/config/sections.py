@@ -252,6 +252,9 @@ class RunConfig(Section):
     keep_memory: bool = True
     """On a CPU with glibc, keep the memory that a step frees for the next one, if that is faster on this
     machine. The largest use of memory stays about the same. `false`: return it to the system."""
+    tensorboard: bool = False
+    """Write losses, learning rate, gradient norm, speed and samples for TensorBoard too, into the run's
+    folder `tensorboard`. Needs the extra `tensorboard`."""
     fused: bool = True
     """On a CPU, a GPT's training step does everything between two matrix products in one pass over
     memory. `false`: one operation after another, as in the lessons. The results are equal up to

@@ -16,7 +16,7 @@ from torch import Tensor
 from charlm.config import Config
 from charlm.errors import Setting, UsageError
 from charlm.evaluation.each import TextScore, TextScorer, score_records
-from charlm.evaluation.scoring import evaluating
+from charlm.evaluation.predicting import evaluating
 from charlm.library.heads import attention_of
 from charlm.library.run import Run, open_run
 from charlm.models import LanguageModel

@@ -28,6 +28,7 @@ from charlm.lifecycle.takeover import (
 from charlm.models.device import choose_device, choose_dtype
 from charlm.models.registry import KINDS, Kind, kind_for
 from charlm.runs import RunFolder, next_free_name
+from charlm.runs.board import check_board
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.metrics import read_metrics
 from charlm.runs.mixture import FITTED
@@ -169,11 +170,12 @@ def prepare_text(
         DataError: The text is missing, unreadable or too short.
         UsageError: The model does not fit into this machine's memory, has no gradients by hand, or
             is an expert with a learner of its own.
-        MachineError: The text is unreadable or could not be fetched, the requested device or
-            compiler is missing, or this process may not use that much memory.
+        MachineError: The text is unreadable or could not be fetched, the requested device,
+            compiler or package is missing, or this process may not use that much memory.
     """
     choose_device(config.run.device)
     check_compiler(config)
+    check_board(config)
     for one in config.training_runs().values():
         if one.train.gradients == "by_hand":
             check_derived(kind_for(one.model), one.model.kind)

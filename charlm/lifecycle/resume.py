@@ -25,6 +25,7 @@ from charlm.lifecycle.begin import (
 from charlm.lifecycle.orders import keep_orders
 from charlm.models.device import choose_device
 from charlm.runs import RunFolder
+from charlm.runs.board import check_board
 from charlm.runs.checkpoints import Checkpoint, set_aside
 from charlm.runs.checks import RunChecks, require
 from charlm.runs.provenance import is_fixed, provenance_of, provenance_of_unjoined
@@ -118,10 +119,11 @@ def open_run(
     Raises:
         CheckpointError: The folder is damaged, or the text has characters that the run lacks.
         DataError: The text changed and `allow_new_data` is False.
-        MachineError: The device or the requested compiler is missing.
+        MachineError: The device, or the requested compiler or package, is missing.
     """
     choose_device(config.run.device)
     check_compiler(config)
+    check_board(config)
     sound = RunChecks(run, config=config)
     require(sound.places())
     remove_leftovers(run.path)

@@ -31,6 +31,7 @@ class RunFolder:
         self.tokens_path = path / "tokens"  # the text as ids, split, with its manifest
         self.metrics_path = path / "metrics.jsonl"  # one record per line
         self.baselines_path = path / BASELINES  # their table, only to save time
+        self.board_path = path / "tensorboard"  # the log again, with run.tensorboard
         self.samples_path = path / "samples"  # step-N.txt: samples written during training
         # step-N: model.safetensors, optimizer.safetensors, state.json, belongs.json (configuration
         # and alphabet of the training), MANIFEST.json.

@@ -17,7 +17,16 @@ from charlm.storage.regular import open_regular
 TAIL = 1 << 16  # bytes at the end of a log: its last record says whether the run has ended
 # What charlm writes into a run; nothing else is ever removed.
 OURS = {"config.yaml", "tokenizer.json", "tokens", "metrics.jsonl", "samples", "checkpoints"}
-OURS |= {BASELINES, "experts", "mixture.json", "belongs.json", "scratch", LOCK, HOLDER}
+OURS |= {
+    BASELINES,
+    "tensorboard",
+    "experts",
+    "mixture.json",
+    "belongs.json",
+    "scratch",
+    LOCK,
+    HOLDER,
+}
 
 
 @dataclass(frozen=True)

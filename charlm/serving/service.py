@@ -15,7 +15,7 @@ import torch
 
 from charlm.config import changed
 from charlm.errors import CharlmError
-from charlm.evaluation.scoring import evaluating
+from charlm.evaluation.predicting import evaluating
 from charlm.library import Model
 from charlm.sampling.choose import Settings, log_softmax
 from charlm.sampling.draw import SHOWN, Ended, Task

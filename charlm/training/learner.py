@@ -170,8 +170,12 @@ class Job:
                 break
         return ids
 
+    def remark(self, text: str) -> None:
+        """Keep a remark for the user until the loop asks for it."""
+        self._remarks.append(text)
+
     def take_remarks(self) -> list[str]:
-        """Return remarks for the user on scoring, once."""
+        """Return remarks for the user on scoring and on what could not be written, once."""
         taken, self._remarks = self._remarks, []
         return taken
 

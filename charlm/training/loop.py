@@ -15,6 +15,7 @@ from charlm.errors import (
     Stopped,
 )
 from charlm.models.registry import kind_for
+from charlm.runs.board import Board
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.load import load_from_run
 from charlm.runs.metrics import MetricsLog
@@ -57,6 +58,7 @@ class TrainingLoop:
         self.learner = learner = learner or kind_for(job.config.model).find("learner")(job)
         self.config, self.run, self.tokenizer = job.config, job.run, job.tokenizer
         self.clock = job.clock
+        self.board: Board | None = None
         self.saved_step = -1
         self.saved_with = (-1, -1)  # the last steps evaluated and sampled that its checkpoint knows
         self.stopped = False
@@ -91,6 +93,7 @@ class TrainingLoop:
         # Steps after the checkpoint are repeated, with their records.
         self.metrics = MetricsLog(self.run.metrics_path, keep=self.state.metrics_bytes)
         try:
+            self.board = self._board()
             ended = False
             while not (ended or self.stopped):
                 try:
@@ -106,6 +109,15 @@ class TrainingLoop:
         finally:
             self.learner.close()
             self.metrics.close()
+            if self.board:
+                self.board.close()
+
+    def _board(self) -> Board | None:
+        """Return what writes the records for TensorBoard too, if that is asked for."""
+        if not self.config.run.tensorboard:
+            return None
+        at = self.state.step, self.state.seconds
+        return Board(self.run.board_path, self.run.metrics_path, *at, self.job.remark)
 
     def _turn(self) -> Generator[Record, None, bool]:
         """Evaluate, sample and save if due, then do a step; return whether the run ended."""
@@ -265,6 +277,8 @@ class TrainingLoop:
         self.learner.state = replace(back, rate_factor=factor, late_from=self.state.late_from)
         self._mark_saved()
         self.metrics.cut(back.metrics_bytes)
+        if self.board:
+            self.board.go_on(back.step)
         return RollbackRecord(
             step=back.step,
             reason=f"{error.where}: {error.what}",
@@ -283,5 +297,8 @@ class TrainingLoop:
         return f"step {self.saved_step} is saved" if there else "nothing is saved"
 
     def _logged(self, record: Record) -> Record:
-        self.metrics.append(record.as_json())
+        as_json = record.as_json()
+        self.metrics.append(as_json)
+        if self.board:
+            self.board.add(as_json)
         return record
