@@ -64,6 +64,15 @@ def spelled(words: Words, spelling: Spelling) -> str:
     return str(words)
 
 
+def number_of(count: float, noun: str, plural: str | None = None) -> str:
+    """Return a count with its noun: `1 record`, `2,000 records`, `0.5 minutes`.
+
+    plural: Of a noun whose plural is not made by an `s`.
+    """
+    shown = f"{count:,}" if isinstance(count, int) else f"{count:,.15g}"
+    return f"{shown} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake: the file, key or argument that has it, what is wrong, and how to correct it."""

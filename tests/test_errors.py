@@ -1,6 +1,6 @@
 """An error says where, what and how to mend it, in the words of whoever reads it."""
 
-from charlm.errors import DataError, Phrase, Problem, Setting, UsageError
+from charlm.errors import DataError, Phrase, Problem, Setting, UsageError, number_of
 
 
 def as_option(setting):
@@ -50,3 +50,9 @@ def test_a_setting_in_a_place_keeps_its_spelling():
 
     assert str(error) == "runs/{a}: stride=9: too long"
     assert error.lines(lambda setting: "--stride 9") == ["runs/{a}: --stride 9: too long"]
+
+
+def test_a_count_and_its_noun_agree():
+    assert [number_of(n, "record") for n in (0, 1, 2)] == ["0 records", "1 record", "2 records"]
+    assert number_of(12345, "text has", "texts have") == "12,345 texts have"
+    assert number_of(0.5, "minute") == "0.5 minutes"

@@ -15,7 +15,7 @@ from charlm.cli import output
 from charlm.cli.escaping import one_word
 from charlm.cli.options import A_RUN, AdaptKeys, Checkpoint, Json, of_adapt, opened
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import UsageError
+from charlm.errors import UsageError, number_of
 
 if TYPE_CHECKING:
     from charlm.coding.coder import Tick
@@ -127,7 +127,7 @@ def decompress(
         output.result_json(facts | {"seconds": seconds})
         return
     tell = output.say if place == "-" else output.result
-    tell(f"{_shown(place)}: {size:,} bytes, SHA-256 verified")
+    tell(f"{_shown(place)}: {number_of(size, 'byte')}, SHA-256 verified")
     output.say(f"restored {_about(method)}; {seconds:.1f} s")
 
 
@@ -199,7 +199,7 @@ def _shown(place: str) -> str:
 
 
 def _summary(place: str, coded: "Coded") -> str:
-    line = f"{_shown(place)}: {coded.size:,} bytes compressed to {coded.coded_size:,}"
+    line = f"{_shown(place)}: {number_of(coded.size, 'byte')} compressed to {coded.coded_size:,}"
     return f"{line}, {coded.bits_per_byte:.4f} bits per byte" if coded.size else line
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from charlm import __version__
 from charlm.cli import output
 from charlm.cli.signals import load_torch
+from charlm.errors import number_of
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,8 @@ def doctor() -> None:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "devices": ", ".join(available_devices()),
-        "cpu": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+        "cpu": f"{torch.backends.cpu.get_cpu_capability()}, "
+        f"{number_of(torch.get_num_threads(), 'thread')}",
         "memory": human_bytes(machine_bytes()),
         "freed": _what_becomes_of_freed_memory(),
         "disk": f"{human_bytes(shutil.disk_usage('.').free)} free here",

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from charlm.config.base import ModelConfig, Part
 from charlm.config.models import CountedWindow
 from charlm.config.values import Integer, shown, text, wrong
+from charlm.errors import number_of
 
 FARTHEST = 32  # characters back that a part may be
 MOST_PARTS, MOST_CONTEXTS = 32, 128
@@ -90,10 +91,14 @@ class ContextMixingConfig(ModelConfig):
         return f"context-mixing {len(self.contexts)}"
 
     def described(self, vocab_size: int) -> str:  # noqa: D102
-        return f"context-mixing: {len(self.contexts)} contexts, at most {self.memory} MiB"
+        return (
+            f"context-mixing: {number_of(len(self.contexts), 'context')}, at most {self.memory} MiB"
+        )
 
     def facts(self, chars: int) -> tuple[str, list[tuple[str, str]]]:  # noqa: D102
-        counted = f"the training part{f', {chars:,} characters' if chars else ''}"
+        counted = "the training part"
+        if chars:
+            counted += f", {number_of(chars, 'character')}"
         table = f"at most {self.memory} MiB; a checkpoint holds only the text"
         rows = [("counted", counted), ("table", table), ("contexts", str(len(self.contexts)))]
         return "contexts, mixed", rows + [("", context) for context in self.contexts]

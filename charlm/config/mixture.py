@@ -12,7 +12,7 @@ from charlm.config.context_mixing import DEFAULT, Contexts, Mebibytes
 from charlm.config.models import CountedWindow
 from charlm.config.sections import TrainConfig
 from charlm.config.values import Number, Place, Section
-from charlm.errors import Problem
+from charlm.errors import Problem, number_of
 
 AN_EXPERT = "'counts: {model: {type: ngram}}'"
 OF_BITWISE = ("contexts", "memory")  # keys that no other mixture has
@@ -101,7 +101,7 @@ class MixtureConfig(ModelConfig):
         return f"mixture ({self.combine}) of {', '.join(self.experts)}"
 
     def facts(self, chars: int) -> tuple[str, list[tuple[str, str]]]:  # noqa: D102
-        count = f", {self.held_back(chars):,} characters" if chars else ""
+        count = f", {number_of(self.held_back(chars), 'character')}" if chars else ""
         end = f"the last {100 * self.tune_fraction:.3g} % of the training part{count}"
         if self.combine == "bitwise":
             rows = [("contexts", f"{len(self.contexts)} beside the experts"), ("learned on", end)]

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from charlm.config.base import ModelConfig, Part
 from charlm.config.values import Integer, Number, Share, Size, integer, shown, wrong
-from charlm.errors import Problem
+from charlm.errors import Problem, number_of
 
 MAX_COUNTED_WINDOW = 16_384  # for counted models, whose memory does not depend on the window
 CountedWindow = Annotated[int, Field(ge=1, le=MAX_COUNTED_WINDOW), Integer]
@@ -303,11 +303,13 @@ class NGramConfig(ModelConfig):
         if self.order == "auto":
             order = f"auto: the best of 1 to {self.longest} on the end of the training part"
         add_k = f", {self.add_k:g} to every count" if self.smoothing == "add-k" else ""
-        counted = f"the training part{f', {chars:,} characters' if chars else ''}"
+        counted = "the training part"
+        if chars:
+            counted += f", {number_of(chars, 'character')}"
         if self.last_chars:
             last = min(self.last_chars, chars or self.last_chars)
-            counted = f"the last {last:,} characters of the training part"
-        rare = ("left out", f"n-grams that occur fewer than {self.min_count} times")
+            counted = f"the last {number_of(last, 'character')} of the training part"
+        rare = ("left out", f"n-grams that occur fewer than {number_of(self.min_count, 'time')}")
         return "n-grams", [
             ("order", order),
             ("smoothing", self.smoothing + add_k),

@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from charlm.errors import Phrase, Setting, UsageError
+from charlm.errors import Phrase, Setting, UsageError, number_of
 from charlm.models.base import LanguageModel
 
 Name = Literal["windows", "sliding", "stream", "adaptive"]
@@ -131,7 +131,7 @@ def stream(model: LanguageModel, all_logits: bool = False) -> Cut:
     if not model.any_length:
         raise UsageError(
             Setting("protocol", "stream"),
-            f"this model sees at most {model.block_size} characters",
+            f"this model sees at most {number_of(model.block_size, 'character')}",
             "use windows, or sliding for more context",
         )
     stride = chars_a_pass(model, all_logits)
@@ -179,13 +179,13 @@ def choose(
         return adaptive(model)
     length = model.block_size if block_size is None else block_size
     if not model.any_length and length > model.block_size:
-        what = f"this model sees at most {model.block_size} characters"
+        what = f"this model sees at most {number_of(model.block_size, 'character')}"
         raise UsageError(Setting("block_size", length), what)
     longest = chars_a_pass(model, all_logits)
     if model.any_length and length > longest:  # the model's own block_size may be that long
         raise UsageError(
             Setting("model.block_size" if block_size is None else "block_size", length),
-            f"windows of this model have at most {longest} characters",
+            f"windows of this model have at most {number_of(longest, 'character')}",
             Phrase("use {} or {}", Setting("protocol", "stream"), Setting("block_size", longest)),
         )
     if name == "windows":

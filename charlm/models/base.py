@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from charlm.config import AdaptConfig, ModelConfig
-from charlm.errors import check_stop
+from charlm.errors import check_stop, number_of
 from charlm.text.tokens import Ids
 
 if TYPE_CHECKING:
@@ -269,5 +269,6 @@ def check_tensor(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.d
     strange = int((~tensor.isfinite()).sum())
     if strange:
         raise ValueError(
-            f"{name} holds {strange} values that are NaN or infinite; use an earlier checkpoint"
+            f"{name} holds {number_of(strange, 'value that is', 'values that are')} NaN or infinite; "
+            "use an earlier checkpoint"
         )

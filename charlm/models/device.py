@@ -8,7 +8,7 @@ from functools import cache
 import torch
 
 from charlm.config import RunConfig
-from charlm.errors import MachineError, Setting
+from charlm.errors import MachineError, Setting, number_of
 
 
 def choose_device(name: str) -> torch.device:
@@ -75,5 +75,5 @@ def describe_device(config: RunConfig) -> str:
     device = choose_device(config.device)
     dtype = str(choose_dtype(config.dtype, device)).removeprefix("torch.")
     threads = torch.get_num_threads()
-    where = f"cpu ({threads} thread{'s' * (threads > 1)})" if device.type == "cpu" else str(device)
+    where = f"cpu ({number_of(threads, 'thread')})" if device.type == "cpu" else str(device)
     return f"{where}, {dtype}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from charlm.config import Config
-from charlm.errors import Words
+from charlm.errors import Words, number_of
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.folder import RunFolder
 from charlm.runs.provenance import provenance_of
@@ -65,7 +65,7 @@ def belongs_check(
 def files(facts: Mapping[str, Any]) -> str:
     """Return the number and total size of the files in a manifest, in words."""
     sizes = [file["size"] for file in facts["files"].values()]
-    return f"{len(sizes)} file{'s' * (len(sizes) != 1)}, {sum(sizes):,} bytes"
+    return f"{number_of(len(sizes), 'file')}, {number_of(sum(sizes), 'byte')}"
 
 
 def _alphabet(tokenizer: Tokenizer) -> str:

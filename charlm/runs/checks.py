@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from charlm.config import Config
-from charlm.errors import CharlmError, CheckpointError, Phrase, Setting, Words
+from charlm.errors import CharlmError, CheckpointError, Phrase, Setting, Words, number_of
 from charlm.runs.check import Check, belongs_check, checkpoint_check, checks_of_names, files
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.folder import BASELINES, RunFolder
@@ -118,7 +118,8 @@ class RunChecks:
     def _long_enough(self) -> None:
         length, needed = len(self.corpus.splits["train"]), self.config.model.least_text()
         if length < max(needed.values(), default=0):
-            what = f"{length} characters to train on, and the model needs {max(needed.values())}"
+            chars = number_of(length, "character")
+            what = f"{chars} to train on, and the model needs {max(needed.values())}"
             raise CheckpointError(self.run.tokens_path, what, "restore it")
 
     def _own_text(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from charlm.errors import CheckpointError, MachineError, Phrase, Setting, Words
+from charlm.errors import CheckpointError, MachineError, Phrase, Setting, Words, number_of
 from charlm.storage.atomic import flush_folder, open_to_append, own_file
 from charlm.storage.json_file import parse_object
 from charlm.storage.machine import is_gone, machine_errors
@@ -127,8 +127,8 @@ def check_records(path: Path, keep: int) -> Words:
     try:
         for line in _lines(path):
             if not line.endswith(b"\n"):
-                told = "{} steps; its last record is cut short: {} does it again"
-                return Phrase(told, f"{steps:,}", Setting("resume", True))
+                told = "{}; its last record is cut short: {} does it again"
+                return Phrase(told, number_of(steps, "step"), Setting("resume", True))
             record = parse_object(line)
             if record["kind"] in ("train", "skip"):
                 if record["step"] != last + 1:
@@ -139,7 +139,7 @@ def check_records(path: Path, keep: int) -> Words:
     except (OSError, ValueError, KeyError, TypeError) as error:
         mend = "restore it" if read < keep else _AGAIN
         raise CheckpointError(path, f"line {lines + 1}: {error}", mend) from None
-    return f"{steps:,} step{'s' * (steps != 1)}, each recorded once"
+    return f"{number_of(steps, 'step')}, each recorded once"
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.config import DataConfig
+from charlm.errors import number_of
 
 _NEWLINE, _RETURN = ord("\n"), ord("\r")
 _SHOWN = 60  # characters of a line that was left out, in a note
@@ -78,11 +79,13 @@ class Lines:
         """Return remarks for the user."""
         found = []
         if self.files:
-            lines = f"first {self.skip:,} lines" if self.skip > 1 else "first line"
-            of = f" of {self.files:,} files" if self.files > 1 else ""
+            lines = f"first {number_of(self.skip, 'line')}" if self.skip > 1 else "first line"
+            of = f" of {number_of(self.files, 'file')}" if self.files > 1 else ""
             found.append(f"data.skip_lines left out the {lines}{of}: {self.shown[:_SHOWN]!r}")
         if self.ends and self.newlines == "lf":
-            found.append(f"data.newlines=lf made \\n of {self.ends:,} line ends \\r\\n or \\r")
+            found.append(
+                f"data.newlines=lf made \\n of {number_of(self.ends, 'line end')} \\r\\n or \\r"
+            )
         elif self.ends:
-            found.append(f"data.newlines=none left out {self.ends:,} line ends")
+            found.append(f"data.newlines=none left out {number_of(self.ends, 'line end')}")
         return found

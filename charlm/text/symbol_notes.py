@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.config import DataConfig
+from charlm.errors import number_of
 from charlm.text.corpus import Corpus, Scan
 from charlm.text.tokenizer import BOUNDARY, CharTokenizer, Tokenizer, code_points
 from charlm.text.tokens import Ids
@@ -72,11 +73,10 @@ def unseen_note(scan: Scan, corpus: Corpus, tokenizer: Tokenizer) -> str | None:
     chars = int(in_val[only].sum())
     if chars * each < SEEN_NATS * size:
         return None
-    kinds = int(only.sum())
-    one = kinds == 1
+    stand = number_of(int(only.sum()), "symbol stands", "symbols stand")
     return (
-        f"{kinds:,} symbol{'s' * (not one)} stand{'s' * one} in no training text but in the "
-        f"validation part, {chars:,} times: about {each / math.log(2):.0f} bits each, "
+        f"{stand} in no training text but in the "
+        f"validation part, {number_of(chars, 'time')}: about {each / math.log(2):.0f} bits each, "
         f"{chars * each / size:.2g} nats of its loss"
     )
 

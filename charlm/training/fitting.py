@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from charlm.errors import number_of
 from charlm.models import next_token_loss
 from charlm.models.gate import Gate, fit_gate
 from charlm.models.mixture import finite_log_p, fit_weights, join
@@ -73,7 +74,8 @@ def fit_join(
     chosen, remark = list(range(len(names))), ""
     if most < len(names):
         chosen = _greedy(logits, targets, combine, best, most, should_stop)
-        few = f"{len(targets):,} characters are too few to fit the weights of {len(names)} experts"
+        are = number_of(len(targets), "character is", "characters are")
+        few = f"{are} too few to fit the weights of {number_of(len(names), 'expert')}"
         kept = " and ".join(names[e] for e in chosen)
         remark = f"{few}, so only {kept} {'is' if len(chosen) == 1 else 'are'} used"
     as_it_is = len(chosen) == 1 and (len(names) > 1 or len(targets) < CHARS_A_WEIGHT)

@@ -19,6 +19,7 @@ import numpy as np
 from charlm.config import Config
 from charlm.config.memory import machine_bytes
 from charlm.config.size import training_bytes
+from charlm.errors import number_of
 from charlm.models import build_model
 from charlm.models.device import choose_device
 from charlm.text import Batches, IdArray
@@ -84,8 +85,9 @@ class BudgetPlan:
         sizes, train = self.config.model.sizes(), self.config.train
         passes = f"{self.passes:,.0f}" if self.passes >= 10 else f"{self.passes:.2g}"
         return (
-            f"{sizes['n_layer']} layers of {sizes['n_embd']} channels, dropout "
-            f"{sizes['dropout']:g}; about {self.updates:,} updates of {train.batch_size} windows of "
+            f"{number_of(sizes['n_layer'], 'layer')} of {sizes['n_embd']} channels, dropout "
+            f"{sizes['dropout']:g}; about {number_of(self.updates, 'update')} of "
+            f"{number_of(train.batch_size, 'window')} of "
             f"{sizes['block_size']}, {passes} passes over the text"
         )
 

@@ -9,6 +9,8 @@ from statistics import median
 
 import torch
 
+from charlm.errors import number_of
+
 TRIED = 3  # steps with each number of threads, in a trial
 SLOWER = 1.5  # times the usual length of a step: a reason for a new trial
 BETTER = 0.9  # times the length with the present number: a reason to change it
@@ -70,6 +72,6 @@ class ThreadChoice:
         if best == before:
             return None
         return (
-            f"a step takes {taken[before]:.2g} s with {before} thread{'s' * (before > 1)} and "
+            f"a step takes {taken[before]:.2g} s with {number_of(before, 'thread')} and "
             f"{taken[best]:.2g} s with {best}, so {best} will be used while that lasts"
         )
