@@ -11,7 +11,7 @@ from charlm.cli.config import named_config
 from charlm.cli.escaping import one_word
 from charlm.cli.options import ConfigName, Overrides, Source, overridden
 from charlm.cli.spelling import one_line
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, number_of
 
 if TYPE_CHECKING:
     from charlm.config import Config, ExpertConfig, ModelConfig
@@ -41,7 +41,10 @@ def explain(
     model, members = checked.model, checked.model.members()
     vocab, chars = (vocab_size, 0) if vocab_size else _measure(checked)
     disk = human_bytes(checkpoint_bytes(checked, vocab, chars))
-    output.result(f"{model.type}: V = {vocab} symbols, T = {model.block_size}\n")
+    symbols = number_of(vocab, "symbol")
+    if checked.data.records != "none" and not vocab_size:  # elsewhere that is not counted
+        symbols += " with the end of a record"
+    output.result(f"{model.type}: V = {symbols}, T = {model.block_size}\n")
     if members:
         _explain_mixture(checked, vocab, chars)
         others = ", without those of runs" if any(e.model is None for e in members.values()) else ""
@@ -111,12 +114,12 @@ def _explain_trained(config: "Config", vocab: int, shared: float | None = None) 
     total = ("total", f"{'':<22} {model.parameter_count(vocab):>14,}")
     _rows("\nparameters", [*weights, total])
     flops, chars = flops_per_step(config, vocab), train.batch_size * model.block_size
-    unit = output.units(config.data.unit)
-    output.result(f"\ntraining step: {chars:,} {unit}, {_flops(flops)}FLOP")
-    length = f"{train.max_steps:,} steps, {_flops(flops * train.max_steps)}FLOP"
+    unit = output.one(config.data.unit)
+    output.result(f"\ntraining step: {number_of(chars, unit)}, {_flops(flops)}FLOP")
+    length = f"{number_of(train.max_steps, 'step')}, {_flops(flops * train.max_steps)}FLOP"
     if minutes := shared or train.minutes:
         planned = "; train.plan chooses the size for the budget" if train.plan else ""
-        length = f"{'its share of ' if shared else ''}{minutes:g} minutes of wall time{planned}"
+        length = f"{'its share of ' if shared else ''}{number_of(minutes, 'minute')} of wall time{planned}"
     output.result(f"whole run: {length}")
     memory = training_bytes(config, vocab)
     memory["total"] = sum(memory.values())

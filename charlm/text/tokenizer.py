@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.config.values import shown
-from charlm.errors import CheckpointError, DataError
+from charlm.errors import CheckpointError, DataError, number_of
 from charlm.storage.json_file import read_object
 
 IntArray = npt.NDArray[np.integer[Any]]
@@ -31,6 +31,7 @@ FORMAT = 1
 BOUNDARY = "\U0010ffff"  # between records; Unicode reserves it for use inside programs
 ESCAPE = "\U0010fffe"  # for each rare or unknown character; reserved likewise
 REPLACEMENT = "\ufffd"  # how an escape is shown
+NAMED = 4  # characters in a message about several
 _MAX_BYTES = 16 << 20  # an alphabet of all of Unicode takes under 14 MB as escaped JSON
 _CODE_POINTS = 0x110000
 
@@ -108,7 +109,7 @@ class CharTokenizer:
         if unknown != "skip" and self.escape is not None:
             return np.where(known, ids, self.escape)
         if unknown == "error" and not known.all():
-            raise DataError("", _unknown_characters(text, known, self.vocab_size))
+            raise DataError("", _unknown_characters(text, known, seen_symbols(self)))
         return ids[known]  # type: ignore[no-any-return]
 
     def decode(self, ids: Iterable[int] | IntArray) -> str:
@@ -279,6 +280,18 @@ def opening_id(tokenizer: Tokenizer) -> int:
     return int(newline[0]) if len(newline) else 0
 
 
+def seen_symbols(tokenizer: Tokenizer) -> int:
+    """Return how many symbols a text can show: all but the boundary and the escape, which nobody sees."""
+    specials = (tokenizer.boundary, tokenizer.escape)
+    return tokenizer.vocab_size - sum(special is not None for special in specials)
+
+
+def symbols_in_words(tokenizer: Tokenizer) -> str:
+    """Name the symbols that a text can show, and the escape if there is one."""
+    rare = "" if tokenizer.escape is None else " and one for rare characters"
+    return f"{number_of(seen_symbols(tokenizer), 'symbol')}{rare}"
+
+
 def code_points(text: str) -> npt.NDArray[np.uint32]:
     """Return the code point of each character, (N,); also of half a surrogate pair."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
@@ -290,22 +303,27 @@ def of_code_points(codes: npt.NDArray[Any]) -> str:
 
 
 def not_in_alphabet(strange: Sequence[str], tokenizer: Tokenizer) -> str:
-    """Name characters of a text that a run's tokenizer lacks."""
-    shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in strange[:4])
-    more = f" and {len(strange) - 4} more" if len(strange) > 4 else ""
-    size = tokenizer.vocab_size
+    """Say that a run's tokenizer lacks these characters of a text."""
     verb = "is" if len(strange) == 1 else "are"
-    return f"{shown}{more} {verb} not in the alphabet of this run, which has {size} symbols"
+    size = number_of(seen_symbols(tokenizer), "symbol")
+    return f"{some_of(strange)} {verb} not in the alphabet of this run, which has {size}"
 
 
-def _unknown_characters(text: str, known: npt.NDArray[np.bool_], vocab_size: int) -> str:
+def some_of(characters: Sequence[str]) -> str:
+    """Name the first of some characters, and say how many more there are."""
+    shown = ", ".join(f"{c!r} (U+{ord(c):04X})" for c in characters[:NAMED])
+    more = len(characters) - NAMED
+    return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def _unknown_characters(text: str, known: npt.NDArray[np.bool_], size: int) -> str:
     first_position: dict[str, int] = {}
     for position in np.flatnonzero(~known):
         first_position.setdefault(text[position], int(position))
     shown = [f"character {p + 1} {_quoted(c)} (U+{ord(c):04X})" for c, p in first_position.items()]
-    more = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
+    more = f" and {len(shown) - NAMED:,} more" if len(shown) > NAMED else ""
     verb = "is" if len(shown) == 1 else "are"
-    return f"{', '.join(shown[:4])}{more} {verb} not in this model's alphabet of {vocab_size}"
+    return f"{', '.join(shown[:NAMED])}{more} {verb} not in this model's alphabet of {size}"
 
 
 def _quoted(character: str) -> str:
