@@ -242,9 +242,9 @@ def _write_records(
     writer: PartWriter,
 ) -> dict[str, Any]:
     """Write records in their own order, part by part; return the facts about them."""
-    sorter, seen = Sorter(scratch, writer.ids.wide, scan.size), 0
-    table = writer.ids.table()
     total = scan.records.records if scan.records else 0
+    sorter, seen = Sorter(scratch, writer.ids.wide, scan.size, total), 0
+    table = writer.ids.table()
     for records in cut:
         if data.shuffle:
             keys = keys_of(records, data.shuffle_seed)

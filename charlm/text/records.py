@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.config import DataConfig
-from charlm.errors import DataError, Phrase, Setting
+from charlm.errors import DataError, Phrase, Setting, number_of
 from charlm.text.tokenizer import BOUNDARY
 
 END_OF_PART = 0x110000  # among code points: the end of a file; just above the last code point
@@ -54,20 +54,22 @@ class Tally:
         name = {"lines": "line", "files": "file", "paragraphs": "paragraph"}[kind]
         found = []
         if self.empty:
-            many = "s are" if self.empty > 1 else " is"
-            found.append(f"{self.empty:,} empty {name}{many} left out")
+            are = number_of(self.empty, f"empty {name} is", f"empty {name}s are")
+            found.append(f"{are} left out")
         if self.returns:
-            lines = f"{self.returns:,} lines end" if self.returns > 1 else "1 line ends"
-            found.append(f"{lines} with \\r\\n, taken as \\n")
+            found.append(
+                f"{number_of(self.returns, 'line ends', 'lines end')} with \\r\\n, taken as \\n"
+            )
         return found
 
     def more_notes(self, block_size: int, repeats: int | None) -> list[str]:
         """Return remarks on records longer than a window, and on repeats that were left out."""
         found = []
         if repeats:
-            found.append(f"{repeats:,} records are repeats, which data.unique leaves out")
+            are = number_of(repeats, "record is a repeat", "records are repeats")
+            found.append(f"{are}, which data.unique leaves out")
         if self.longest >= block_size:
-            longest = f"the longest record has {self.longest:,} characters and an end"
+            longest = f"the longest record has {number_of(self.longest, 'character')} and an end"
             rest = (
                 f"model.block_size is {block_size}, so what is left is continued in another window"
             )
@@ -86,8 +88,10 @@ class Cutter:
     def __init__(self, kind: Kind, source: str) -> None:
         self.kind, self.source = kind, source
         self.tally = Tally()
-        self._tail: Symbols = np.empty(0, np.uint32)  # a record whose end has not been seen
-        self._return: Symbols = np.empty(0, np.uint32)  # a carriage return at the end of a chunk
+        self._waiting: list[Symbols] = []  # pieces of a record whose end has not been seen
+        self.waiting = 0  # how many symbols these are
+        self._newline: Symbols = _NOTHING  # at the end of a chunk; it may end a paragraph
+        self._return: Symbols = _NOTHING  # a carriage return at the end of a chunk
 
     @classmethod
     def of(cls, data: DataConfig, source: str) -> "Cutter":
@@ -104,41 +108,57 @@ class Cutter:
             yield self.push(chunk)
         yield self.push(np.array([END_OF_PART], np.uint32))
 
-    @property
-    def waiting(self) -> int:
-        """How many symbols wait for the end of their record."""
-        return len(self._tail)
-
     def push(self, chunk: Symbols) -> Records:
-        """Return the records that a chunk completes."""
-        text = np.concatenate([self._tail, self._without_returns(chunk)])
+        """Return the records that a chunk completes; what is left waits, and is not copied again."""
+        text = self._without_returns(chunk)
         if (text == ord(BOUNDARY)).any():
             what = "holds U+10FFFF, which marks the borders of records"
             raise DataError(self.source, what, Phrase("remove it, or use {}", _NONE))
-        newline, end = text == _NEWLINE, text == END_OF_PART
-        ends = end
-        if self.kind == "lines":
-            ends = newline | end
-        elif self.kind == "paragraphs":
-            # A newline beside another, or at either end of a file, is outside of a paragraph.
-            edge = newline | end
-            ends = end | (newline & (_shifted(edge, 1, True) | _shifted(edge, -1, False)))
-            complete = end | (newline & _shifted(newline, 1, False))
-            ends &= np.arange(len(text)) <= _last(complete)
+        if self.kind == "paragraphs":
+            text, ends = self._ends_of_paragraphs(text)
+        else:
+            ends = text == END_OF_PART
+            if self.kind == "lines":
+                ends |= text == _NEWLINE
         stop = _last(ends) + 1
-        if len(text) - stop > LONGEST:
-            what = f"a record is longer than {LONGEST:,} characters"
-            raise DataError(self.source, what, Phrase("use {}", _NONE))
-        self._tail = text[stop:]
-        body, ends = text[:stop], ends[:stop]
-        lengths = np.diff(np.cumsum(~ends)[ends], prepend=0).astype(np.int64)
+        if not stop:
+            self._wait(text)
+            return Records(_NOTHING, np.empty(0, np.int64))
+        lengths = np.diff(np.cumsum(~ends[:stop])[ends[:stop]], prepend=0).astype(np.int64)
+        lengths[0] += self.waiting
         full = lengths > 0
         if self.kind != "paragraphs":
-            self.tally.empty += int((~full & (body[ends] != END_OF_PART)).sum())
+            self.tally.empty += int((~full & (text[ends] != END_OF_PART)).sum())
         lengths = lengths[full]
         self.tally.records += len(lengths)
         self.tally.longest = max(self.tally.longest, int(lengths.max(initial=0)))
-        return Records(body[~ends], lengths)
+        symbols = np.concatenate([_NOTHING, *self._waiting, text[:stop][~ends[:stop]]])
+        self._waiting, self.waiting = [], 0
+        self._wait(text[stop:])
+        return Records(symbols, lengths)
+
+    def _wait(self, piece: Symbols) -> None:
+        """Keep the next piece of a record that has not ended."""
+        if len(piece):
+            self._waiting.append(piece.copy())  # not the chunk that it is a part of
+            self.waiting += len(piece)
+        if self.waiting > LONGEST:
+            what = f"a record is longer than {LONGEST:,} characters"
+            raise DataError(self.source, what, Phrase("use {}", _NONE))
+
+    def _ends_of_paragraphs(self, text: Symbols) -> tuple[Symbols, npt.NDArray[np.bool_]]:
+        """Return what is known of the next symbols, and which of them are outside of a paragraph.
+
+        A newline beside another, or at either end of a file, is. What follows the last newline is not
+        known yet, so it is kept for the next chunk.
+        """
+        text = np.concatenate([self._newline, text])
+        newline, end = text == _NEWLINE, text == END_OF_PART
+        before = _shifted(newline | end, 1, not self.waiting)
+        held = len(text) - bool(len(text) and newline[-1] and not before[-1])
+        after = _shifted(newline | end, -1, False)[:held]
+        text, self._newline = text[:held], text[held:].copy()
+        return text, end[:held] | (newline[:held] & (before[:held] | after))
 
     def _without_returns(self, chunk: Symbols) -> Symbols:
         """Leave out a carriage return before a newline or the end of a file."""
@@ -146,7 +166,10 @@ class Cutter:
             return chunk
         text = np.concatenate([self._return, chunk])
         held = len(text) - (len(text) > 0 and text[-1] == _RETURN)
-        text, self._return = text[:held], text[held:]  # what follows the last one is not known yet
+        text, self._return = (
+            text[:held],
+            text[held:].copy(),
+        )  # what follows the last is not known yet
         after = np.append(text[1:], 0)
         returns = (text == _RETURN) & ((after == _NEWLINE) | (after == END_OF_PART))
         self.tally.returns += int(returns.sum())
@@ -154,6 +177,7 @@ class Cutter:
 
 
 _NONE = Setting("data.records", "none")
+_NOTHING: Symbols = np.empty(0, np.uint32)
 
 
 def _shifted(mask: npt.NDArray[np.bool_], by: int, edge: bool) -> npt.NDArray[np.bool_]:

@@ -1,8 +1,11 @@
 """Records on disk, in parts, and as rows of batches."""
 
 import re
+import tracemalloc
 from collections import Counter
 from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from charlm.text.batches import RecordBatches
 from charlm.text.borders import Borders
 from charlm.text.records import END_OF_PART, Cutter, keys_of
 from charlm.text.rows import Pieces, groups, pieces_of, rows_of
+from charlm.text.shuffling import Sorter
 from charlm.text.tokens import IdArray, Split
 from tests.text.test_corpus import make_corpus, source_of
 
@@ -305,3 +309,80 @@ def test_a_file_after_a_file_is_told_apart():
     codes = np.array([97, END_OF_PART, 98], np.uint32)
     found = list(Cutter("files", "here").cut(iter([codes])))
     assert np.concatenate([one.lengths for one in found]).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("kind", ["lines", "files", "paragraphs"])
+def test_a_long_record_is_not_copied_with_each_chunk(kind, monkeypatch):
+    copied = 0
+    join = np.concatenate
+
+    def counted(arrays, *args, **options):
+        nonlocal copied
+        copied += sum(map(len, arrays))
+        return join(arrays, *args, **options)
+
+    monkeypatch.setattr(np, "concatenate", counted)
+    chunk, many = np.full(100, ord("a"), np.uint32), 1000
+
+    found = list(Cutter(kind, "here").cut(chunk for _ in range(many)))
+
+    assert sum(len(one.symbols) for one in found) == 100 * many
+    assert copied <= 3 * 100 * many + 100 * many  # at most each symbol in each of three steps
+
+
+def sorted_by(texts, unique, **sizes):
+    """Return records in the order in which a sorter yields them, and its counts."""
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
+        for name, size in sizes.items():
+            patch.setattr(shuffling, name, size)
+        codes = [np.array([ord(c) for c in text], np.uint32) for text in texts]
+        lengths = np.array([*map(len, codes)], np.int64)
+        sorter = Sorter(Path(folder), np.dtype("<u2"), int(lengths.sum()), len(texts))
+        for i in range(0, len(texts), 7):
+            some = records.Records(np.concatenate(codes[i : i + 7]), lengths[i : i + 7])
+            sorter.add(some, keys_of(some, 0))
+        counts = sorter.count(unique)
+        found = []
+        for symbols, own in sorter.sorted(unique):
+            whole, ends = "".join(map(chr, symbols)), np.cumsum(own)
+            found += [whole[a:b] for a, b in zip(ends - own, ends, strict=True)]
+        assert not any(Path(folder).iterdir())
+        assert counts == len(found)
+        return found
+
+
+@given(st.lists(st.sampled_from(["a", "bb", "ccc", "dddd" * 9, "e"]) | st.text("xy", min_size=1)))
+@pytest.mark.parametrize("unique", [False, True])
+def test_records_are_sorted_in_files_of_any_size(unique, texts):
+    if not texts:
+        return
+    keys = {
+        t: int(keys_of(records.Records(np.array([*map(ord, t)]), np.array([len(t)])), 0)[0])
+        for t in texts
+    }
+    expected = sorted(set(texts) if unique else texts, key=keys.get)
+
+    whole = sorted_by(texts, unique)
+    pieces = sorted_by(texts, unique, BUCKET_BYTES=64, MOST_BYTES=100, PIECE=5, FACTS=2)
+
+    assert whole == pieces == expected
+
+
+def test_memory_does_not_grow_with_the_repeats_of_a_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(shuffling, "MOST_BYTES", 1 << 16)
+    monkeypatch.setattr(shuffling, "PIECE", 1 << 12)
+    lengths = np.full(1 << 12, 6)
+    some = records.Records(np.tile(np.arange(6, dtype=np.uint8), len(lengths)), lengths)
+    few = records.Records(np.arange(6, dtype=np.uint8)[::-1], np.array([6]))
+    sorter = Sorter(tmp_path, np.dtype("u1"), 6 << 18, 1 << 18)
+    for k in range(64):
+        sorter.add(some, keys_of(some, 0))
+        sorter.add(few, keys_of(few, k % 2))  # the same first bits, or others
+
+    tracemalloc.start()
+    read = [len(one.lengths) for one in sorter.sorted(False)]
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert sum(read) == 64 * (1 << 12) + 64
+    assert most < 1 << 21  # of 6 MiB
