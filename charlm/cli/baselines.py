@@ -18,7 +18,7 @@ from charlm.cli.options import (
     text_and_keys,
 )
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import DataError, Phrase, Setting, UsageError
+from charlm.errors import DataError, Phrase, Setting, UsageError, number_of
 
 if TYPE_CHECKING:
     from charlm.config import DataConfig
@@ -53,6 +53,7 @@ def baselines(
     load_torch()
     with StopSignals() as stop, stop.scratch() as scratch, stop.at_once():
         from charlm.evaluation.baselines import climb
+        from charlm.text.tokenizer import seen_symbols
 
         corpus, tokenizer = _read(data, scratch)
         parts = corpus.splits
@@ -60,7 +61,7 @@ def baselines(
             parts["train"], parts["val"], tokenizer, block_size=block_size, max_order=max_order
         )
     if json:
-        described = {"text": source, "unit": unit, "symbols": tokenizer.vocab_size}
+        described = {"text": source, "unit": unit, "symbols": seen_symbols(tokenizer)}
         output.result_json(described | as_json(ladder, unit))
     else:
         output.result("\n".join(table(ladder, unit)))
@@ -101,17 +102,18 @@ def data_config(
 def _read(data: "DataConfig", scratch: Path) -> tuple["Corpus", "Tokenizer"]:
     """Read a text twice: for its alphabet and for its ids."""
     from charlm.text import encode_corpus, open_source, scan_text
+    from charlm.text.reading import table_note
 
     source = open_source(data.source, output.download_bar())
     with output.bytes_bar() as progress:
         scan = scan_text(source, data, progress)
-        for remark in scan.notes:
+        for remark in filter(None, [table_note(source, data), *scan.notes]):
             output.note(remark)
         bounds = scan.bounds(data)
         for name in ("train", "val"):
             length = bounds[name][1] - bounds[name][0]
             if length < 2:
-                whole = f"{scan.size:,} {output.units(data.unit)}"
+                whole = number_of(scan.size, output.one(data.unit))
                 what = f"its {name} part has {length} of {whole} and needs 2"
                 raise DataError(data.source, what, "use a longer text or another --val-fraction")
         tokenizer = fitted(scan, data)
@@ -214,7 +216,7 @@ def reached(ladder: "Ladder", loss_nats: float, unit: str, adaptive: bool = Fals
     """
     from charlm.evaluation.ladder import is_above
 
-    if worse := worse_than_uniform(loss_nats, ladder.symbols, ladder.loss_nats("uniform")):
+    if worse := worse_than_uniform(loss_nats, ladder.loss_nats("uniform")):
         return worse
     below, above = ladder.place(loss_nats, adaptive)
     past, ahead = (_named(rung) if rung else "" for rung in (below, above))
@@ -250,10 +252,10 @@ def _what_they_saw(ladder: "Ladder", rungs: "list[Rung]", unit: str) -> Iterator
         yield f"the best adaptive baseline, which learns from the scored text{after}: {_named(best)}"
 
 
-def worse_than_uniform(loss_nats: float, symbols: int, uniform: float) -> str | None:
-    """Say that a loss is worse than that of guessing, `uniform`; None if it is not."""
+def worse_than_uniform(loss_nats: float, uniform: float) -> str | None:
+    """Say that a loss is worse than `uniform`, that of guessing; None if it is not."""
     from charlm.evaluation.ladder import is_above
 
     if not is_above(loss_nats, uniform):
         return None
-    return f"worse than uniform ({uniform:.4f}): guessing among all {symbols:,} symbols is better"
+    return f"worse than uniform ({uniform:.4f}): guessing, every symbol alike, is better"

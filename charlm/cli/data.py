@@ -1,6 +1,7 @@
 """charlm data: named texts, and facts about any text."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,12 +10,13 @@ import typer
 from charlm.cli import completion, output
 from charlm.cli.baselines import data_config, fitted
 from charlm.cli.options import DataKeys, Encoding, File, TextName, Unit, text_and_keys
+from charlm.cli.spelling import one_line
 from charlm.cli.verb import Verb
-from charlm.errors import DataError
+from charlm.errors import DataError, number_of
 
 if TYPE_CHECKING:
     from charlm.config import DataConfig
-    from charlm.text import Scan, Source, Tokenizer
+    from charlm.text import Corpus, Scan, Source, Tokenizer
     from charlm.text.datasets import Dataset
     from charlm.text.survey import Survey
 
@@ -72,13 +74,11 @@ def info(
     For example: charlm data info names.txt data.records=lines
     """
     from charlm.text import open_source, scan_text
-    from charlm.text.parts import record_bounds
     from charlm.text.survey import Survey
     from charlm.text.symbol_notes import rare_note
 
     source, keys = text_and_keys(source, file, keys)
     data = data_config(source, unit, encoding, keys=keys)
-    unit = data.unit
     opened = open_source(source, output.download_bar())
     with output.bytes_bar() as progress:
         scan = scan_text(opened, data, progress, Survey(data))
@@ -86,28 +86,26 @@ def info(
     rows = {"source": source}
     if opened.files is not None:
         rows["files"] = f"{opened.files:,}"
-    rows |= {"size": f"{scan.size:,} {unit}", "sha256": scan.sha256}
+    rows |= {"size": f"{scan.size:,} {data.unit}", "sha256": scan.sha256}
     rows |= _of_symbols(scan, tokenizer)
-    bounds, units = scan.bounds(data), str(unit)
     if scan.records and scan.survey:
         rows |= _of_records(scan.survey)
-        with suppress(DataError):  # there are too few
-            bounds, units = record_bounds(scan.records.records, data), "records"
-    for name, (start, stop) in bounds.items():
-        if stop > start:
-            rows[name] = f"{stop - start:,} {units}"
-    output.facts(rows)
-    found = [*scan.notes, rare_note(scan, data), _unseen(opened, data, scan, tokenizer)]
-    for remark in filter(None, [*found, *(scan.survey.notes() if scan.survey else [])]):
+    parts, remarks = _parts(opened, data, scan, tokenizer)
+    output.facts(rows | parts)
+    found = [*scan.notes, rare_note(scan, data), *(scan.survey.notes() if scan.survey else [])]
+    for remark in filter(None, [*found, *remarks]):
         output.note(remark)
 
 
 def _of_symbols(scan: "Scan", tokenizer: "Tokenizer") -> dict[str, str]:
     """Describe an alphabet, without the symbols that nobody sees."""
-    specials = [i for i in (tokenizer.escape, tokenizer.boundary) if i is not None]
-    rows = {"symbols": str(tokenizer.vocab_size - len(specials))}
+    from charlm.text.tokenizer import seen_symbols
+
+    rows = {"symbols": f"{seen_symbols(tokenizer):,}"}
     if tokenizer.escape is not None:
-        rows["symbols"] += f", and one for {len(scan.strange_to(tokenizer)):,} rare ones"
+        rare = number_of(len(scan.strange_to(tokenizer)), "rare character")
+        rows["symbols"] += f", and one that stands for {rare}"
+    specials = [i for i in (tokenizer.escape, tokenizer.boundary) if i is not None]
     alphabet = getattr(tokenizer, "alphabet", "")
     if alphabet := "".join(c for i, c in enumerate(alphabet) if i not in specials):
         rows["alphabet"] = repr(alphabet[:60]) + " ..." * (len(alphabet) > 60)
@@ -124,21 +122,47 @@ def _of_records(survey: "Survey") -> dict[str, str]:
     return rows
 
 
-def _unseen(
+def _parts(
     source: "Source", data: "DataConfig", scan: "Scan", tokenizer: "Tokenizer"
-) -> str | None:
-    """Describe symbols that only the validation part has, if they may matter; reads the text again."""
-    from charlm.cli.signals import StopSignals
-    from charlm.text import encode_corpus
+) -> tuple[dict[str, str], list[str]]:
+    """Return how long the parts are that `charlm train` would make, and remarks about them.
+
+    Where that depends on repeats, or symbols may be in one part only, the text is encoded as it would be.
+    """
+    from charlm.text.parts import check_parts, record_bounds
     from charlm.text.symbol_notes import may_be_unseen, unseen_note
 
-    if not may_be_unseen(scan, data):
-        return None
-    with StopSignals() as stop, stop.scratch() as scratch, stop.at_once(), suppress(DataError):
+    unit, remarks = str(data.unit), []
+    try:
+        if scan.records:
+            bounds, unit = record_bounds(scan.records.records, data), "records"
+        else:
+            bounds = scan.bounds(data)
+            check_parts(scan.size, data)
+        counts = {name: last - first for name, (first, last) in bounds.items()}
+        repeats = scan.records and scan.survey and scan.survey.may_repeat
+        if repeats or may_be_unseen(scan, data):
+            with _encoded(source, data, scan, tokenizer) as corpus:
+                if scan.records:
+                    counts = {name: part.records or 0 for name, part in corpus.splits.items()}
+                remarks = [*filter(None, [unseen_note(scan, corpus, tokenizer)])]
+    except DataError as error:
+        return {}, [f"charlm train would refuse this text: {one_line(error)}"]
+    return {name: f"{count:,} {unit}" for name, count in counts.items() if count}, remarks
+
+
+@contextmanager
+def _encoded(
+    source: "Source", data: "DataConfig", scan: "Scan", tokenizer: "Tokenizer"
+) -> "Iterator[Corpus]":
+    """Yield the ids of a text, in a folder that is removed again."""
+    from charlm.cli.signals import StopSignals
+    from charlm.text import encode_corpus
+
+    with StopSignals() as stop, stop.scratch() as scratch, stop.at_once():
         with output.bytes_bar() as progress:
             corpus = encode_corpus(source, data, scan, tokenizer, scratch / "tokens", progress)
-        return unseen_note(scan, corpus, tokenizer)
-    return None
+        yield corpus
 
 
 def _dataset(name: str) -> "Dataset":

@@ -63,8 +63,11 @@ class DataConfig(Section):
     skip_lines: Count = 0
     """Leave out the first lines of each file, such as a header."""
     column: Annotated[str | int | None, BeforeValidator(_column)] = None
-    """Take each value of this column, with its line ends, as a record. The files are tables: .csv, .tsv,
-    .jsonl or .parquet, also compressed (.csv.gz). A name; or a number from 1, and there are no names."""
+    """Take each value of this column, with its line ends, as a record; needs `records: lines`. The files are
+    tables: .csv, .tsv, .jsonl or .parquet, also compressed (.csv.gz). A name; or a number from 1, and there
+    are no names."""
+    missing: Literal["error", "skip"] = "error"
+    """`skip`: leave out rows of a JSON Lines file that do not have the column. `error`: refuse them."""
     records: Literal["none", "lines", "files", "paragraphs"] = "none"
     """What one of many short texts is. A model then learns where each begins and ends, and never
     looks beyond. `paragraphs` are separated by empty lines. `none`: this is one text."""
@@ -89,7 +92,14 @@ class DataConfig(Section):
                 "", f"{both} leave nothing to train on", "together they must stay below 1"
             )
         if self.column is not None and self.records == "none":
-            yield Problem("column", "each of its values is a record", "set data.records=lines")
+            yield Problem(
+                "column", "needs data.records=lines, because each value becomes one record"
+            )
+        if self.column is not None and self.records == "files":
+            what = "each file would be one record, but data.column makes one of each value"
+            yield Problem("records", what, "use data.records=lines")
+        if self.missing == "skip" and self.column is None:
+            yield Problem("missing", "only rows of a table can lack a column", "add data.column")
         no_ends = self.newlines == "none" and self.column is None
         if no_ends and self.records in ("lines", "paragraphs"):
             what = f"without line ends there are no {self.records}"
@@ -187,7 +197,8 @@ class EvalConfig(Section):
     """How the validation part is scored during training."""
 
     max_chars: Size | None = 200_000
-    """Characters scored at each evaluation, spread evenly over the part; null scores all of it."""
+    """Characters scored at each evaluation, about, spread evenly over the part; null scores all of it. Of a
+    longer record, the first are scored."""
     baselines: bool = True
     """Score n-grams and compressors before training, and afterwards say which the model has passed."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from charlm.config import DataConfig
-from charlm.errors import DataError, Phrase, Setting, Words
+from charlm.errors import DataError, Phrase, Setting, Words, number_of
 from charlm.evaluation.unknown import LeftOut, leave_out
 from charlm.models import AdaptiveReader
 from charlm.runs import RunFolder
@@ -23,13 +23,15 @@ from charlm.text.tokens import Ids, Split
 class GivenText:
     """A text to score: its known characters by the model's ids, and its unknown ones.
 
-    `tokenizer` has all of its characters; `notes` are remarks about the text.
+    `tokenizer` has all of its characters; `notes` are remarks about the text. `strange` are those of
+    another text that the model's alphabet lacks, the most frequent first.
     """
 
     ids: Ids
     tokenizer: Tokenizer
     left_out: LeftOut | None = None
     notes: tuple[str, ...] = ()
+    strange: tuple[str, ...] = ()
 
 
 def open_part(run: RunFolder, name: str) -> tuple[Split, Mapping[str, Any]]:
@@ -41,8 +43,8 @@ def open_part(run: RunFolder, name: str) -> tuple[Split, Mapping[str, Any]]:
     corpus = open_corpus(run.text_path)
     part = corpus.splits[name]
     if len(part) < 2:
-        symbols = "bytes" if corpus.facts["unit"] == "bytes" else "characters"
-        what = f"its {name} part has {len(part)} {symbols}"
+        symbol = "byte" if corpus.facts["unit"] == "bytes" else "character"
+        what = f"its {name} part has {number_of(len(part), symbol)}"
         raise DataError(run.path, what, f"use a run made with a larger data.{name}_fraction")
     return part, corpus.facts
 
@@ -78,6 +80,8 @@ def read_as(data: DataConfig) -> Iterator[None]:
             raise error.replace(mend="use a run of bytes, which can score it") from None
         if named & {"data.records", "data.min_count"}:  # a symbol that has a meaning there
             raise error.replace(mend="remove it") from None
+        if "data.missing" in named:
+            raise error.replace(mend="add it, or leave the row out") from None
         raise
 
 
@@ -113,8 +117,7 @@ def read_text(
     known = scan.size - sum(int(scan.counts[ord(c)]) for c in strange)
     if strange and unknown == "error":
         uniform = Setting("unknown", "uniform")
-        count = scan.size - known
-        which = f"{count:,} unknown character{'s' * (count != 1)}"
+        which = number_of(scan.size - known, "unknown character")
         mend = f"use {{}} to score the {which} by a uniform code"
         if form := normal_form(strange, getattr(own, "alphabet", "")):
             mend = f"convert it to the normal form {form}, as the run's text is, or {mend}"
@@ -130,9 +133,10 @@ def read_text(
     tokens = scratch / "tokens"
     corpus = encode_corpus(source, data, scan, wide, tokens, progress)
     text, notes = corpus.splits["train"], tuple(scan.notes)
+    lacking = tuple(sorted(scan.strange_to(own), key=lambda c: -scan.counts[ord(c)]))
     if not strange:
-        return GivenText(text, own, None, notes)
+        return GivenText(text, own, None, notes, lacking)
     assert isinstance(own, CharTokenizer)
     assert isinstance(wide, CharTokenizer)
     ids, left_out = leave_out(text, wide, own, scratch / "known.bin")
-    return GivenText(ids, wide, left_out, notes)
+    return GivenText(ids, wide, left_out, notes, lacking)

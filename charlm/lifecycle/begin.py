@@ -16,7 +16,15 @@ from charlm.backprop.by_hand import check_derived
 from charlm.config import Config, changed, dump_yaml
 from charlm.config.memory import human_bytes
 from charlm.config.size import check_memory, checkpoint_bytes
-from charlm.errors import CharlmError, DataError, MachineError, Phrase, Setting, UsageError
+from charlm.errors import (
+    CharlmError,
+    DataError,
+    MachineError,
+    Phrase,
+    Setting,
+    UsageError,
+    number_of,
+)
 from charlm.evaluation.remarks import text_notes
 from charlm.lifecycle.orders import choose_orders
 from charlm.lifecycle.takeover import (
@@ -40,7 +48,7 @@ from charlm.storage.machine import is_gone
 from charlm.storage.regular import is_folder, is_regular
 from charlm.text import Corpus, Scan, Source, Tokenizer, encode_corpus, open_source, scan_text
 from charlm.text.corpus import Progress
-from charlm.text.parts import check_lengths, record_bounds
+from charlm.text.parts import check_lengths, check_parts, record_bounds
 from charlm.text.survey import LOOKED_AT, Survey
 from charlm.training.compiling import check_compiler
 from charlm.training.plan import BudgetPlan, make_plan
@@ -227,25 +235,20 @@ def refuse_short(scan: Scan, config: Config) -> None:
     model, source, size = config.model, config.data.source, scan.size
     if scan.records:
         record_bounds(scan.records.records, config.data)
-    bounds = scan.bounds(config.data)
-    for name, (first, last) in bounds.items():
-        wanted = name == "train" or getattr(config.data, f"{name}_fraction") > 0
-        if (
-            wanted and last - first < 2 and not scan.records
-        ):  # one character to read, one to predict
-            mend = "" if name == "train" else f" or raise data.{name}_fraction"
-            what = f"of its {size} characters {last - first} make the {name} part, which needs 2"
-            raise DataError(source, f"too short: {what}", f"use a longer text{mend}")
+    else:
+        check_parts(size, config.data)
     if model.trained_by == "gradients":
         if scan.records:  # of any length
             return
         check_lengths(size, config.data, model.block_size)
         return
-    length = bounds["train"][1] - bounds["train"][0]
+    first, last = scan.bounds(config.data)["train"]
+    length = last - first
     if model.members():
         tuned = model.held_back(length)
         if tuned < 2:
-            what = f"of the {length} characters to train on in {source} it leaves {tuned}, too few"
+            chars = number_of(length, "character")
+            what = f"of the {chars} to train on in {source} it leaves {tuned}, too few"
             raise DataError("model.tune_fraction", what, "raise it or use a longer text")
         if scan.records and record_bounds(scan.records.records, config.data)["train"][1] < 2:
             what = f"a mixture needs 2 records to train on, and {source} leaves 1"
@@ -253,7 +256,9 @@ def refuse_short(scan: Scan, config: Config) -> None:
         length -= tuned
     for key, needed in model.least_text().items():
         if length < needed:
-            what = f"needs {needed} characters to train on and {source} leaves {length}"
+            what = (
+                f"needs {number_of(needed, 'character')} to train on and {source} leaves {length}"
+            )
             raise DataError(f"model.{key}", what, "lower it or use a longer text")
 
 

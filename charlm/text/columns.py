@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from charlm.config import DataConfig
-from charlm.errors import DataError, Phrase, Setting, Words
+from charlm.errors import DataError, Phrase, Setting, Words, number_of
 from charlm.text.records import LONGEST
 from charlm.text.sources import Source
 
@@ -58,10 +58,11 @@ class Column:
     Args:
         name: Of the column, or its number from 1.
         file: The name of the file, for errors.
+        skip_missing: Whether a row of JSON may lack the column; its value is None then.
     """
 
-    def __init__(self, name: str | int, file: str) -> None:
-        self.name, self.file = name, file
+    def __init__(self, name: str | int, file: str, skip_missing: bool = False) -> None:
+        self.name, self.file, self.skip_missing = name, file, skip_missing
 
     def values(self, texts: Iterable[str], kind: Kind, skip: int = 0) -> Iterator[Value]:
         """Yield the value of each row of a text in pieces, without its first `skip` lines.
@@ -94,7 +95,9 @@ class Column:
                 if isinstance(self.name, str):  # these are the names
                     continue
             if len(row) != width:
-                what = f"line {line}: {_columns(len(row))}, where the first row has {width}"
+                what = (
+                    f"line {line}: {number_of(len(row), 'column')}, where the first row has {width}"
+                )
                 raise self.error(what, f"put a value that holds {delimiter!r} into quotes")
             yield row[place]
 
@@ -127,6 +130,7 @@ class Column:
         return self.error(f"line {last}: {error}", double)
 
     def _of_json(self, lines: Iterator[str], skip: int) -> Iterator[Value]:
+        first = 0  # the line of the first row that has the column
         for number, line in enumerate(lines, skip + 1):
             if not line.strip():
                 continue
@@ -136,16 +140,35 @@ class Column:
             except (ValueError, RecursionError) as error:
                 what = f"{where}no JSON ({str(error).partition(': line ')[0]})"
                 raise self.error(what, "write one JSON object a line") from None
+            if self._lacks(row):
+                if not self.skip_missing:
+                    raise self._missing_in_row(row, where, first)
+                yield None
+                continue
+            first = first or number
             yield self._text(self._of_row(row, where), where)
+
+    def _lacks(self, row: Any) -> bool:
+        """Tell whether a JSON object or list has no such column."""
+        if isinstance(row, dict):
+            return str(self.name) not in row  # a name may be a number
+        return isinstance(row, list) and isinstance(self.name, int) and self.name > len(row)
+
+    def _missing_in_row(self, row: Any, where: str, first: int) -> DataError:
+        """Return the error for a row that lacks the column, which line `first` has; 0: none before."""
+        if not first:
+            named = isinstance(row, dict)
+            return self.missing(list(row), where) if named else self._too_few(row, where)
+        what = f"{where}this row has no {self._quoted()}, which line {first} has"
+        mend = Phrase("add it, or leave such rows out with {}", Setting("data.missing", "skip"))
+        return self.error(what, mend)
 
     def _of_row(self, row: Any, where: str) -> Any:
         """Return a value of a JSON object, by its name, or of a list, by its number."""
         if isinstance(row, dict):
-            if (name := str(self.name)) not in row:  # a name may be a number
-                raise self.missing(list(row), where)
-            return row[name]
+            return row[str(self.name)]
         if isinstance(row, list) and isinstance(self.name, int):
-            return row[self.place_in(row, where)]
+            return row[self.name - 1]
         if isinstance(row, list):
             mend = Phrase("give its number, such as {}", Setting("data.column", 1))
             raise self.error(f"{where}columns of a list have no names", mend)
@@ -162,8 +185,7 @@ class Column:
         """Return the place of the column in a row, from 0, or raise DataError."""
         if isinstance(self.name, int):
             if self.name > len(names):
-                what = f"{where}there is no column {self.name}, only {_columns(len(names))}"
-                raise self.error(what, Phrase("lower {}", _COLUMN))
+                raise self._too_few(names, where)
             return self.name - 1
         if self.name not in names:
             raise self.missing(names, where)
@@ -173,6 +195,14 @@ class Column:
             mend = Phrase("give its number: {}, with {} for the names", number, _SKIP)
             raise self.error(what, mend)
         return names.index(self.name)
+
+    def _too_few(self, names: list[Any], where: str) -> DataError:
+        """Return the error for a row in which the number of the column is too large."""
+        what = f"{where}there is no column {self.name}, only {number_of(len(names), 'column')}"
+        return self.error(what, Phrase("lower {}", _COLUMN))
+
+    def _quoted(self) -> str:
+        return repr(self.name) if isinstance(self.name, str) else f"column {self.name}"
 
     def missing(self, names: list[Any], where: str = "") -> DataError:
         """Return the error for a column that is not among those with names."""
@@ -184,6 +214,25 @@ class Column:
 
 
 _COLUMN, _SKIP = Setting("data.column"), Setting("data.skip_lines", 1)
+
+
+def names_of(texts: Iterable[str], kind: Kind, file: str) -> list[str]:
+    """Return the names of the columns of a table that is no Parquet file; empty if it seems to have none.
+
+    They are in the first line, or the first object of JSON. Raises the errors of `Column.values`.
+    """
+    lines = lines_of(texts, "\n" if kind == "json" else "", file)
+    first = next(filter(str.strip, lines), "")[:_HEADER]
+    if kind == "json":
+        try:
+            row = json.loads(first)
+        except (ValueError, RecursionError):
+            return []
+        return list(row) if isinstance(row, dict) else []
+    tabs = kind == "tsv"
+    delimiter = "\t" if tabs else max(",;", key=first.count)
+    names = next(csv.reader([first.rstrip("\r\n")], delimiter=delimiter), [])
+    return names if len(names) > 1 or tabs else []
 
 
 def lines_of(texts: Iterable[str], newline: str, file: str) -> Iterator[str]:
@@ -212,13 +261,14 @@ def lines_of(texts: Iterable[str], newline: str, file: str) -> Iterator[str]:
 
 def _choose(names: list[Any]) -> Words:
     """Say which columns there are."""
+    return Phrase("set {} to one of {}", _COLUMN, listed(names))
+
+
+def listed(names: list[Any]) -> str:
+    """Return the first names of columns, quoted, and how many more there are."""
     shown = ", ".join(map(_shown, names[:_MOST_NAMES]))
     more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
-    return Phrase("set {} to one of {}{}", _COLUMN, shown, more)
-
-
-def _columns(count: int) -> str:
-    return f"{count:,} column{'s' * (count != 1)}"
+    return f"{shown}{more}"
 
 
 def _shown(value: Any) -> str:

@@ -18,12 +18,12 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field
 
 from charlm.config import DataConfig
-from charlm.errors import CheckpointError, DataError, Phrase, Setting
+from charlm.errors import CheckpointError, DataError, Phrase, Setting, number_of
 from charlm.storage import new_folder, read_manifest, verify_folder
 from charlm.storage.json_file import Count, reason
 from charlm.text.escapes import IdWriter
 from charlm.text.parts import record_bounds, refuse_empty, split_bounds
-from charlm.text.reading import Symbols, empty_text, gathered, read_symbols
+from charlm.text.reading import Symbols, empty_text, gathered, read_symbols, table_note
 from charlm.text.records import Cutter, Records, Tally, keys_of
 from charlm.text.shuffling import BORDERS, PartWriter, Sorter, cuts_between_repeats, write_parts
 from charlm.text.sources import Source, changed_meanwhile
@@ -69,7 +69,7 @@ class Scan:
             return ByteTokenizer()
         codes = np.flatnonzero(self.counts >= data.min_count)
         if not len(codes) or (self.records and codes[0] == ord(BOUNDARY)):
-            what = f"no character of {data.source} occurs {data.min_count:,} times"
+            what = f"no character of {data.source} occurs {number_of(data.min_count, 'time')}"
             raise DataError(Setting("data.min_count", data.min_count), what, "lower it")
         if len(codes) > data.max_vocab:
             rare = codes[np.argsort(self.counts[codes], kind="stable")][:3]
@@ -120,6 +120,8 @@ def scan_text(
     """
     size, digest = 0, hashlib.sha256()
     notes = [*source.notes]
+    if survey and (note := table_note(source, data)):
+        notes.append(note)
     counts = np.zeros(256 if data.unit == "bytes" else _CODE_POINTS, np.int64)
     held: list[Symbols] | None = [] if len(source.parts) > 1 else None
     room = HELD_BYTES
@@ -170,8 +172,9 @@ def _shown(
             yield piece
         return
     for records in cutter.cut(pieces):
-        if survey:
+        if survey and not survey.ended:
             survey.add(records)
+            survey.empty = cutter.tally.empty
         yield records.symbols
 
 
@@ -285,7 +288,7 @@ def open_corpus(folder: Path) -> Corpus:
         for start in range(0, tokens.size, _CHECKED):
             ids = tokens.read(start, min(_CHECKED, tokens.size - start))
             if ids.max() >= vocab_size:
-                what = f"holds id {ids.max()}, its alphabet has {vocab_size} symbols"
+                what = f"holds id {ids.max()}, its alphabet has {number_of(vocab_size, 'symbol')}"
                 raise CheckpointError(path, what, RESTORE)
     return corpus
 

@@ -37,6 +37,19 @@ def parquet_values(column: Column, file: Any) -> Iterator[Value]:
         raise DataError(column.file, what, "get a sound copy") from None
 
 
+def parquet_names(file: Any) -> list[str]:
+    """Return the names of the columns of an open file; empty if it is damaged, or pyarrow is missing."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+
+        file.seek(0)
+        names = parquet.read_schema(pyarrow.PythonFile(file, mode="r")).names
+    except (ImportError, OSError, ValueError, NotImplementedError):  # as pyarrow raises them
+        return []
+    return list(map(str, names))
+
+
 def _text_column(column: Column, schema: Any) -> str:
     """Return the name of the column, or raise DataError if it is not there or holds no text."""
     from pyarrow import types

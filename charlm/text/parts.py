@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from charlm.config import DataConfig
-from charlm.errors import DataError
+from charlm.errors import DataError, number_of
 
 
 def split_bounds(size: int, data: DataConfig) -> dict[str, tuple[int, int]]:
@@ -25,7 +25,7 @@ def record_bounds(count: int, data: DataConfig) -> dict[str, tuple[int, int]]:
     val, test = (float(share > 0) for share in (data.val_fraction, data.test_fraction))
     needed = 1 + int(val) + int(test)
     if count < needed:
-        what = f"{count} record{'s' if count != 1 else ''}, and its parts need {needed}"
+        what = f"{number_of(count, 'record')}, and its parts need {needed}"
         raise DataError(data.source, what, "use a longer list, or set data.val_fraction=0")
     tests = max(int(test), int(count * Fraction(str(data.test_fraction))))
     vals = max(int(val), int(count * Fraction(str(data.val_fraction))))
@@ -44,6 +44,17 @@ def refuse_empty(bounds: Mapping[str, tuple[int, int]], data: DataConfig, count:
             raise DataError(data.source, what, "use data.unique=true, or another list")
 
 
+def check_parts(size: int, data: DataConfig) -> None:
+    """Raise DataError for a text with a part of less than a symbol to read and one to predict."""
+    for name, (start, stop) in split_bounds(size, data).items():
+        wanted, length = name == "train" or getattr(data, f"{name}_fraction") > 0, stop - start
+        if wanted and length < 2:
+            mend = "" if name == "train" else f" or raise data.{name}_fraction"
+            whole = number_of(size, "character")
+            what = f"too short: of its {whole} {length} make the {name} part, which needs 2"
+            raise DataError(data.source, what, f"use a longer text{mend}")
+
+
 def check_lengths(size: int, data: DataConfig, block_size: int) -> None:
     """Raise DataError for a text with a part too short for one window and the next character."""
     for name, (start, stop) in split_bounds(size, data).items():
@@ -52,6 +63,6 @@ def check_lengths(size: int, data: DataConfig, block_size: int) -> None:
             other = f"raise data.{name}_fraction" if name != "train" else "use a longer text"
             raise DataError(
                 data.source,
-                f"the {name} part has {length} characters and needs {block_size + 1}",
+                f"the {name} part has {number_of(length, 'character')} and needs {block_size + 1}",
                 f"lower model.block_size below {max(length, 1)} or {other}",
             )

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
@@ -10,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from charlm.config import DataConfig
-from charlm.errors import DataError, Phrase, Setting
+from charlm.errors import DataError, Phrase, Setting, number_of
 from charlm.storage import machine_errors
-from charlm.text.columns import SUFFIXES, Column, Value, table_kind
+from charlm.text.columns import SUFFIXES, Column, Value, listed, names_of, table_kind
 from charlm.text.decoding import Decoder
 from charlm.text.lines import Lines
-from charlm.text.parquet import parquet_values
+from charlm.text.parquet import parquet_names, parquet_values
 from charlm.text.records import END_OF_PART
-from charlm.text.sources import Part, Source, changed_meanwhile, state_of
+from charlm.text.sources import STANDARD_INPUT, Part, Source, changed_meanwhile, state_of
 from charlm.text.tokenizer import code_points, of_code_points
 from charlm.text.unpacking import format_of, unpacked
 
@@ -107,13 +108,33 @@ def gathered(symbols: Iterator[Symbols]) -> Iterator[Symbols]:
         yield np.concatenate(pieces)
 
 
+def table_note(source: Source, data: DataConfig) -> str | None:
+    """Say that a text looks like a table, and name its columns, if nobody chose one; None: it does not."""
+    if data.column is not None or data.unit == "bytes":
+        return None
+    tables = ((part, kind) for part in source.parts if (kind := table_kind(part.label)))
+    part, kind = next(tables, (None, None))
+    if part is None or kind is None or kind == "parquet":  # that one is refused
+        return None
+    piece = next(_Reader(data, several=False).read(part), None)
+    names = names_of([of_code_points(piece.symbols)], kind, part.label) if piece else []
+    if not names:
+        return None
+    column = Setting("data.column", names[0])
+    return (
+        f"{part.label} looks like a table with the columns {listed(names)}, and is read as it is; "
+        f"{column} with data.records=lines would read the values of one"
+    )
+
+
 def empty_text(source: Source, data: DataConfig, nothing: bool) -> DataError:
     """Return the error for a text without symbols; `nothing`: not even lines that were left out."""
     if data.column is not None:
         return DataError(source.name, f"column {data.column!r} holds no text", "name another")
     if data.skip_lines:
         mend = Phrase("lower {}, or name another text", Setting("data.skip_lines"))
-        return DataError(source.name, f"nothing follows its first {data.skip_lines:,} lines", mend)
+        lines = number_of(data.skip_lines, "line")
+        return DataError(source.name, f"nothing follows its first {lines}", mend)
     no_records = data.records != "none" and not nothing
     what = "no records in it" if no_records else "empty (0 bytes)"
     return DataError(source.name, what, "name another text")
@@ -165,7 +186,7 @@ class _Reader:
             yield from read(part.label, tap)
 
     def _text(self, name: str, tap: _Tap) -> Iterator[Piece]:
-        for content, symbols in self._decoded(name, tap):
+        for content, symbols in _with_columns(self._decoded(name, tap), name, tap):
             if self.lines.idle:
                 yield Piece(tap.taken(), content, symbols)
             else:
@@ -207,10 +228,13 @@ class _Reader:
 
     def _values(self, name: str, tap: _Tap) -> Iterator[Value]:
         assert self.data.column is not None
-        column, kind = Column(self.data.column, name), table_kind(name)
+        skip_missing = self.data.missing == "skip"
+        column, kind = Column(self.data.column, name, skip_missing), table_kind(name)
         if kind is None:
             what = f"no table: its name ends in none of {', '.join(SUFFIXES)}"
-            raise column.error(what, Phrase("rename it, or leave out {}", _COLUMN))
+            is_pipe = name == STANDARD_INPUT or (os.path.exists(name) and not os.path.isfile(name))
+            first = "write it to a file with such a name" if is_pipe else "rename it"
+            raise column.error(what, Phrase("{}, or leave out {}", first, _COLUMN))
         if kind == "parquet":
             return parquet_values(column, tap)
         texts = (of_code_points(symbols) for _, symbols in self._decoded(name, tap))
@@ -222,11 +246,11 @@ class _Reader:
         if self.decoder and (marked := self.decoder.marked):
             more = f" (and from {len(marked) - 1:,} more)" if len(marked) > 1 else ""
             found.insert(0, f"{marked[0]}: a byte order mark was dropped{more}")
-        left_out = [(self.empty, "empty"), (self.missing, "missing (null)")]
-        for count, what in left_out:
+        missing = "missing" if self.data.missing == "skip" else "missing (null)"
+        for count, what in ((self.empty, "empty"), (self.missing, missing)):
             if count:
-                values = "values are" if count > 1 else "value is"
-                found.append(f"{count:,} {values} {what} and left out")
+                values = number_of(count, "value is", "values are")
+                found.append(f"{values} {what} and left out")
         if isinstance(self.data.column, int) and not self.data.skip_lines and self.first:
             header = "if that is the name of the column, set data.skip_lines=1"
             found.append(f"the first record is {self.first[:60]!r}; {header}")
@@ -234,6 +258,18 @@ class _Reader:
 
 
 _COLUMN = Setting("data.column")
+
+
+def _with_columns(
+    pieces: Iterator[tuple[bytes, Symbols]], name: str, tap: _Tap
+) -> Iterator[tuple[bytes, Symbols]]:
+    """Yield the same; where a Parquet file is refused, name its columns."""
+    try:
+        yield from pieces
+    except DataError as error:
+        if table_kind(name) != "parquet" or not (names := parquet_names(tap)):
+            raise
+        raise error.replace(what=f"{error.what} with the columns {listed(names)}") from None
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ EMBEDDED = {
     "python-stdlib": "source of Python's standard library (about 12 MB)",
 }
 
+STANDARD_INPUT = "standard input"  # the name of what is read from there
 _STDLIB_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "lib2to3", "__pycache__"}
 
 
@@ -80,7 +81,7 @@ def open_source(
             name, [str(p) for p in code if not _STDLIB_LEFT_OUT & set(p.relative_to(root).parts)]
         )
     if name == "-":
-        return Source("standard input", (_standard_input(),))
+        return Source(STANDARD_INPUT, (_standard_input(),))
     if name in DATASETS:
         return Source(name, (_file_part(str(_fetched(name, progress))),))
     with machine_errors(Path(name)):
@@ -100,7 +101,7 @@ def open_stream(
     pipe with a name, as a shell's `<(command)` has one.
     """
     if name == "-":
-        return Source("standard input", (Part("standard input", _AsItComes),))
+        return Source(STANDARD_INPUT, (Part(STANDARD_INPUT, _AsItComes),))
     with contextlib.suppress(OSError, ValueError):  # whatever that is, `open_source` will say
         if stat.S_ISFIFO(os.stat(name).st_mode):
             return Source(name, (_file_part(name),))
@@ -155,7 +156,7 @@ def _standard_input() -> Part:
         before = state_of(sys.stdin.buffer)  # it may be a file
         shutil.copyfileobj(sys.stdin.buffer, spool)
         if before != state_of(sys.stdin.buffer):
-            raise changed_meanwhile("standard input")
+            raise changed_meanwhile(STANDARD_INPUT)
         spool.flush()
         failing.pop_all()
 
@@ -164,7 +165,7 @@ def _standard_input() -> Part:
         return os.fdopen(os.dup(spool.fileno()), "rb")
 
     weakref.finalize(reopen, spool.close)
-    return Part("standard input", reopen)
+    return Part(STANDARD_INPUT, reopen)
 
 
 def state_of(file: BinaryIO | io.IOBase) -> tuple[int, int] | None:

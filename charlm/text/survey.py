@@ -28,6 +28,9 @@ MOST_BREAKS = 1.0  # spaces in a line of a list: names, words, molecules and pat
 MEAN_LENGTH = 100  # symbols in a line of a list, at most
 IN_ORDER = 0.1  # share of records in stretches that is worth a note
 FIXED, NARROWEST = 0.6, 50  # share of lines of one width; a list may hold dates or numbers
+WORDY = 4.0  # spaces in a line of prose, at least
+LEAST_PROSE = 20  # lines
+WRAPPED, MARGIN = 0.6, 12  # share of lines that end within so many symbols of the widest
 
 _BREAKS = np.array([ord(c) for c in " \t，。、；：？！"], np.uint32)  # between words
 
@@ -143,6 +146,11 @@ class Survey:
         return 1 - len(np.unique(keys)) / max(1, len(keys))
 
     @property
+    def may_repeat(self) -> bool:
+        """Whether some records repeat another, or some have not been compared."""
+        return self.repeats > 0 or self._below < 1 << 64
+
+    @property
     def in_order(self) -> float:
         """The share of records that stand in stretches in alphabetical order, or in its reverse."""
         return max(self.ascending.records, self.descending.records) / max(1, self.records)
@@ -166,10 +174,35 @@ class Survey:
             and self.symbols <= MEAN_LENGTH * lines
         )
 
+    @property
+    def is_prose(self) -> bool:
+        """Whether lines that are read as records look like running text.
+
+        They have many words, and a program has broken them, or they stand in paragraphs.
+        """
+        if self.records < LEAST_PROSE or self.breaks < WORDY * self.records:
+            return False
+        blank = self.empty / (self.records + self.empty)
+        in_paragraphs = (
+            MOST_BLANK < blank < 0.4
+        )  # half: a list with an empty line after each record
+        return in_paragraphs or self._wrapped
+
+    @property
+    def _wrapped(self) -> bool:
+        """Whether most lines are nearly as wide as the widest."""
+        inside = np.cumsum(self.widths) / max(1, self.records)
+        widest = int(np.searchsorted(inside, 0.98))  # a few may have a long word
+        near = 1 - inside[max(0, widest - MARGIN - 1)]
+        return NARROWEST <= widest < WIDEST and bool(near >= WRAPPED)
+
     def notes(self, important: bool = False) -> list[str]:
         """Return remarks for the user; only those without which a run may be in vain, if `important`."""
         data, found = self.data, []
         if data.records != "none":
+            if data.records == "lines" and data.column is None and self.is_prose:
+                end = "data.records=none reads it as one text, paragraphs keeps lines together"
+                found.append(f"these lines look like running text, not like a list; {end}")
             if self.in_order >= IN_ORDER and not (important and data.shuffle):
                 if data.shuffle:
                     end = "keep data.shuffle=true: false would validate on the end of that order"

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from charlm.config import memory, size
-from charlm.errors import MachineError
+from charlm.errors import MachineError, number_of
 from charlm.evaluation import baselines
 from charlm.storage import folder_lock
 from charlm.text import Batches, batches
@@ -339,7 +339,7 @@ def test_a_text_of_a_few_characters_is_said_to_be_too_short(refused, model, text
 
     part, mend = ("train", "") if len(text) < 3 else ("val", " or raise data.val_fraction")
     assert line == (
-        f"s.txt: too short: of its {len(text)} characters {[0, 1, 1][len(text) - 1]} make the "
+        f"s.txt: too short: of its {number_of(len(text), 'character')} {[0, 1, 1][len(text) - 1]} make the "
         f"{part} part, which needs 2; use a longer text{mend}"
     )
 

@@ -1,4 +1,5 @@
 import hashlib
+import re
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_the_always_present_text_is_described(charlm):
 
 
 def test_remarks_about_a_text_are_notes(charlm, tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\r\n")
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + b"a\r\nb\r\n" * 9)
 
     result = charlm("data", "info", "a.txt")
 
@@ -64,7 +65,7 @@ def test_remarks_about_a_text_are_notes(charlm, tmp_path):
     ("arguments", "code", "core"),
     [
         (["info", "nope.txt"], 3, "nope.txt: no such file"),
-        (["info", "a.txt", "--unit", "words"], 2, "'words' is not one of 'chars', 'bytes'"),
+        (["info", "a.txt", "--unit", "words"], 2, "--unit words: expected one of chars, bytes"),
         (["info", "a.txt", "--encoding", "klingon"], 2, "encoding: unknown 'klingon'"),
         (["info", "a.txt", "--encoding", "hex"], 2, "encoding: unknown 'hex'"),
         (["fetch", "shakespear"], 3, "shakespear: not a named text; use one of shakespeare"),
@@ -176,7 +177,7 @@ def test_rare_and_unseen_symbols_are_told(charlm, tmp_path):
     for result in (told, trained):
         assert rare in result.stderr
         assert unseen in result.stderr
-    assert rows_of(joined)["symbols"] == "11, and one for 300 rare ones"
+    assert rows_of(joined)["symbols"] == "11, and one that stands for 300 rare characters"
     assert joined.stderr == ""
 
 
@@ -188,3 +189,68 @@ def test_only_keys_of_a_text_can_be_set(charlm, tmp_path):
         assert result.code == 2
         assert result.error.startswith(f"{key}: only keys of the section data can be set")
     assert charlm("data", "info", "a.txt", "data.records=words").code == 2
+
+
+@pytest.mark.parametrize("keys", [(), ("data.unique=true",), ("data.test_fraction=0.2",)])
+@pytest.mark.parametrize("repeats", [0, 1, 60])
+def test_the_parts_of_a_list_are_those_of_training(charlm, tmp_path, keys, repeats):
+    (tmp_path / "names.txt").write_text(
+        "\n".join([*NAMES[:150], *NAMES[40:60], *["same"] * repeats])
+    )
+
+    info = rows_of(charlm("data", "info", "names.txt", "data.records=lines", *keys))
+    planned = charlm(
+        *("train", "--config", "bigram", "data.source=names.txt", "data.records=lines", *keys),
+        "--dry-run",
+    )
+
+    said = re.search("names.txt: (.*) lines,", planned.stdout)[1]
+    of_training = {name: count for count, name in map(str.split, said.split(", "))}
+    assert {n: f"{count} records" for n, count in of_training.items()} == {
+        name: info[name] for name in ("train", "val", "test") if name in info
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "keys", "why"),
+    [
+        ("hello", [], "too short: of its 5 characters 1 make the val part, which needs 2"),
+        ("only\n", ["data.records=lines"], "1 record, and its parts need 2; use a longer list"),
+        (
+            "same\n" * 9,
+            ["data.records=lines"],
+            "its 9 records are equal that none is left for the train part; use data.unique=true",
+        ),
+    ],
+)
+def test_a_text_that_training_would_refuse_is_noted(charlm, tmp_path, content, keys, why):
+    (tmp_path / "a.txt").write_text(content)
+
+    result = charlm("data", "info", "a.txt", *keys)
+
+    assert result.code == 0
+    assert "charlm: note: charlm train would refuse this text: a.txt: " in result.stderr
+    assert why in result.stderr
+    assert not {"train", "val"} & rows_of(result).keys()
+    assert charlm("train", "--config", "bigram", "data.source=a.txt", *keys).code == 3
+
+
+def test_one_rare_character_is_one(charlm, tmp_path):
+    (tmp_path / "a.txt").write_text("ab\n" * 50 + "c")
+
+    result = charlm("data", "info", "a.txt", "data.min_count=2")
+
+    assert rows_of(result)["symbols"] == "3, and one that stands for 1 rare character"
+
+
+def test_a_table_is_noted_by_all_that_read_it(charlm, tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "id,name\n" + "".join(f"{i},{n}\n" for i, n in enumerate(NAMES))
+    )
+
+    for arguments in (
+        ["data", "info", "a.csv"],
+        ["baselines", "a.csv", "--max-order", "2"],
+        ["train", "--config", "bigram", "data.source=a.csv", "--dry-run"],
+    ):
+        assert 'a.csv looks like a table with the columns "id", "name"' in charlm(*arguments).stderr

@@ -21,7 +21,9 @@ from charlm.config import DataConfig
 from charlm.errors import DataError, MachineError
 from charlm.text import Source, encode_corpus, reading, scan_text
 from charlm.text.columns import lines_of, table_kind
+from charlm.text.reading import table_note
 from charlm.text.sources import Part
+from charlm.text.survey import Survey
 from tests.text.test_records import texts_of
 
 VALUES = st.lists(st.text('a",\t\r\n é\u2028\x85', max_size=6), min_size=1, max_size=20)
@@ -272,7 +274,6 @@ def test_a_row_that_breaks_the_rules_of_csv_is_named(content, error):
         (b'["a"]', "columns of a list have no names; give its number, such as data.column=1"),
         (b'{"text": 5}', "'text' holds 5, which is no text; name another data.column"),
         (b'{"text": ["a"]}', "'text' holds [\"a\"], which is no text"),
-        (b'{"a\\nb": 5}', "there is no column 'text'; set data.column to one of \"a\\nb\""),
     ],
 )
 def test_a_row_that_is_no_json_or_no_text_is_named(row, error):
@@ -331,7 +332,7 @@ def test_what_is_no_table_is_refused():
 
 def test_parquet_without_a_column_is_named():
     with pytest.raises(
-        DataError, match=r"looks like Parquet; name the column to read by data\.col"
+        DataError, match=r'looks like Parquet with the columns "n", "text"; name the column to read'
     ):
         scan_text(source_named(a_parquet=table("parquet", TEXTS)), DataConfig())
 
@@ -342,7 +343,7 @@ def test_a_column_without_text_is_refused():
 
 
 def test_columns_make_records():
-    with pytest.raises(ValidationError, match=r"set data\.records=lines"):
+    with pytest.raises(ValidationError, match=r"needs data\.records=lines"):
         DataConfig(column="text")
 
 
@@ -442,3 +443,51 @@ def test_a_large_table_takes_no_more_memory_than_a_small_one(tmp_path, kind):
 
     small, large = map(int, output.split())  # KiB
     assert large - small < 16 << 10
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
+def test_a_table_that_is_read_as_text_is_noted_with_its_columns(kind):
+    source = source_named(**{f"a_{kind}": table(kind, TEXTS)})
+    data = DataConfig()
+
+    note, *_ = scan_text(source, data, survey=Survey(data)).notes
+
+    assert note == (
+        f'a.{kind} looks like a table with the columns "n", "text", and is read as it is; '
+        "data.column=n with data.records=lines would read the values of one"
+    )
+    assert table_note(source, DataConfig(unit="bytes")) is None
+    assert table_note(source, DataConfig(column="text", records="lines")) is None
+
+
+def test_what_has_no_columns_is_not_called_a_table():
+    for source in (
+        source_named(a_txt=b"n,text\n1,a\n"),
+        source_named(a_csv=b"anna\nbob\n"),
+        source_named(a_jsonl=b'"anna"\n'),
+        source_named(a_jsonl=b"anna\n"),
+        source_named(a_csv=b""),
+    ):
+        assert table_note(source, DataConfig()) is None
+
+
+def test_a_row_without_the_column_is_named_with_what_to_do(tmp_path):
+    rows = [{"text": "anna"}, {"n": 1}, {"text": "bob"}]
+    source = source_named(a_jsonl=json_of(rows))
+
+    assert refused(source) == (
+        "a.jsonl: line 2: this row has no 'text', which line 1 has; add it, or leave such rows out "
+        "with data.missing=skip"
+    )
+    note = "1 value is missing and left out"
+    assert records_of(tmp_path / "t", source, missing="skip") == (["anna", "bob"], [note])
+    lists = source_named(a_jsonl=json_of([["a", "b"], ["c"]]))
+    assert "line 2: this row has no column 2, which line 1 has" in refused(lists, column=2)
+    assert records_of(tmp_path / "u", lists, column=2, missing="skip")[0] == ["b"]
+    assert "holds no text" in refused(source, column="name", missing="skip")
+
+
+def test_a_table_that_has_no_name_is_to_be_written_to_a_file():
+    advice = "write it to a file with such a name, or leave out data.column"
+
+    assert refused(Source("here", (Part("standard input", io.BytesIO),))).endswith(advice)

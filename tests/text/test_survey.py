@@ -1,6 +1,7 @@
 """What is said of lists: lengths, repeats, order, fixed widths, and texts that look like lists."""
 
 import random
+import textwrap
 
 import numpy as np
 import pytest
@@ -151,3 +152,33 @@ def test_only_the_start_of_a_text_is_looked_at_before_training():
 
 def test_bytes_are_not_looked_at():
     assert surveyed(sorted(NAMES), records="none", unit="bytes").notes() == []
+
+
+def prose(width=None, blank=0):
+    """Return sentences: broken into lines of a width, or with an empty line after so many."""
+    chance = random.Random(0)
+    words = [
+        chance.choice(["the", "old", "sailor", "went", "down", "to", "sea"]) for _ in range(3000)
+    ]
+    if width:
+        return textwrap.wrap(" ".join(words), width)
+    found = []
+    for at in range(0, len(words), 9):
+        found += [" ".join(words[at : at + 9]), *([""] if at // 9 % blank == blank - 1 else [])]
+    return found
+
+
+def test_running_text_that_is_read_as_a_list_is_noted():
+    note = [
+        "these lines look like running text, not like a list; data.records=none reads it as one text, "
+        "paragraphs keeps lines together"
+    ]
+    chance = random.Random(1)
+    sentences = [" ".join(["word"] * chance.randrange(3, 20)) + str(i) for i in range(300)]
+
+    assert surveyed(prose(width=70)).notes(important=True) == note
+    assert surveyed(prose(blank=5)).notes() == note
+    assert surveyed(prose(blank=1)).notes() == []  # a list with an empty line after each
+    assert surveyed(sentences).notes() == []
+    assert not surveyed(NAMES).is_prose
+    assert surveyed(prose(blank=5), records="paragraphs").notes() == []
