@@ -174,12 +174,16 @@ def _targets(text: Ids, block_size: int | None, most: int) -> Targets:
 
 def _targets_in_records(text: Ids, block_size: int | None, most: int) -> Targets:
     """Return the characters of records, each with the context that it has in its record or window."""
-    parts = [Targets.stream(one.ids, text.boundary) for one in stretches(text, most)]
+    parts, follow = [], []
+    for one in stretches(text, most):
+        parts.append(Targets.stream(one.ids, text.boundary))
+        follow.append(np.ones(len(one.ids) - 1, bool))
+        apart = (
+            one.starts[1:] > one.stops[:-1]
+        )  # nothing predicts the boundary before such a record
+        follow[-1][one.starts[1:][apart] - 1] = False
     columns = ([getattr(part, name) for part in parts] for name in ("before", "ids", "context"))
-    found = Targets(*map(np.concatenate, columns))
-    real = ~(
-        (found.before == text.boundary) & (found.ids == text.boundary)
-    )  # between two stretches
+    found, real = Targets(*map(np.concatenate, columns)), np.concatenate(follow)
     context = found.context[real]
     if block_size is not None:
         context = (context - 1) % block_size + 1

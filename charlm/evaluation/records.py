@@ -28,7 +28,10 @@ class Stretch(NamedTuple):
 
 
 def stretches(ids: Ids, most: int | None = None, records: int = RECORDS) -> Iterator[Stretch]:
-    """Yield `records` at a time; about `most` characters, of records spread over the text."""
+    """Yield `records` at a time; about `most` characters, of records spread over the text.
+
+    Of a record that is longer than `most`, these are its first.
+    """
     borders = Borders(ids)
     count = len(borders) - 1
     records = max(1, min(records, SYMBOLS * count // len(ids)))
@@ -36,7 +39,7 @@ def stretches(ids: Ids, most: int | None = None, records: int = RECORDS) -> Iter
         chosen = np.arange(max(1, count * most // (len(ids) - 1)))
         chosen = chosen * count // len(chosen)
         for first in range(0, len(chosen), records):
-            yield _apart(ids, borders, chosen[first : first + records])
+            yield _apart(ids, borders, chosen[first : first + records], most)
         return
     for first in range(0, count, records):
         places = borders.read(first, min(records, count - first) + 1)
@@ -45,10 +48,10 @@ def stretches(ids: Ids, most: int | None = None, records: int = RECORDS) -> Iter
         yield Stretch(text, places[:-1], places[1:])
 
 
-def _apart(ids: Ids, borders: Borders, chosen: npt.NDArray[np.int64]) -> Stretch:
-    """Return records that are not neighbours."""
+def _apart(ids: Ids, borders: Borders, chosen: npt.NDArray[np.int64], most: int) -> Stretch:
+    """Return records that are not neighbours, each with at most `most` characters to predict."""
     ends = [borders.read(int(k), 2) for k in chosen]
-    texts = [ids.read(int(a), int(b - a) + 1).astype(np.int64) for a, b in ends]
+    texts = [ids.read(int(a), min(int(b - a), most) + 1).astype(np.int64) for a, b in ends]
     lengths = np.array([len(text) for text in texts])
     starts = np.cumsum(lengths) - lengths
     return Stretch(np.concatenate(texts), starts, starts + lengths - 1)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from charlm.config import AdaptConfig, GPTConfig
 from charlm.errors import Stopped
 from charlm.evaluation import score_text, score_windows
+from charlm.evaluation.baselines import _targets_in_records
 from charlm.evaluation.predicting import Likeliest
 from charlm.evaluation.protocols import CHARS_ON_CPU, choose, sliding, stream, windows
 from charlm.evaluation.scoring import Scored, surprisals, utf8_lengths
@@ -346,3 +347,21 @@ def test_surprisals_are_those_of_single_predictions_with_what_came_before(bounda
     assert (symbols == text[1:]).all()
     assert (before == text[:-1]).all()
     assert places.tolist() == [i - 1 - starts[i] for i in range(1, len(text))]
+
+
+def test_a_limit_holds_where_one_record_is_far_longer():
+    """Of it, the first characters are scored, and no end that it has not."""
+    model = Window(vocab_size=7)
+    long = np.array([6, *[1] * 500, 6])
+    short = np.array([*[2, 6] * 100])
+    ids = IdArray(np.concatenate([long, short]), boundary=6)
+
+    score = score_windows(model, ids, 12, max_chars=30)
+    found = _targets_in_records(ids, 12, 30)
+
+    assert 30 <= score.chars <= 60
+    assert score.chars == len(found.ids)
+    assert (found.ids[:30] == 1).all()
+    assert found.context[:30].max() == 12
+    assert (found.ids[30:].reshape(-1, 2) == [2, 6]).all()
+    assert score_windows(model, ids, 12).chars == len(ids.read(0, len(ids))) - 1
