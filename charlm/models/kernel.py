@@ -5,7 +5,10 @@ would wrap it before numba compiles it.
 """
 
 import ctypes
+import errno
 import hashlib
+import io
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from numba.core.caching import IndexDataCacheFile
 from numba.core.event import Listener, install_listener
 
 Compiled = Callable[..., Any]
@@ -36,7 +40,7 @@ def kernel(function: Compiled) -> Compiled:
     each would take as long as the work itself.
 
     The machine code is cached beside the source, or in the user's cache. Where neither can be written,
-    each process compiles again.
+    each process compiles again, and so does one that finds it damaged.
     """
     return _compiled(function, OPTIONS)
 
@@ -99,6 +103,7 @@ def share_threads() -> None:
 
 
 _shared: list[bool] = []  # not empty: done
+_CacheFile: Any = IndexDataCacheFile  # it has no types
 
 
 def _compiled(function: Compiled, options: dict[str, Any]) -> Compiled:
@@ -109,8 +114,51 @@ def _compiled(function: Compiled, options: dict[str, Any]) -> Compiled:
         alone: Compiled = numba.njit(**options)(function)
         return alone
     stamped(compiled, function)
-    compiled._cache._cache_file._source_stamp = compiled.charlm_stamp  # type: ignore[attr-defined]
+    cache: Any = compiled._cache  # type: ignore[attr-defined]
+    cache._cache_file = _Stored(cache.cache_path, cache._impl.filename_base, compiled.charlm_stamp)  # type: ignore[attr-defined]
     return compiled
+
+
+class _Stored(_CacheFile):  # type: ignore[misc]
+    """numba's files of machine code, each with its SHA-256.
+
+    What is damaged counts as not stored, so it is compiled again: numba itself would fail, or run it.
+    """
+
+    def _load_index(self) -> dict[Any, str]:
+        """Return the names of the files that hold the code for each signature."""
+        try:
+            file = io.BytesIO(_content(self._index_path))
+        except OSError:
+            return {}
+        if pickle.load(file) != self._version:  # the rest may be of classes that are no more
+            return {}
+        stamp, names = pickle.load(file)
+        return names if stamp == self._source_stamp else {}
+
+    def _save_index(self, overloads: dict[Any, str]) -> None:
+        content = pickle.dumps(self._version) + self._dump((self._source_stamp, overloads))
+        self._write(self._index_path, content)
+
+    def _load_data(self, name: str) -> Any:
+        """Return what is stored under a name; raise OSError if it is not there, or damaged."""
+        return pickle.loads(_content(self._data_path(name)))
+
+    def _save_data(self, name: str, data: Any) -> None:
+        self._write(self._data_path(name), self._dump(data))
+
+    def _write(self, path: str, content: bytes) -> None:
+        with self._open_for_write(path) as file:
+            file.write(content + hashlib.sha256(content).digest())
+
+
+def _content(path: str) -> bytes:
+    """Return the content of a file before its SHA-256; raise OSError if they do not agree."""
+    data = Path(path).read_bytes()
+    content = data[: -hashlib.sha256().digest_size]
+    if data != content + hashlib.sha256(content).digest():
+        raise OSError(errno.EIO, "damaged", path)
+    return content
 
 
 def stamped(compiled: Compiled, function: Callable[..., Any]) -> Compiled:

@@ -68,3 +68,30 @@ def test_it_is_compiled_again_if_a_function_in_another_file_changes(
 
     assert found == [23, 25, 45]
     assert (again(1), sum(again.stats.cache_hits.values())) == (45, 1)
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize("damage", [b"", b"x" * 99, "cut", "flip"])
+def test_damaged_machine_code_is_compiled_again(suffix, damage, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    source = "from charlm.models.kernel import kernel\n\n@kernel\ndef twice(x):\n    return 2 * x\n"
+    (tmp_path / "damaged_one.py").write_text(source)
+
+    def load():
+        spec = importlib.util.spec_from_file_location("damaged_one", tmp_path / "damaged_one.py")
+        sys.modules["damaged_one"] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.twice
+
+    assert load()(21) == 42
+    (stored,) = tmp_path.rglob(f"*.{suffix}")
+    content = stored.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    stored.write_bytes({"cut": content[:middle], "flip": flipped}.get(damage, damage))
+
+    again, then = load(), load()
+
+    assert (again(21), sum(again.stats.cache_hits.values())) == (42, 0)
+    assert (then(21), sum(then.stats.cache_hits.values())) == (42, 1)
