@@ -1,7 +1,7 @@
 """charlm sample: text from a trained model, printed as it is generated."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -26,10 +26,14 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from charlm.cli.sample_output import Show
+    from charlm.config import Config
     from charlm.errors import Words
     from charlm.runs import RunFolder
     from charlm.runs.load import SavedModel
-    from charlm.sampling import Context, Wanted
+    from charlm.sampling import Context, Task, Wanted
+    from charlm.sampling.reader import Weights
+    from charlm.text.tokenizer import Unknown
 
 MOST = 1_000_000  # texts that one command draws
 
@@ -59,8 +63,8 @@ def sample(
         str | None,
         typer.Option(
             metavar="LINE",
-            help="A line between samples. Default: an empty one, or none if no sample can have "
-            "more than one line.",
+            help="A line between samples. Default: none if each is one line; --- if one can have "
+            "empty lines; else an empty one.",
         ),
     ] = None,
     temperature: Annotated[
@@ -143,11 +147,9 @@ def sample(
     """
     load_torch()
     from charlm import sampling
-    from charlm.cli.sample_output import Show, Style, write
+    from charlm.cli.sample_output import Show, Style
     from charlm.config import changed
     from charlm.runs import find_run
-    from charlm.runs.load import load_model
-    from charlm.text.raw import as_bytes, decoded
 
     if interactive and (prompt is not None or prompt_file is not None or json):
         mend = "leave out --prompt, --prompt-file and --json"
@@ -160,48 +162,133 @@ def sample(
     asked |= {"top_p": top_p, "min_p": min_p, "typical_p": typical_p}
     asked |= {"repetition_penalty": repetition_penalty}
     options = {"run.device": device} | {f"sample.{key}": value for key, value in asked.items()}
-    changes = changed(found.config, overridden(learning, options))
-    config = changes.sample
-    unit = found.tokenizer.unit
-    text, where = read_prompt(prompt, prompt_file, config.prompt, unit)
-    if novel and found.tokenizer.boundary is None:
-        what = "this run's text has no records, so no sample is whole"
-        raise UsageError("--novel", what, "use a run that was trained with data.records=lines")
+    config = changed(found.config, overridden(learning, options))
     first = sampling.choose_seed(seed)
-
-    def encode(prompt: str, where: "Words") -> "npt.NDArray[np.int64]":
-        return sampling.encode_prompt(found.tokenizer, prompt, unknown, where)
-
-    prompts: Iterable[Prompt] = [(text, encode(text, where))]  # refused before weights are read
-    ends = [decoded(as_bytes(text), unit, Setting("stop")) for text in stop or []]
-    likely = json and show_alternatives
-    task = sampling.task_of(found.tokenizer, config, ends, allow, weights, likely)
+    order = _Order(found, config, number, best_of, novel, unique, unknown, weights, adapt, quiet)
+    text, where = read_prompt(prompt, prompt_file, config.sample.prompt, order.unit)
+    ids = order.encode(text, where)  # a prompt is refused before weights are read
+    task = order.task(stop or [], allow, likely=json and show_alternatives)
+    order.check(task)
     _note_escapes({"--prompt": [prompt or ""], "--stop": stop or []})
-    saved = replace(load_model(found, checkpoint, device), config=changes)
-    if saved.remark:
-        output.note(saved.remark)
-    model = saved.model
-    if weights == "int8" and model.any_length:
-        output.note("--weights int8 has no effect: this model has no matrices")
-    sampling.check_weights(weights, model, adapt)
+    saved = order.load(checkpoint, device)
     colour = show_alternatives and not json and output.legend(quiet)
-    show = Show(Style(json, echo, colour, quiet, separator), unit)
+    style = Style(json, echo, colour, quiet, separator, order.holds_empty_lines)
     if seed is None and not (json or quiet):
         output.say(f"seed {first}")
-    seeds = range(first, first + number * best_of, best_of)
-    many = best_of if best_of > 1 else number
     with StopSignals() as signals:
-        wanted = _wanted(found, novel, unique, quiet, signals)
-        output.prepare(model, signals.requested, quiet)
-        prompts = typed_prompts(text, unit, encode, signals) if interactive else prompts
+        wanted = order.wanted(signals)
+        output.prepare(saved.model, signals.requested, quiet)
+        prompts: Iterable[Prompt] = [(text, ids)]
+        if interactive:
+            prompts = typed_prompts(text, order.unit, order.encode, signals)
+        order.write(saved, task, prompts, first, Show(style, order.unit), wanted, signals)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What the command line asks for."""
+
+    run: "RunFolder"
+    config: "Config"
+    number: int  # of samples
+    best_of: int
+    novel: bool
+    unique: bool
+    unknown: "Unknown"
+    weights: "Weights"
+    adapt: bool
+    quiet: bool
+
+    @property
+    def unit(self) -> str:
+        """The unit of the run's text."""
+        return self.run.tokenizer.unit
+
+    @property
+    def holds_empty_lines(self) -> bool:
+        """Whether a record may have an empty line inside."""
+        data = self.config.data
+        return data.records == "files" or (data.records != "none" and data.column is not None)
+
+    def encode(self, prompt: str, where: "Words") -> "npt.NDArray[np.int64]":
+        """Return the ids of a prompt, or raise DataError."""
+        from charlm import sampling
+
+        return sampling.encode_prompt(self.run.tokenizer, prompt, self.unknown, where)
+
+    def task(self, stops: list[str], allow: str | None, likely: bool) -> "Task":
+        """Return how to continue a prompt."""
+        from charlm import sampling
+        from charlm.text.raw import as_bytes, decoded
+
+        ends = [decoded(as_bytes(text), self.unit, Setting("stop")) for text in stops]
+        tokenizer, config = self.run.tokenizer, self.config.sample
+        return sampling.task_of(tokenizer, config, ends, allow, self.weights, likely)
+
+    def check(self, task: "Task") -> None:
+        """Raise UsageError for texts that cannot be found."""
+        if self.novel and self.run.tokenizer.boundary is None:
+            what = "this run's text has no records, so no sample is whole"
+            mend = "use a run that was trained with data.records=lines"
+            raise UsageError("--novel", what, mend)
+        if self.number == 1 or not task.settings.greedy:
+            return
+        what = "greedy decoding (--temperature 0 or --top-k 1) gives the same text each time"
+        if self.novel or self.unique:
+            raise UsageError(f"-n {self.number}", what, "raise it, or leave out -n")
+        output.note(f"-n {self.number}: {what}")
+
+    def load(self, checkpoint: str, device: str) -> "SavedModel":
+        """Load the model; note what is odd about it."""
+        from charlm import sampling
+        from charlm.runs.load import load_model
+
+        saved = replace(load_model(self.run, checkpoint, device), config=self.config)
+        if saved.remark:
+            output.note(saved.remark)
+        if self.weights == "int8" and saved.model.any_length:
+            output.note("--weights int8 has no effect: this model has no matrices")
+        sampling.check_weights(self.weights, saved.model, self.adapt)
+        return saved
+
+    def wanted(self, signals: StopSignals) -> "Wanted | None":
+        """Return which texts are wanted; None: all."""
+        if not (self.novel or self.unique):
+            return None
+        from charlm import sampling
+        from charlm.evaluation.given import open_part
+        from charlm.evaluation.known import Known
+
+        if not self.novel:
+            return sampling.Wanted(unique=self.unique)
+        with output.steps(self.quiet, signals.requested) as progress:
+            train = open_part(self.run, "train")[0]
+            known = Known.of_part(train, self.run.tokenizer, progress)
+        return sampling.Wanted(known, self.unique)
+
+    def write(
+        self,
+        saved: "SavedModel",
+        task: "Task",
+        prompts: Iterable[Prompt],
+        seed: int,
+        show: "Show",
+        wanted: "Wanted | None",
+        signals: StopSignals,
+    ) -> None:
+        """Write the texts after each prompt, from this seed on."""
+        from charlm import sampling
+        from charlm.cli.sample_output import write
+
+        stop, together = signals.requested, self.best_of if self.best_of > 1 else self.number
         for text, ids in prompts:
-            reader = _learned(saved, ids, quiet, signals) if adapt else None
+            reader = _learned(saved, ids, self.quiet, signals) if self.adapt else None
             drawing = sampling.Drawing(
-                model, found.tokenizer, ids, task, signals.requested, many, reader
+                saved.model, saved.tokenizer, ids, task, stop, together, reader
             )
-            free = write(drawing, text, seeds, best_of, show, wanted)
-            seeds = range(free, free + number * best_of, best_of)
-        check_stop(signals.requested)
+            seeds = range(seed, seed + self.number * self.best_of, self.best_of)
+            seed = write(drawing, text, seeds, self.best_of, show, wanted)
+        check_stop(stop)
 
 
 def _note_escapes(given: dict[str, list[str]]) -> None:
@@ -212,23 +299,6 @@ def _note_escapes(given: dict[str, list[str]]) -> None:
         for escape in filter(None, map(sampling.escape_in, values)):
             mend = f"for {sampling.meant_by(escape)}, write $'{escape}'"
             output.note(f"{option}: {escape} is a backslash and a letter here; {mend}")
-
-
-def _wanted(
-    run: "RunFolder", novel: bool, unique: bool, quiet: bool, signals: StopSignals
-) -> "Wanted | None":
-    """Return which texts are wanted; None: all."""
-    if not (novel or unique):
-        return None
-    from charlm import sampling
-    from charlm.evaluation.given import open_part
-    from charlm.evaluation.known import Known
-
-    if not novel:
-        return sampling.Wanted(unique=unique)
-    with output.steps(quiet, signals.requested) as progress:
-        known = Known.of_part(open_part(run, "train")[0], run.tokenizer, progress)
-    return sampling.Wanted(known, unique)
 
 
 def _learned(

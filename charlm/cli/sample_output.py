@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from charlm.cli import output
+from charlm.errors import number_of
 from charlm.sampling import Drawing, Piece, Text, Wanted, draw_wanted
 from charlm.text.raw import for_json
+
+BETWEEN = "---"  # a line between texts that may have empty lines
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Style:
     echo: bool  # after their prompts
     colour: bool  # by probability
     quiet: bool  # without titles and progress
-    separator: str | None  # a line between texts; None: an empty one if texts can have several
+    separator: str | None  # a line between texts; None: as they need
+    empty_lines: bool  # whether texts may have empty lines, so that one does not separate them
 
 
 class Show:
@@ -29,15 +33,22 @@ class Show:
         self.out = output.TextOut(unit)
         self.separator: str | None = None
         self.titled = self.begun = False
+        self.cut_off = 0  # texts of the last prompt
+
+    @property
+    def quiet(self) -> bool:
+        """Whether stderr gets no remarks on how it went."""
+        return self.style.json or self.style.quiet
 
     def prompted(self, prompt: str, drawing: Drawing) -> None:
         """Get ready for the texts after a prompt."""
         one_line = drawing.of_one_line and not (self.style.echo and "\n" in prompt)
         self.separator = self.style.separator
-        if self.separator is None and not one_line:
-            self.separator = ""
         # A title for each line would be longer than the lines.
         self.titled = self.out.terminal and not one_line and not self.style.quiet
+        if self.separator is None and not one_line:
+            self.separator = BETWEEN if self.style.empty_lines and not self.titled else ""
+        self.cut_off = 0
         if self.out.terminal:  # there, the line that a person types stands between
             self.begun = False
 
@@ -65,6 +76,7 @@ class Show:
 
     def end(self, prompt: str, text: Text) -> None:
         """End the line if the text has not, or print the object."""
+        self.cut_off += text.ended == "length"
         whole = (prompt if self.style.echo else "") + text.text()
         if self.style.json:
             output.result_json(for_json("text", whole) | for_json("prompt", prompt) | _facts(text))
@@ -93,12 +105,18 @@ def write(
     with show.progress(many) as bar:
         if wanted is None:
             _write(drawing, prompt, seeds, best_of, show, bar.update)
-            return seeds.stop
-        before = wanted.drawn
-        found = _write_wanted(drawing, prompt, seeds, best_of, show, wanted, bar.update)
+        else:
+            before = wanted.drawn
+            found = _write_wanted(drawing, prompt, seeds, best_of, show, wanted, bar.update)
+    if show.cut_off and drawing.tokenizer.boundary is not None and not show.quiet:
+        were = number_of(show.cut_off, "sample was", "samples were")
+        at = number_of(drawing.task.count, "character")
+        output.note(f"{were} cut off after {at}, before the end; raise --max-new-chars")
+    if wanted is None:
+        return seeds.stop
     if found < many and not drawing.should_stop():
-        output.note(f"found {found:,} of {many:,} texts; {wanted}")
-    elif not (show.style.json or show.style.quiet):
+        output.note(f"found {found:,} of {number_of(many, 'text')}; {wanted}")
+    elif not show.quiet:
         output.say(str(wanted))
     return seeds.start + (wanted.drawn - before) * best_of
 

@@ -30,6 +30,11 @@ class Settings:
     allowed: Bool[ndarray, "V"] | None = None  # which may be drawn, at least one; None: all
     boundary: int | None = None  # the id that ends a record, which has at least one character
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely character is always taken, so that every seed gives the same text."""
+        return self.temperature == 0 or self.top_k == 1
+
 
 def next_probabilities(
     logits: Float[ndarray, "B V"],

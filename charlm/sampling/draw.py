@@ -39,7 +39,11 @@ class Task:
 
 @dataclass
 class Text:
-    """A text as it grows; its wall time in seconds is shared by the texts drawn in parallel."""
+    """A text as it grows.
+
+    Its `seconds` are its share, by characters, of the wall time of the texts drawn in parallel; of the
+    best of several, the wall time of all of them.
+    """
 
     seed: int
     pieces: list[Piece] = field(default_factory=list)
@@ -138,10 +142,11 @@ class Drawing:
         Only the last piece of a shown text is kept, so that a long text does not fill the memory.
         """
         texts, began = [Text(seed) for seed in seeds], time.perf_counter()
-        streams, whole = self.streams(seeds), False
+        streams, whole, chars = self.streams(seeds), False, [0 for _ in seeds]
         for pieces in () if self.should_stop() else self.write(seeds, streams):
-            for text, more in zip(texts, pieces, strict=True):
-                text.pieces += more
+            for i, more in enumerate(pieces):
+                texts[i].pieces += more
+                chars[i] += len(more)
             if show and pieces[0]:
                 show(pieces[0])
                 del texts[0].pieces[:-1]
@@ -149,8 +154,9 @@ class Drawing:
                 break
         else:
             whole = not self.should_stop()
-        for text, stream in zip(texts, streams, strict=True):
-            text.seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        for text, stream, own in zip(texts, streams, chars, strict=True):
+            text.seconds = seconds * (own / sum(chars) if any(chars) else 1 / len(texts))
             text.ended = "length" if whole else "interrupted"
             if stream.ended:
                 text.ended = "boundary" if stream.complete else "stop"
@@ -159,10 +165,12 @@ class Drawing:
     def best(self, seeds: Sequence[int]) -> Text:
         """Draw a text for each seed and return the one with the highest mean log-probability."""
         texts: list[Text] = []
+        began = time.perf_counter()
         for group in self.groups(seeds):
             texts += self.draw(group)
             # The least likely is one without characters.
             texts = [max(texts, key=lambda text: (bool(text.pieces), text.mean_logprob() or 0.0))]
             if self.should_stop():
                 break
+        texts[0].seconds = time.perf_counter() - began
         return texts[0]

@@ -55,13 +55,15 @@ def draw_wanted(
 ) -> Iterator[Text]:
     """Yield `number` wanted texts, from `seed` on in the order of their seeds.
 
-    There are fewer if `MOST_DRAWS` for each do not suffice, or on request to stop. Texts are drawn in
-    groups of the size that the share which was wanted so far calls for. Each is the best of `best_of`.
+    There are fewer if `MOST_DRAWS` for each do not suffice, or on request to stop. Greedy settings can
+    give one text only, so it is drawn once. Texts are drawn in groups of the size that the share which
+    was wanted so far calls for. Each is the best of `best_of`.
     """
     found = drawn = 0
-    while found < number and drawn < number * MOST_DRAWS and not drawing.should_stop():
+    most = 1 if drawing.task.settings.greedy else number * MOST_DRAWS
+    while found < number and drawn < most and not drawing.should_stop():
         many = (number - found) * (drawn + 1) // (found + 1)
-        many = min(many, number * MOST_DRAWS - drawn, drawing.at_once if best_of == 1 else 1)
+        many = min(many, most - drawn, drawing.at_once if best_of == 1 else 1)
         first = seed + drawn * best_of
         if best_of == 1:
             texts = drawing.draw(range(first, first + many))

@@ -60,3 +60,23 @@ def test_a_stop_keeps_what_was_drawn(drawing):
 
 def test_an_empty_text_has_no_mean():
     assert Text(1).mean_logprob() is None
+
+
+def test_the_time_of_texts_that_are_drawn_together_is_shared(drawing, monkeypatch):
+    clock = iter([10.0, 16.0, 20.0, 26.0])
+    monkeypatch.setattr("charlm.sampling.draw.time.perf_counter", lambda: next(clock))
+
+    texts = drawing(texts=WORTH).draw(range(6))
+    (shown,) = drawing().draw([1], lambda pieces: None)
+
+    assert [text.seconds for text in texts] == pytest.approx([1.0] * 6)
+    assert shown.seconds == 6.0
+
+
+def test_the_best_of_several_took_the_time_of_all(drawing, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr("charlm.sampling.draw.time.perf_counter", lambda: next(clock))
+
+    best = drawing(texts=9).best(range(9))
+
+    assert best.seconds == 3  # between the first look at the clock and the fourth
