@@ -13,11 +13,12 @@ from charlm.cli import completion, output
 from charlm.cli.escaping import one_word
 from charlm.cli.options import Checkpoint, Device, Json, Run, RunPlace, either
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import DataError, UsageError, check_stop
+from charlm.errors import DataError, UsageError, check_stop, number_of
 
 if TYPE_CHECKING:
-    from charlm.cli.novelty_output import Row
+    from charlm.cli.novelty_output import Row, Shown
     from charlm.runs import RunFolder
+    from charlm.sampling import Drawing
     from charlm.text import Split
 
 TEMPERATURES = (0.5, 0.8, 1.0)
@@ -72,9 +73,6 @@ def novelty(
     For example: charlm novelty runs/names --temperature 0.8
     """
     load_torch()
-    from charlm.cli.novelty_output import Shown
-    from charlm.evaluation.given import open_part
-    from charlm.evaluation.novelty import measure
     from charlm.runs import find_run
 
     if source is not None and temperature:
@@ -82,26 +80,38 @@ def novelty(
         raise UsageError(f"--temperature {temperature[0]:g}", "a --file is not sampled", mend)
     found = find_run(either(place, run, "--run"))
     with StopSignals() as signals:
-        train = open_part(found, "train")[0]
-        count = number or (FEW if _mean_length(train) > LONG else MANY)
-        if source is None:
-            request = _Request(found, count, chars, seed, checkpoint, device, quiet)
-            rows = list(_drawn(request, temperature or TEMPERATURES, signals))
-            if not rows:
-                raise UsageError(f"--chars {chars}", "no sample ended before it", "raise it")
-        else:
-            with signals.at_once():
-                rows = [_of_file(found, source, count, chars, quiet)]
-        rows += _held_out(found, count, chars)
-        with output.steps(quiet, signals.requested) as progress:
-            measured = measure([row.texts for row in rows], train, found.tokenizer, progress)
-    shown = Shown(rows, measured, found.tokenizer.unit)
+        request = _Request(found, number, chars, seed, checkpoint, device, quiet)
+        shown = _measured(request, source, temperature or TEMPERATURES, signals)
     if json:
         output.result_json({"run": str(found.path), **shown.as_json()})
         return
     output.result("\n\n".join("\n".join(table) for table in shown.tables()))
     for remark in () if quiet else shown.remarks():
         output.say(remark)
+
+
+def _measured(
+    request: "_Request", source: str | None, temperatures: Sequence[float], signals: StopSignals
+) -> "Shown":
+    """Sample, or read the texts of a file, and measure them and the held-out part."""
+    from charlm.cli.novelty_output import Shown
+    from charlm.evaluation.given import open_part
+    from charlm.evaluation.novelty import measure
+
+    run = request.run
+    train = open_part(run, "train")[0]
+    count = request.number or (FEW if _mean_length(train) > LONG else MANY)
+    if source is None:
+        rows = list(_drawn(request, count, temperatures, signals))
+        if not rows:
+            raise UsageError(f"--chars {request.chars}", "no sample ended before it", "raise it")
+    else:
+        with signals.at_once():
+            rows = [_of_file(request, source, count)]
+    rows += _held_out(run, count, request.chars)
+    with output.steps(request.quiet, signals.requested) as progress:
+        measured = measure([row.texts for row in rows], train, run.tokenizer, progress)
+    return Shown(rows, measured, run.tokenizer.unit)
 
 
 def _mean_length(part: "Split") -> float:
@@ -113,10 +123,10 @@ def _mean_length(part: "Split") -> float:
 
 @dataclass(frozen=True)
 class _Request:
-    """What to sample."""
+    """What to measure."""
 
     run: "RunFolder"
-    count: int  # samples in a row
+    number: int | None  # of texts in a row; None: by their length
     chars: int  # most characters of one
     seed: int
     checkpoint: str
@@ -125,11 +135,10 @@ class _Request:
 
 
 def _drawn(
-    request: _Request, temperatures: Sequence[float], signals: StopSignals
+    request: _Request, count: int, temperatures: Sequence[float], signals: StopSignals
 ) -> Iterator["Row"]:
     """Yield a row of samples for each temperature."""
     from charlm import sampling
-    from charlm.cli.novelty_output import Row
     from charlm.config import changed
     from charlm.runs.load import load_model
 
@@ -141,45 +150,51 @@ def _drawn(
     if saved.remark:
         output.note(saved.remark)
     output.prepare(saved.model, signals.requested, request.quiet)
-    of_records = run.tokenizer.boundary is not None
-    prompt = "" if of_records else saved.config.sample.prompt
+    prompt = saved.config.sample.prompt if run.tokenizer.boundary is None else ""
     ids = sampling.encode_prompt(run.tokenizer, prompt)
-    seeds = range(first, first + request.count)
-    for temperature, config in zip(temperatures, configs, strict=True):
+    for config in configs:
         task = sampling.task_of(run.tokenizer, config.sample, (), None, "float32")
-        drawing = sampling.Drawing(
-            saved.model, run.tokenizer, ids, task, signals.requested, request.count
-        )
-        name, texts = f"temperature {temperature:g}", []
-        with output.bar(name, "text", len(seeds), disable=request.quiet or None) as bar:
-            for group in drawing.groups(seeds):
-                texts += drawing.draw(group)
-                check_stop(signals.requested)
-                bar.update(len(group))
-        whole = [text.text() for text in texts if text.ended == "boundary" or not of_records]
-        if len(whole) < len(texts):
-            cut = f"{len(texts) - len(whole):,} of {len(texts):,} samples were cut off"
-            output.note(f"{name}: {cut} at --chars {request.chars}, and are left out")
-        if whole:
-            facts = {"temperature": temperature, "cut_off": len(texts) - len(whole)}
-            yield Row(name, whole, facts)
+        many = 1 if task.settings.greedy else count  # others would be the same text
+        drawing = sampling.Drawing(saved.model, run.tokenizer, ids, task, signals.requested, many)
+        yield from _row(request, drawing, range(first, first + many))
 
 
-def _of_file(run: "RunFolder", name: str, count: int, chars: int, quiet: bool) -> "Row":
+def _row(request: _Request, drawing: "Drawing", seeds: range) -> Iterator["Row"]:
+    """Draw a text for each seed, and yield a row of those that are whole, if any is."""
+    from charlm.cli.novelty_output import Row
+
+    temperature = drawing.task.settings.temperature
+    name, texts = f"temperature {temperature:g}", []
+    with output.bar(name, "text", len(seeds), disable=request.quiet or None) as bar:
+        for group in drawing.groups(seeds):
+            texts += drawing.draw(group)
+            check_stop(drawing.should_stop)
+            bar.update(len(group))
+    of_records = drawing.tokenizer.boundary is not None
+    whole = [text.text() for text in texts if text.ended == "boundary" or not of_records]
+    if len(whole) < len(texts):
+        cut = f"{len(texts) - len(whole):,} of {number_of(len(texts), 'sample')} cut off"
+        output.note(f"{name}: {cut} at --chars {request.chars}, and left out")
+    if whole:
+        facts = {"temperature": temperature, "cut_off": len(texts) - len(whole)}
+        yield Row(name, whole, facts)
+
+
+def _of_file(request: _Request, name: str, count: int) -> "Row":
     """Return a row of given texts, read as the run read its own."""
     from charlm.cli.novelty_output import Row
     from charlm.evaluation.given_texts import texts_of_source
     from charlm.text import open_source
 
-    data = run.config.data.model_copy(update={"source": name})
+    data = request.run.config.data.model_copy(update={"source": name})
     notes: list[str] = []
-    with output.bytes_bar(quiet) as bar:
-        progress = partial(bar, "reading")
-        chosen = texts_of_source(open_source(name), data, count, chars, notes, progress)
+    with output.bytes_bar(request.quiet) as bar:
+        progress, length = partial(bar, "reading"), request.chars
+        chosen = texts_of_source(open_source(name), data, count, length, notes, progress)
     for remark in notes:
         output.note(remark)
     if len(chosen.texts) < chosen.of:
-        what = f"{len(chosen.texts):,} of its {chosen.of:,} texts, spread evenly"
+        what = f"{len(chosen.texts):,} of its {number_of(chosen.of, 'text')}, spread evenly"
         output.note(f"{one_word(name)}: {what}; for more, raise -n")
     return Row(Path(name).name or name, chosen.texts, {"file": name})
 

@@ -1,4 +1,4 @@
-"""The output of charlm novelty: tables of at most 80 columns, and JSON."""
+"""The output of charlm novelty: tables, which a terminal's width shortens, and JSON."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,8 +13,6 @@ from charlm.text.raw import for_json
 
 HELD_OUT = "held-out part"
 EXAMPLES = 6  # in a table; in JSON, of each row
-CELL, NAME = 22, 20  # characters of a text, and of the name of a row, in a table
-SPAN = 55  # characters of a copied span in a table
 
 Numbers = npt.NDArray[np.int64]
 Cells = list[str]
@@ -43,7 +41,7 @@ class Shown:
         first = [["", "texts", "in training", "repeats", *_titles("distance")]]
         first += [
             [
-                _short(row.name, NAME),
+                one_word(row.name),
                 f"{len(one.texts):,}",
                 _found(one),
                 _percent(one.repeats),
@@ -59,7 +57,7 @@ class Shown:
         if any(one.copied for _, one in self.rows):
             if self.of_records:
                 names = [["", "long texts"]]
-                names += [[_short(row.name, NAME), f"{len(one.long):,}"] for row, one in self.rows]
+                names += [[one_word(row.name), f"{len(one.long):,}"] for row, one in self.rows]
                 yield _aligned([a + b for a, b in zip(names, spans, strict=True)])
             yield self._spans()
         if examples := self._examples():
@@ -69,8 +67,8 @@ class Shown:
         """Return the longest span of each row."""
         cells = [["", "the longest copied span"]]
         for row, one in self.rows:
-            cells.append([_short(row.name, NAME), _short(one.longest_span(self.unit), SPAN)])
-        return list(output.aligned(cells, right=(), shorten=(0, 1)))
+            cells.append([one_word(row.name), one_word(one.longest_span(self.unit))])
+        return list(output.aligned(cells, right=(), shorten=(1, 0)))
 
     def _examples(self) -> list[str]:
         """Return new samples that are close to a training record."""
@@ -78,16 +76,18 @@ class Shown:
         each = max(1, EXAMPLES // max(1, len(drawn)))
         cells = [
             [
-                _short(example.text),
-                _short(example.nearest),
+                one_word(example.text),
+                one_word(example.nearest),
                 str(example.distance),
-                _short(row.name, NAME),
+                one_word(row.name),
             ]
             for row, one in drawn
             for example in one.examples(each)
         ]
         titles = ["new", "nearest in training", "distance", ""]
-        return list(output.aligned([titles, *cells], right=(2,), shorten=(0, 1))) if cells else []
+        if not cells:
+            return []
+        return list(output.aligned([titles, *cells], right=(2,), shorten=((0, 1), 3)))
 
     def remarks(self) -> Iterator[str]:
         """Yield what one must know to read the tables."""
@@ -160,12 +160,6 @@ def _found(one: Novelty) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _short(text: str, most: int = CELL) -> str:
-    """Return the beginning of a text, as a cell."""
-    word = one_word(text)
-    return word if len(word) <= most else f"{word[: most - 1]}…"
 
 
 def _aligned(rows: Sequence[Cells]) -> list[str]:

@@ -115,18 +115,21 @@ def facts(rows: dict[str, str]) -> None:
 
 
 def aligned(
-    rows: Sequence[Sequence[str]], right: Container[int], shorten: Iterable[int]
+    rows: Sequence[Sequence[str]], right: Container[int], shorten: Iterable[int | tuple[int, ...]]
 ) -> Iterator[str]:
     """Yield the lines of a table for stdout, the columns `right` aligned to the right.
 
     On a terminal that is narrower, the columns of `shorten` lose the middle of their cells, the
-    first of them first.
+    first of them first; of several in a tuple, the widest.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    over = sum(widths) + 2 * (len(widths) - 1) - width(sys.stdout)
-    for column in shorten:
-        less = int(max(0, min(over, widths[column] - SHORTEST)))
-        widths[column], over = widths[column] - less, over - less
+    room = width(sys.stdout) - 2 * (len(widths) - 1)
+    for columns in shorten:
+        group = (columns,) if isinstance(columns, int) else columns
+        own = [widths[column] for column in group]
+        most = max(SHORTEST, _shared(room - sum(widths) + sum(own), own))
+        for column in group:
+            widths[column] = int(min(widths[column], most))
     for row in rows:
         cells = [_shortened(cell, width) for cell, width in zip(row, widths, strict=True)]
         padded = (
@@ -134,6 +137,17 @@ def aligned(
             for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
         )
         yield "  ".join(padded).rstrip()
+
+
+def _shared(room: float, widths: Sequence[int]) -> float:
+    """Return the width to which the widest columns are cut, so that all have room."""
+    left = room
+    for number, narrowest in enumerate(sorted(widths)):
+        share = left / (len(widths) - number)
+        if narrowest > share:  # and so are those after it
+            return share
+        left -= narrowest
+    return math.inf
 
 
 def _shortened(cell: str, width: int) -> str:

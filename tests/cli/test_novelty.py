@@ -150,15 +150,17 @@ def test_the_next_prompt_goes_on_with_the_next_seed(charlm, runs, monkeypatch):
 
 
 def test_too_few_new_samples_are_a_note(charlm, runs):
-    result = charlm("sample", "lines", "-n", 3, "--novel", "--temperature", 0, "--seed", 1)
+    result = charlm("sample", "lines", "--novel", "--temperature", 0, "--seed", 1)
     assert (result.code, result.stdout) == (0, "")
-    assert result.stderr == (
-        "charlm: note: found 0 of 3 texts; 300 drawn: 300 in the training part\n"
-    )
+    assert result.stderr == ("charlm: note: found 0 of 1 text; 1 drawn: 1 in the training part\n")
 
-    result = charlm("sample", "lines", "-n", 3, "--unique", "--temperature", 0, "--seed", 1, "-q")
-    assert (result.code, len(result.stdout.splitlines())) == (0, 1)
-    assert result.stderr == "charlm: note: found 1 of 3 texts; 300 drawn: 299 repeated\n"
+    result = charlm(
+        "sample", "lines", "-n", 9, "--unique", "--temperature", 0.01, "--seed", 1, "-q"
+    )
+    assert (result.code, found := len(result.stdout.splitlines())) == (0, found) < (0, 9)
+    assert result.stderr == (
+        f"charlm: note: found {found} of 9 texts; 900 drawn: {900 - found} repeated\n"
+    )
 
     result = charlm("sample", "lines", "-n", 2, "--novel", "--max-new-chars", 1, "--json")
     assert (result.code, result.stdout) == (0, "")
@@ -202,7 +204,8 @@ def test_the_share_that_is_recited_is_that_of_sample(charlm, runs):
         assert one["nearest"] in train
 
 
-def test_the_table_fits_a_terminal(charlm, runs):
+def test_the_table_fits_a_terminal(charlm, runs, monkeypatch):
+    monkeypatch.setattr("charlm.cli.output.width", lambda stream: 80)
     table = charlm("novelty", "long", "--file", "long.txt", "-n", 20).stdout
     assert "the longest copied span" in table
     assert max(map(len, table.splitlines())) <= 80
@@ -259,7 +262,7 @@ def test_samples_that_are_cut_off_are_left_out(charlm, runs):
     assert row["texts"] + row["cut_off"] == 50
     assert row["cut_off"] > 0
     assert (
-        f"note: temperature 1: {row['cut_off']} of 50 samples were cut off at --chars 5, and are "
+        f"note: temperature 1: {row['cut_off']} of 50 samples cut off at --chars 5, and "
         "left out" in result.stderr
     )
 
@@ -306,3 +309,69 @@ def test_a_signal_ends_it(charlm, runs, monkeypatch):
     result = charlm("novelty", "lines", "-n", 5)
 
     assert (result.code, result.stdout) == (130, "")
+
+
+def test_texts_are_whole_in_a_pipe_and_fill_a_terminal(charlm, runs, monkeypatch):
+    asked = ("novelty", "long", "-n", 20, "--temperature", 1)
+    rows = json.loads(charlm(*asked, "--json").stdout)["rows"]
+    example, span = rows[0]["examples"][0]["text"], rows[0]["longest_span"]
+    assert len(example) > 100
+
+    piped = charlm(*asked, "-q").stdout
+    monkeypatch.setattr("charlm.cli.output.width", lambda stream: 120)
+    shown = charlm(*asked, "-q").stdout.splitlines()
+
+    assert example.strip() in piped
+    assert span.strip() in piped
+    assert "…" not in piped
+    assert 119 <= max(map(len, shown)) <= 120
+    title = next(line for line in shown if line.startswith("new"))
+    assert 40 < title.index("nearest in training") < 50  # both texts have as much room
+
+
+def test_greedy_decoding_is_measured_by_one_text(charlm, runs):
+    rows = json.loads(charlm("novelty", "lines", "--temperature", 0, "--json").stdout)["rows"]
+
+    assert rows[0]["texts"] == 1
+
+
+@pytest.mark.parametrize("option", ["--novel", "--unique"])
+@pytest.mark.parametrize("greedy", [("--temperature", 0), ("--top-k", 1)])
+def test_greedy_decoding_is_not_repeated_in_vain(charlm, runs, monkeypatch, option, greedy):
+    result = charlm("sample", "lines", option, "-n", 5, *greedy)
+    one = charlm("sample", "lines", option, *greedy)
+    plain = charlm("sample", "lines", "-n", 2, *greedy)
+
+    what = "greedy decoding (--temperature 0 or --top-k 1) gives the same text each time"
+    assert (result.code, result.stdout) == (2, "")
+    assert result.error == f"-n 5: {what}; raise it, or leave out -n"
+    assert one.code == 0
+    assert "1 drawn" in one.stderr
+    assert f"note: -n 2: {what}\n" in plain.stderr
+    assert len(set(plain.stdout.splitlines())) == 1
+
+
+def test_records_with_empty_lines_are_told_apart(charlm, runs):
+    Path("notes").mkdir()
+    for i, name in enumerate(NAMES[:40]):
+        Path("notes", f"{i}.txt").write_text(f"{name}\n\n{name}\n")
+    keys = ["data.source=notes", "data.records=files", "data.val_fraction=0.2"]
+    assert run([*TRAIN, *keys, "--out", "files"]) == 0
+
+    shown = charlm("sample", "files", "-n", 12, "--seed", 1).stdout
+    chosen = charlm("sample", "files", "-n", 12, "--seed", 1, "--separator", "=").stdout
+
+    texts = [one["text"] for one in samples(charlm, "files", "-n", 12, "--seed", 1)]
+    assert any("\n\n" in text for text in texts)
+    assert shown == "---\n".join(f"{text.removesuffix(chr(10))}\n" for text in texts)
+    assert chosen == shown.replace("---\n", "=\n")
+
+
+def test_records_that_are_cut_off_are_said_to_be(charlm, runs):
+    cut = charlm("sample", "lines", "-n", 3, "--seed", 1, "--max-new-chars", 1)
+    whole = charlm("sample", "lines", "-n", 3, "--seed", 1)
+    of_one_text = charlm("sample", "plain", "-n", 3, "--seed", 1, "--max-new-chars", 1)
+
+    note = "note: 3 samples were cut off after 1 character, before the end; raise --max-new-chars"
+    assert note in cut.stderr
+    assert "cut off" not in whole.stderr + of_one_text.stderr

@@ -252,3 +252,15 @@ def test_every_page_fits_80_columns_and_no_description_is_cut(charlm, command):
     assert result.code == 0
     assert [line for line in result.stdout.splitlines() if len(line) > 80] == []
     assert not re.search(r"^  .*\.\.\.$", result.stdout, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize(
+    ("cells", "widths"),
+    [(["a" * 100, "b" * 60, "1"], [37, 37, 1]), (["a" * 100, "b" * 9, "1"], [66, 9, 1])],
+)
+def test_columns_of_a_tuple_share_the_room_of_a_terminal(cells, widths):
+    (line,) = output.aligned([cells], right=[2], shorten=[(0, 1)])
+
+    assert [len(cell) for cell in line.split()] == widths
+    assert len(line) <= 80
