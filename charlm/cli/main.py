@@ -37,6 +37,7 @@ from charlm.cli import (
 from charlm.cli.exits import flush_stdout, mistake_of, silence_stdout
 from charlm.cli.signals import set_unless_ignored
 from charlm.cli.spelling import spelling
+from charlm.cli.usage import mistake_in_words
 from charlm.cli.verb import Verb
 from charlm.errors import MachineError
 
@@ -147,11 +148,10 @@ def _say_bug(kind: type[BaseException], error: BaseException, trace: TracebackTy
 
 def _usage(error: Exception) -> int:
     """Print a mistake in the command itself as one line, or help where a verb is missing."""
-    context = getattr(error, "ctx", None)
-    message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    context, message = getattr(error, "ctx", None), mistake_in_words(error)
     if "\n" in message:  # no arguments at all: the message is the help text
         output.result(message)
     else:
         where = context.command_path if context else "charlm"
-        output.error(f"{message.rstrip('.')}; see '{where} --help'")
+        output.error(f"{message}; see '{where} --help'")
     return 2

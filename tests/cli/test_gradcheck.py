@@ -307,8 +307,8 @@ def test_a_model_that_cannot_fit_is_refused(charlm, tiny):
     [
         (["--config", "nope.yaml"], "nope.yaml: "),
         (["--config", "tiny.yaml", "model.n_layer=0"], "model.n_layer=0: must be at least 1"),
-        (["--config", "tiny.yaml", "--vocab-size", "0"], "'--vocab-size'"),
-        (["--vocab-size", "many"], "'--vocab-size'"),
+        (["--config", "tiny.yaml", "--vocab-size", "0"], "--vocab-size "),
+        (["--vocab-size", "many"], "--vocab-size "),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(charlm, tiny, arguments, core):

@@ -344,3 +344,30 @@ def test_the_traceback_of_a_bug_does_not_command_the_terminal(monkeypatch, capsy
     said = capsys.readouterr().err
     assert said.startswith("Traceback (most recent call last):\n")
     assert said.endswith("ValueError: \\x1b[2J\\u202e\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["score", "--by", "chars"],
+            "--by chars: expected one of nats, bits; see 'charlm score --help'",
+        ),
+        (
+            ["sample", "-n", "0"],
+            "-n 0: expected a number of at least 1; see 'charlm sample --help'",
+        ),
+        (["sample", "-n", "two"], "-n two: expected a whole number; see"),
+        (["sample", "--temperature", "hot"], "--temperature hot: expected a number; see"),
+        (
+            ["baselines", "a", "--val-fraction", "2"],
+            "--val-fraction 2: expected a number of at most 1",
+        ),
+        (["score", "--by", "a\nb"], "--by a\\nb: expected one of nats, bits"),
+    ],
+)
+def test_values_are_refused_in_the_words_of_a_command_line(charlm, arguments, said):
+    result = charlm(*arguments)
+
+    assert (result.code, result.stdout) == (2, "")
+    assert result.error.startswith(said)
