@@ -27,7 +27,7 @@ from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import Stopped, UsageError
 
 if TYPE_CHECKING:
-    from charlm.cli.training_output import TrainingBar
+    from charlm.cli.training_bar import TrainingBar
     from charlm.config import Config
     from charlm.lifecycle.begin import PreparedRun
     from charlm.lifecycle.start import Start, Watcher
@@ -226,12 +226,11 @@ def _name_of(config: str | None) -> str:
 
 
 def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
+    from charlm.cli.training_bar import TrainingBar, remark
     from charlm.cli.training_output import (
-        TrainingBar,
-        broken_plan,
         conclude,
+        ending_notes,
         introduce,
-        remark,
         score_baselines,
     )
     from charlm.lifecycle.resume import commit_resume
@@ -250,6 +249,7 @@ def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     commit_resume(prepared)
     if not quiet:
         introduce(prepared, loop)
+    begun = loop.state.step
     # Baselines count towards a budget of wall time, so they come before the first step then.
     early = not quiet or config.train.minutes is not None
     ladder = score_baselines(prepared, loop, stop, quiet) if early else None
@@ -267,10 +267,8 @@ def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
         done = f" at step {loop.state.step}, saved" if loop.saved_step >= 0 else ""
         output.say(f"stopped{done}; continue with: charlm train --resume --out {place}")
         return stop.exit_code
-    if not loop.state.step and config.train.minutes:
-        output.note("the budget ended before the first step; it includes start-up, so allow more")
-    elif broken := broken_plan(prepared, loop):
-        output.note(broken)
+    for text in ending_notes(prepared, loop, begun):
+        output.note(text)
     if not early:
         ladder = score_baselines(prepared, loop, stop, quiet)
     conclude(prepared, loop, ladder, json)

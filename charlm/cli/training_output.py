@@ -1,15 +1,11 @@
-"""The output of charlm train; imported only when torch is needed."""
+"""The output of charlm train before and after the steps; imported only when torch is needed."""
 
 import contextlib
 import math
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from charlm import evaluation
 from charlm.cli import output
@@ -19,23 +15,13 @@ from charlm.cli.signals import StopSignals
 from charlm.cli.spelling import one_line
 from charlm.config.memory import human_bytes
 from charlm.config.size import checkpoint_bytes, training_bytes
-from charlm.errors import CharlmError, MachineError, Stopped, is_out_of_memory
+from charlm.errors import CharlmError, MachineError, Stopped, is_out_of_memory, number_of
 from charlm.evaluation import Ladder, Score, baselines
 from charlm.evaluation.ladder import FACTS, keep, kept
 from charlm.evaluation.unknown import uniform_on
 from charlm.lifecycle.begin import PreparedRun
 from charlm.models.device import describe_device
-from charlm.runs.records import (
-    CompileRecord,
-    EvalRecord,
-    NoteRecord,
-    Record,
-    RollbackRecord,
-    SampleRecord,
-    SkipRecord,
-    TrainRecord,
-    TuneRecord,
-)
+from charlm.text.tokenizer import symbols_in_words
 from charlm.training import TrainingLoop
 
 
@@ -56,7 +42,7 @@ def show_plan(prepared: PreparedRun, place: Path) -> None:
     steps = sum(one.train.max_steps for one in config.training_runs().values())
     steps += config.model.trained_by != "gradients"  # counting, or joining experts, is one step
     number, unit = (config.train.minutes, "minute") if config.train.minutes else (steps, "step")
-    length = f"{number:,.15g} {unit}{'s' * (number != 1)}"
+    length = number_of(number, unit)
     needs = f"{human_bytes(checkpoint_bytes(config, vocab, chars))} a checkpoint"
     if memory := sum(training_bytes(config, vocab).values()):  # counting takes what there is
         needs = f"{human_bytes(memory)} of memory and {needs}"
@@ -67,7 +53,7 @@ def show_plan(prepared: PreparedRun, place: Path) -> None:
 def _introduction(prepared: PreparedRun, place: Path) -> Iterator[str]:
     config, vocab = prepared.config, prepared.tokenizer.vocab_size
     count = prepared.corpus.facts.get("source_files")
-    files = "" if count is None else f", {count:,} file{'s' * (count != 1)}"
+    files = "" if count is None else f", {number_of(count, 'file')}"
     yield f"text   {one_word(config.data.source)}{files}: {_sizes(prepared)}"
     yield f"model  {one_word(config.model.described(vocab))}"
     for name, plan in prepared.plans.items():
@@ -81,155 +67,15 @@ def _sizes(prepared: PreparedRun) -> str:
     """Say how long the parts of a text are, and how many symbols it has."""
     data, splits = prepared.config.data, prepared.corpus.splits
     lengths = {name: part.records for name, part in splits.items()}
-    unit: str = data.records
+    unit: str = data.records if data.column is None else "records"
     if data.records == "none":
         lengths, unit = {name: len(part) for name, part in splits.items()}, output.units(data.unit)
     parts = ", ".join(f"{length:,} {name}" for name, length in lengths.items() if length)
-    symbols = prepared.tokenizer.vocab_size
-    if data.records != "none":  # whose boundary nobody sees; the end of a record counts
+    symbols = symbols_in_words(prepared.tokenizer)
+    if data.records != "none":  # the end of a record counts as a character
         chars = sum(len(part) - 1 for part in splits.values() if len(part))
-        return f"{parts} {unit}, {chars:,} characters; {symbols - 1} symbols"
-    return f"{parts} {unit}; {symbols} symbols"
-
-
-def remark(record: Record) -> str | None:
-    """Return a record's note, which is printed even with --quiet; None if it has none."""
-    match record:
-        case NoteRecord():
-            text = record.text
-        case SkipRecord():
-            text = f"update skipped: {record.reason}"
-        case RollbackRecord():
-            rate = f"{record.rate_factor:g} of the learning rate"
-            text = f"back to step {record.step}, with {rate}: {record.reason}"
-        case _:
-            return None
-    return f"{record.expert}: {text}" if record.expert else text
-
-
-TICK = 1.0  # seconds between two looks at a compilation
-
-
-class TrainingBar:
-    """A tqdm bar on stderr, and a line for each evaluation."""
-
-    def __init__(self, loop: TrainingLoop) -> None:
-        self.clock, self.symbols = loop.clock, loop.tokenizer.unit
-        self.bitwise = loop.config.model.kind == "mixture (bitwise)"
-        steps, budget = loop.learner.total_steps, loop.clock.budget
-        self.timed, self.one_step = budget is not None, budget is None and steps == 1
-        self.width = len(str(steps))
-        self.loss: float | None = None
-        self.expert: str | None = None
-        loop.job.progress = self.work
-        if self.one_step:  # a bar for each thing that the step does: see `work`
-            self.bar = output.bar("", self.symbols.removesuffix("s"), dynamic_ncols=True)
-            return
-        self.bar = tqdm(
-            total=steps if budget is None else round(budget),
-            initial=int(loop.state.seconds) if self.timed else loop.state.step,
-            unit="step",
-            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} s{postfix}" if self.timed else None,
-            file=sys.stderr,
-            disable=None,  # drawn on a terminal only
-            dynamic_ncols=True,
-            leave=False,
-        )
-
-    def close(self) -> None:
-        """Take the bar off the terminal."""
-        self.bar.close()
-
-    def show(self, record: Record) -> None:
-        """Draw one record."""
-        match record:
-            case TrainRecord():
-                self._move(record)
-            case EvalRecord():
-                train = f"  train {self.loss:.4f}" if self.loss is not None else " " * 14
-                output.say(
-                    f"step {record.step:>{self.width}}{train}  val {record.loss_nats:.4f} nats"
-                    f"  {record.seconds:6.1f} s{'  best' if record.best else ''}"
-                )
-            case TuneRecord():
-                found = record.fitted
-                self.expert, self.loss = None, found.loss_nats
-                rows, before, after = {"alone": found.alone_nats}, "", ""
-                if self.bitwise:  # which has no fixed weights
-                    after = ", each scored before it was learned from"
-                else:
-                    rows["weight"] = found.weights
-                    gate = "with a gate, " if found.gate else ""
-                    before = f", {gate}temperature {found.temperature:.3f},"
-                for what, numbers in rows.items():
-                    each = ", ".join(
-                        f"{one_word(name)} {value:.3f}" for name, value in numbers.items()
-                    )
-                    output.say(f"{what:<6} {each}")
-                output.say(
-                    f"joined {found.loss_nats:.4f} nats{before} on {found.chars:,} "
-                    f"{output.units(self.symbols)} at the end of the training part{after}"
-                )
-            case CompileRecord():
-                about = f"about {record.expected:.0f} s"
-                said = f"cached, {about}" if record.cached else f"{about}, less the next time"
-                output.say(f"compiling the model ({said})")
-            case SampleRecord():
-                of = f"{one_word(record.expert)} alone: " if record.expert else ""
-                shown = f"{'':{self.width + 7}}{of}'{one_word(record.text.strip()[:72])}'"
-                output.say(output.cut(shown, sys.stderr))
-
-    @contextlib.contextmanager
-    def compiling(self, record: CompileRecord) -> Iterator[None]:
-        """Draw how long the compilation takes, on a terminal, each second while it lasts."""
-        ended, began = threading.Event(), time.perf_counter()
-        draw = self.bar.set_description_str if self.one_step else self.bar.set_postfix_str
-
-        def tick() -> None:
-            while not ended.wait(TICK):
-                spent = time.perf_counter() - began
-                draw(f"compiling, {spent:.0f} s of about {record.expected:.0f}")
-
-        ticking = threading.Thread(target=tick, daemon=True)
-        if not self.bar.disable:
-            ticking.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            if ticking.is_alive():
-                ticking.join()
-            draw("")
-
-    def work(self, what: str, done: int, total: int) -> None:
-        """Draw how far a long step has come, and the time."""
-        if self.bar.disable:
-            return
-        if not self.one_step:
-            self.bar.set_postfix_str(f"{what} {done / max(1, total):.0%}", refresh=False)
-            if self.timed:
-                self.bar.update(max(0, int(self.clock.seconds()) - self.bar.n))
-            self.bar.refresh()
-            return
-        if done < self.bar.n or self.bar.desc != f"{what}: ":
-            self.bar.set_description(what, refresh=False)
-            self.bar.reset(total)
-        self.bar.update(done - self.bar.n)
-
-    def _move(self, record: TrainRecord) -> None:
-        if record.expert != self.expert:
-            self.expert, self.loss = record.expert, None
-        # A running mean over about the last 20 steps: the loss of single batches is noisy.
-        loss = record.loss_nats
-        self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
-        name = f"{one_word(self.expert)} " if self.expert else ""
-        pace = (
-            f", {record.chars_per_second:,.0f} {self.symbols}/s" if record.chars_per_second else ""
-        )
-        if self.one_step:
-            return
-        self.bar.set_postfix_str(f"{name}loss {self.loss:.3f}{pace}", refresh=False)
-        self.bar.update(max(0, int(self.clock.seconds()) - self.bar.n) if self.timed else 1)
+        return f"{parts} {unit}, {number_of(chars, 'character')}; {symbols}"
+    return f"{parts} {unit}; {symbols}"
 
 
 def score_baselines(
@@ -307,6 +153,29 @@ def _show(ladder: Ladder, prepared: PreparedRun, quiet: bool, whence: str = "") 
             output.say(f"  {whence}")
 
 
+def ending_notes(prepared: PreparedRun, loop: TrainingLoop, begun: int) -> Iterator[str]:
+    """Yield remarks on a run that has ended and was begun, or resumed, at step `begun`."""
+    if prepared.checkpoint and loop.state.step == begun:
+        yield nothing_left(loop)
+    if not loop.state.step and prepared.config.train.minutes:
+        yield "the budget ended before the first step; it includes start-up, so allow more"
+    elif broken := broken_plan(prepared, loop):
+        yield broken
+
+
+def nothing_left(loop: TrainingLoop) -> str:
+    """Say that a run was finished before it was resumed, and how to train on."""
+    train, step = loop.config.train, loop.state.step
+    done = f"nothing was left to do: this run was finished at step {step:,}"
+    if loop.config.model.trained_by != "gradients":
+        return f"{done}; a model of this type learns in one step"
+    if train.minutes is None and step >= train.max_steps:
+        return f"{done}; to train on, raise train.max_steps={train.max_steps}"
+    if train.minutes is not None:
+        return f"{done}; to train on, raise train.minutes={train.minutes:g}"
+    return f"{done}, by train.patience={train.patience}; to train on, raise it"
+
+
 KEPT = 0.7  # share of the planned updates below which a plan was not kept
 LATE = 1.05  # times the budget
 
@@ -317,7 +186,8 @@ def broken_plan(prepared: PreparedRun, loop: TrainingLoop) -> str | None:
     for name, plan in prepared.plans.items():
         if done.get(name, plan.updates) < KEPT * plan.updates:
             of = f" of {one_word(name)}" if name else ""
-            said.append(f"about {plan.updates:,} updates{of} were planned and {done[name]:,} done")
+            were = number_of(plan.updates, f"update{of} was", f"updates{of} were")
+            said.append(f"about {were} planned and {done[name]:,} done")
     budget, seconds = loop.clock.budget, loop.state.seconds
     if budget is not None and seconds > LATE * budget:
         said.append(f"the run took {round(seconds, 1):.9g} s instead of {budget:.9g}")
@@ -330,8 +200,8 @@ def conclude(prepared: PreparedRun, loop: TrainingLoop, ladder: Ladder | None, j
     """Print the result of training and which baselines it beats."""
     state, run, best = loop.state, prepared.run.path, loop.state.best_loss_nats
     unit, last = prepared.config.data.unit, state.val_loss_nats
-    guessed = uniform_on(prepared.corpus.splits["val"], vocab := prepared.tokenizer.vocab_size)
-    if last is not None and (worse := worse_than_uniform(last, vocab, guessed)):
+    guessed = uniform_on(prepared.corpus.splits["val"], prepared.tokenizer.vocab_size)
+    if last is not None and (worse := worse_than_uniform(last, guessed)):
         output.note(f"the validation loss {last:.4f} is {worse}; is the text sorted, or random?")
     if json:
         output.result_json(
@@ -349,7 +219,7 @@ def conclude(prepared: PreparedRun, loop: TrainingLoop, ladder: Ladder | None, j
         )
         return
     if last is None or best is None:
-        steps = f"trained {state.step} steps"
+        steps = f"trained {number_of(state.step, 'step')}"
         output.result(f"{steps}; no validation part to score (data.val_fraction)")
         return
     bits = f"{Score(1, last).bits_per_symbol:.3f} bits per {output.one(unit)}"

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from charlm.cli.training_output import TrainingBar, broken_plan
+from charlm.cli.training_bar import TrainingBar
+from charlm.cli.training_output import broken_plan
 from charlm.config import load_config
 from charlm.errors import MachineError
 from charlm.runs import RunFolder
@@ -214,6 +215,7 @@ def test_a_finished_run_goes_on_with_more_steps(charlm, trained):
     result = charlm("train", "--resume", "--out", trained, "train.max_steps=9", "--json")
 
     assert json.loads(result.stdout)["step"] == 9
+    assert "nothing was left" not in result.stderr
 
 
 def test_resume_goes_on_with_what_another_process_left_before_the_lock_was_free(
@@ -604,7 +606,7 @@ def training_bar():
 
 
 def test_a_terminal_sees_how_long_compiling_takes_and_a_file_one_line(monkeypatch, capsys):
-    monkeypatch.setattr("charlm.cli.training_output.TICK", 0.01)
+    monkeypatch.setattr("charlm.cli.training_bar.TICK", 0.01)
     record = CompileRecord(expected=9.0, cached=True)
     for terminal in False, True:
         monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
@@ -652,3 +654,39 @@ def test_a_sample_of_an_expert_has_its_name(charlm, tiny):
     said = charlm("train", "-c", "tiny.yaml").stderr
 
     assert " small alone: '" in said
+
+
+def test_the_lowest_loss_is_the_best_even_that_of_a_first_join(capsys):
+    bar = training_bar()
+    bar.show(EvalRecord(step=0, chars=9, loss_nats=1.75, best=False, seconds=1.0))
+    bar.show(EvalRecord(step=1, chars=9, loss_nats=1.80, best=True, seconds=2.0))
+    bar.show(EvalRecord(step=2, chars=9, loss_nats=1.70, best=True, seconds=3.0))
+    bar.close()
+
+    ends = [line.split()[-1] for line in capsys.readouterr().err.splitlines()]
+    assert ends == ["s", "s", "best"]
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        (TRAIN, "at step 6; to train on, raise train.max_steps=6"),
+        ((*TRAIN, "--minutes", "0.01"), "; to train on, raise train.minutes=0.01"),
+        (
+            (*TRAIN, "train.patience=1", "train.eval_every=1", "train.learning_rate=3"),
+            "patience=1; ",
+        ),
+        (
+            ("train", "--config", "ngram", "data.source=text.txt"),
+            "; a model of this type learns in one step",
+        ),
+    ],
+)
+def test_a_finished_run_that_is_resumed_has_nothing_left_to_do(charlm, tiny, options, advice):
+    assert charlm(*options, "--out", "run").code == 0
+
+    again = charlm("train", "--resume", "--out", "run", "-q")
+
+    assert again.code == 0
+    assert "charlm: note: nothing was left to do: this run was finished at step " in again.stderr
+    assert advice in again.stderr
