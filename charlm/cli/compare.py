@@ -1,6 +1,7 @@
 """charlm compare: one table over runs."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
@@ -14,7 +15,7 @@ from charlm.cli.loss_output import as_json
 from charlm.cli.options import A_RUN, Device, Json
 from charlm.cli.signals import StopSignals, load_torch
 from charlm.cli.spelling import one_line
-from charlm.errors import CharlmError, CheckpointError, DataError, UsageError
+from charlm.errors import CharlmError, CheckpointError, DataError, UsageError, number_of
 
 if TYPE_CHECKING:
     from charlm.evaluation.comparison import ComparedRun
@@ -64,44 +65,65 @@ def compare(
         raise UsageError(f"--block-size {block_size}", f"{' and '.join(chosen)} {verb} no window")
     load_torch()
     with StopSignals() as stop, stop.at_once():
-        from charlm.evaluation import comparison
-
         rows = list(_load(runs, split, device))
-        comparison.join_units(rows)
-        models = [row.saved.model for row in rows]
-        length = block_size or comparison.common_length(models)
-        longer = any(m.block_size > length for m in models if not m.any_length)
-        cuts = comparison.cut(rows, chosen, length)
-        scored = sum(len(row.cuts) * (len(row.part) - 1) for row in rows)
-        total = scored + sum(model.uncounted for model in models)
-        with output.bar("scoring", "symbol", total) as bar:
-            comparison.score(rows, device, bar.update)
-    ordered = comparison.ordered(rows, chosen[0])
+        table = _scored(rows, chosen, block_size, device)
     if json:
-        window = length if windowed else None
-        stride = cuts["sliding"].stride if "sliding" in cuts else None
-        output.result_json(
-            {"split": split, "block_size": window, "stride": stride, **_as_json(ordered)}
-        )
+        window = table.length if windowed else None
+        stride = table.cuts["sliding"].stride if "sliding" in table.cuts else None
+        facts = {"split": split, "block_size": window, "stride": stride}
+        output.result_json(facts | _as_json(table.texts))
         return
-    tables = (
-        [
-            _heading(groups[0][0], split),
-            *output.aligned([*_table(groups, cuts)], right=range(2, 5), shorten=(1, 0)),
-        ]
-        for groups in ordered
-    )
-    output.result("\n\n".join(map("\n".join, tables)))
+    output.result("\n\n".join(map("\n".join, _tables(table, split))))
     _remarks(rows)
-    if len(ordered) > 1:
-        output.note(f"{len(ordered)} texts: losses are comparable only within a table")
-    if windowed and block_size is None and longer:
-        output.note(f"windows of {length} are the longest that all runs support; some support more")
+    if len(table.texts) > 1:
+        output.note(f"{len(table.texts)} tables: losses are comparable only within one")
+    if windowed and block_size is None and table.longer:
+        longest = f"windows of {table.length} are the longest that all runs support"
+        output.note(f"{longest}; some support more")
     if any(score.interval for row in rows for score in row.scores.values()):
         output.say(
             "[low, high]: 95 % interval for other texts of this kind; on this one text, "
             "differences between runs are more certain than these intervals"
         )
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What was scored, and how."""
+
+    texts: "Sequence[Sequence[Sequence[ComparedRun]]]"  # groups of runs for each
+    cuts: "Mapping[Protocol, Cut]"
+    length: int  # of a window
+    longer: bool  # whether some run supports a longer one
+
+
+def _scored(
+    rows: "list[ComparedRun]", chosen: list[Protocol], block_size: int | None, device: str
+) -> "_Table":
+    """Score the runs by each protocol."""
+    from charlm.evaluation import comparison
+
+    comparison.join_units(rows)
+    models = [row.saved.model for row in rows]
+    length = block_size or comparison.common_length(models)
+    longer = any(m.block_size > length for m in models if not m.any_length)
+    cuts = comparison.cut(rows, chosen, length)
+    scored = sum(len(row.cuts) * (len(row.part) - 1) for row in rows)
+    total = scored + sum(model.uncounted for model in models)
+    with output.bar("scoring", "symbol", total) as bar:
+        comparison.score(rows, device, bar.update)
+    return _Table(comparison.ordered(rows, chosen[0]), cuts, length, longer)
+
+
+def _tables(table: _Table, split: str) -> Iterator[list[str]]:
+    """Yield the lines of a table for each text."""
+    first = [groups[0][0] for groups in table.texts]
+    for groups in table.texts:
+        row = groups[0][0]
+        alike = [other for other in first if other.text[0] == row.text[0] and other is not row]
+        cells = [*_cells(groups, table.cuts)]
+        lines = output.aligned(cells, right=range(2, 5), shorten=(1, 0))
+        yield [_heading(row, split, alike), *lines]
 
 
 def _remarks(rows: "Sequence[ComparedRun]") -> None:
@@ -118,7 +140,7 @@ def _remarks(rows: "Sequence[ComparedRun]") -> None:
         for name, score in row.scores.items():
             symbols = row.saved.tokenizer.vocab_size
             uniform = uniform_nats(symbols, score.escapes, score.chars)
-            if worse := worse_than_uniform(score.loss_nats, symbols, uniform):
+            if worse := worse_than_uniform(score.loss_nats, uniform):
                 output.note(f"{row.name}, {name}: {score.loss_nats:.4f} nats, {worse}")
 
 
@@ -163,18 +185,23 @@ def _load(runs: list[Path] | None, split: str, device: str) -> "Iterator[Compare
         raise type(refused[0])("runs/", what, f"the first: {one_line(refused[0])}")
 
 
-def _heading(row: "ComparedRun", split: str) -> str:
-    scored = f"{len(row.part) - 1:,} {output.units(row.unit)} scored"
+def _heading(row: "ComparedRun", split: str, alike: "Sequence[ComparedRun]") -> str:
+    """Name a text, and what sets it apart from others of the same bytes."""
+    scored = f"{number_of(len(row.part) - 1, output.one(row.unit))} scored"
     if row.among_both:  # the bytes of a run of characters are counted while it is scored
         sizes = {score.bytes for score in row.scores.values()}
         scored = f"{max(size or 0 for size in sizes):,} bytes scored"
-    return f"{one_word(row.source)} ({str(row.text[0])[:8]}): {split}, {scored}"
+    facts = [(own, [other.read_as[i] for other in alike]) for i, own in enumerate(row.read_as)]
+    alone = [own for own, others in facts if own and own not in others]
+    apart = alone[:1] or [own for own, others in facts if own and {own} != {*others}]
+    said = ", ".join([split, *(apart if alike else []), scored])
+    return f"{one_word(row.source)} ({str(row.text[0])[:8]}): {said}"
 
 
-def _table(
+def _cells(
     groups: "Sequence[Sequence[ComparedRun]]", cuts: "Mapping[Protocol, Cut]"
 ) -> Iterator[list[str]]:
-    """Yield the rows of the table."""
+    """Yield the cells of each row of a table."""
     from charlm.evaluation.comparison import one_per_seed, spread
 
     both = groups[0][0].among_both

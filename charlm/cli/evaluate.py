@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -27,12 +27,12 @@ from charlm.cli.options import (
     of_adapt,
 )
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import CharlmError, UsageError
+from charlm.errors import CharlmError, UsageError, number_of
 
 if TYPE_CHECKING:
     from charlm.evaluation import Ladder
     from charlm.evaluation.given import GivenText
-    from charlm.evaluation.protocols import Cut
+    from charlm.evaluation.protocols import Cut, Name
     from charlm.evaluation.score import Score
     from charlm.evaluation.scoring import Scored
     from charlm.models import AdaptiveReader
@@ -103,72 +103,133 @@ def evaluate(
 
     For example: charlm eval --split val --json
     """
-    from charlm.config import changed
-    from charlm.runs import find_run
-
     load_torch()
     if source is not None and split is not None:
         raise UsageError(f"--split {split}", "a --file is scored as a whole", "leave one out")
     adapt = of_adapt(settings)
     _check_options(source, protocol, adapt, by_position, per_char, json)
-    split = split or "val"
-    found = find_run(either(place, run, "--run"))
+    cut = (protocol, block_size, stride)
+    order = _Order(split or "val", source, cut, unknown, by_position, per_char)
+    result = _evaluated(order, either(place, run, "--run"), adapt, checkpoint, device)
+    if json:
+        _print_json(order, result)
+    else:
+        _print(order, result)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What the command line asks for."""
+
+    split: str
+    source: str | None  # a text, instead of the split
+    cut: "tuple[Name, int | None, int | None]"  # the protocol, its block size and stride
+    unknown: Unknown
+    by_position: bool
+    per_char: str | None
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What was scored, and how well."""
+
+    saved: "SavedModel"
+    text: "GivenText"
+    cut: "Cut"
+    score: "Score"
+    reader: "AdaptiveReader | None"
+
+
+def _evaluated(
+    order: _Order, place: Path | None, adapt: Sequence[str], checkpoint: str, device: str
+) -> _Result:
+    """Load the model and the text, and score."""
+    from charlm.config import changed
+    from charlm.runs import find_run
+
+    found = find_run(place)
     config = changed(found.config, [f"run.device={device}", *adapt])
-    if per_char not in (None, "-"):
-        check_place(Path(per_char), found.path, source or config.data.source, "--per-char")
+    if order.per_char not in (None, "-"):
+        own = order.source or config.data.source
+        check_place(Path(order.per_char), found.path, own, "--per-char")
     with StopSignals() as stop, stop.scratch() as scratch:
         with stop.at_once():
             from charlm.evaluation import protocols
             from charlm.evaluation.given import GivenText, adaptive_reader, open_part
-            from charlm.evaluation.unknown import escape_nats
             from charlm.runs.load import load_model
 
             saved = replace(load_model(found, checkpoint, device), config=config)
             if saved.remark:
                 output.note(saved.remark)
-            cut = protocols.choose(saved.model, protocol, block_size, stride, per_char is not None)
-            if source is None:
-                text = GivenText(open_part(saved.run, split)[0], saved.tokenizer)
+            cut = protocols.choose(saved.model, *order.cut, order.per_char is not None)
+            if order.source is None:
+                text = GivenText(open_part(saved.run, order.split)[0], saved.tokenizer)
             else:
-                text = _given(saved, source, unknown, scratch)
+                text = _given(saved, order.source, order.unknown, scratch)
             output.prepare(saved.model, stop.requested)
-            reader = adaptive_reader(saved) if protocol == "adaptive" else None
-        with _writer(per_char, text.tokenizer, saved.tokenizer) as each:
-            score = _score(saved, text, cut, reader, by_position, each, stop)
-    if json:
-        said = record(None if source else split, source, cut, score, saved)
-        said |= {"learned": reader.learned} if reader else {}
-        output.result_json(said | ({"by_position": score.by_position} if by_position else {}))
-        return
+            reader = adaptive_reader(saved) if cut.name == "adaptive" else None
+        with _writer(order.per_char, text.tokenizer, saved.tokenizer) as each:
+            score = _score(saved, text, cut, reader, order.by_position, each, stop)
+        return _Result(saved, text, cut, score, reader)
+
+
+def _print_json(order: _Order, result: _Result) -> None:
+    """Print the loss as one JSON object."""
+    saved, score, reader = result.saved, result.score, result.reader
+    split = None if order.source else order.split
+    said = record(split, order.source, result.cut, score, saved)
+    said |= {"learned": reader.learned} if reader else {}
+    output.result_json(said | ({"by_position": score.by_position} if order.by_position else {}))
+
+
+def _print(order: _Order, result: _Result) -> None:
+    """Print the loss in words, and what one must know of it."""
+    saved, score, unit = result.saved, result.score, result.saved.tokenizer.unit
     # Where the characters took standard output, the summary must not end up among them.
-    tell = output.say if per_char == "-" else output.result
-    unit = saved.tokenizer.unit
-    tell(summary(one_word(source or split), score, unit))
-    how = f"scored {score.chars:,} characters {cut.in_words}"
-    output.say(f"{output.in_unit(how, unit)}; {one_word(found.path)} step {saved.step}")
-    if reader:
-        output.say(f"adaptive: {learned(reader.learned)}")
+    tell = output.say if order.per_char == "-" else output.result
+    tell(summary(one_word(order.source or order.split), score, unit))
+    how = f"scored {number_of(score.chars, 'character')} {result.cut.in_words}"
+    output.say(f"{output.in_unit(how, unit)}; {one_word(saved.run.path)} step {saved.step}")
+    if result.reader:
+        output.say(f"adaptive: {learned(result.reader.learned)}")
     output.say(output.in_unit(about_interval(score), unit))
-    if not text.left_out:
-        _compare_with_baselines(saved, cut, score, source is None and split == "val")
-    if text.left_out:
-        cost = f"cost {text.left_out.charge_nats / math.log(2):.2f} bits each (--unknown uniform)"
-        output.note(f"{score.unknown:,} of them are unknown to the model and {cost}")
-    if score.escapes:
-        cost = f"cost {escape_nats(saved.tokenizer.vocab_size) / math.log(2):.2f} bits more each"
-        output.note(f"{score.escapes:,} of them are rare or unknown: one symbol, and they {cost}")
+    _compare_with_baselines(result, order.source is None and order.split == "val")
+    _note_strange(result)
 
 
-def _compare_with_baselines(saved: "SavedModel", cut: "Cut", score: "Score", of_val: bool) -> None:
+def _compare_with_baselines(result: _Result, of_val: bool) -> None:
+    """Say which baselines of the run the loss is between, or that it is worse than guessing."""
     from charlm.evaluation.unknown import uniform_nats
 
-    tokenizer = saved.tokenizer
-    uniform = uniform_nats(tokenizer.vocab_size, score.escapes, score.chars)
+    saved, cut, score, left_out = result.saved, result.cut, result.score, result.text.left_out
+    uniform = uniform_nats(saved.tokenizer.vocab_size, score.escapes, score.chars)
+    if left_out:  # which costs the same however the others are predicted
+        unknown = score.unknown / score.chars
+        uniform = (1 - unknown) * uniform + unknown * left_out.charge_nats
     if of_val and (ladder := _kept_ladder(saved, cut, score)):
-        adaptive = cut.name == "adaptive"
-        output.say(f"reached: {reached(ladder, score.loss_nats, tokenizer.unit, adaptive)}")
-    elif worse := worse_than_uniform(score.loss_nats, tokenizer.vocab_size, uniform):
+        adaptive, unit = cut.name == "adaptive", saved.tokenizer.unit
+        output.say(f"reached: {reached(ladder, score.loss_nats, unit, adaptive)}")
+    elif worse := worse_than_uniform(score.loss_nats, uniform):
         output.note(f"this is {worse}")
+
+
+def _note_strange(result: _Result) -> None:
+    """Note what characters cost that the model does not know, or that are rare, and name some."""
+    from charlm.evaluation.unknown import escape_nats
+    from charlm.text.tokenizer import some_of
+
+    score, text = result.score, result.text
+    named = f" ({some_of(text.strange)})" if text.strange else ""
+    if text.left_out:
+        are = number_of(score.unknown, "of them is", "of them are")
+        cost = f"cost {text.left_out.charge_nats / math.log(2):.2f} bits each (--unknown uniform)"
+        output.note(f"{are} unknown to the model{named}; they {cost}")
+    if score.escapes:
+        are = number_of(score.escapes, "of them is", "of them are")
+        bits = escape_nats(result.saved.tokenizer.vocab_size) / math.log(2)
+        output.note(
+            f"{are} rare or unknown{named}: one symbol, and they cost {bits:.2f} bits more each"
+        )
 
 
 def _kept_ladder(saved: "SavedModel", cut: "Cut", score: "Score") -> "Ladder | None":

@@ -12,7 +12,7 @@ from charlm.cli import completion, output
 from charlm.cli.escaping import one_word
 from charlm.cli.options import A_RUN, Checkpoint, Device
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import UsageError
+from charlm.errors import DataError, UsageError, number_of
 
 if TYPE_CHECKING:
     from charlm.evaluation.each import Ranking, TextReading, TextScore
@@ -40,7 +40,7 @@ def score(
         typer.Option(
             "--tsv",
             help="Print columns instead of JSON: rank (if ranked), nats, bits a character, "
-            "characters, unknown ones, text.",
+            "characters, unknown (or rare) ones, text.",
         ),
     ] = False,
     top: Annotated[
@@ -73,40 +73,68 @@ def score(
 
     For example: charlm score names.txt --run runs/names --bottom 10
     """
-    from charlm.runs import find_run
-
     load_torch()
     if threshold is not None and (top or bottom):
         what = "every text of a ranking is printed"
         raise UsageError(f"--threshold {threshold:g}", what, "leave out --top and --bottom")
-    found = find_run(run)
     with StopSignals() as stop:
-        with stop.at_once():
-            from charlm.cli.score_output import Lines
-            from charlm.evaluation.each import Ranking, TextReading
-            from charlm.runs.load import load_model
-            from charlm.text.sources import open_stream
-
-            saved = load_model(found, checkpoint, device)
-            if saved.remark:
-                output.note(saved.remark)
-            reading = TextReading(open_stream(source, output.download_bar()), saved.config.data)
-            output.prepare(saved.model, stop.requested)
-            if source == "-" and sys.stdin.isatty():
-                output.say("reading texts from the terminal; Ctrl-D ends them")
-        lines = Lines(tsv, saved.tokenizer.unit)
-        ranking: Ranking[TextScore] | None = Ranking(top, bottom) if top or bottom else None
-        keep = _Keep(by, threshold, ranking)
+        saved, reading = _opened(source, run, checkpoint, device, stop)
         totals = _Totals()
-        for scores in _scored(saved, reading, stop, shown=ranking is None):
-            totals.add(scores)
-            lines.write((None, one) for one in scores if keep(one))
-        if ranking:
-            for ends in (ranking.top(), ranking.bottom()):
-                lines.write(ends)
+        _write(saved, reading, _Asked(tsv, by, threshold, top, bottom), totals, stop)
     for remark in reading.notes():
         output.note(remark)
-    _summarise(saved, totals)
+    _summarise(saved, reading, totals)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is printed."""
+
+    tsv: bool
+    by: str
+    threshold: float | None
+    top: int
+    bottom: int
+
+
+def _opened(
+    source: str, run: Path | None, checkpoint: str, device: str, stop: StopSignals
+) -> "tuple[SavedModel, TextReading]":
+    """Load the model, and open the texts."""
+    from charlm.runs import find_run
+
+    found = find_run(run)
+    with stop.at_once():
+        from charlm.evaluation.each import TextReading
+        from charlm.runs.load import load_model
+        from charlm.text.sources import open_stream
+
+        saved = load_model(found, checkpoint, device)
+        if saved.remark:
+            output.note(saved.remark)
+        reading = TextReading(open_stream(source, output.download_bar()), saved.config.data)
+        output.prepare(saved.model, stop.requested)
+        if source == "-" and sys.stdin.isatty():
+            output.say("reading texts from the terminal; Ctrl-D ends them")
+    return saved, reading
+
+
+def _write(
+    saved: "SavedModel", reading: "TextReading", asked: _Asked, totals: "_Totals", stop: StopSignals
+) -> None:
+    """Score the texts and write what was asked for."""
+    from charlm.cli.score_output import Lines
+    from charlm.evaluation.each import Ranking
+
+    lines = Lines(asked.tsv, saved.tokenizer.unit)
+    ranked = bool(asked.top or asked.bottom)
+    ranking: Ranking[TextScore] | None = Ranking(asked.top, asked.bottom) if ranked else None
+    keep = _Keep(asked.by, asked.threshold, ranking)
+    for scores in _scored(saved, reading, stop, shown=not ranked):
+        totals.add(scores)
+        lines.write((None, one) for one in scores if keep(one))
+    for ends in (ranking.top(), ranking.bottom()) if ranking else ():
+        lines.write(ends)
 
 
 def _scored(
@@ -168,18 +196,23 @@ class _Totals:
         self.strange += sum(one.unknown > 0 for one in scores)
 
 
-def _summarise(saved: "SavedModel", totals: _Totals) -> None:
-    """Say on stderr what was scored."""
-    unit = output.units(saved.tokenizer.unit)
-    where = f"{one_word(saved.run.path)} step {saved.step}"
+def _summarise(saved: "SavedModel", reading: "TextReading", totals: _Totals) -> None:
+    """Say on stderr what was scored; raise DataError if that is nothing."""
+    unit = saved.tokenizer.unit
     if not totals.chars:
-        output.say(f"there was no text to score; {where}")
-        return
-    mean = f"{totals.nats / totals.chars:.4f} nats a {output.one(saved.tokenizer.unit)}"
+        what = "holds no text to score"
+        raise DataError(reading.source.name, what, "write one text a line, or name a file of texts")
+    mean = f"{totals.nats / totals.chars:.4f} nats a {output.one(unit)}"
     each = f"{totals.nats / totals.texts:.2f} a text"
-    many = f"{totals.texts:,} text{'s' * (totals.texts != 1)}"
-    output.say(f"scored {many}, {totals.chars:,} {unit}: {mean}, {each}; {where}")
+    many = f"{number_of(totals.texts, 'text')}, {number_of(totals.chars, output.one(unit))}"
+    output.say(f"scored {many}: {mean}, {each}; {one_word(saved.run.path)} step {saved.step}")
     if totals.strange:
-        many = "text has" if totals.strange == 1 else "texts have"
+        have = number_of(totals.strange, "text has", "texts have")
+        which = f"{have} {output.units(unit)} that the model does not know"
         charged = "each is charged by a uniform code (see the docs)"
-        output.note(f"{totals.strange:,} {many} {unit} that the model does not know; {charged}")
+        if saved.tokenizer.escape is not None:
+            which = f"{have} characters that are rare in the run's text, or not in it"
+            charged = (
+                "the model reads one symbol for all of them, and each also costs its code point"
+            )
+        output.note(f"{which}; {charged}")

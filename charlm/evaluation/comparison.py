@@ -11,7 +11,7 @@ from statistics import mean, stdev
 import numpy as np
 import numpy.typing as npt
 
-from charlm.errors import Setting, UsageError
+from charlm.errors import Setting, UsageError, number_of
 from charlm.evaluation import protocols
 from charlm.evaluation.given import adaptive_reader, open_part
 from charlm.evaluation.protocols import WINDOWED, Cut, Name
@@ -23,6 +23,7 @@ from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.load import SavedModel, load_model
 from charlm.runs.state import read_state
 from charlm.text.escapes import NONE, escaped, utf8_sizes
+from charlm.text.tokenizer import seen_symbols
 from charlm.text.tokens import Split
 
 BOTH = "both units"
@@ -60,6 +61,21 @@ class ComparedRun:
     def among_both(self) -> bool:
         """Whether it is compared with runs of the other unit, so by bits per byte."""
         return BOTH in self.text
+
+    @property
+    def read_as(self) -> tuple[str, ...]:
+        """How its text was read and cut, each fact by itself: runs of one text may differ in it."""
+        data, symbols = self.saved.config.data, seen_symbols(self.saved.tokenizer)
+        of_list = data.records != "none"
+        kind = f"read as {data.records}" if of_list else "read as one text"
+        order = f"shuffled by seed {data.shuffle_seed}" if data.shuffle else "in its own order"
+        return (
+            kind if data.column is None else f"column {data.column}",
+            f"of {number_of(symbols, 'symbol')}" if self.unit == "chars" else "of bytes",
+            order if of_list else "",
+            ("without repeats" if data.unique else "with repeats") if of_list else "",
+            f"symbols {self.part.start:,} to {self.part.stop:,}",
+        )
 
     def loss(self, protocol: Name) -> float:
         """Return the loss by a protocol, infinite if the model does not support it.

@@ -2,6 +2,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -231,7 +232,7 @@ def test_unknown_characters_are_charged_by_the_stated_rule(charlm, trained):
     assert score["loss_nats"] == pytest.approx(total / 260, rel=1e-6)
     assert score["bits_per_byte"] == pytest.approx(score["bits_per_char"] * 260 / 264)
     bits = charge / math.log(2)
-    assert f"3 of them are unknown to the model and cost {bits:.2f} bits each (--unkn" in told
+    assert f"; they cost {bits:.2f} bits each (--unknown uniform)" in told
     lines = [json.loads(line) for line in Path("chars.jsonl").read_text().splitlines()]
     assert [(n["position"], n["char"]) for n in lines if not n["likeliest"]] == [
         (100, "é"),
@@ -265,7 +266,7 @@ def test_standard_input_is_scored_like_a_file(charlm, trained, monkeypatch):
         (["--protocol", "sliding", "--by-position"], "--by-position: sliding has no positions"),
         (["--per-char", "-", "--json"], "--per-char -: --json needs standard output too"),
         (["--per-char", ""], "--per-char: got an empty name"),
-        (["--protocol", "random"], "'windows', 'sliding', 'stream', 'adaptive'"),
+        (["--protocol", "random"], "expected one of windows, sliding, stream, adaptive"),
         (["--protocol", "adaptive", "--block-size", 4], "--block-size 4: adaptive has no window"),
         (["--set", "adapt.counts=false"], "nothing is learned under the protocol windows; use"),
         (
@@ -401,8 +402,7 @@ def test_an_unknown_part_is_refused(charlm, trained):
     result = charlm("eval", "--split", "dev")
 
     assert result.code == 2
-    assert "'--split'" in result.error
-    assert "'train', 'val', 'test'" in result.error
+    assert "--split dev: expected one of train, val, test" in result.error
 
 
 def test_scoring_leaves_nothing_behind(charlm, trained):
@@ -491,3 +491,24 @@ def test_a_run_of_bytes_speaks_of_bytes(charlm, tiny):
     assert json_said["unit"] == "bytes"
     assert json_said["bits_per_char"] is None
     assert json_said["bits_per_byte"] == pytest.approx(json_said["loss_nats"] / math.log(2))
+
+
+def test_a_text_that_guessing_predicts_better_is_said_to_be(charlm, tiny):
+    Path("text.txt").write_text("ab" * 2000)
+    assert charlm("train", "--config", "ngram", "data.source=text.txt", "--out", "run").code == 0
+    Path("worse.txt").write_text("aabbé" * 20 + "ö")
+    Path("alike.txt").write_text("ab" * 50 + "é")
+
+    worse, alike = (
+        charlm("eval", "run", "--file", name, "--unknown", "uniform").stderr
+        for name in ("worse.txt", "alike.txt")
+    )
+
+    note = re.search(r"note: this is worse than uniform \((.*)\): guessing, every", worse)
+    where = (math.log(102) + math.log(math.comb(101, 21))) / 21
+    unknown = 21 * (where + math.log(0x110000 - 2))
+    scored = 100 + 1 - 1  # of 101, the first is not
+    assert float(note[1]) == pytest.approx((79 * math.log(2) + unknown) / scored, abs=1e-3)
+    assert "21 of them are unknown to the model ('é' (U+00E9), 'ö' (U+00F6)); they" in worse
+    assert "this is" not in alike
+    assert "1 of them is unknown to the model ('é' (U+00E9)); " in alike

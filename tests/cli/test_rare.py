@@ -61,9 +61,10 @@ def test_unknown_characters_of_another_text_are_escapes(charlm, text):
     scored = charlm("eval", "run", "--file", "other.txt", "--per-char", "c.jsonl")
 
     assert scored.code == 0
-    assert "20 of them are rare or unknown: one symbol, and they cost 20.09 bits more each" in (
-        scored.stderr
-    )
+    assert (
+        "20 of them are rare or unknown ('é' (U+00E9), '😀' (U+1F600)): one symbol, and they cost "
+        "20.09 bits more each"
+    ) in scored.stderr
     rows = [*map(json.loads, Path("c.jsonl").read_text().splitlines())]
     assert "".join(row["char"] for row in rows) == ("aé\nb😀c\n" * 10)[1:]
 
@@ -186,3 +187,16 @@ def test_a_text_of_rare_characters_alone_is_refused(charlm, text, refused):
     (line,) = refused(3, "train", *KINDS["ngram"], "data.source=text.txt", "data.min_count=2000")
 
     assert line == "data.min_count=2000: no character of text.txt occurs 2,000 times; lower it"
+
+
+def test_a_score_tells_of_rare_characters(charlm, text):
+    train(charlm, RARE, "data.records=lines")
+    Path("some.txt").write_text("ab\na龘\n")
+
+    said = charlm("score", "some.txt", "--run", "run").stderr
+
+    assert (
+        "1 text has characters that are rare in the run's text, or not in it; the model reads one "
+        "symbol for all of them"
+    ) in said
+    assert "does not know" not in said

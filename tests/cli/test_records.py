@@ -176,3 +176,47 @@ def test_an_expert_that_read_the_list_in_another_order_is_noted(charlm, names):
     result = charlm("train", "--config", "joined.yaml", *names, "--out", "run")
 
     assert "other has read this text in another order" in result.stderr, result.stderr
+
+
+def test_symbols_are_counted_alike_everywhere(charlm, names):
+    count = len(set("".join(NAMES)))
+    charlm("train", *MODELS["ngram"], *names, "--out", "run")
+    Path("other.txt").write_text("zzz\n")
+
+    planned = charlm("train", *MODELS["ngram"], *names, "--dry-run").stdout
+    told = charlm("data", "info", "names.txt", "data.records=lines").stdout
+    scored = charlm(
+        "baselines", "names.txt", "data.records=lines", "--max-order", 2, "--json"
+    ).stdout
+    refused = charlm("eval", "run", "--file", "other.txt").error
+    explained = charlm("explain", *MODELS["ngram"], *names).stdout
+
+    assert f"; {count} symbols\n" in planned
+    assert f"symbols  {count}\n" in told
+    assert json.loads(scored)["symbols"] == count
+    assert f"not in the alphabet of this run, which has {count} symbols" in refused
+    assert f"V = {count + 1} symbols with the end of a record, T" in explained
+
+
+def test_runs_of_one_text_that_was_read_otherwise_have_titles_of_their_own(charlm, names):
+    for out, keys in {
+        "lines": [],
+        "text": ["data.records=none"],
+        "seed": ["data.shuffle_seed=1"],
+        "order": ["data.shuffle=false"],
+    }.items():
+        own = [name for name in names if not any(k.startswith(name.split("=")[0]) for k in keys)]
+        result = charlm("train", *MODELS["ngram"], *own, *keys, "--out", f"runs/{out}", "-q")
+        assert result.code == 0, result.stderr
+
+    two = charlm("compare", "runs/lines", "runs/text")
+    three = charlm("compare", "runs/lines", "runs/seed", "runs/order")
+
+    titles = [[line for line in r.stdout.splitlines() if " scored" in line] for r in (two, three)]
+    assert len(set(titles[0])) == 2
+    for kind in ("lines", "one text"):
+        assert sum(f": val, read as {kind}, " in title for title in titles[0]) == 1
+    assert len(set(titles[1])) == 3
+    for order in ("shuffled by seed 0", "shuffled by seed 1", "in its own order"):
+        assert sum(f": val, {order}, " in title for title in titles[1]) == 1
+    assert "note: 3 tables: losses are comparable only within one" in three.stderr

@@ -204,14 +204,17 @@ def test_texts_of_one_character_and_of_100_000(score, kind):
     assert all(0 < one["nats"] < 50 * one["chars"] for one in found)
 
 
-def test_nothing_to_score_is_no_mistake(score, monkeypatch):
+def test_nothing_to_score_is_refused(score, monkeypatch):
     for text in (b"", b"\n\n"):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
 
-        found, said = score()
+        found, said = score(code=3)
 
         assert found == []
-        assert said.endswith("there was no text to score; runs/ngram step 1\n")
+        assert said.endswith(
+            "charlm: error: standard input: holds no text to score; write one text a line, or name a "
+            "file of texts\n"
+        )
 
 
 def test_paragraphs_are_read_as_paragraphs(charlm, tmp_path):
