@@ -7,7 +7,7 @@ marimo run docs/course.py      # or: marimo edit docs/course.py, to see and chan
 import marimo
 
 __generated_with = "0.25.2"
-app = marimo.App(app_title="From text to GPT")
+app = marimo.App(width="medium", app_title="From text to GPT")
 
 with app.setup:
     import json
@@ -18,6 +18,7 @@ with app.setup:
     import numpy as np
     import torch
 
+    from charlm.errors import CharlmError
     from charlm.models import BigramModel, ModernGPT, next_token_loss
     from charlm.models.averaging import averaging_matrix
     from charlm.models.looking import attention_weights
@@ -25,8 +26,6 @@ with app.setup:
     from charlm.sampling.choose import Settings, next_probabilities
     from charlm.sampling.generate import Context, generate
     from charlm.text import Batches, CharTokenizer, IdArray, open_source
-
-    alt.data_transformers.disable_max_rows()
 
 
 @app.cell
@@ -51,7 +50,11 @@ def _():
 
 @app.cell
 def _(name):
-    text = "".join(part.open().read().decode() for part in open_source(name.value).parts)
+    try:
+        source = open_source(name.value)
+    except CharlmError as error:
+        mo.stop(True, mo.md(str(error)))
+    text = "".join(part.open().read().decode() for part in source.parts)
     tokenizer = CharTokenizer(text)
     ids = tokenizer.encode(text)
     train, val = IdArray(ids[: len(ids) * 9 // 10]), IdArray(ids[len(ids) * 9 // 10 :])
@@ -108,7 +111,8 @@ def _():
 @app.cell
 def _(tokenizer, words):
     found = tokenizer.encode(words.value, unknown="skip")
-    mo.ui.table([{"character": glyph(tokenizer.alphabet[i]), "id": int(i)} for i in found])
+    signs = [glyph(tokenizer.alphabet[i]) for i in found]
+    mo.plain_text("\n".join("".join(f"{each:>4}" for each in row) for row in (signs, found)))
     return
 
 
@@ -123,12 +127,8 @@ def _():
 @app.cell
 def _(block_size, step, tokenizer, train):
     batch = Batches(train, block_size.value, batch_size=4, seed=1).get(step.value)
-    mo.ui.table(
-        [
-            {"x": repr(tokenizer.decode(a)), "y, what follows": repr(tokenizer.decode(b))}
-            for a, b in zip(*batch, strict=True)
-        ]
-    )
+    rows = [map(repr, map(tokenizer.decode, pair)) for pair in zip(*batch, strict=True)]
+    mo.plain_text("\n".join(f"x = {x}\ny = {y}\n" for x, y in rows))
     return (batch,)
 
 
@@ -256,6 +256,7 @@ def _(model, n_head, n_layer):
 @app.cell
 def _(head, layer, model, passage, tokenizer):
     seen = tokenizer.encode(passage.value, unknown="skip")[: model.block_size]
+    mo.stop(not len(seen), "the text has none of these characters")
     attention = attention_weights(model, torch.from_numpy(seen).long())
     letters = [glyph(tokenizer.alphabet[i]) for i in seen]
     title = "the row is where it stands, the column where it looks"
@@ -274,7 +275,8 @@ def _():
 
 @app.cell
 def _(model, prompt, seed, temperature, tokenizer):
-    given = tokenizer.encode(prompt.value or "\n", unknown="skip")
+    given = tokenizer.encode(prompt.value, unknown="skip")
+    mo.stop(not len(given), "begin with a character of the text")
     settings = Settings(temperature=temperature.value)
     drawn = generate(Context(model, given), 300, settings, [seed.value])
     written = prompt.value + tokenizer.decode(int(one.idx[0]) for one in drawn)
