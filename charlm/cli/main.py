@@ -27,6 +27,7 @@ from charlm.cli import (
     lr_find,
     novelty,
     output,
+    report,
     runs,
     sample,
     score,
@@ -57,6 +58,7 @@ app.command("eval", cls=Verb)(evaluate.evaluate)
 app.command("baselines", cls=Verb)(baselines.baselines)
 app.command("novelty", cls=Verb)(novelty.novelty)
 app.command("compare", cls=Verb)(compare.compare)
+app.command("report", cls=Verb)(report.report)
 app.command("compress", cls=Verb)(compress.compress)
 app.command("decompress", cls=Verb)(compress.decompress)
 app.command("serve", cls=Verb)(serve.serve)

@@ -11,7 +11,7 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.config import named_config
-from charlm.cli.escaping import quoted
+from charlm.cli.escaping import one_word, quoted
 from charlm.cli.options import (
     A_RUN,
     ConfigName,
@@ -24,7 +24,8 @@ from charlm.cli.options import (
     overridden,
 )
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import Stopped, UsageError
+from charlm.cli.spelling import one_line
+from charlm.errors import CharlmError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from charlm.cli.training_bar import TrainingBar
@@ -84,6 +85,10 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check all and show the plan; make no run.")
     ] = False,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Then make a page about the run, report.html in its folder."),
+    ] = False,
     json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
 ) -> int:
@@ -109,6 +114,10 @@ def train(
     options = {"data.source": source, "train.minutes": minutes, "train.init_from": init_from}
     changes = overridden(overrides, options | {"run.seed": seed, "run.device": device})
     _refuse_half_set_launch()
+    if report:
+        from charlm.reporting.extra import check_installed
+
+        check_installed()
     load_torch()
     with StopSignals() as stop:
         with stop.at_once():
@@ -126,7 +135,10 @@ def train(
         if dry_run:
             return _try(order)
         with _resumed(order, run, allow_new_data) if run else _begun(order) as prepared:
-            return _train(order, prepared, json)
+            code = _train(order, prepared, json)
+            if report and not code:
+                _report(order, prepared)
+            return code
 
 
 def _to_resume(given: str | None, out: Path | None, changes: list[str]) -> "RunFolder":
@@ -278,6 +290,21 @@ def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     if not quiet:
         output.say(f"{loop.state.seconds:.0f} s; sample from it: charlm sample --run {place}")
     return 0
+
+
+def _report(order: _Order, prepared: "PreparedRun") -> None:
+    """Make a page about the finished run; what prevents it does not undo the training."""
+    from charlm.cli.report import write_page
+    from charlm.reporting.opened import open_run
+
+    place = prepared.run.report_path
+    try:
+        run = open_run(prepared.run, prepared.config.run.device)
+        write_page([run], place, None, 0, order.stop, order.quiet)
+    except CharlmError as error:
+        output.note(f"no report: {one_line(error)}")
+    else:
+        output.say(f"report   {one_word(place)}")
 
 
 def _records(

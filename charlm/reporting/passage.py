@@ -26,6 +26,7 @@ from charlm.text.tokenizer import CharTokenizer
 
 LENGTH = 1_200  # symbols of a passage, about
 GIVEN = Setting("passage")
+GIVEN_TEXT = "the given text"
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def passage_from(run: Opened, text: str) -> Passage:
     ids = np.concatenate([np.empty(0, np.int64), *coded])
     if len(ids) < 2:
         raise DataError(GIVEN, f"{len(ids)} symbols, and the first is not predicted", "give more")
-    return _whole(ids, tokenizer.boundary, tokenizer.escape, rare, "the given text")
+    return _whole(ids, tokenizer.boundary, tokenizer.escape, rare, GIVEN_TEXT)
 
 
 def _whole(

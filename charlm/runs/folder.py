@@ -17,6 +17,7 @@ from charlm.text.tokenizer import Tokenizer, load_tokenizer
 
 RUNS = Path("runs")
 BASELINES = "baselines.json"
+REPORT = "report.html"
 # An expert has a link to the text of its mixture: no other link in a run folder is followed.
 TEXT_OF_MIXTURE = Path("..", "..", "tokens")
 
@@ -32,6 +33,7 @@ class RunFolder:
         self.metrics_path = path / "metrics.jsonl"  # one record per line
         self.baselines_path = path / BASELINES  # their table, only to save time
         self.board_path = path / "tensorboard"  # the log again, with run.tensorboard
+        self.report_path = path / REPORT  # a page about the run, for people only
         self.samples_path = path / "samples"  # step-N.txt: samples written during training
         # step-N: model.safetensors, optimizer.safetensors, state.json, belongs.json (configuration
         # and alphabet of the training), MANIFEST.json.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from charlm.errors import CharlmError, CheckpointError, MachineError, UsageError
-from charlm.runs.folder import BASELINES, RunFolder, runs_under
+from charlm.runs.folder import BASELINES, REPORT, RunFolder, runs_under
 from charlm.storage.atomic import is_leftover, remove_folder
 from charlm.storage.json_file import parse_object
 from charlm.storage.lock import HOLDER, LOCK, folder_lock, is_locked
@@ -19,6 +19,7 @@ TAIL = 1 << 16  # bytes at the end of a log: its last record says whether the ru
 OURS = {"config.yaml", "tokenizer.json", "tokens", "metrics.jsonl", "samples", "checkpoints"}
 OURS |= {
     BASELINES,
+    REPORT,
     "tensorboard",
     "experts",
     "mixture.json",

@@ -1,12 +1,15 @@
 """Small runs of many kinds, made once."""
 
 import os
-import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from markupsafe import Markup
 
 from charlm.cli.main import run
+from charlm.reporting.opened import open_run
+from charlm.runs import RunFolder
 from tests.cli.test_records import NAMES
 from tests.conftest import TEXT
 
@@ -41,29 +44,51 @@ KINDS = {
 
 
 @pytest.fixture(scope="session")
-def _runs(tmp_path_factory):
+def runs(tmp_path_factory):
+    """A function that trains one of `KINDS` when it is first asked for it; it returns the folder."""
     folder = tmp_path_factory.mktemp("reported")
-    here = Path.cwd()
-    os.chdir(folder)
-    try:
-        Path("text.txt").write_text(TEXT)
-        Path("names.txt").write_text("\n".join(NAMES) + "\n")
-        Path("hostile.txt").write_bytes(HOSTILE.encode())
-        Path("rare.txt").write_text(TEXT[:2000] + "☃ ☂ a☃b ♞ and ☃ more ♘ " * 4, encoding="utf-8")
-        for name, (model, text, more) in KINDS.items():
+    (folder / "text.txt").write_text(TEXT)
+    (folder / "names.txt").write_text("\n".join(NAMES) + "\n")
+    (folder / "hostile.txt").write_bytes(HOSTILE.encode())
+    rare = TEXT[:2000] + "☃ ☂ a☃b ♞ and ☃ more ♘ " * 4
+    (folder / "rare.txt").write_text(rare, encoding="utf-8")
+
+    def run_of(name):
+        if (folder / name).exists():
+            return folder / name
+        model, text, more = KINDS[name]
+        here = Path.cwd()
+        os.chdir(folder)
+        try:
             Path("run.yaml").write_text(
                 f"data: {{source: {text}{more}}}\nmodel: {model}\n"
                 "train: {max_steps: 4, batch_size: 4, warmup_steps: 1, eval_every: 2}\n"
-                "eval: {baselines: false}\nrun: {device: cpu, dtype: float32}\n"
+                "eval: {baselines: false}\nrun: {device: cpu, dtype: float32, fused: false}\n"
             )
             assert run(["train", "--config", "run.yaml", "--out", name, "-q"]) == 0
-    finally:
-        os.chdir(here)
-    return folder
+        finally:
+            os.chdir(here)
+        return folder / name
+
+    return run_of
 
 
-@pytest.fixture
-def runs(_runs, tmp_path):
-    """Copies of the runs `KINDS`, in the current folder."""
-    shutil.copytree(_runs, tmp_path, dirs_exist_ok=True)
-    return tmp_path
+@pytest.fixture(scope="session")
+def opened(runs):
+    """A function that opens one of `KINDS`, ready to predict."""
+
+    def open_it(name):
+        found = open_run(RunFolder(runs(name)), "cpu")
+        found.model.prepare()
+        return found
+
+    return open_it
+
+
+@contextmanager
+def without_charts():
+    """While in this context, pages have no charts, which take seconds to draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("charlm.reporting.page.charts_of", lambda *_: iter(()))
+        patch.setattr("charlm.reporting.page.vega_script", lambda: Markup("// Vega"))
+        yield

@@ -17,21 +17,15 @@ from charlm.runs import RunFolder
 from tests.reporting.conftest import KINDS
 
 
-def opened(name):
-    run = open_run(RunFolder(Path(name)), "cpu")
-    run.model.prepare()
-    return run
-
-
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "unscored"])
 @pytest.mark.parametrize("length", [40, 100_000])
-def test_bits_and_likeliest_are_those_of_eval(charlm, runs, name, length):
+def test_bits_and_likeliest_are_those_of_eval(charlm, runs, opened, name, length):
     run = opened(name)
     passage = passage_of(run, length)
 
     whole = next(predictions(run.model, passage, name))
 
-    assert charlm("eval", name, "--per-char", "each.jsonl", "--device", "cpu").code == 0
+    assert charlm("eval", runs(name), "--per-char", "each.jsonl", "--device", "cpu").code == 0
     rows = [json.loads(line) for line in Path("each.jsonl").read_text().splitlines()]
     shown = [symbol for symbol, _, _ in passage.symbols(Glyphs(run.tokenizer))]
     assert len(whole.bits) == len(shown) - 1
@@ -47,7 +41,7 @@ def test_bits_and_likeliest_are_those_of_eval(charlm, runs, name, length):
         assert row["likeliest"][0][0] == (best if name == "bytes" else run.tokenizer.decode([best]))
 
 
-def test_without_a_validation_part_the_training_part_is_shown(runs):
+def test_without_a_validation_part_the_training_part_is_shown(opened):
     passage = passage_of(opened("unscored"), 50)
 
     assert passage.whence == "the training text"
@@ -55,7 +49,7 @@ def test_without_a_validation_part_the_training_part_is_shown(runs):
 
 
 @pytest.mark.parametrize("name", ["linear", "bitwise"])
-def test_each_expert_predicts_as_its_mixture_uses_it(runs, name):
+def test_each_expert_predicts_as_its_mixture_uses_it(opened, name):
     run = opened(name)
     passage = passage_of(run, 60)  # in windows of 24, longer than the block of the GPT
 
@@ -80,7 +74,7 @@ def test_each_expert_predicts_as_its_mixture_uses_it(runs, name):
         np.testing.assert_allclose(whole.bits[:24], -p.log2(), atol=1e-3)
 
 
-def test_a_passage_of_records_ends_with_a_record(runs):
+def test_a_passage_of_records_ends_with_a_record(opened):
     run = opened("records")
 
     passage = passage_of(run, 20)
@@ -93,11 +87,11 @@ def test_a_passage_of_records_ends_with_a_record(runs):
     assert not (ids[21:-1] == boundary).any()
 
 
-def test_a_long_record_is_cut_and_has_no_end(charlm, runs):
+def test_a_long_record_is_cut_and_has_no_end(charlm):
     Path("long.txt").write_text("\n".join(c * 300 for c in "abcdefghij"))
     keys = ["data.source=long.txt", "data.records=lines", "data.val_fraction=0.3", "--out", "long"]
     assert charlm("train", "--config", "bigram", "train.max_steps=2", *keys, "-q").code == 0
-    run = opened("long")
+    run = open_run(RunFolder(Path("long")), "cpu")
 
     passage = passage_of(run, 50)
     whole = next(predictions(run.model, passage, "long"))
@@ -109,18 +103,18 @@ def test_a_long_record_is_cut_and_has_no_end(charlm, runs):
     assert len(set(symbols[1:])) == 1
 
 
-def test_a_given_text_is_scored_from_its_second_symbol(charlm, runs):
+def test_a_given_text_is_scored_from_its_second_symbol(charlm, runs, opened):
     Path("given.txt").write_text("the lazy dog jumps.")
     run = opened("gpt")
 
     found = next(predictions(run.model, passage_from(run, "the lazy dog jumps."), "gpt"))
 
-    scored = ("eval", "gpt", "--file", "given.txt", "--per-char", "-", "--device", "cpu")
+    scored = ("eval", runs("gpt"), "--file", "given.txt", "--per-char", "-", "--device", "cpu")
     rows = [json.loads(line) for line in charlm(*scored).stdout.splitlines()]
     assert found.bits == pytest.approx([row["bits"] for row in rows], abs=1e-4)
 
 
-def test_lines_of_a_given_text_are_records(runs):
+def test_lines_of_a_given_text_are_records(opened):
     run = opened("records")
 
     passage = passage_from(run, "anna\nbelin")
@@ -130,7 +124,7 @@ def test_lines_of_a_given_text_are_records(runs):
     assert len(next(predictions(run.model, passage, "x")).bits) == 11
 
 
-def test_rare_characters_are_shown_as_themselves(runs):
+def test_rare_characters_are_shown_as_themselves(opened):
     run = opened("rare")
     glyphs = Glyphs(run.tokenizer)
 
@@ -143,6 +137,6 @@ def test_rare_characters_are_shown_as_themselves(runs):
 @pytest.mark.parametrize(
     ("text", "message"), [("a", "1 symbol"), ("", "0 symbols"), ("a☃", "2603")]
 )
-def test_a_given_text_that_cannot_be_scored_is_refused(runs, text, message):
+def test_a_given_text_that_cannot_be_scored_is_refused(opened, text, message):
     with pytest.raises(DataError, match=f"passage: .*{message}"):
         passage_from(opened("gpt"), text)
