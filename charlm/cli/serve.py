@@ -1,8 +1,9 @@
 """charlm serve: models over HTTP, with a page to try them on."""
 
 import contextlib
+import importlib.util
+import re
 import secrets
-import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +12,10 @@ import typer
 from charlm.cli import output
 from charlm.cli.options import A_RUN, Device
 from charlm.cli.signals import load_torch
-from charlm.errors import MachineError, UsageError
+from charlm.errors import MachineError, Setting, UsageError
 
+NEEDED = ("starlette", "uvicorn", "prometheus_client")
+SENDABLE = re.compile(r"[!-~]+")  # in a header
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -25,7 +28,10 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8765,
     token: Annotated[
         str | None,
-        typer.Option(help="What clients must send. Beyond this machine, one is made if needed."),
+        typer.Option(
+            envvar="CHARLM_TOKEN",
+            help="What clients must send. Beyond this machine, one is made if needed.",
+        ),
     ] = None,
     device: Device = "auto",
     most: Annotated[
@@ -42,15 +48,19 @@ def serve(
 
     For example: charlm serve runs/gpt
     """
-    try:
-        import uvicorn
-        from starlette.applications import Starlette  # noqa: F401
-    except ImportError:
-        what = "needs Starlette and uvicorn"
-        raise MachineError("charlm serve", what, 'pip install "charlm[serve]"') from None
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        what = f"needs {', '.join(name.replace('_', '-') for name in missing)}"
+        raise MachineError("charlm serve", what, "pip install 'charlm[serve]'")
+    if not host:
+        raise UsageError(Setting("host"), "empty", "use 0.0.0.0 for every address of this machine")
+    if token is not None and not SENDABLE.fullmatch(token):
+        raise UsageError(Setting("token"), "cannot be sent", "use letters and digits, no spaces")
+    local = host in LOOPBACK
+    made = secrets.token_urlsafe(24) if token is None and not local else None
     load_torch()
     from charlm.library import load
     from charlm.serving.app import LOCAL, Server
+    from charlm.serving.running import Runner, address, listen
     from charlm.serving.service import Served
 
     models = [load(run, device=device) for run in (runs or (None,))]
@@ -58,30 +68,15 @@ def serve(
     if len(set(names)) < len(names):
         where = ", ".join(str(model.run.path) for model in models)
         raise UsageError(where, "two runs have the same name", "rename one")
-    local = host in LOOPBACK
-    if token is None and not local:
-        token = secrets.token_urlsafe(24)
-        output.say(f"token  {token}")
     served = [
         Served(name, model, at_once=at_once, waiting=waiting, most=most)
         for name, model in zip(names, models, strict=True)
     ]
-    server = Server(served, token=token, hosts=LOCAL if local else None)
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        mend = "choose another --host or --port"
-        raise MachineError(f"{host}:{port}", error.strerror or str(error), mend) from None
-    shown, port = f"[{host}]" if ":" in host else host, listening.getsockname()[1]
-    output.say(f"serving {', '.join(names)} at http://{shown}:{port}  (Ctrl-C stops)")
-    config = uvicorn.Config(
-        server.app,
-        log_level="warning",
-        access_log=False,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=30,
-        limit_concurrency=1000,
-    )
-    with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again once all is done
-        uvicorn.Server(config).run(sockets=[listening])
+    server = Server(served, token=token or made, hosts=LOCAL if local else None)
+    with listen(host, port) as listening, contextlib.suppress(KeyboardInterrupt):
+        if made:
+            output.say(f"token  {made}")
+        output.say(f"serving {', '.join(names)} at {address(listening)}  (Ctrl-C stops)")
+        Runner(server, output.say).run(
+            sockets=[listening]
+        )  # raises the signal again once all is done

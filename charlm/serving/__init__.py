@@ -1,5 +1,6 @@
 """A model that clients reach by HTTP.
 
 Read in this order: `requests` (what may be asked), `engine` (one thread that draws all texts), `service`
-(from requests to texts and back, without HTTP), `description` (OpenAPI), `app` (HTTP).
+(from requests to texts and back, without HTTP), `description` (OpenAPI), `messages` (bodies, events and
+errors), `drawn` (texts as they come), `app` (paths, and who may use them), `running` (a process).
 """

@@ -1,8 +1,6 @@
 """The HTTP server: completions in OpenAI's dialect, scores, health, metrics and a page."""
 
-import asyncio
 import hmac
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -15,18 +13,17 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from charlm.sampling.stream import Piece
 from charlm.serving.description import describe
-from charlm.serving.engine import Busy, Job
+from charlm.serving.drawn import Drawing, Stream
+from charlm.serving.engine import Busy
+from charlm.serving.messages import body_of, host_of, in_json, refusal
 from charlm.serving.requests import CompletionRequest, NextRequest, Refused, ScoreRequest, checked
-from charlm.serving.service import Answer, Served, prompts_of
+from charlm.serving.service import Served, prompts_of
 
-MOST_BODY = 1 << 20  # bytes
-BODY_SECONDS = 10.0  # in which a body must come
-PAUSE = 0.02  # seconds between two parts of a stream: characters in between go together
 PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -70,7 +67,7 @@ class Server:
                 self._route("/v1/score", self.score, "POST"),
                 self._route("/v1/next", self.next, "POST"),
             ],
-            exception_handlers={HTTPException: _http_error},  # type: ignore[dict-item]
+            exception_handlers={HTTPException: _no_route, Exception: _mistake},  # type: ignore[dict-item]
             lifespan=self._lifespan,
         )
 
@@ -107,7 +104,7 @@ class Server:
 
     def _check(self, request: Request, open: bool) -> None:
         """Refuse a request that another site made, or that lacks the token."""
-        host = _host(request.headers.get("host", ""))
+        host = host_of(request.headers.get("host", ""))
         if self.hosts is not None and host not in self.hosts:
             raise Refused("this server does not answer by that name", status=421)
         origin = request.headers.get("origin")
@@ -126,11 +123,11 @@ class Server:
 
     async def health(self, request: Request) -> Response:
         """Whether it works."""
-        return JSONResponse({"status": "ok"})
+        return in_json({"status": "ok"})
 
     async def openapi(self, request: Request) -> Response:
         """The description of all this."""
-        return JSONResponse(describe())
+        return in_json(describe())
 
     async def metrics(self, request: Request) -> Response:
         """Counts for Prometheus."""
@@ -138,45 +135,33 @@ class Server:
 
     async def models(self, request: Request) -> Response:
         """The models."""
-        return JSONResponse(
-            {"object": "list", "data": [_card(one) for one in self.served.values()]}
-        )
+        return in_json({"object": "list", "data": [_card(one) for one in self.served.values()]})
 
     async def model(self, request: Request) -> Response:
         """One model."""
-        return JSONResponse(_card(self._named(request.path_params["name"])))
+        return in_json(_card(self._named(request.path_params["name"])))
 
     async def score(self, request: Request) -> Response:
         """How likely texts are."""
-        asked = checked(ScoreRequest, await _body(request))
-        return _json(await run_in_threadpool(self._named(asked.model).scores, asked))
+        asked = checked(ScoreRequest, await body_of(request))
+        return in_json(await run_in_threadpool(self._named(asked.model).scores, asked))
 
     async def next(self, request: Request) -> Response:
         """What may come next."""
-        asked = checked(NextRequest, await _body(request))
-        return _json(await run_in_threadpool(self._named(asked.model).likely, asked))
+        asked = checked(NextRequest, await body_of(request))
+        return in_json(await run_in_threadpool(self._named(asked.model).likely, asked))
 
     async def completions(self, request: Request) -> Response:
         """Texts that continue prompts."""
-        asked = checked(CompletionRequest, await _body(request))
-        one, more = self._named(asked.model), asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def wake() -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(more.set)
-
-        jobs = one.jobs(asked, wake)
+        asked = checked(CompletionRequest, await body_of(request))
+        one, n = self._named(asked.model), asked.n or 1
+        one.check_size(asked)
         echoes: list[list[Piece]] = []
         for prompt in prompts_of(asked):
             echo = await run_in_threadpool(one.echoed, prompt, asked) if asked.echo else []
-            echoes += [echo] * (asked.n or 1)
-        one.engine.submit(jobs)
-        answer, read = Answer(asked, one.name), sum(map(len, prompts_of(asked)))
-        if asked.stream:
-            parts = _parts(one, jobs, echoes, answer, more, read)
-            return StreamingResponse(parts, media_type="text/event-stream")
-        return await _whole(request, one, jobs, echoes, answer, more, read)
+            echoes += [echo] * n
+        drawing = Drawing(one, asked, echoes)
+        return Stream(drawing) if asked.stream else await drawing.whole(request)
 
     def _named(self, name: str) -> Served:
         try:
@@ -186,147 +171,20 @@ class Server:
             raise Refused(f"no model {name!r} here; there is {known}", "model", 404) from None
 
 
-async def _whole(
-    request: Request,
-    one: Served,
-    jobs: Sequence[Job],
-    echoes: Sequence[Sequence[Piece]],
-    answer: Answer,
-    more: asyncio.Event,
-    read: int,
-) -> Response:
-    """Return the answer when all texts are whole; end them if the client goes away."""
-    texts: list[list[Piece]] = [list(echo) for echo in echoes]
-    waiting = set(range(len(jobs)))
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        while waiting:
-            woken = asyncio.ensure_future(more.wait())
-            await asyncio.wait({gone, woken}, return_when=asyncio.FIRST_COMPLETED)
-            woken.cancel()
-            if gone.done():
-                raise ClientDisconnect
-            more.clear()
-            for i in sorted(waiting):
-                pieces, done = jobs[i].take()
-                texts[i] += pieces
-                if done:
-                    waiting.discard(i)
-    finally:
-        gone.cancel()
-        one.engine.cancel([jobs[i] for i in waiting])
-    for job in jobs:
-        if job.error:
-            raise _failed(job.error)
-    choices = (
-        answer.choice(i, pieces, 0, job.ended)
-        for i, (pieces, job) in enumerate(zip(texts, jobs, strict=True))
-    )
-    return _json(answer.whole(choices, read, sum(job.drawn for job in jobs)))
-
-
-async def _parts(
-    one: Served,
-    jobs: Sequence[Job],
-    echoes: Sequence[Sequence[Piece]],
-    answer: Answer,
-    more: asyncio.Event,
-    read: int,
-) -> AsyncIterator[str]:
-    """Yield the events of a stream; end its texts if the client goes away."""
-    waiting, places = set(range(len(jobs))), [0] * len(jobs)
-    try:
-        for i, echo in enumerate(echoes):
-            if echo:
-                yield _event(answer.part(i, echo, 0, None))
-                places[i] += sum(len(piece.text) for piece in echo)
-        while waiting:
-            await more.wait()
-            more.clear()
-            for i in sorted(waiting):
-                pieces, done = jobs[i].take()
-                if jobs[i].error:
-                    yield _event(_error_body(_failed(jobs[i].error)))
-                    return
-                if pieces or done:
-                    yield _event(answer.part(i, pieces, places[i], jobs[i].ended if done else None))
-                    places[i] += sum(len(piece.text) for piece in pieces)
-                if done:
-                    waiting.discard(i)
-            await asyncio.sleep(PAUSE)
-        options = answer.asked.stream_options
-        if options and options.include_usage:
-            yield _event(answer.last(read, sum(job.drawn for job in jobs)))
-        yield "data: [DONE]\n\n"
-    finally:
-        one.engine.cancel([jobs[i] for i in waiting])
-
-
-async def _gone(request: Request) -> None:
-    """Return when the client has gone away."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _body(request: Request) -> bytes:
-    """Return the body of a request, or raise Refused if it is too large or too slow."""
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size > MOST_BODY:
-                    raise Refused(f"the body is larger than {MOST_BODY:,} bytes", status=413)
-                parts.append(part)
-    except TimeoutError:
-        raise Refused(f"the body took longer than {BODY_SECONDS:g} seconds", status=408) from None
-    return b"".join(parts)
-
-
-def _failed(error: Exception | None) -> Refused:
-    """Return what a client is told if its text could not be drawn."""
-    return Refused(str(error).splitlines()[0] if str(error) else type(error).__name__, status=500)
-
-
-def refusal(refused: Refused) -> JSONResponse:
-    """Return an error as that API has it."""
-    return JSONResponse(_error_body(refused), refused.status)
-
-
-def _error_body(refused: Refused) -> dict[str, Any]:
-    kind = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-    named = kind.get(
-        refused.status, "invalid_request_error" if refused.status < 500 else "server_error"
-    )
-    error = {"message": refused.message, "type": named, "param": refused.field, "code": None}
-    return {"error": error}
-
-
-async def _http_error(request: Request, error: HTTPException) -> Response:
-    response = refusal(Refused(error.detail, status=error.status_code))
+async def _no_route(request: Request, error: HTTPException) -> Response:
+    if error.status_code == 404:
+        message = f"nothing is at {request.url.path}; see /openapi.json"
+        if request.url.path.startswith("/v1/chat"):
+            message = "a character model has no chat; use /v1/completions"
+    else:
+        message = f"{request.method} is not for {request.url.path}; see /openapi.json"
+    response = refusal(Refused(message, status=error.status_code))
     response.headers.update(error.headers or {})
     return response
 
 
-def _json(content: Mapping[str, Any]) -> Response:
-    return Response(_text(content), media_type="application/json")
-
-
-def _event(content: Mapping[str, Any]) -> str:
-    return f"data: {_text(content)}\n\n"
-
-
-def _text(content: Mapping[str, Any]) -> str:
-    # In ASCII: a lone surrogate, which stands for a byte, cannot be written otherwise.
-    return json.dumps(content, separators=(",", ":"))
-
-
-def _host(header: str) -> str:
-    """Return the name in a Host header, without the port."""
-    try:
-        return urlsplit(f"//{header}").hostname or ""
-    except ValueError:
-        return ""
+async def _mistake(request: Request, error: Exception) -> Response:
+    return refusal(Refused("the server made a mistake; its log has more", status=500))
 
 
 def _card(one: Served) -> dict[str, Any]:

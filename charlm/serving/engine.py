@@ -126,10 +126,10 @@ class Engine:
                     self._give(one)
                 self._end([job for job, _ in self._active.values() if job.ended])
             except Exception as error:
-                failed = [job for job, _ in self._active.values()]
-                for job in failed:
+                failed, self._active = self._active, {}
+                self._together = Together(self.saved.model)  # what it held may be half read
+                for job, _ in failed.values():
                     job._fail(error)
-                self._end(failed)
 
     def _wait(self) -> bool:
         """Wait for work; return whether there is any."""

@@ -20,12 +20,15 @@ from charlm.library import Model
 from charlm.sampling.choose import Settings, log_softmax
 from charlm.sampling.draw import SHOWN, Ended, Task
 from charlm.sampling.request import PROMPT, choose_seed, encode_prompt, task_of
-from charlm.sampling.stream import Piece
+from charlm.sampling.stream import Piece, TextStream
 from charlm.serving.engine import Engine, Job
 from charlm.serving.requests import CompletionRequest, NextRequest, Refused, ScoreRequest
+from charlm.text.raw import as_bytes, as_unicode
 
 OWN = ("top_k", "top_p", "min_p", "repetition_penalty")  # keys of the section `sample`
 MOST_STOPS = 64
+LONGEST_STOP = 1000  # characters
+SCORED = 16  # times the longest text: characters that one request may have scored
 FINISHED: dict[Ended | None, str] = {
     "boundary": "stop",
     "stop": "stop",
@@ -50,6 +53,16 @@ class Served:
         self.name, self.model, self.most = name, model, most
         self.engine = Engine(model._saved, at_once, waiting)
         self._settings: dict[tuple[Any, ...], Settings] = {}
+
+    def check_size(self, asked: CompletionRequest) -> None:
+        """Raise Refused if a request asks for more than it ever may."""
+        texts, prompts = (asked.n or 1) * len(prompts_of(asked)), prompts_of(asked)
+        if texts > self.engine.at_once + self.engine.waiting:
+            most = self.engine.at_once + self.engine.waiting
+            raise Refused(f"{texts} texts: at most {most} in one request", "n")
+        if asked.echo and asked.logprobs is not None and sum(map(len, prompts)) > self.most:
+            what = f"prompt: with echo and logprobs, at most {self.most} characters here"
+            raise Refused(what, "prompt")
 
     def jobs(self, asked: CompletionRequest, wake: Callable[[], None]) -> list[Job]:
         """Return the texts of a request, not yet begun: n of each prompt; or raise Refused.
@@ -76,6 +89,8 @@ class Served:
         stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
         if len(stops) > MOST_STOPS:
             raise Refused(f"stop: at most {MOST_STOPS} texts", "stop")
+        if any(len(stop) > LONGEST_STOP for stop in stops):
+            raise Refused(f"stop: at most {LONGEST_STOP} characters in each", "stop")
         count = self.most if asked.max_tokens is None else asked.max_tokens
         if count > self.most:
             raise Refused(f"max_tokens: at most {self.most} characters here", "max_tokens")
@@ -105,18 +120,20 @@ class Served:
         with evaluating(module), torch.no_grad():
             logits = module.read(torch.from_numpy(ids[None]).to(module.device))[0]
         log_p = log_softmax(logits.double().cpu().numpy())
-        first = len(ids) - len(tokenizer.encode(prompt, asked.unknown))
-        pieces = [] if first else [Piece(tokenizer.decode([int(ids[0])]), math.nan, [])]
-        for i in range(1, len(ids)):
+        opening = len(ids) - len(tokenizer.encode(prompt, asked.unknown))  # none, or one symbol
+        stream, pieces = TextStream(tokenizer), []
+        for i in range(opening, len(ids)):
             row = log_p[i - 1]
             order = np.argsort(-row, kind="stable")[:SHOWN].tolist()
             likely = [(tokenizer.decode([j]), math.exp(row[j])) for j in order]
-            pieces.append(Piece(tokenizer.decode([int(ids[i])]), float(row[ids[i]]), likely))
-        return pieces
+            pieces += stream.push(int(ids[i]), float(row[ids[i]]) if i else math.nan, likely)
+        return pieces + stream.finish()
 
     def scores(self, asked: ScoreRequest) -> dict[str, Any]:
         """Return how likely texts are, and each of their characters."""
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
+        if sum(map(len, texts)) > SCORED * self.most:
+            raise Refused(f"input: at most {SCORED * self.most} characters in all here", "input")
         try:
             scores = self.model.score(texts)
         except CharlmError as error:
@@ -141,7 +158,7 @@ class Served:
         except CharlmError as error:
             raise Refused(_one_line(error), "prompt") from None
         top = list(found.items())[: asked.top]
-        return {"model": self.name, "next": [{"text": text, "p": p} for text, p in top]}
+        return {"model": self.name, "next": [{"text": _shown(text), "p": p} for text, p in top]}
 
 
 def prompts_of(asked: CompletionRequest) -> list[str]:
@@ -173,7 +190,7 @@ class Answer:
         """Return characters of one text."""
         return {
             "index": index,
-            "text": "".join(piece.text for piece in pieces),
+            "text": as_unicode("".join(piece.text for piece in pieces)),
             "logprobs": None if self.asked.logprobs is None else self._logprobs(pieces, at),
             "finish_reason": FINISHED[ended] if ended else None,
         }
@@ -187,16 +204,18 @@ class Answer:
         return self._head | {"choices": [], "usage": usage(read, written)}
 
     def _logprobs(self, pieces: Sequence[Piece], at: int) -> dict[str, Any]:
-        places, logprobs, top = [], [], []
+        places, logprobs, top, shown = [], [], [], []
         for piece in pieces:
             places.append(at)
             at += len(piece.text)
             first = math.isnan(piece.nats)
             logprobs.append(None if first else piece.nats)
             likely = dict(_most(piece.likely or (), self.asked.logprobs or 0))
-            top.append(None if first else {**likely, piece.text: piece.nats} if likely else {})
+            shown.append(_shown(piece.text))
+            own = {shown[-1]: piece.nats}
+            top.append(None if first else {**likely, **own} if likely else {})
         return {
-            "tokens": [piece.text for piece in pieces],
+            "tokens": shown,
             "token_logprobs": logprobs,
             "top_logprobs": top if self.asked.logprobs else None,
             "text_offset": places,
@@ -215,7 +234,14 @@ def usage(read: int, written: int) -> dict[str, int]:
 def _most(likely: Iterable[tuple[str, float]], count: int) -> Iterator[tuple[str, float]]:
     """Yield the likeliest characters and their log-probabilities in nats."""
     for (text, p), _ in zip(likely, range(count), strict=False):
-        yield text, max(math.log(p), -9999.0) if p > 0 else -9999.0
+        yield _shown(text), max(math.log(p), -9999.0) if p > 0 else -9999.0
+
+
+def _shown(text: str) -> str:
+    r"""Return a character, or a byte that is none, as that API writes it: `bytes:\\xe1`."""
+    if "\ud800" <= text <= "\udfff":
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in as_bytes(text))
+    return text
 
 
 def _one_line(error: CharlmError) -> str:

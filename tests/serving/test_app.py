@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.serving import app
+from charlm.serving import messages
 from charlm.serving.app import Server
 from charlm.serving.service import Served
 from tests.serving.conftest import serving
@@ -81,18 +81,26 @@ def test_a_token_is_asked_for(model):
 def test_too_much_is_refused_with_a_time_to_try_again(model):
     served = Served("tiny", model, at_once=2, waiting=1)
     with serving(Server([served])) as address:
-        asked = {"model": "tiny", "prompt": "a", "n": 4, "max_tokens": 5}
-        answer = httpx.post(f"{address}/v1/completions", json=asked)
-        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
-        assert answer.json()["error"]["type"] == "rate_limit_error"
-        asked["n"] = 3
+        asked = {"model": "tiny", "prompt": "a", "n": 2, "max_tokens": 4000, "stream": True}
+        with httpx.stream("POST", f"{address}/v1/completions", json=asked) as first:
+            lines = first.iter_lines()
+            next(lines)  # both places are taken now
+            answer = httpx.post(f"{address}/v1/completions", json=asked)
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+            assert answer.json()["error"]["type"] == "rate_limit_error"
+        answer = httpx.post(f"{address}/v1/completions", json={**asked, "n": 4})
+        assert (answer.status_code, answer.json()["error"]["message"]) == (
+            400,
+            "4 texts: at most 3 in one request",
+        )
+        asked = {"model": "tiny", "prompt": "a", "n": 3, "max_tokens": 5}
         assert httpx.post(f"{address}/v1/completions", json=asked).status_code == 200
 
 
 def test_a_body_that_is_too_large_or_too_slow_is_refused(address, monkeypatch):
-    answer = httpx.post(f"{address}/v1/score", content=b"x" * (app.MOST_BODY + 1))
+    answer = httpx.post(f"{address}/v1/score", content=b"x" * (messages.MOST_BODY + 1))
     assert answer.status_code == 413
-    monkeypatch.setattr(app, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(messages, "BODY_SECONDS", 0.05)
 
     def slow():
         yield b"{"
@@ -104,8 +112,49 @@ def test_a_body_that_is_too_large_or_too_slow_is_refused(address, monkeypatch):
 
 def test_no_file_can_be_reached(address):
     for path in ("/..%2f..%2fetc/passwd", "/page.html", "/static/../app.py", "/v1/models/../../x"):
-        assert httpx.get(f"{address}{path}").status_code == 404
-    assert httpx.get(f"{address}/v1/completions").status_code == 405
+        answer = httpx.get(f"{address}{path}")
+        assert (answer.status_code, answer.json()["error"]["type"]) == (404, "not_found_error")
+    answer = httpx.get(f"{address}/v1/completions")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert answer.json()["error"]["message"].startswith("GET is not for /v1/completions")
+    answer = httpx.post(f"{address}/v1/chat/completions", json={})
+    assert answer.json()["error"]["message"] == "a character model has no chat; use /v1/completions"
+
+
+def test_what_takes_long_is_bounded(address):
+    def message(path, **asked):
+        answer = httpx.post(f"{address}/v1/{path}", json={"model": "tiny", **asked})
+        assert answer.status_code == 400
+        return answer.json()["error"]["message"]
+
+    long = "a" * 5000
+    assert "at most 65536 characters" in message("score", input=[long] * 14)
+    assert "at most 4096 characters" in message(
+        "completions", prompt=long, echo=True, logprobs=0, max_tokens=1
+    )
+    assert "at most 1000 characters in each" in message("completions", prompt="a", stop=long)
+
+
+def test_a_mistake_of_the_server_is_no_silence(model, monkeypatch):
+    served = Served("tiny", model)
+    asked = {"model": "tiny", "prompt": "a", "max_tokens": 5, "seed": 1}
+    with serving(Server([served])) as address:
+
+        def post(path, **more):
+            return httpx.post(f"{address}/v1/{path}", json={**asked, **more})
+
+        with monkeypatch.context() as broken:
+            broken.setattr(served.engine._together, "step", lambda: 1 / 0)
+            found = post("completions")
+            streamed = post("completions", stream=True)
+        with monkeypatch.context() as broken:
+            broken.setattr(served, "scores", lambda asked: 1 / 0)
+            scored = httpx.post(f"{address}/v1/score", json={"model": "tiny", "input": "a"})
+        assert (found.status_code, found.json()["error"]["message"]) == (500, "division by zero")
+        assert streamed.status_code == 200  # another set of rows was begun
+        assert (scored.status_code, scored.json()["error"]["type"]) == (500, "server_error")
+        text = post("completions").json()["choices"][0]["text"]
+        assert text == model.generate("a", seed=1, max_new_chars=5, temperature=1)
 
 
 JSON = st.recursive(
@@ -143,17 +192,24 @@ FIELDS = st.sampled_from(
 )
 
 
+@pytest.fixture(scope="module")
+def brief(model):
+    """The address of a server of short texts."""
+    with serving(Server([Served("tiny", model, most=50)])) as address:
+        yield address
+
+
 # The server's thread uses `random` while a strategy draws.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["completions", "score", "next"]), st.dictionaries(FIELDS, JSON, max_size=4))
-def test_no_request_is_the_servers_mistake(address, path, fields):
+def test_no_request_is_the_servers_mistake(brief, path, fields):
     body = json.dumps(
         {"model": "tiny", "max_tokens": 3, **fields}
         if path == "completions"
         else {"model": "tiny", **fields}
     )
-    answer = httpx.post(f"{address}/v1/{path}", content=body)
+    answer = httpx.post(f"{brief}/v1/{path}", content=body)
 
     assert answer.status_code < 500
     if answer.status_code >= 400:

@@ -1,0 +1,127 @@
+"""Texts that are being drawn, and how a client gets them: whole, or part by part."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from charlm.sampling.stream import Piece
+from charlm.serving.messages import error_body, event, in_json
+from charlm.serving.requests import CompletionRequest, Refused
+from charlm.serving.service import Answer, Served, prompts_of
+
+PAUSE = 0.02  # seconds between two parts of a stream: characters in between go together
+
+
+class Drawing:
+    """The texts of one request.
+
+    Args:
+        one: What draws them.
+        asked: The request.
+        echoes: What each text begins with: its prompt, or nothing.
+
+    Raises Refused or Busy.
+    """
+
+    def __init__(
+        self, one: Served, asked: CompletionRequest, echoes: Sequence[Sequence[Piece]]
+    ) -> None:
+        self.engine, self.echoes = one.engine, echoes
+        self.answer = Answer(asked, one.name)
+        self.read = sum(map(len, prompts_of(asked)))
+        self._more, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        self.jobs = one.jobs(asked, self._wake)
+        self.engine.submit(self.jobs)
+
+    def _wake(self) -> None:  # from the engine's thread
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._more.set)
+
+    def end(self) -> None:
+        """End the texts that are still being drawn."""
+        self.engine.cancel([job for job in self.jobs if not job.ended])
+
+    @property
+    def written(self) -> int:
+        """How many characters were drawn."""
+        return sum(job.drawn for job in self.jobs)
+
+    async def whole(self, request: Request) -> Response:
+        """Return the answer when all texts are whole; end them if the client goes away."""
+        gone = asyncio.ensure_future(_gone(request))
+        try:
+            while not all(job.ended or job.error for job in self.jobs):
+                woken = asyncio.ensure_future(self._more.wait())
+                await asyncio.wait({gone, woken}, return_when=asyncio.FIRST_COMPLETED)
+                woken.cancel()
+                if gone.done():
+                    raise ClientDisconnect
+                self._more.clear()
+        finally:
+            gone.cancel()
+            self.end()
+        for job in self.jobs:
+            if job.error:
+                raise _failed(job.error)
+        choices = (
+            self.answer.choice(i, [*echo, *job.take()[0]], 0, job.ended)
+            for i, (echo, job) in enumerate(zip(self.echoes, self.jobs, strict=True))
+        )
+        return in_json(self.answer.whole(choices, self.read, self.written))
+
+    async def parts(self) -> AsyncIterator[str]:
+        """Yield the events of a stream."""
+        waiting, places = set(range(len(self.jobs))), [0] * len(self.jobs)
+        for i, echo in enumerate(self.echoes):
+            if echo:
+                yield event(self.answer.part(i, echo, 0, None))
+                places[i] += sum(len(piece.text) for piece in echo)
+        while waiting:
+            await self._more.wait()
+            self._more.clear()
+            for i in sorted(waiting):
+                job = self.jobs[i]
+                pieces, done = job.take()
+                if job.error:
+                    yield event(error_body(_failed(job.error)))
+                    return
+                if pieces or done:
+                    yield event(self.answer.part(i, pieces, places[i], job.ended if done else None))
+                    places[i] += sum(len(piece.text) for piece in pieces)
+                if done:
+                    waiting.discard(i)
+            await asyncio.sleep(PAUSE)
+        options = self.answer.asked.stream_options
+        if options and options.include_usage:
+            yield event(self.answer.last(self.read, self.written))
+        yield "data: [DONE]\n\n"
+
+
+class Stream(StreamingResponse):
+    """The parts of texts; these end if the client goes away, even before the first part."""
+
+    def __init__(self, drawing: Drawing) -> None:
+        headers = {"Cache-Control": "no-store"}
+        super().__init__(drawing.parts(), media_type="text/event-stream", headers=headers)
+        self.drawing = drawing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.drawing.end()
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has gone away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _failed(error: Exception) -> Refused:
+    """Return what a client is told if its text could not be drawn."""
+    return Refused(str(error).splitlines()[0] if str(error) else type(error).__name__, status=500)

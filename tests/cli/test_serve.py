@@ -1,0 +1,127 @@
+"""charlm serve: what it says, what it refuses, and how it stops."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from importlib import util
+
+import httpx
+import pytest
+
+
+def test_a_name_that_is_no_run_is_refused(charlm, trained):
+    found = charlm("serve", "nope")
+
+    assert found.code == 4
+    assert "nope: not found" in found.error
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--host", ""), 2, "--host: empty; use 0.0.0.0 for every address of this machine"),
+        (("--token", "a b"), 2, "--token: cannot be sent; use letters and digits, no spaces"),
+        (("--token", ""), 2, "--token: cannot be sent"),
+        (("--host", "203.0.113.1", "--port", "1"), 5, "203.0.113.1:1: cannot assign requested"),
+        (
+            ("--host", "name.invalid"),
+            5,
+            "name.invalid:8765: no such address; choose another --host",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(charlm, trained, options, code, message):
+    found = charlm("serve", trained, *options)
+
+    assert (found.code, found.stdout) == (code, "")
+    assert message in found.error
+
+
+def test_a_port_that_is_taken_is_named(charlm, trained):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        found = charlm("serve", trained, "--port", port)
+
+    assert found.code == 5
+    said = f"127.0.0.1:{port}: address already in use; choose another --host or --port"
+    assert said in found.error
+
+
+def test_two_runs_of_one_name_are_refused(charlm, trained):
+    found = charlm("serve", trained, trained)
+
+    assert found.code == 2
+    assert "two runs have the same name" in found.error
+
+
+def test_an_absent_package_is_named(charlm, trained, monkeypatch):
+    there = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name: None if name == "uvicorn" else there(name))
+
+    found = charlm("serve", trained)
+
+    assert found.code == 5
+    assert "charlm serve: needs uvicorn; pip install 'charlm[serve]'" in found.error
+
+
+@pytest.fixture
+def started(trained):
+    """Start a server of the tiny run; return the process, its address and its token."""
+    found = []
+
+    def start(*options):
+        command = [sys.executable, "-m", "charlm", "serve", str(trained), "--port", "0", *options]
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        found.append(process)
+        token = None
+        for line in process.stderr:
+            if line.startswith("token "):
+                token = line.split()[1]
+            if " at http" in line:
+                return process, line.split(" at ")[1].split()[0], token
+        raise AssertionError("the server did not start")
+
+    yield start
+    for process in found:
+        process.kill()
+        process.communicate()
+
+
+def test_sigterm_lets_texts_end_and_takes_no_more(started):
+    process, address, token = started("--host", "0.0.0.0")
+    host = f"http://127.0.0.1:{address.rpartition(':')[2]}"
+    headers = {"Authorization": f"Bearer {token}"}
+    assert httpx.get(f"{host}/v1/models").status_code == 401
+    body = {"model": "tiny", "prompt": "a", "max_tokens": 2000, "seed": 1, "stream": True}
+    texts = [""] * 2
+
+    def read(i, begun):
+        with httpx.stream("POST", f"{host}/v1/completions", json=body, headers=headers) as answer:
+            for line in answer.iter_lines():
+                begun.set()
+                if line.startswith("data: {"):
+                    texts[i] += json.loads(line[6:])["choices"][0]["text"]
+
+    readers = []
+    for i in range(2):
+        begun = threading.Event()
+        readers.append(threading.Thread(target=read, args=(i, begun)))
+        readers[-1].start()
+        begun.wait(20)
+
+    process.send_signal(signal.SIGTERM)
+
+    said = process.stderr.readline()
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(f"{host}/health")
+    for reader in readers:
+        reader.join(30)
+    assert said == "finishing 2 texts (once more: stop at once)\n"
+    assert [len(text) for text in texts] == [2000, 2000]
+    assert process.wait(10) == -signal.SIGTERM
+    assert process.stderr.read() == ""
