@@ -8,7 +8,7 @@ from charlm.evaluation.ladder import Rung
 from charlm.reporting import breakdown, palette
 from charlm.reporting.breakdown import Scored
 from charlm.reporting.comparing import Compared, compare, same_text
-from charlm.reporting.curve_charts import Line, Losses, loss_chart, training_chart
+from charlm.reporting.curve_charts import Line, Losses, loss_chart
 from charlm.reporting.curves import Curves, chars_a_step, curves_of, read_curves
 from charlm.reporting.drawing import Chart, Label, Row
 from charlm.reporting.glyphs import Glyphs, harmless
@@ -22,6 +22,7 @@ from charlm.reporting.loss_charts import (
 from charlm.reporting.opened import Opened
 from charlm.reporting.passage import passage_of, predictions
 from charlm.reporting.symbol_charts import SHOWN, bigram_chart, embedding_chart, surprise_chart
+from charlm.reporting.training_chart import training_chart
 
 __all__ = ["Chart", "charts_of", "surprise_of"]
 

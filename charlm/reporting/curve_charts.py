@@ -1,14 +1,15 @@
 """Charts of the log of a run: loss against the baselines, and how the training went."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import altair as alt
 
 from charlm.evaluation.ladder import Rung
 from charlm.reporting import palette
-from charlm.reporting.curves import Curves, Series, extremes, thinned
+from charlm.reporting.curves import Series, extremes, thinned
 from charlm.reporting.drawing import (
     CLOCK,
     COUNTED,
@@ -21,6 +22,7 @@ from charlm.reporting.drawing import (
     chart,
     clock_ticks,
     data,
+    halo_text,
     placed,
     shortened,
 )
@@ -31,6 +33,7 @@ ROOM = 74  # pixels right of the lines, for their labels
 HEIGHT = {True: 260, False: 340}  # of the loss, by whether the chart is narrow
 LN2 = 0.6931471805599453
 POINTS_SHOWN = 40  # evaluations; more are a line without points
+NEAR = 0.8  # share of the width beyond which a curve has its name at the right
 SETTLED = 0.03  # share of the steps after which a curve should be inside its chart
 MOSTLY = 1.35  # times the height of a chart: if more would be needed, its top is cut off
 CLOSE = 0.15  # share of a loss: baselines so far below it are shown
@@ -46,8 +49,9 @@ class Line:
     of_steps: bool
     chars_a_step: float | None
 
+    @cached_property
     def rows(self) -> list[Row]:
-        """Return its points."""
+        """Its points."""
         if self.of_steps:
             thin = thinned(self.series)
             points: Any = zip(*thin, strict=True)
@@ -87,11 +91,15 @@ class Losses:
         """Whether a point of a curve may stand for several steps."""
         return any(line.of_steps for line in self.lines)
 
-    def ends(self) -> list[Label]:
-        """Return the labels of the curves, with their last values."""
-        ends = [line.rows()[-1]["nats"] for line in self.lines]
-        named = zip(self.lines, ends, strict=True)
-        return [*(Label(line.name, end, line.colour) for line, end in named), *self.finals]
+    def ends(self, axis: Axis) -> list[Label]:
+        """Return the labels of the curves, with their last values and where they end."""
+        rows = [line.rows[-1] for line in self.lines]
+        last = max(row[axis] for row in rows)
+        named = [
+            Label(line.name, row["nats"], line.colour, row[axis])
+            for line, row in zip(self.lines, rows, strict=True)
+        ]
+        return [*named, *(label._replace(end=last) for label in self.finals)]
 
     def bounds(self) -> tuple[float, float]:
         """Return the lowest and the highest loss to show, in nats.
@@ -99,7 +107,7 @@ class Losses:
         The steep fall in the first steps is cut off at the top, if it would take up most of the chart.
         """
         last = max(line.series.steps[-1] for line in self.lines)
-        rows = [row for line in self.lines for row in line.rows()]
+        rows = [row for line in self.lines for row in line.rows]
         settled = [row["high"] for row in rows if row["steps"] >= SETTLED * last]
         finals = [label.value for label in self.finals]
         low = min([*(row["low"] for row in rows), *finals])
@@ -110,8 +118,8 @@ class Losses:
         above = [nats for nats in self.baselines() if nats > high]
         if above and min(above) - low < MOSTLY * (high - low):
             high = min(above)
-        margin = 0.05 * (high - low or 1)
-        return max(0.0, low - margin), high + margin
+        room = (high - low) or 1.0  # for the label of a baseline below and above
+        return max(0.0, low - 0.05 * room), high + 0.07 * room
 
     def baselines(self) -> list[float]:
         """Return the losses of the baselines, in nats."""
@@ -121,14 +129,11 @@ class Losses:
         """Say what is above the chart; empty if nothing is."""
         _, high = self.bounds()
         above = [rung for rung in self.rungs if rung.score.loss_nats > high]
-        named = [f"the baseline {rung.name} ({rung.score.loss_nats:.2f} nats)" for rung in above]
-        if any(row["nats"] > high for line in self.lines for row in line.rows()):
-            named.insert(0, "the first steps")
-        if not named:
-            return ""
-        return (
-            f" Above the top are {' and '.join(filter(None, (', '.join(named[:-1]), named[-1])))}."
-        )
+        named = ", ".join(f"{rung.name} ({rung.score.loss_nats:.2f} nats)" for rung in above)
+        some = f"the baseline{'s' * (len(above) > 1)} {named}" if above else ""
+        steps = any(row["nats"] > high for line in self.lines for row in line.rows)
+        told = " and ".join(filter(None, ("the first steps" * steps, some)))
+        return f" Above the top: {told}." if told else ""
 
 
 def loss_chart(losses: Losses, axis: Axis, name: str, title: str, caption: str) -> Chart:
@@ -154,7 +159,8 @@ def _loss(losses: Losses, axis: Axis, width: int) -> View:
         scale=alt.Scale(domain=names, range=[line.colour for line in losses.lines]),
         legend=None,
     )
-    base = alt.Chart(data(rows)).encode(x=_x(axis, last, losses.symbols, narrow), color=colour)
+    x = _x(axis, last, losses.symbols, narrow)
+    base = alt.Chart(data(rows)).encode(x=x, color=colour)
 
     def of(lines: Sequence[Line]) -> View:
         chosen = [line.name for line in lines]
@@ -168,14 +174,16 @@ def _loss(losses: Losses, axis: Axis, width: int) -> View:
         layers.append(band.encode(y=alt.Y("low:Q", **options), y2="high:Q"))
         layers.append(of(of_steps).mark_line(strokeWidth=1.2, clip=True).encode(y=y))
     if evaluated:
-        layers.append(of(evaluated).mark_line(strokeWidth=2.2, clip=True).encode(y=y))
+        # What happened between the first weights and the first evaluation is not a straight line.
+        begun = of(evaluated).transform_filter(alt.FieldGTPredicate(field="steps", gt=0))
+        layers.append(begun.mark_line(strokeWidth=2.2, clip=True).encode(y=y))
         if max(len(line.series) for line in evaluated) <= POINTS_SHOWN:
             layers.append(of(evaluated).mark_point(filled=True, size=26, opacity=1).encode(y=y))
     points = base.transform_filter(alt.FieldLTEPredicate(field="nats", lte=high))
     layers.append(
         points.mark_point(size=90, opacity=0, filled=True).encode(y=y, tooltip=_tooltip(losses))
     )
-    layers.append(_ends(losses.ends(), low, high, height, narrow))
+    layers += _ends(losses.ends(axis), x, low, high, height)
     view = alt.layer(*layers)
     if axis == "steps" and (top := _characters(losses, last, narrow)):
         view = alt.layer(view, top).resolve_scale(x="independent")
@@ -187,7 +195,7 @@ def _shown(line: Line, high: float) -> list[Row]:
 
     A line from there to the next evaluation would not be what happened in between.
     """
-    rows = line.rows()
+    rows = line.rows
     while not line.of_steps and len(rows) > 1 and rows[0]["nats"] > high:
         rows = rows[1:]
     return rows
@@ -271,104 +279,21 @@ def _rungs(
 def _passed(line: Line, nats: float, axis: Axis, last: float) -> float:
     """Return after which share of the chart's width a line stays below a baseline; 1: never."""
     above = 0.0
-    for row in line.rows():
+    for row in line.rows:
         if row["high" if line.of_steps else "nats"] >= nats:
             above = row[axis] / last
     return above
 
 
-def _ends(labels: Sequence[Label], low: float, high: float, height: int, narrow: bool) -> View:
-    """Return the names of the curves and their last values, right of the plot."""
-    most = 11 if narrow else 12
+def _ends(labels: Sequence[Label], x: alt.X, low: float, high: float, height: int) -> list[View]:
+    """Return the names of the curves and their last values, right of where each ends."""
+    last = max(label.end for label in labels)
     named = [
-        label._replace(text=f"{shortened(label.text, most)}\n{label.value:.3f}") for label in labels
+        label._replace(text=f"{shortened(label.text, 11)}\n{label.value:.3f}") for label in labels
     ]
-    rows = placed(named, low, high, height, least=28)
-    text = alt.Chart(data(rows)).mark_text(
-        align="left", baseline="middle", dx=7, lineBreak="\n", fontWeight=600
-    )
-    return text.encode(
-        x=alt.value(alt.ExprRef(expr=f"width - {ROOM}")),
-        y=alt.Y("at:Q"),
-        text="text:N",
-        color=alt.Color("colour:N", scale=None),
-    )
-
-
-PANEL = 84  # pixels: the height of each panel of `training_chart`
-LEFT = 62  # pixels left of a plot, for its axis and title
-RIGHT = 14
-
-
-def training_chart(curves: Curves, symbols: str, grad_clip: float) -> Chart | None:
-    """Return learning rate, gradient norm and speed by steps; None if none of them was recorded."""
-    panels: Mapping[str, Series] = {
-        "learning rate": curves.learning_rate,
-        "gradient norm": curves.grad_norm,
-        f"{symbols} / s": curves.speed,
-    }
-    panels = {name: series for name, series in panels.items() if len(series) > 1}
-    if not panels:
-        return None
-    clipped = f", and the dashed line where it is clipped ({grad_clip:g})" if grad_clip else ""
-    caption = (
-        "How the training went, step by step. A band spans the lowest and the highest value of the "
-        f"steps that a point stands for. The gradient norm is that before clipping{clipped}."
-    )
-    last = max(series.steps[-1] for series in panels.values())
-
-    def draw(width: int) -> View:
-        views = [
-            _panel(name, series, float(last), width, i == len(panels) - 1, grad_clip)
-            for i, (name, series) in enumerate(panels.items())
-        ]
-        return alt.vconcat(*views, spacing=16)
-
-    return chart("training", "Learning rate, gradient and speed", caption, draw)
-
-
-def _panel(
-    name: str, series: Series, last: float, width: int, lowest: bool, grad_clip: float
-) -> View:
-    thin = thinned(series)
-    rows = [
-        {"steps": float(s), "value": float(m), "low": float(a), "high": float(b)}
-        for s, _, m, a, b, _ in zip(*thin, strict=True)
-    ]
-    y: dict[str, Any] = {
-        "scale": alt.Scale(domainMin=0, nice=True),
-        "axis": alt.Axis(title=name, tickCount=3, minExtent=36),
-    }
-    y["axis"].labelExpr = COUNTED
-    if name == "gradient norm" and thin.low.min() > 0:
-        y["scale"] = alt.Scale(type="log", nice=False)
-        y["axis"].values = [n * 10.0**k for k in range(-6, 7) for n in (1, 2, 5)]
-    bottom = alt.Axis(
-        title="training step" if lowest else None,
-        tickCount=4 if width <= NARROW else 7,
-        labelExpr=COUNTED,
-        labels=lowest,
-        ticks=lowest,
-    )
-    colour = palette.TRAIN.light
-    scale = alt.Scale(domain=[0, last], nice=False)
-    base = alt.Chart(data(rows)).encode(x=alt.X("steps:Q", scale=scale, axis=bottom))
-    tooltip = [
-        alt.Tooltip("steps:Q", title="step", format=",.0f"),
-        alt.Tooltip("value:Q", title=name, format=".4~g"),
-        alt.Tooltip("low:Q", title="lowest", format=".4~g"),
-        alt.Tooltip("high:Q", title="highest", format=".4~g"),
-    ]
-    layers: list[Any] = [
-        base.mark_area(opacity=0.22, color=colour).encode(y=alt.Y("low:Q", **y), y2="high:Q"),
-        base.mark_line(strokeWidth=1.5, color=colour).encode(y=alt.Y("value:Q", **y)),
-        base.mark_point(size=90, opacity=0, filled=True).encode(
-            y=alt.Y("value:Q", **y), tooltip=tooltip
-        ),
-    ]
-    if name == "gradient norm" and grad_clip and thin.low.min() < grad_clip < thin.high.max():
-        rule = alt.Chart(data([{"value": grad_clip}])).mark_rule(
-            strokeDash=[3, 4], color=palette.MUTED.light
-        )
-        layers.append(rule.encode(y=alt.Y("value:Q", **y)))
-    return alt.layer(*layers).properties(width=width - LEFT - RIGHT, height=PANEL)
+    near = [label._replace(end=last) for label in named if label.end >= NEAR * last]
+    far = [label for label in named if label.end < NEAR * last]
+    rows = [row for some in (near, far) for row in placed(some, low, high, height, least=28)]
+    place = x.copy(deep=False)
+    place.shorthand = "end:Q"
+    return halo_text(rows, place)

@@ -76,6 +76,7 @@ class Label(NamedTuple):
     text: str
     value: float  # where the line ends
     colour: str
+    end: float = 0.0  # the same across
 
 
 def placed(
@@ -96,9 +97,17 @@ def placed(
         places[i] = min(places[i], highest)
         highest = places[i] - least * a_pixel
     return [
-        {"text": label.text, "at": place, "colour": label.colour}
+        {"text": label.text, "at": place, "colour": label.colour, "end": label.end}
         for label, place in zip(order, places, strict=True)
     ]
+
+
+def halo_text(rows: Sequence[Row], x: Any) -> list[View]:
+    """Return labels that `placed` returned, with a rim in the colour of the page over lines."""
+    text = alt.Chart(data(rows)).encode(x=x, y=alt.Y("at:Q"), text="text:N")
+    look: dict[str, Any] = {"align": "left", "dx": 7, "lineBreak": "\n", "fontWeight": 600}
+    rim = text.mark_text(stroke=palette.PAGE.light, strokeWidth=4, strokeJoin="round", **look)
+    return [rim, text.mark_text(**look).encode(color=alt.Color("colour:N", scale=None))]
 
 
 def shortened(text: str, most: int) -> str:

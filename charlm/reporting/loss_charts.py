@@ -18,9 +18,11 @@ from charlm.reporting.drawing import (
     across,
     chart,
     data,
+    halo_text,
     placed,
     shortened,
 )
+from charlm.reporting.glyphs import harmless
 
 LN2 = math.log(2)
 ROOM = 74  # pixels right of the lines, for their labels
@@ -111,17 +113,8 @@ def _places(curves: Sequence[PlaceCurve], symbols: str, width: int) -> View:
     if many:
         ends = [Label(c.name, float(c.places.nats[-1]), c.colour) for c in curves]
         ends = [end._replace(text=f"{shortened(end.text, 11)}\n{end.value:.3f}") for end in ends]
-        text = alt.Chart(data(placed(ends, low, high, height, least=28))).mark_text(
-            align="left", dx=7, lineBreak="\n", fontWeight=600
-        )
-        layers.append(
-            text.encode(
-                x=alt.value(alt.ExprRef(expr=f"width - {ROOM}")),
-                y="at:Q",
-                text="text:N",
-                color=alt.Color("colour:N", scale=None),
-            )
-        )
+        at_end = alt.value(alt.ExprRef(expr=f"width - {ROOM}"))
+        layers += halo_text(placed(ends, low, high, height, least=28), at_end)
     return across(alt.layer(*layers), width, height)
 
 
@@ -300,7 +293,7 @@ def _symbols(found: Sequence[Row], width: int) -> View:
 
 def difference_chart(rows: Sequence[Compared]) -> Chart | None:
     """Return how far each run's loss is from that of the first; None if none is comparable."""
-    first = rows[0].run.name
+    first = harmless(rows[0].run.name)
     others = [row for row in rows if row.difference]
     if not others:
         return None
@@ -317,24 +310,27 @@ def difference_chart(rows: Sequence[Compared]) -> Chart | None:
     )
 
 
+SIGNED = "datum.value == 0 ? '0' : format(datum.value, '+.3~f')"
+
+
 def _differences(others: Sequence[Compared], first: str, width: int) -> View:
     rows: list[Row] = []
     for row in others:
         assert row.difference
-        ends = row.difference.interval
-        nats = row.difference.nats
-        low, high = (ends.low, ends.high) if ends else (nats, nats)
-        told = f"{nats:+.4f}" + (f" [{low:+.4f}, {high:+.4f}]" if ends else "")
-        name = shortened(row.run.name, 30)
+        interval, nats = row.difference.interval, row.difference.nats
+        low, high = (interval.low, interval.high) if interval else (nats, nats)
+        told = f"{nats:+.4f}" + (f" [{low:+.4f}, {high:+.4f}]" if interval else "")
+        name = shortened(harmless(row.run.name), 18 if width <= NARROW else 50)
         rows.append({"run": name, "nats": nats, "low": low, "high": high, "told": told})
     names = [row["run"] for row in rows]
-    reach = 1.15 * max(abs(end) for row in rows for end in (row["low"], row["high"], 1e-3))
+    ends = [0.0, *(row[end] for row in rows for end in ("low", "high"))]
+    margin = 0.06 * (max(ends) - min(ends) or 1e-3)
     y = alt.Y("run:N", sort=names, axis=None, scale=alt.Scale(paddingInner=0.2, paddingOuter=0.4))
     x = alt.X(
         "low:Q",
-        scale=alt.Scale(domain=[-reach, reach], nice=False),
+        scale=alt.Scale(domain=[min(ends) - margin, max(ends) + margin], nice=False),
         axis=alt.Axis(
-            title="difference of the loss (nats)", format="+.2~f", tickCount=5, grid=True
+            title="difference of the loss (nats)", labelExpr=SIGNED, tickCount=5, grid=True
         ),
     )
     base = alt.Chart(data(rows)).encode(y=y, tooltip=["run:N", alt.Tooltip("told:N", title="nats")])

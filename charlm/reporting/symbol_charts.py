@@ -151,6 +151,7 @@ def _quoted(glyph: str) -> str:
 MOST_BITS = 8  # what is as dark as can be
 DARKEST = 0.5  # opacity, so that the letters can be read
 SHOWN, LINES = 640, 14  # symbols and lines of the passage, at most
+MONOSPACE = "Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"
 COLUMN, LINE = 8.6, 22  # pixels: a symbol in a fixed-width font of 13 pixels
 
 
@@ -194,6 +195,7 @@ def _surprise(
                 "y": line,
                 "y2": line + 1,
                 "glyph": "" if symbol == " " else glyph,
+                "sign": glyph != symbol,
                 "name": name,
                 "bits": cost if finite else None,
                 "dark": 0.0 if cost is None else min(cost, MOST_BITS) / MOST_BITS * DARKEST,
@@ -215,11 +217,11 @@ def _surprise(
     ground = base.mark_rect(color=palette.HEAT.light).encode(
         x2="x2:Q", y2="y2:Q", opacity=alt.Opacity("dark:Q", scale=None)
     )
-    text = (
-        base.transform_calculate(mx="(datum.x + datum.x2) / 2", my="datum.y + 0.5")
-        .mark_text(
-            font="Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace", fontSize=13
-        )
+    placed = base.transform_calculate(mx="(datum.x + datum.x2) / 2", my="datum.y + 0.5")
+    text = [
+        placed.transform_filter(f"datum.sign == {sign}")
+        .mark_text(font=MONOSPACE, fontSize=size, color=tone.light)
         .encode(x=alt.X("mx:Q"), y=alt.Y("my:Q"), text="glyph:N")
-    )
-    return across(alt.layer(ground, text), width, LINE * lines)
+        for sign, size, tone in (("false", 13, palette.INK), ("true", 9, palette.MUTED))
+    ]
+    return across(alt.layer(ground, *text), width, LINE * lines)

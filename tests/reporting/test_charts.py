@@ -6,8 +6,10 @@ import altair as alt
 import numpy as np
 import pytest
 
+from charlm.evaluation.ladder import Rung
+from charlm.evaluation.score import Score
 from charlm.reporting.charts import charts_of
-from charlm.reporting.curve_charts import Line
+from charlm.reporting.curve_charts import Line, Losses, loss_chart
 from charlm.reporting.curves import POINTS, Series
 from charlm.reporting.drawing import (
     NARROW,
@@ -119,15 +121,15 @@ def test_a_log_of_100_000_steps_stays_small():
     steps = Series(*[np.arange(100_000.0)] * 3)
 
     for of_steps in (True, False):
-        found = Line("training", "#000000", steps, of_steps, 256.0).rows()
+        found = Line("training", "#000000", steps, of_steps, 256.0).rows
         assert len(found) <= POINTS
         assert len(json.dumps(found)) < 60_000
         assert max(row["high"] for row in found) == 99_999
 
 
 @pytest.fixture(scope="module")
-def of_kind(_runs):
-    return functools.cache(lambda name: drawn(_runs / name))
+def of_kind(runs):
+    return functools.cache(lambda name: drawn(runs(name)))
 
 
 LOGGED = {"loss", "loss-time", "training"}
@@ -259,3 +261,63 @@ def test_a_run_without_a_log_still_has_the_other_charts(trained):
     found = {chart.name for chart in charts_of([open_run(RunFolder(trained), "cpu")])}
 
     assert found == OF_ANY | {"embeddings"}
+
+
+def line(values, *, of_steps=True, name="training"):
+    steps = np.arange(1.0, len(values) + 1)
+    return Line(name, "#000000", Series(steps, steps, np.array(values, float)), of_steps, 64.0)
+
+
+def rung(name, nats):
+    return Rung(name, Score(100, nats), 0.0)
+
+
+FALLING = [4.0, 3.5, 2.9, 2.5, *np.linspace(2.3, 1.5, 196)]
+RUNGS = [rung("uniform", 4.2), rung("unigram", 3.3), rung("bigram", 2.4), rung("5-gram", 1.4)]
+
+
+def test_the_steep_fall_of_the_first_steps_is_cut_off_and_said_to_be():
+    losses = Losses([line(FALLING)], RUNGS, "characters")
+
+    low, high = losses.bounds()
+
+    assert low < 1.4 < 2.4 < high < 3.3  # what is reached, and the next baseline above it
+    assert losses.cut_off() == (
+        " Above the top: the first steps and the baselines uniform (4.20 nats), unigram (3.30 nats)."
+    )
+
+
+def test_a_curve_that_hardly_falls_is_shown_whole():
+    losses = Losses([line(np.linspace(4.1, 2.0, 100))], RUNGS, "characters")
+
+    low, high = losses.bounds()
+
+    assert low < 2.0 < 4.2 < high
+    assert losses.cut_off() == ""
+
+
+def test_evaluations_above_the_chart_begin_no_line_in_it(of_gpt):
+    evaluated = line([4.0, 1.8, 1.6], of_steps=False, name="validation")
+    losses = Losses([line(FALLING), evaluated], RUNGS, "characters")
+
+    drawn = loss_chart(losses, "steps", "loss", "Loss", "Losses.")
+
+    shown = [row["nats"] for row in rows(drawn.spec) if row.get("line") == "validation"]
+    assert shown == [1.8, 1.6]
+
+
+def test_names_of_baselines_are_where_no_curve_is():
+    drawn = loss_chart(
+        Losses([line(FALLING)], RUNGS, "characters"), "steps", "loss", "Loss", "Its."
+    )
+
+    sides = {}
+    for view in views(drawn.spec):
+        mark = view.get("mark")
+        if mark and mark["type"] == "text":
+            for row in drawn.spec["datasets"][view["data"]["name"]]:
+                sides[row["text"]] = mark["align"]
+
+    # The curve is below the bigram's line for most of its way, and above the 5-gram's for all of it.
+    assert sides["bigram 2.40"] == "right"
+    assert sides["5-gram 1.40"] == "left"
