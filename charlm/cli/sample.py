@@ -235,7 +235,8 @@ class _Order:
             return
         what = "greedy decoding (--temperature 0 or --top-k 1) gives the same text each time"
         if self.novel or self.unique:
-            raise UsageError(f"-n {self.number}", what, "raise it, or leave out -n")
+            mend = "raise the temperature or --top-k, or leave out -n"
+            raise UsageError(f"-n {self.number}", what, mend)
         output.note(f"-n {self.number}: {what}")
 
     def load(self, checkpoint: str, device: str) -> "SavedModel":

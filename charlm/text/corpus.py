@@ -122,6 +122,7 @@ def scan_text(
     notes = [*source.notes]
     if survey and (note := table_note(source, data)):
         notes.append(note)
+        survey.is_table = True
     counts = np.zeros(256 if data.unit == "bytes" else _CODE_POINTS, np.int64)
     held: list[Symbols] | None = [] if len(source.parts) > 1 else None
     room = HELD_BYTES

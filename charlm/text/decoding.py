@@ -24,7 +24,8 @@ _TAR = slice(257, 262)  # where a file of tar says "ustar"
 
 _BYTES, _LATIN_1 = Setting("data.unit", "bytes"), Setting("data.encoding", "latin-1")
 _PATTERN = Setting("data.source", "texts/**/*.txt")
-_COLUMN = Phrase("name the column to read by {}", Setting("data.column"))
+_TABLE = Setting("data.records", "lines")
+_COLUMN = Phrase("name the column to read by {}, with {}", Setting("data.column"), _TABLE)
 
 
 class Decoder:

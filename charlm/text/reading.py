@@ -232,9 +232,11 @@ class _Reader:
         column, kind = Column(self.data.column, name, skip_missing), table_kind(name)
         if kind is None:
             what = f"no table: its name ends in none of {', '.join(SUFFIXES)}"
-            is_pipe = name == STANDARD_INPUT or (os.path.exists(name) and not os.path.isfile(name))
-            first = "write it to a file with such a name" if is_pipe else "rename it"
-            raise column.error(what, Phrase("{}, or leave out {}", first, _COLUMN))
+            mend = "rename it"
+            if name == STANDARD_INPUT or (os.path.exists(name) and not os.path.isfile(name)):
+                what = "the kind of a table is known by the name of its file, and a pipe has none"
+                mend = "write it to a file such as table.csv"
+            raise column.error(what, Phrase("{}, or leave out {}", mend, _COLUMN))
         if kind == "parquet":
             return parquet_values(column, tap)
         texts = (of_code_points(symbols) for _, symbols in self._decoded(name, tap))

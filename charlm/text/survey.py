@@ -92,6 +92,7 @@ class Survey:
     ascending: Order = field(default_factory=Order)
     descending: Order = field(default_factory=Order)
     is_text: bool = False  # whether some line is far too long for a list
+    is_table: bool = False  # whether these are rows, not values of a column
     _keys: list[npt.NDArray[np.uint64]] = field(default_factory=list)
     _below: int = 1 << 64  # hashes that are kept
     _last: Records | None = None  # the record before
@@ -209,6 +210,8 @@ class Survey:
                 else:
                     end = "data.shuffle=false validates on the end of that order; use true"
                 found.append(f"{self._ordered()}; {end}")
+            return found
+        if self.is_table:
             return found
         if self.width:
             if not important and data.newlines != "none":

@@ -253,4 +253,6 @@ def test_a_table_is_noted_by_all_that_read_it(charlm, tmp_path):
         ["baselines", "a.csv", "--max-order", "2"],
         ["train", "--config", "bigram", "data.source=a.csv", "--dry-run"],
     ):
-        assert 'a.csv looks like a table with the columns "id", "name"' in charlm(*arguments).stderr
+        said = charlm(*arguments).stderr
+        assert 'a.csv looks like a table with the columns "id", "name"' in said
+        assert "looks like a list" not in said

@@ -344,7 +344,7 @@ def test_greedy_decoding_is_not_repeated_in_vain(charlm, runs, monkeypatch, opti
 
     what = "greedy decoding (--temperature 0 or --top-k 1) gives the same text each time"
     assert (result.code, result.stdout) == (2, "")
-    assert result.error == f"-n 5: {what}; raise it, or leave out -n"
+    assert result.error == f"-n 5: {what}; raise the temperature or --top-k, or leave out -n"
     assert one.code == 0
     assert "1 drawn" in one.stderr
     assert f"note: -n 2: {what}\n" in plain.stderr

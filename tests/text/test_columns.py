@@ -488,6 +488,6 @@ def test_a_row_without_the_column_is_named_with_what_to_do(tmp_path):
 
 
 def test_a_table_that_has_no_name_is_to_be_written_to_a_file():
-    advice = "write it to a file with such a name, or leave out data.column"
+    advice = "a pipe has none; write it to a file such as table.csv, or leave out data.column"
 
     assert refused(Source("here", (Part("standard input", io.BytesIO),))).endswith(advice)
