@@ -29,8 +29,15 @@ def report(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="The page to write.")
-    ] = Path("report.html"),
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="The page. Default: report.html."),
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write each chart as SVG and PNG; the page only with --out."
+        ),
+    ] = None,
     passage: Annotated[
         str | None,
         typer.Option(
@@ -49,6 +56,8 @@ def report(
 
     For example: charlm report runs/gpt -o gpt.html
     """
+    if out is None and figures is None:
+        out = Path("report.html")
     from charlm.reporting.extra import check_installed
 
     check_installed()
@@ -58,10 +67,32 @@ def report(
     with StopSignals() as stop:
         with stop.at_once():
             runs = open_runs(places or [None], device)
-            check_place(out, runs)
-        write_page(runs, out, passage, seed, stop, quiet)
-    size = out.stat().st_size
-    output.result(f"{one_word(out)}: {size / 1e6:.1f} MB; open it in a browser")
+            if figures is not None:
+                check_folder(figures)
+            if out is not None:
+                check_place(out, runs)
+        if figures is not None:
+            _prepare(runs, stop, quiet, told=out is not None)
+            count = _draw(runs, figures, passage, stop, quiet)
+            output.result(
+                f"{one_word(figures)}: {count} chart{'s' * (count != 1)}, each as SVG and PNG"
+            )
+        if out is not None:
+            write_page(runs, out, passage, seed, stop, quiet)
+            size = out.stat().st_size
+            output.result(f"{one_word(out)}: {size / 1e6:.1f} MB; open it in a browser")
+
+
+def check_folder(figures: Path) -> None:
+    """Refuse to write figures into a run, or where there is no folder and none can be."""
+    from charlm.runs import RunFolder
+
+    where, named = figures.resolve(), f"--figures {figures}"
+    if figures.exists() and not figures.is_dir():
+        raise UsageError(named, "is no folder", "name a folder; it is made if it is missing")
+    for parent, shown in zip((where, *where.parents), (figures, *figures.parents), strict=False):
+        if RunFolder(parent).exists() and (parent / "checkpoints").is_dir():
+            raise UsageError(named, f"inside the run {shown}", "choose another place")
 
 
 def check_place(out: Path, runs: "list[Opened]") -> None:
@@ -95,6 +126,35 @@ def _is_report(path: Path) -> bool:
         return OURS in file.read(HEAD)
 
 
+def _prepare(runs: "list[Opened]", stop: StopSignals, quiet: bool, told: bool = False) -> None:
+    """Note what is odd about the runs unless it will be told, and do what their models need first."""
+    for run in runs:
+        if run.saved.remark and not told:
+            output.note(run.saved.remark)
+        output.prepare(run.model, stop.requested, quiet)
+
+
+def _draw(
+    runs: "list[Opened]", folder: Path, passage: str | None, stop: StopSignals, quiet: bool
+) -> int:
+    """Write the charts of runs as pictures, with bars; return how many charts there are."""
+    from charlm.reporting.charts import charts_of, surprise_of
+    from charlm.reporting.figures import write_figures
+    from charlm.reporting.passage import passage_from
+
+    given = None if passage is None else passage_from(runs[0], passage)
+    total = sum(len(run.val) - 1 for run in runs if run.val)
+    with output.steps(quiet, stop.requested) as progress:
+
+        def scored(chars: int) -> None:
+            progress("scoring", chars, total)
+
+        charts = [*charts_of(runs, scored, stop.requested), surprise_of(runs[0], given)]
+        for _ in write_figures(charts, folder):
+            progress("drawing", 1, 2 * len(charts))
+    return len(charts)
+
+
 def write_page(
     runs: "list[Opened]",
     out: Path,
@@ -109,10 +169,7 @@ def write_page(
     from charlm.storage import write_file
 
     chosen = passage_of(runs[0]) if passage is None else passage_from(runs[0], passage)
-    for run in runs:
-        if run.saved.remark:
-            output.note(run.saved.remark)
-        output.prepare(run.model, stop.requested, quiet)
+    _prepare(runs, stop, quiet)
     with output.steps(quiet, stop.requested) as progress:
         page = page_of(runs, chosen, seed, progress, stop.requested)
     write_file(out, page.encode())

@@ -20,7 +20,7 @@ from charlm.reporting.loss_charts import (
     symbol_chart,
 )
 from charlm.reporting.opened import Opened
-from charlm.reporting.passage import passage_of, predictions
+from charlm.reporting.passage import Passage, passage_of, predictions
 from charlm.reporting.symbol_charts import SHOWN, bigram_chart, embedding_chart, surprise_chart
 from charlm.reporting.training_chart import training_chart
 
@@ -218,9 +218,12 @@ def _of_symbols(run: Opened) -> Iterator[Chart]:
         yield bigram_chart(found, [*glyph(order)], [*name(order)], len(ids) - len(order), symbol)
 
 
-def surprise_of(run: Opened) -> Chart:
-    """Return the beginning of the validation part as a picture of how surprising each symbol is."""
-    passage = passage_of(run, SHOWN)
-    whole = next(predictions(run.model, passage, run.name))
-    symbols = list(passage.symbols(Glyphs(run.tokenizer)))
-    return surprise_chart(symbols, whole.bits, passage.whence, whole.mean_bits)
+def surprise_of(run: Opened, passage: Passage | None = None) -> Chart:
+    """Return a picture of how surprising each symbol of a passage is.
+
+    None: of the beginning of the validation part.
+    """
+    shown = passage or passage_of(run, SHOWN)
+    whole = next(predictions(run.model, shown, run.name))
+    symbols = list(shown.symbols(Glyphs(run.tokenizer)))
+    return surprise_chart(symbols, whole.bits, shown.whence, whole.mean_bits)

@@ -1,5 +1,6 @@
 """charlm report, and charlm train --report."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -133,3 +134,56 @@ def test_nothing_of_the_extra_is_imported_without_a_report():
 
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
     assert sys.executable
+
+
+NAMES = ("loss", "loss-time", "training", "position", "kinds", "symbols", "embeddings", "bigrams")
+FIGURES = sorted(f"{name}{end}" for name in (*NAMES, "surprise") for end in (".png", ".svg"))
+
+
+@pytest.fixture(scope="module")
+def figures(_trained, tmp_path_factory):
+    """The figures of a run, made once."""
+    from charlm.cli.main import run
+
+    folder = tmp_path_factory.mktemp("figures") / "new" / "figures"
+    assert run(["report", str(_trained / "runs" / "tiny"), "--figures", str(folder), "-q"]) == 0
+    return folder
+
+
+def test_figures_are_one_picture_for_each_chart_in_two_formats(figures):
+    assert sorted(path.name for path in figures.iterdir()) == FIGURES
+    for path in figures.iterdir():
+        assert path.read_bytes()[:4] in (b"\x89PNG", b"<svg")
+
+
+def test_figures_replace_older_ones_and_no_other_file(charlm, trained, figures, monkeypatch):
+    monkeypatch.setattr("charlm.reporting.charts.charts_of", lambda *_: [])
+    shutil.copytree(figures, "figures")
+    Path("figures/notes.txt").write_text("mine")
+
+    result = charlm("report", "tiny", "--figures", "figures")
+
+    assert (result.code, result.stdout) == (0, "figures: 1 chart, each as SVG and PNG\n")
+    assert not Path("report.html").exists()
+    for name in FIGURES:
+        assert Path("figures", name).read_bytes() == (figures / name).read_bytes()
+    Path("figures/surprise.svg").write_text("<svg/>")
+    refused = charlm("report", "tiny", "--figures", "figures")
+    assert refused.code == 2
+    assert refused.error == (
+        "figures/surprise.svg: is there already and is no figure of charlm; name another folder"
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        ("text.txt", "is no folder; name a folder; it is made if it is missing"),
+        ("runs/tiny/new", "inside the run runs/tiny; choose another place"),
+    ],
+)
+def test_figures_are_not_written_where_they_do_not_belong(charlm, trained, place, what):
+    result = charlm("report", "tiny", "--figures", place)
+
+    assert (result.code, result.stdout) == (2, "")
+    assert result.error == f"--figures {place}: {what}"

@@ -204,7 +204,7 @@ def test_figures_are_the_same_when_made_twice(of_gpt, tmp_path):
     charts = [of_gpt[name] for name in ("loss", "kinds", "bigrams")]
 
     first = [*write_figures(charts, tmp_path / "a")]
-    second = [*write_figures(reversed(charts), tmp_path / "b")]
+    second = [*write_figures(charts[::-1], tmp_path / "b")]
 
     assert {path.name for path in first} == {
         f"{name}{end}" for name in ("loss", "kinds", "bigrams") for end in (".svg", ".png")
