@@ -1,8 +1,8 @@
 """Character-level language models, from the bigram table to a modern GPT.
 
 Reading order is import order: `errors`, `config`, `storage`, `text`, `models`, `backprop`, `runs`,
-`evaluation`, `sampling`, `coding`, `fused`, `training`, `lifecycle`, `reporting`, `library`,
-`serving`, `cli`. Each package imports only from those before it, so the course can be read from top
+`evaluation`, `sampling`, `coding`, `fused`, `training`, `lifecycle`, `reporting`,
+`exchange`, `library`, `serving`, `cli`. Each package imports only from those before it, so the course can be read from top
 to bottom. `charlm.models` is where the lessons are.
 
     import charlm
@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from charlm.library import Model, Run, Score, baselines, compare, load, train
+    from charlm.library import Model, Run, Score, baselines, compare, export, load, train
     from charlm.library import open_run as open
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "baselines",
     "compare",
     "errors",
+    "export",
     "load",
     "open",
     "train",

@@ -22,6 +22,7 @@ from charlm.cli import (
     doctor,
     evaluate,
     explain,
+    export,
     gradcheck,
     graph,
     lr_find,
@@ -61,6 +62,7 @@ app.command("compare", cls=Verb)(compare.compare)
 app.command("report", cls=Verb)(report.report)
 app.command("compress", cls=Verb)(compress.compress)
 app.command("decompress", cls=Verb)(compress.decompress)
+app.command("export", cls=Verb)(export.export)
 app.command("serve", cls=Verb)(serve.serve)
 app.command("lr-find", cls=Verb)(lr_find.lr_find)
 app.command("explain", cls=Verb)(explain.explain)

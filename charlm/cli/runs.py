@@ -1,4 +1,4 @@
-"""charlm runs: the runs of a folder, their removal, and their metrics for other programs."""
+"""charlm runs: the runs of a folder, their copies, their removal, and their metrics for others."""
 
 import signal
 import sys
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from charlm.runs.listing import Summary
 
 app = typer.Typer(
-    help="List the runs, remove some, or export metrics.",
+    help="List the runs, copy or remove some, or export metrics.",
     invoke_without_command=True,
     rich_markup_mode=None,
 )
@@ -89,6 +89,26 @@ def remove(
     for run in runs:
         remove_run(run)
         output.say(f"removed {one_word(run.path)}")
+
+
+@app.command("copy", cls=Verb)
+def copy(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run.", **A_RUN)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new folder.")],
+    without: Annotated[
+        Literal["text"] | None, typer.Option(help="What to leave out: the text it learned from.")
+    ] = None,
+) -> None:
+    """Copy a run, with or without its text.
+
+    To share only a model, use charlm export, which also leaves out the optimizer and the log.
+    """
+    from charlm.config.memory import human_bytes
+    from charlm.lifecycle.copying import copy_run
+    from charlm.runs.folder import find_run
+
+    size = copy_run(find_run(run), out, with_text=without is None)
+    output.say(f"copied {one_word(run)} to {one_word(out)}, {human_bytes(size)}")
 
 
 @app.command("export", cls=Verb)

@@ -1,12 +1,13 @@
 """The library: train, load, sample and score from Python. `charlm` itself offers these names.
 
 Read in this order: `overrides` (settings as Python values), `texts` (any text), `interrupts`, `run`,
-`saving`, `heads`, `model`, `comparing`, `training`.
+`heads`, `model`, `comparing`, `training`, `sharing`.
 """
 
 from charlm.library.comparing import Compared, baselines, compare
 from charlm.library.model import Model, Score, load
 from charlm.library.run import Run, open_run
+from charlm.library.sharing import export
 from charlm.library.training import train
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Score",
     "baselines",
     "compare",
+    "export",
     "load",
     "open_run",
     "train",

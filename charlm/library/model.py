@@ -211,9 +211,10 @@ class Model:
 
         Raises UsageError if the folder is not empty, MachineError if the disk refuses.
         """
-        from charlm.library.saving import save
+        from charlm.exchange.alone import write_alone
 
-        return save(self._saved, Path(folder))
+        write_alone(self._saved, Path(folder))
+        return open_run(folder)
 
     @cached_property
     def _scorer(self) -> TextScorer:
