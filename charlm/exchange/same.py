@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from charlm.errors import MachineError
-from charlm.evaluation.scoring import evaluating
+from charlm.evaluation.predicting import evaluating
 from charlm.models import LanguageModel
 
 CHARS = 512  # that are compared

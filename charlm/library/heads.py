@@ -5,12 +5,12 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 
-from charlm.errors import DataError, Setting, UsageError
+from charlm.errors import DataError, UsageError
 from charlm.models import LanguageModel
 from charlm.models.looking import attention_weights, attentive
 from charlm.runs.load import SavedModel
 
-TEXT = Setting("text")
+TEXT = "text"
 
 
 def attention_of(saved: SavedModel, text: str, expert: str | None) -> Float[ndarray, "L H T T"]:
@@ -37,11 +37,11 @@ def _attentive(saved: SavedModel, expert: str | None) -> tuple[str, LanguageMode
         if expert in found and own.members():
             return expert, found[expert]
         mend = f"those with attention: {', '.join(filter(None, found)) or 'none'}"
-        raise UsageError(Setting("expert", expert), "no such expert with attention", mend)
+        raise UsageError(f"expert={expert!r}", "no such expert with attention", mend)
     if len(found) == 1:
         return next(iter(found.items()))
     if not found:
         what = f"a model of type {own.type!r} has no attention"
         raise UsageError(saved.run.path, what, "use a gpt, attention or multihead run")
     names = ", ".join(found)
-    raise UsageError(Setting("expert"), f"several have attention: {names}", "name one of them")
+    raise UsageError("expert", f"several have attention: {names}", "name one of them")

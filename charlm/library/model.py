@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from charlm.config import Config
-from charlm.errors import Setting, UsageError
+from charlm.errors import UsageError
 from charlm.evaluation.each import TextScore, TextScorer, score_records
 from charlm.evaluation.predicting import evaluating
 from charlm.library.heads import attention_of
@@ -204,7 +204,7 @@ class Model:
                 is empty or too long.
             DataError: A character of the text is not in the alphabet.
         """
-        return attention_of(self._saved, text_of(self._saved, text, Setting("text")), expert)
+        return attention_of(self._saved, text_of(self._saved, text, "text"), expert)
 
     def save(self, folder: str | Path) -> Run:
         """Copy the model to a new folder, which `charlm.load` reads: a run without its text and its log.

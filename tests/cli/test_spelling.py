@@ -70,6 +70,7 @@ OWN = {  # what only these commands can ask for: settings of scoring, sampling a
     "stride": ("eval",),
     "checkpoint": ("sample", "eval"),
     "device": ("sample", "eval", "compare"),
+    "passage": ("report",),
 }
 
 
