@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from charlm.models import GPT2, ModernGPT
+from charlm.models import GPT2, LanguageModel, ModernGPT
 from charlm.models.ngram_embedding import GOLDEN, PRIME, ROW_BITS, ROWS
 from charlm.sampling.gpt_numpy import (
     GPT2Block,
@@ -27,7 +28,14 @@ from charlm.sampling.gpt_numpy import (
     linear,
     rms_norm,
 )
-from charlm.sampling.reader import Reader, StepReader, Weights, array
+from charlm.sampling.reader import (
+    MixtureReader,
+    Reader,
+    StepReader,
+    Weights,
+    array,
+    reader_of,
+)
 
 Block = Callable[[Vector, Any, Any], Vector]  # of x, the layer's cache, and the rotary angles
 
@@ -35,6 +43,19 @@ Block = Callable[[Vector, Any, Any], Vector]  # of x, the layer's cache, and the
 # there already: a text must get the same bits each time.
 FIRST = 1000
 LOOPS = sys.platform == "linux"  # elsewhere numba's threads are not torch's, and slow to wake
+
+
+def load_loops(model: LanguageModel) -> None:
+    """Load the compiled loops that long texts of a model are read with, which takes half a second.
+
+    Where they are not there yet, compile them, which takes some ten seconds.
+    """
+    reader = reader_of(model)
+    readers = reader.readers if isinstance(reader, MixtureReader) else [reader]
+    for one in readers:
+        if isinstance(one, GPTReader):
+            for one.singly in (0, FIRST):
+                one.read(np.zeros((1, 1), np.int64))
 
 
 class GPTReader(Reader):

@@ -2,12 +2,14 @@
 
 import os
 import socket
+import threading
 from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 
 from charlm.errors import MachineError, Phrase, Setting
+from charlm.sampling.gpt_reader import load_loops
 from charlm.serving.app import Server
 
 DRAIN = 30  # seconds in which texts that were begun may end
@@ -56,6 +58,15 @@ class Runner(uvicorn.Server):
         )
         super().__init__(config)
         self.server, self.say = server, say
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer requests; meanwhile, load what a first long text would wait for."""
+        await super().startup(sockets)
+        threading.Thread(target=self._prepare, name="charlm-prepare", daemon=True).start()
+
+    def _prepare(self) -> None:
+        for one in self.server.served.values():
+            load_loops(one.model.module)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop after what was begun; a second SIGINT stops at once."""

@@ -252,3 +252,19 @@ def test_the_reader_of_a_mixture_asks_its_gate(generator):
     for at in range(40):
         found = torch.from_numpy(reader.read(text[:, at : at + 1].numpy())).float().log_softmax(-1)
         torch.testing.assert_close(found, expected[:, at], atol=1e-5, rtol=1e-5)
+
+
+def test_the_loops_of_long_texts_are_loaded_by_reading_with_them(monkeypatch):
+    monkeypatch.setattr(gpt_reader, "LOOPS", True)
+    ways, way = [], gpt_reader.GPTReader._way
+
+    def noted(self, loops):
+        ways.append((type(self), loops))
+        return way(self, loops)
+
+    monkeypatch.setattr(gpt_reader.GPTReader, "_way", noted)
+
+    for kind in ("bigram", "modern"):
+        gpt_reader.load_loops(knowing(CONFIGS[kind]).eval())
+
+    assert ways == [(gpt_reader.ModernReader, True)]
