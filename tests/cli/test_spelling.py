@@ -71,6 +71,9 @@ OWN = {  # what only these commands can ask for: settings of scoring, sampling a
     "checkpoint": ("sample", "eval"),
     "device": ("sample", "eval", "compare"),
     "passage": ("report",),
+    "token": ("serve",),
+    "host": ("serve",),
+    "port": ("serve",),
 }
 
 
