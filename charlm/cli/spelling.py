@@ -40,6 +40,8 @@ def spelling(setting: Setting) -> str:
     if name in OF_TRAIN and _flags and name not in _flags:
         flag = f"charlm train {flag}"
     switch = setting.value is None or setting.value is True
+    if not flag and switch:
+        return name.upper()  # an argument, as the help names it
     return " ".join(filter(None, (flag, "" if switch else quoted(str(setting.value)))))
 
 

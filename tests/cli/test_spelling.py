@@ -86,4 +86,7 @@ def test_a_setting_is_spelled_by_an_option_that_exists(name):
             continue
         *command, flag = spelling(Setting(setting)).split()
         verb = tuple(command[1:]) or name
-        assert flag in {option for one in COMMANDS[verb].params for option in one.opts}, setting
+        parameters = COMMANDS[verb].params
+        known = {option for one in parameters for option in one.opts}
+        known |= {str(one.name).upper() for one in parameters if one.param_type_name == "argument"}
+        assert flag in known, setting
