@@ -76,7 +76,8 @@ def page_of(
         "charts": {chart.name: recoloured(chart.spec, VARIABLES) for chart, _ in charts},
     }
     scripts = [_read("page.js"), bundle.result(), _read("charts.js")]
-    parts = {"run": "The run"} | ({"comparison": "The runs side by side"} if compared else {})
+    parts = {"run": "The first run" if compared else "The run"}
+    parts |= {"comparison": "The runs side by side"} if compared else {}
     parts |= {"surprise": "What surprises it", "writing": "What it writes"}
     parts |= {"charts": "Charts"} if charts else {}
     parts |= {"attention": "What its heads look at"} if looks else {}
@@ -89,7 +90,7 @@ def page_of(
             style=_style(),
             title=" and ".join(one.name for one in runs),
             one=run.symbols.removesuffix("s"),
-            sections=parts.items(),
+            sections=parts,
             facts=facts_of(run),
             comparison=comparison_of(compared) if compared else None,
             map=shown_map,

@@ -161,7 +161,7 @@ def looking_of(looking: Looking) -> tuple[dict[str, Any], dict[str, Any]]:
         [
             {
                 "picture": head.picture,
-                "far": f"{head.back:.1f} back on average",
+                "far": f"mean {head.back:.1f} back",
                 "alt": (
                     f"Each position's weights. Of a position's weight, {head.itself:.0%} is on itself and "
                     f"{head.before:.0%} on the one before; the mean distance is {head.back:.1f}."
@@ -214,9 +214,11 @@ def comparison_of(compared: Sequence[Compared]) -> dict[str, Any]:
                 f"{ends.low:+.4f} to {ends.high:+.4f}" if ends else "-",
             ]
         )
+    lengths = {one.scored.block_size for one in compared if one.scored}
+    windows = f" in windows of {', '.join(map(str, sorted(lengths)))}" if lengths else ""
     about = (
-        "Each run predicts its validation part in windows of the same length. The last two columns compare a "
-        "run with the first, symbol by symbol, if both are scored on the same text: below 0, it is better."
+        f"Each run predicts its validation part{windows}. The last two columns compare a run with the "
+        "first, symbol by symbol: below 0, it is better. A run on another text is not compared."
     )
     return {"about": about, "columns": columns, "rows": rows}
 
