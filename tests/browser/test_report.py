@@ -68,6 +68,22 @@ def test_every_chart_is_there_with_and_without_scripts(visit, opened, name):
         assert live.locator(f"{figure} .wide svg").bounding_box()["width"] > 500
 
 
+# Of each word in a chart that is in sight, how far it is beyond the page.
+BEYOND = """() => [...document.querySelectorAll(".plot svg text")]
+    .filter((text) => text.checkVisibility() && text.textContent.trim())
+    .map((text) => [text.textContent, text.getBoundingClientRect()])
+    .filter(([_, box]) => box.left < 0 || box.right > innerWidth)
+    .map(([word, box]) => `${word}: ${box.left} to ${box.right}`)"""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["gpt", "ngram", "hostile"])
+def test_no_word_of_a_chart_is_cut_off(visit, name, width):
+    page = visit(name, width=width, java_script_enabled=False)
+
+    assert page.evaluate(BEYOND) == []
+
+
 def test_a_chart_answers_the_pointer(visit):
     page = visit("gpt")
     figure = page.locator("#chart-kinds")
@@ -218,6 +234,7 @@ def test_what_is_printed_has_no_controls(visit, tmp_path):
     assert page.locator("nav").is_hidden()
     assert page.locator("fieldset").is_hidden()
     assert page.locator("#map-detail").is_hidden()
+    assert page.locator(".keys").first.is_hidden()
     assert page.locator("#map .c").first.is_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert len(page.pdf()) > 10_000
