@@ -14,6 +14,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
+from tqdm.utils import disp_len
 
 from charlm.cli.escaping import one_word, printable
 from charlm.errors import check_stop
@@ -193,6 +194,14 @@ def width(stream: TextIO) -> float:
     return shutil.get_terminal_size().columns if stream.isatty() else math.inf
 
 
+def size_of(stream: TextIO) -> os.terminal_size | None:
+    """Return the size that a terminal has now; None if a stream is none, or does not tell it."""
+    try:
+        return os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        return None
+
+
 def cut(line: str, stream: TextIO) -> str:
     """Shorten a line to the width of a terminal."""
     columns = width(stream)
@@ -228,10 +237,35 @@ class Bar(tqdm):  # type: ignore[type-arg]
     `findings/tqdm-delay-and-write.sh`.
     """
 
+    @staticmethod
+    def status_printer(file: TextIO) -> Callable[[str], None]:  # type: ignore[override]
+        """Return what draws a line over the one before; tqdm's own fills it up with spaces.
+
+        On a terminal that has become narrower, these would go on to the next line.
+        """
+        before = 0
+
+        def draw(text: str) -> None:
+            nonlocal before
+            size = disp_len(text)
+            terminal = size_of(file)
+            most = min(before, terminal.columns) if terminal else before
+            file.write(f"\r{text}{' ' * (most - size)}")
+            file.flush()
+            before = size
+
+        return draw
+
+    def clear(self, nolock: bool = False) -> None:
+        """Wipe it, also on a terminal that has become narrower."""
+        if terminal := size_of(self.fp):
+            self.ncols = terminal.columns
+        super().clear(nolock)
+
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # type: ignore[override]
         """Draw it if its time has come."""
         now = time.time()
-        if now < self.start_t + (self.delay or 0):
+        if self.delay and now < self.start_t + self.delay:
             return False
         self.last_print_t = now  # `close` asks it whether there is something to clear
         return bool(super().display(msg, pos))

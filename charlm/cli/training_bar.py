@@ -7,9 +7,8 @@ import threading
 import time
 from collections.abc import Iterator
 
-from tqdm import tqdm
-
 from charlm.cli import output
+from charlm.cli.curve import LiveCurve, has_room
 from charlm.cli.escaping import one_word
 from charlm.runs.records import (
     CompileRecord,
@@ -55,11 +54,12 @@ class TrainingBar:
         self.loss: float | None = None
         self.lowest = math.inf  # of the losses shown, also of a first join, which is not saved
         self.expert: str | None = None
+        self.curve = LiveCurve()
         loop.job.progress = self.work
         if self.one_step:  # a bar for each thing that the step does: see `work`
             self.bar = output.bar("", self.symbols.removesuffix("s"), dynamic_ncols=True)
             return
-        self.bar = tqdm(
+        self.bar = output.Bar(
             total=steps if budget is None else round(budget),
             initial=int(loop.state.seconds) if self.timed else loop.state.step,
             unit="step",
@@ -71,8 +71,12 @@ class TrainingBar:
         )
 
     def close(self) -> None:
-        """Take the bar off the terminal."""
+        """Take the bar off the terminal, and leave the last picture of the loss."""
+        picture = self.curve.picture() if has_room() else []
+        self.curve.close()
         self.bar.close()
+        for line in picture:
+            output.say(line)
 
     def show(self, record: Record) -> None:
         """Draw one record."""
@@ -87,9 +91,11 @@ class TrainingBar:
                     f"step {record.step:>{self.width}}{train}  val {record.loss_nats:.4f} nats"
                     f"  {record.seconds:6.1f} s{'  best' if best else ''}"
                 )
+                self.curve.evaluate(record.step, record.loss_nats)
             case TuneRecord():
                 found = record.fitted
                 self.expert, self.loss = None, found.loss_nats
+                self.curve.clear()
                 rows, before, after = {"alone": found.alone_nats}, "", ""
                 if self.bitwise:  # which has no fixed weights
                     after = ", each scored before it was learned from"
@@ -155,6 +161,7 @@ class TrainingBar:
     def _move(self, record: TrainRecord) -> None:
         if record.expert != self.expert:
             self.expert, self.loss = record.expert, None
+            self.curve.clear()
         # A running mean over about the last 20 steps: the loss of single batches is noisy.
         loss = record.loss_nats
         self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
@@ -166,3 +173,4 @@ class TrainingBar:
             return
         self.bar.set_postfix_str(f"{name}loss {self.loss:.3f}{pace}", refresh=False)
         self.bar.update(max(0, int(self.clock.seconds()) - self.bar.n) if self.timed else 1)
+        self.curve.train(record.step, self.loss)
