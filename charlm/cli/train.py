@@ -239,12 +239,7 @@ def _name_of(config: str | None) -> str:
 
 def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     from charlm.cli.training_bar import TrainingBar, remark
-    from charlm.cli.training_output import (
-        conclude,
-        ending_notes,
-        introduce,
-        score_baselines,
-    )
+    from charlm.cli.training_output import conclude, ending_notes, introduce, score_baselines
     from charlm.lifecycle.resume import commit_resume
     from charlm.models import build_model
     from charlm.training import Job, TrainingLoop
