@@ -157,10 +157,11 @@ def _row(rung: "Rung", with_bytes: bool) -> str:
 def _legend(ladder: "Ladder", symbols: str) -> Iterator[str]:
     from charlm.evaluation.baselines import MIN_COMPRESSED
 
+    symbol = symbols.removesuffix("s")
     all_context = "with all the context before each"
     how = f"in windows of {ladder.block_size}" if ladder.block_size else all_context
     yield (
-        f"scored on {ladder.scored:,} validation {symbols}, {how}; "
+        f"scored on {number_of(ladder.scored, f'validation {symbol}')}, {how}; "
         f"counted on {_share(ladder.counted, ladder.train)} training {symbols}"
     )
     chosen = (

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from charlm.cli import output
 from charlm.cli.escaping import one_word
+from charlm.errors import number_of
 from charlm.evaluation.novelty import LONG, QUANTILES, Measured, Novelty
 from charlm.text.raw import for_json
 
@@ -94,7 +95,8 @@ class Shown:
         symbols = output.units(self.unit)
         if self.candidates is not None:
             compared, of = self.candidates.compared, self.candidates.of
-            yield f"in training: share of texts that are one of the {of:,} training records"
+            records = number_of(of, "training record")
+            yield f"in training: share of texts that are one of the {records}"
             among = "them" if compared == of else f"{compared:,} of them, spread evenly"
             yield f"distance: {symbols} to change to get the nearest of {among}; mean and quantiles"
         if any(one.copied for _, one in self.rows):

@@ -231,13 +231,15 @@ class _Order:
             what = "this run's text has no records, so no sample is whole"
             mend = "use a run that was trained with data.records=lines"
             raise UsageError("--novel", what, mend)
-        if self.number == 1 or not task.settings.greedy:
+        if not task.settings.greedy:
             return
         what = "greedy decoding (--temperature 0 or --top-k 1) gives the same text each time"
-        if self.novel or self.unique:
+        if self.number > 1 and (self.novel or self.unique):
             mend = "raise the temperature or --top-k, or leave out -n"
             raise UsageError(f"-n {self.number}", what, mend)
-        output.note(f"-n {self.number}: {what}")
+        for flag, many in (("-n", self.number), ("--best-of", self.best_of)):
+            if many > 1:
+                output.note(f"{flag} {many}: {what}")
 
     def load(self, checkpoint: str, device: str) -> "SavedModel":
         """Load the model; note what is odd about it."""

@@ -21,7 +21,7 @@ from charlm.config.yaml_file import (
     read_yaml,
     refuse_large,
 )
-from charlm.errors import Phrase, Problem, Setting, UsageError
+from charlm.errors import Phrase, Problem, Setting, UsageError, number_of
 
 MOST = 20  # problems that are reported at once
 YAML = (".yaml", ".yml")
@@ -109,7 +109,7 @@ def _checked(document: Document, problems: list[Problem]) -> Config:
         ]:  # slow: each unknown key is searched for in all sections and experts
             problems += problems_of(one, document)
         if len(found) > MOST:
-            more = f"{len(found) - MOST:,} more problems"
+            more = number_of(len(found) - MOST, "more problem")
             problems.append(Problem(document.where, more, "correct these first"))
     if problems:
         raise UsageError.of(*dict.fromkeys(problems))

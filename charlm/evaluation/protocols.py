@@ -115,9 +115,10 @@ def sliding(block_size: int, stride: int) -> Cut:
     if not 1 <= stride <= block_size:
         what = f"expected 1 to {block_size}, the length of the window"
         raise UsageError(Setting("stride", stride), what)
+    least = number_of(block_size - stride + 1, "character")
     words = (
-        f"in windows of {block_size} moved by {stride}, with at least {block_size - stride + 1} "
-        "characters of context except at the start of the text"
+        f"in windows of {block_size} moved by {stride}, with at least {least} "
+        "of context except at the start of the text"
     )
     return Cut("sliding", block_size, stride, words)
 

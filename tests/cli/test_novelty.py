@@ -341,6 +341,7 @@ def test_greedy_decoding_is_not_repeated_in_vain(charlm, runs, monkeypatch, opti
     result = charlm("sample", "lines", option, "-n", 5, *greedy)
     one = charlm("sample", "lines", option, *greedy)
     plain = charlm("sample", "lines", "-n", 2, *greedy)
+    best = charlm("sample", "lines", "--best-of", 2, *greedy)
 
     what = "greedy decoding (--temperature 0 or --top-k 1) gives the same text each time"
     assert (result.code, result.stdout) == (2, "")
@@ -348,6 +349,7 @@ def test_greedy_decoding_is_not_repeated_in_vain(charlm, runs, monkeypatch, opti
     assert one.code == 0
     assert "1 drawn" in one.stderr
     assert f"note: -n 2: {what}\n" in plain.stderr
+    assert f"note: --best-of 2: {what}\n" in best.stderr
     assert len(set(plain.stdout.splitlines())) == 1
 
 
