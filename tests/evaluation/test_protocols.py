@@ -125,7 +125,7 @@ def test_what_a_protocol_cannot_do_is_refused(name, block_size, stride, core):
 
 
 def test_a_window_larger_than_a_pass_is_refused():
-    with pytest.raises(UsageError, match=r"at most 16384 characters; use protocol=.stream."):
+    with pytest.raises(UsageError, match=r"at most 16,384 characters; use protocol=.stream."):
         choose(Remembers(2), "windows", block_size=10**9)
 
 
@@ -134,7 +134,7 @@ def test_a_models_own_window_is_no_larger_than_a_pass_either(name):
     model = Remembers(2)
     model.block_size = 16_385
 
-    with pytest.raises(UsageError, match=r"model\.block_size=16385: .* at most 16384 characters"):
+    with pytest.raises(UsageError, match=r"model\.block_size=16385: .* at most 16,384 characters"):
         choose(model, name)
     assert choose(model, name, block_size=16_384).length == 16_384
 
