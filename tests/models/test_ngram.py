@@ -183,7 +183,7 @@ DAMAGES = {
     "keys_2 are not increasing": lambda t: t["keys_2"].__setitem__(-1, 7 * 7),
     "keys_1 are not increasing": lambda t: t["keys_1"].__setitem__(0, -1),
     "share_3 and left_over_3 are not prob": lambda t: t["share_3"].__setitem__(0, 0.99),
-    "share_1 holds 1 values that are NaN": lambda t: t["share_1"][1].__setitem__(0, float("nan")),
+    "share_1 holds 1 value that is NaN": lambda t: t["share_1"][1].__setitem__(0, float("nan")),
     "share_2 and left_over_2 are not prob": lambda t: (
         t["share_2"][1, :2].copy_(torch.tensor([-0.5, t["share_2"][1, :2].sum() + 0.5]))
     ),
