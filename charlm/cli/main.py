@@ -25,6 +25,7 @@ from charlm.cli import (
     export,
     gradcheck,
     graph,
+    importing,
     lr_find,
     novelty,
     output,
@@ -63,6 +64,7 @@ app.command("report", cls=Verb)(report.report)
 app.command("compress", cls=Verb)(compress.compress)
 app.command("decompress", cls=Verb)(compress.decompress)
 app.command("export", cls=Verb)(export.export)
+app.command("import", cls=Verb)(importing.import_checkpoint)
 app.command("serve", cls=Verb)(serve.serve)
 app.command("lr-find", cls=Verb)(lr_find.lr_find)
 app.command("explain", cls=Verb)(explain.explain)
