@@ -27,7 +27,7 @@ from charlm.sampling.request import PROMPT, encode_prompt
 from charlm.sampling.write import draw, stream, text_of
 from charlm.text import Tokenizer
 from charlm.text.raw import as_bytes, as_unicode
-from charlm.text.tokenizer import BOUNDARY
+from charlm.text.tokenizer import BOUNDARY, Unknown
 
 Words = str | bytes  # bytes are UTF-8, or for a model of bytes any
 
@@ -170,13 +170,14 @@ class Model:
         read = (self._text(one) for one in texts)
         return score_records(self.module, self.tokenizer, read, ahead=ahead)
 
-    def next(self, prompt: Words = "") -> dict[str, float]:
+    def next(self, prompt: Words = "", *, unknown: Unknown = "error") -> dict[str, float]:
         """Return the probability of each character that may come next, the likeliest first.
 
         Of a run with records, the end of a record is "". Of a run of bytes, a byte that is no character
-        is a lone surrogate, as `bytes.decode(errors="surrogateescape")` gives it.
+        is a lone surrogate, as `bytes.decode(errors="surrogateescape")` gives it. `unknown` says what is done about
+        characters of the prompt that the model does not know: `error`, `skip` or `nearest`.
         """
-        ids = encode_prompt(self.tokenizer, self._text(prompt), "error", PROMPT)
+        ids = encode_prompt(self.tokenizer, self._text(prompt), unknown, PROMPT)
         p = np.exp(log_softmax(Context(self.module, ids).scores.astype(np.float64)))[0]
         names = [self.tokenizer.decode([i]) for i in range(len(p))]
         order = np.argsort(-p, kind="stable").tolist()

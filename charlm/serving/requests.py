@@ -12,6 +12,8 @@ Prompt = Annotated[str, Field(max_length=1 << 20)]
 Nothing = Annotated[float, Field(ge=0, le=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
+Unknown = Literal["error", "skip", "nearest"]
+
 
 class Refused(Exception):
     """A request that cannot be answered: one sentence, and the field that is wrong."""
@@ -60,7 +62,7 @@ class CompletionRequest(_Request):
     min_p: Fraction | None = None
     repetition_penalty: Annotated[float, Field(ge=1, le=10)] | None = None
     allow: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
-    unknown: Literal["error", "skip", "nearest"] = "error"
+    unknown: Unknown = "error"
 
 
 class ScoreRequest(_Request):
@@ -74,6 +76,7 @@ class NextRequest(_Request):
 
     prompt: Prompt = ""
     top: Annotated[int, Field(ge=1, le=100)] = 5
+    unknown: Unknown = "error"
 
 
 def checked(kind: type[Any], body: bytes) -> Any:

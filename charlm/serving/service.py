@@ -154,7 +154,7 @@ class Served:
     def likely(self, asked: NextRequest) -> dict[str, Any]:
         """Return the characters that may come next, the likeliest first."""
         try:
-            found = self.model.next(asked.prompt)
+            found = self.model.next(asked.prompt, unknown=asked.unknown)
         except CharlmError as error:
             raise Refused(_one_line(error), "prompt") from None
         top = list(found.items())[: asked.top]
