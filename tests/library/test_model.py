@@ -142,6 +142,7 @@ def test_a_saved_model_writes_the_same_without_text_or_log(trained, tmp_path):
     assert alone.generate("the ", seed=1) == model.generate("the ", seed=1)
     files = {path.name for path in run.path.rglob("*") if path.is_file()}
     assert files - {".lock"} == {
+        "README.md",
         "config.yaml",
         "tokenizer.json",
         "MANIFEST.json",
