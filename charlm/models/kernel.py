@@ -8,7 +8,6 @@ import ctypes
 import errno
 import hashlib
 import io
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,45 +119,40 @@ def _compiled(function: Compiled, options: dict[str, Any]) -> Compiled:
 
 
 class _Stored(_CacheFile):  # type: ignore[misc]
-    """numba's files of machine code, each with its SHA-256.
+    """numba's files of machine code, each with its SHA-256 at the end, which numba does not read.
 
     What is damaged counts as not stored, so it is compiled again: numba itself would fail, or run it.
     """
 
-    def _load_index(self) -> dict[Any, str]:
+    def _load_index(self) -> Any:
         """Return the names of the files that hold the code for each signature."""
-        try:
-            file = io.BytesIO(_content(self._index_path))
-        except OSError:
-            return {}
-        if pickle.load(file) != self._version:  # the rest may be of classes that are no more
-            return {}
-        stamp, names = pickle.load(file)
-        return names if stamp == self._source_stamp else {}
-
-    def _save_index(self, overloads: dict[Any, str]) -> None:
-        content = pickle.dumps(self._version) + self._dump((self._source_stamp, overloads))
-        self._write(self._index_path, content)
+        return super()._load_index() if _is_sound(self._index_path) else {}
 
     def _load_data(self, name: str) -> Any:
         """Return what is stored under a name; raise OSError if it is not there, or damaged."""
-        return pickle.loads(_content(self._data_path(name)))
+        path = self._data_path(name)
+        if not _is_sound(path):
+            raise OSError(errno.EIO, "damaged", path)
+        return super()._load_data(name)
 
-    def _save_data(self, name: str, data: Any) -> None:
-        self._write(self._data_path(name), self._dump(data))
+    @contextmanager
+    def _open_for_write(self, filepath: str) -> Iterator[io.BytesIO]:
+        """Yield what takes the content of a file, and write it when it is complete."""
+        content = io.BytesIO()
+        yield content
+        data = content.getvalue()
+        with super()._open_for_write(filepath) as file:
+            file.write(data + hashlib.sha256(data).digest())
 
-    def _write(self, path: str, content: bytes) -> None:
-        with self._open_for_write(path) as file:
-            file.write(content + hashlib.sha256(content).digest())
 
-
-def _content(path: str) -> bytes:
-    """Return the content of a file before its SHA-256; raise OSError if they do not agree."""
-    data = Path(path).read_bytes()
+def _is_sound(path: str) -> bool:
+    """Tell whether a file ends with the SHA-256 of what is before."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError:
+        return False
     content = data[: -hashlib.sha256().digest_size]
-    if data != content + hashlib.sha256(content).digest():
-        raise OSError(errno.EIO, "damaged", path)
-    return content
+    return data == content + hashlib.sha256(content).digest()
 
 
 def stamped(compiled: Compiled, function: Callable[..., Any]) -> Compiled:
