@@ -162,6 +162,7 @@ def test_another_expert_shows_its_own_bits(visit, runs):
         assert page.locator("#map-detail .bits").inner_text().startswith(f"{bits:.2f} bits")
         level = sum(bits >= step for step in data["steps"])
         assert f"b{level}" in cell.get_attribute("class").split()
+        assert cell.get_attribute("aria-label").endswith(f", {bits:.2f} bits")
 
 
 def test_a_head_shows_what_it_looks_at(visit, runs, opened):

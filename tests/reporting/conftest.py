@@ -43,6 +43,13 @@ KINDS = {
 }
 
 
+def each(*names):
+    """Return kinds of runs as parameters; those whose kernels take a second to load are slow."""
+    mixed = ("context-mixing", "bitwise")
+    slow = pytest.mark.slow
+    return [pytest.param(name, marks=slow if name in mixed else ()) for name in names]
+
+
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
     """A function that trains one of `KINDS` when it is first asked for it; it returns the folder."""
@@ -87,8 +94,9 @@ def opened(runs):
 
 @contextmanager
 def without_charts():
-    """While in this context, pages have no charts, which take seconds to draw."""
+    """While in this context, pages have no charts, which take seconds to draw, and short samples."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("charlm.reporting.writing.CHARS", 50)
         patch.setattr("charlm.reporting.page.charts_of", lambda *_: iter(()))
         patch.setattr("charlm.reporting.page.vega_script", lambda: Markup("// Vega"))
         yield

@@ -72,7 +72,7 @@ def test_of_records_the_longest_is_read_from_its_boundary(runs, looked):
 
 
 def test_models_without_attention_show_none(looked):
-    for name in ("bigram", "ngram", "context-mixing"):
+    for name in ("bigram", "ngram"):
         assert looked(name, passage_of) == []
 
 

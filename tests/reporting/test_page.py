@@ -15,7 +15,7 @@ from charlm.reporting.opened import open_run
 from charlm.reporting.page import page_of
 from charlm.reporting.passage import passage_of
 from charlm.runs import RunFolder
-from tests.reporting.conftest import KINDS, without_charts
+from tests.reporting.conftest import KINDS, each, without_charts
 
 
 class Page(HTMLParser):
@@ -48,9 +48,6 @@ class Page(HTMLParser):
         ]
 
 
-MIXED = ("context-mixing", "bitwise")  # their kernels take a second to load
-
-
 def plain(run):
     """Return the page of a run, without charts."""
     with without_charts():
@@ -73,7 +70,7 @@ def data_of(page):
     return json.loads(text)
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if name not in MIXED])
+@pytest.mark.parametrize("name", each(*KINDS))
 def test_the_page_of_any_run_is_whole_and_loads_nothing(made, name):
     check_whole(made(name))
 

@@ -14,11 +14,11 @@ from charlm.reporting.glyphs import Glyphs
 from charlm.reporting.opened import open_run
 from charlm.reporting.passage import passage_from, passage_of, predictions
 from charlm.runs import RunFolder
-from tests.reporting.conftest import KINDS
+from tests.reporting.conftest import KINDS, each
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if name != "unscored"])
-@pytest.mark.parametrize("length", [40, 100_000])
+@pytest.mark.parametrize("name", each(*(name for name in KINDS if name != "unscored")))
+@pytest.mark.parametrize("length", [40, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_bits_and_likeliest_are_those_of_eval(charlm, runs, opened, name, length):
     run = opened(name)
     passage = passage_of(run, length)
@@ -48,7 +48,7 @@ def test_without_a_validation_part_the_training_part_is_shown(opened):
     assert passage.shown == 51
 
 
-@pytest.mark.parametrize("name", ["linear", "bitwise"])
+@pytest.mark.parametrize("name", each("linear", "bitwise"))
 def test_each_expert_predicts_as_its_mixture_uses_it(opened, name):
     run = opened(name)
     passage = passage_of(run, 60)  # in windows of 24, longer than the block of the GPT

@@ -4,6 +4,13 @@ import pytest
 
 from charlm.reporting.writing import TEMPERATURES, parts_of, writing
 
+CHARS = 50
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    monkeypatch.setattr("charlm.reporting.writing.CHARS", CHARS)
+
 
 def text_of(run, part):
     return run.tokenizer.decode(part.read(0, len(part)))
@@ -29,7 +36,7 @@ def test_samples_are_those_of_the_command(charlm, runs, opened):
 
     assert [one.temperature for one in found.written] == [*TEMPERATURES]
     for one in found.written:
-        command = ("sample", runs("ngram"), "--seed", 5, "--no-echo", "--max-new-chars", 400)
+        command = ("sample", runs("ngram"), "--seed", 5, "--no-echo", "--max-new-chars", CHARS)
         printed = charlm(*command, "--temperature", one.temperature).stdout
         (sample,) = one.samples
         assert sample.before + sample.copied + sample.after + "\n" == printed
@@ -70,9 +77,9 @@ def test_held_out_text_is_measured_alike(opened):
     found = writing(run)
 
     val, train = text_of(run, run.val), text_of(run, run.train)
-    assert found.held == 1  # it is shorter than a sample
+    assert found.held == len(val) // CHARS
     assert found.held_spans == sorted(found.held_spans)
-    assert found.held_spans[-1] >= spans(val[:60], train)
+    assert found.held_spans[-1] >= spans(val[:CHARS], train)
     assert writing(opened("unscored")).held == 0
 
 

@@ -28,6 +28,8 @@
       cell.setAttribute("aria-selected", "false");
       cell.id = `${box.id}-${i}`;
     });
+    const relabel = () => cells.forEach((cell, i) => cell.setAttribute("aria-label", label(i)));
+    relabel();
 
     function choose(i, follow) {
       if (at >= 0) {
@@ -37,7 +39,6 @@
       at = Math.max(0, Math.min(cells.length - 1, i));
       cells[at].classList.add("at");
       cells[at].setAttribute("aria-selected", "true");
-      cells[at].setAttribute("aria-label", label(at));
       box.setAttribute("aria-activedescendant", cells[at].id);
       if (follow) cells[at].scrollIntoView({ block: "nearest" });
       show(at);
@@ -98,7 +99,7 @@
       show(at);
     });
     show(at);
-    return { cells, again: () => { if (at >= 0) choose(at, false); else show(at); } };
+    return { cells, again: () => { relabel(); show(at); } };
   }
 
   // The surprise map.
