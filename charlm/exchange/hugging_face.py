@@ -31,6 +31,7 @@ from charlm.text import CharTokenizer, Tokenizer
 
 MOST = 1e-4  # difference of logits: sums in another order
 EPSILON = 1e-5  # of LayerNorm
+NO_ENDS = dict.fromkeys(("bos_token_id", "eos_token_id"))
 
 LOADING = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -71,7 +72,7 @@ def write_hugging_face(saved: SavedModel, folder: Path) -> float:
         _write_json(place / "config.json", _config(model, config.n_head, config.dropout))  # type: ignore[attr-defined]
         _write_json(place / "tokenizer.json", tokenizer_of(saved.tokenizer))
         _write_json(place / "tokenizer_config.json", _tokenizer_config(model.block_size))
-        _write_json(place / "generation_config.json", {"bos_token_id": None, "eos_token_id": None})
+        _write_json(place / "generation_config.json", NO_ENDS)
         facts = Facts("for Hugging Face's transformers", LOADING, "python", exact)
         (place / "README.md").write_text(card(saved, facts), encoding="utf-8")
         written = load_file(place / "model.safetensors")
@@ -113,8 +114,7 @@ def _config(model: GPT2, n_head: int, dropout: float) -> dict[str, Any]:
         "resid_pdrop": dropout,
         "embd_pdrop": dropout,
         "attn_pdrop": dropout,
-        "bos_token_id": None,
-        "eos_token_id": None,
+        **NO_ENDS,
         "tie_word_embeddings": True,
         "dtype": "float32",
     }

@@ -1,7 +1,7 @@
 """The kernels of a run's training steps, loaded before the first step."""
 
 import os
-import subprocess
+import subprocess  # nosec B404
 import sys
 from collections.abc import Iterator
 
@@ -77,7 +77,7 @@ def _compile_elsewhere(missing: list[tuple[str, str]]) -> None:
 
     If it fails, this process compiles them.
     """
-    subprocess.run(
+    subprocess.run(  # nosec B603: this interpreter, and names of charlm's own
         [sys.executable, "-c", f"import {__name__} as m; [m._load(*args) for args in {missing}]"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdin=subprocess.DEVNULL,
