@@ -6,6 +6,7 @@ Reading order is import order: `errors`, `config`, `storage`, `text`, `models`, 
 to bottom. `charlm.models` is where the lessons are.
 
     import charlm
+    from pathlib import Path
 
     run = charlm.train("gpt", Path("my.txt"), minutes=5)
     model = charlm.load(run)

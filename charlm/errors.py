@@ -3,6 +3,11 @@
 A `CharlmError` says where it is, what is wrong, and how to correct it: three fields, one line. Any
 other exception is a bug in charlm, keeps its traceback and exits with 1. Messages name arguments by
 a `Setting`, since Python and the command line spell them differently.
+
+>>> try:
+...     charlm.load("runs/nothing")
+... except charlm.errors.CharlmError as error:
+...     print(error)
 """
 
 import errno

@@ -38,6 +38,9 @@ def compare(
 ) -> list[Compared]:
     """Score runs by one protocol, each at its best checkpoint; the best comes first.
 
+    >>> for one in charlm.compare(["runs/gpt", "runs/bigram"]):
+    ...     print(one.run.path, one.score.loss_nats)
+
     Args:
         runs: Runs, or their folders.
         protocol: `windows`, `sliding`, `stream` or `adaptive`; runs that do not support it are left out.
@@ -65,6 +68,8 @@ def compare(
 
 def baselines(text: Text, *, block_size: int | None = None, **data: Any) -> Ladder:
     """Score the end of a text by n-grams and compressors, which need no training.
+
+    >>> charlm.baselines("to be or not to be " * 99).loss_nats("unigram")
 
     Args:
         text: The text, the path of a file or folder, or records.

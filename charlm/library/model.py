@@ -36,6 +36,10 @@ Words = str | bytes  # bytes are UTF-8, or for a model of bytes any
 class Score:
     """How well a text was predicted, character by character.
 
+    >>> score = charlm.load("runs/gpt").score("To be")
+    >>> for char, nats in zip(score.text, score.nats, strict=True):
+    ...     print(char, nats)
+
     `nats` has the surprisal of each character, in nats; of a run with records, also that of the end, which
     comes last. For a run of bytes, "characters" are bytes.
     """
@@ -237,6 +241,8 @@ def load(
     run: str | Path | Run | None = None, checkpoint: str | int = "best", device: str = "auto"
 ) -> Model:
     """Load the model of a run; nothing but its folder is needed.
+
+    >>> model = charlm.load("runs/gpt", checkpoint="last")
 
     Args:
         run: The run, or its folder; None: the newest in `runs/`.

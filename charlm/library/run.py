@@ -16,6 +16,7 @@ from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.load import load_model
 from charlm.runs.metrics import read_metrics
 from charlm.runs.records import EvalRecord, Record, record_of
+from charlm.storage import write_file
 from charlm.text import Tokenizer
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class Run:
     """A run's folder: its configuration, its metrics and its checkpoints.
 
     >>> run = charlm.open("runs/gpt")
-    >>> run.config.model.n_layer, run.metrics()[-2].loss_nats
+    >>> run.config.model.n_layer, run.best_loss
+    >>> [record.step for record in run.metrics() if record.kind == "eval"]
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -126,6 +128,42 @@ class Run:
         sizes = utf8_lengths(saved.tokenizer)
         return score_text(saved.model, part, cut, reader=reader, byte_lengths=sizes)
 
+    def report(
+        self,
+        out: str | Path | None = None,
+        *,
+        passage: str | None = None,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> Path:
+        """Write a page about the run, to open in a browser, and return its path.
+
+        It needs `pip install 'charlm[report]'` and takes some seconds to minutes.
+
+        Args:
+            out: The file; one that is there is replaced. None: `report.html` in the run's folder.
+            passage: The text whose surprise is shown. None: the beginning of the validation part.
+            seed: Of the samples.
+            device: `auto`, `cpu`, `cuda` or `mps`.
+
+        Raises:
+            MachineError: What a report needs is not installed, or the disk refuses.
+            CheckpointError: The run or its best checkpoint is missing or damaged.
+        """
+        from charlm.reporting.extra import check_installed
+
+        check_installed()
+        from charlm.reporting.opened import open_runs
+        from charlm.reporting.page import page_of
+        from charlm.reporting.passage import passage_from, passage_of
+
+        (opened,) = open_runs([self.path], device)
+        opened.model.prepare()
+        chosen = passage_of(opened) if passage is None else passage_from(opened, passage)
+        path = self.folder.report_path if out is None else Path(out)
+        write_file(path, page_of([opened], chosen, seed).encode())
+        return path
+
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
@@ -145,7 +183,10 @@ class Run:
 
 
 def open_run(run: str | Path | Run | None = None) -> Run:
-    """Open a run's folder; None: the newest under `runs/`. CheckpointError if there is no run there."""
+    """Open a run's folder; None: the newest under `runs/`. CheckpointError if there is no run there.
+
+    >>> charlm.open("runs/gpt").best_loss
+    """
     if isinstance(run, Run):
         return run
     return Run(find_run(None if run is None else Path(run)))

@@ -17,6 +17,8 @@ def export(
 ) -> Exported:
     """Write the model of a run to a new folder to share, without the text and the optimizer.
 
+    >>> charlm.export("runs/gpt", "shared")
+
     Args:
         run: The run, or its folder.
         folder: Where to write; it must not exist.

@@ -13,6 +13,7 @@ from charlm.serving.requests import CompletionRequest, Refused
 from charlm.serving.service import Answer, Served, prompts_of
 
 PAUSE = 0.02  # seconds between two parts of a stream: characters in between go together
+QUICK = 8  # streams that come at this pace; more come in larger parts, which cost less
 
 
 class Drawing:
@@ -93,7 +94,7 @@ class Drawing:
                     places[i] += sum(len(piece.text) for piece in pieces)
                 if done:
                     waiting.discard(i)
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(PAUSE * max(1.0, self.engine.load[0] / QUICK))
         options = self.answer.asked.stream_options
         if options and options.include_usage:
             yield event(self.answer.last(self.read, self.written))

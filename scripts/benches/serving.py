@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import typer
@@ -19,6 +20,7 @@ CLIENTS = (1, 8, 64)
 def serving(
     run: Annotated[Path, typer.Argument(help="A run, such as runs/gpt.")],
     chars: Annotated[int, typer.Option(min=1, help="Of each text.")] = 500,
+    rounds: Annotated[int, typer.Option(min=1, help="Of each, in turn.")] = 3,
     requests: Annotated[
         int, typer.Option(min=0, help="Short requests after that, one in fifty broken off.")
     ] = 0,
@@ -39,14 +41,14 @@ def serving(
                 sys.exit("bench: error: the server did not start")
             address = line.split(" at ")[1].split()[0] if " at http" in line else ""
         try:
-            figures = asyncio.run(_figures(address, run, chars, requests, server.pid))
+            figures = asyncio.run(_figures(address, run, chars, rounds, requests, server.pid))
         finally:
             server.terminate()
     report(figures, as_json)
 
 
 async def _figures(
-    address: str, run: Path, chars: int, requests: int, pid: int
+    address: str, run: Path, chars: int, rounds: int, requests: int, pid: int
 ) -> dict[str, float | str]:
     import httpx
     import psutil
@@ -58,17 +60,18 @@ async def _figures(
         asked = {"model": models[0]["id"], "prompt": "\n", "stream": True}
         await _text(client, {**asked, "max_tokens": 1100})  # loads what the first texts need
         for count in CLIENTS:
-            since = time.perf_counter()
             bodies = [{**asked, "max_tokens": chars, "seed": i} for i in range(count)]
-            firsts = await asyncio.gather(*(_text(client, body) for body in bodies))
-            served = count * chars / (time.perf_counter() - since)
-            drawn = _drawn(run, chars, count)
-            figures[f"{count} clients (characters/s)"] = served
-            figures[f"sample -n {count} (characters/s)"] = drawn
-            figures[f"{count} clients: share of that"] = served / drawn
-            figures[f"{count} clients: seconds to the first character, median"] = sorted(firsts)[
-                count // 2
-            ]
+            served, drawn, firsts = [], [], []
+            for _ in range(rounds):  # in turn
+                since = time.perf_counter()
+                firsts += await asyncio.gather(*(_text(client, body) for body in bodies))
+                served.append(count * chars / (time.perf_counter() - since))
+                drawn.append(_drawn(run, chars, count))
+            clients = f"{count} client{'s' * (count > 1)}"
+            figures[f"{clients} (characters/s)"] = median(served)
+            figures[f"sample -n {count} (characters/s)"] = median(drawn)
+            figures[f"{clients}: share of that"] = median(served) / median(drawn)
+            figures[f"{clients}: seconds to the first character, median"] = median(firsts)
         if requests:
             memory, failed = psutil.Process(pid).memory_info, 0
             for part in range(10):
@@ -106,7 +109,7 @@ def _drawn(run: Path, chars: int, count: int) -> float:
     ]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     texts = [json.loads(line) for line in out.splitlines()]
-    return sum(one["chars"] for one in texts) / max(one["seconds"] for one in texts)
+    return sum(one["chars"] for one in texts) / sum(one["seconds"] for one in texts)
 
 
 async def _many(client: "object", asked: dict[str, object], requests: int) -> int:

@@ -156,6 +156,7 @@ def test_tab_lets_the_model_continue_and_escape_stops_it(visit):
     prompt.focus()
     page.keyboard.press("Tab")
     page.wait_for_function(lengths, arg=len(stopped) + 6)
+    page.wait_for_function("() => document.querySelector('#stop').disabled")
     page.keyboard.press("Escape")
     page.keyboard.press("Tab")
     assert len(prompt.input_value()) == len(stopped) + 7
@@ -245,8 +246,8 @@ def test_a_server_that_is_gone_is_told(visit):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_page_fits_and_can_be_read(visit, width, scheme, tmp_path_factory):
-    page = visit("gpt", "names", width=width, color_scheme=scheme)
+def test_the_page_fits_and_can_be_read(visit, width, scheme):
+    page = visit("gpt", "ngram", width=width, color_scheme=scheme)
     page.click("#second")
     write(page, "the quick brown zzzzzz " + "w" * 90)
     page.fill("#length", "50")

@@ -1,0 +1,91 @@
+"""The examples of the library run: those of docs/library.md, of the README, and of each name's docstring."""
+
+import doctest
+import inspect
+import runpy
+from pathlib import Path
+
+import pytest
+
+import charlm as package
+from charlm.reporting import page
+from tests.test_docs import BLOCK
+
+ROOT = Path(__file__).parent.parent.parent
+TEXT = "ROMEO: To be, or not to be. The king and queen\n" * 40
+SMALL = {"block_size": 16, "n_layer": 1, "n_embd": 16}
+FEW = {"max_steps": 4, "eval_every": 2, "batch_size": 2}
+QUICK = "eval={'baselines': False}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the runs that examples name."""
+    folder = tmp_path_factory.mktemp("examples")
+    for name, model in {"gpt": {"type": "gpt", **SMALL}, "bigram": {"type": "bigram"}}.items():
+        small = {"model": model, "train": FEW, "eval": {"baselines": False}}
+        package.train(small, TEXT, out=folder / "runs" / name)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _there(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def blocks(file):
+    text = (ROOT / file).read_text(encoding="utf-8")
+    return [code for language, code in BLOCK.findall(text) if language == "python"]
+
+
+def test_the_examples_of_the_page_run_one_after_another(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(page, "page_of", lambda runs, passage, seed: f"<html>{runs[0].name}")
+    found = blocks("docs/library.md")
+    names = {}
+    for code in found:
+        exec(compile(code, "docs/library.md", "exec"), names)
+
+    assert len(found) >= 10
+    assert len(names["three"]) == 3
+    assert names["page"] == Path("runs/hamlet/report.html")
+    assert names["page"].read_text() == "<html>hamlet"
+
+
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("my.txt").write_text(TEXT)
+    (code,) = [code for code in blocks("README.md") if "charlm.train" in code]
+    small = '"gpt", Path("my.txt"), minutes=5'
+    assert code.count(small) == 1
+
+    few = f"{small[: small.index(', minutes')]}, model={SMALL}, train={FEW}, {QUICK}"
+    exec(code.replace(small, few), {})
+
+    written, bits = capsys.readouterr().out.rstrip("\n").rsplit("\n", 1)
+    assert len(written) >= 500
+    assert 0 < float(bits) < 20
+
+
+@pytest.mark.parametrize("name", sorted({*package.__all__} - {"__version__"}))
+def test_a_public_name_has_an_example_that_runs(name):
+    found = getattr(package, name)
+    examples = doctest.DocTestParser().get_examples(inspect.getdoc(found))
+
+    assert examples, "no example"
+    names = {"charlm": package}
+    for example in examples:
+        exec(compile(example.source, name, "single"), names)
+
+
+def test_a_script_with_all_of_the_library_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(page, "page_of", lambda runs, passage, seed: "<html>")
+    Path("my.txt").write_text(TEXT)
+
+    names = runpy.run_path(str(ROOT / "tests" / "library" / "script.py"))
+
+    assert len(names["losses"]) == 3
+    assert names["heads"] == names["run"].config.model.n_head
+    assert names["shape"] == (5, names["model"].tokenizer.vocab_size)
+    assert "nothing: not found" in capsys.readouterr().out
