@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from charlm.errors import CheckpointError
@@ -92,6 +92,7 @@ def test_thinning_keeps_means_extremes_and_every_step(values, most):
 
 
 @given(values=NUMBERS, most=st.integers(4, 70))
+@example(values=[0.0, 1.0, 5.0, 1.0, -5.0, 1.0, 0.0], most=4)
 @settings(deadline=None, max_examples=60)
 def test_points_as_they_are_keep_the_extremes_and_both_ends(values, most):
     whole = series(values)
