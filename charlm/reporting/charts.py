@@ -10,11 +10,11 @@ from charlm.reporting.breakdown import Scored
 from charlm.reporting.comparing import Compared, compare, same_text
 from charlm.reporting.curve_charts import Line, Losses, loss_chart
 from charlm.reporting.curves import Curves, chars_a_step, curves_of, read_curves
+from charlm.reporting.difference_chart import difference_chart
 from charlm.reporting.drawing import Chart, Label, Row
 from charlm.reporting.glyphs import Glyphs, harmless
 from charlm.reporting.loss_charts import (
     PlaceCurve,
-    difference_chart,
     kind_chart,
     place_chart,
     symbol_chart,

@@ -20,7 +20,7 @@ VISIBLE = 5e-4  # the least probability that a cell shows
 
 def embedding_chart(found: Embeddings, rows: Sequence[Row], left_out: int) -> Chart:
     """Return symbols where their embeddings are; `rows` have glyph, name and class, in the same order."""
-    what = "rows of its table, which say what follows a symbol" if found.of_rows else "embeddings"
+    what = "rows of its table (what follows a symbol)" if found.of_rows else "embeddings"
     whose = f" of the expert {found.expert}" if found.expert else ""
     rest = (
         f" The {len(rows):,} most frequent of {len(rows) + left_out:,} are shown."
