@@ -108,7 +108,8 @@ def _rows(run: Opened) -> Iterator[tuple[str, str]]:
             "trained",
             f"{train.optimizer}, batches of {train.batch_size} windows of {model.block_size}",
         )
-    yield "checkpoint", f"step {run.saved.step:,}, the best on the validation part"
+    best = ", the best on the validation part" if loss_of(run) is not None else ""
+    yield "checkpoint", f"step {run.saved.step:,}{best}"
     saved = [one for one in run.run.checkpoints.all() if one.step == run.saved.step]
     if saved:
         yield "wall time", f"{read_state(saved[0].path, saved[0].step).seconds:,.1f} s until then"

@@ -28,7 +28,8 @@ def test_the_loss_is_that_of_the_checkpoint(charlm, runs, facts):
     scored = charlm("eval", runs("gpt"), "--device", "cpu").stdout
     nats = float(rows["validation loss"].split()[0])
     assert abs(nats - float(scored.split()[1])) < 2e-4
-    assert rows["checkpoint"].startswith("step ")
+    assert rows["checkpoint"].endswith(", the best on the validation part")
+    assert dict(facts("unscored").rows)["checkpoint"] == "step 4"
 
 
 def test_settings_that_are_not_the_defaults_are_told_apart(facts):
