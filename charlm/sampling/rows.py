@@ -168,9 +168,13 @@ def view_of(reader: Reader) -> SlidingView:
 
 
 class RowsCache(BlockCache):
-    """The cache of a block for texts that begin at different slots, `begins` (B,)."""
+    """The cache of a block for texts that begin at different slots, `begins` (B,).
+
+    `held` is the beginning of `room`, which has rows to spare: texts come and go all the time.
+    """
 
     begins: Int[Tensor, "B"]
+    room: Float[Tensor, "2 R H slots D"] | None = None
 
     def add(
         self, key: Float[Tensor, "B H 1 D"], value: Float[Tensor, "B H 1 D"]
@@ -189,9 +193,12 @@ class RowsCache(BlockCache):
     def keep(self, rows: Int[Tensor, "B"]) -> None:
         """Keep these rows."""
         assert self.held is not None, "something was read"
-        held = self.held.new_empty(2, len(rows), *self.held.shape[2:])
-        held[..., : self.used, :] = self.held[:, rows, :, : self.used]
-        self.held, self.begins = held, self.begins[rows]
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()
+        if len(moved):
+            first = int(moved[0])
+            kept = self.held[:, rows[first:], :, : self.used]
+            self.held[:, first : len(rows), :, : self.used] = kept
+        self.held, self.begins = self.held[:, : len(rows)], self.begins[rows]
         for name in ("attention_input", "mlp_input"):
             setattr(self, name, getattr(self, name)[rows])
 
@@ -213,9 +220,13 @@ class RowsCache(BlockCache):
         assert self.held is not None, "something was read"
         assert other.held is not None, "something was read"
         used, seen = self.used, min(other.used, other.window)
-        longest = max(used, seen)
-        held = self.held.new_zeros(2, self.held.shape[1] + 1, *self.held.shape[2:])
-        held[:, :-1, :, longest - used : longest] = self.held[..., :used, :]
+        longest, rows = max(used, seen), self.held.shape[1]
+        if self.room is None or self.room.shape[1] == rows or longest > used:
+            self.room = self.held.new_empty(2, rows + 1 + rows // 2, *self.held.shape[2:])
+            self.room[:, :rows, :, : longest - used] = 0  # masked, but NaN would not be
+            self.room[:, :rows, :, longest - used : longest] = self.held[..., :used, :]
+        held = self.room[:, : rows + 1]
+        held[:, -1, :, : longest - seen] = 0
         new = other.held[:, 0, :, other.used - seen : other.used]
         held[0, -1, :, longest - seen : longest] = rotate(new[0], turn.expand(-1, seen, -1))
         held[1, -1, :, longest - seen : longest] = new[1]

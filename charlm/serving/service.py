@@ -6,14 +6,14 @@ Nothing here knows HTTP.
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from charlm.config import changed
+from charlm.config import SampleConfig, changed
 from charlm.errors import CharlmError
 from charlm.evaluation.predicting import evaluating
 from charlm.library import Model
@@ -53,6 +53,7 @@ class Served:
         self.name, self.model, self.most = name, model, most
         self.engine = Engine(model._saved, at_once, waiting)
         self._settings: dict[tuple[Any, ...], Settings] = {}
+        self._configs: dict[tuple[Any, ...], SampleConfig] = {}
 
     def check_size(self, asked: CompletionRequest) -> None:
         """Raise Refused if a request asks for more than it ever may."""
@@ -96,20 +97,28 @@ class Served:
             raise Refused(f"max_tokens: at most {self.most} characters here", "max_tokens")
         temperature = 1.0 if asked.temperature is None else asked.temperature
         given = {name: getattr(asked, name) for name in OWN}
-        keys = [f"sample.{key}={value}" for key, value in given.items() if value is not None]
-        plain = ["sample.temperature=1", "sample.top_k=null", "sample.top_p=null"]
-        plain += ["sample.min_p=null", "sample.typical_p=null", "sample.repetition_penalty=1"]
-        config = changed(
-            self.model.config, [*plain, f"sample.temperature={temperature}", *keys]
-        ).sample
+        key = (temperature, *given.values(), asked.allow)
+        config = self._sample(key[:-1], temperature, given)
         task = task_of(
             self.model.tokenizer, config, stops, asked.allow, "float32", asked.logprobs is not None
         )
-        key = (temperature, *given.values(), asked.allow)
-        if len(self._settings) > 1000:
-            self._settings.clear()
         settings = self._settings.setdefault(key, task.settings)
         return replace(task, settings=settings, count=count)
+
+    def _sample(
+        self, key: tuple[Any, ...], temperature: float, given: Mapping[str, Any]
+    ) -> SampleConfig:
+        """Return a request's section `sample`; to make one takes as long as some characters."""
+        for kept in (self._settings, self._configs):
+            if len(kept) > 1000:
+                kept.clear()
+        if key not in self._configs:
+            plain = ["top_k=null", "top_p=null", "min_p=null", "typical_p=null"]
+            plain += ["repetition_penalty=1", f"temperature={temperature}"]
+            own = [f"{name}={value}" for name, value in given.items() if value is not None]
+            changes = [f"sample.{change}" for change in [*plain, *own]]
+            self._configs[key] = changed(self.model.config, changes).sample
+        return self._configs[key]
 
     def echoed(self, prompt: str, asked: CompletionRequest) -> list[Piece]:
         """Return the characters of a prompt with their log-probabilities; the first has none (NaN)."""
