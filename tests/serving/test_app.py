@@ -1,6 +1,7 @@
 """What the server answers besides completions, and whom it refuses."""
 
 import json
+import os
 import time
 
 import httpx
@@ -209,7 +210,7 @@ def brief(model):
 
 # The server's thread uses `random` while a strategy draws.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=int(os.environ.get("HOSTILE_REQUESTS", "60")), deadline=None)
 @given(st.sampled_from(["completions", "score", "next"]), st.dictionaries(FIELDS, JSON, max_size=4))
 def test_no_request_is_the_servers_mistake(brief, path, fields):
     body = json.dumps(
@@ -222,6 +223,34 @@ def test_no_request_is_the_servers_mistake(brief, path, fields):
     assert answer.status_code < 500
     if answer.status_code >= 400:
         assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        '"stop": [' + ",".join(['"x"'] * 100_000) + "]",
+        '"stop": "\\u0000\\u001b[2J"',
+        '"seed": 1' + "0" * 5000,
+        '"max_tokens": 1e400',
+        '"temperature": NaN',
+        '"n": -9223372036854775809',
+        '"top_p": 1e-400',
+        '"logit_bias": {"50256": -100}',
+        '"prompt": {"a": 1}',
+        '"prompt": [[1, 2], [3]]',
+        '"model": "tiny", "model": 3',
+        '"\\u0000": 1',
+    ],
+    ids=range(12),
+)
+def test_what_is_out_of_all_bounds_is_told_in_a_sentence(brief, fields):
+    body = '{"model": "tiny", "prompt": "a", ' + fields + "}"
+    answer = httpx.post(f"{brief}/v1/completions", content=body.encode())
+
+    message = answer.json()["error"]["message"]
+    assert answer.status_code == 400
+    assert 0 < len(message) < 300
+    assert message.isprintable()
 
 
 @pytest.mark.parametrize(
