@@ -149,6 +149,7 @@ def test_the_client_raises_the_error_of_its_kind(client):
 
 def test_a_client_that_goes_away_frees_its_place(address, served):
     body = {"model": "tiny", "prompt": "a", "max_tokens": 4000, "stream": True}
+    before = served.engine.characters
     with httpx.stream("POST", f"{address}/v1/completions", json=body) as answer:
         assert next(answer.iter_lines()).startswith("data: {")
         assert served.engine.load[0] == 1
@@ -158,4 +159,5 @@ def test_a_client_that_goes_away_frees_its_place(address, served):
             break
         httpx.get(f"{address}/health")
     assert served.engine.load == (0, 0)
+    assert served.engine.characters - before < 3900
     assert json.loads(httpx.get(f"{address}/health").text) == {"status": "ok"}
