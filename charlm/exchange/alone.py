@@ -10,7 +10,7 @@ from charlm.lifecycle.begin import new_folder_for_run
 from charlm.runs import RunFolder
 from charlm.runs.checkpoints import read_checkpoint
 from charlm.runs.load import SavedModel, load_model
-from charlm.runs.provenance import PROVENANCE
+from charlm.runs.provenance import PROVENANCE, provenance_json
 from charlm.runs.state import STATE
 from charlm.runs.weights import WEIGHTS, save_weights
 from charlm.storage import machine_errors, write_file
@@ -37,8 +37,10 @@ def write_alone(saved: SavedModel, folder: Path) -> float:
         write_file(run.tokenizer_path, saved.tokenizer.to_json().encode())
         with new_folder(run.checkpoints.path(saved.step), facts) as place, machine_errors(place):
             save_weights(saved.model, place / WEIGHTS)
-            for name in (STATE, PROVENANCE):
-                shutil.copyfile(source / name, place / name)
+            shutil.copyfile(source / STATE, place / STATE)
+            # Not the run's own, which names the folders of its maker.
+            alphabet = saved.tokenizer.to_json()
+            (place / PROVENANCE).write_bytes(provenance_json(config, alphabet))
         exact = Facts("in its own form", LOADING, "python", "Its logits are those of the run.")
         write_file(folder / "README.md", card(saved, exact).encode())
         write_file(run.config_path, dump_yaml(config.model_dump()).encode())

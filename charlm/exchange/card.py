@@ -79,7 +79,19 @@ def as_json(saved: SavedModel) -> str:
 
 def without_places(config: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration without the folders of its maker: of a path, only the last name."""
-    data = config["data"] | {"source": Path(str(config["data"]["source"])).name}
-    run = config["run"] | {"out": None}
-    train = config["train"] | {"init_from": None}
-    return config | {"data": data, "run": run, "train": train}
+    data = config["data"] | {"source": _last(config["data"]["source"])}
+    found = config | {"data": data, "run": config["run"] | {"out": None}}
+    found["train"] = config["train"] | {"init_from": None}
+    if experts := config["model"].get("experts"):
+        named = {name: _expert_without_places(one) for name, one in experts.items()}
+        found["model"] = config["model"] | {"experts": named}
+    return found
+
+
+def _expert_without_places(expert: dict[str, Any]) -> dict[str, Any]:
+    run = expert["run"] and _last(expert["run"])
+    return expert | {"run": run, "train": expert["train"] | {"init_from": None}}
+
+
+def _last(place: str | Path) -> str:
+    return Path(str(place)).name

@@ -40,6 +40,26 @@ def test_no_form_holds_the_text_or_the_optimizer_or_a_place(charlm, gpt2, form, 
     assert "text, SHA-256" in card
 
 
+@pytest.mark.parametrize("form", ["charlm", "npz"])
+def test_a_mixture_leaves_without_the_folders_of_its_text_and_its_experts(tiny, tmp_path, form):
+    text, quick = tmp_path / "text.txt", {"baselines": False}
+    plain = {"model": {"type": "bigram"}}
+    one = package.train(plain, text, out=tmp_path / "one", train={"max_steps": 2}, eval=quick)
+    trained = {**plain, "train": {"max_steps": 2, "init_from": str(one.path)}}
+    experts = {"a": {"run": str(one.path)}, "b": trained}
+    model = {"model": {"type": "mixture", "experts": experts}}
+    package.train(model, text, out=tmp_path / "mixed", eval=quick)
+
+    package.export(tmp_path / "mixed", tmp_path / "out", form)
+
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if str(tmp_path).encode() in path.read_bytes()]
+    if form == "charlm":
+        ours, theirs = package.load(tmp_path / "mixed"), package.load(tmp_path / "out")
+        assert theirs.score("the dog").total_nats == ours.score("the dog").total_nats
+
+
 @pytest.mark.parametrize("kind", ["bigram", "ngram", "context-mixing"])
 def test_every_kind_leaves_in_our_own_form(charlm, tiny, kind):
     keys = ["data.source=text.txt", "eval.baselines=false", "-q", "--out", "run"]
