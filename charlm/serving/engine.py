@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Int
 
-from charlm.errors import CharlmError
 from charlm.runs.load import SavedModel
 from charlm.sampling.draw import SHOWN, Ended, Task
 from charlm.sampling.generate import Context
@@ -152,7 +151,7 @@ class Engine:
                 continue
             try:
                 context = self._context(job.prompt)
-            except CharlmError as error:
+            except Exception as error:  # of this text alone; else nobody would be told
                 job._fail(error)
                 continue
             text = self._together.add(context, job.task.settings, job.seed)
