@@ -33,14 +33,15 @@ def import_checkpoint(
 
     For example: charlm import ckpt.pt --meta meta.pkl
     """
-    if (meta is None) == (text is None):
-        what = "the checkpoint does not have its alphabet"
-        raise UsageError("--meta or --text", what, "give one of them")
     load_torch()
     with StopSignals() as stop, stop.at_once():
-        from charlm.exchange.nanogpt import import_nanogpt
+        from charlm.exchange.nanogpt import import_nanogpt, read_nanogpt
         from charlm.runs import next_free_name
 
+        if (meta is None) == (text is None):
+            read_nanogpt(file)  # a file that is none needs no alphabet
+            what = "the checkpoint does not have its alphabet"
+            raise UsageError("--meta or --text", what, "give one of them")
         place = out or next_free_name("nanogpt")
         run = import_nanogpt(file, place, meta=meta, text=text)
         described = run.config.model.described(run.tokenizer.vocab_size)

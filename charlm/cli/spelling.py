@@ -34,6 +34,8 @@ def spelling(setting: Setting) -> str:
     section, _, name = setting.name.rpartition(".")
     if section and ("overrides" in _flags or name not in _flags):
         return quoted(str(setting)) if "\n" in str(setting) else str(setting)
+    if name == "run" and "runs" in _flags:
+        return "RUN as an argument"
     flag = _flags.get(name, f"--{name.replace('_', '-')}")
     if name == "run" and name not in _flags and "out" in _flags:
         flag = _flags["out"]  # `charlm train --resume` takes a run as the folder to write to

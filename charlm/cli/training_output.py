@@ -170,7 +170,10 @@ def nothing_left(loop: TrainingLoop) -> str:
     if loop.config.model.trained_by != "gradients":
         return f"{done}; a model of this type learns in one step"
     if train.minutes is None and step >= train.max_steps:
-        return f"{done}; to train on, raise train.max_steps={train.max_steps}"
+        more = 2 * (train.max_steps or 1)
+        return (
+            f"{done}; to train on, raise the number: charlm train --resume train.max_steps={more}"
+        )
     if train.minutes is not None:
         return f"{done}; to train on, raise train.minutes={train.minutes:g}"
     return f"{done}, by train.patience={train.patience}; to train on, raise it"

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from charlm.config import DataConfig
-from charlm.errors import DataError, Phrase, Setting, Words, number_of
+from charlm.errors import CheckpointError, DataError, Phrase, Setting, Words, number_of
 from charlm.evaluation.unknown import LeftOut, leave_out
 from charlm.models import AdaptiveReader
 from charlm.runs import RunFolder
 from charlm.runs.load import SavedModel
+from charlm.storage.machine import is_gone
 from charlm.text import CharTokenizer, Tokenizer, encode_corpus, open_corpus, open_source, scan_text
 from charlm.text.columns import as_table_or_text
 from charlm.text.corpus import Progress
@@ -40,6 +41,9 @@ def open_part(run: RunFolder, name: str) -> tuple[Split, Mapping[str, Any]]:
     Raises CheckpointError if the run has lost its text, DataError if that is cut off or the part has
     fewer than 2 characters.
     """
+    if is_gone(run.tokens_path):
+        what = "has no text: it was exported or copied without it"
+        raise CheckpointError(run.path, what, "score a text of yours instead")
     corpus = open_corpus(run.text_path)
     part = corpus.splits[name]
     if len(part) < 2:

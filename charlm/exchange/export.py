@@ -42,7 +42,7 @@ def export(saved: SavedModel, folder: Path, form: Form = "charlm") -> Exported:
     """
     if form not in FORMS:
         raise UsageError(f"form {form!r}", "unknown", f"use one of {', '.join(FORMS)}")
-    if form != "charlm" and not is_gone(folder):
+    if not is_gone(folder):
         raise UsageError(folder, "exists", "name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     holds_text = saved.model.uncounted > 0  # it counts it when it is loaded

@@ -58,7 +58,7 @@ def import_nanogpt(
         DataError: The alphabet has another number of characters than the model.
         MachineError: A file cannot be read or written.
     """
-    sizes, weights, step = _read(checkpoint)
+    sizes, weights, step = read_nanogpt(checkpoint)
     tokenizer = CharTokenizer(_alphabet(meta, text))
     if tokenizer.vocab_size != sizes["vocab_size"]:
         what = f"has {tokenizer.vocab_size} characters, the model has {sizes['vocab_size']}"
@@ -76,8 +76,8 @@ def import_nanogpt(
     return run
 
 
-def _read(path: Path) -> tuple[dict[str, int], dict[str, Tensor], int]:
-    """Return the sizes, the weights and the steps of a checkpoint."""
+def read_nanogpt(path: Path) -> tuple[dict[str, int], dict[str, Tensor], int]:
+    """Return the sizes, the weights and the steps of a checkpoint; see `import_nanogpt`."""
     with machine_errors(path):
         if path.stat().st_size > MOST_BYTES:
             raise CheckpointError(path, "larger than 8 GiB", ANOTHER)

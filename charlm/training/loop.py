@@ -104,7 +104,8 @@ class TrainingLoop:
                     if self.state.step > max(self.saved_step, 0):
                         yield from self.save()
                     raise self._with_what_is_saved(error) from None
-            if self.saved_step == self.state.step:  # the log then records the last save too
+            # A run that was stopped has not come to its end; the log then records the last save, too.
+            if self.saved_step == self.state.step and not self.stopped:
                 self._logged(EndRecord(step=self.state.step))
         finally:
             self.learner.close()
