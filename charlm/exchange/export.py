@@ -9,7 +9,8 @@ from charlm.exchange.alone import write_alone
 from charlm.exchange.hugging_face import write_hugging_face
 from charlm.exchange.npz import write_npz
 from charlm.runs.load import SavedModel
-from charlm.storage.machine import is_gone
+from charlm.storage.atomic import make_folder
+from charlm.storage.machine import is_gone, machine_errors
 
 Form = Literal["charlm", "hf", "npz"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -44,7 +45,8 @@ def export(saved: SavedModel, folder: Path, form: Form = "charlm") -> Exported:
         raise UsageError(f"form {form!r}", "unknown", f"use one of {', '.join(FORMS)}")
     if not is_gone(folder):
         raise UsageError(folder, "exists", "name a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with machine_errors(folder):
+        make_folder(folder.parent)
     holds_text = saved.model.uncounted > 0  # it counts it when it is loaded
     difference = WRITERS[form](saved, folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -86,7 +86,7 @@ def read_nanogpt(path: Path) -> tuple[dict[str, int], dict[str, Tensor], int]:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError) as error:
-            said = str(error).splitlines()[0][:100]
+            said = " ".join(str(error).split())[:100] or type(error).__name__
             raise CheckpointError(path, f"refused unread ({said})", ANOTHER) from None
     try:
         arguments, state = content["model_args"], content["model"]
@@ -97,8 +97,20 @@ def read_nanogpt(path: Path) -> tuple[dict[str, int], dict[str, Tensor], int]:
         what = "has no model_args and model, as nanoGPT's have"
         raise CheckpointError(path, what, ANOTHER) from None
     plain = all(type(size) is int and size > 0 for size in sizes.values())
-    if not plain or not isinstance(step, int) or step < 0:
+    if not plain or type(step) is not int or not 0 <= step < 2**63:
         raise CheckpointError(path, "its model_args are no sizes", ANOTHER)
+    blocks = {name.split(".")[2] for name in weights if name.startswith("transformer.h.")}
+    shapes = {
+        "transformer.wte.weight": (sizes["vocab_size"], sizes["n_embd"]),
+        "transformer.wpe.weight": (sizes["block_size"], sizes["n_embd"]),
+    }
+    for name, shape in shapes.items():  # before a model of these sizes is built
+        found = tuple(getattr(weights.get(name), "shape", ()))
+        if found != shape:
+            raise CheckpointError(path, f"{name} is {found}, its sizes say {shape}", ANOTHER)
+    if len(blocks) != sizes["n_layer"]:
+        what = f"has {len(blocks)} blocks, its sizes say {sizes['n_layer']}"
+        raise CheckpointError(path, what, ANOTHER)
     if arguments.get("bias"):
         what = "has biases, which charlm's gpt2 style lacks"
         raise CheckpointError(path, what, "train it with bias=False")
@@ -110,7 +122,10 @@ def _alphabet(meta: Path | None, text: Path | None) -> str:
     if meta is None:
         assert text is not None, "the caller has one of them"
         with machine_errors(text):
-            return "".join(sorted(set(text.read_text(encoding="utf-8"))))
+            try:
+                return "".join(sorted(set(text.read_text(encoding="utf-8"))))
+            except UnicodeDecodeError as error:
+                raise DataError(text, f"not UTF-8 at byte {error.start}", "convert it") from None
     content = read_plain_pickle(meta)
     try:
         symbols = [content["itos"][i] for i in range(len(content["itos"]))]
@@ -149,4 +164,4 @@ def _fill(model: LanguageModel, weights: dict[str, Tensor], path: Path) -> None:
     try:
         model.load_state_dict({ours: weights[theirs].float() for ours, theirs in names.items()})
     except (ValueError, AttributeError) as error:
-        raise CheckpointError(path, str(error).splitlines()[0], ANOTHER) from None
+        raise CheckpointError(path, " ".join(str(error).split()), ANOTHER) from None

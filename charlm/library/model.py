@@ -32,7 +32,7 @@ from charlm.text.tokenizer import BOUNDARY, Unknown
 Words = str | bytes  # bytes are UTF-8, or for a model of bytes any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two arrays have no single truth
 class Score:
     """How well a text was predicted, character by character.
 

@@ -29,7 +29,7 @@ def copy_run(run: RunFolder, out: Path, *, with_text: bool = True) -> int:
         for path in files:  # the configuration last: without it, the folder is no run
             target = out / path.relative_to(run.path)
             make_folder(target.parent)
-            if path.is_symlink():
+            if path.name == TEXT and path.is_symlink():  # an expert's, to the text of its mixture
                 target.symlink_to(os.readlink(path))
                 continue
             shutil.copyfile(path, target)
@@ -46,7 +46,7 @@ def _files(folder: Path, with_text: bool) -> Iterator[Path]:
             continue
         if path.name == TEXT and not with_text:
             continue
-        if path.is_dir() and not path.is_symlink():
+        if path.is_dir() and not (path.name == TEXT and path.is_symlink()):
             yield from _files(path, with_text)
         else:
             yield path
