@@ -1,6 +1,6 @@
 """nanoGPT's checkpoints: `ckpt.pt` with its `meta.pkl`, as a run of a GPT in the style `gpt2`."""
 
-import pickle  # nosec B403: for the name of an error
+import pickle  # nosec B403
 import zipfile
 from pathlib import Path
 

@@ -6,7 +6,7 @@ such a file needs, takes its parts from the standard library's `pickletools`, an
 """
 
 import io
-import pickletools  # nosec B403: it lists operations and runs none
+import pickletools  # nosec B403
 from pathlib import Path
 from typing import Any
 

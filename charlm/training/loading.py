@@ -77,7 +77,7 @@ def _compile_elsewhere(missing: list[tuple[str, str]]) -> None:
 
     If it fails, this process compiles them.
     """
-    subprocess.run(  # nosec B603: this interpreter, and names of charlm's own
+    subprocess.run(  # nosec B603
         [sys.executable, "-c", f"import {__name__} as m; [m._load(*args) for args in {missing}]"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdin=subprocess.DEVNULL,
