@@ -286,7 +286,7 @@ def test_mistakes(charlm, runs):
     assert "--temperature" in error(2, "lines", "--temperature", -1)
     assert "--seed" in error(2, "lines", "--seed", -1)
     shutil.rmtree("lines/tokens")
-    assert error(4, "lines").startswith("lines/tokens")
+    assert error(4, "lines").startswith("lines: has no text")
 
 
 def test_without_a_held_out_part(charlm, runs):
