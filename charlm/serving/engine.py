@@ -107,6 +107,7 @@ class Engine:
         with self._condition:
             for job in jobs:
                 job.cancelled = True
+            self._queue = deque(job for job in self._queue if not job.cancelled)
             self._condition.notify()
 
     def close(self) -> None:

@@ -1,10 +1,14 @@
 """The thread that draws texts outlives what goes wrong with one of them."""
 
 import threading
+import time
+
+import pytest
 
 from charlm.sampling.generate import Context
 from charlm.serving import engine
 from charlm.serving.requests import CompletionRequest
+from charlm.serving.service import Served
 
 
 def test_a_prompt_that_cannot_be_read_fails_alone_and_is_told(served, monkeypatch):
@@ -25,3 +29,25 @@ def test_a_prompt_that_cannot_be_read_fails_alone_and_is_told(served, monkeypatc
         assert done.acquire(timeout=20), "a text has neither ended nor failed"
     assert [str(job.error) for job in jobs] == ["None", "out of memory", "None"]
     assert [job.ended for job in jobs] == ["length", None, "length"]
+
+
+def test_a_text_that_is_not_waited_for_gives_its_place_in_the_queue(model):
+    served = Served("tiny", model, at_once=1, waiting=1)
+    try:
+        drawn, waiting, refused = (
+            served.jobs(CompletionRequest(model="tiny", prompt="a", max_tokens=4000), lambda: None)
+            for _ in range(3)
+        )
+        served.engine.submit(drawn)
+        while served.engine.load != (1, 0):
+            time.sleep(0.001)
+        served.engine.submit(waiting)
+        with pytest.raises(engine.Busy):
+            served.engine.submit(refused)
+
+        served.engine.cancel(waiting)
+
+        served.engine.submit(refused)
+        served.engine.cancel([*drawn, *refused])
+    finally:
+        served.engine.close()
