@@ -670,7 +670,10 @@ def test_the_lowest_loss_is_the_best_even_that_of_a_first_join(capsys):
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
-        (TRAIN, "at step 6; to train on, raise the number: charlm train --resume train.max_steps=12"),
+        (
+            TRAIN,
+            "at step 6; to train on, raise the number: charlm train --resume train.max_steps=12",
+        ),
         ((*TRAIN, "--minutes", "0.01"), "; to train on, raise train.minutes=0.01"),
         (
             (*TRAIN, "train.patience=1", "train.eval_every=1", "train.learning_rate=3"),
