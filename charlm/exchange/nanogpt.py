@@ -23,6 +23,16 @@ MOST_BYTES = 8 << 30
 COMPILED = "_orig_mod."  # before each name, if the model was compiled
 SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 ANOTHER = "name another checkpoint"
+# What torch raises for a damaged file, or for one that asks for more than tensors.
+REFUSALS = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+)
 
 # Ours and theirs; both are `nn.Linear`, so nothing is transposed.
 PARTS = (
@@ -84,8 +94,9 @@ def read_nanogpt(path: Path) -> tuple[dict[str, int], dict[str, Tensor], int]:
         if not zipfile.is_zipfile(path):
             raise CheckpointError(path, "not a checkpoint of torch", ANOTHER)
         try:
+            # `weights_only` builds tensors, numbers, texts and containers, and calls nothing else.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError) as error:
+        except REFUSALS as error:
             said = " ".join(str(error).split())[:100] or type(error).__name__
             raise CheckpointError(path, f"refused unread ({said})", ANOTHER) from None
     try:
