@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from charlm.text.datasets import Dataset
     from charlm.text.survey import Survey
 
+# What `charlm train` does with each part of a text.
+USES = {
+    "train": "to learn from",
+    "val": "to measure the loss on",
+    "test": "for a last measurement",
+}
+
 app = typer.Typer(
     help="Named texts, and facts about any text.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -86,12 +93,12 @@ def info(
     rows = {"source": source}
     if opened.files is not None:
         rows["files"] = f"{opened.files:,}"
-    rows |= {"size": f"{scan.size:,} {data.unit}", "sha256": scan.sha256}
+    rows |= {"size": f"{scan.size:,} {output.units(data.unit)}", "sha256": scan.sha256}
     rows |= _of_symbols(scan, tokenizer)
     if scan.records and scan.survey:
         rows |= _of_records(scan.survey)
     parts, remarks = _parts(opened, data, scan, tokenizer)
-    output.facts(rows | parts)
+    output.facts(rows | {name: f"{many}, {USES[name]}" for name, many in parts.items()})
     found = [*scan.notes, rare_note(scan, data), *(scan.survey.notes() if scan.survey else [])]
     for remark in filter(None, [*found, *remarks]):
         output.note(remark)
@@ -101,10 +108,10 @@ def _of_symbols(scan: "Scan", tokenizer: "Tokenizer") -> dict[str, str]:
     """Describe an alphabet, without the symbols that nobody sees."""
     from charlm.text.tokenizer import seen_symbols
 
-    rows = {"symbols": f"{seen_symbols(tokenizer):,}"}
+    rows = {"symbols": f"{seen_symbols(tokenizer):,} different {output.units(tokenizer.unit)}"}
     if tokenizer.escape is not None:
-        rare = number_of(len(scan.strange_to(tokenizer)), "rare character")
-        rows["symbols"] += f", and one that stands for {rare}"
+        rare = number_of(len(scan.strange_to(tokenizer)), "rare one")
+        rows["symbols"] += f", and one symbol for {rare}"
     specials = [i for i in (tokenizer.escape, tokenizer.boundary) if i is not None]
     alphabet = getattr(tokenizer, "alphabet", "")
     if alphabet := "".join(c for i, c in enumerate(alphabet) if i not in specials):
@@ -115,10 +122,10 @@ def _of_symbols(scan: "Scan", tokenizer: "Tokenizer") -> dict[str, str]:
 def _of_records(survey: "Survey") -> dict[str, str]:
     """Describe the records of a list."""
     mean = survey.symbols / max(1, survey.records)
-    lengths = f"{mean:.1f} characters on average, the longest {survey.longest:,}"
-    rows = {"records": f"{survey.records:,}; {lengths}"}
+    lengths = f"{mean:.1f} characters on average, {survey.longest:,} at most"
+    rows = {"records": f"{survey.records:,}, of {lengths}"}
     if survey.repeats:
-        rows["repeats"] = f"{100 * survey.repeats:.3g} % of the records"
+        rows["repeats"] = f"{100 * survey.repeats:.3g} % of the records repeat another"
     return rows
 
 
@@ -132,7 +139,7 @@ def _parts(
     from charlm.text.parts import check_parts, record_bounds
     from charlm.text.symbol_notes import may_be_unseen, unseen_note
 
-    unit, remarks = str(data.unit), []
+    unit, remarks = output.units(data.unit), []
     try:
         if scan.records:
             bounds, unit = record_bounds(scan.records.records, data), "records"

@@ -1,6 +1,7 @@
 """charlm report: a page about one run or several, to look at."""
 
 import glob
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +31,9 @@ def report(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="The page. Default: report.html."),
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="The page, FILE.html. Default: report.html."
+        ),
     ] = None,
     figures: Annotated[
         Path | None,
@@ -56,10 +59,12 @@ def report(
 
     For example: charlm report runs/gpt -o gpt.html
     """
-    if out is None and figures is None:
-        out = Path("report.html")
     from charlm.reporting.extra import check_installed
 
+    if out is None and figures is None:
+        out = _default()
+    if out is not None:
+        _check_new(out)
     check_installed()
     load_torch()
     from charlm.reporting.opened import open_runs
@@ -83,6 +88,27 @@ def report(
             output.result(f"{one_word(out)}: {size / 1e6:.1f} MB; open it in a browser")
 
 
+def _default() -> Path:
+    """Return where a page goes without --out: never over a file that was not named."""
+    out = Path("report.html")
+    if os.path.lexists(out):
+        mend = f"name another with --out, or replace it with --out {out}"
+        raise UsageError(out, "exists already", mend)
+    return out
+
+
+def _check_new(out: Path) -> None:
+    """Refuse what cannot be the file of a page, whatever the run is."""
+    from charlm.reporting.extra import check_name
+
+    named = f"--out {out}"
+    if out.is_dir():
+        raise UsageError(named, "is a folder", "name a file in it, such as report.html")
+    check_name(out, named, "end the name in .html, or write SVG and PNG with --figures DIR")
+    if not out.parent.is_dir():
+        raise UsageError(named, f"there is no folder {out.parent}", "make it first")
+
+
 def check_folder(figures: Path) -> None:
     """Refuse to write figures into a run, or where there is no folder and none can be."""
     from charlm.runs import RunFolder
@@ -96,15 +122,11 @@ def check_folder(figures: Path) -> None:
 
 
 def check_place(out: Path, runs: "list[Opened]") -> None:
-    """Refuse to write over what is no report, and into a folder that is not there."""
+    """Refuse to write into a run, and over a text or whatever is no report."""
     from charlm.runs import RunFolder
 
     where = out.resolve()
     named = f"--out {out}"
-    if out.is_dir():
-        raise UsageError(named, "is a folder", "name a file in it, such as report.html")
-    if not out.parent.is_dir():
-        raise UsageError(named, f"there is no folder {out.parent}", "make it first")
     for parent in where.parents:
         of_run = RunFolder(parent).exists() and (parent / "checkpoints").is_dir()
         if of_run and where != RunFolder(parent).report_path.resolve():

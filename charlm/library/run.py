@@ -141,17 +141,20 @@ class Run:
         It needs `pip install 'charlm[report]'` and takes some seconds to minutes.
 
         Args:
-            out: The file; one that is there is replaced. None: `report.html` in the run's folder.
+            out: The file, whose name ends in .html; one that is there is replaced. None: `report.html` in the run's folder.
             passage: The text whose surprise is shown. None: the beginning of the validation part.
             seed: Of the samples.
             device: `auto`, `cpu`, `cuda` or `mps`.
 
         Raises:
+            UsageError: The file is named as another kind than a page.
             MachineError: What a report needs is not installed, or the disk refuses.
             CheckpointError: The run or its best checkpoint is missing or damaged.
         """
-        from charlm.reporting.extra import check_installed
+        from charlm.reporting.extra import check_installed, check_name
 
+        path = self.folder.report_path if out is None else Path(out)
+        check_name(path, str(path))
         check_installed()
         from charlm.reporting.opened import open_runs
         from charlm.reporting.page import page_of
@@ -160,7 +163,6 @@ class Run:
         (opened,) = open_runs([self.path], device)
         opened.model.prepare()
         chosen = passage_of(opened) if passage is None else passage_from(opened, passage)
-        path = self.folder.report_path if out is None else Path(out)
         write_file(path, page_of([opened], chosen, seed).encode())
         return path
 

@@ -1,8 +1,11 @@
-"""The packages of the extra `report`: they are looked for before the work, which may take hours."""
+"""What a report needs, looked at before the work, which may take hours: packages, and a name for the page."""
 
 from importlib.util import find_spec
+from pathlib import Path
 
-from charlm.errors import MachineError
+from charlm.errors import MachineError, UsageError
+
+PAGES = (".html", ".htm")
 
 # What is imported, and what installs it.
 PACKAGES = {
@@ -20,3 +23,9 @@ def check_installed() -> None:
         if find_spec(module) is None:
             what = f"cannot be made: the package {package} is missing"
             raise MachineError("a report", what, "pip install 'charlm[report]'")
+
+
+def check_name(page: Path, named: str, mend: str = "end the name in .html") -> None:
+    """Raise UsageError if a file is not named as a page is; `named` is what the user gave."""
+    if page.suffix.lower() not in PAGES:
+        raise UsageError(named, "a report is a page of HTML", mend)

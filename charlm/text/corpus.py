@@ -155,8 +155,8 @@ def scan_text(
         mend = Phrase("remove it, or use {}", Setting("data.min_count", 1))
         raise DataError(source.name, "holds U+10FFFE, which stands for rare characters", mend)
     if counts[ord("\r")] and data.unit == "chars":
-        kept = "carriage returns (\\r) are kept as they are"
-        notes.append(f"{kept}; data.newlines=lf makes newlines of them")
+        kept = "the text has carriage returns (\\r; Windows ends lines with \\r\\n), which are learned too"
+        notes.append(f"{kept}; data.newlines=lf makes each line end a \\n")
     if np.count_nonzero(counts) == 1:
         notes.append("only one distinct symbol: there is nothing to learn")
     return Scan(size, digest.hexdigest(), counts, notes, held, tally, survey and survey.close())

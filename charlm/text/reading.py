@@ -120,10 +120,10 @@ def table_note(source: Source, data: DataConfig) -> str | None:
     names = names_of([of_code_points(piece.symbols)], kind, part.label) if piece else []
     if not names:
         return None
-    column = Setting("data.column", names[0])
+    column = Setting("data.column", "NAME")
     return (
-        f"{part.label} looks like a table with the columns {listed(names)}, and is read as it is; "
-        f"{column} with data.records=lines would read the values of one"
+        f"{part.label} looks like a table with the columns {listed(names)}, but is read as one text; "
+        f"{column} data.records=lines reads one column, each value as a text of its own"
     )
 
 

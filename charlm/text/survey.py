@@ -202,32 +202,36 @@ class Survey:
         data, found = self.data, []
         if data.records != "none":
             if data.records == "lines" and data.column is None and self.is_prose:
-                end = "data.records=none reads it as one text, paragraphs keeps lines together"
+                end = "data.records=none reads all as one text, paragraphs reads each paragraph as one"
                 found.append(f"these lines look like running text, not like a list; {end}")
             if self.in_order >= IN_ORDER and not (important and data.shuffle):
                 if data.shuffle:
-                    end = "keep data.shuffle=true: false would validate on the end of that order"
+                    end = "keep data.shuffle=true, which mixes them before the end becomes the validation part"
                 else:
-                    end = "data.shuffle=false validates on the end of that order; use true"
+                    end = "data.shuffle=false makes the end of that order the validation part; use true"
                 found.append(f"{self._ordered()}; {end}")
             return found
         if self.is_table:
             return found
         if self.width:
             if not important and data.newlines != "none":
-                lines = f"most lines have {self.width} characters"
-                found.append(f"{lines}: if they are one text, data.newlines=none joins them")
+                lines = f"most lines have exactly {self.width} characters"
+                found.append(f"{lines}; if one text was cut into them, data.newlines=none joins it")
         elif self.is_list:
             ordered = f", and {self._ordered('lines')}" if self.in_order >= IN_ORDER else ""
-            end = "with data.records=lines, each is learned from its beginning to its end"
-            found.append(f"this looks like a list of short lines{ordered}; {end}")
+            end = (
+                "data.records=lines makes each line a text of its own, with a beginning and an end"
+            )
+            found.append(f"this looks like a list, an entry in each line{ordered}; {end}")
         return found
 
     def _ordered(self, name: str = "records") -> str:
         share, longest = self.in_order, max(self.ascending.longest, self.descending.longest)
         if longest == self.records:
             return f"the {name} are in alphabetical order"
-        return f"{100 * share:.0f} % of the {name} stand in stretches in alphabetical order"
+        return (
+            f"{100 * share:.0f} % of the {name} are in alphabetical order, in one stretch or more"
+        )
 
     def _keep(self, keys: npt.NDArray[np.uint64]) -> None:
         self._keys.append(keys if self._below == 1 << 64 else keys[keys < np.uint64(self._below)])

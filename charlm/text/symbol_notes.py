@@ -32,9 +32,10 @@ def rare_note(scan: Scan, data: DataConfig) -> str | None:
             continue
         if (nats := added_nats(counts, least)) <= MOST_NATS:
             return (
-                f"{few:,} of {kinds:,} symbols occur fewer than {FEW} times, {once:,} of them once, and "
-                f"each takes time in every step; with data.min_count={least} {joined:,} share one, for "
-                f"about {nats:.1g} nats a character"
+                f"{few:,} of {kinds:,} different characters occur fewer than {FEW} times ({once:,} of them "
+                "once), and yet each takes time in every training step; "
+                f"data.min_count={least} lets {joined:,} share one symbol, and adds about {nats:.1g} nats to "
+                "the loss"
             )
     return None
 
@@ -73,11 +74,11 @@ def unseen_note(scan: Scan, corpus: Corpus, tokenizer: Tokenizer) -> str | None:
     chars = int(in_val[only].sum())
     if chars * each < SEEN_NATS * size:
         return None
-    stand = number_of(int(only.sum()), "symbol stands", "symbols stand")
+    stand = number_of(int(only.sum()), "character stands", "characters stand")
     return (
-        f"{stand} in no training text but in the "
-        f"validation part, {number_of(chars, 'time')}: about {each / math.log(2):.0f} bits each, "
-        f"{chars * each / size:.2g} nats of its loss"
+        f"{stand} in the validation part only ({number_of(chars, 'time')}), where no model can learn "
+        f"from it: about {each / math.log(2):.0f} bits each time, {chars * each / size:.2g} nats of the "
+        "whole loss"
     )
 
 

@@ -486,7 +486,7 @@ def test_row_32_carriage_returns_are_kept_with_a_note(charlm, tiny, ending):
     result = charlm(*TRAIN, "--out", "run")
 
     assert result.code == 0
-    assert "charlm: note: carriage returns (\\r) are kept" in result.stderr
+    assert "charlm: note: the text has carriage returns (\\r; Windows ends" in result.stderr
     assert "\\r" in Path("run/tokenizer.json").read_text()
 
 

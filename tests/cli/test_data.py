@@ -31,12 +31,12 @@ def test_a_text_is_described(charlm, tmp_path):
     assert (result.code, result.stderr) == (0, "")
     assert rows == {
         "source": "a.txt",
-        "size": "120 chars",
+        "size": "120 characters",
         "sha256": hashlib.sha256(b"hello world\n" * 10).hexdigest(),
-        "symbols": "9",
+        "symbols": "9 different characters",
         "alphabet": repr("\n dehlorw"),
-        "train": "108 chars",
-        "val": "12 chars",
+        "train": "108 characters, to learn from",
+        "val": "12 characters, to measure the loss on",
     }
 
 
@@ -44,7 +44,7 @@ def test_the_always_present_text_is_described(charlm):
     result = charlm("data", "info", "python-docs", "--unit", "bytes")
 
     assert result.code == 0
-    assert "symbols  256\n" in result.stdout
+    assert "symbols  256 different bytes\n" in result.stdout
     assert "alphabet" not in result.stdout
 
 
@@ -56,8 +56,8 @@ def test_remarks_about_a_text_are_notes(charlm, tmp_path):
     assert result.code == 0
     assert result.stderr.splitlines() == [
         "charlm: note: a.txt: a byte order mark was dropped",
-        "charlm: note: carriage returns (\\r) are kept as they are; data.newlines=lf makes newlines of "
-        "them",
+        "charlm: note: the text has carriage returns (\\r; Windows ends lines with \\r\\n), which are learned "
+        "too; data.newlines=lf makes each line end a \\n",
     ]
 
 
@@ -135,22 +135,25 @@ def test_a_list_is_described(charlm, tmp_path):
     result = charlm("data", "info", "names.txt", "data.records=lines")
 
     rows = rows_of(result)
-    assert rows["records"] == "300; 4.7 characters on average, the longest 5"
-    assert rows["repeats"] == "20 % of the records"
-    assert (rows["train"], rows["val"]) == ("270 records", "30 records")
-    assert rows["symbols"] == "18"
+    assert rows["records"] == "300, of 4.7 characters on average, 5 at most"
+    assert rows["repeats"] == "20 % of the records repeat another"
+    assert (rows["train"], rows["val"]) == (
+        "270 records, to learn from",
+        "30 records, to measure the loss on",
+    )
+    assert rows["symbols"] == "18 different characters"
     assert rows["alphabet"] == repr("abcdefghijlmnopqrs")
     assert result.stderr.splitlines() == [
-        "charlm: note: 100 % of the records stand in stretches in alphabetical order; keep "
-        "data.shuffle=true: false would validate on the end of that order"
+        "charlm: note: 100 % of the records are in alphabetical order, in one stretch or more; keep "
+        "data.shuffle=true, which mixes them before the end becomes the validation part"
     ]
 
 
 def test_a_list_is_noticed_wherever_it_is_read(charlm, tmp_path):
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
     note = (
-        "charlm: note: this looks like a list of short lines, and the lines are in alphabetical "
-        "order; with data.records=lines, each is learned from its beginning to its end"
+        "charlm: note: this looks like a list, an entry in each line, and the lines are in alphabetical "
+        "order; data.records=lines makes each line a text of its own, with a beginning and an end"
     )
 
     told = charlm("data", "info", "names.txt")
@@ -162,13 +165,19 @@ def test_a_list_is_noticed_wherever_it_is_read(charlm, tmp_path):
 
     assert note in told.stderr.splitlines()
     assert note in trained.stderr.splitlines()
-    assert "data.shuffle=false validates on the end of that order; use true" in listed.stderr
+    assert (
+        "data.shuffle=false makes the end of that order the validation part; use true"
+        in listed.stderr
+    )
 
 
 def test_rare_and_unseen_symbols_are_told(charlm, tmp_path):
     many = "".join(chr(0x4E00 + i) for i in range(300))
     (tmp_path / "a.txt").write_text("the same again, " * 25_000 + many)
-    rare, unseen = "300 of 311 symbols occur fewer than 5 times", "300 symbols stand in no training"
+    rare, unseen = (
+        "300 of 311 different characters occur",
+        "300 characters stand in the validation part only",
+    )
 
     told = charlm("data", "info", "a.txt")
     joined = charlm("data", "info", "a.txt", "data.min_count=5")
@@ -177,7 +186,7 @@ def test_rare_and_unseen_symbols_are_told(charlm, tmp_path):
     for result in (told, trained):
         assert rare in result.stderr
         assert unseen in result.stderr
-    assert rows_of(joined)["symbols"] == "11, and one that stands for 300 rare characters"
+    assert rows_of(joined)["symbols"] == "11 different characters, and one symbol for 300 rare ones"
     assert joined.stderr == ""
 
 
@@ -207,7 +216,7 @@ def test_the_parts_of_a_list_are_those_of_training(charlm, tmp_path, keys, repea
     said = re.search("names.txt: (.*) lines,", planned.stdout)[1]
     of_training = {name: count for count, name in map(str.split, said.split(", "))}
     assert {n: f"{count} records" for n, count in of_training.items()} == {
-        name: info[name] for name in ("train", "val", "test") if name in info
+        name: info[name].split(", ")[0] for name in ("train", "val", "test") if name in info
     }
 
 
@@ -240,7 +249,7 @@ def test_one_rare_character_is_one(charlm, tmp_path):
 
     result = charlm("data", "info", "a.txt", "data.min_count=2")
 
-    assert rows_of(result)["symbols"] == "3, and one that stands for 1 rare character"
+    assert rows_of(result)["symbols"] == "3 different characters, and one symbol for 1 rare one"
 
 
 def test_a_table_is_noted_by_all_that_read_it(charlm, tmp_path):

@@ -34,9 +34,33 @@ def test_the_newest_run_is_shown_in_report_html(charlm, trained):
     assert charlm("report").code == 0
     first = Path("report.html").read_text(encoding="utf-8")
 
-    assert charlm("report", "tiny").code == 0  # a report may be made anew
+    assert charlm("report", "tiny", "--out", "report.html").code == 0  # it may be made anew
 
     assert Path("report.html").read_text(encoding="utf-8") == first
+
+
+def test_a_report_that_was_not_named_is_not_replaced(charlm):
+    Path("report.html").write_text("an older report")
+
+    result = charlm("report")
+
+    assert (result.code, result.stdout) == (2, "")
+    assert result.error == (
+        "report.html: exists already; name another with --out, or replace it with --out report.html"
+    )
+    assert Path("report.html").read_text() == "an older report"
+
+
+@pytest.mark.parametrize("out", ["page.pdf", "page.PNG", "page", "-"])
+def test_only_html_can_be_written(charlm, out):
+    result = charlm("report", "-o", out)
+
+    assert (result.code, result.stdout) == (2, "")
+    assert result.error == (
+        f"--out {out}: a report is a page of HTML; "
+        "end the name in .html, or write SVG and PNG with --figures DIR"
+    )
+    assert not Path(out).exists()
 
 
 def test_a_passage_can_be_given(charlm, trained):
@@ -77,11 +101,10 @@ def test_a_report_that_cannot_be_made_does_not_undo_the_training(charlm, tiny, m
 @pytest.mark.parametrize(
     ("out", "said"),
     [
-        ("text.txt", "is the text of runs/tiny; choose another place"),
         ("runs", "is a folder; name a file in it, such as report.html"),
         ("nowhere/page.html", "there is no folder nowhere; make it first"),
         ("notes.html", "is there already and is no report; choose another place"),
-        ("runs/tiny/config.yaml", "inside the run "),
+        ("runs/tiny/config.html", "inside the run "),
         ("runs/tiny/samples/page.html", "there is no folder"),
     ],
 )
@@ -95,6 +118,18 @@ def test_nothing_else_is_written_over(charlm, trained, out, said):
     assert said in result.error
     assert result.stdout == ""
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_the_text_of_a_run_is_not_written_over(charlm, tiny):
+    text = Path("text.txt").rename("text.html")
+    short = ("train.max_steps=1", "eval.baselines=false", "-q")
+    assert charlm("train", "-c", "bigram", "--file", text, "--out", "run", *short).code == 0
+    before = text.read_bytes()
+
+    result = charlm("report", "run", "-o", text)
+
+    assert result.error == "--out text.html: is the text of run; choose another place"
+    assert text.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import charlm as package
-from charlm.errors import CheckpointError, MachineError
+from charlm.errors import CheckpointError, MachineError, UsageError
 from charlm.runs.metrics import read_metrics
 from charlm.runs.records import record_of
 
@@ -53,6 +53,13 @@ def test_a_run_is_opened_by_path_name_or_itself(trained):
     assert run.best_loss == min(one.loss for one in run.checkpoints if one.loss)
     assert repr(run) == f"Run({str(run.path)!r})"
     assert "<th>model</th>" in run._repr_html_()
+
+
+def test_a_page_has_the_name_of_one(trained):
+    with pytest.raises(UsageError, match=r"^a\.pdf: a report is a page of HTML; end the name in"):
+        package.open(trained).report("a.pdf")
+
+    assert not Path("a.pdf").exists()
 
 
 def test_an_evaluation_is_that_of_the_command(charlm, trained):

@@ -453,8 +453,8 @@ def test_a_table_that_is_read_as_text_is_noted_with_its_columns(kind):
     note, *_ = scan_text(source, data, survey=Survey(data)).notes
 
     assert note == (
-        f'a.{kind} looks like a table with the columns "n", "text", and is read as it is; '
-        "data.column=n with data.records=lines would read the values of one"
+        f'a.{kind} looks like a table with the columns "n", "text", but is read as one text; '
+        "data.column=NAME data.records=lines reads one column, each value as a text of its own"
     )
     assert table_note(source, DataConfig(unit="bytes")) is None
     assert table_note(source, DataConfig(column="text", records="lines")) is None

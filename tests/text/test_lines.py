@@ -106,7 +106,8 @@ def test_records_are_lines_that_follow_a_header(tmp_path):
         (
             {},
             [
-                "carriage returns (\\r) are kept as they are; data.newlines=lf makes newlines of them"
+                "the text has carriage returns (\\r; Windows ends lines with \\r\\n), which are learned too; "
+                "data.newlines=lf makes each line end a \\n"
             ],
         ),
         ({"newlines": "lf"}, ["data.newlines=lf made \\n of 2 line ends \\r\\n or \\r"]),

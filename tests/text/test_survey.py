@@ -78,8 +78,11 @@ def test_what_is_equal_for_very_long_is_in_no_order():
 @pytest.mark.parametrize(
     ("shuffle", "end"),
     [
-        (True, "keep data.shuffle=true: false would validate on the end of that order"),
-        (False, "data.shuffle=false validates on the end of that order; use true"),
+        (
+            True,
+            "keep data.shuffle=true, which mixes them before the end becomes the validation part",
+        ),
+        (False, "data.shuffle=false makes the end of that order the validation part; use true"),
     ],
 )
 def test_a_sorted_list_is_told_from_a_shuffled_one(shuffle, end):
@@ -91,7 +94,7 @@ def test_a_sorted_list_is_told_from_a_shuffled_one(shuffle, end):
     parts = [*sorted(mixed[:100]), *mixed[100:]]
     (note,) = surveyed(parts, shuffle=shuffle).notes()
 
-    assert "45 % of the records stand in stretches in alphabetical order" in note
+    assert "45 % of the records are in alphabetical order, in one stretch or more; " in note
     assert surveyed(mixed, shuffle=shuffle).notes() == []
 
 
@@ -105,13 +108,13 @@ def test_the_repeats_of_very_many_records_are_estimated(monkeypatch):
 
 def test_a_list_that_is_read_as_a_text_is_noticed():
     mixed = random.Random(0).sample(NAMES, len(NAMES))
-    end = "with data.records=lines, each is learned from its beginning to its end"
+    end = "data.records=lines makes each line a text of its own, with a beginning and an end"
 
     assert surveyed(mixed, records="none").notes() == [
-        f"this looks like a list of short lines; {end}"
+        f"this looks like a list, an entry in each line; {end}"
     ]
     assert surveyed(sorted(NAMES), records="none").notes(important=True) == [
-        f"this looks like a list of short lines, and the lines are in alphabetical order; {end}"
+        f"this looks like a list, an entry in each line, and the lines are in alphabetical order; {end}"
     ]
 
 
@@ -138,7 +141,7 @@ def test_lines_of_one_width():
     text = "".join(f"{line}\n" for lines in cut for line in lines)
 
     assert surveyed(text, records="none").notes() == [
-        "most lines have 60 characters: if they are one text, data.newlines=none joins them"
+        "most lines have exactly 60 characters; if one text was cut into them, data.newlines=none joins it"
     ]
     assert surveyed(text, records="none").notes(important=True) == []
     assert surveyed(text, records="none", newlines="none").notes() == []
@@ -170,8 +173,8 @@ def prose(width=None, blank=0):
 
 def test_running_text_that_is_read_as_a_list_is_noted():
     note = [
-        "these lines look like running text, not like a list; data.records=none reads it as one text, "
-        "paragraphs keeps lines together"
+        "these lines look like running text, not like a list; data.records=none reads all as one text, "
+        "paragraphs reads each paragraph as one"
     ]
     chance = random.Random(1)
     sentences = [" ".join(["word"] * chance.randrange(3, 20)) + str(i) for i in range(300)]

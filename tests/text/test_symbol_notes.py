@@ -29,8 +29,9 @@ def test_many_rare_symbols(tmp_path):
 
     nats = added_nats(scan.counts, 5)
     assert note == (
-        "300 of 308 symbols occur fewer than 5 times, 200 of them once, and each takes time in every "
-        f"step; with data.min_count=5 300 share one, for about {nats:.1g} nats a character"
+        "300 of 308 different characters occur fewer than 5 times (200 of them once), and yet each takes "
+        "time in every training step; data.min_count=5 lets 300 share one symbol, and adds about "
+        f"{nats:.1g} nats to the loss"
     )
     assert rare_note(scan, DataConfig(min_count=2)) is None
 
@@ -41,7 +42,7 @@ def test_if_joining_all_is_dear_those_that_occur_once_are_joined():
     scan = scan_text(source_of(text.encode()), data)
 
     assert added_nats(scan.counts, 5) > 0.02 > added_nats(scan.counts, 2)
-    assert "with data.min_count=2 100 share one" in rare_note(scan, data)
+    assert "data.min_count=2 lets 100 share one symbol" in rare_note(scan, data)
 
 
 @pytest.mark.parametrize("text", ["ab" * 500 + MANY, "abcdefgh" * 50_000 + MANY[:40]])
@@ -74,9 +75,7 @@ def test_what_only_the_test_part_has_too_is_not_seen(tmp_path):
     note = unseen_note(scan, corpus, tokenizer)
 
     assert note is not None
-    assert note.startswith(
-        "1 symbol stands in no training text but in the validation part, 40 times"
-    )
+    assert note.startswith("1 character stands in the validation part only (40 times), where")
 
 
 @pytest.mark.parametrize("records", ["none", "lines"])
@@ -94,8 +93,9 @@ def test_symbols_of_the_validation_part_only(tmp_path, records):
     chars = text.count("é") + text.count("☃")
     each = math.log(len(corpus.splits["train"]))
     assert note == (
-        f"2 symbols stand in no training text but in the validation part, {chars} times: about "
-        f"{each / math.log(2):.0f} bits each, {chars * each / len(val):.2g} nats of its loss"
+        f"2 characters stand in the validation part only ({chars} times), where no model can learn from "
+        f"it: about {each / math.log(2):.0f} bits each time, {chars * each / len(val):.2g} nats of the "
+        "whole loss"
     )
     assert may_be_unseen(scan, data)
 
