@@ -82,16 +82,16 @@ def gpt2_steps(model: GPT2) -> Steps:
     """Lesson 5: a GPT in the style of GPT-2; the table serves at both ends."""
     p, n_head = model.dropout.p, _n_head(model)
     yield from _embedded_with_positions()
-    yield from _dropped("x", p)
+    yield from dropped("x", p)
     for i in range(len(model.blocks)):
         b = f"blocks.{i}"
         weights = f"{b}.attention.qkv.weight {b}.attention.projection.weight"
         yield Step("n", LayerNorm(), f"x {b}.attention_norm.weight")
         yield Step("gathered", MultiHeadAttention(n_head, p), f"n {weights}")
-        yield from _dropped("gathered", p)
+        yield from dropped("gathered", p)
         yield Step("x", Add(), "x gathered")
         yield Step("n", LayerNorm(), f"x {b}.mlp_norm.weight")
-        yield from _mlp(b, GELU(), p)
+        yield from mlp(b, GELU(), p)
     yield Step("x", LayerNorm(), "x final_norm.weight")
     yield Step("logits", Linear(), "x token_embedding.weight")  # tied: its two gradients add
     yield LOSS
@@ -107,7 +107,7 @@ def modern_steps(model: ModernGPT) -> Steps:
         yield Step("grams", rule, "ngram_embedding.table.weight idx")
         yield Step("x", Add(), "x grams")
     yield Step("x", RMSNorm(), "x")
-    yield from _dropped("x", p)
+    yield from dropped("x", p)
     for i in range(len(model.blocks)):
         b = f"blocks.{i}"
         yield Step("n", RMSNorm(), "x")
@@ -120,11 +120,11 @@ def modern_steps(model: ModernGPT) -> Steps:
         yield Step("gathered", Attention(p), "query key value")
         yield Step("gathered", MergeHeads(), "gathered")
         yield Step("gathered", Linear(), f"gathered {b}.attention.projection.weight")
-        yield from _dropped("gathered", p)
+        yield from dropped("gathered", p)
         yield Step("x", Add(), "x gathered")
         yield Step("n", RMSNorm(), "x")
         yield Step("n", TokenShift(), "n")
-        yield from _mlp(b, SquaredReLU(), p)
+        yield from mlp(b, SquaredReLU(), p)
     yield Step("x", RMSNorm(), "x")
     yield Step("logits", Linear(), "x head.weight")
     yield LOSS
@@ -140,15 +140,17 @@ def _embedded_with_positions() -> Steps:
     yield Step("x", Add(), "x position")
 
 
-def _mlp(block: str, activation: Rule, p: float) -> Steps:
+def mlp(block: str, activation: Rule, p: float) -> Steps:
+    """Yield the steps of an MLP on `n`, added to `x`."""
     yield Step("hidden", Linear(), f"n {block}.mlp.expand.weight")
     yield Step("hidden", activation, "hidden")
     yield Step("thought", Linear(), f"hidden {block}.mlp.contract.weight")
-    yield from _dropped("thought", p)
+    yield from dropped("thought", p)
     yield Step("x", Add(), "x thought")
 
 
-def _dropped(name: str, p: float) -> Steps:
+def dropped(name: str, p: float) -> Steps:
+    """Yield a step of dropout, if there is any."""
     if p:
         yield Step(name, Dropout(p), name)
 

@@ -1,7 +1,7 @@
 """Test cases of each rule: tensors of several sizes, and PyTorch's own form of the rule."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from charlm.backprop import rules
+from charlm.backprop import recurrence, rules
 from charlm.backprop.program import Program, Step
+from charlm.backprop.recurrent import GRU_CELL, LSTM_CELL, RNN_CELL
 from charlm.models import next_token_loss
 from charlm.models.attention import MultiHeadAttention
+from charlm.models.mingru import log_positive
 from charlm.models.modern import rotary_table
 from charlm.models.ngram_embedding import ROWS, ngram_rows
+from charlm.models.recurrent import Cell, GRUCell, LSTMCell, RNNCell
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Sizes:
     def shape(self, letters: str) -> tuple[int, ...]:
         """Return a shape by its letters: `BTC` is (batch, time, channels), `-` a scalar."""
         sizes = {"B": self.batch, "T": self.time, "C": self.channels, "V": self.vocab}
-        sizes |= {"H": self.heads, "D": self.head_size, "1": 1}
+        sizes |= {"H": self.heads, "D": self.head_size, "1": 1, "4": 4}
         return tuple(sizes[letter] for letter in letters.strip("-"))
 
 
@@ -204,6 +207,78 @@ def _token_shift(s: Sizes, draw: Draw) -> Iterator[Case]:
     yield Case(rules.TokenShift(), reference, (x,))
 
 
+def _through_time(
+    rule: recurrence.ThroughTime,
+    cell: type[Cell],
+    matrices: Sequence[str],
+    reach: int | None = None,
+) -> Cases:
+    """Return the cases of a cell through time, as the model has it, or in stretches of `reach`."""
+
+    def cases(s: Sizes, draw: Draw) -> Iterator[Case]:
+        hidden = s.channels + 1
+        with torch.device("meta"):  # draws no weights: those of the case are used
+            module = cell(s.channels, hidden, None)
+        names = ("input.weight", "input.bias", *(f"{name}.weight" for name in matrices))
+        shapes = [module.get_parameter(name).shape for name in names]
+        x = draw.normal(*s.shape("BTC"))
+        starts = [draw.normal(hidden) for _ in range(rule.states)]
+        cuts: list[Tensor] = []
+
+        def reference(x: Tensor, *rest: Tensor) -> Tensor:
+            weights = dict(zip(names, rest[rule.states :], strict=False))
+            state = tuple(one.expand(len(x), -1) for one in rest[: rule.states])
+            outputs = []
+            for t, x_t in enumerate(x.unbind(1)):
+                if t and reach and t % reach == 0:
+                    cuts.append(torch.stack(state).detach())
+                    state = tuple(one.detach() for one in state)
+                state = torch.func.functional_call(module, weights, (x_t, state))
+                outputs.append(state[0])
+            return torch.stack(outputs, dim=1)
+
+        inputs = (x, *starts, *(draw.normal(*shape) for shape in shapes))
+        if reach is None:
+            yield Case(rule, reference, inputs)
+        else:
+            reference(*inputs)
+            constant = torch.stack(cuts) if cuts else draw.normal(0)
+            yield Case(recurrence.TruncatedTime(rule, reach), reference, inputs, (constant,))
+
+    return cases
+
+
+def _gated_scan(s: Sizes, draw: Draw) -> Iterator[Case]:
+    def reference(z: Tensor, c: Tensor, h: Tensor) -> Tensor:
+        # The sum that solves the recurrence: a_t (h + sum of z_s c_s / a_s), a_t = product of 1 - z.
+        a = (1 - z).cumprod(1)
+        return a * (h + (z * c / a).cumsum(1))
+
+    z = draw.normal(*s.shape("BTC")).sigmoid()
+    yield Case(
+        recurrence.GatedScan(), reference, (z, draw.normal(*z.shape), draw.normal(s.channels))
+    )
+
+
+def _causal_convolution(s: Sizes, draw: Draw) -> Iterator[Case]:
+    def reference(x: Tensor, weight: Tensor) -> Tensor:
+        filters = weight.movedim(-1, 0).movedim(-1, 1)  # (C, 1, k)
+        padded = F.pad(x.mT, (len(weight) - 1, 0))
+        return F.conv1d(padded, filters, groups=x.shape[-1]).mT
+
+    weight = draw.normal(3, 1, s.channels)
+    yield Case(recurrence.CausalConvolution(), reference, (draw.normal(*s.shape("BTC")), weight))
+
+
+def _side_by_side(s: Sizes, draw: Draw) -> Iterator[Case]:
+    def reference(x: Tensor, before: Tensor) -> Tensor:
+        rows = [*[before.expand(len(x), -1)] * 2, *x.unbind(1)]
+        return torch.stack([torch.cat(rows[t : t + 3], -1) for t in range(s.time)], dim=1)
+
+    inputs = draw.normal(*s.shape("BTC")), draw.normal(s.channels)
+    yield Case(recurrence.SideBySide(3), reference, inputs)
+
+
 _LOSS_IN_PARTS = [
     Step("log_probs", rules.LogSoftmax(), "logits"),
     Step("picked", rules.Pick(), "log_probs targets"),
@@ -254,6 +329,21 @@ CASES: dict[str, Cases] = {
     "Rotary": _rotary,
     "TokenShift": _token_shift,
     "NGramEmbedding": _ngram_embedding,
+    "Tanh": _cases(recurrence.Tanh(), torch.tanh),
+    "Sigmoid": _cases(recurrence.Sigmoid(), torch.sigmoid),
+    "Positive": _cases(recurrence.Positive(), lambda x: log_positive(x).exp(), kind="off_zero"),
+    "Blend": _cases(recurrence.Blend(), torch.lerp, "BTC BTC BTC"),
+    "Split": _cases(recurrence.Split((1, 2, 1)), lambda x: x.tensor_split((1, 3), -1), "BT4"),
+    "Together": _cases(recurrence.Together(), lambda a, b: (a + 0, b + 0), "BTC BT"),
+    "GatedScan": _gated_scan,
+    "CausalConvolution": _causal_convolution,
+    "SideBySide": _side_by_side,
+    "ThroughTime": _through_time(recurrence.ThroughTime(RNN_CELL), RNNCell, ["state"]),
+    "TruncatedTime": _through_time(
+        recurrence.ThroughTime(LSTM_CELL, 2), LSTMCell, ["state"], reach=2
+    ),
+    "GRU": _through_time(recurrence.ThroughTime(GRU_CELL), GRUCell, ["state", "candidate"]),
+    "LSTM": _through_time(recurrence.ThroughTime(LSTM_CELL, 2), LSTMCell, ["state"]),
     "residual sum": _cases(Program("x w", _RESIDUAL), lambda x, w: x + x * w, "BTC C"),
     "weight tying": _cases(
         Program("table idx", _TIED), lambda table, i: F.embedding(i, table) @ table.mT, "VC | BT"

@@ -34,6 +34,7 @@ SEED = 1
 
 _WIDE = {"n_embd": 12, "n_head": 3}
 _DEEP = {**_WIDE, "type": "gpt", "n_layer": 2, "dropout": 0.1}
+_STACKED = {"n_layer": 2, "n_embd": 5, "n_hidden": 6, "dropout": 0.1}
 _SIZES = (
     {"type": "bigram"},
     {"type": "averaging", "n_embd": 12},
@@ -41,6 +42,11 @@ _SIZES = (
     {"type": "multihead", **_WIDE},
     {"style": "gpt2", **_DEEP},
     {"style": "modern", **_DEEP},
+    {"type": "mlp", "n_embd": 5, "n_hidden": 9, "context": 3, "dropout": 0.1},
+    {"type": "rnn", **_STACKED},
+    {"type": "gru", **_STACKED, "residual": True},
+    {"type": "lstm", **_STACKED, "residual": True, "tied": True, "n_embd": 6},
+    {"type": "mingru", **_STACKED},
 )
 # Every kind of model with gradients by hand, small enough to be checked in seconds.
 SMALL_MODELS: dict[str, ModelConfig] = {

@@ -1,7 +1,7 @@
 """A run's configuration: from YAML to one checked, frozen object. Imports no torch.
 
 Read in this order: `values` (types of values), `sections` (the keys outside the model), `base`
-(what each kind of model states about itself), `models`, `context_mixing`, `mixture` (the kinds), `schema`,
+(what each kind of model states about itself), `models`, `recurrent`, `context_mixing`, `mixture` (the kinds), `schema`,
 `yaml_file` (strict reading), `problems` (error messages), `settle` (keys that give way), `load`,
 `memory`, `cores` (what the machine has to offer), `size` (the cost of a run).
 """
@@ -25,6 +25,13 @@ from charlm.config.models import (
     MultiHeadConfig,
     NGramConfig,
 )
+from charlm.config.recurrent import (
+    GRUConfig,
+    LSTMConfig,
+    MinGRUConfig,
+    MLPConfig,
+    RNNConfig,
+)
 from charlm.config.schema import Config
 from charlm.config.sections import (
     AdaptConfig,
@@ -47,12 +54,17 @@ __all__ = [
     "EvalConfig",
     "ExpertConfig",
     "GPTConfig",
+    "GRUConfig",
+    "LSTMConfig",
+    "MLPConfig",
+    "MinGRUConfig",
     "MixtureConfig",
     "ModelConfig",
     "MultiHeadConfig",
     "NGramConfig",
     "NotAConfiguration",
     "Part",
+    "RNNConfig",
     "RunConfig",
     "SampleConfig",
     "TrainConfig",

@@ -50,6 +50,9 @@ class ModelConfig(Section):
     # Whether large matrix products take nearly all the time, so bfloat16 and torch.compile may help.
     deep: ClassVar[bool] = False
 
+    # Whether it has a recurrent state, which `train.carry_state` can carry from window to window.
+    carries_state: ClassVar[bool] = False
+
     block_size: Size = 64
     """Characters in a training window: the longest context the model looks at."""
     type: str
@@ -105,8 +108,22 @@ class ModelConfig(Section):
         what = f"model {self.type!r} is counted and has no"
         if self.trained_by == "counting" and train.init_from:
             yield Problem("train.init_from", f"{what} initial weights", "leave it out")
+        if train.carry_state and not self.carries_state:
+            stated = " or ".join(name for name, kind in TYPES.items() if kind.carries_state)
+            what = f"model {self.type!r} has no state to carry"
+            yield Problem("train.carry_state", what, f"set it to false, or use {stated}")
+        if train.carry_state and train.gradients == "by_hand":
+            what = "true is for autograd: by hand, each window begins anew"
+            yield Problem("train.carry_state", what, "change one of them")
         if self.trained_by == "counting" and train.gradients == "by_hand":
             yield Problem("train.gradients", f"{what} gradients", "leave it autograd")
+
+    def smallest(self) -> "ModelConfig":
+        """Return a model with the same operations, as small as it can be: to try them out."""
+        small = {"block_size": 2, "n_layer": 1, "n_head": 1, "n_embd": 2, "n_hidden": 2}
+        update = {**small, "dropout": 0.5}
+        fields = type(self).model_fields
+        return self.model_copy(update={key: update[key] for key in update if key in fields})
 
     def least_text(self) -> dict[str, int]:
         """Return the fewest training characters that the model needs, by the key that demands them."""

@@ -38,11 +38,13 @@ Order = Annotated[
 ]
 
 
-def _embedding(vocab_size: int, n_embd: int) -> Part:
+def embedding(vocab_size: int, n_embd: int) -> Part:
+    """Return the table of a row for each character."""
     return Part("token_embedding", (vocab_size, n_embd), multiplies=False)
 
 
-def _head(vocab_size: int, width: int) -> list[Part]:
+def head(vocab_size: int, width: int) -> list[Part]:
+    """Return the matrix that makes logits, and its bias."""
     bias = Part("head.bias", (vocab_size,), multiplies=False)
     return [Part("head.weight", (vocab_size, width)), bias]
 
@@ -66,7 +68,7 @@ class AveragingConfig(ModelConfig):
     """Channels of an embedding (C)."""
 
     def parts(self, vocab_size: int) -> list[Part]:  # noqa: D102
-        return [_embedding(vocab_size, self.n_embd), *_head(vocab_size, 2 * self.n_embd)]
+        return [embedding(vocab_size, self.n_embd), *head(vocab_size, 2 * self.n_embd)]
 
     def flops_per_char(self, vocab_size: int) -> int:
         """Add 4 T C for the product with the matrix, which is constant and has no gradient."""
@@ -123,10 +125,10 @@ class _Attentive(ModelConfig):
     def parts(self, vocab_size: int) -> list[Part]:
         c = self.n_embd
         return [
-            _embedding(vocab_size, c),
+            embedding(vocab_size, c),
             Part("position_embedding", (self.block_size, c), multiplies=False),
             Part("query, key, value", (3 * c, c), hidden=True),
-            *_head(vocab_size, c),
+            *head(vocab_size, c),
         ]
 
 
@@ -222,7 +224,7 @@ class GPTConfig(_WithHeads):
         if self.style == "modern":
             rows = (self.n_gram - 1) * NGRAM_ROWS
             grams = [Part("ngram_embedding", (rows, c), multiplies=False)] if rows else []
-            return [_embedding(v, c), *grams, *blocks, Part("head", (v, c))]
+            return [embedding(v, c), *grams, *blocks, Part("head", (v, c))]
         return [
             Part("token_embedding = head", (v, c)),
             Part("position_embedding", (self.block_size, c), multiplies=False),

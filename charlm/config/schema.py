@@ -31,6 +31,18 @@ class Config(Section):
     def conflicts(self) -> Iterator[Problem]:  # noqa: D102
         yield from self.model.conflicts_with(self.train)
         trained = self.model.to_train(self.train).values()
+        carried = [
+            name for name, (_, t) in self.model.to_train(self.train).items() if t.carry_state
+        ]
+        for name in filter(None, carried):
+            what = "experts read windows from anywhere in the text"
+            yield Problem(f"model.experts.{name}.train.carry_state", what, "set it to false")
+        if carried and self.data.records != "none":
+            what = "every record begins anew, so there is no state to carry"
+            yield Problem("train.carry_state", what, "set it to false, or data.records=none")
+        if carried and self.run.compile is True:
+            what = "true compiles a model that begins anew in each window"
+            yield Problem("run.compile", what, "set train.carry_state=false, or compile=auto")
         if self.run.compile is True and any(t.gradients == "by_hand" for _, t in trained):
             what = "true is for autograd, which train.gradients: by_hand does not use"
             yield Problem("run.compile", what, "change one of them")

@@ -143,6 +143,9 @@ class TrainConfig(Section):
     know begin with random ones. Null: all do."""
     gradients: Literal["autograd", "by_hand"] = "autograd"
     """`autograd`: PyTorch computes them. `by_hand`: `charlm.backprop` does (see docs/backprop.md)."""
+    carry_state: bool = False
+    """Of a recurrent model: each window follows the one before and begins with its last state, without
+    a gradient from there. False: windows are drawn anywhere, and each begins anew."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon`: Muon for the hidden matrices, AdamW for everything else."""
     learning_rate: Annotated[float, Field(gt=0), Number] = 1e-3

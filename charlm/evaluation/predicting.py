@@ -19,7 +19,7 @@ from charlm.evaluation.records import rows_to_score, stretches
 from charlm.evaluation.score import Floats
 from charlm.models.adaptive import AdaptiveReader
 from charlm.models.base import LanguageModel
-from charlm.models.loss import surprisal
+from charlm.models.loss import Read, surprisal
 from charlm.models.onednn import by_onednn
 from charlm.text.tokens import Ids
 
@@ -59,9 +59,14 @@ def predict(
     passes: Iterable[Pass],
     should_stop: Callable[[], bool],
     likeliest: bool = False,
+    carried: bool = False,
 ) -> Iterator[Predicted]:
-    """Yield the characters to score, pass by pass."""
+    """Yield the characters to score, pass by pass.
+
+    `carried`: each pass begins with the state that the model has after the one before.
+    """
     model = by_onednn(model)
+    read: Read = _ReadingOn(model) if carried else model
     for cut in passes:
         check_stop(should_stop)
         rows = np.stack([ids.read(int(start), cut.length + 1) for start in cut.starts])
@@ -69,12 +74,23 @@ def predict(
         idx, targets = batch[:, :-1], batch[:, 1:]
         with torch.no_grad():
             if likeliest:
-                nats, top = _with_likeliest(model, idx, targets, cut.skip)
+                nats, top = _with_likeliest(read, idx, targets, cut.skip)
             else:
-                nats, top = surprisal(model, idx, targets), None
+                nats, top = surprisal(read, idx, targets), None
         scored = nats[:, cut.skip :].cpu().double().numpy()  # float32 sums drift
         ids_read = rows.astype(np.int64)[:, cut.skip :]
         yield Predicted(scored, ids_read[:, 1:], ids_read[:, :-1], top)
+
+
+class _ReadingOn:
+    """Reads one text in pieces: like the model, from the state after the piece before."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model, self.state = model, model.start(1)
+
+    def __call__(self, idx: Int[Tensor, "1 T"]) -> Float[Tensor, "1 T V"]:
+        logits, self.state = self.model.go_on(idx, self.state)
+        return logits
 
 
 def predict_records(
@@ -118,7 +134,7 @@ def predict_records(
 
 
 def _with_likeliest(
-    model: LanguageModel, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], skip: int
+    model: Read, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], skip: int
 ) -> tuple[Float[Tensor, "B T"], Likeliest]:
     log_p = model(idx).float().log_softmax(dim=-1)  # (B, T, V)
     nats = -log_p.gather(-1, targets[..., None])[..., 0]

@@ -6,13 +6,14 @@ A loss means little without its protocol, because more context makes characters 
               nanoGPT's estimate from random windows of the same length.
     sliding   overlapping windows: each starts S characters (the stride) after the one before, and
               only its new characters are scored, with at least T - S characters of context.
-    stream    all the context that the model can use, for models with bounded memory.
+    stream    all the context that the model can use, for models with bounded memory or a state.
     adaptive  the whole text in order; the model may learn from each character once it is scored, as a
               compressor does (see `charlm.models.adaptive`). These are not losses of the model as it
               was trained, so they are never shown beside others without this name.
 
 The first three move a window of some length by some stride. In `windows` the stride equals the length; in
-`stream` the windows are far longer than the model's memory and overlap by it.
+`stream` the windows are far longer than the model's memory and overlap by it, or one row after another
+begins with the state that the model had after the row before.
 """
 
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ class Cut:
     length: int  # characters in a window
     stride: int  # from the start of a window to the start of the next, 1 to `length`
     in_words: str  # description to print after "scored N characters"
+    carried: bool = False  # whether each window begins with the model's state after the one before
 
     @property
     def block_size(self) -> int | None:
@@ -66,6 +68,7 @@ class Cut:
         The scored predictions come in text order: targets 1, 2, ... `chars`.
         """
         overlap = self.length - self.stride
+        rows = 1 if self.carried else rows
         full = max(0, (chars - self.length) // self.stride + 1)
         first = 0
         if full and overlap:  # there is no earlier window: all predictions of the first are scored
@@ -126,8 +129,9 @@ def sliding(block_size: int, stride: int) -> Cut:
 def stream(model: LanguageModel, all_logits: bool = False) -> Cut:
     """Return the protocol `stream`.
 
-    Windows overlap by the model's memory, so that cutting the text changes no prediction. Raises
-    UsageError for a model that sees one window only. For `all_logits` see `choose`.
+    Windows overlap by the model's memory, or a state is carried from one to the next, so that cutting
+    the text changes no prediction. Raises UsageError for a model that sees one window only. For
+    `all_logits` see `choose`.
     """
     if not model.any_length:
         raise UsageError(
@@ -136,6 +140,9 @@ def stream(model: LanguageModel, all_logits: bool = False) -> Cut:
             "use windows, or sliding for more context",
         )
     stride = chars_a_pass(model, all_logits)
+    if model.memory is None:
+        words = "with the state of the model after all characters before"
+        return Cut("stream", stride, stride, words, carried=True)
     last = "character" if model.memory == 1 else f"{model.memory} characters"
     words = f"with all the context the model can use (its last {last})"
     # The input always holds the character before the first scored one, so overlap by one less.

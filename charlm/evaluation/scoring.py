@@ -156,7 +156,7 @@ def score_text(
     known_done, done, size, escapes = 0, 0, 0, 0
     rare = chain.from_iterable(escaped(ids, 1))
     passes = cut.passes(length, rows_a_pass(model, cut.length, bool(each)))
-    predicted = predict(model, ids, passes, should_stop, bool(each))
+    predicted = predict(model, ids, passes, should_stop, bool(each), cut.carried)
     if ids.boundary is not None:
         predicted = predict_records(model, ids, cut, should_stop, likeliest=bool(each))
     if cut.name == "adaptive":

@@ -1,4 +1,4 @@
-"""A GPT's training step on a CPU in few passes over memory: the same function as the lessons.
+"""A training step on a CPU in few passes over memory: the same function as the lessons.
 
 Run one by one, as the lessons write them, the operations between two matrix products read and write
 every activation a dozen times, and memory is slower than arithmetic. Here each stretch between two
@@ -11,5 +11,6 @@ to be apart, rather than views; and from an unsigned start, as a negative index 
 
 Read in this order: `numbers` (float32, or the bits of bfloat16), `dropout`, `norms` (with the residual
 addition before them), `heads` (from rows to heads and back), `attention`, `activation`, `blocks`
-(forward and back through all of them), `gpt` (the two styles).
+(forward and back through all of them), `gpt` (the two styles); then `recurrent` and `scan`, for models
+with a state.
 """

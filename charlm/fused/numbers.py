@@ -70,6 +70,7 @@ def narrow(context: Any, x: Any, like: Any) -> Any:
 _P = tuple(np.float32(math.log(2) ** k / math.factorial(k)) for k in range(8))
 P1, P2, P3, P4, P5, P6, P7 = _P[1:]
 LOWEST = np.float32(-127)  # from here on down 2^x is 0: no normal number is as small
+HIGHEST = np.float32(127)  # from 128 on 2^x is infinite
 
 
 @inner
@@ -83,3 +84,20 @@ def exp2(x: Number) -> Number:
     power = (((((P7 * f + P6) * f + P5) * f + P4) * f + P3) * f + P2) * f + P1
     exponent = np.int32((np.int32(whole) + np.int32(127)) << np.int32(23))
     return (power * f + ONE) * exponent.view(np.float32)
+
+
+TO_POWER_OF_2 = np.float32(math.log2(math.e))
+
+
+@inner
+@no_type_check
+def sigmoid(x: Number) -> Number:
+    """Return 1 / (1 + e^-x)."""
+    return ONE / (ONE + exp2(min(-x * TO_POWER_OF_2, HIGHEST)))
+
+
+@inner
+@no_type_check
+def tanh(x: Number) -> Number:
+    """Return the hyperbolic tangent, which is 2 sigmoid(2 x) - 1, within 1e-7."""
+    return (ONE + ONE) * sigmoid(x + x) - ONE

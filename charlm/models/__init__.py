@@ -1,8 +1,8 @@
 """The lessons of docs/course.md: every model from one table to a modern GPT, each to be read.
 
 Read in this order: `base` (the interface of every model), `adaptive` (models that learn while they
-read), `bigram`, `loss` (the score of a prediction), `averaging`, `attention`, `gpt2`,
-`ngram_embedding`, `modern`, `dynamic` (weights that are updated while a text is read); then
+read), `bigram`, `loss` (the score of a prediction), `mlp`, `recurrent` (a state that each character updates), `averaging`, `attention`, `gpt2`,
+`ngram_embedding`, `modern`, `mingru` (a recurrence that a scan computes), `dynamic` (weights that are updated while a text is read); then
 `counts`, `smoothing`, `counted_loss` (the losses of all orders at once), `kernel` (compiled loops),
 `growing` (counts that grow while a text is read), `ngram` (a model by counting alone); then `view`
 (what contexts may look at), `bit_tables`, `symbol_tree`, `undo`, `context_table`, `passages`,

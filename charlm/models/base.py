@@ -35,8 +35,9 @@ class LanguageModel(nn.Module):
 
     Attributes:
         memory: How many characters back a prediction can depend on: the whole block for most
-            models, one for a bigram, whose block only says how the training text is cut.
-        any_length: Whether T may exceed `block_size`: true of models with a fixed memory.
+            models, one for a bigram, whose block only says how the training text is cut; None: all
+            that it has read, which is in its state.
+        any_length: Whether T may exceed `block_size`: true of models with a fixed memory or a state.
         per_character: For each tensor of `state_dict` that has entries for characters, the
             dimensions along which. None: not declared; then weights cannot be taken over from a
             model of another alphabet.
@@ -54,7 +55,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.vocab_size = vocab_size
         self.block_size = block_size
-        self.memory = block_size
+        self.memory: int | None = block_size
 
     @classmethod
     def from_config(
@@ -175,6 +176,7 @@ class LanguageModel(nn.Module):
         `views`).
         """
         if self.any_length:
+            assert self.memory is not None, "a model with a state of its own overrides this"
             ids = torch.cat([state, idx], dim=1)
             return self(ids)[:, -idx.shape[1] :], ids[:, max(0, ids.shape[1] + 1 - self.memory) :]
         logits = []

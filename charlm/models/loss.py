@@ -1,10 +1,12 @@
 """The score of a prediction: the cross-entropy of the next character."""
 
+from collections.abc import Callable
+
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from charlm.models.base import LanguageModel
+Read = Callable[[Tensor], Tensor]  # from ids to logits: a model, or one that reads on
 
 
 def next_token_loss(
@@ -27,7 +29,7 @@ def next_token_loss(
 
 
 def surprisal(
-    model: LanguageModel, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
+    model: Read, idx: Int[Tensor, "B T"], targets: Int[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
     """Return the surprisal of each target, its negative log-probability, in nats.
 

@@ -55,7 +55,8 @@ class MixtureModel(LanguageModel):
         self.version = f"2 of {', '.join(expert.version for expert in experts.values())}"
         self.combine = combine
         self.any_length = all(expert.any_length for expert in experts.values())
-        self.memory = max(expert.memory for expert in experts.values())
+        memories = [expert.memory for expert in experts.values()]
+        self.memory = None if None in memories else max(memories)  # type: ignore[type-var]
         self.register_buffer("weights", torch.full((len(experts),), 1 / len(experts)))
         self.register_buffer("temperature", torch.ones(()))
         self.gate = Gate(len(experts)) if combine == "gated" else None

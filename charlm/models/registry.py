@@ -52,8 +52,26 @@ def _of_charlm(model: str, **others: str) -> Kind:
     return Kind(f"charlm.models.{model}", **{key: f"charlm.{name}" for key, name in others.items()})
 
 
+def _recurrent(model: str, name: str) -> Kind:
+    return _of_charlm(
+        model,
+        by_hand=f"backprop.recurrent:{name}_steps",
+        fused="fused.recurrent:FusedRecurrent",
+        reader="sampling.recurrent_reader:RecurrentReader",
+    )
+
+
 KINDS: dict[str, Kind] = {
     "bigram": _of_charlm("bigram:BigramModel", by_hand="backprop.by_hand:bigram_steps"),
+    "mlp": _of_charlm("mlp:MLPModel", by_hand="backprop.recurrent:mlp_steps"),
+    "rnn": _recurrent("recurrent:RNN", "rnn"),
+    "gru": _recurrent("recurrent:GRU", "gru"),
+    "lstm": _recurrent("recurrent:LSTM", "lstm"),
+    "mingru": _of_charlm(
+        "mingru:MinGRU",
+        by_hand="backprop.recurrent:mingru_steps",
+        fused="fused.scan:FusedMinGRU",
+    ),
     "averaging": _of_charlm("averaging:AveragingModel", by_hand="backprop.by_hand:averaging_steps"),
     "attention": _of_charlm("attention:AttentionModel", by_hand="backprop.by_hand:attention_steps"),
     "multihead": _of_charlm("attention:MultiHeadModel", by_hand="backprop.by_hand:multihead_steps"),

@@ -77,7 +77,7 @@ def map_of(
     """Return a surprise map for the template, and for the script; the first model is the run's own."""
     symbols = [*passage.symbols(glyphs)]
     window = window_of(run.model).length
-    marked = run.model.memory > 1 and not run.of_records and len(models[0].bits) > window
+    marked = run.model.memory != 1 and not run.of_records and len(models[0].bits) > window
     cells = map(partial(_cell, models[0], glyphs, window if marked else 0), count(), symbols)
     shown = {
         "about": _about(run, passage, window, marked),

@@ -41,6 +41,7 @@ from charlm.storage.json_file import Count, read_object, reason
 from charlm.text import Tokenizer
 
 OPTIMIZER = "optimizer.safetensors"
+CARRIED = "carried.safetensors"  # only in runs with `train.carry_state`
 STATE = "state.json"
 HEADERS = 1 << 16  # bytes of a checkpoint besides its tensors, with a margin
 # Increased when training steps or the order of the data change: resuming an older run then prints
@@ -81,6 +82,7 @@ def save_checkpoint(
     optimizers: Mapping[str, Optimizer],
     provenance: bytes,
     form: str | None = None,
+    carried: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the checkpoint of `state.step`, whole or not at all, and prune older ones.
 
@@ -92,6 +94,7 @@ def save_checkpoint(
         provenance: The result of `provenance_json`.
         form: How steps ran the model (`compiled`, `fused`, `plain`), None before the first: the
             bits depend on it.
+        carried: What else the next step depends on: a recurrent state.
 
     Raises:
         MachineError: The disk or its permissions refuse; older checkpoints are unharmed.
@@ -104,11 +107,14 @@ def save_checkpoint(
         "environment": environment(),
         "form": form,
     }
-    tensors = optimizer_tensors(optimizers, model)
-    _check_room(path, [*model.state_dict().values(), *tensors.values()], len(provenance))
+    tensors, carried = optimizer_tensors(optimizers, model), dict(carried or {})
+    together = [*model.state_dict().values(), *tensors.values(), *carried.values()]
+    _check_room(path, together, len(provenance))
     with new_folder(path, facts) as folder:
         save_weights(model, folder / WEIGHTS)
         save_tensors(tensors, folder / OPTIMIZER)
+        if carried:
+            save_tensors(carried, folder / CARRIED)
         (folder / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
         (folder / PROVENANCE).write_bytes(provenance)
     run.checkpoints.prune()
@@ -147,6 +153,15 @@ def load_checkpoint(
     with _of_optimizer(checkpoint):
         restore_optimizers(optimizers, model, tensors)
     return read_state(checkpoint.path, checkpoint.step)
+
+
+def load_carried(checkpoint: Checkpoint, restore: Callable[[Mapping[str, Tensor]], None]) -> None:
+    """Give a learner the state that a checkpoint carries on; CheckpointError if it does not fit."""
+    path = checkpoint.path / CARRIED
+    try:
+        restore(load_tensors(path) if path.exists() else {})
+    except ValueError as error:
+        raise CheckpointError(path, str(error), "use an earlier checkpoint") from None
 
 
 def check_checkpoint(checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> None:

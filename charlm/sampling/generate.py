@@ -45,7 +45,10 @@ class Context:
         several: bool = False,
         reader: Reader | None = None,
     ) -> None:
-        self.idx = idx[-(max(model.memory, LATELY) if model.any_length else model.block_size) :]
+        seen = (
+            model.block_size if not model.any_length else model.memory and max(model.memory, LATELY)
+        )
+        self.idx = idx if seen is None else idx[-seen:]
         self.reader = reader or reader_of(model, weights, several=several)
         self.scores = self.reader.read((idx if reader else self.idx)[None])
 

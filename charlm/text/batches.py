@@ -89,7 +89,7 @@ class Batches:
 
         Each is (count, T); y[b, t] is the character that follows x[b, t].
         """
-        starts = window_starts(self.seed, step, self.batch_size, self.windows, first, count)
+        starts = self.starts(step, first, count)
         length = self.block_size + 1
         if self.held is not None:
             ids = self.held[starts[:, None] + np.arange(length)].astype(np.int64)
@@ -98,6 +98,10 @@ class Batches:
             for row, start in zip(ids, starts, strict=True):
                 row[:] = self.split.read(int(start), length)
         return ids[:, :-1], ids[:, 1:]
+
+    def starts(self, step: int, first: int, count: int | None) -> npt.NDArray[np.int64]:
+        """Return where the windows of a batch, or of a slice of it, start: see `window_starts`."""
+        return window_starts(self.seed, step, self.batch_size, self.windows, first, count)
 
     def chars(self, step: int) -> int:
         """Return how many characters a batch predicts."""
@@ -108,6 +112,38 @@ class Batches:
     ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[Any]]]:
         """Yield inputs and targets in arrays of rows that are about as long; without `filled`, just so."""
         yield self.get(step, first, count)
+
+
+class ConsecutiveBatches(Batches):
+    """Batches whose windows follow those of the step before, so that a state can be carried on.
+
+    The text is cut into `batch_size` stretches, which are read side by side. At their end, they are
+    read again, from starts that the seed moves by less than a window.
+
+    Raises DataError as `Batches` does, also if a stretch is shorter than a window.
+    """
+
+    def __init__(self, split: Ids, block_size: int, batch_size: int, seed: int) -> None:
+        super().__init__(split, block_size, batch_size, seed)
+        self.stretch = (len(split) - 1) // batch_size
+        self.steps = self.stretch // block_size  # through the text
+        if not self.steps:
+            each = f"each of {batch_size} stretches of this text has {self.stretch} characters"
+            what = f"{each}, fewer than a window of {block_size}"
+            raise DataError("train.carry_state", what, "lower train.batch_size or model.block_size")
+
+    def begins(self, step: int) -> bool:
+        """Tell whether the windows of a step begin the text again."""
+        return step % self.steps == 0
+
+    def starts(self, step: int, first: int, count: int | None) -> npt.NDArray[np.int64]:
+        """Return where the windows of a batch, or of a slice of it, start: (count,)."""
+        lap, turn = divmod(step, self.steps)
+        room = self.stretch - self.steps * self.block_size
+        word = random_words(self.seed, DATA_STREAM, lap, 1)[0]
+        moved = int(word % np.uint64(room + 1)) + turn * self.block_size
+        last = self.batch_size if count is None else first + count
+        return np.arange(first, last) * self.stretch + moved
 
 
 class RecordBatches(Batches):
@@ -183,7 +219,13 @@ class RecordBatches(Batches):
         )
 
 
-def batches_of(split: Ids, block_size: int, batch_size: int, seed: int) -> Batches:
-    """Return the training batches of one part of a corpus: of a text, or of records."""
-    kind = Batches if split.boundary is None else RecordBatches
+def batches_of(
+    split: Ids, block_size: int, batch_size: int, seed: int, carry_state: bool = False
+) -> Batches:
+    """Return the training batches of one part of a corpus: of a text, or of records.
+
+    `carry_state`: the windows of a text follow those of the step before.
+    """
+    kind = ConsecutiveBatches if carry_state else Batches
+    kind = kind if split.boundary is None else RecordBatches
     return kind(split, block_size, batch_size, seed)

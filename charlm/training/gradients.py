@@ -1,13 +1,14 @@
 """Learning by gradients: the training step.
 
-A step depends only on the weights, the optimizers' state, the seed and the step number: the windows and
-the dropout masks are computed from (seed, step, micro-batch). So a run that was stopped and resumed
+A step depends only on the weights, the optimizers' state, a state that is carried on, the seed and the
+step number: the windows and the dropout masks are computed from (seed, step, micro-batch). So a run that was stopped and resumed
 ends with the same bits as an uninterrupted one.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +24,9 @@ from charlm.models.device import choose_dtype, precision
 from charlm.runs.records import CompileRecord, NoteRecord, Record, SkipRecord, TrainRecord
 from charlm.runs.state import TrainingState
 from charlm.text import Batches
-from charlm.text.batches import DROPOUT_STREAM, batches_of, random_words
+from charlm.text.batches import DROPOUT_STREAM, ConsecutiveBatches, batches_of, random_words
 from charlm.text.escapes import count_escapes
+from charlm.training.carrying import Carried
 from charlm.training.compile_cost import cost_of, keep_times, program
 from charlm.training.compiling import Forward, compile_model, worth_trying
 from charlm.training.kept_memory import keep_memory
@@ -60,6 +62,7 @@ class GradientLearner(Learner):
         fused = fused_forward(model) if config.run.fused and not self.by_hand else None
         self.eager: Forward = fused or model
         self.forward = self.eager
+        self.carried = Carried(model, batches) if isinstance(batches, ConsecutiveBatches) else None
         self.threads: ThreadChoice | None = None
         self.remarks: list[str] = []
         self.last_step = 0.0  # seconds
@@ -101,7 +104,9 @@ class GradientLearner(Learner):
         cost = cost_of(name)
         # The fused form takes no longer than compiled code (docs/experiments.md).
         fused = self.eager is not self.model
-        if choice == "auto" and (fused or not worth_trying(self.config, self.model, left, cost)):
+        if self.carried or (
+            choice == "auto" and (fused or not worth_trying(self.config, self.model, left, cost))
+        ):
             choice = False
         if choice:
             yield CompileRecord(expected=cost.seconds, cached=cost.cached)
@@ -168,6 +173,8 @@ class GradientLearner(Learner):
             state.skipped += 1
         chars = self.batches.chars(state.step)
         state.step += 1
+        if self.carried:
+            self.carried.advance()
         state.seconds = self.clock.seconds()
         if reason:
             return SkipRecord(step=state.step, reason=reason, seconds=state.seconds)
@@ -219,13 +226,32 @@ class GradientLearner(Learner):
                 if self.by_hand:
                     total += self.by_hand(x, y, share)
                     continue
-                logits = self.forward(x)
+                logits = self._logits(x, first)
             loss = next_token_loss(logits.float(), y) * share
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         if escapes:  # they have no gradient, and count in the loss as in an evaluation
             total += escapes * escape_nats(self.model.vocab_size) / self.batches.chars(step)
         return total
+
+    def _logits(self, x: Tensor, first: int) -> Tensor:
+        """Return the logits of a micro-batch, whose state may be carried on from the step before."""
+        if not self.carried:
+            return self.forward(x)
+        state = self.carried.before(self.state.step, first, len(x))
+        reads: Any = self.forward  # the model, or its fused form
+        logits, state = reads.go_on(x, state)
+        self.carried.after(first, state)
+        return logits  # type: ignore[no-any-return]
+
+    def carried_tensors(self) -> dict[str, Tensor]:
+        """Return the state that the next step begins with."""
+        return self.carried.tensors() if self.carried else {}
+
+    def restore_carried(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what `carried_tensors` returned."""
+        if self.carried:
+            self.carried.restore(tensors, self.micro_batch_size)
 
     def _non_finite(self, loss: float, norm: float, rate: float) -> str:
         """Return why an update is skipped, or raise NonFiniteError; the weights are unchanged.
@@ -271,7 +297,7 @@ def gradient_learner(job: Job) -> GradientLearner:
     """Return the learner of a run on its training part."""
     config, train = job.config, job.corpus.splits["train"]
     sizes = config.model.block_size, config.train.batch_size, config.run.seed
-    batches = batches_of(train, *sizes)
+    batches = batches_of(train, *sizes, carry_state=config.train.carry_state)
     learner = GradientLearner(config, job.model, batches, job.clock)
     learner.should_stop = job.should_stop
     return learner

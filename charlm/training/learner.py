@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 from torch.optim import Optimizer
 
 from charlm.config import Config
@@ -219,6 +220,13 @@ class Learner(ABC):
     def prepare(self) -> Iterator[Record]:
         """Do long work before the first step; yield records, or raise Stopped."""
         yield from ()
+
+    def carried_tensors(self) -> Mapping[str, Tensor]:
+        """Return what, besides weights and optimizers, the next step depends on, to be saved."""
+        return {}
+
+    def restore_carried(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Restore what `carried_tensors` returned; ValueError if it does not fit."""
 
     def take_remarks(self) -> list[str]:
         """Return remarks for the user on the last step, once."""

@@ -6,14 +6,16 @@ import sys
 from collections.abc import Iterator
 
 import torch
+from pydantic import TypeAdapter
 
 from charlm.config import Config
+from charlm.config.base import AnyModel
 from charlm.models.device import choose_device, choose_dtype, precision
 from charlm.models.kernel import NotCompiled, is_stored, only_compiled, share_threads
-from charlm.models.registry import KINDS, kind_for
+from charlm.models.registry import build_model, kind_for, kind_of
 from charlm.training import adamw
 
-ADAMW = "adamw"  # beside the names of kinds
+ADAMW = "adamw"  # beside models
 
 
 def load_kernels(config: Config) -> Iterator[None]:
@@ -42,7 +44,7 @@ def _needed(config: Config) -> Iterator[tuple[str, str]]:
         kind = kind_for(one.model)
         if one.run.fused and kind.fused and one.train.gradients == "autograd":
             dtype = choose_dtype(one.run.dtype, torch.device("cpu"))
-            yield one.model.kind, str(dtype).removeprefix("torch.")
+            yield one.model.smallest().model_dump_json(), str(dtype).removeprefix("torch.")
         if getattr(one.model, "n_gram", 1) > 1:
             yield ADAMW, "float32"
 
@@ -60,15 +62,14 @@ def _load_compiled(name: str, dtype: str) -> bool:
 
 
 def _load(name: str, dtype: str) -> None:
-    """Load the kernels of a kind by a step of a tiny model, or those of AdamW."""
+    """Load the kernels of a kind by a step of a tiny model, given as JSON, or those of AdamW."""
     share_threads()
     if name == ADAMW:
         adamw.load_kernel()
         return
-    kind = KINDS[name]
-    model = kind.find("model")(2, 2, n_layer=1, n_head=1, n_embd=2, dropout=0.5)
+    model = build_model(TypeAdapter(AnyModel).validate_json(name), 2)
     with precision(model.device, getattr(torch, dtype)), torch.random.fork_rng(devices=[]):
-        logits = kind.find("fused")(model)(torch.zeros(1, 2, dtype=torch.int64))
+        logits = kind_of(model).find("fused")(model)(torch.zeros(1, 2, dtype=torch.int64))
     logits.float().sum().backward()
 
 

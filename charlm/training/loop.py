@@ -29,7 +29,13 @@ from charlm.runs.records import (
     SampleRecord,
     SaveRecord,
 )
-from charlm.runs.state import TrainingState, form_of, load_checkpoint, save_checkpoint
+from charlm.runs.state import (
+    TrainingState,
+    form_of,
+    load_carried,
+    load_checkpoint,
+    save_checkpoint,
+)
 from charlm.storage.atomic import remove_folder
 from charlm.storage.machine import is_gone
 from charlm.training.kept_memory import keep_memory
@@ -65,7 +71,7 @@ class TrainingLoop:
         self.prepared = False
         if checkpoint:
             provenance_of(checkpoint).check(self.config, self.tokenizer.to_json())
-            learner.state = load_checkpoint(checkpoint, learner.model, learner.optimizers)
+            learner.state = self._load(checkpoint)
             learner.form = form_of(checkpoint)
             self._mark_saved()
             self.clock.add(self.state.seconds)
@@ -231,7 +237,13 @@ class TrainingLoop:
             state.metrics_bytes = self.metrics.flush()
             together = provenance_json(self.config, self.tokenizer.to_json())
             save_checkpoint(
-                self.run, state, learner.model, learner.optimizers, together, learner.form
+                self.run,
+                state,
+                learner.model,
+                learner.optimizers,
+                together,
+                learner.form,
+                learner.carried_tensors(),
             )
         except MachineError as error:
             # If only the last flush failed, the checkpoint exists and refers to the record.
@@ -273,7 +285,7 @@ class TrainingLoop:
         if self.config.train.non_finite != "rollback" or not checkpoint or factor < LOWEST_FACTOR:
             raise self._with_what_is_saved(error) from None
         self.run.checkpoints.clear_after(checkpoint, remove_folder)
-        back = load_checkpoint(checkpoint, self.learner.model, self.learner.optimizers)
+        back = self._load(checkpoint)
         # An expert's steps from `late_from` on read the slice, also when they are repeated.
         self.learner.state = replace(back, rate_factor=factor, late_from=self.state.late_from)
         self._mark_saved()
@@ -286,6 +298,12 @@ class TrainingLoop:
             rate_factor=factor,
             seconds=self.clock.seconds(),
         )
+
+    def _load(self, checkpoint: Checkpoint) -> TrainingState:
+        """Load a checkpoint into the learner; return the state of training."""
+        state = load_checkpoint(checkpoint, self.learner.model, self.learner.optimizers)
+        load_carried(checkpoint, self.learner.restore_carried)
+        return state
 
     def _with_what_is_saved(self, error: CharlmError) -> CharlmError:
         """Return the error with the step that is saved; the loop of an expert has added its own."""

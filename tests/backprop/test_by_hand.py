@@ -102,6 +102,10 @@ def model_of(title, sizes, vocab):
         case ["gpt", style]:
             rest = {key: sizes[key] for key in ("n_layer", "dropout")}
             config = GPTConfig(type="gpt", style=style.strip("()"), **heads, **block, **rest)
+        case [name]:
+            small = SMALL_MODELS[name].model_copy(update={"dropout": sizes["dropout"], **block})
+            layers = {"n_layer": sizes["n_layer"]} if hasattr(small, "n_layer") else {}
+            config = small.model_copy(update=layers)
     return build_model(config, vocab)
 
 

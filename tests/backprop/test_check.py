@@ -21,6 +21,7 @@ from charlm.backprop.check import (
 from charlm.backprop.program import Program
 from charlm.backprop.rules import rotate, unbroadcast
 from charlm.models import build_model
+from tests.backprop import recurrent_mistakes
 
 VOCAB = 11
 
@@ -542,6 +543,9 @@ MISTAKES = {
     "weight tying: only the last use counts": ("weight tying", Program, earliest),
     "weight tying: only the first use counts": ("weight tying", Program, latest),
 }
+
+
+MISTAKES |= recurrent_mistakes.MISTAKES
 
 
 def test_each_rule_has_its_mistake():

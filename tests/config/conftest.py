@@ -12,6 +12,11 @@ MODELS = {
     "multihead": "{type: multihead, block_size: 8, n_embd: 12, n_head: 3}",
     "gpt2": "{type: gpt, style: gpt2, block_size: 8, n_layer: 3, n_head: 2, n_embd: 12}",
     "modern": "{type: gpt, style: modern, block_size: 8, n_layer: 3, n_head: 2, n_embd: 12}",
+    "mlp": "{type: mlp, block_size: 8, context: 3, n_embd: 6, n_hidden: 10}",
+    "rnn": "{type: rnn, block_size: 8, n_layer: 3, n_embd: 6, n_hidden: 10}",
+    "gru": "{type: gru, block_size: 8, n_layer: 1, n_embd: 6, n_hidden: 10}",
+    "lstm": "{type: lstm, block_size: 8, n_layer: 2, n_embd: 10, n_hidden: 10, tied: true}",
+    "mingru": "{type: mingru, block_size: 8, n_layer: 3, n_embd: 12, n_hidden: 10}",
 }
 each_model = pytest.mark.parametrize("name", MODELS)
 COUNTED = "{type: ngram, order: 4}"

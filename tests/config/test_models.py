@@ -51,6 +51,11 @@ def test_flops_equal_the_sum_by_hand(name):
         "multihead": 6 * (4 * 144 + head) + 12 * 8 * 12,
         "gpt2": 6 * (3 * block + head) + 3 * 12 * 8 * 12,
         "modern": 6 * (3 * block + head) + 3 * 12 * 8 * 12,
+        "mlp": 6 * (10 * 18 + 10 * V),
+        "rnn": 6 * (10 * 6 + 2 * 10 * 10 + 3 * 10 * 10 + 10 * V),
+        "gru": 6 * (30 * 6 + 20 * 10 + 10 * 10 + 10 * V),
+        "lstm": 6 * (2 * 40 * 10 + 2 * 40 * 10 + 10 * V),
+        "mingru": 6 * (3 * (20 * 12 + 12 * 10 + 2 * 48 * 12) + head),
     }
 
     assert config(name).model.flops_per_char(V) == by_hand[name]

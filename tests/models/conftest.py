@@ -9,9 +9,14 @@ from charlm.config import (
     ContextMixingConfig,
     ExpertConfig,
     GPTConfig,
+    GRUConfig,
+    LSTMConfig,
+    MinGRUConfig,
     MixtureConfig,
+    MLPConfig,
     MultiHeadConfig,
     NGramConfig,
+    RNNConfig,
 )
 
 VOCAB = 11
@@ -19,6 +24,13 @@ BLOCK = 8
 
 CONFIGS = {
     "bigram": BigramConfig(type="bigram", block_size=BLOCK),
+    "mlp": MLPConfig(type="mlp", block_size=BLOCK, context=4, n_embd=5, n_hidden=12),
+    "rnn": RNNConfig(type="rnn", block_size=BLOCK, n_layer=2, n_embd=5, n_hidden=12),
+    "gru": GRUConfig(type="gru", block_size=BLOCK, n_embd=12, n_hidden=12, residual=True),
+    "lstm": LSTMConfig(
+        type="lstm", block_size=BLOCK, n_layer=3, n_embd=12, n_hidden=12, residual=True, tied=True
+    ),
+    "mingru": MinGRUConfig(type="mingru", block_size=BLOCK, n_layer=2, n_embd=12, n_hidden=8),
     "averaging": AveragingConfig(type="averaging", block_size=BLOCK, n_embd=12),
     "attention": AttentionConfig(type="attention", block_size=BLOCK, n_embd=12),
     "multihead": MultiHeadConfig(type="multihead", block_size=BLOCK, n_embd=12, n_head=3),

@@ -66,6 +66,7 @@ def state_hash(loop):
     learner = loop.learner
     tensors = dict(learner.model.named_parameters())
     tensors |= optimizer_tensors(learner.optimizers, learner.model)
+    tensors |= learner.carried_tensors()
     for name in sorted(tensors):
         digest.update(name.encode() + tensors[name].detach().numpy().tobytes())
     state = vars(loop.state) | {"seconds": 0, "metrics_bytes": 0}

@@ -1,0 +1,79 @@
+"""A recurrent state that is carried from each training window to the next, which follows in the text.
+
+Without it, every window begins with the state before a text, and learns nothing about what is further
+back than its own start. With it, gradients still end at the start of a window, but the state there
+holds what the windows before it left (truncated backpropagation through time: Williams and Peng
+1990, "An efficient gradient-based algorithm for on-line training of recurrent network trajectories").
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from charlm.models import LanguageModel
+from charlm.models.base import check_tensor
+from charlm.text.batches import ConsecutiveBatches
+
+
+class Carried:
+    """The states of all windows of a batch, by the first window of each micro-batch."""
+
+    def __init__(self, model: LanguageModel, batches: ConsecutiveBatches) -> None:
+        self.model, self.batches = model, batches
+        self.now: dict[int, Any] = {}  # before the next step
+        self.then: dict[int, Any] = {}  # after it, if it is done
+
+    def before(self, step: int, first: int, windows: int) -> Any:
+        """Return the state in which a micro-batch begins; a new one where the text begins again."""
+        if self.batches.begins(step):
+            return self.model.start(windows)
+        return self.now[first]
+
+    def after(self, first: int, state: Any) -> None:
+        """Take note of the state in which a micro-batch ended."""
+        self.then[first] = _rebuilt(state, (tensor.detach() for tensor in _tensors(state)))
+
+    def advance(self) -> None:
+        """Go on to the next step."""
+        self.now, self.then = self.then, {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all states by name, to be saved."""
+        return {
+            f"{first}/{i}": tensor.contiguous()
+            for first, state in self.now.items()
+            for i, tensor in enumerate(_tensors(state))
+        }
+
+    def restore(self, saved: Mapping[str, Tensor], micro_batch_size: int) -> None:
+        """Restore what `tensors` returned.
+
+        Raises ValueError if a tensor is missing, unexpected, of another shape or type, or not finite.
+        """
+        self.now = {}
+        for first in range(0, self.batches.batch_size, micro_batch_size) if saved else ():
+            like = self.model.start(micro_batch_size)
+            names = [f"{first}/{i}" for i, _ in enumerate(_tensors(like))]
+            for name, own in zip(names, _tensors(like), strict=True):
+                if name not in saved:
+                    raise ValueError(f"the carried state {name} is missing")
+                check_tensor(f"the carried state {name}", saved[name], own.shape, own.dtype)
+            found = (saved[name].to(self.model.device) for name in names)
+            self.now[first] = _rebuilt(like, found)
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a state: nested tuples."""
+    if isinstance(state, Tensor):
+        yield state
+    else:
+        for part in state:
+            yield from _tensors(part)
+
+
+def _rebuilt(state: Any, tensors: Iterator[Tensor]) -> Any:
+    """Return a state of the same form with other tensors, in the order of `_tensors`."""
+    if isinstance(state, Tensor):
+        return next(tensors)
+    return tuple(_rebuilt(part, tensors) for part in state)

@@ -1,0 +1,109 @@
+"""A state that is carried from window to window."""
+
+import numpy as np
+import pytest
+import torch
+
+from charlm.errors import DataError
+from charlm.models import next_token_loss
+from charlm.runs.state import CARRIED
+from charlm.text.batches import ConsecutiveBatches
+from charlm.text.tokens import IdArray
+from tests.training.conftest import state_hash, stop_and_resume
+
+LSTM = """\
+data: {source: text.txt}
+model: {type: lstm, block_size: 8, n_layer: 2, n_embd: 6, n_hidden: 10, dropout: 0.1}
+train: {batch_size: 4, micro_batch_size: 2, warmup_steps: 2, eval_every: 3, max_steps: 8, carry_state: true}
+"""
+
+
+@pytest.fixture
+def make_lstm(make_loop, tiny):
+    tiny.write_text(LSTM)
+    return make_loop
+
+
+def consecutive(length=103, block=8, batch=3, seed=1):
+    return ConsecutiveBatches(IdArray(np.arange(length)), block, batch, seed)
+
+
+def test_every_window_follows_the_one_of_the_step_before():
+    batches = consecutive()
+
+    for step in range(3 * batches.steps):
+        x, y = batches.get(step)
+        assert (y == x + 1).all()
+        if not batches.begins(step):
+            assert (x[:, 0] == batches.get(step - 1)[1][:, -1]).all()
+        assert (batches.get(step, 1, 1)[0] == x[1:2]).all()
+
+
+def test_a_pass_reads_nearly_all_of_the_text_and_the_next_begins_elsewhere():
+    batches = consecutive()
+    laps = [
+        np.concatenate([batches.get(lap * batches.steps + k)[0] for k in range(batches.steps)])
+        for lap in range(8)
+    ]
+
+    for lap in laps:
+        assert len(np.unique(lap)) == lap.size >= 0.85 * 103
+    assert len({lap[0, 0] for lap in laps}) > 1
+
+
+def test_stretches_shorter_than_a_window_are_refused():
+    with pytest.raises(DataError, match="each of 13 stretches of this text has 7 characters"):
+        consecutive(batch=13)
+
+
+def test_a_step_is_that_of_the_whole_text_with_the_gradient_cut_between_windows(make_lstm):
+    learner = make_lstm("train.learning_rate=1e-12", "train.min_lr=0").learner
+    model = learner.model
+    plain = make_lstm(out="plain").learner.model
+    plain.load_state_dict(model.state_dict())
+    losses = [learner.step().loss_nats for _ in range(3)]  # at a rate that changes next to nothing
+
+    state, expected = plain.eval().start(learner.batches.batch_size), []
+    model.eval()
+    for step in range(3):
+        x, y = (torch.from_numpy(ids) for ids in learner.batches.get(step))
+        logits, state = plain.go_on(x, state)
+        expected.append(next_token_loss(logits, y).item())
+
+    # Dropout differs, the order of the three does not; without a state they would be far off.
+    assert losses == pytest.approx(expected, abs=0.05)
+
+
+def test_a_stopped_and_resumed_run_ends_with_the_same_bits(make_lstm):
+    whole = make_lstm()
+    list(whole.records())
+
+    resumed = stop_and_resume(make_lstm, 3)
+
+    assert state_hash(resumed) == state_hash(whole)
+    assert (whole.run.checkpoints.last().path / CARRIED).exists()
+
+
+def test_without_the_carried_state_a_run_would_end_elsewhere(make_lstm):
+    whole = make_lstm()
+    alone = make_lstm("train.carry_state=false", out="alone")
+    list(whole.records())
+    list(alone.records())
+
+    assert state_hash(alone) != state_hash(whole)
+    assert not (alone.run.checkpoints.last().path / CARRIED).exists()
+
+
+def test_a_state_that_does_not_fit_is_refused_by_name(make_lstm):
+    learner = make_lstm().learner
+    learner.step()
+    saved = learner.carried_tensors()
+
+    for change, said in [
+        ({"0/1": None}, "0/1 is missing"),
+        ({"2/0": torch.zeros(2, 3)}, r"2/0 is \(2, 3\)"),
+        ({"0/0": torch.full((2, 10), torch.nan)}, "NaN or infinite"),
+    ]:
+        wrong = {name: one for name, one in (saved | change).items() if one is not None}
+        with pytest.raises(ValueError, match=said):
+            learner.restore_carried(wrong)
