@@ -23,7 +23,18 @@ def _keys(schema: dict, whole: dict) -> set[str]:
 KEYS = sorted(_keys(Config.model_json_schema(), Config.model_json_schema()))
 MODEL = {"type": "bigram"}
 SECTIONS = sorted(Config.model_fields)
-TYPES = ("bigram", "averaging", "attention", "multihead", "gpt", "ngram", "mixture")
+TYPES = (
+    "bigram",
+    "mlp",
+    "lstm",
+    "mingru",
+    "averaging",
+    "attention",
+    "multihead",
+    "gpt",
+    "ngram",
+    "mixture",
+)
 PLAIN = st.sampled_from(
     [
         *(
