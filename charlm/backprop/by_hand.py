@@ -31,6 +31,7 @@ from charlm.backprop.rules import (
     SplitHeads,
     SquaredReLU,
     TableCrossEntropy,
+    TanhGELU,
     TokenShift,
 )
 from charlm.errors import UsageError
@@ -80,20 +81,22 @@ def multihead_steps(model: MultiHeadModel) -> Steps:
 
 def gpt2_steps(model: GPT2) -> Steps:
     """Lesson 5: a GPT in the style of GPT-2; the table serves at both ends."""
-    p, n_head = model.dropout.p, _n_head(model)
+    p, bias = model.dropout.p, model.bias
+    activation = TanhGELU() if model.gelu == "tanh" else GELU()
     yield from _embedded_with_positions()
     yield from dropped("x", p)
     for i in range(len(model.blocks)):
         b = f"blocks.{i}"
-        weights = f"{b}.attention.qkv.weight {b}.attention.projection.weight"
-        yield Step("n", LayerNorm(), f"x {b}.attention_norm.weight")
-        yield Step("gathered", MultiHeadAttention(n_head, p), f"n {weights}")
+        yield from _layer_norm("n", f"{b}.attention_norm", bias)
+        yield from _multihead(f"{b}.attention", _n_head(model), p, bias)
         yield from dropped("gathered", p)
         yield Step("x", Add(), "x gathered")
-        yield Step("n", LayerNorm(), f"x {b}.mlp_norm.weight")
-        yield from mlp(b, GELU(), p)
-    yield Step("x", LayerNorm(), "x final_norm.weight")
-    yield Step("logits", Linear(), "x token_embedding.weight")  # tied: its two gradients add
+        yield from _layer_norm("n", f"{b}.mlp_norm", bias)
+        yield from mlp(b, activation, p, bias)
+    yield from _layer_norm("x", "final_norm", bias)
+    # Tied, the table gets two gradients, which add.
+    head = "token_embedding" if model.head is None else "head"
+    yield Step("logits", Linear(), f"x {head}.weight")
     yield LOSS
 
 
@@ -111,7 +114,7 @@ def modern_steps(model: ModernGPT) -> Steps:
     for i in range(len(model.blocks)):
         b = f"blocks.{i}"
         yield Step("n", RMSNorm(), "x")
-        yield Step("n", TokenShift(), "n")
+        yield from _shifted(model)
         yield Step("qkv", Linear(), f"n {b}.attention.qkv.weight")
         yield Step("query key value", SplitHeads(n_head), "qkv")
         for name in ("query", "key"):
@@ -123,7 +126,7 @@ def modern_steps(model: ModernGPT) -> Steps:
         yield from dropped("gathered", p)
         yield Step("x", Add(), "x gathered")
         yield Step("n", RMSNorm(), "x")
-        yield Step("n", TokenShift(), "n")
+        yield from _shifted(model)
         yield from mlp(b, SquaredReLU(), p)
     yield Step("x", RMSNorm(), "x")
     yield Step("logits", Linear(), "x head.weight")
@@ -140,11 +143,39 @@ def _embedded_with_positions() -> Steps:
     yield Step("x", Add(), "x position")
 
 
-def mlp(block: str, activation: Rule, p: float) -> Steps:
+def _shifted(model: ModernGPT) -> Steps:
+    if model.shift:
+        yield Step("n", TokenShift(), "n")
+
+
+def _layer_norm(out: str, norm: str, bias: bool) -> Steps:
+    yield Step(out, LayerNorm(), f"x {norm}.weight")
+    if bias:
+        yield Step(out, Add(), f"{out} {norm}.bias")
+
+
+def _multihead(layer: str, n_head: int, p: float, bias: bool) -> Steps:
+    """`MultiHeadAttention`; with biases, in its parts."""
+    if not bias:
+        weights = f"{layer}.qkv.weight {layer}.projection.weight"
+        yield Step("gathered", MultiHeadAttention(n_head, p), f"n {weights}")
+        return
+    yield Step("qkv", Linear(), f"n {_weights(f'{layer}.qkv', bias)}")
+    yield Step("query key value", SplitHeads(n_head), "qkv")
+    yield Step("gathered", Attention(p), "query key value")
+    yield Step("gathered", MergeHeads(), "gathered")
+    yield Step("gathered", Linear(), f"gathered {_weights(f'{layer}.projection', bias)}")
+
+
+def _weights(layer: str, bias: bool) -> str:
+    return f"{layer}.weight {layer}.bias" if bias else f"{layer}.weight"
+
+
+def mlp(block: str, activation: Rule, p: float, bias: bool = False) -> Steps:
     """Yield the steps of an MLP on `n`, added to `x`."""
-    yield Step("hidden", Linear(), f"n {block}.mlp.expand.weight")
+    yield Step("hidden", Linear(), f"n {_weights(f'{block}.mlp.expand', bias)}")
     yield Step("hidden", activation, "hidden")
-    yield Step("thought", Linear(), f"hidden {block}.mlp.contract.weight")
+    yield Step("thought", Linear(), f"hidden {_weights(f'{block}.mlp.contract', bias)}")
     yield from dropped("thought", p)
     yield Step("x", Add(), "x thought")
 

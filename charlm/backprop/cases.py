@@ -299,6 +299,7 @@ CASES: dict[str, Cases] = {
     "ReLU": _cases(rules.ReLU(), F.relu, kind="off_zero"),
     "SquaredReLU": _cases(rules.SquaredReLU(), lambda x: F.relu(x) ** 2, kind="off_zero"),
     "GELU": _cases(rules.GELU(), F.gelu),
+    "TanhGELU": _cases(rules.TanhGELU(), partial(F.gelu, approximate="tanh")),
     "Dropout": _cases(rules.Dropout(0.3), lambda x: F.dropout(x, 0.3)),
     "Sum": _over_axes(rules.Sum, "sum"),
     "Mean": _over_axes(rules.Mean, "mean"),

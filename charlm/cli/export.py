@@ -13,10 +13,10 @@ from charlm.cli.signals import StopSignals, load_torch
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run.", **A_RUN)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
-    to: Annotated[
+    form: Annotated[
         Literal["charlm", "hf", "npz"],
         typer.Option(
-            help="Form: charlm's own, Hugging Face's (a gpt of style gpt2), or NumPy arrays."
+            "--to", help="Form: charlm's own, Hugging Face's (most gpts), or NumPy arrays."
         ),
     ] = "charlm",
     checkpoint: Checkpoint = "best",
@@ -37,13 +37,18 @@ def export(
         from charlm.runs.load import load_model
 
         saved = load_model(find_run(run), checkpoint, "cpu")
-        done = write(saved, out, to)
+        done = write(saved, out, form)
     if json:
-        found = {"folder": str(out), "form": to, "bytes": done.bytes, "difference": done.difference}
+        found = {
+            "folder": str(out),
+            "form": form,
+            "bytes": done.bytes,
+            "difference": done.difference,
+        }
         found |= {"holds_text": done.holds_text}
         output.result_json(found)
         return
-    output.result(f"{out}: {human_bytes(done.bytes)}, form {to}, step {saved.step:,} of {run}")
+    output.result(f"{out}: {human_bytes(done.bytes)}, form {form}, step {saved.step:,} of {run}")
     if done.holds_text:
         output.note("models of this kind hold the text that they counted, so this export does, too")
     same = "equal" if not done.difference else f"within {done.difference:.1e}"

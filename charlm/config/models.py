@@ -21,6 +21,9 @@ FUSED_ABOVE = 512  # longer windows use the fused kernel, which keeps no (T, T) 
 NGRAM_ROWS = 8192  # for each n, in the table of `charlm.models.ngram_embedding`
 
 LONGEST_CHOSEN = 10  # the longest n-gram that `order: auto` tries
+# Keys that only one style of a GPT has.
+OF_STYLE = {"gpt2": ("bias", "gelu", "tied"), "modern": ("n_gram", "token_shift")}
+
 LEAST_CHOSEN = 20  # characters; a tenth of them, which orders are compared on, has one to predict
 
 
@@ -183,6 +186,15 @@ class GPTConfig(_WithHeads):
     n_gram: Annotated[int, Field(ge=1, le=16), Integer] = 1
     """Of `modern`: the longest n-gram that has an embedding beside the character's own, in 8,192 rows
     for each length, half of them dropped in training. 1: none. 5 learns faster."""
+    token_shift: bool = True
+    """Of `modern`: let half of what attention and MLP read come from the character before. False: a
+    model that other programs have too; it learns more slowly."""
+    bias: bool = False
+    """Of `gpt2`: add a learned vector after each matrix and each norm, as in minGPT and makemore."""
+    gelu: Literal["exact", "tanh"] = "exact"
+    """Of `gpt2`: how GELU is computed. `tanh`: by an approximation, as in GPT-2, minGPT and makemore."""
+    tied: bool = True
+    """Of `gpt2`: use the embedding as the head, too. False: the head is a matrix of its own."""
 
     @property
     def kind(self) -> str:  # noqa: D102
@@ -201,13 +213,19 @@ class GPTConfig(_WithHeads):
         return self.style == "modern"  # the sizes were tried with it
 
     def sizes(self) -> dict[str, Any]:  # noqa: D102
-        left_out = ("style", "n_gram") if self.style == "gpt2" else ("style",)
+        others = OF_STYLE["modern" if self.style == "gpt2" else "gpt2"]
+        left_out = ("style", *others)
         return {key: size for key, size in super().sizes().items() if key not in left_out}
 
     def conflicts(self) -> Iterator[Problem]:  # noqa: D102
         yield from super().conflicts()
         if self.style == "gpt2" and self.n_gram > 1:
             yield Problem("n_gram", f"{self.n_gram} needs style: modern", "leave it 1")
+        for key in OF_STYLE["gpt2"] if self.style == "modern" else ():
+            value, usual = getattr(self, key), type(self).model_fields[key].default
+            if value != usual:
+                given, left = (str(x).lower() for x in (value, usual))
+                yield Problem(key, f"{given} needs style: gpt2", f"leave it {left}")
         size, left = divmod(self.n_embd, self.n_head)
         if self.style == "modern" and not left and size % 2:
             what = f"n_embd {self.n_embd} over n_head {self.n_head} gives heads of {size} channels"
@@ -225,12 +243,16 @@ class GPTConfig(_WithHeads):
             rows = (self.n_gram - 1) * NGRAM_ROWS
             grams = [Part("ngram_embedding", (rows, c), multiplies=False)] if rows else []
             return [embedding(v, c), *grams, *blocks, Part("head", (v, c))]
+        # Of a block: 3 C for queries, keys and values, C, 4 C and C for the others, and 2 C for the norms.
+        biases = [Part("blocks.biases", (11, c), n, multiplies=False)] if self.bias else []
         return [
-            Part("token_embedding = head", (v, c)),
+            Part("token_embedding = head", (v, c)) if self.tied else embedding(v, c),
             Part("position_embedding", (self.block_size, c), multiplies=False),
             Part("blocks.norms", (2, c), n, multiplies=False),
             *blocks,
-            Part("final_norm", (c,), multiplies=False),
+            *biases,
+            Part("final_norm", (1 + self.bias, c) if self.bias else (c,), multiplies=False),
+            *([] if self.tied else [Part("head", (v, c))]),
         ]
 
     def buffer_bytes(self) -> int:

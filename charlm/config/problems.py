@@ -47,7 +47,6 @@ ALIASES = {
 }
 NO_KEYS = {
     "backend": "not needed: there is one process so far",
-    "bias": "neither style of gpt has biases",
     "eval_only": "charlm eval scores a run",
     "log_interval": "metrics.jsonl has a record of every step",
     "num_samples": "charlm sample takes the number of samples",

@@ -1,9 +1,10 @@
-"""Hugging Face's form: a GPT of style `gpt2` as a `GPT2LMHeadModel`, with its alphabet as a tokenizer.
+"""Hugging Face's form: a GPT as one of theirs, with its alphabet as a tokenizer.
 
-Plain safetensors and JSON, written without their libraries. What is easily got wrong:
+One of style `gpt2` is a `GPT2LMHeadModel`; for `modern` see `nanochat`. Plain safetensors and JSON, written
+without their libraries. What is easily got wrong:
 
 - `activation_function` is `gelu`; their default, `gelu_new`, is the form by tanh, 7e-4 off.
-- Their linear layers are `Conv1D`, whose weights are transposed; biases are written as zeros.
+- Their linear layers are `Conv1D`, whose weights are transposed; biases that ours lacks are zeros.
 - `bos_token_id` and `eos_token_id` are null: the defaults lie beyond the alphabet.
 - The tokenizer is BPE without merges, over single code points. Without the decoder `Fuse`, spaces would
   appear between characters. `tokenizer_class` must be named, or `AutoTokenizer` builds GPT-2's own.
@@ -19,10 +20,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from charlm.errors import UsageError
+from charlm.errors import Phrase, Setting, UsageError
 from charlm.exchange.card import Facts, card
+from charlm.exchange.gpt2_names import name_in_gpt2
+from charlm.exchange.nanochat import (
+    nanochat_config,
+    nanochat_logits,
+    nanochat_tensors,
+    without_place,
+)
 from charlm.exchange.same import check_same
-from charlm.models.gpt2 import GPT2
+from charlm.models import GPT2, ModernGPT
+from charlm.models.gpt2 import GELUS, Gelu
 from charlm.runs.load import SavedModel
 from charlm.runs.weights import save_tensors
 from charlm.storage import machine_errors
@@ -40,70 +49,75 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 ids = tokenizer("The ", return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(ids, max_new_tokens=100, do_sample=True)[0]))"""
 
-# Ours, theirs, and whether theirs is transposed. {} is the number of a block.
-PARTS = (
-    ("blocks.{}.attention_norm.weight", "transformer.h.{}.ln_1.weight", False),
-    ("blocks.{}.attention.qkv.weight", "transformer.h.{}.attn.c_attn.weight", True),
-    ("blocks.{}.attention.projection.weight", "transformer.h.{}.attn.c_proj.weight", True),
-    ("blocks.{}.mlp_norm.weight", "transformer.h.{}.ln_2.weight", False),
-    ("blocks.{}.mlp.expand.weight", "transformer.h.{}.mlp.c_fc.weight", True),
-    ("blocks.{}.mlp.contract.weight", "transformer.h.{}.mlp.c_proj.weight", True),
-)
-WHOLE = (
-    ("token_embedding.weight", "transformer.wte.weight"),
-    ("position_embedding.weight", "transformer.wpe.weight"),
-    ("final_norm.weight", "transformer.ln_f.weight"),
-)
-
 
 def write_hugging_face(saved: SavedModel, folder: Path) -> float:
-    """Write a GPT of style `gpt2` to a folder; return the largest difference of its logits.
+    """Write a GPT to a folder; return the largest difference of its logits.
 
-    Raises UsageError for any other model.
+    Raises UsageError for a model that has no counterpart there.
     """
     model, config = saved.model, saved.config.model
-    if type(model) is not GPT2:
-        what = f"{config.brief} has no counterpart there"
-        mend = "export a gpt of style gpt2, or use --to npz"
-        raise UsageError(str(saved.run.path), what, mend)
+    _check_has_place(saved)
+    n_head: int = config.n_head  # type: ignore[attr-defined]
     exact = f"Its logits differ from the run's by less than {MOST:g}."
     with new_folder(folder, {"kind": "export"}) as place, machine_errors(folder):
-        save_tensors(_tensors(model), place / "model.safetensors", {"format": "pt"})
-        _write_json(place / "config.json", _config(model, config.n_head, config.dropout))  # type: ignore[attr-defined]
+        dropout: float = config.dropout  # type: ignore[attr-defined]
+        of_gpt2 = isinstance(model, GPT2)
+        tensors = tensors_of(model) if of_gpt2 else nanochat_tensors(model)
+        described = (_config if of_gpt2 else nanochat_config)(model, n_head, dropout)
+        save_tensors(tensors, place / "model.safetensors", {"format": "pt"})
+        _write_json(place / "config.json", described | NO_ENDS | {"dtype": "float32"})
         _write_json(place / "tokenizer.json", tokenizer_of(saved.tokenizer))
         _write_json(place / "tokenizer_config.json", _tokenizer_config(model.block_size))
         _write_json(place / "generation_config.json", NO_ENDS)
         facts = Facts("for Hugging Face's transformers", LOADING, "python", exact)
         (place / "README.md").write_text(card(saved, facts), encoding="utf-8")
         written = load_file(place / "model.safetensors")
-        n_head: int = config.n_head  # type: ignore[attr-defined]
-        return check_same(str(folder), model, lambda idx: logits_of(written, n_head, idx), MOST)
+
+        def theirs(idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+            if isinstance(model, GPT2):
+                return logits_of(written, n_head, idx, model.gelu)
+            return nanochat_logits(written, n_head, idx)
+
+        return check_same(str(folder), model, theirs, MOST)
 
 
-def _tensors(model: GPT2) -> dict[str, Tensor]:
-    """Return the weights under their names there, with biases of 0."""
-    ours, found = model.state_dict(), {}
-    for name, theirs in WHOLE:
-        found[theirs] = ours[name]
-    for i in range(model.depth):
-        for name, theirs, turned in PARTS:
-            weight = ours[name.format(i)]
-            found[theirs.format(i)] = weight.T if turned else weight
-    biases = [
-        name
-        for name in found
-        if name.endswith(("ln_1.weight", "ln_2.weight", "ln_f.weight")) or ".c_" in name
-    ]
-    for name in biases:
-        found[name.replace("weight", "bias")] = torch.zeros(found[name].shape[-1])
+def _check_has_place(saved: SavedModel) -> None:
+    """Raise UsageError for a model that no class there computes."""
+    model, mend = saved.model, Phrase("use {}", Setting("form", "onnx"))
+    if isinstance(model, GPT2):
+        return
+    what = f"{saved.config.model.brief} has no counterpart there"
+    if isinstance(model, ModernGPT):
+        parts = without_place(model)
+        if not parts:
+            return
+        verb = "has" if list(parts) == ["token shift"] else "have"
+        what = f"its {' and '.join(parts)} {verb} no place there"
+        mend = Phrase("{}, or train it with {}", mend, " ".join(parts.values()))
+    raise UsageError(str(saved.run.path), what, mend)
+
+
+def tensors_of(model: GPT2) -> dict[str, Tensor]:
+    """Return the weights under their names there; biases that the model lacks are 0."""
+    found = {}
+    for ours, tensor in model.state_dict().items():
+        name = name_in_gpt2(ours)
+        found[name] = tensor.T if is_turned(name) else tensor
+        if not model.bias and (".ln_" in name or is_turned(name)):
+            found[name.replace("weight", "bias")] = torch.zeros(found[name].shape[-1])
     return found
+
+
+def is_turned(name: str) -> bool:
+    """Tell whether a tensor there is ours, transposed: the weights of their `Conv1D`."""
+    return ".c_" in name and name.endswith(".weight")
 
 
 def _config(model: GPT2, n_head: int, dropout: float) -> dict[str, Any]:
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "activation_function": "gelu",
+        "activation_function": "gelu" if model.gelu == "exact" else "gelu_new",
         "vocab_size": model.vocab_size,
         "n_positions": model.block_size,
         "n_embd": model.token_embedding.embedding_dim,
@@ -114,9 +128,7 @@ def _config(model: GPT2, n_head: int, dropout: float) -> dict[str, Any]:
         "resid_pdrop": dropout,
         "embd_pdrop": dropout,
         "attn_pdrop": dropout,
-        **NO_ENDS,
-        "tie_word_embeddings": True,
-        "dtype": "float32",
+        "tie_word_embeddings": model.head is None,
     }
 
 
@@ -186,7 +198,7 @@ def byte_symbols() -> list[str]:
 
 
 def logits_of(
-    weights: dict[str, Tensor], n_head: int, idx: Int[Tensor, "B T"]
+    weights: dict[str, Tensor], n_head: int, idx: Int[Tensor, "B T"], gelu: Gelu = "exact"
 ) -> Float[Tensor, "B T V"]:
     """Return the logits of a `GPT2LMHeadModel` with these weights, computed as it does."""
 
@@ -206,9 +218,9 @@ def logits_of(
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         gathered = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + conv(gathered.transpose(1, 2).flatten(-2), f"{block}.attn.c_proj")
-        hidden = F.gelu(conv(norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc"))
+        hidden = GELUS[gelu](conv(norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc"))
         x = x + conv(hidden, f"{block}.mlp.c_proj")
-    return norm(x, "transformer.ln_f") @ table.T
+    return norm(x, "transformer.ln_f") @ weights.get("lm_head.weight", table).T
 
 
 def _write_json(path: Path, content: Any) -> None:

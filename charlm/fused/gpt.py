@@ -5,12 +5,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from charlm.config import GPTConfig
 from charlm.fused.activation import gelu, gelu_backward, squared_relu, squared_relu_backward
 from charlm.fused.attention import Tape
 from charlm.fused.blocks import Found, Fused, Weights
 from charlm.fused.heads import join_heads, split_heads, to_heads
 from charlm.fused.norms import add_layer_norm, add_rms_norm, layer_norm_backward, rms_norm_backward
 from charlm.fused.numbers import array
+from charlm.models.gpt2 import GPT2
 from charlm.models.modern import norm
 
 PARTS = 16  # of the rows, whose gradients of a gain are summed apart
@@ -100,7 +102,8 @@ class FusedModernGPT(Fused):
 
     def _own(self, x: Tensor, last: bool) -> int:
         """Return how many channels stay where they are: `token_shift` moves the second half."""
-        return x.shape[1] if last else (x.shape[1] + 1) // 2
+        whole = last or not self.model.shift
+        return x.shape[1] if whole else (x.shape[1] + 1) // 2
 
     def _table(self) -> Float[Tensor, "2 T D_half"]:
         table: Tensor = self.model.blocks[0].attention.rotary
@@ -108,7 +111,12 @@ class FusedModernGPT(Fused):
 
 
 class FusedGPT2(Fused):
-    """Lesson 5."""
+    """Lesson 5, with GELU by the normal distribution, and without biases."""
+
+    @classmethod
+    def fits(cls, options: GPT2 | GPTConfig) -> bool:
+        """Tell whether there are kernels for the options of a model, or of its configuration."""
+        return not options.bias and options.gelu == "exact"
 
     def embed(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
         """Return the input of the first block."""
@@ -116,8 +124,9 @@ class FusedGPT2(Fused):
         return self.model.token_embedding(idx) + positions[: idx.shape[1]]  # type: ignore[no-any-return]
 
     def head(self) -> Float[Tensor, "V C"]:
-        """Return the matrix that makes logits: the embedding's, whose gradients add up."""
-        return self.model.token_embedding.weight  # type: ignore[no-any-return]
+        """Return the matrix that makes logits; the embedding's, if tied: its gradients add up."""
+        table = self.model.token_embedding if self.model.head is None else self.model.head
+        return table.weight  # type: ignore[no-any-return]
 
     def find_weights(self) -> list[nn.Parameter]:
         """Return the weights in the order in which `run` uses them."""

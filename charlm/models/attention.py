@@ -130,14 +130,14 @@ class MultiHeadAttention(nn.Module):
     mixes the results of the heads. In training, `dropout` drops weights.
     """
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0) -> None:
+    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, bias: bool = False) -> None:
         super().__init__()
         if n_embd % n_head:
             raise ValueError(f"n_head {n_head} does not divide n_embd {n_embd}")
         self.n_head = n_head
         self.dropout = dropout
-        self.qkv = nn.Linear(n_embd, 3 * n_embd, bias=False)
-        self.projection = nn.Linear(n_embd, n_embd, bias=False)
+        self.qkv = nn.Linear(n_embd, 3 * n_embd, bias=bias)
+        self.projection = nn.Linear(n_embd, n_embd, bias=bias)
 
     def forward(
         self, x: Float[Tensor, "B T C"], past: Cache | None = None

@@ -174,8 +174,11 @@ def squared_relu(x: Tensor) -> Tensor:
 class ModernBlock(nn.Module):
     """Attention, then an MLP; the input of each is normalised, its output added back."""
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float, block_size: int) -> None:
+    def __init__(
+        self, n_embd: int, n_head: int, dropout: float, block_size: int, shift: bool = True
+    ) -> None:
         super().__init__()
+        self.shift = shift
         self.attention = RotaryAttention(n_embd, n_head, dropout, block_size)
         self.mlp = MLP(n_embd, squared_relu)
         self.dropout = nn.Dropout(dropout)
@@ -185,13 +188,13 @@ class ModernBlock(nn.Module):
     ) -> Float[Tensor, "B T C"]:
         """Apply attention, then the MLP."""
         own = norm(x)
-        shifted = token_shift(own, past.attention_input if past else None)
+        shifted = token_shift(own, past.attention_input if past else None) if self.shift else own
         x = x + self.dropout(self.attention(shifted, past))
-        if past:
+        if past and self.shift:
             past.attention_input = own[:, -1:]
         own = norm(x)
-        shifted = token_shift(own, past.mlp_input if past else None)
-        if past:
+        shifted = token_shift(own, past.mlp_input if past else None) if self.shift else own
+        if past and self.shift:
             past.mlp_input = own[:, -1:]
         return x + self.dropout(self.mlp(shifted))  # type: ignore[no-any-return]
 
@@ -199,7 +202,8 @@ class ModernBlock(nn.Module):
 class ModernGPT(AttentiveModel):
     """A stack of modern blocks between an embedding and a head of its own; sizes as in `GPT2`.
 
-    N-grams of up to `n_gram` characters have an embedding of their own; 1: none has.
+    N-grams of up to `n_gram` characters have an embedding of their own; 1: none has. `token_shift`
+    False: no block shifts.
     """
 
     per_character: ClassVar = {"token_embedding.weight": (0,), "head.weight": (0,)}
@@ -215,11 +219,13 @@ class ModernGPT(AttentiveModel):
         n_embd: int,
         dropout: float = 0.0,
         n_gram: int = 1,
+        token_shift: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(vocab_size, block_size)
         self.depth = n_layer
         self.head_size = n_embd // n_head
+        self.shift = token_shift
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.ngram_embedding: NGramEmbedding | None = None
         if n_gram > 1:
@@ -227,7 +233,7 @@ class ModernGPT(AttentiveModel):
             self.optional = frozenset([NUMBERING])
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
-            ModernBlock(n_embd, n_head, dropout, block_size) for _ in range(n_layer)
+            ModernBlock(n_embd, n_head, dropout, block_size, token_shift) for _ in range(n_layer)
         )
         self.head = nn.Linear(n_embd, vocab_size, bias=False)
         self._draw_weights(generator)

@@ -29,8 +29,8 @@ class Kind:
             and the precision of its weights. None: use `step`.
         by_hand: Returns the steps of its forward pass for `charlm.backprop`; called with the model.
             None: nobody has derived its gradients.
-        fused: Returns logits as the model does, faster in training on a CPU; called with the model.
-            None: the model does.
+        fused: A subclass of `charlm.fused.blocks.Fused`: it returns logits as the model does, faster
+            in training on a CPU. None: the model does.
     """
 
     model: Named

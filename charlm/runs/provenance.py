@@ -26,6 +26,8 @@ MAX_BYTES = 1 << 22  # a configuration has at most 1 MiB; here each character ma
 FIXED = ("train.batch_size", "train.optimizer", "train.init_from")
 # Exceptions: these name a place, which may have moved.
 PLACES = re.compile(r"data\.source|model\.experts\.[^.]+\.run")
+# Keys of a gpt that older runs did not record, and what their models computed.
+ADDED_LATER = {"token_shift": True, "bias": False, "gelu": "exact", "tied": True}
 # Keys of a model, and of an expert, that do not affect its results.
 IDLE = ("train", "dropout", "run", "tune_fraction")
 
@@ -125,12 +127,26 @@ def _read(folder: Path, older: Mapping[str, Any], run: Path, then: str) -> Prove
             content = older if is_gone(path) else read_object(path, MAX_BYTES)
         config = _of(dict, content, "config")
         model = _of(dict, config or content, "model") or {}  # older ones keep nothing else
+        model = _completed(model)
+        if config and model:
+            config = {**config, "model": model}
         sha256 = _of(str, content, "alphabet_sha256")
         keys = None if config is None else leaves(config)
         return Provenance(run, then, dict(_computed_from(model)), sha256, keys)
     except (ValueError, RecursionError) as error:
         what = f"cannot be read ({reason(error)})"
         raise CheckpointError(path, what, "restore it or start a new run") from None
+
+
+def _completed(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded model with the keys that were added later."""
+    found = {**(ADDED_LATER if model.get("type") == "gpt" else {}), **model}
+    experts = _of(dict, found, "experts") or {}
+    for name, expert in experts.items():
+        inside = _of(dict, expert, "model") if isinstance(expert, Mapping) else None
+        if inside:
+            experts = {**experts, name: {**expert, "model": _completed(inside)}}
+    return found | {"experts": experts} if experts else found
 
 
 def _of(kind: type[Kind], content: Mapping[str, Any], key: str) -> Kind | None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlm.models.cache import BlockCache, KeysValues
+from charlm.models.gpt2 import GELUS
 from charlm.sampling.reader import Weights, array
 
 Vector = Float[ndarray, "_"]
@@ -30,10 +31,10 @@ class GPTBlock:
 
     def __init__(self, block: Any, weights: Weights) -> None:
         self.n_head = block.attention.n_head
-        self.qkv = linear(block.attention.qkv.weight, weights)
-        self.projection = linear(block.attention.projection.weight, weights)
-        self.expand = linear(block.mlp.expand.weight, weights)
-        self.contract = linear(block.mlp.contract.weight, weights)
+        self.qkv = layer(block.attention.qkv, weights)
+        self.projection = layer(block.attention.projection, weights)
+        self.expand = layer(block.mlp.expand, weights)
+        self.contract = layer(block.mlp.contract, weights)
 
 
 class GPT2Block(GPTBlock):
@@ -43,27 +44,41 @@ class GPT2Block(GPTBlock):
         super().__init__(block, weights)
         self.attention_norm = layer_norm(block.attention_norm)
         self.mlp_norm = layer_norm(block.mlp_norm)
+        self.gelu = gelu if block.mlp.activation is GELUS["exact"] else tanh_gelu
 
     def __call__(self, x: Vector, past: KeysValues, angles: None) -> Vector:
         """Apply attention, then the MLP."""
         query, key, value = self.qkv(self.attention_norm(x)).reshape(3, self.n_head, -1)
         x = x + self.projection(attend(query, key, value, past))
-        return x + self.contract(gelu(self.expand(self.mlp_norm(x))))
+        return x + self.contract(self.gelu(self.expand(self.mlp_norm(x))))
 
 
 class ModernBlock(GPTBlock):
     """A block of `modern`: `charlm.models.modern.ModernBlock`."""
 
+    def __init__(self, block: Any, weights: Weights) -> None:
+        super().__init__(block, weights)
+        self.shifted = token_shift if block.shift else unshifted
+
     def __call__(self, x: Vector, past: BlockCache, angles: Float[ndarray, "2 D_half"]) -> Vector:
         """Apply attention, then the MLP; `angles` are cosines and sines of the position's."""
-        shifted = token_shift(rms_norm(x), past.attention_input)
+        shifted = self.shifted(rms_norm(x), past.attention_input)
         qkv = self.qkv(shifted).reshape(3, self.n_head, -1)
         query, key = rotate(rms_norm(qkv[:2]), *angles)
         x = x + self.projection(attend(query, key, qkv[2], past))
-        hidden = self.expand(token_shift(rms_norm(x), past.mlp_input))
+        hidden = self.expand(self.shifted(rms_norm(x), past.mlp_input))
         np.maximum(hidden, 0, out=hidden)
         hidden *= hidden
         return x + self.contract(hidden)
+
+
+def layer(of: nn.Linear, weights: Weights) -> Linear:
+    """Return the function x -> weight x + bias, if there is a bias."""
+    product = linear(of.weight, weights)
+    if of.bias is None:
+        return product
+    bias = array(of.bias)
+    return lambda x: product(x) + bias
 
 
 def linear(weight: Float[Tensor, "out in"], weights: Weights) -> Linear:
@@ -98,13 +113,15 @@ def rounded(weight: Float[Tensor, "out in"]) -> tuple[Int8[Tensor, "out in"], Te
 
 
 def layer_norm(norm: nn.LayerNorm) -> Callable[[Vector], Vector]:
-    """Return LayerNorm without bias."""
+    """Return LayerNorm."""
     gain, epsilon = array(norm.weight), norm.eps
+    bias = None if norm.bias is None else array(norm.bias)
     mean = np.full(len(gain), 1 / len(gain), gain.dtype)
 
     def normalized(x: Vector) -> Vector:
         centred = x - x @ mean
-        return centred * (gain / np.sqrt((centred * centred) @ mean + epsilon))  # type: ignore[no-any-return]
+        out = centred * (gain / np.sqrt((centred * centred) @ mean + epsilon))
+        return out if bias is None else out + bias  # type: ignore[no-any-return]
 
     return normalized
 
@@ -116,6 +133,12 @@ def gelu(x: Vector) -> Vector:
     for part in torch.split(share, SERIAL):
         part.erf_()
     return x * (0.5 + 0.5 * share.numpy())
+
+
+def tanh_gelu(x: Vector) -> Vector:
+    """Return GELU by tanh: `charlm.backprop.rules.TanhGELU`."""
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
+    return x * (0.5 + 0.5 * np.tanh(inner))
 
 
 def rms_norm(x: Float[ndarray, "*batch C"]) -> Float[ndarray, "*batch C"]:
@@ -134,6 +157,11 @@ def token_shift(own: Vector, before: Float[Tensor, "1 1 C"] | None) -> Vector:
     shifted = np.concatenate([own[:half], held[half:]])
     held[:] = own
     return shifted
+
+
+def unshifted(own: Vector, before: None) -> Vector:
+    """Return own: for blocks that do not shift."""
+    return own
 
 
 def rotate(

@@ -66,6 +66,7 @@ class GPTReader(Reader):
 
     norm: Callable[[Vector], Vector]
     numpy_block: type[GPT2Block | ModernBlock]
+    in_loops: bool  # whether the compiled loops have the model's options
 
     def __init__(self, model: Any, weights: Weights, head: Tensor, state: Any) -> None:
         self.model: Any = StepReader(model, state)
@@ -80,7 +81,7 @@ class GPTReader(Reader):
         state = self.model.state
         if idx.shape[1] > 1 or not state.layers[0].used or self._full():
             return self.model.read(idx)  # type: ignore[no-any-return]  # updates the state in place
-        loops = LOOPS and self.singly >= FIRST
+        loops = LOOPS and self.in_loops and self.singly >= FIRST
         if loops not in self.ways:
             self.ways[loops] = self._way(loops)
         blocks, head = self.ways[loops]
@@ -121,7 +122,9 @@ class GPT2Reader(GPTReader):
     numpy_block = GPT2Block
 
     def __init__(self, model: GPT2, weights: Weights = "float32", state: Any = None) -> None:
-        super().__init__(model, weights, model.token_embedding.weight, state)
+        table = model.token_embedding if model.head is None else model.head
+        super().__init__(model, weights, table.weight, state)
+        self.in_loops = not model.bias and model.gelu == "exact"
         self.positions = array(model.position_embedding.weight)
         self.norm = layer_norm(model.final_norm)
 
@@ -143,6 +146,7 @@ class ModernReader(GPTReader):
 
     def __init__(self, model: ModernGPT, weights: Weights = "float32", state: Any = None) -> None:
         super().__init__(model, weights, model.head.weight, state)
+        self.in_loops = model.shift
         ngrams = model.ngram_embedding
         self.ngrams = None if ngrams is None else array(ngrams.table.weight)  # (N, C)
         self.longest = 1 if ngrams is None else ngrams.longest

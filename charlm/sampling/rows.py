@@ -199,8 +199,13 @@ class RowsCache(BlockCache):
             kept = self.held[:, rows[first:], :, : self.used]
             self.held[:, first : len(rows), :, : self.used] = kept
         self.held, self.begins = self.held[:, : len(rows)], self.begins[rows]
-        for name in ("attention_input", "mlp_input"):
+        for name in self._inputs():
             setattr(self, name, getattr(self, name)[rows])
+
+    def _inputs(self) -> list[str]:
+        """Return the names of what blocks that shift tokens keep; none, if they do not."""
+        names = ["attention_input", "mlp_input"]
+        return [] if self.attention_input is None else names
 
     def row(self, row: int) -> BlockCache:
         """Return the cache of one text."""
@@ -211,7 +216,7 @@ class RowsCache(BlockCache):
         one.held = self.held.new_empty(2, 1, *self.held.shape[2:])
         one.held[..., : one.used, :] = self.held[:, row : row + 1, :, begin : self.used]
         one.table = self.table
-        for name in ("attention_input", "mlp_input"):
+        for name in self._inputs():
             setattr(one, name, getattr(self, name)[row : row + 1].clone())
         return one
 
@@ -233,7 +238,7 @@ class RowsCache(BlockCache):
         self.held, self.used = held, longest
         begin = self.begins.new_tensor([longest - seen])
         self.begins = torch.cat([self.begins + (longest - used), begin])
-        for name in ("attention_input", "mlp_input"):
+        for name in self._inputs():
             setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)]))
 
 

@@ -184,6 +184,22 @@ def test_calling_it_again_adds(title):
     assert_close(gradients(model), expected)
 
 
+OPTIONS = {
+    "gpt (gpt2)": [{"bias": True}, {"bias": True, "gelu": "tanh", "tied": False, "dropout": 0.2}],
+    "gpt (modern)": [{"token_shift": False}],
+}
+
+
+@pytest.mark.parametrize(
+    ("title", "options"), [(title, one) for title, many in OPTIONS.items() for one in many]
+)
+def test_with_options_too_every_weight_has_its_gradient(title, options):
+    config = SMALL_MODELS[title].model_copy(update=options)
+
+    for name, found in check_model(build_model(config, VOCAB), probes=1):
+        assert found.passed, (name, found)
+
+
 def test_it_adds_to_what_autograd_left():
     model = small("gpt (gpt2)")
     batch = windows(model)

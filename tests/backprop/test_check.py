@@ -66,6 +66,10 @@ def gelu_without_the_product_rule(self, dout, x):
     return (dout * (x * math.sqrt(0.5)).erf().add(1) / 2,)
 
 
+def gelu_by_tanh_over_x(x):
+    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
 def gelu_as_its_approximation(self, dout, x):
     x = x.detach().requires_grad_()
     with torch.enable_grad():
@@ -267,6 +271,12 @@ MISTAKES = {
     ),
     "gelu: without the product rule": ("GELU", R.GELU, gelu_without_the_product_rule),
     "gelu: of the tanh approximation": ("GELU", R.GELU, gelu_as_its_approximation),
+    "gelu by tanh: without the product rule": (
+        "TanhGELU",
+        R.TanhGELU,
+        lambda s, dout, x: (dout * gelu_by_tanh_over_x(x),),
+    ),
+    "gelu by tanh: of the exact one": ("TanhGELU", R.TanhGELU, R.GELU().backward.__func__),
     "dropout: without its mask": ("Dropout", R.Dropout, lambda s, dout, mask: (dout,)),
     "dropout: with a fresh mask": ("Dropout", R.Dropout, dropout_with_a_fresh_mask),
     "dropout: what was kept not scaled up": (

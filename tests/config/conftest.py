@@ -11,6 +11,8 @@ MODELS = {
     "attention": "{type: attention, block_size: 8, n_embd: 12}",
     "multihead": "{type: multihead, block_size: 8, n_embd: 12, n_head: 3}",
     "gpt2": "{type: gpt, style: gpt2, block_size: 8, n_layer: 3, n_head: 2, n_embd: 12}",
+    "gpt2, as others have it": "{type: gpt, style: gpt2, block_size: 8, n_layer: 3, n_head: 2, "
+    "n_embd: 12, bias: true, gelu: tanh, tied: false}",
     "modern": "{type: gpt, style: modern, block_size: 8, n_layer: 3, n_head: 2, n_embd: 12}",
     "mlp": "{type: mlp, block_size: 8, context: 3, n_embd: 6, n_hidden: 10}",
     "rnn": "{type: rnn, block_size: 8, n_layer: 3, n_embd: 6, n_hidden: 10}",

@@ -50,6 +50,7 @@ def test_flops_equal_the_sum_by_hand(name):
         "attention": 6 * (3 * 144 + head) + 12 * 8 * 12,
         "multihead": 6 * (4 * 144 + head) + 12 * 8 * 12,
         "gpt2": 6 * (3 * block + head) + 3 * 12 * 8 * 12,
+        "gpt2, as others have it": 6 * (3 * block + head) + 3 * 12 * 8 * 12,
         "modern": 6 * (3 * block + head) + 3 * 12 * 8 * 12,
         "mlp": 6 * (10 * 18 + 10 * V),
         "rnn": 6 * (10 * 6 + 2 * 10 * 10 + 3 * 10 * 10 + 10 * V),
@@ -59,6 +60,14 @@ def test_flops_equal_the_sum_by_hand(name):
     }
 
     assert config(name).model.flops_per_char(V) == by_hand[name]
+
+
+def test_minGPTs_model_has_the_size_that_it_prints():
+    text = b"model: {type: gpt, style: gpt2, block_size: 128, n_layer: 6, n_head: 6, n_embd: 192, "
+    model = read_config(text + b"bias: true, gelu: tanh, tied: false}", "a.yaml").model
+
+    # It prints 2.71M for gpt-mini over 65 characters, which leaves out its head.
+    assert round((model.parameter_count(65) - 65 * 192) / 1e6, 2) == 2.71
 
 
 def test_the_published_size_of_nanogpts_models_is_met():

@@ -341,6 +341,20 @@ def test_every_default_is_within_its_own_range():
     assert Config.model_validate(load().model_dump()) == load()
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("bias: true", "bias: true needs style: gpt2; leave it false"),
+        ("gelu: tanh", "gelu: tanh needs style: gpt2; leave it exact"),
+        ("tied: false", "tied: false needs style: gpt2; leave it true"),
+    ],
+)
+def test_options_of_the_old_style_belong_to_it(key, message):
+    with pytest.raises(UsageError, match=message):
+        read_config(f"model: {{type: gpt, {key}}}".encode(), "a.yaml")
+    assert read_config(f"model: {{type: gpt, style: gpt2, {key}}}".encode(), "a.yaml")
+
+
 def test_embeddings_of_n_grams_belong_to_the_modern_style():
     with pytest.raises(UsageError, match="n_gram: 5 needs style: modern; leave it 1"):
         read_config(b"model: {type: gpt, style: gpt2, n_gram: 5}", "a.yaml")

@@ -96,6 +96,30 @@ def test_transformers_weights_compute_what_the_run_does(charlm, gpt2):
     assert (config["activation_function"], config["eos_token_id"]) == ("gelu", None)
 
 
+OTHERS = {
+    "as others have it": [
+        "model.style=gpt2",
+        "model.bias=true",
+        "model.gelu=tanh",
+        "model.tied=false",
+    ],
+    "nanochat": ["model.token_shift=false"],
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_so_do_those_of_a_model_with_options(charlm, tiny, name):
+    keys = ["train.max_steps=2", "eval.baselines=false", "-q", "--out", "run"]
+    assert charlm("train", "--config", "tiny.yaml", *OTHERS[name], *keys).code == 0
+
+    result = charlm("export", "run", "theirs", "--to", "hf", "--json")
+
+    assert json.loads(result.stdout)["difference"] < 1e-5
+    config = json.loads(Path("theirs/config.json").read_text())
+    assert not config["tie_word_embeddings"]
+    assert config.get("activation_function", "gelu_new") == "gelu_new"
+
+
 def test_what_would_differ_is_not_written(charlm, gpt2, monkeypatch):
     monkeypatch.setattr(hugging_face, "EPSILON", 0.5)
 
@@ -110,7 +134,8 @@ def test_a_model_without_a_counterpart_is_refused(charlm, trained):
     result = charlm("export", trained, "theirs", "--to", "hf")
 
     assert result.code == 2
-    assert "gpt modern has no counterpart there" in result.error
+    assert "its token shift has no place there; use --to onnx, or train it with" in result.error
+    assert "model.token_shift=false" in result.error
 
 
 def test_python_exports_too(gpt2, tmp_path):

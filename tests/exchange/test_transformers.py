@@ -41,6 +41,33 @@ def test_the_model_has_the_same_logits_and_writes_the_same(exported):
     )
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["model.style=gpt2", "model.bias=true", "model.gelu=tanh", "model.tied=false"],
+        ["model.style=modern", "model.token_shift=false"],
+    ],
+)
+def test_a_model_with_options_has_the_same_logits(charlm, tiny, options):
+    keys = ["train.max_steps=9", "train.learning_rate=0.1", "eval.baselines=false", "-q"]
+    assert charlm("train", "--config", tiny, *options, *keys, "--out", "run").code == 0
+    assert charlm("export", "run", "theirs", "--to", "hf").code == 0
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny.parent / "theirs")
+    ours = package.load("run")
+    ids = torch.randint(31, (4, 8), generator=torch.Generator().manual_seed(0))
+
+    with torch.no_grad():
+        logits = model(ids).logits
+        assert logits.std() > 0.1
+        torch.testing.assert_close(logits, ours.module(ids), rtol=0, atol=1e-5)
+
+    greedy = model.generate(ids[:1, :3], max_new_tokens=5, do_sample=False, pad_token_id=0)
+    prompt = ours.tokenizer.decode(ids[0, :3].tolist())
+    assert ours.tokenizer.decode(greedy[0, 3:].tolist()) == ours.generate(
+        prompt, temperature=0, max_new_chars=5
+    )
+
+
 def test_each_awkward_character_has_its_id_both_ways(exported):
     tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
     ours = package.load("run").tokenizer

@@ -37,9 +37,11 @@ CASES = {
     "modern": (ModernGPT, 7, {}),
     "modern with n-grams": (ModernGPT, 7, {"n_gram": 3}),
     "modern, three channels a half": (ModernGPT, 5, {"n_embd": 6, "n_head": 1}),
+    "modern, no shift": (ModernGPT, 7, {"token_shift": False}),
     "modern, one character": (ModernGPT, 1, {}),
     "modern, long windows": (ModernGPT, 140, {}),
     "gpt2": (GPT2, 7, {}),
+    "gpt2, a head of its own": (GPT2, 7, {"tied": False}),
     "gpt2, one character": (GPT2, 1, {}),
     "gpt2, long windows": (GPT2, 140, {}),
 }
@@ -149,3 +151,6 @@ def test_a_broken_weight_makes_the_loss_nan():
 
 def test_models_without_a_fused_form_have_none():
     assert fused_forward(BigramModel(11, 8)) is None
+    assert fused_forward(make(GPT2, 8)) is not None
+    for options in ({"bias": True}, {"gelu": "tanh"}):
+        assert fused_forward(make(GPT2, 8, **options)) is None

@@ -35,8 +35,28 @@ CONFIGS = {
     "attention": AttentionConfig(type="attention", block_size=BLOCK, n_embd=12),
     "multihead": MultiHeadConfig(type="multihead", block_size=BLOCK, n_embd=12, n_head=3),
     "gpt2": GPTConfig(type="gpt", style="gpt2", block_size=BLOCK, n_layer=2, n_head=3, n_embd=12),
+    "gpt2, as others have it": GPTConfig(
+        type="gpt",
+        style="gpt2",
+        block_size=BLOCK,
+        n_layer=1,
+        n_head=3,
+        n_embd=12,
+        bias=True,
+        gelu="tanh",
+        tied=False,
+    ),
     "modern": GPTConfig(
         type="gpt", style="modern", block_size=BLOCK, n_layer=2, n_head=3, n_embd=12
+    ),
+    "modern, no shift": GPTConfig(
+        type="gpt",
+        style="modern",
+        block_size=BLOCK,
+        n_layer=1,
+        n_head=3,
+        n_embd=12,
+        token_shift=False,
     ),
     "modern, n-grams": GPTConfig(
         type="gpt", style="modern", block_size=BLOCK, n_layer=1, n_head=3, n_embd=12, n_gram=4

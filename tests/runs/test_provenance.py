@@ -109,6 +109,23 @@ def test_manifests_of_before_are_read(tmp_path):
         provenance_of(Checkpoint(path, 5, {"belongs": newer})).check(now, "abc")
 
 
+@pytest.mark.parametrize("key", ["gelu=tanh", "token_shift=false"])
+def test_a_run_of_before_an_option_was_trained_without_it(tmp_path, key):
+    style = "model.style=gpt2" if "gelu" in key else "model.style=modern"
+    before = read_config(GPT, "a.yaml", [style])
+    kept = json.loads(provenance_json(before, "abc"))
+    for name in ("gelu", "token_shift", "bias", "tied"):
+        del kept["config"]["model"][name]
+    (tmp_path / PROVENANCE).write_text(json.dumps(kept))
+    then, now = provenance_of_unjoined(RunFolder(tmp_path)), [style, f"model.{key}"]
+
+    then.check(before, "abc")
+    assert then.differences(before, before) == {}
+    for refuse in (lambda c: then.check(c, "abc"), lambda c: then.differences(before, c)):
+        with pytest.raises(CheckpointError, match=f"model.{key.split('=')[0]} is "):
+            refuse(read_config(GPT, "a.yaml", now))
+
+
 @pytest.mark.parametrize(
     "content", [b"[]", b"{", b'{"config": ' + b'{"a": ' * 970 + b"1" + b"}" * 971]
 )

@@ -124,6 +124,7 @@ def test_which_reader_a_model_gets():
         "bigram": StepReader,
         "multihead": StepReader,
         "gpt2": gpt_reader.GPT2Reader,
+        "gpt2, as others have it": gpt_reader.GPT2Reader,
         "modern": gpt_reader.ModernReader,
         "ngram": ngram_reader.NGramReader,
         "mixture": MixtureReader,
@@ -192,6 +193,18 @@ def test_a_long_text_is_read_by_compiled_loops(style, first, generator, monkeypa
 
         assert set(each.ways) == ({True} if first == 0 else {False, True})
         torch.testing.assert_close(found, expected[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2, as others have it", "modern, no shift"])
+def test_what_the_loops_lack_is_read_in_numpy(name, generator, monkeypatch):
+    monkeypatch.setattr(gpt_reader, "FIRST", 0)
+    monkeypatch.setattr(gpt_reader, "LOOPS", True)
+    reader = reader_of(knowing(CONFIGS[name]).eval())
+
+    for symbol in (1, 2, 3):
+        reader.read(np.array([[symbol]]))
+
+    assert set(reader.ways) == {False}
 
 
 @pytest.mark.parametrize("rows", [1, 63, 333])

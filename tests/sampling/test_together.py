@@ -24,6 +24,7 @@ def model_of(kind):
         "bigram": lambda: BigramModel(V, T, generator=generator),
         "gpt2": lambda: GPT2(V, T, **SIZES, generator=generator),
         "modern": lambda: ModernGPT(V, T, **SIZES, generator=generator),
+        "no shift": lambda: ModernGPT(V, T, **SIZES, token_shift=False, generator=generator),
         "n-grams": lambda: ModernGPT(V, T, **SIZES, n_gram=3, generator=generator),
     }[kind]().eval()
     with torch.no_grad():  # zeros would hide what is wrong
@@ -32,7 +33,7 @@ def model_of(kind):
     return made
 
 
-@pytest.mark.parametrize("kind", ["bigram", "gpt2", "modern", "n-grams"])
+@pytest.mark.parametrize("kind", ["bigram", "gpt2", "modern", "no shift", "n-grams"])
 def test_a_text_does_not_notice_others_that_come_and_go(kind):
     model, numbers = model_of(kind), np.random.default_rng(0)
     settings = [
