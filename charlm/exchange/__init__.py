@@ -1,7 +1,9 @@
 """Models that leave the house and come in: without their text, and in the forms of other programs.
 
 Read in this order: `card` (what a model is, in Markdown), `same` (whether what was written computes the
-same), `alone` (charlm's own form), `npz` (NumPy), `hugging_face`, `export` (all forms in one call); `pickled` (a pickle without running it), `nanogpt` (its checkpoints).
+same), `alone` (charlm's own form), `npz` (NumPy), `gpt2_names` (what others call the parts of a GPT-2), `nanochat` and
+`hugging_face`, `export` (all forms in one call); `pickled` and `torch_file` (files of Python and torch, without
+running them), `foreign` (a run of another program's model), `nanogpt`, `mingpt`, `makemore`, `importing` (all in one call).
 """
 
 from charlm.exchange.export import FORMS, Exported, Form, export

@@ -10,10 +10,12 @@ import pickletools  # nosec B403
 from pathlib import Path
 from typing import Any
 
-from charlm.errors import CheckpointError, DataError
+from charlm.errors import CheckpointError, DataError, Phrase, Setting
 from charlm.storage import machine_errors
 
-MOST_BYTES = 16 << 20
+# Of 40,000 symbols: more than texts have.
+MOST_BYTES, MOST_OPERATIONS = 4 << 20, 200_000
+MOST_NUMBER = 0x110000  # of a key: of larger ones, very many can have the same hash
 NUMBERS_AND_TEXTS = (
     "BININT",
     "BININT1",
@@ -26,14 +28,13 @@ NUMBERS_AND_TEXTS = (
 )
 PUT, GET = ("BINPUT", "LONG_BINPUT", "PUT"), ("BINGET", "LONG_BINGET", "GET")
 IGNORED = ("PROTO", "FRAME")
-_MARK = object()
 
 
 def read_plain_pickle(path: Path) -> Any:
     """Return the dictionaries, numbers and texts in a pickle.
 
     Raises:
-        CheckpointError: It holds anything else, is damaged, or has more than 16 MiB.
+        CheckpointError: It holds anything else, is damaged, or has more than 4 MiB.
         MachineError: It cannot be read.
     """
     with machine_errors(path):
@@ -46,7 +47,8 @@ def read_plain_pickle(path: Path) -> Any:
         return _run(data)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"not a pickle of an alphabet ({error})"
-        raise CheckpointError(path, what, "name nanoGPT's meta.pkl, or use --text") from None
+        mend = Phrase("name nanoGPT's meta.pkl, or use {}", Setting("text"))
+        raise CheckpointError(path, what, mend) from None
     except DataError as error:
         raise error.replace(where=path) from None
 
@@ -54,15 +56,18 @@ def read_plain_pickle(path: Path) -> Any:
 def _run(data: bytes) -> Any:
     """Return what a pickle builds, by the operations above; ValueError for any other."""
     stack: list[Any] = []
+    marks: list[int] = []  # where in the stack
     memo: dict[Any, Any] = {}
-    for operation, argument, _ in pickletools.genops(io.BytesIO(data)):
+    for count, (operation, argument, _) in enumerate(pickletools.genops(io.BytesIO(data))):
         name = operation.name
+        if count > MOST_OPERATIONS:
+            raise ValueError("it has more operations than an alphabet needs")
         if name in NUMBERS_AND_TEXTS:
             stack.append(argument)
         elif name == "EMPTY_DICT":
             stack.append({})
         elif name == "MARK":
-            stack.append(_MARK)
+            marks.append(len(stack))
         elif name == "MEMOIZE":
             memo[len(memo)] = stack[-1]
         elif name in PUT:
@@ -73,8 +78,8 @@ def _run(data: bytes) -> Any:
             value, key = stack.pop(), stack.pop()
             stack[-1][_key(key)] = value
         elif name == "SETITEMS":
-            first = len(stack) - 1 - stack[::-1].index(_MARK)
-            items = stack[first + 1 :]
+            first = marks.pop()
+            items = stack[first:]
             del stack[first:]
             for key, value in zip(items[::2], items[1::2], strict=True):
                 stack[-1][_key(key)] = value
@@ -88,4 +93,6 @@ def _run(data: bytes) -> Any:
 def _key(key: Any) -> int | str:
     if not isinstance(key, int | str):
         raise ValueError("a key is no number and no text")
+    if isinstance(key, int) and not 0 <= key < MOST_NUMBER:
+        raise ValueError("a key is no number of a symbol")
     return key

@@ -10,77 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 import charlm as package
 from charlm.exchange.pickled import read_plain_pickle
 from tests.conftest import TEXT
+from tests.exchange.theirs import Transformer
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8}
-
-
-class TheirAttention(nn.Module):
-    """Attention under nanoGPT's names, in steps of its own."""
-
-    def __init__(self, n_embd, n_head):
-        super().__init__()
-        self.c_attn = nn.Linear(n_embd, 3 * n_embd, bias=False)
-        self.c_proj = nn.Linear(n_embd, n_embd, bias=False)
-        self.n_head = n_head
-
-    def forward(self, x):
-        b, t, c = x.shape
-        q, k, v = (
-            part.view(b, t, self.n_head, -1).transpose(1, 2)
-            for part in self.c_attn(x).split(c, dim=2)
-        )
-        scores = q @ k.mT / math.sqrt(q.shape[-1])
-        scores = scores.masked_fill(~torch.ones(t, t, dtype=torch.bool).tril(), -math.inf)
-        y = (scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, c)
-        return self.c_proj(y)
-
-
-class TheirBlock(nn.Module):
-    def __init__(self, n_embd, n_head):
-        super().__init__()
-        self.ln_1, self.ln_2 = (nn.LayerNorm(n_embd, bias=False) for _ in range(2))
-        self.attn = TheirAttention(n_embd, n_head)
-        self.mlp = nn.ModuleDict(
-            {
-                "c_fc": nn.Linear(n_embd, 4 * n_embd, bias=False),
-                "c_proj": nn.Linear(4 * n_embd, n_embd, bias=False),
-            }
-        )
-
-    def forward(self, x):
-        x = x + self.attn(self.ln_1(x))
-        return x + self.mlp["c_proj"](F.gelu(self.mlp["c_fc"](self.ln_2(x))))
-
-
-class Theirs(nn.Module):
-    def __init__(self, vocab_size):
-        super().__init__()
-        n = SIZES["n_embd"]
-        self.transformer = nn.ModuleDict(
-            {
-                "wte": nn.Embedding(vocab_size, n),
-                "wpe": nn.Embedding(SIZES["block_size"], n),
-                "h": nn.ModuleList(TheirBlock(n, SIZES["n_head"]) for _ in range(SIZES["n_layer"])),
-                "ln_f": nn.LayerNorm(n, bias=False),
-            }
-        )
-        self.lm_head = nn.Linear(n, vocab_size, bias=False)
-        self.lm_head.weight = self.transformer["wte"].weight
-        with torch.no_grad():
-            for weight in self.parameters():
-                weight.normal_(0, 0.3)
-
-    def forward(self, idx):
-        x = self.transformer["wte"](idx) + self.transformer["wpe"](torch.arange(idx.shape[1]))
-        for block in self.transformer["h"]:
-            x = block(x)
-        return self.lm_head(self.transformer["ln_f"](x))
 
 
 @pytest.fixture
@@ -88,7 +25,7 @@ def theirs(tmp_path):
     """A checkpoint and its alphabet, as nanoGPT writes them."""
     torch.manual_seed(0)
     symbols = sorted(set(TEXT))
-    model = Theirs(len(symbols))
+    model = Transformer(len(symbols), **SIZES)
     save(model.state_dict(), vocab_size=len(symbols))
     itos = dict(enumerate(symbols))
     meta = {"vocab_size": len(symbols), "itos": itos, "stoi": {s: i for i, s in itos.items()}}
@@ -127,18 +64,24 @@ def test_the_run_computes_what_their_model_does(charlm, theirs, alphabet):
     assert f'"loss_nats": {loss:.4f}'[:19] in printed
 
 
-def test_a_compiled_model_has_other_names(charlm, theirs):
-    save({f"_orig_mod.{name}": w for name, w in theirs.state_dict().items()}, vocab_size=31)
+def test_a_compiled_model_with_biases_has_other_names(charlm, theirs):
+    model = Transformer(31, **SIZES, bias=True)
+    state = {f"_orig_mod.{name}": w for name, w in model.state_dict().items()}
+    save(state, vocab_size=31, bias=True)
 
     assert charlm("import", "ckpt.pt", "--meta", "meta.pkl", "-o", "run").code == 0
-    assert package.load("run").generate(seed=1, max_new_chars=5)
+
+    run, idx = package.load("run"), torch.randint(31, (3, 8))
+    with torch.no_grad():
+        torch.testing.assert_close(run.module(idx), model(idx), rtol=0, atol=1e-5)
+    assert run.generate(seed=1, max_new_chars=5)
 
 
 def test_training_goes_on_from_the_weights(charlm, theirs):
     assert charlm("import", "ckpt.pt", "--text", "text.txt", "-o", "run").code == 0
     keys = ["data.source=text.txt", "model.style=gpt2", "eval.baselines=false", "-q"]
     Path("tiny.yaml").write_text(
-        "model: {type: gpt, style: gpt2, block_size: 8, n_layer: 2, n_head: 2, n_embd: 16}\n"
+        "model: {type: gpt, style: gpt2, block_size: 8, n_layer: 2, n_head: 2, n_embd: 16, dropout: 0.1}\n"
         "train: {max_steps: 0}\n"
     )
     result = charlm("train", "-c", "tiny.yaml", "--init-from", "run", *keys, "train.max_steps=1")
@@ -149,10 +92,10 @@ def test_training_goes_on_from_the_weights(charlm, theirs):
     ("broken", "message"),
     [
         (lambda c: c.pop("model_args"), "no model_args and model"),
-        (lambda c: c["model_args"].update(bias=True), "has biases"),
+        (lambda c: c["model"].update({"transformer.ln_f.bias": torch.zeros(16)}), "lacks transf"),
         (lambda c: c["model_args"].update(n_embd="16"), "no sizes"),
-        (lambda c: c["model_args"].update(n_embd=10**9), "its sizes say (31, 1000000000)"),
-        (lambda c: c["model_args"].update(n_layer=10**7), "has 2 blocks, its sizes say 10000000"),
+        (lambda c: c["model_args"].update(n_embd=10**9), "n_embd 16, its sizes say 1000000000"),
+        (lambda c: c["model_args"].update(n_layer=10**7), "n_layer 2, its sizes say 10000000"),
         (lambda c: c.update(iter_num=2**63), "no sizes"),
         (lambda c: c["model"].pop("transformer.h.1.ln_2.weight"), "lacks transformer.h.1"),
         (lambda c: c["model"].update(extra=torch.zeros(1)), "has extra"),
