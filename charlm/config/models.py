@@ -224,8 +224,8 @@ class GPTConfig(_WithHeads):
         for key in OF_STYLE["gpt2"] if self.style == "modern" else ():
             value, usual = getattr(self, key), type(self).model_fields[key].default
             if value != usual:
-                given, left = (str(x).lower() for x in (value, usual))
-                yield Problem(key, f"{given} needs style: gpt2", f"leave it {left}")
+                given, default = (str(x).lower() for x in (value, usual))
+                yield Problem(key, f"{given} needs style: gpt2", f"leave it {default}")
         size, left = divmod(self.n_embd, self.n_head)
         if self.style == "modern" and not left and size % 2:
             what = f"n_embd {self.n_embd} over n_head {self.n_head} gives heads of {size} channels"

@@ -12,7 +12,7 @@ without their libraries. What is easily got wrong:
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -61,9 +61,12 @@ def write_hugging_face(saved: SavedModel, folder: Path) -> float:
     exact = f"Its logits differ from the run's by less than {MOST:g}."
     with new_folder(folder, {"kind": "export"}) as place, machine_errors(folder):
         dropout: float = config.dropout  # type: ignore[attr-defined]
-        of_gpt2 = isinstance(model, GPT2)
-        tensors = tensors_of(model) if of_gpt2 else nanochat_tensors(model)
-        described = (_config if of_gpt2 else nanochat_config)(model, n_head, dropout)
+        if isinstance(model, GPT2):
+            tensors, described = tensors_of(model), _config(model, n_head, dropout)
+        else:
+            modern = cast(ModernGPT, model)
+            tensors = nanochat_tensors(modern)
+            described = nanochat_config(modern, n_head, dropout)
         save_tensors(tensors, place / "model.safetensors", {"format": "pt"})
         _write_json(place / "config.json", described | NO_ENDS | {"dtype": "float32"})
         _write_json(place / "tokenizer.json", tokenizer_of(saved.tokenizer))

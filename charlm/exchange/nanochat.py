@@ -31,6 +31,7 @@ def nanochat_tensors(model: ModernGPT) -> dict[str, Tensor]:
         "model.embed_tokens.weight": model.token_embedding.weight,
         "lm_head.weight": model.head.weight,
     }
+    block: Any
     for i, block in enumerate(model.blocks):
         layer, attention, mlp = f"model.layers.{i}", block.attention, block.mlp
         parts = dict(zip("qkv", attention.qkv.weight.chunk(3), strict=True))
@@ -87,9 +88,11 @@ def nanochat_logits(
     depth = sum(name.endswith("fc1.weight") for name in weights)
     for layer in (f"model.layers.{i}" for i in range(depth)):
         query, key, value = (
-            F.linear(norm(x), weights[f"{layer}.self_attn.{name}_proj.weight"])
-            .unflatten(-1, (n_head, -1))
-            .transpose(1, 2)
+            torch.unflatten(
+                F.linear(norm(x), weights[f"{layer}.self_attn.{name}_proj.weight"]),
+                -1,
+                (n_head, -1),
+            ).transpose(1, 2)
             for name in "qkv"
         )
         query, key = norm(turned(query)), norm(turned(key))

@@ -12,7 +12,7 @@ Three options make it the model of other programs: `bias` adds a vector after ea
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -23,7 +23,10 @@ from charlm.models.attention import AttentiveModel, Cache, MultiHeadAttention
 
 Gelu = Literal["exact", "tanh"]
 # "tanh" is the approximation that GPT-2's own code uses: Hendrycks and Gimpel 2016, section 2.
-GELUS = {"exact": F.gelu, "tanh": partial(F.gelu, approximate="tanh")}
+GELUS: dict[str, Callable[[Tensor], Tensor]] = {
+    "exact": F.gelu,
+    "tanh": partial(F.gelu, approximate="tanh"),
+}
 
 
 class MLP(nn.Module):
@@ -70,7 +73,7 @@ class GPT2(AttentiveModel):
     probability of dropping an activation in training. For `bias`, `gelu` and `tied` see above.
     """
 
-    per_character = {"token_embedding.weight": (0,)}  # noqa: RUF012  # the head is the same matrix
+    per_character: ClassVar = {"token_embedding.weight": (0,)}  # the head is the same matrix
 
     def __init__(
         self,
@@ -98,7 +101,8 @@ class GPT2(AttentiveModel):
         self.final_norm = nn.LayerNorm(n_embd, bias=bias)
         self.head = None if tied else nn.Linear(n_embd, vocab_size, bias=False)
         if not tied:
-            self.per_character = {**self.per_character, "head.weight": (0,)}
+            rows = {**self.per_character, "head.weight": (0,)}
+            self.per_character = rows  # type: ignore[misc]  # of this one only
         self._draw_weights(generator)
 
     def forward(

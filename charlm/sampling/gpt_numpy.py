@@ -138,7 +138,7 @@ def gelu(x: Vector) -> Vector:
 def tanh_gelu(x: Vector) -> Vector:
     """Return GELU by tanh: `charlm.backprop.rules.TanhGELU`."""
     inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
-    return x * (0.5 + 0.5 * np.tanh(inner))
+    return x * (0.5 + 0.5 * np.tanh(inner))  # type: ignore[no-any-return]
 
 
 def rms_norm(x: Float[ndarray, "*batch C"]) -> Float[ndarray, "*batch C"]:
@@ -159,7 +159,7 @@ def token_shift(own: Vector, before: Float[Tensor, "1 1 C"] | None) -> Vector:
     return shifted
 
 
-def unshifted(own: Vector, before: None) -> Vector:
+def unshifted(own: Vector, before: Float[Tensor, "1 1 C"] | None) -> Vector:
     """Return own: for blocks that do not shift."""
     return own
 
