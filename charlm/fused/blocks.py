@@ -116,11 +116,6 @@ class Fused(ABC):
         dropout(array(x), array(out), seed, self.threshold)
         return out
 
-    @classmethod
-    def fits(cls, options: Any) -> bool:
-        """Tell whether there are kernels for the options of a model, or of its configuration."""
-        return True
-
     @abstractmethod
     def embed(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
         """Return the input of the first block."""
@@ -239,8 +234,8 @@ class _Run(torch.autograd.Function):
 
 def fused_forward(model: LanguageModel) -> Forward | None:
     """Return a function from ids to logits like the model's, for training; None if there is none."""
-    found = kind_of(model).find("fused")
-    if found is None or model.device.type != "cpu" or not found.fits(model):
+    found = kind_of(model).fused_for(model)
+    if found is None or model.device.type != "cpu":
         return None
     forward: Forward = found(model)
     return forward

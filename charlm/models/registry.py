@@ -29,8 +29,8 @@ class Kind:
             and the precision of its weights. None: use `step`.
         by_hand: Returns the steps of its forward pass for `charlm.backprop`; called with the model.
             None: nobody has derived its gradients.
-        fused: A subclass of `charlm.fused.blocks.Fused`: it returns logits as the model does, faster
-            in training on a CPU. None: the model does.
+        fused: Returns logits as the model does, faster in training on a CPU; called with the model.
+            None: the model does. If it has a method `fits`, see `fused_for`.
     """
 
     model: Named
@@ -46,6 +46,15 @@ class Kind:
             module, _, name = named.partition(":")
             return getattr(import_module(module), name)
         return named
+
+    def fused_for(self, options: Any) -> Any:
+        """Return its fused form; None if there is none, or none with these options.
+
+        `options` is a model or its configuration; the form's own `fits` looks at its attributes.
+        """
+        found = self.find("fused")
+        fits = getattr(found, "fits", None)
+        return found if fits is None or fits(options) else None
 
 
 def _of_charlm(model: str, **others: str) -> Kind:

@@ -42,8 +42,8 @@ def _needed(config: Config) -> Iterator[tuple[str, str]]:
     """Return the arguments of `_load` for each part of a run."""
     for one in config.training_runs().values():
         kind = kind_for(one.model)
-        fused = one.run.fused and kind.fused and one.train.gradients == "autograd"
-        if fused and kind.find("fused").fits(one.model):
+        wanted = one.run.fused and one.train.gradients == "autograd"
+        if wanted and kind.fused_for(one.model):
             dtype = choose_dtype(one.run.dtype, torch.device("cpu"))
             yield one.model.smallest().model_dump_json(), str(dtype).removeprefix("torch.")
         if getattr(one.model, "n_gram", 1) > 1:
