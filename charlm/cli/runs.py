@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from charlm.runs.listing import Summary
 
 app = typer.Typer(
-    help="List the runs, copy or remove some, or export metrics.",
+    help="List the runs; copy, remove or save some, or export metrics.",
     invoke_without_command=True,
     rich_markup_mode=None,
 )
@@ -89,6 +89,26 @@ def remove(
     for run in runs:
         remove_run(run)
         output.say(f"removed {one_word(run.path)}")
+
+
+@app.command("save", cls=Verb)
+def save(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run.", **A_RUN)],
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait until the run has heard it.")
+    ] = 60.0,
+) -> None:
+    """Ask a run that is being trained to save after its current step.
+
+    Works through its folder, so also for runs that torchrun started, and from another machine.
+    """
+    from charlm.runs.folder import find_run
+    from charlm.runs.requests import ask_to_save
+
+    if ask_to_save(find_run(run), wait):
+        output.say(f"{one_word(run)} saves after its current step")
+    else:
+        output.note(f"{one_word(run)} has not heard it yet: it is in a long step, or evaluates")
 
 
 @app.command("copy", cls=Verb)

@@ -73,11 +73,16 @@ class StopSignals:
     Attributes:
         received: The signal's number, or None.
         patient: Whether a second SIGINT is ignored, as where SIGINT only ends a part of the program.
+        repeated: Whether every second signal is ignored, as where whoever started this process sends
+            each on.
+        parent: The process that must still be there, or this one is to stop; None: any.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self.patient = False
+        self.repeated = False
+        self.parent: int | None = None
         self._save = False
         self._urgent = False
         self._scratch: Path | None = None
@@ -117,7 +122,7 @@ class StopSignals:
 
     def requested(self) -> bool:
         """Tell whether to stop."""
-        return self.received is not None
+        return self.received is not None or self.parent not in (None, os.getppid())
 
     def save_requested(self) -> bool:
         """Tell whether to save now; true once for each request."""
@@ -138,7 +143,7 @@ class StopSignals:
         if number in _SAVE:
             self._save = True
             return
-        patient = self.patient and signal.SIGINT in (number, self.received)
+        patient = self.repeated or (self.patient and signal.SIGINT in (number, self.received))
         if self.received is not None and not patient:
             if self._scratch:
                 shutil.rmtree(self._scratch, ignore_errors=True)

@@ -12,6 +12,7 @@ import typer
 from charlm.cli import output
 from charlm.cli.config import named_config
 from charlm.cli.escaping import one_word, quoted
+from charlm.cli.launch import Launch, ended_code, follow, launched
 from charlm.cli.options import (
     A_RUN,
     ConfigName,
@@ -48,6 +49,7 @@ class _Order:
     quiet: bool
     stop: StopSignals
     began: float  # when the command began, by `time.perf_counter`
+    launch: Launch | None  # by torchrun
 
 
 def train(
@@ -113,25 +115,29 @@ def train(
     overridden(overrides, {"run.out": out})  # the key is recorded, so --out does not set it
     options = {"data.source": source, "train.minutes": minutes, "train.init_from": init_from}
     changes = overridden(overrides, options | {"run.seed": seed, "run.device": device})
-    _refuse_half_set_launch()
+    launch = launched()
     if report:
         from charlm.reporting.extra import check_installed
 
         check_installed()
     load_torch()
-    with StopSignals() as stop:
+    with StopSignals() as stop, launch.speaking() if launch else nullcontext():
+        if launch and launch.follows:
+            return follow(launch, stop, began)
         with stop.at_once():
             from charlm.config import dump_yaml
             from charlm.lifecycle.resume import resumed_config
 
             run = _to_resume(config, out, changes) if resume else None
+            if launch and (earlier := launch.earlier_run(out)):
+                run, config, changes = earlier, None, []
             if print_config:
                 asked = (
                     resumed_config(run, config, changes) if run else named_config(config, changes)
                 )
                 output.content(dump_yaml(asked.model_dump()).rstrip())
                 return 0
-        order = _Order(config, out, changes, quiet or json, stop, began)
+        order = _Order(config, out, changes, quiet or json, stop, began, launch)
         if dry_run:
             return _try(order)
         with _resumed(order, run, allow_new_data) if run else _begun(order) as prepared:
@@ -159,7 +165,9 @@ def _resumed(
     from charlm.lifecycle.start import resumed
 
     def resolve() -> "Config":
-        return resumed_config(run, order.given, order.changes)
+        config = resumed_config(run, order.given, order.changes)
+        _check_launch(order, config)
+        return config
 
     return resumed(run, resolve, _watcher(order), allow_new_data=allow_new_data)
 
@@ -176,7 +184,14 @@ def _start(order: _Order) -> "Start":
 
     with order.stop.at_once():
         config = named_config(order.given, order.changes)
+        _check_launch(order, config)
     return Start(config, _name_of(order.given), order.out, order.changes, order.began)
+
+
+def _check_launch(order: _Order, config: "Config") -> None:
+    """Refuse what the processes of a launch cannot train together; else find them."""
+    if order.launch:
+        order.launch.check(config, order.stop)
 
 
 def _watcher(order: _Order) -> "Watcher":
@@ -242,6 +257,7 @@ def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     from charlm.cli.training_output import conclude, ending_notes, introduce, score_baselines
     from charlm.lifecycle.resume import commit_resume
     from charlm.models import build_model
+    from charlm.runs.requests import take_request
     from charlm.training import Job, TrainingLoop
 
     quiet, stop, began = order.quiet, order.stop, order.began
@@ -249,11 +265,16 @@ def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     for text in prepared.notes:
         output.note(text)
     model = build_model(config.model, tokenizer.vocab_size, config.run.seed)
-    job = Job(
-        config, run, prepared.corpus, tokenizer, model, stop.requested, stop.save_requested, began
-    )
+    launch = order.launch or Launch(0, 1)
+
+    def should_save() -> bool:
+        return stop.save_requested() or take_request(run)
+
+    parts = config, run, prepared.corpus, tokenizer, model
+    job = Job(*parts, stop.requested, should_save, began, ranks=launch.ranks())
     loop = TrainingLoop(job, prepared.checkpoint)
     commit_resume(prepared)
+    launch.remember(run.path)
     if not quiet:
         introduce(prepared, loop)
     begun = loop.state.step
@@ -263,17 +284,19 @@ def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     if not stop.requested():
         with stop.at_once():
             output.load_kernels(config, quiet)
+    launch.begin(prepared)
     with nullcontext() if quiet else closing(TrainingBar(loop)) as bar:
         for record in _records(loop, stop, bar):
             if said := remark(record):
                 output.note(said)
             elif bar:
                 bar.show(record)
+    job.ranks.close()
     place = quoted(str(run.path))
     if loop.stopped:
         done = f" at step {loop.state.step}, saved" if loop.saved_step >= 0 else ""
         output.say(f"stopped{done}; continue with: charlm train --resume --out {place}")
-        return stop.exit_code
+        return ended_code(stop) if order.launch else stop.exit_code
     for text in ending_notes(prepared, loop, begun):
         output.note(text)
     if not early:
@@ -320,19 +343,3 @@ def _records(
                 return
             if following:
                 yield following
-
-
-def _refuse_half_set_launch() -> None:
-    """Refuse an environment with only some of torchrun's variables."""
-    import os
-
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    present = [name for name in names if os.environ.get(name)]
-    missing = [name for name in names if name not in present]
-    if ("RANK" in present or "WORLD_SIZE" in present) and missing:
-        what = f"{', '.join(present)} set but not {', '.join(missing)}"
-        raise UsageError("environment", what, "unset them, or start through torchrun")
-    size = os.environ.get("WORLD_SIZE") or "1"
-    if size != "1":
-        what = f"WORLD_SIZE is {size!r}, but charlm trains in one process"
-        raise UsageError("environment", what, "unset it")

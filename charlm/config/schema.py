@@ -46,6 +46,12 @@ class Config(Section):
         if self.run.compile is True and any(t.gradients == "by_hand" for _, t in trained):
             what = "true is for autograd, which train.gradients: by_hand does not use"
             yield Problem("run.compile", what, "change one of them")
+        if self.train.parallel == "ddp" and self.model.trained_by != "gradients":
+            what = f"ddp shares the steps of gradient descent, and {self.model.type!r} has none"
+            yield Problem("train.parallel", what, "leave it none")
+        if self.train.parallel == "ddp" and self.train.carry_state:
+            what = "ddp has no process that knows the carried states of all windows"
+            yield Problem("train.parallel", what, "set train.carry_state=false")
 
     def training_runs(self) -> "dict[str, Config]":
         """Return a configuration for each model trained by gradients: "", or experts by name.

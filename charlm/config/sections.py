@@ -138,6 +138,12 @@ class TrainConfig(Section):
     """Windows in one update, over all micro-batches."""
     micro_batch_size: Size | None = None
     """Windows in one forward pass; gradients accumulate over them. Null: the whole batch."""
+    parallel: Literal["none", "ddp"] = "none"
+    """`ddp`: the processes that torchrun starts train one model on a CPU, each on a part of a batch's
+    micro-batches (see docs/scale.md). Their number is not a part of the configuration."""
+    exact: Literal["auto"] | bool = "auto"
+    """Add the gradients of micro-batches in the order of one tree, so that the bits do not depend on the
+    number of processes. `auto`: on a CPU. `false`: in whichever order takes the least time and memory."""
     init_from: str | None = None
     """Start from the best weights of this run, which has the same model. Characters that it does not
     know begin with random ones. Null: all do."""

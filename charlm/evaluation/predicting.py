@@ -5,6 +5,7 @@ No random numbers are drawn, and the model's mode is restored afterwards.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -100,12 +101,16 @@ def predict_records(
     should_stop: Callable[[], bool],
     max_chars: int | None = None,
     likeliest: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Predicted]:
-    """Yield what `predict` does, for some records at a time, in the order of the text: (1, N) each."""
+    """Yield what `predict` does, for some records at a time, in the order of the text: (1, N) each.
+
+    With `share` (k, n), for group k of records and every n-th after it only.
+    """
     model = by_onednn(model)
     assert ids.boundary is not None
     most = rows_a_pass(model, 1, likeliest)
-    for stretch in stretches(ids, max_chars):
+    for stretch in islice(stretches(ids, max_chars), share[0], None, share[1]):
         nats, predicted = np.zeros(len(stretch.ids)), np.zeros(len(stretch.ids), bool)
         top = None
         if likeliest:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Float
 
 from charlm.evaluation.predicting import Likeliest, evaluating, predict, predict_records, read
 from charlm.evaluation.protocols import Cut, rows_a_pass, training_passes, windows
@@ -75,6 +76,7 @@ def surprisals(
     max_chars: int | None = None,
     progress: Callable[[int], None] = lambda chars: None,
     should_stop: Callable[[], bool] = lambda: False,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Surprisals]:
     """Yield how surprising each character is by the protocol `windows`, some thousands at a time.
 
@@ -86,14 +88,17 @@ def surprisals(
             start of a text shorter than one window. None: all.
         progress: Called with the number of characters scored since the last call.
         should_stop: Called before each layer; `Stopped` is raised if it says so.
+        share: (k, n) to do pass k and every n-th after it only; the passes are the same for all n.
     """
+    first, every = share
     if ids.boundary is None:
         passes = training_passes(
             len(ids) - 1, block_size, max_chars, rows_a_pass(model, block_size)
         )
-        predicted = predict(model, ids, passes, should_stop)
+        predicted = predict(model, ids, islice(passes, first, None, every), should_stop)
     else:
-        predicted = predict_records(model, ids, windows(block_size), should_stop, max_chars)
+        cut = windows(block_size)
+        predicted = predict_records(model, ids, cut, should_stop, max_chars, share=share)
     with evaluating(model), stopping_between_layers(model, should_stop):
         for one in predicted:
             nats = with_escapes(one.nats, one.targets, ids.escape, model.vocab_size)
@@ -112,12 +117,36 @@ def score_windows(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Score:
     """Return the mean loss by the protocol `windows`, which training reports; see `surprisals`."""
-    total, chars, escapes = 0.0, 0, 0
     options: dict[str, Any] = {"progress": progress, "should_stop": should_stop}
-    for one in surprisals(model, ids, block_size, max_chars=max_chars, **options):
-        total += float(one.nats.sum())
-        chars += one.nats.size
-        escapes += count_escapes(one.symbols, ids.escape)
+    return score_of_passes(sums_of_passes(model, ids, block_size, max_chars=max_chars, **options))
+
+
+def sums_of_passes(
+    model: LanguageModel,
+    ids: Ids,
+    block_size: int,
+    *,
+    max_chars: int | None = None,
+    progress: Callable[[int], None] = lambda chars: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    share: tuple[int, int] = (0, 1),
+) -> Float[np.ndarray, "P 3"]:
+    """Return what each of P passes found: nats, characters, escapes; see `surprisals`."""
+    options: dict[str, Any] = {"progress": progress, "should_stop": should_stop, "share": share}
+    found = [
+        (one.nats.sum(), one.nats.size, count_escapes(one.symbols, ids.escape))
+        for one in surprisals(model, ids, block_size, max_chars=max_chars, **options)
+    ]
+    return np.array(found, np.float64).reshape(-1, 3)
+
+
+def score_of_passes(sums: Float[np.ndarray, "P 3"]) -> Score:
+    """Return the mean loss over passes, which are added in their order."""
+    total, chars, escapes = 0.0, 0, 0
+    for nats, count, rare in sums.tolist():
+        total += nats
+        chars += int(count)
+        escapes += int(rare)
     return Score(chars, total / chars, escapes=escapes)
 
 

@@ -20,6 +20,7 @@ from charlm.lifecycle.start import Start, Watcher, begun, resumed
 from charlm.models import build_model
 from charlm.runs import RunFolder, find_run
 from charlm.runs.records import EvalRecord, Record, TrainRecord
+from charlm.runs.requests import take_request
 from charlm.training import Job, TrainingLoop
 
 Configuration = str | Path | Config | Mapping[str, Any]
@@ -127,7 +128,14 @@ def _train(
     config, tokenizer = prepared.config, prepared.tokenizer
     model = build_model(config.model, tokenizer.vocab_size, config.run.seed)
     job = Job(
-        config, prepared.run, prepared.corpus, tokenizer, model, watcher.should_stop, began=began
+        config,
+        prepared.run,
+        prepared.corpus,
+        tokenizer,
+        model,
+        watcher.should_stop,
+        lambda: take_request(prepared.run),
+        began,
     )
     loop = TrainingLoop(job, prepared.checkpoint)
     commit_resume(prepared)

@@ -1,6 +1,7 @@
 """A run on disk: its folder, its files, and whether they are sound.
 
 Read in this order: `checkpoints` (find, choose and prune them), `folder` (the places in a run), `listing` (runs at a glance),
+`requests` (to save),
 `metrics` (the log), `export` (the log for other programs), `provenance` (the configuration behind weights), `weights`, `optimizer_state`,
 `state` (one saved step), `check` (one check, and those of every reader), `load` (the model of a
 run), `mixture` (the files of a mixture until it is joined), `records` (events of a run), `board` (the log for TensorBoard), `checks`

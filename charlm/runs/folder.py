@@ -18,6 +18,7 @@ from charlm.text.tokenizer import Tokenizer, load_tokenizer
 RUNS = Path("runs")
 BASELINES = "baselines.json"
 REPORT = "report.html"
+REQUEST = ".save-request"
 # An expert has a link to the text of its mixture: no other link in a run folder is followed.
 TEXT_OF_MIXTURE = Path("..", "..", "tokens")
 
@@ -34,6 +35,7 @@ class RunFolder:
         self.baselines_path = path / BASELINES  # their table, only to save time
         self.board_path = path / "tensorboard"  # the log again, with run.tensorboard
         self.report_path = path / REPORT  # a page about the run, for people only
+        self.request_path = path / REQUEST  # while it is asked to save
         self.samples_path = path / "samples"  # step-N.txt: samples written during training
         # step-N: model.safetensors, optimizer.safetensors, state.json, belongs.json (configuration
         # and alphabet of the training), MANIFEST.json.

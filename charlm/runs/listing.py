@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from charlm.errors import CharlmError, CheckpointError, MachineError, UsageError
-from charlm.runs.folder import BASELINES, REPORT, RunFolder, runs_under
+from charlm.runs.folder import BASELINES, REPORT, REQUEST, RunFolder, runs_under
 from charlm.storage.atomic import is_leftover, remove_folder
 from charlm.storage.json_file import parse_object
 from charlm.storage.lock import HOLDER, LOCK, folder_lock, is_locked
@@ -20,6 +20,7 @@ OURS = {"config.yaml", "tokenizer.json", "tokens", "metrics.jsonl", "samples", "
 OURS |= {
     BASELINES,
     REPORT,
+    REQUEST,
     "tensorboard",
     "experts",
     "mixture.json",

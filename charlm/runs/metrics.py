@@ -99,6 +99,22 @@ class MetricsLog:
         self.file.truncate(length)
 
 
+class NoLog(MetricsLog):
+    """Keeps nothing: the log of a process that does not write."""
+
+    def __init__(self) -> None:
+        pass
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def cut(self, length: int) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def check_length(path: Path, keep: int) -> None:
     """Check that a metrics.jsonl has the first `keep` bytes, which a checkpoint refers to.
 

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.optim import Optimizer
 
-from charlm.config import Config
+from charlm.config import Config, TrainConfig
 from charlm.config.memory import human_bytes
 from charlm.errors import CheckpointError, MachineError
 from charlm.models import LanguageModel
@@ -47,7 +47,8 @@ HEADERS = 1 << 16  # bytes of a checkpoint besides its tensors, with a margin
 # Increased when training steps or the order of the data change: resuming an older run then prints
 # a note that its bits will differ.
 #   2  our own Muon; each expert of a mixture has its own seed, and other steps at the end
-RECIPE = 2
+#   3  the gradients of four micro-batches or more are added in a tree
+RECIPE = 3
 # Fields that older checkpoints lack.
 ADDED_LATER = {"skipped": 0, "rate_factor": 1.0, "late_from": -1, "before": 0.0}
 
@@ -200,10 +201,13 @@ def read_state(folder: Path, step: int) -> TrainingState:
         raise CheckpointError(path, what, "use an earlier checkpoint") from None
 
 
-def drift(checkpoint: Checkpoint) -> list[str]:
+def drift(checkpoint: Checkpoint, train: TrainConfig) -> list[str]:
     """Return a phrase for each change since a checkpoint was saved that makes bits differ."""
     then = checkpoint.facts.get("environment")
     then = {"recipe": 1} | (then if isinstance(then, dict) else {})
+    micro_batches = train.batch_size // (train.micro_batch_size or train.batch_size)
+    if then["recipe"] == 2 and micro_batches < 4:
+        then["recipe"] = RECIPE  # of fewer, the sum is the same
     return [
         f"{name} was {then.get(name)}, now {now}"
         for name, now in environment().items()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from charlm.backprop.by_hand import ByHand
 from charlm.config import Config
-from charlm.errors import NonFiniteError, Phrase, Setting, Words, check_stop
+from charlm.errors import NonFiniteError, Phrase, Setting, Words
 from charlm.evaluation.unknown import escape_nats
 from charlm.fused.blocks import fused_forward
 from charlm.models import LanguageModel, next_token_loss
@@ -33,7 +33,9 @@ from charlm.training.kept_memory import keep_memory
 from charlm.training.learner import Clock, Job, Learner
 from charlm.training.loading import load_kernels
 from charlm.training.optimizers import build_optimizers, set_learning_rate
+from charlm.training.ranks import ONE, Ranks
 from charlm.training.schedule import learning_rate
+from charlm.training.summing import StepSums
 from charlm.training.threads import ThreadChoice
 
 MOST_SKIPPED = 3  # updates in a row
@@ -44,7 +46,12 @@ class GradientLearner(Learner):
     """Learning by gradients; the model has its first weights and is on its device."""
 
     def __init__(
-        self, config: Config, model: LanguageModel, batches: Batches, clock: Clock
+        self,
+        config: Config,
+        model: LanguageModel,
+        batches: Batches,
+        clock: Clock,
+        ranks: Ranks = ONE,
     ) -> None:
         self.config = config
         self.model = model
@@ -57,6 +64,13 @@ class GradientLearner(Learner):
         self.dtype = choose_dtype(config.run.dtype, self.device)
         self.optimizers = build_optimizers(model, config.train, self.dtype)
         self.micro_batch_size = config.train.micro_batch_size or config.train.batch_size
+        exact = config.train.exact
+        self.sums = StepSums(
+            self.parameters,
+            config.train.batch_size // self.micro_batch_size,
+            self.device.type == "cpu" if exact == "auto" else exact,
+            ranks,
+        )
         self.dropout = config.model.has_dropout
         self.by_hand = ByHand(model) if config.train.gradients == "by_hand" else None
         fused = fused_forward(model) if config.run.fused and not self.by_hand else None
@@ -100,6 +114,8 @@ class GradientLearner(Learner):
     def _compile(self, left: float | None) -> Iterator[Record]:
         """Compile the model if that is asked for, or worth it in the seconds left of a budget."""
         choice = self.config.run.compile
+        if choice == "auto" and self.config.train.parallel == "ddp":
+            choice = False  # what each process measures must not decide what it computes
         name = program(self.config, self.model, self.micro_batch_size, self.dtype)
         cost = cost_of(name)
         # The fused form takes no longer than compiled code (docs/experiments.md).
@@ -192,13 +208,7 @@ class GradientLearner(Learner):
         train = self.config.train
         if not self.model.training:  # to tell each part takes a while
             self.model.train()
-        for parameter in self.parameters.values():
-            parameter.grad = None
-        loss = torch.zeros((), device=self.device)
-        for first in range(0, train.batch_size, self.micro_batch_size):
-            if first:
-                check_stop(self.should_stop)
-            loss += self._accumulate(first)
+        loss = self.sums.of(self._accumulate, self.should_stop)
         gradients = list(_gradients(self.parameters).values())
         norm = torch.nn.utils.get_total_norm(gradients)
         clipped = train.grad_clip / (norm + 1e-6)
@@ -207,9 +217,10 @@ class GradientLearner(Learner):
             torch._foreach_mul_(gradients, clipped)
         return loss.item(), norm.item()
 
-    def _accumulate(self, first: int) -> Tensor:
+    def _accumulate(self, micro_batch: int) -> Tensor:
         """Add the gradient of one micro-batch; return its share of the mean loss of the batch."""
         step, train, micro = self.state.step, self.config.train, self.micro_batch_size
+        first = micro_batch * micro
         if self.dropout:
             sample = step * train.batch_size + first
             seed = random_words(self.config.run.seed, DROPOUT_STREAM, sample, 1)[0]
@@ -298,6 +309,6 @@ def gradient_learner(job: Job) -> GradientLearner:
     config, train = job.config, job.corpus.splits["train"]
     sizes = config.model.block_size, config.train.batch_size, config.run.seed
     batches = batches_of(train, *sizes, carry_state=config.train.carry_state)
-    learner = GradientLearner(config, job.model, batches, job.clock)
+    learner = GradientLearner(config, job.model, batches, job.clock, job.ranks)
     learner.should_stop = job.should_stop
     return learner

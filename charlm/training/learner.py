@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from charlm.config import Config
-from charlm.errors import check_stop
-from charlm.evaluation import Score, score_windows
+from charlm.errors import Stopped, check_stop
+from charlm.evaluation import Score
+from charlm.evaluation.scoring import score_of_passes, sums_of_passes
 from charlm.models import LanguageModel
 from charlm.models.device import choose_device
 from charlm.runs import RunFolder
@@ -33,6 +34,7 @@ from charlm.sampling import (
 from charlm.text import Corpus, Tokenizer
 from charlm.text.tokenizer import BOUNDARY
 from charlm.text.tokens import Ids
+from charlm.training.ranks import ONE, Ranks, in_turn
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Clock:
     budget: float | None = None  # how long it may take; None: a number of steps
     reserved: float = 0.0  # part of the budget that the last evaluation will take
     before: float = 0.0  # seconds before the first step: baselines, an evaluation, compiling
+    told: float | None = None  # the share that counts for all processes, in several
 
     def seconds(self) -> float:
         """Return how long the run has taken so far."""
@@ -54,8 +57,8 @@ class Clock:
 
     def share(self) -> float | None:
         """Return the share of the budget for steps that is spent; None without a budget."""
-        if self.budget is None:
-            return None
+        if self.budget is None or self.told is not None:
+            return self.told
         return (self.seconds() - self.before) / max(self.budget - self.reserved - self.before, 1e-3)
 
     def is_over(self, coming: float) -> bool:
@@ -105,6 +108,7 @@ class Job:
     should_save: Callable[[], bool] = lambda: False
     began: float = field(default_factory=lambda: time.perf_counter())
     progress: Progress = lambda what, done, total: None
+    ranks: Ranks = ONE  # the processes that do the same job
 
     def __post_init__(self) -> None:
         minutes = self.config.train.minutes
@@ -122,7 +126,8 @@ class Job:
         if self.clock.budget is not None and not self._measured:
             started = time.perf_counter()
             tried = self._score(part, TRIED).chars
-            self.limit_scoring(len(part), (time.perf_counter() - started) / max(1, tried))
+            seconds = self.ranks.told(time.perf_counter() - started)
+            self.limit_scoring(len(part), seconds / max(1, tried))
         most = self.most_scored if share == 1 else round(share * (self.most_scored or len(part)))
         return self._score(part, most)
 
@@ -181,15 +186,21 @@ class Job:
         return taken
 
     def _score(self, part: Ids, most: int | None) -> Score:
-        total = min(most or len(part), len(part))
-        return score_windows(
-            self.model,
-            part,
-            self.config.model.block_size,
-            max_chars=most,
-            progress=adding_up(self.progress, "evaluating", total),
-            should_stop=self.should_stop,
-        )
+        """Score a part; each process does some passes, and all add up the losses of all in order."""
+        total, ranks = min(most or len(part), len(part)), self.ranks
+        try:
+            sums = sums_of_passes(
+                self.model,
+                part,
+                self.config.model.block_size,
+                max_chars=most,
+                progress=adding_up(self.progress, "evaluating", total // ranks.size),
+                should_stop=self.should_stop,
+                share=(ranks.rank, ranks.size),
+            )
+        except Stopped:
+            sums = None
+        return score_of_passes(in_turn(ranks.rows(sums)))
 
 
 class Learner(ABC):

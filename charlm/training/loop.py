@@ -1,4 +1,7 @@
-"""The training loop: it drives a learner and yields a record of each event. It prints nothing."""
+"""The training loop: it drives a learner and yields a record of each event. It prints nothing.
+
+Several processes run the same loop in step; only the first of them writes (see `ranks`).
+"""
 
 import contextlib
 import math
@@ -18,7 +21,7 @@ from charlm.models.registry import kind_for
 from charlm.runs.board import Board
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.load import load_from_run
-from charlm.runs.metrics import MetricsLog
+from charlm.runs.metrics import MetricsLog, NoLog
 from charlm.runs.provenance import provenance_json, provenance_of
 from charlm.runs.records import (
     EndRecord,
@@ -40,6 +43,7 @@ from charlm.storage.atomic import remove_folder
 from charlm.storage.machine import is_gone
 from charlm.training.kept_memory import keep_memory
 from charlm.training.learner import Job, Learner
+from charlm.training.ranks import LostError, Met
 
 LOWEST_FACTOR = 0.5**3  # of the learning rate: at most three rollbacks
 
@@ -63,7 +67,8 @@ class TrainingLoop:
         self.job = job
         self.learner = learner = learner or kind_for(job.config.model).find("learner")(job)
         self.config, self.run, self.tokenizer = job.config, job.run, job.tokenizer
-        self.clock = job.clock
+        self.clock, self.ranks = job.clock, job.ranks
+        self.met: Met | None = None  # what several processes agreed on for this turn
         self.board: Board | None = None
         self.saved_step = -1
         self.saved_with = (-1, -1)  # the last steps evaluated and sampled that its checkpoint knows
@@ -93,11 +98,13 @@ class TrainingLoop:
 
         Raises:
             NonFiniteError: The loss, a gradient or a weight became NaN or infinite.
-            MachineError: A checkpoint could not be written.
+            MachineError: A checkpoint could not be written, or another process is gone.
             DataError: The text became shorter; the steps before that are saved.
         """
         # Steps after the checkpoint are repeated, with their records.
-        self.metrics = MetricsLog(self.run.metrics_path, keep=self.state.metrics_bytes)
+        log = self.run.metrics_path, self.state.metrics_bytes
+        self.metrics = MetricsLog(*log) if self.ranks.first else NoLog()
+        self.ranks.share_weights(self.learner.model)
         try:
             self.board = self._board()
             ended = False
@@ -106,8 +113,8 @@ class TrainingLoop:
                     ended = yield from self._turn()
                 except NonFiniteError as error:
                     yield self._logged(self._roll_back(error))
-                except DataError as error:  # the steps so far are sound
-                    if self.state.step > max(self.saved_step, 0):
+                except (DataError, LostError) as error:  # the steps so far are sound
+                    if self.state.step > max(self.saved_step, 0) and self.ranks.first:
                         yield from self.save()
                     raise self._with_what_is_saved(error) from None
             # A run that was stopped has not come to its end; the log then records the last save, too.
@@ -121,14 +128,14 @@ class TrainingLoop:
 
     def _board(self) -> Board | None:
         """Return what writes the records for TensorBoard too, if that is asked for."""
-        if not self.config.run.tensorboard:
+        if not self.config.run.tensorboard or not self.ranks.first:
             return None
         at = self.state.step, self.state.seconds
         return Board(self.run.board_path, self.run.metrics_path, *at, self.job.remark)
 
     def _turn(self) -> Generator[Record, None, bool]:
         """Evaluate, sample and save if due, then do a step; return whether the run ended."""
-        train, last, new_best = self.config.train, self.learner.spent() >= 1, False
+        train, last, new_best = self.config.train, self._spent() >= 1, False
         if self._evaluation_due(last):
             try:
                 yield self._logged(self._evaluate())
@@ -145,7 +152,9 @@ class TrainingLoop:
                 self.stopped = True  # a resumed run draws it again
         impatient = train.patience is not None and self.state.bad_evals >= train.patience
         ended = (last or impatient) and not self.stopped
-        self.stopped = self.stopped or (not ended and self.job.should_stop())
+        self.stopped = self.stopped or (
+            not ended and (self.met.stop if self.met else self.job.should_stop())
+        )
         ending = ended or self.stopped
         if self._save_due(ending) or new_best:
             yield from self.save(ending)
@@ -162,6 +171,16 @@ class TrainingLoop:
             if self._save_due(ending=True):
                 yield from self.save(ending=True)
         return False
+
+    def _spent(self) -> float:
+        """Return the share of the run that is done, after several processes have met."""
+        if self.ranks.size == 1:
+            return self.learner.spent()
+        job, self.clock.told = self.job, None
+        share, spent = self.clock.share(), self.learner.spent()
+        self.met = self.ranks.meet(job.should_stop(), job.should_save(), spent, share)
+        self.clock.told = self.met.share
+        return self.met.spent
 
     def _notes(self) -> Iterator[Record]:
         for text in [*self.job.take_remarks(), *self.learner.take_remarks()]:
@@ -182,7 +201,7 @@ class TrainingLoop:
             return False
         # Save initial weights from another run at once, because that run may change.
         first = self.config.train.init_from is not None and self.saved_step < 0
-        asked = self.job.should_save()
+        asked = self.met.save if self.met else self.job.should_save()
         regular = self._due(self.config.train.save_every, self.saved_step)
         # A stop may have saved this step before it was evaluated or sampled.
         with_all = self.state.evaluated_step, self.state.sampled_step
@@ -216,35 +235,26 @@ class TrainingLoop:
         """Write a sample, always with the same prompt and seed, to compare steps; or raise Stopped."""
         state = self.state
         keep_memory(False)
-        text = self.job.sample()
+        text = self.ranks.first_does(self.job.sample)
         state.sampled_step = state.step
-        self.run.write_sample(state.step, text)
+        if text is not None:
+            self.run.write_sample(state.step, text)
         state.seconds = self.clock.seconds()
-        return SampleRecord(step=state.step, text=text, seconds=state.seconds)
+        return SampleRecord(step=state.step, text=text or "", seconds=state.seconds)
 
     def save(self, ending: bool = False) -> Iterator[Record]:
         """Save a checkpoint. A failed save is reported and retried.
 
         Raises MachineError if it failed and was the first save, or the last (`ending`).
         """
-        state, learner = self.state, self.learner
+        state = self.state
         keep_memory(False)
         self._refuse_broken_weights()
         state.seconds = self.clock.seconds()
-        before = self.metrics.length
+        before = self.metrics.length if self.ranks.first else 0
         record = self._logged(SaveRecord(step=state.step, seconds=state.seconds))
         try:
-            state.metrics_bytes = self.metrics.flush()
-            together = provenance_json(self.config, self.tokenizer.to_json())
-            save_checkpoint(
-                self.run,
-                state,
-                learner.model,
-                learner.optimizers,
-                together,
-                learner.form,
-                learner.carried_tensors(),
-            )
+            self.ranks.first_does(self._write)
         except MachineError as error:
             # If only the last flush failed, the checkpoint exists and refers to the record.
             if not self.run.checkpoints.path(state.step).exists():
@@ -257,6 +267,16 @@ class TrainingLoop:
             return
         self._mark_saved()
         yield record
+
+    def _write(self) -> None:
+        """Write a checkpoint, or raise MachineError."""
+        state, learner = self.state, self.learner
+        state.metrics_bytes = self.metrics.flush()
+        together = provenance_json(self.config, self.tokenizer.to_json())
+        carried = learner.carried_tensors()
+        save_checkpoint(
+            self.run, state, learner.model, learner.optimizers, together, learner.form, carried
+        )
 
     def _mark_saved(self) -> None:
         """Take note that there is a checkpoint of the present state."""
@@ -278,13 +298,11 @@ class TrainingLoop:
         Checkpoints keep the factor of the learning rate, so a run that is killed and resumed rolls
         back at the same steps and equally often.
         """
-        checkpoint = (
-            self.run.checkpoints.choose("best", untrained=True) if self.saved_step >= 0 else None
-        )
         factor = self.state.rate_factor / 2
-        if self.config.train.non_finite != "rollback" or not checkpoint or factor < LOWEST_FACTOR:
+        wanted = self.config.train.non_finite == "rollback" and factor >= LOWEST_FACTOR
+        if not wanted or self.saved_step < 0:
             raise self._with_what_is_saved(error) from None
-        self.run.checkpoints.clear_after(checkpoint, remove_folder)
+        checkpoint = self._cleared_to_best()
         back = self._load(checkpoint)
         # An expert's steps from `late_from` on read the slice, also when they are repeated.
         self.learner.state = replace(back, rate_factor=factor, late_from=self.state.late_from)
@@ -304,6 +322,15 @@ class TrainingLoop:
         state = load_checkpoint(checkpoint, self.learner.model, self.learner.optimizers)
         load_carried(checkpoint, self.learner.restore_carried)
         return state
+
+    def _cleared_to_best(self) -> Checkpoint:
+        """Return the best checkpoint, after those that follow it were removed."""
+        checkpoints, best = self.run.checkpoints, None
+        if self.ranks.first:
+            best = checkpoints.choose("best", untrained=True)
+            checkpoints.clear_after(best, remove_folder)
+        step = self.ranks.told(float(best.step) if best else -1.0)
+        return best or checkpoints.choose(str(round(step)))
 
     def _with_what_is_saved(self, error: CharlmError) -> CharlmError:
         """Return the error with the step that is saved; the loop of an expert has added its own."""

@@ -295,13 +295,42 @@ def test_row_23_a_half_set_launch_names_what_is_missing(refused, monkeypatch, pr
     assert f"{', '.join(present)} set but not {missing};" in line
 
 
-def test_row_23_more_processes_than_this_version_has_are_refused(refused, monkeypatch):
+def test_row_23_more_processes_than_the_configuration_is_for_are_refused(refused, monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
 
-    line = "environment: WORLD_SIZE is '2', but charlm trains in one process; unset it"
-    assert refused(2, *TRAIN) == [line]
+    line = "environment: WORLD_SIZE is '2', but train.parallel is none"
+    assert refused(2, *TRAIN) == [f"{line}; set train.parallel=ddp, or unset it"]
+
+
+def test_row_69_processes_that_do_not_divide_the_micro_batches_are_told_which_do(
+    refused, monkeypatch
+):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    keys = ("train.parallel=ddp", "train.micro_batch_size=2", "train.batch_size=12")
+
+    line = "2 processes: cannot share 6 micro-batches in a step; start 1, 3 or 6 of them, or change"
+    assert refused(2, *TRAIN, *keys) == [f"{line} train.micro_batch_size"]
+    line = "2 processes: cannot share 1 micro-batch in a step; start 1 of them, or change"
+    assert refused(2, *TRAIN, keys[0]) == [f"{line} train.micro_batch_size"]
+
+
+@pytest.mark.parametrize(
+    ("rank", "size", "wrong"),
+    [("2", "2", "RANK is 2, and WORLD_SIZE 2"), ("one", "2", "RANK is 'one'"), ("0", "0", "'0'")],
+)
+def test_row_23_numbers_that_no_launch_has_are_refused(refused, monkeypatch, rank, size, wrong):
+    for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", size)
+
+    (line,) = refused(2, *TRAIN)
+
+    assert wrong in line
 
 
 def test_row_24_a_missing_text_lists_the_named_ones(refused):

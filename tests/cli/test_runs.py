@@ -3,12 +3,17 @@ import io
 import json
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import typer
 
+from charlm.library.training import train
+from charlm.runs import RunFolder
+from charlm.runs.metrics import read_metrics
+from charlm.runs.requests import ask_to_save
 from charlm.storage import folder_lock
 
 
@@ -328,3 +333,40 @@ def test_a_run_without_a_log_says_so(charlm, trained):
 
     assert (result.code, result.stdout.count("\n")) == (4, 1)
     assert "cannot be read: No such file" in result.error
+
+
+def test_a_run_that_is_asked_to_save_saves_after_its_step(charlm, trained):
+    run = RunFolder(trained)
+    steps = iter(range(1000))
+    asked = threading.Thread(target=lambda: answers.append(ask_to_save(run, 60.0)))
+    answers = []
+
+    def on_record(record):
+        if record.kind == "train" and next(steps) == 1:
+            asked.start()
+            ends = time.monotonic() + 30
+            while not run.request_path.exists() and time.monotonic() < ends:
+                time.sleep(0.001)
+
+    train(resume=True, out=trained, train={"max_steps": 14, "eval_every": 100}, on_record=on_record)
+    asked.join()
+
+    saved = [r["step"] for r in read_metrics(run.metrics_path) if r["kind"] == "save"]
+    assert answers == [True]
+    assert saved[-2:] == [8, 14]
+    assert not run.request_path.exists()
+
+
+def test_a_run_that_nobody_trains_is_not_asked_to_save(charlm, trained):
+    refused = charlm("runs", "save", "runs/tiny")
+
+    assert refused.code == 2
+    assert refused.error == "runs/tiny: is not being trained; what it has is saved"
+
+
+def test_a_run_that_has_not_heard_the_request_keeps_it(charlm, trained):
+    with folder_lock(trained):
+        asked = charlm("runs", "save", "runs/tiny", "--wait", "0")
+
+    assert (asked.code, "has not heard it yet" in asked.stderr) == (0, True)
+    assert RunFolder(trained).request_path.exists()

@@ -155,12 +155,12 @@ def test_loading_restores_the_whole_state(finished, make_loop):
 
 
 def test_a_changed_environment_is_named(finished, monkeypatch):
-    assert drift(finished.run.checkpoints.last()) == []
+    assert drift(finished.run.checkpoints.last(), finished.config.train) == []
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
 
-    assert len(drift(finished.run.checkpoints.last())) == 1
-    assert drift(finished.run.checkpoints.last())[0].endswith("now 77")
+    assert len(drift(finished.run.checkpoints.last(), finished.config.train)) == 1
+    assert drift(finished.run.checkpoints.last(), finished.config.train)[0].endswith("now 77")
 
 
 def test_checkpoints_newer_than_the_one_resumed_from_make_way(finished, make_loop):
@@ -290,7 +290,16 @@ def test_a_run_of_another_recipe_goes_on_and_is_told(finished):
 
     prepared = open_run(resumed_config(run, None, []), run, ignore)
 
-    assert prepared.notes == ["not bit-exact: recipe was 1, now 2"]
+    assert prepared.notes == ["not bit-exact: recipe was 1, now 3"]
+
+
+@pytest.mark.parametrize(("size", "notes"), [(1, ["not bit-exact: recipe was 2, now 3"]), (2, [])])
+def test_a_run_whose_gradients_were_added_in_another_order_is_told(make_loop, size, notes):
+    list(make_loop("train.max_steps=2", f"train.micro_batch_size={size}").records())
+    run = RunFolder(Path("run"))
+    saved_where(run, lambda environment: environment.update(recipe=2))
+
+    assert open_run(resumed_config(run, None, []), run, ignore).notes == notes
 
 
 def test_a_run_of_before_keeps_the_precision_that_auto_meant(finished, monkeypatch):

@@ -10,6 +10,7 @@ import json
 import mmap
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -35,6 +36,7 @@ class Plan:
             fails; None: none does.
         error: What that operation fails with (errno); None: it kills the process.
         sticky: Whether all after it fail too.
+        step: After which step it sends itself the signal; None: none.
         broken: What is wrong with its program: a name of `BREAKS`; None: nothing.
     """
 
@@ -43,6 +45,7 @@ class Plan:
     operation: int | None = None
     error: int | None = None
     sticky: bool = False
+    step: int | None = None
     broken: str | None = None
 
 
@@ -72,6 +75,7 @@ class Lives:
 
     def __enter__(self) -> "Lives":
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # as a launch sets it, before torch is loaded
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.torture.lives"],
             stdin=subprocess.PIPE,
@@ -108,6 +112,13 @@ class Lives:
         """Run commands one after the other beside a run that trains; its own life comes last."""
         return self._ask(folder, training, Plan(), 1, commands)
 
+    def together(
+        self, folder: Path, *arguments: str, size: int, plan: Plan | None = None, of: int = 0
+    ) -> list[Life]:
+        """Run a command in so many processes, as torchrun does; the plan is of one of them."""
+        launch = {"size": size, "of": of}
+        return self._ask(folder, arguments, plan or Plan(), 1, launch=launch)
+
     def _ask(
         self,
         folder: Path,
@@ -115,8 +126,10 @@ class Lives:
         plan: Plan,
         count: int,
         beside: list[tuple[str, ...]] | None = None,
+        launch: dict[str, int] | None = None,
     ) -> list[Life]:
         job = {
+            "launch": launch,
             "folder": str(folder),
             "arguments": arguments,
             "plan": asdict(plan),
@@ -139,11 +152,15 @@ def _serve() -> None:
     import typer
 
     import charlm.cli.training_output
+    import charlm.lifecycle.follow
     import charlm.lifecycle.resume
+    import charlm.training.meeting
     from charlm.cli import main
 
     assert charlm.cli.training_output
+    assert charlm.lifecycle.follow
     assert charlm.lifecycle.resume
+    assert charlm.training.meeting
     torch.set_num_threads(1)
     os.fsync = os.fstat  # type: ignore[assignment]  # what was written outlives a killed process
     typer.main.get_command = functools.cache(typer.main.get_command)
@@ -155,6 +172,8 @@ def _serve() -> None:
         job = json.loads(line)
         if job["beside"]:
             lives = _beside(job, shared)
+        elif job["launch"]:
+            lives = _together(job)
         else:
             lives = _crowd(job) if job["count"] > 1 else [_live(job, shared)]
         print(json.dumps([asdict(life) for life in lives]), flush=True)
@@ -226,6 +245,36 @@ def _crowd(job: dict[str, Any]) -> list[Life]:
     return lives
 
 
+def _together(job: dict[str, Any]) -> list[Life]:
+    size, of = job["launch"]["size"], job["launch"]["of"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    began, processes, said, counts = time.perf_counter(), [], [], []
+    for rank in range(size):
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
+        os.environ.update({key: str(value) for key, value in names.items()})
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+        said.append(Path(job["folder"], f"stderr-{rank}"))
+        counts.append(mmap.mmap(-1, 16))
+        plan = Plan(**job["plan"]) if rank == of else Plan(broken=job["plan"]["broken"])
+        processes.append(_fork(job, plan, counts[-1], said[-1]))
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR"):
+        del os.environ[name]
+    if job["plan"]["after"] is not None:
+        _wait(processes[of], began + job["plan"]["after"])
+        os.kill(processes[of], job["plan"]["number"])
+    lives = []
+    for process, path, shared in zip(processes, said, counts, strict=True):
+        _wait(process, began + SLOWEST)
+        os.kill(process, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        steps, operations = struct.unpack("qq", shared[:])
+        seconds = time.perf_counter() - began
+        lives.append(Life(code, seconds, None, steps, operations, path.read_text()))
+    return lives
+
+
 def _beside(job: dict[str, Any], shared: mmap.mmap) -> list[Life]:
     said, began = Path(job["folder"], "stderr-training"), time.perf_counter()
     process = _fork(job, Plan(), mmap.mmap(-1, 16), said)
@@ -272,6 +321,8 @@ def _child(job: dict[str, Any], plan: Plan, shared: mmap.mmap, said: Path) -> in
     def counted(self: GradientLearner) -> Any:
         record = step(self)
         shared[:8] = struct.pack("q", self.state.step)
+        if self.state.step == plan.step:
+            os.kill(os.getpid(), plan.number)
         return record
 
     GradientLearner.step = counted  # type: ignore[method-assign]
@@ -279,7 +330,7 @@ def _child(job: dict[str, Any], plan: Plan, shared: mmap.mmap, said: Path) -> in
         return run(job["arguments"])
 
 
-BREAKS = ("random batches", "no cut of the log", "no flag")
+BREAKS = ("random batches", "no cut of the log", "no flag", "another order")
 
 
 def _break(what: str | None) -> None:
@@ -312,6 +363,16 @@ def _break(what: str | None) -> None:
 
         StopSignals.__enter__ = lambda self: self  # type: ignore[method-assign]
         StopSignals.__exit__ = lambda self, *error: None  # type: ignore[method-assign]
+    elif what == "another order":  # of sums: micro-batches are dealt like cards
+        from charlm.training.summing import StepSums
+
+        made = StepSums.__init__
+
+        def dealt(self: StepSums, parameters: Any, micro: int, exact: bool, ranks: Any) -> None:
+            made(self, parameters, micro, exact, ranks)
+            self.own = range(ranks.rank, micro, ranks.size)
+
+        StepSums.__init__ = dealt  # type: ignore[method-assign]
     elif what:
         raise ValueError(what)
 

@@ -1,5 +1,6 @@
 """What must hold however a command is disturbed; each function returns what did not, in words."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from charlm.errors import CharlmError
 from charlm.runs import RunFolder
 from charlm.runs.metrics import read_metrics
 from charlm.storage import verify_folder
+from charlm.storage.lock import is_locked
+from charlm.storage.regular import is_folder
 from tests.torture import sparse
 from tests.torture.lives import ROOT, Life, Lives, Plan
 
@@ -51,15 +55,38 @@ RUNS = {
     ),
 }
 
+_NGRAMS = GPT.replace("dropout: %s", "dropout: 0.1, n_gram: 3")
+SHARED = {  # by several processes
+    "shared gpt2": _run(GPT % ("gpt2", 0.1), "parallel: ddp, micro_batch_size: 1").replace(
+        "compile: false", "compile: false, fused: false"
+    ),
+    "shared modern": _run(
+        _NGRAMS % "modern", "parallel: ddp, micro_batch_size: 1, optimizer: muon"
+    ).replace("float32", "bfloat16"),
+}
 
-COMPILED = "compiled "  # before a name of `RUNS`
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=3")
+SLOWEST_LAUNCH = 300.0  # seconds
+SLOWEST_ORPHAN = 10.0
+
+COMPILED, SHORT = "compiled ", "short "  # before a name of `RUNS` or `SHARED`
+_SHORTER = {
+    "max_steps: 30": "max_steps: 12",
+    "eval_every: 10": "eval_every: 4",
+    f"save_every: {SAVE_EVERY}": "save_every: 4",
+    "sample_every: 10": "sample_every: 6",
+}
 
 
 def begin(folder: Path, name: str) -> Path:
     """Make a folder with a text and a configuration in it; return where the run will be."""
-    config = RUNS[name.removeprefix(COMPILED)]
+    config = (RUNS | SHARED)[name.removeprefix(COMPILED).removeprefix(SHORT)]
     if name.startswith(COMPILED):
         config = config.replace("compile: false", "compile: true")
+    if name.startswith(SHORT):
+        for long, short in _SHORTER.items():
+            config = config.replace(long, short)
     folder.mkdir(parents=True)
     (folder / "text.txt").write_text(TEXT)
     (folder / "config.yaml").write_text(config)
@@ -305,6 +332,68 @@ def afresh(folder: Path, name: str, steps: int, tally: Tally) -> None:
                 return
     one, many = (outcome(folder / place / "run") for place in ends)
     tally.failures += [f"{name}: {key} differs" for key in one if one[key] != many.get(key)]
+
+
+def torn(folder: Path, like: Straight, seed: int, tally: Tally) -> None:
+    """Kill processes of a run that torchrun started, or torchrun; go on in other numbers of them."""
+    rng = random.Random(seed)
+    run = begin(folder, like.name)
+    for _ in range(20):
+        size = rng.choice([1, 2, 4])
+        with (folder / "said").open("w") as said:
+            agent = subprocess.Popen(
+                [*TORCHRUN, f"--nproc-per-node={size}", "-m", "charlm", *command(run)],
+                cwd=folder,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+                stdout=said,
+                stderr=said,
+            )
+        killing = rng.random() < 0.9
+        while killing and _comes_to(agent, run, saved_step(run) + 1):
+            time.sleep(rng.uniform(0, 0.1))
+            workers = _children(agent.pid)
+            victim = agent.pid if not workers or rng.random() < 0.2 else rng.choice(workers)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+                tally.kills += 1
+            killing = victim != agent.pid and rng.random() < 0.6
+        code = agent.wait(SLOWEST_LAUNCH)
+        if not code:
+            break
+        _wait_for_lock(run)
+    else:
+        tally.failures.append(f"{like.name}, seed {seed}: no end: {(folder / 'said').read_text()}")
+        return
+    steps = [r["step"] for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "train"]
+    if steps != list(range(1, 31)):
+        tally.failures.append(f"{like.name}, seed {seed}: recorded {steps}")
+    tally.failures += [f"{like.name}, seed {seed}: {key} differs" for key in differing(run, like)]
+
+
+def _comes_to(agent: subprocess.Popen[bytes], run: Path, step: int) -> bool:
+    """Wait until a run has saved a step; tell whether it did before it ended."""
+    while agent.poll() is None:
+        with contextlib.suppress(CharlmError, OSError):
+            if any(one >= step for one, _ in RunFolder(run).checkpoints.saved()):
+                return True
+        time.sleep(0.005)
+    return False
+
+
+def _children(process: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [
+            int(p) for p in Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        ]
+    return []
+
+
+def _wait_for_lock(run: Path) -> None:
+    """Wait until processes whose torchrun was killed have ended too."""
+    ends = time.monotonic() + SLOWEST_ORPHAN
+    while is_folder(run) and is_locked(run):
+        assert time.monotonic() < ends, "a process goes on without torchrun"
+        time.sleep(0.05)
 
 
 def crowded(lives: Lives, folder: Path, count: int, tally: Tally) -> None:

@@ -1,0 +1,295 @@
+"""The processes that train one model together, and what they tell each other.
+
+Each process has a rank, from 0. All of them do the same steps at the same time, and each decides
+everything that follows from the model alone; what depends on a clock, a disk or a signal is decided by
+the first and told to the others, or found out by all together. Only the first writes.
+
+Tensors go through gloo, where no process may be late by more than `TIMEOUT`. What the first does
+alone (a sample, a save) may take longer: the others wait for a key in the store.
+
+torch.distributed does not ask who connects, so the network between the processes must be private.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+
+from charlm.errors import MachineError, Stopped
+from charlm.evaluation.score import Floats
+
+TIMEOUT = 120.0  # seconds between the first and the last process at one place
+ALONE = 6 * 3600.0  # seconds that the others wait for what the first does alone
+LOOK = 0.01  # seconds between two looks at the store
+ALIGNED = 16  # numbers: each tensor in a buffer begins where an allocator could have put it
+
+Result = TypeVar("Result")
+
+
+class Met(NamedTuple):
+    """What all processes know before a step."""
+
+    stop: bool  # one was asked to stop
+    save: bool  # one was asked to save
+    spent: float  # share of the run, by the first
+    share: float | None  # of the budget, by the first
+
+
+class LostError(MachineError):
+    """Another process has ended or does not answer."""
+
+
+class Ranks:
+    """The processes of a run: this one, alone."""
+
+    rank, size = 0, 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def meet(self, stop: bool, save: bool, spent: float, share: float | None) -> Met:
+        """Return what all processes know: see `Met`."""
+        return Met(stop, save, spent, share)
+
+    def told(self, number: float) -> float:
+        """Return the number that the first process has."""
+        return number
+
+    def first_does(self, work: Callable[[], Result]) -> Result | None:
+        """Let the first do work while the others wait; return its result to the first only.
+
+        Raises `Stopped` in all if the work does, and MachineError in the others if it fails.
+        """
+        return work()
+
+    def rows(self, own: Floats | None) -> list[Floats]:
+        """Return the rows that each process has, (n, k) each; None: this one was stopped.
+
+        Raises `Stopped` if one was.
+        """
+        if own is None:
+            raise Stopped
+        return [own]
+
+    def give_up(self) -> None:
+        """Let all processes raise `Stopped` instead of adding up their gradients."""
+
+    def gather(self, own: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Return the tensors of each process, of equal names and shapes; `Stopped` if one gave up."""
+        return [dict(own)]
+
+    def all_reduce(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the sums of the tensors of all processes, added in any order."""
+        return dict(own)
+
+    def gather_sparse(self, own: Tensor) -> list[Tensor]:
+        """Return a table's gradient in each process, as sparse rows."""
+        return [own]
+
+    def share_weights(self, model: nn.Module) -> None:
+        """Give all processes the weights of the first."""
+
+    def close(self) -> None:
+        """Leave the others, once all have come to the end."""
+
+
+class Group(Ranks):
+    """Several processes, once it is open.
+
+    Args:
+        store: Where they find each other, theirs alone.
+        rank: Of this one.
+        size: How many they are.
+        timeout: Seconds that a process may be late.
+    """
+
+    def __init__(self, store: Store, rank: int, size: int, timeout: float = TIMEOUT) -> None:
+        self.store, self.rank, self.size, self.timeout = store, rank, size, timeout
+        self._alone = 0  # what the first has done alone
+
+    def open(self) -> None:
+        """Connect to the others, which do so at the same time."""
+        with self._linked():
+            dist.init_process_group(
+                "gloo",
+                store=PrefixStore("gloo", self.store),
+                rank=self.rank,
+                world_size=self.size,
+                timeout=timedelta(seconds=self.timeout),
+            )
+
+    def close(self) -> None:
+        """Leave the others, once all have come to the end."""
+        with self._linked():
+            dist.barrier()
+        dist.destroy_process_group()
+
+    def meet(self, stop: bool, save: bool, spent: float, share: float | None) -> Met:
+        """Return what all processes know: see `Met`."""
+        none = float("nan")
+        own = torch.tensor(
+            [stop, save, spent, none if share is None else share], dtype=torch.float64
+        )
+        every = self._all(own)
+        stops, saves = every[:, 0].any().item(), every[:, 1].any().item()
+        spent, told = every[0, 2].item(), every[0, 3].item()
+        return Met(bool(stops), bool(saves), spent, None if share is None else told)
+
+    def told(self, number: float) -> float:
+        """Return the number that the first process has."""
+        return self._all(torch.tensor([number], dtype=torch.float64))[0].item()
+
+    def first_does(self, work: Callable[[], Result]) -> Result | None:
+        """Let the first do work while the others wait; return its result to the first only.
+
+        Raises `Stopped` in all if the work does, and MachineError in the others if it fails.
+        """
+        self._alone += 1
+        key, result = f"alone/{self._alone}", None
+        if self.first:
+            said = "failed"
+            try:
+                result, said = work(), "done"
+            except Stopped:
+                said = "stopped"
+                raise
+            finally:
+                with self._linked():
+                    self.store.set(key, said)
+            return result
+        with self._linked():
+            self.store.wait([key], timedelta(seconds=ALONE))
+            said = self.store.get(key).decode()
+        if said == "stopped":
+            raise Stopped
+        if said == "failed":
+            raise MachineError("process 0", "has failed, and says why")
+        return None
+
+    def rows(self, own: Floats | None) -> list[Floats]:
+        """Return the rows that each process has, (n, k) each; None: this one was stopped.
+
+        Raises `Stopped` if one was.
+        """
+        shape = (-1, 0) if own is None else own.shape
+        shapes = self._all(torch.tensor(shape)).tolist()
+        if any(count < 0 for count, _ in shapes):
+            raise Stopped
+        assert own is not None
+        most = max(count for count, _ in shapes)
+        padded = torch.zeros(most, own.shape[1], dtype=torch.float64)
+        padded[: len(own)] = torch.from_numpy(own)
+        every: list[Floats] = [x.numpy() for x in self._all(padded)]
+        return [x[:count] for x, (count, _) in zip(every, shapes, strict=True)]
+
+    def give_up(self) -> None:
+        """Let all processes raise `Stopped` instead of adding up their gradients."""
+        self._all_agree(False)
+
+    def gather(self, own: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Return the tensors of each process, of equal names and shapes; `Stopped` if one gave up."""
+        self._all_agree(True)
+        return [_unpacked(x, own) for x in self._all(_packed(own))]
+
+    def all_reduce(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the sums of the tensors of all processes, added in any order."""
+        self._all_agree(True)
+        buffer = _packed(own)
+        with self._linked():
+            dist.all_reduce(buffer)
+        return _unpacked(buffer, own)
+
+    def gather_sparse(self, own: Tensor) -> list[Tensor]:
+        """Return a table's gradient in each process, as sparse rows."""
+        rows, values = own.indices()[0], own.values()
+        counts = self._all(torch.tensor([len(rows)]))[:, 0].tolist()
+        padded = rows.new_zeros(max(counts))
+        padded[: len(rows)] = rows
+        filled = values.new_zeros(max(counts), values.shape[1])
+        filled[: len(rows)] = values
+        every = zip(counts, self._all(padded), self._all(filled), strict=True)
+        return [
+            torch.sparse_coo_tensor(
+                at[None, :n], x[:n], own.shape, is_coalesced=True, check_invariants=False
+            )
+            for n, at, x in every
+        ]
+
+    def share_weights(self, model: nn.Module) -> None:
+        """Give all processes the weights of the first."""
+        with self._linked():
+            for tensor in model.state_dict().values():
+                dist.broadcast(tensor, 0)
+
+    def _all_agree(self, own: bool) -> None:
+        """Raise `Stopped` unless all processes agree to go on."""
+        if not self._all(torch.tensor([own])).all():
+            raise Stopped
+
+    def _all(self, own: Tensor) -> Tensor:
+        """Return the tensors of all processes, (size, ...)."""
+        every = own.new_empty(self.size, *own.shape)
+        with self._linked():
+            dist.all_gather(list(every.unbind()), own)
+        return every
+
+    @contextlib.contextmanager
+    def _linked(self) -> Iterator[None]:
+        """Raise LostError if a process does not answer."""
+        try:
+            yield
+        except RuntimeError as error:  # of gloo and of the store; they have no common class
+            raise LostError(f"process {self.rank} of {self.size}", self._who_is_lost()) from error
+
+    def _who_is_lost(self) -> str:
+        """Say which processes no longer answer: those still there say so at about the same time."""
+        lost = "another one ended or stopped answering"
+        with contextlib.suppress(RuntimeError):
+            self.store.set(f"left/{self.rank}", "")
+            time.sleep(1)
+            gone = [r for r in range(self.size) if not self.store.check([f"left/{r}"])]
+            if gone:
+                lost = f"process {', '.join(map(str, gone))} ended or stopped answering"
+        return lost
+
+
+ONE = Ranks()
+
+
+def _packed(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return dense tensors of one type in one buffer."""
+    first = next(iter(tensors.values()))
+    buffer = first.new_zeros(sum(_room(x) for x in tensors.values()))
+    for place, x in zip(_unpacked(buffer, tensors).values(), tensors.values(), strict=True):
+        place.copy_(x)
+    return buffer
+
+
+def _unpacked(buffer: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors in a buffer, as views of it."""
+    found, at = {}, 0
+    for name, x in like.items():
+        found[name] = buffer[at : at + x.numel()].view(x.shape)
+        at += _room(x)
+    return found
+
+
+def _room(x: Tensor) -> int:
+    return -(-x.numel() // ALIGNED) * ALIGNED
+
+
+def in_turn(parts: list[Floats]) -> Floats:
+    """Return the rows of all processes in one array, where process r has rows r, r + size, ..."""
+    whole = np.zeros((sum(map(len, parts)), parts[0].shape[1]))
+    for rank, part in enumerate(parts):
+        whole[rank :: len(parts)] = part
+    return whole

@@ -1,0 +1,173 @@
+"""Adding up the gradients of micro-batches, in an order that does not depend on who computed them.
+
+Floating-point sums depend on their order. So the gradients of the micro-batches of a step are the
+leaves of one binary tree: neighbours are added first, then neighbouring sums, and so on; one that has
+no neighbour goes up as it is. A process that computed 2^k neighbours has added up a whole branch, so
+processes that exchange their branches, and add these up in the same way, come to the same bits as one
+that computed all leaves.
+
+The sums of a step's losses and gradients are named by parameter; the loss has the name "".
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from charlm.errors import Phrase, Setting, Stopped, UsageError, number_of
+from charlm.training.ranks import Ranks
+
+LOSS = ""  # its name among the sums
+
+Sums = dict[str, Tensor]  # a gradient is dense, or sparse and coalesced
+Summand = TypeVar("Summand")
+
+
+class TreeSum(Generic[Summand]):
+    """Adds up summands as they come, in the order of a binary tree.
+
+    Like a binary counter, it keeps one sum for each size, at most log2 of their number.
+
+    Args:
+        add: Returns the sum of two neighbours; it may overwrite the first.
+    """
+
+    def __init__(self, add: Callable[[Summand, Summand], Summand]) -> None:
+        self._add = add
+        self._branches: list[tuple[int, Summand]] = []  # with their heights, the highest first
+
+    def push(self, leaf: Summand) -> None:
+        """Add the next leaf."""
+        height, branch = 0, leaf
+        while self._branches and self._branches[-1][0] == height:
+            branch = self._add(self._branches.pop()[1], branch)
+            height += 1
+        self._branches.append((height, branch))
+
+    def total(self) -> Summand:
+        """Return the sum of all leaves, at least one; there are none afterwards."""
+        _, total = self._branches.pop()
+        while self._branches:
+            total = self._add(self._branches.pop()[1], total)
+        return total
+
+
+def added(left: Sums, right: Sums) -> Sums:
+    """Return the sums of two micro-batches or branches; dense ones of `left` are overwritten."""
+    both = [name for name, x in left.items() if name in right and not x.is_sparse]
+    if both:
+        torch._foreach_add_([left[name] for name in both], [right[name] for name in both])
+    for name, x in right.items():
+        if name not in left:
+            left[name] = x
+        elif x.is_sparse:
+            left[name] = left[name] + x
+    return left
+
+
+class StepSums:
+    """Adds up the losses and gradients of the micro-batches of a step, over all processes.
+
+    Args:
+        parameters: Of the model, by name.
+        micro_batches: In a step, over all processes.
+        exact: Whether to add in the order of the tree; else in whichever takes the least time.
+        ranks: The processes.
+
+    Raises:
+        UsageError: So many processes cannot share so many micro-batches.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], micro_batches: int, exact: bool, ranks: Ranks
+    ) -> None:
+        check_shares(micro_batches, ranks.size, exact)
+        self.parameters, self.exact, self.ranks = parameters, exact, ranks
+        count = micro_batches // ranks.size
+        self.own = range(ranks.rank * count, (ranks.rank + 1) * count)  # micro-batches, from 0
+
+    def of(self, gradient: Callable[[int], Tensor], should_stop: Callable[[], bool]) -> Tensor:
+        """Return the sum of the losses of a step; that of each gradient is left in `.grad`.
+
+        Args:
+            gradient: Computes a micro-batch: it adds to the gradients, and returns the loss.
+            should_stop: Asked between micro-batches; then all processes raise `Stopped`.
+        """
+        try:
+            sums = self._own_sums(gradient, should_stop)
+        except Stopped:
+            self.ranks.give_up()
+            raise
+        if self.ranks.size > 1:
+            sums = self._of_all(sums)
+        for name, parameter in self.parameters.items():
+            parameter.grad = sums.get(name)
+        return sums[LOSS]
+
+    def _own_sums(self, gradient: Callable[[int], Tensor], should_stop: Callable[[], bool]) -> Sums:
+        """Return the sums over the micro-batches of this process."""
+        tree = TreeSum(added)
+        self._clear()
+        in_place = None  # the losses of gradients that PyTorch has added up
+        for micro_batch in self.own:
+            if micro_batch != self.own[0] and should_stop():
+                raise Stopped
+            loss = gradient(micro_batch)
+            if self.exact:
+                tree.push({LOSS: loss, **self._taken()})
+            else:
+                in_place = loss if in_place is None else in_place + loss
+        return tree.total() if in_place is None else {LOSS: in_place, **self._taken()}
+
+    def _of_all(self, own: Sums) -> Sums:
+        """Return the sums over all processes."""
+        dense = {name: x for name, x in own.items() if not x.is_sparse}
+        sums: Sums = {}
+        if self.exact:
+            tree = TreeSum(added)
+            for branch in self.ranks.gather(dense):
+                tree.push(branch)
+            sums = tree.total()
+        else:
+            sums = self.ranks.all_reduce(dense)
+        for name, x in own.items():
+            if x.is_sparse:
+                table: TreeSum[Tensor] = TreeSum(torch.add)
+                for part in self.ranks.gather_sparse(x):
+                    table.push(part)
+                sums[name] = table.total()
+        return sums
+
+    def _clear(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def _taken(self) -> Sums:
+        """Take the gradients out of the parameters."""
+        found = {}
+        for name, parameter in self.parameters.items():
+            if (x := parameter.grad) is not None:
+                found[name] = x.coalesce() if x.is_sparse else x
+                parameter.grad = None
+        return found
+
+
+def check_shares(micro_batches: int, processes: int, exact: bool) -> None:
+    """Refuse, with a UsageError, a number of processes that cannot share a step's micro-batches.
+
+    To be exact, each must have a branch of the tree: 1, 2, 4, 8, ... of them.
+    """
+
+    def fits(count: int) -> bool:
+        share, rest = divmod(micro_batches, count)
+        return not rest and (not exact or count == 1 or share & (share - 1) == 0)
+
+    if fits(processes):
+        return
+    *few, last = [str(count) for count in range(1, micro_batches + 1) if fits(count)]
+    counts = f"{', '.join(few)} or {last}" if few else last
+    what = f"{number_of(micro_batches, 'micro-batch', 'micro-batches')} in a step"
+    mend = Phrase("start {} of them, or change {}", counts, Setting("train.micro_batch_size"))
+    where = f"{processes} processes"
+    raise UsageError(where, f"cannot share {what}", mend)

@@ -1,0 +1,107 @@
+"""Several processes train one model: they leave the bits that one leaves."""
+
+import signal
+
+import pytest
+
+from tests.torture.lives import Lives, Plan
+from tests.torture.trials import (
+    SHARED,
+    SHORT,
+    Straight,
+    begin,
+    command,
+    differing,
+    outcome,
+    saved_step,
+)
+
+GPT2, MODERN = NAMES = [SHORT + name for name in SHARED]
+
+
+@pytest.fixture(scope="module")
+def lives():
+    with Lives() as lives:
+        yield lives
+
+
+@pytest.fixture(scope="module")
+def alone(lives, tmp_path_factory):
+    """What one process leaves, without torchrun."""
+    folder = tmp_path_factory.mktemp("alone")
+    found = {}
+    for name in NAMES:
+        run = begin(folder / name, name)
+        life = lives.live(run.parent, *command(run))
+        assert life.code == 0, life.stderr
+        found[name] = Straight(name, outcome(run), life)
+    return found
+
+
+def train(lives, folder, size, plan=None, of=0):
+    found = lives.together(folder, *command(folder / "run"), size=size, plan=plan, of=of)
+    return [life.code for life in found], [life.stderr for life in found]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_leave_what_one_does(lives, alone, tmp_path, name):
+    run = begin(tmp_path / "two", name)
+
+    codes, said = train(lives, run.parent, 2)
+
+    assert codes == [0, 0], said
+    assert differing(run, alone[name]) == []
+    assert said[1] == ""
+
+
+def test_another_order_of_sums_is_noticed(lives, alone, tmp_path):
+    run = begin(tmp_path / "two", GPT2)
+
+    train(lives, run.parent, 2, Plan(broken="another order"))
+
+    assert "run: model.safetensors" in differing(run, alone[GPT2])
+
+
+def test_a_run_goes_on_in_any_number_of_processes_after_a_kill(lives, alone, tmp_path):
+    run = begin(tmp_path / "some", MODERN)
+
+    killed, said = train(lives, run.parent, 2, Plan(step=5), of=1)
+    assert killed == [5, -signal.SIGKILL]
+    assert saved_step(run) == 5  # the survivor saved what both had finished
+    (line,) = said[0].splitlines()
+    assert line.startswith("charlm: error: process 0 of 2: process 1 ended or stopped answering")
+    killed, _ = train(lives, run.parent, 4, Plan(step=7))
+    assert killed[0] == -signal.SIGKILL
+    assert saved_step(run) == 5
+    life = lives.live(run.parent, *command(run), plan=Plan(step=10))
+    assert life.code == -signal.SIGKILL
+    ended, said = train(lives, run.parent, 2)
+
+    assert ended == [0, 0], said
+    assert differing(run, alone[MODERN]) == []
+
+
+def test_processes_stop_together_where_one_is_asked_to(lives, alone, tmp_path):
+    run = begin(tmp_path / "some", GPT2)
+
+    stopped, said = train(lives, run.parent, 2, Plan(step=3, number=signal.SIGTERM), of=1)
+
+    assert stopped == [143, 143], said
+    assert saved_step(run) == 3
+    assert train(lives, run.parent, 2)[0] == [0, 0]
+    assert differing(run, alone[GPT2]) == []
+
+
+def test_what_fails_in_one_process_is_said_once(lives, tmp_path):
+    run = begin(tmp_path / "some", GPT2)
+    config = run.parent / "config.yaml"
+    config.write_text(
+        config.read_text().replace("warmup_steps: 2", "warmup_steps: 0, learning_rate: 1e30")
+    )
+
+    codes, said = train(lives, run.parent, 2)
+
+    assert codes == [6, 6]
+    (line,) = "".join(said).splitlines()
+    assert line.startswith("charlm: error: step 2: ")
+    assert "nan, again when repeated" in line
