@@ -208,8 +208,6 @@ def embeddings(model: LanguageModel, ids: Int[np.ndarray, "N"]) -> Embeddings | 
     Principal components; their signs are such that the number of largest size in each is positive. None
     for a model without embeddings, or for fewer than three symbols.
     """
-    from sklearn.decomposition import PCA
-
     found = _table_of(model)
     if found is None or len(ids) < 3:
         return None
@@ -217,12 +215,12 @@ def embeddings(model: LanguageModel, ids: Int[np.ndarray, "N"]) -> Embeddings | 
     vectors = table[torch.from_numpy(ids)].double().numpy()
     if vectors.shape[1] < 2 or not np.ptp(vectors, axis=0).any():
         return None
-    pca = PCA(2, svd_solver="full")
-    places = pca.fit_transform(vectors)
-    axes = pca.components_
-    signs = np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])
-    one, two = pca.explained_variance_ratio_.tolist()
-    return Embeddings(places * signs, (one, two), expert, of_rows)
+    # Singular vectors are all that this takes, and scikit-learn takes a second to import.
+    centred = vectors - vectors.mean(axis=0)
+    _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
+    signs = np.sign(axes[np.arange(2), np.abs(axes[:2]).argmax(axis=1)])
+    one, two = (sizes[:2] ** 2 / (sizes**2).sum()).tolist()
+    return Embeddings(centred @ axes[:2].T * signs, (one, two), expert, of_rows)
 
 
 def _table_of(model: LanguageModel) -> tuple[str, torch.Tensor, bool] | None:

@@ -23,6 +23,7 @@ from charlm.reporting.drawing import (
     clock_ticks,
     data,
     halo_text,
+    joined,
     placed,
     shortened,
 )
@@ -171,7 +172,7 @@ def _loss(losses: Losses, axis: Axis, width: int) -> View:
     layers: list[Any] = _rungs(losses, axis, last, width, height, options)
     if of_steps:
         band = of(of_steps).mark_area(opacity=0.22, clip=True)
-        layers.append(band.encode(y=alt.Y("low:Q", **options), y2="high:Q"))
+        layers.append(band.encode(y=alt.Y("low:Q", **options), y2=alt.Y2("high:Q")))
         layers.append(of(of_steps).mark_line(strokeWidth=1.2, clip=True).encode(y=y))
     if evaluated:
         # What happened between the first weights and the first evaluation is not a straight line.
@@ -184,9 +185,9 @@ def _loss(losses: Losses, axis: Axis, width: int) -> View:
         points.mark_point(size=90, opacity=0, filled=True).encode(y=y, tooltip=_tooltip(losses))
     )
     layers += _ends(losses.ends(axis), x, low, high, height)
-    view = alt.layer(*layers)
+    view = joined("layer", *layers)
     if axis == "steps" and (top := _characters(losses, last, narrow)):
-        view = alt.layer(view, top).resolve_scale(x="independent")
+        view = joined("layer", view, top, resolve={"scale": {"x": "independent"}})
     return across(view, width, height)
 
 
@@ -272,7 +273,9 @@ def _rungs(
                 color=muted, **side
             )
             place = alt.value(end) if right else alt.value(0)
-            layers.append(names.encode(y=alt.Y("at:Q", **options), x=place, text="text:N"))
+            layers.append(
+                names.encode(y=alt.Y("at:Q", **options), x=place, text=alt.Text("text:N"))
+            )
     return layers
 
 

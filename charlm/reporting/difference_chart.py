@@ -6,7 +6,17 @@ import altair as alt
 
 from charlm.reporting import palette
 from charlm.reporting.comparing import Compared
-from charlm.reporting.drawing import NARROW, Chart, Row, View, across, chart, data, shortened
+from charlm.reporting.drawing import (
+    NARROW,
+    Chart,
+    Row,
+    View,
+    across,
+    chart,
+    data,
+    joined,
+    shortened,
+)
 from charlm.reporting.glyphs import harmless
 
 
@@ -52,18 +62,20 @@ def _differences(others: Sequence[Compared], first: str, width: int) -> View:
             title="difference of the loss (nats)", labelExpr=SIGNED, tickCount=5, grid=True
         ),
     )
-    base = alt.Chart(data(rows)).encode(y=y, tooltip=["run:N", alt.Tooltip("told:N", title="nats")])
+    base = alt.Chart(data(rows)).encode(
+        y=y, tooltip=[alt.Tooltip("run:N"), alt.Tooltip("told:N", title="nats")]
+    )
     colour = palette.SERIES[0].light
     rule = alt.Chart(data([{"low": 0}])).mark_rule(color=palette.MUTED.light, strokeDash=[3, 4])
     layers = (
         rule.encode(x=x),
-        base.mark_rule(strokeWidth=3, color=colour, opacity=0.6).encode(x=x, x2="high:Q"),
+        base.mark_rule(strokeWidth=3, color=colour, opacity=0.6).encode(x=x, x2=alt.X2("high:Q")),
         base.mark_point(filled=True, size=70, color=colour, opacity=1).encode(x=alt.X("nats:Q")),
         base.mark_text(align="left", baseline="bottom", dy=-9, fontWeight=600).encode(
-            x=alt.value(0), text="run:N"
+            x=alt.value(0), text=alt.Text("run:N")
         ),
         base.mark_text(align="right", baseline="bottom", dy=-9, color=palette.MUTED.light).encode(
-            x=alt.value(alt.ExprRef(expr="width")), text="told:N"
+            x=alt.value(alt.ExprRef(expr="width")), text=alt.Text("told:N")
         ),
     )
-    return across(alt.layer(*layers), width, 52 * len(rows))
+    return across(joined("layer", *layers), width, 52 * len(rows))

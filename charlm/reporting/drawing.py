@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import altair as alt
 
@@ -13,7 +13,7 @@ from charlm.reporting import palette
 WIDE, NARROW = 720, 343  # pixels: a page, and a phone with margins of 16
 
 Row = dict[str, Any]
-View = Any  # a chart of Altair, or several that are layered or beside each other
+View = Any  # a chart of Altair, or what `plain` and `joined` return
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,31 @@ def chart(name: str, title: str, caption: str, draw: Callable[[int], View]) -> C
     return Chart(name, title, caption, wide, narrow)
 
 
-# The data of the chart that is being drawn. Altair copies what it holds, again and again.
+# The data of the chart that is being drawn. Altair would copy it, again and again.
 _TABLES: ContextVar[dict[str, list[Row]]] = ContextVar("tables")
 
 
 def _drawn(draw: Callable[[int], View], width: int, description: str) -> dict[str, Any]:
     tables: dict[str, list[Row]] = {}
     _TABLES.set(tables)
-    view = draw(width).properties(description=description)
-    spec: dict[str, Any] = view.to_dict(
-        validate=False
-    )  # a test does, which takes as long as the rest
+    spec = {"$schema": alt.SCHEMA_URL, "description": description} | plain(draw(width))
     return spec | {"datasets": tables, "config": palette.config()}
+
+
+def plain(view: View) -> dict[str, Any]:
+    """Return a view as a part of a specification. It is not validated, which a test does."""
+    if isinstance(view, dict):
+        return view
+    spec: dict[str, Any] = view.to_dict(validate=False, context={"top_level": False})
+    return spec
+
+
+def joined(how: Literal["layer", "hconcat", "vconcat"], *views: View, **properties: Any) -> View:
+    """Return views on top of each other, beside each other or one below the other.
+
+    Altair's own functions copy all views with their parts, several times over.
+    """
+    return {how: [plain(view) for view in views], **properties}
 
 
 def data(rows: Iterable[Mapping[str, Any]]) -> alt.NamedData:
@@ -66,8 +79,8 @@ def _short(value: Any) -> Any:
 
 def across(view: View, width: int, height: int) -> View:
     """Return a view whose axes fit into a width; its plot is as high as `height`."""
-    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
-    return view.properties(width=width, height=height, autosize=fit)
+    fit = {"type": "fit-x", "contains": "padding"}
+    return plain(view) | {"width": width, "height": height, "autosize": fit}
 
 
 class Label(NamedTuple):
@@ -104,7 +117,7 @@ def placed(
 
 def halo_text(rows: Sequence[Row], x: Any) -> list[View]:
     """Return labels that `placed` returned, with a rim in the colour of the page over lines."""
-    text = alt.Chart(data(rows)).encode(x=x, y=alt.Y("at:Q"), text="text:N")
+    text = alt.Chart(data(rows)).encode(x=x, y=alt.Y("at:Q"), text=alt.Text("text:N"))
     look: dict[str, Any] = {"align": "left", "dx": 7, "lineBreak": "\n", "fontWeight": 600}
     rim = text.mark_text(stroke=palette.PAGE.light, strokeWidth=4, strokeJoin="round", **look)
     return [rim, text.mark_text(**look).encode(color=alt.Color("colour:N", scale=None))]

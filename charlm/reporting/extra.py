@@ -12,7 +12,6 @@ PACKAGES = {
     "altair": "altair",
     "jinja2": "jinja2",
     "PIL": "pillow",
-    "sklearn": "scikit-learn",
     "vl_convert": "vl-convert-python",
 }
 

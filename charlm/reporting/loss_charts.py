@@ -18,6 +18,7 @@ from charlm.reporting.drawing import (
     chart,
     data,
     halo_text,
+    joined,
     placed,
     shortened,
 )
@@ -104,7 +105,9 @@ def _places(curves: Sequence[PlaceCurve], symbols: str, width: int) -> View:
         alt.Tooltip("count:Q", title=symbols, format=","),
     ]
     layers: list[Any] = [
-        base.mark_area(opacity=0.2, clip=True).encode(y=alt.Y("low:Q", **options), y2="high:Q"),
+        base.mark_area(opacity=0.2, clip=True).encode(
+            y=alt.Y("low:Q", **options), y2=alt.Y2("high:Q")
+        ),
         base.mark_line(strokeWidth=2).encode(y=y),
         base.mark_point(size=90, opacity=0, filled=True).encode(y=y, tooltip=tooltip),
     ]
@@ -113,7 +116,7 @@ def _places(curves: Sequence[PlaceCurve], symbols: str, width: int) -> View:
         ends = [end._replace(text=f"{shortened(end.text, 11)}\n{end.value:.3f}") for end in ends]
         at_end = alt.value(alt.ExprRef(expr=f"width - {ROOM}"))
         layers += halo_text(placed(ends, low, high, height, least=28), at_end)
-    return across(alt.layer(*layers), width, height)
+    return across(joined("layer", *layers), width, height)
 
 
 def kind_chart(groups: Sequence[Group], symbols: str) -> Chart:
@@ -145,7 +148,7 @@ def _kinds(groups: Sequence[Group], width: int) -> View:
     left = 8 + max(4.9 * len(part) for kind in order for part in kind.split("\n"))
     inner = (width - left - 36) / 2
     ticks = 3 if width <= NARROW else 6
-    step = alt.Step(ROW)
+    step = {"step": ROW}
     y = alt.Y(
         "kind:N",
         sort=order,
@@ -171,12 +174,13 @@ def _kinds(groups: Sequence[Group], width: int) -> View:
     )
     bars = base.mark_bar(color=palette.SERIES[0].light, size=15).encode(x=x)
     numbers = base.mark_text(align="left", dx=4).encode(x=x, text=alt.Text("nats:Q", format=".2f"))
-    means = alt.layer(bars, numbers).properties(width=inner, height=step)
+    means = joined("layer", bars, numbers, width=inner, height=step)
     most = max(max(row["text"], row["loss"]) for row in rows)
     hidden = alt.Y("kind:N", sort=order, scale=alt.Scale(paddingInner=0.3), axis=None)
     share = alt.Chart(data(rows)).encode(y=hidden, tooltip=tooltip)
     scale = alt.Scale(domain=[0, most * 1.02], nice=False)
-    shares = alt.layer(
+    shares = joined(
+        "layer",
         share.mark_bar(size=6, yOffset=-5, color=palette.MUTED.light).encode(
             x=alt.X("text:Q", scale=scale, axis=alt.Axis(title="share (%)", tickCount=ticks))
         ),
@@ -193,8 +197,10 @@ def _kinds(groups: Sequence[Group], width: int) -> View:
                 ("of loss", palette.SERIES[1], 52),
             )
         ),
-    ).properties(width=inner, height=step)
-    return alt.hconcat(means, shares, spacing=14)
+        width=inner,
+        height=step,
+    )
+    return joined("hconcat", means, shares, spacing=14)
 
 
 UNIGRAM = "with no context"
@@ -250,7 +256,7 @@ def letters(
     return text.encode(
         x=x,
         y=y,
-        text="glyph:N",
+        text=alt.Text("glyph:N"),
         size=alt.Size("size:Q", scale=None, legend=None),
         tooltip=tooltip,
         color=alt.Color(
@@ -292,4 +298,4 @@ def _symbols(found: Sequence[Row], width: int) -> View:
         alt.Tooltip("alone:Q", title=f"nats {UNIGRAM}", format=".4f"),
     ]
     layers = (line.encode(x=x, y=y), name.encode(x=x, y=y), letters(found, x, y, tooltip, width))
-    return across(alt.layer(*layers), width, 320 if narrow else 400)
+    return across(joined("layer", *layers), width, 320 if narrow else 400)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from charlm.reporting import palette
 from charlm.reporting.breakdown import Bigrams, Embeddings
-from charlm.reporting.drawing import NARROW, Chart, Row, View, across, chart, data
+from charlm.reporting.drawing import NARROW, Chart, Row, View, across, chart, data, joined
 from charlm.reporting.loss_charts import letters
 
 Floats = npt.NDArray[np.float64]
@@ -87,7 +87,7 @@ def bigram_chart(
         views = [
             _heat(title, table, glyphs, names, size, labelled) for title, table, labelled in panels
         ]
-        return alt.vconcat(*views, spacing=18) if narrow else alt.hconcat(*views, spacing=18)
+        return joined("vconcat" if narrow else "hconcat", *views, spacing=18)
 
     return chart("bigrams", "What follows what", caption, draw)
 
@@ -215,13 +215,13 @@ def _surprise(
         tooltip=[alt.Tooltip("name:N", title="symbol"), alt.Tooltip("bits:Q", format=".2f")],
     )
     ground = base.mark_rect(color=palette.HEAT.light).encode(
-        x2="x2:Q", y2="y2:Q", opacity=alt.Opacity("dark:Q", scale=None)
+        x2=alt.X2("x2:Q"), y2=alt.Y2("y2:Q"), opacity=alt.Opacity("dark:Q", scale=None)
     )
     placed = base.transform_calculate(mx="(datum.x + datum.x2) / 2", my="datum.y + 0.5")
     text = [
         placed.transform_filter(f"datum.sign == {sign}")
         .mark_text(font=MONOSPACE, fontSize=size, color=tone.light)
-        .encode(x=alt.X("mx:Q"), y=alt.Y("my:Q"), text="glyph:N")
+        .encode(x=alt.X("mx:Q"), y=alt.Y("my:Q"), text=alt.Text("glyph:N"))
         for sign, size, tone in (("false", 13, palette.INK), ("true", 9, palette.MUTED))
     ]
-    return across(alt.layer(ground, *text), width, LINE * lines)
+    return across(joined("layer", ground, *text), width, LINE * lines)

@@ -7,7 +7,7 @@ import altair as alt
 
 from charlm.reporting import palette
 from charlm.reporting.curves import Curves, Series, thinned
-from charlm.reporting.drawing import COUNTED, NARROW, Chart, View, chart, data
+from charlm.reporting.drawing import COUNTED, NARROW, Chart, View, chart, data, joined
 
 PANEL = 84  # pixels: the height of each panel of `training_chart`
 LEFT = 62  # pixels left of a plot, for its axis and title
@@ -36,7 +36,7 @@ def training_chart(curves: Curves, symbols: str, grad_clip: float) -> Chart | No
             _panel(name, series, float(last), width, i == len(panels) - 1, grad_clip)
             for i, (name, series) in enumerate(panels.items())
         ]
-        return alt.vconcat(*views, spacing=16)
+        return joined("vconcat", *views, spacing=16)
 
     return chart("training", "Learning rate, gradient and speed", caption, draw)
 
@@ -74,7 +74,9 @@ def _panel(
         alt.Tooltip("high:Q", title="highest", format=".4~g"),
     ]
     layers: list[Any] = [
-        base.mark_area(opacity=0.22, color=colour).encode(y=alt.Y("low:Q", **y), y2="high:Q"),
+        base.mark_area(opacity=0.22, color=colour).encode(
+            y=alt.Y("low:Q", **y), y2=alt.Y2("high:Q")
+        ),
         base.mark_line(strokeWidth=1.5, color=colour).encode(y=alt.Y("value:Q", **y)),
         base.mark_point(size=90, opacity=0, filled=True).encode(
             y=alt.Y("value:Q", **y), tooltip=tooltip
@@ -85,4 +87,4 @@ def _panel(
             strokeDash=[3, 4], color=palette.MUTED.light
         )
         layers.append(rule.encode(y=alt.Y("value:Q", **y)))
-    return alt.layer(*layers).properties(width=width - LEFT - RIGHT, height=PANEL)
+    return joined("layer", *layers, width=width - LEFT - RIGHT, height=PANEL)

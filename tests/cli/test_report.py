@@ -163,7 +163,7 @@ def test_a_missing_package_is_named_before_the_work(charlm, tiny, monkeypatch, c
 
 def test_nothing_of_the_extra_is_imported_without_a_report():
     code = "import sys, charlm, charlm.cli.main, charlm.cli.report, charlm.reporting.extra;"
-    heavy = "{'altair', 'jinja2', 'vl_convert', 'sklearn', 'PIL'}"
+    heavy = "{'altair', 'jinja2', 'vl_convert', 'PIL'}"
 
     done = python("-c", f"{code} print(sorted({heavy} & set(sys.modules)))")
 

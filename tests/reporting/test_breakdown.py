@@ -153,12 +153,12 @@ def test_the_learned_table_of_a_bigram_model_is_its_table(opened):
 
 
 class Embedded(BigramModel):
-    """A model with embeddings that lie in a plane."""
+    """A model with embeddings that lie in a plane, or in a space of few dimensions."""
 
     def __init__(self, plane):
         super().__init__(len(plane), 8)
         generator = np.random.default_rng(5)
-        axes, _ = np.linalg.qr(generator.normal(size=(7, 2)))
+        axes, _ = np.linalg.qr(generator.normal(size=(7, plane.shape[1])))
         self.token_embedding = torch.nn.Embedding(len(plane), 7)
         weight = torch.from_numpy(plane @ axes.T + generator.normal(size=7)).float()
         self.token_embedding.weight = torch.nn.Parameter(weight)
@@ -176,6 +176,16 @@ def test_embeddings_keep_their_distances_in_a_plane_and_their_signs():
     assert (found.expert, found.of_rows) == ("", False)
     again = embeddings(Embedded(plane), np.arange(9))
     assert (again.places == found.places).all()
+
+
+def test_the_shares_are_those_of_the_largest_variances():
+    vectors = np.random.default_rng(6).normal(size=(40, 3)) * [1, 4, 2]
+
+    found = embeddings(Embedded(vectors), np.arange(40))
+
+    variances = np.sort(np.linalg.eigvalsh(np.cov(vectors.T)))[::-1]
+    assert found.shares == pytest.approx(tuple(variances[:2] / variances.sum()), rel=1e-4)
+    assert np.cov(found.places.T) == pytest.approx(np.diag(variances[:2]), abs=1e-4)
 
 
 def test_a_model_without_embeddings_has_none_to_show():
