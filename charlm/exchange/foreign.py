@@ -1,5 +1,6 @@
 """A model of another program, and the run that is made of it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from charlm.config import Config, dump_yaml, read_config
+from charlm.config import Config, ModelConfig, dump_yaml, read_config
 from charlm.errors import CheckpointError, DataError, UsageError
 from charlm.exchange.gpt2_names import MASK, name_in_gpt2
 from charlm.exchange.torch_file import ANOTHER, shape_of
@@ -21,6 +22,7 @@ from charlm.storage import machine_errors, write_file
 from charlm.storage.atomic import make_folder
 from charlm.text import CharTokenizer
 
+PLACE = "sizes"  # names the configuration that is made of them
 MOST_LAYERS = 10_000
 
 
@@ -70,8 +72,7 @@ def make_run(
         what = f"has {len(alphabet)} characters, the model has {expected}"
         raise DataError(source, what, "name the text that the model was trained on")
     config = _config(foreign, text, file)
-    model = build_model(config.model, tokenizer.vocab_size)
-    _fill(model, foreign, file)
+    model = _model(config.model, foreign, file)
     run, alphabet_json = RunFolder(out), tokenizer.to_json()
     with new_folder_for_run(out):
         with machine_errors(out):
@@ -89,13 +90,17 @@ def _config(foreign: Foreign, text: Path | None, file: Path) -> Config:
     data = {"source": "shakespeare" if text is None else str(text), **records}
     written = {"data": data, "model": dict(foreign.model), "train": {"optimizer": "adamw"}}
     try:
-        return read_config(dump_yaml(written).encode(), str(file))
+        return read_config(dump_yaml(written).encode(), PLACE)
     except UsageError as error:
-        raise CheckpointError.of(*error.problems) from None
+        # The file has no lines.
+        where = re.sub(rf"^{PLACE}(:\d+)?", "", str(error.where))
+        raise CheckpointError(f"{file}{where}", error.what, error.mend) from None
 
 
-def _fill(model: LanguageModel, foreign: Foreign, file: Path) -> None:
-    """Put weights where ours have their place, or raise CheckpointError."""
+def _model(config: ModelConfig, foreign: Foreign, file: Path) -> LanguageModel:
+    """Return the model with its weights, or raise CheckpointError."""
+    with torch.device("meta"):  # without memory: the sizes are those of a file
+        model = build_model(config, foreign.vocab_size)
     weights = {name: tensor.float() for name, tensor in foreign.weights.items()}
     if foreign.records:
         order = torch.arange(1, foreign.vocab_size + 1) % foreign.vocab_size
@@ -104,9 +109,12 @@ def _fill(model: LanguageModel, foreign: Foreign, file: Path) -> None:
                 if weights[name].shape[dim : dim + 1] == (len(order),):
                     weights[name] = weights[name].index_select(dim, order)
     try:
-        model.load_state_dict(weights)
-    except (ValueError, AttributeError) as error:
+        model.check_state(weights)
+    except ValueError as error:
         raise CheckpointError(file, " ".join(str(error).split()), ANOTHER) from None
+    model = build_model(config, foreign.vocab_size)
+    model.load_state_dict(weights)
+    return model
 
 
 def gpt2_of(

@@ -86,6 +86,60 @@ class Bigram(nn.Module):
         return self.logits[idx]
 
 
+class MLP(nn.Module):
+    def __init__(self, vocab_size, context, n_embd, n_hidden):
+        super().__init__()
+        self.wte = nn.Embedding(vocab_size + 1, n_embd)  # the last row: nothing
+        out = nn.Linear(n_hidden, vocab_size)
+        self.mlp = nn.Sequential(nn.Linear(context * n_embd, n_hidden), nn.Tanh(), out)
+        self.context = context
+        randomise(self)
+
+    def forward(self, idx):
+        nothing = self.wte.num_embeddings - 1
+        rows = []
+        for row in idx.tolist():
+            seen = [
+                [row[t - k] if k <= t else nothing for k in range(self.context)]
+                for t in range(len(row))
+            ]
+            rows.append(self.wte(torch.tensor(seen)).flatten(1))
+        return self.mlp(torch.stack(rows))
+
+
+class Cell(nn.Module):
+    def __init__(self, n_embd, n_hidden, names):
+        super().__init__()
+        for name in names:
+            setattr(self, f"xh_to_{name}", nn.Linear(n_embd + n_hidden, n_hidden))
+
+
+class Recurrent(nn.Module):
+    """Its `rnn`, or `gru`."""
+
+    def __init__(self, vocab_size, n_embd, n_hidden, gru):
+        super().__init__()
+        self.start = nn.Parameter(torch.zeros(1, n_hidden))
+        self.wte = nn.Embedding(vocab_size, n_embd)
+        self.cell = Cell(n_embd, n_hidden, ("z", "r", "hbar") if gru else ("h",))
+        self.lm_head = nn.Linear(n_hidden, vocab_size)
+        self.gru = gru
+        randomise(self)
+
+    def forward(self, idx):
+        h, out, cell = self.start.repeat(len(idx), 1), [], self.cell
+        for x in self.wte(idx).unbind(1):
+            if not self.gru:
+                h = cell.xh_to_h(torch.cat([x, h], 1)).tanh()
+            else:
+                both = torch.cat([x, h], 1)
+                update, reset = cell.xh_to_z(both).sigmoid(), cell.xh_to_r(both).sigmoid()
+                candidate = cell.xh_to_hbar(torch.cat([x, reset * h], 1)).tanh()
+                h = h + update * (candidate - h)
+            out.append(self.lm_head(h))
+        return torch.stack(out, 1)
+
+
 def randomise(model):
     """Let no weight be zero or one, so that each matters."""
     with torch.no_grad():
