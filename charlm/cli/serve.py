@@ -1,22 +1,25 @@
 """charlm serve: models over HTTP, with a page to try them on."""
 
-import contextlib
 import importlib.util
 import re
 import secrets
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from charlm.cli import output
 from charlm.cli.options import A_RUN, Device
-from charlm.cli.signals import load_torch
+from charlm.cli.signals import ended_at_once, load_torch
 from charlm.errors import MachineError, Setting, UsageError
+
+if TYPE_CHECKING:
+    from charlm.serving.service import Served
 
 NEEDED = ("starlette", "uvicorn", "prometheus_client")
 SENDABLE = re.compile(r"[!-~]+")  # in a header
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+STOPPED = "stopped while the models were loading"
 
 
 def serve(
@@ -57,15 +60,31 @@ def serve(
         raise UsageError(Setting("token"), "cannot be sent", "use letters and digits, no spaces")
     local = host in LOOPBACK
     made = secrets.token_urlsafe(24) if token is None and not local else None
-    load_torch()
+    with ended_at_once(STOPPED):
+        served = _loaded(runs, device, at_once, waiting, most)
+        from charlm.serving.app import LOCAL, Server
+        from charlm.serving.running import Runner, address, listen
+
+        server = Server(served, token=token or made, hosts=LOCAL if local else None)
+    with listen(host, port) as listening:
+        if made:
+            output.say(f"token  {made}")
+        output.say(f"serving {', '.join(server.served)} at {address(listening)}  (Ctrl-C stops)")
+        runner = Runner(server, output.say)
+        runner.run(sockets=[listening])  # raises the signal again once all is done
+
+
+def _loaded(
+    runs: list[Path] | None, device: str, at_once: int, waiting: int, most: int
+) -> "list[Served]":
+    """Load the models."""
+    load_torch(STOPPED)
     import torch
 
     # One core answers clients. A step that waits for a thread on that core takes far longer: on two
     # cores, 8 clients get 2,900 characters a second from one thread, and 1,800 from two.
     torch.set_num_threads(max(1, torch.get_num_threads() - 1))
     from charlm.library import load
-    from charlm.serving.app import LOCAL, Server
-    from charlm.serving.running import Runner, address, listen
     from charlm.serving.service import Served
 
     models = [load(run, device=device) for run in (runs or (None,))]
@@ -73,15 +92,7 @@ def serve(
     if len(set(names)) < len(names):
         where = ", ".join(str(model.run.path) for model in models)
         raise UsageError(where, "two runs have the same name", "rename one")
-    served = [
+    return [
         Served(name, model, at_once=at_once, waiting=waiting, most=most)
         for name, model in zip(names, models, strict=True)
     ]
-    server = Server(served, token=token or made, hosts=LOCAL if local else None)
-    with listen(host, port) as listening, contextlib.suppress(KeyboardInterrupt):
-        if made:
-            output.say(f"token  {made}")
-        output.say(f"serving {', '.join(names)} at {address(listening)}  (Ctrl-C stops)")
-        Runner(server, output.say).run(
-            sockets=[listening]
-        )  # raises the signal again once all is done

@@ -23,20 +23,35 @@ _STOP = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if ha
 _SAVE = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []
 
 
-def load_torch() -> None:
+def load_torch(last_words: str = "") -> None:
     """Import torch, or raise MachineError if the memory limit is too low for it.
 
-    A signal meanwhile ends the process: there is nothing to save yet, and a handler must not raise
-    during imports. torch imports NumPy from C++, which swallows the exception and leaves half a
-    module behind.
+    A signal meanwhile ends the process: see `ended_at_once`. A handler must not raise during imports: torch
+    imports NumPy from C++, which swallows the exception and leaves half a module behind.
     """
     from charlm.config.cores import let_waiting_threads_sleep
     from charlm.config.memory import check_room
 
     check_room()
     let_waiting_threads_sleep()
-    with _handled(_STOP, lambda number, frame: os._exit(128 + number)):
+    with ended_at_once(last_words):
         import torch  # noqa: F401
+
+
+@contextmanager
+def ended_at_once(last_words: str = "") -> Iterator[None]:
+    """While in this context, a signal to stop ends the process with its exit code: there is nothing to save.
+
+    `last_words` are a line on stderr.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if last_words:
+            os.write(2, f"{last_words}\n".encode())
+        os._exit(128 + number)
+
+    with _handled(_STOP, end):
+        yield
 
 
 def set_unless_ignored(number: int, handler: Handler) -> None:

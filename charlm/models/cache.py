@@ -36,6 +36,11 @@ class KeysValues:
         self.used = 0
         self.held: Float[Tensor, "2 B H slots D"] | None = None
 
+    @property
+    def seen(self) -> int:
+        """How many of the characters read may still be in view."""
+        return min(self.used, self.window)
+
     def add(
         self, key: Float[Tensor, "B H n D"], value: Float[Tensor, "B H n D"]
     ) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B H S D"], Bool[Tensor, "n S"] | None]:

@@ -80,6 +80,7 @@ class SlidingRows(Rows):
     def __init__(self, model: ModernGPT) -> None:
         self.model = by_onednn(model)
         self.state: SlidingView | None = None
+        self.begins: list[int] = []  # positions of the state at which rows have something in view
 
     def join(self, context: Context) -> None:
         """Add a row that continues a context."""
@@ -88,14 +89,17 @@ class SlidingRows(Rows):
     def join_view(self, view: SlidingView) -> None:
         """Add a row that continues a state of one text, which must not be used again."""
         with torch.no_grad():
+            seen = view.layers[0].seen
             if self.state is None:
                 self.state = _as_rows(view)
             else:
                 _join(self.state, view)
+            self.begins.append(self.state.length - seen)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep these rows, in this order, and drop all others."""
         assert self.state is not None, "there are rows"
+        self.begins = [self.begins[row] for row in rows]
         if not rows:
             self.state = None
             return
@@ -109,9 +113,22 @@ class SlidingRows(Rows):
         """Read one more character of each row."""
         assert self.state is not None, "there are rows"
         with torch.no_grad():
-            ids = torch.from_numpy(idx[:, None]).to(self.model.device)
+            ids, mask = torch.from_numpy(idx[:, None]).to(self.model.device), self._mask()
+            for layer in self.state.layers:
+                cast(RowsCache, layer).mask = mask
             logits, _ = self.model.step(ids, self.state)
             return logits.float().cpu().numpy()
+
+    def _mask(self) -> Bool[Tensor, "B 1 1 S"] | None:
+        """Return what each row sees of the positions in view, the next one included; None: all."""
+        assert self.state is not None, "there are rows"
+        layer, end = self.state.layers[0], self.state.length + 1
+        first = end - min(layer.used + 1, layer.window)
+        if max(self.begins) <= first:
+            return None
+        begins = torch.tensor(self.begins, device=self.state.ids.device)
+        positions = torch.arange(first, end, device=begins.device)
+        return (positions >= begins[:, None])[:, None, None]
 
     def view(self, row: int) -> SlidingView:
         """Return the state of one row."""
@@ -119,7 +136,8 @@ class SlidingRows(Rows):
         view = copy(self.state)
         ids = self.state.ids[row]
         view.ids = ids[ids >= 0][None]
-        view.layers = [cast(RowsCache, layer).row(row) for layer in self.state.layers]
+        seen = self.state.length - self.begins[row]
+        view.layers = [cast(RowsCache, layer).row(row, seen) for layer in self.state.layers]
         return view
 
 
@@ -168,37 +186,29 @@ def view_of(reader: Reader) -> SlidingView:
 
 
 class RowsCache(BlockCache):
-    """The cache of a block for texts that begin at different slots, `begins` (B,).
+    """The cache of a block for texts that begin at different slots; `mask` says what each sees.
 
     `held` is the beginning of `room`, which has rows to spare: texts come and go all the time.
     """
 
-    begins: Int[Tensor, "B"]
+    mask: Bool[Tensor, "B 1 1 S"] | None
     room: Float[Tensor, "2 R H slots D"] | None = None
 
     def add(
         self, key: Float[Tensor, "B H 1 D"], value: Float[Tensor, "B H 1 D"]
-    ) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B H S D"], Bool[Tensor, "B 1 1 S"]]:
+    ) -> tuple[Float[Tensor, "B H S D"], Float[Tensor, "B H S D"], Bool[Tensor, "B 1 1 S"] | None]:
         """Add a key and a value; return those in view, and the mask of what each text sees."""
         keys, values, _ = super().add(key, value)
-        slots = torch.arange(self.used - keys.shape[-2], self.used, device=keys.device)
-        return keys, values, (slots >= self.begins[:, None])[:, None, None]
-
-    def make_room(self, n: int) -> tuple[int, int, int]:
-        """Reserve slots for n more; see `KeysValues`."""
-        if self.used + n > self.slots:
-            self.begins = (self.begins - (self.used - self.window + 1)).clamp(min=0)
-        return super().make_room(n)
+        return keys, values, self.mask
 
     def keep(self, rows: Int[Tensor, "B"]) -> None:
         """Keep these rows."""
         assert self.held is not None, "something was read"
-        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
         if len(moved):
-            first = int(moved[0])
-            kept = self.held[:, rows[first:], :, : self.used]
-            self.held[:, first : len(rows), :, : self.used] = kept
-        self.held, self.begins = self.held[:, : len(rows)], self.begins[rows]
+            seen = self.held[..., max(0, self.used - self.window) : self.used, :]
+            seen[:, moved] = seen[:, rows[moved]]
+        self.held = self.held[:, : len(rows)]
         for name in self._inputs():
             setattr(self, name, getattr(self, name)[rows])
 
@@ -207,14 +217,15 @@ class RowsCache(BlockCache):
         names = ["attention_input", "mlp_input"]
         return [] if self.attention_input is None else names
 
-    def row(self, row: int) -> BlockCache:
-        """Return the cache of one text."""
+    def row(self, row: int, seen: int) -> BlockCache:
+        """Return the cache of one text of which so many characters were read."""
         assert self.held is not None, "something was read"
         one = BlockCache(self.slots, self.window)
-        begin = int(self.begins[row])
-        one.used = self.used - begin
+        one.used = min(seen, self.used)
         one.held = self.held.new_empty(2, 1, *self.held.shape[2:])
-        one.held[..., : one.used, :] = self.held[:, row : row + 1, :, begin : self.used]
+        one.held[..., : one.used, :] = self.held[
+            :, row : row + 1, :, self.used - one.used : self.used
+        ]
         one.table = self.table
         for name in self._inputs():
             setattr(one, name, getattr(self, name)[row : row + 1].clone())
@@ -224,7 +235,7 @@ class RowsCache(BlockCache):
         """Add the text of another cache as the last row, its keys turned to the positions here."""
         assert self.held is not None, "something was read"
         assert other.held is not None, "something was read"
-        used, seen = self.used, min(other.used, other.window)
+        used, seen = self.used, other.seen
         longest, rows = max(used, seen), self.held.shape[1]
         if self.room is None or self.room.shape[1] == rows or longest > used:
             self.room = self.held.new_empty(2, rows + 1 + rows // 2, *self.held.shape[2:])
@@ -236,8 +247,6 @@ class RowsCache(BlockCache):
         held[0, -1, :, longest - seen : longest] = rotate(new[0], turn.expand(-1, seen, -1))
         held[1, -1, :, longest - seen : longest] = new[1]
         self.held, self.used = held, longest
-        begin = self.begins.new_tensor([longest - seen])
-        self.begins = torch.cat([self.begins + (longest - used), begin])
         for name in self._inputs():
             setattr(self, name, torch.cat([getattr(self, name), getattr(other, name)]))
 
@@ -249,7 +258,6 @@ def _as_rows(view: SlidingView) -> SlidingView:
     for layer in view.layers:
         one = RowsCache(layer.slots, layer.window)
         vars(one).update(vars(layer))
-        one.begins = torch.zeros(1, dtype=torch.int64, device=view.ids.device)
         state.layers.append(one)
     return state
 

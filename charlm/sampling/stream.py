@@ -39,6 +39,7 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[IntArray] = ()) -> None:
         self.ended = self.complete = False
         self._of_bytes = tokenizer.unit == "bytes"
+        self._plain = not (self._of_bytes or stops)  # each id is a certain character at once
         self._boundary = tokenizer.boundary
         self._decode = tokenizer.stream_decoder()
         # As strings of ids, which can be searched; the text itself has no half of a character.
@@ -53,6 +54,8 @@ class TextStream:
         if idx == self._boundary:
             self.ended = self.complete = True
             return self._characters(self._held, True)
+        if self._plain:
+            return [Piece(self._decode(idx), nats, likely)]
         if not self._stops:
             return self._characters([_Drawn(idx, nats, likely)], False)
         self._held.append(_Drawn(idx, nats, likely))

@@ -1,5 +1,6 @@
 """The HTTP server: completions in OpenAI's dialect, scores, health, metrics and a page."""
 
+import asyncio
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from starlette.routing import Route
 
 from charlm.sampling.stream import Piece
 from charlm.serving.description import describe
-from charlm.serving.drawn import Drawing, Stream
+from charlm.serving.drawn import Drawing, Stream, teller
 from charlm.serving.engine import Busy
 from charlm.serving.messages import body_of, host_of, in_json, refusal
 from charlm.serving.requests import CompletionRequest, NextRequest, Refused, ScoreRequest, checked
@@ -73,6 +74,8 @@ class Server:
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        for one in self.served.values():
+            one.engine.tell = teller(asyncio.get_running_loop())
         yield
         for one in self.served.values():
             await run_in_threadpool(one.engine.close)

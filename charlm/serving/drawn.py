@@ -1,18 +1,22 @@
 """Texts that are being drawn, and how a client gets them: whole, or part by part."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from charlm.sampling.stream import Piece
-from charlm.serving.messages import error_body, event, in_json
+from charlm.serving.engine import Job, wake_all
+from charlm.serving.messages import Events, error_body, event, in_json
 from charlm.serving.requests import CompletionRequest, Refused
 from charlm.serving.service import Answer, Served, prompts_of
 
-PAUSE = 0.02  # seconds between two parts of a stream: characters in between go together
+PAUSE = (
+    0.02  # seconds between two parts of a stream: characters in between go together, ends at once
+)
 QUICK = 8  # streams that come at this pace; more come in larger parts, which cost less
 
 
@@ -34,16 +38,31 @@ class Drawing:
         self.answer = Answer(asked, one.name)
         self.read = sum(map(len, prompts_of(asked)))
         self._more, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        self._due = 0.0  # when the next part of a stream may go, by the loop's clock
+        self._timer: asyncio.TimerHandle | None = None
         self.jobs = one.jobs(asked, self._wake)
         self.engine.submit(self.jobs)
 
-    def _wake(self) -> None:  # from the engine's thread
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._more.set)
+    def _wake(self, job: Job) -> None:
+        """Go on: at once if a text is whole, or when the next part may go."""
+        if job.done or self._loop.time() >= self._due:
+            self._more.set()
+        elif self._timer is None:
+            self._timer = self._loop.call_at(self._due, self._more.set)
+
+    async def _next(self) -> None:
+        """Wait until there is a part to send."""
+        await self._more.wait()
+        self._more.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._due = self._loop.time() + PAUSE * max(1.0, self.engine.load[0] / QUICK)
 
     def end(self) -> None:
         """End the texts that are still being drawn."""
-        self.engine.cancel([job for job in self.jobs if not job.ended])
+        if lasting := [job for job in self.jobs if not job.done]:
+            self.engine.cancel(lasting)
 
     @property
     def written(self) -> int:
@@ -54,7 +73,7 @@ class Drawing:
         """Return the answer when all texts are whole; end them if the client goes away."""
         gone = asyncio.ensure_future(_gone(request))
         try:
-            while not all(job.ended or job.error for job in self.jobs):
+            while not all(job.done for job in self.jobs):
                 woken = asyncio.ensure_future(self._more.wait())
                 await asyncio.wait({gone, woken}, return_when=asyncio.FIRST_COMPLETED)
                 woken.cancel()
@@ -74,31 +93,44 @@ class Drawing:
         return in_json(self.answer.whole(choices, self.read, self.written))
 
     async def parts(self) -> AsyncIterator[str]:
-        """Yield the events of a stream."""
+        """Yield the events of a stream, those of one moment together."""
+        events = Events(self.answer.head)
         waiting, places = set(range(len(self.jobs))), [0] * len(self.jobs)
         for i, echo in enumerate(self.echoes):
             if echo:
-                yield event(self.answer.part(i, echo, 0, None))
+                yield events.one(self.answer.choice(i, echo, 0, None))
                 places[i] += sum(len(piece.text) for piece in echo)
         while waiting:
-            await self._more.wait()
-            self._more.clear()
+            await self._next()
+            parts: list[str] = []
             for i in sorted(waiting):
                 job = self.jobs[i]
                 pieces, done = job.take()
                 if job.error:
-                    yield event(error_body(_failed(job.error)))
+                    yield "".join(parts) + event(error_body(_failed(job.error)))
                     return
                 if pieces or done:
-                    yield event(self.answer.part(i, pieces, places[i], job.ended if done else None))
+                    ended = job.ended if done else None
+                    parts.append(events.one(self.answer.choice(i, pieces, places[i], ended)))
                     places[i] += sum(len(piece.text) for piece in pieces)
                 if done:
                     waiting.discard(i)
-            await asyncio.sleep(PAUSE * max(1.0, self.engine.load[0] / QUICK))
+            if parts:
+                yield "".join(parts)
         options = self.answer.asked.stream_options
         if options and options.include_usage:
             yield event(self.answer.last(self.read, self.written))
         yield "data: [DONE]\n\n"
+
+
+def teller(loop: asyncio.AbstractEventLoop) -> Callable[[Sequence[Job]], None]:
+    """Return what wakes those who wait in an event loop; see `Engine.tell`."""
+
+    def tell(jobs: Sequence[Job]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits
+            loop.call_soon_threadsafe(wake_all, jobs)
+
+    return tell
 
 
 class Stream(StreamingResponse):

@@ -27,7 +27,8 @@ class Job:
     """A text to draw.
 
     Attributes:
-        wake: Called from the engine's thread when there is more to take, once until it is taken.
+        wake: Called with the text when there is more to take, once until it is taken, and at the end;
+            see `Engine.tell`.
         eager: Whether `wake` is called for each character, not only at the end.
         error: Why it failed; None if it did not.
         ended: Why it ended; None before.
@@ -36,7 +37,7 @@ class Job:
     prompt: Int[np.ndarray, "T"]
     task: Task
     seed: int
-    wake: Callable[[], None]
+    wake: Callable[["Job"], object]
     eager: bool = False
     ended: Ended | None = None
     error: Exception | None = None
@@ -46,25 +47,31 @@ class Job:
     _woken: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def done(self) -> bool:
+        """Whether it has ended or failed."""
+        return self.ended is not None or self.error is not None
+
     def take(self) -> tuple[list[Piece], bool]:
         """Return the characters since the last call, and whether these are the last."""
         with self._lock:
             pieces, self._pieces, self._woken = self._pieces, [], False
-            return pieces, self.ended is not None or self.error is not None
+            return pieces, self.done
 
-    def _add(self, pieces: Sequence[Piece], ended: Ended | None = None) -> None:
+    def _add(self, pieces: Sequence[Piece], ended: Ended | None = None) -> bool:
+        """Add characters; tell whether to wake whoever waits for them."""
         with self._lock:
             self._pieces += pieces
             self.ended = ended
             wake = ended is not None or (self.eager and bool(pieces) and not self._woken)
             self._woken |= wake
-        if wake:
-            self.wake()
+        return wake
 
-    def _fail(self, error: Exception) -> None:
-        with self._lock:
-            self.error = error
-        self.wake()
+
+def wake_all(jobs: Sequence[Job]) -> None:
+    """Wake whoever waits for these texts."""
+    for job in jobs:
+        job.wake(job)
 
 
 class Engine:
@@ -74,17 +81,22 @@ class Engine:
         saved: The model.
         at_once: Texts that are drawn together, at most; others wait.
         waiting: Texts that may wait, at most.
+
+    Attributes:
+        tell: Called from the engine's thread after a step with the texts that have more to take: one call,
+            because each wakes another thread, which then wants the interpreter. It calls `wake_all`.
     """
 
     def __init__(self, saved: SavedModel, at_once: int = 64, waiting: int = 256) -> None:
         self.saved, self.at_once, self.waiting = saved, at_once, waiting
         self.characters = 0  # drawn so far
+        self.tell: Callable[[Sequence[Job]], None] = wake_all
         self._together = Together(saved.model)
         self._queue: deque[Job] = deque()
         self._active: dict[OneText, tuple[Job, TextStream]] = {}
         self._contexts: OrderedDict[bytes, Context] = OrderedDict()
         self._condition = threading.Condition()
-        self._closed = False
+        self._closed = self._cancelled = False
         self._thread = threading.Thread(target=self._run, name="charlm-engine", daemon=True)
         self._thread.start()
 
@@ -108,6 +120,7 @@ class Engine:
             for job in jobs:
                 job.cancelled = True
             self._queue = deque(job for job in self._queue if not job.cancelled)
+            self._cancelled = True
             self._condition.notify()
 
     def close(self) -> None:
@@ -119,28 +132,35 @@ class Engine:
 
     def _run(self) -> None:
         while self._wait():
+            woken: list[Job] = []
             try:
-                self._begin()
-                self._end([job for job, _ in self._active.values() if job.cancelled])
-                for one in self._together.step():
-                    self._give(one)
-                self._end([job for job, _ in self._active.values() if job.ended])
+                self._begin(woken)
+                if self._cancelled:
+                    self._cancelled = False
+                    self._end([text for text, (job, _) in self._active.items() if job.cancelled])
+                self._step(woken)
             except Exception as error:
                 failed, self._active = self._active, {}
                 self._together = Together(self.saved.model)  # what it held may be half read
-                for job, _ in failed.values():
-                    job._fail(error)
+                unfinished = [job for job, _ in failed.values() if not job.done]
+                for job in unfinished:
+                    job.error = error
+                woken += [job for job in unfinished if job not in woken]
+            if woken:
+                self.tell(woken)
 
     def _wait(self) -> bool:
         """Wait for work; return whether there is any."""
+        if self._active:
+            return True
         with self._condition:
-            while not (self._queue or self._active or self._closed):
+            while not (self._queue or self._closed):
                 self._condition.wait()
-            return bool(self._queue or self._active)
+            return bool(self._queue)
 
-    def _begin(self) -> None:
-        """Read the prompts of texts that have a place now."""
-        while len(self._active) < self.at_once:
+    def _begin(self, woken: list[Job]) -> None:
+        """Read the prompts of texts that have a place now; add those that end with that to `woken`."""
+        while self._queue and len(self._active) < self.at_once:
             with self._condition:
                 if not self._queue:
                     return
@@ -148,16 +168,29 @@ class Engine:
             if job.cancelled:
                 continue
             if job.task.count == 0:
-                job._add([], "length")
+                job.ended = "length"
+                woken.append(job)
                 continue
             try:
                 context = self._context(job.prompt)
             except Exception as error:  # of this text alone; else nobody would be told
-                job._fail(error)
+                job.error = error
+                woken.append(job)
                 continue
             text = self._together.add(context, job.task.settings, job.seed)
             stream = TextStream(self.saved.tokenizer, job.task.stops)
             self._active[text] = job, stream
+
+    def _step(self, woken: list[Job]) -> None:
+        """Draw a character of each text; add the texts that have more to take to `woken`."""
+        ended = []
+        for one in self._together.step():
+            job, stream = self._active[one.text]
+            if self._give(one, job, stream):
+                woken.append(job)
+            if job.ended:
+                ended.append(one.text)
+        self._end(ended)
 
     def _context(self, prompt: Int[np.ndarray, "T"]) -> Context:
         key = prompt.tobytes()
@@ -168,9 +201,8 @@ class Engine:
             self._contexts.popitem(last=False)
         return self._contexts[key]
 
-    def _give(self, one: DrawnOne) -> None:
-        """Give a character to its text, and end the text if it is whole."""
-        job, stream = self._active[one.text]
+    def _give(self, one: DrawnOne, job: Job, stream: TextStream) -> bool:
+        """Give a character to its text, and end the text if it is whole; see `Job._add`."""
         self.characters += 1
         job.drawn += 1
         likely = self._alternatives(one) if job.task.alternatives else None
@@ -180,17 +212,15 @@ class Engine:
             ended = "boundary" if stream.complete else "stop"
         elif job.drawn >= job.task.count:
             pieces, ended = pieces + stream.finish(), "length"
-        job._add(pieces, ended)
+        return job._add(pieces, ended)
 
     def _alternatives(self, one: DrawnOne) -> Alternatives:
         likeliest = np.argsort(-one.log_p, kind="stable")[:SHOWN].tolist()
         decode = self.saved.tokenizer.decode
         return [(decode([i]), math.exp(one.log_p[i])) for i in likeliest]
 
-    def _end(self, jobs: Sequence[Job]) -> None:
+    def _end(self, texts: Sequence[OneText]) -> None:
         """Take texts out of the steps."""
-        gone = set(jobs)
-        texts = [text for text, (job, _) in self._active.items() if job in gone]
         if texts:
             self._together.remove(texts)
             for text in texts:

@@ -33,7 +33,10 @@ async def body_of(request: Request) -> bytes:
 
 def refusal(refused: Refused) -> Response:
     """Return an error as that API has it."""
-    return in_json(error_body(refused), refused.status)
+    response = in_json(error_body(refused), refused.status)
+    if refused.status == 408:  # else what still trickles in would be read for ever
+        response.headers["Connection"] = "close"
+    return response
 
 
 def error_body(refused: Refused) -> dict[str, Any]:
@@ -44,6 +47,11 @@ def error_body(refused: Refused) -> dict[str, Any]:
     return {"error": error}
 
 
+def error_json(refused: Refused) -> str:
+    """Return the body of an error as it goes over the wire."""
+    return _text(error_body(refused))
+
+
 def in_json(content: Mapping[str, Any], status: int = 200) -> Response:
     """Return an answer in JSON."""
     return Response(_text(content), status, media_type="application/json")
@@ -52,6 +60,17 @@ def in_json(content: Mapping[str, Any], status: int = 200) -> Response:
 def event(content: Mapping[str, Any]) -> str:
     """Return one event of a stream."""
     return f"data: {_text(content)}\n\n"
+
+
+class Events:
+    """The events of one stream with a part of a text each. They begin alike: `head`."""
+
+    def __init__(self, head: Mapping[str, Any]) -> None:
+        self._beginning = f'data: {_text(head)[:-1]},"choices":['
+
+    def one(self, choice: Mapping[str, Any]) -> str:
+        """Return an event with a part."""
+        return f"{self._beginning}{_text(choice)}]}}\n\n"
 
 
 def _text(content: Mapping[str, Any]) -> str:

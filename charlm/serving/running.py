@@ -11,6 +11,7 @@ import uvicorn
 from charlm.errors import MachineError, Phrase, Setting
 from charlm.sampling.gpt_reader import load_loops
 from charlm.serving.app import Server
+from charlm.serving.connection import Connection
 
 DRAIN = 30  # seconds in which texts that were begun may end
 STOPPING = "finishing {} (once more: stop at once)"
@@ -49,6 +50,7 @@ class Runner(uvicorn.Server):
         # What clients do wrong, they are told; here, only mistakes of the server are.
         config = uvicorn.Config(
             server.app,
+            http=Connection,
             log_level="error",
             access_log=False,
             timeout_keep_alive=30,

@@ -65,7 +65,7 @@ class Served:
             what = f"prompt: with echo and logprobs, at most {self.most} characters here"
             raise Refused(what, "prompt")
 
-    def jobs(self, asked: CompletionRequest, wake: Callable[[], None]) -> list[Job]:
+    def jobs(self, asked: CompletionRequest, wake: Callable[[Job], object]) -> list[Job]:
         """Return the texts of a request, not yet begun: n of each prompt; or raise Refused.
 
         Text i of a prompt is the one of `seed` + i.
@@ -180,23 +180,17 @@ class Answer:
 
     def __init__(self, asked: CompletionRequest, name: str) -> None:
         self.asked = asked
-        self._head = {
+        self.head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": int(time.time()),
             "model": name,
         }
 
-    def part(
-        self, index: int, pieces: Sequence[Piece], at: int, ended: Ended | None
-    ) -> dict[str, Any]:
-        """Return the next characters of one text, the first of which is its character `at`."""
-        return self._head | {"choices": [self.choice(index, pieces, at, ended)]}
-
     def choice(
         self, index: int, pieces: Sequence[Piece], at: int, ended: Ended | None
     ) -> dict[str, Any]:
-        """Return characters of one text."""
+        """Return characters of one text, the first of which is its character `at`."""
         return {
             "index": index,
             "text": as_unicode("".join(piece.text for piece in pieces)),
@@ -206,11 +200,11 @@ class Answer:
 
     def whole(self, choices: Iterable[dict[str, Any]], read: int, written: int) -> dict[str, Any]:
         """Return all texts, and how many characters were read and written."""
-        return self._head | {"choices": list(choices), "usage": usage(read, written)}
+        return self.head | {"choices": list(choices), "usage": usage(read, written)}
 
     def last(self, read: int, written: int) -> dict[str, Any]:
         """Return the last part of a stream that was asked for its usage."""
-        return self._head | {"choices": [], "usage": usage(read, written)}
+        return self.head | {"choices": [], "usage": usage(read, written)}
 
     def _logprobs(self, pieces: Sequence[Piece], at: int) -> dict[str, Any]:
         places, logprobs, top, shown = [], [], [], []

@@ -1,6 +1,7 @@
 """A served model under load: real HTTP from another process."""
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from benches.common import AsJson, report
+from benches.common import AsJson, ratio, report
 
 CLIENTS = (1, 8, 64)
 
@@ -20,13 +21,14 @@ CLIENTS = (1, 8, 64)
 def serving(
     run: Annotated[Path, typer.Argument(help="A run, such as runs/gpt.")],
     chars: Annotated[int, typer.Option(min=1, help="Of each text.")] = 500,
-    rounds: Annotated[int, typer.Option(min=1, help="Of each, in turn.")] = 3,
-    requests: Annotated[
-        int, typer.Option(min=0, help="Short requests after that, one in fifty broken off.")
-    ] = 0,
+    rounds: Annotated[int, typer.Option(min=0, help="Of each, in turn.")] = 3,
+    requests: Annotated[int, typer.Option(min=0, help="Short requests after that.")] = 0,
+    broken: Annotated[int, typer.Option(min=0, help="Of these, broken off in the middle.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Time clients of a served run against `charlm sample -n`, which draws as many texts at once."""
+    if broken > requests:
+        raise typer.BadParameter(f"--broken {broken}: there are {requests} requests")
     with subprocess.Popen(
         [sys.executable, "-m", "charlm", "serve", str(run), "--port", "0"],
         stderr=subprocess.PIPE,
@@ -41,28 +43,39 @@ def serving(
                 sys.exit("bench: error: the server did not start")
             address = line.split(" at ")[1].split()[0] if " at http" in line else ""
         try:
-            figures = asyncio.run(_figures(address, run, chars, rounds, requests, server.pid))
+            figures = asyncio.run(_compared(address, run, chars, rounds)) if rounds else {}
+            if requests:
+                figures |= asyncio.run(_flooded(address, requests, broken, server.pid))
+            figures["load"] = " ".join(f"{load:.1f}" for load in os.getloadavg())
         finally:
             server.terminate()
+        said = server.stderr.read().splitlines()
+        figures["lines in the server's log"] = float(len(said))
+        for line in said[:20]:
+            print(line, file=sys.stderr)
     report(figures, as_json)
 
 
-async def _figures(
-    address: str, run: Path, chars: int, rounds: int, requests: int, pid: int
-) -> dict[str, float | str]:
+@contextlib.asynccontextmanager
+async def _client(address: str):
+    """Give a client and what all of its requests ask for."""
     import httpx
-    import psutil
 
-    figures: dict[str, float | str] = {}
     limits = httpx.Limits(max_connections=100)
     async with httpx.AsyncClient(base_url=address, timeout=600, limits=limits) as client:
-        models = (await client.get("/v1/models")).json()["data"]
-        asked = {"model": models[0]["id"], "prompt": "\n", "stream": True}
+        (model, *_) = (await client.get("/v1/models")).json()["data"]
+        yield client, {"model": model["id"], "prompt": "\n", "stream": True}
+
+
+async def _compared(address: str, run: Path, chars: int, rounds: int) -> dict[str, float | str]:
+    """Time clients and the command in turn: A B A B."""
+    figures: dict[str, float | str] = {}
+    async with _client(address) as (client, asked):
         await _text(client, {**asked, "max_tokens": 1100})  # loads what the first texts need
         for count in CLIENTS:
             bodies = [{**asked, "max_tokens": chars, "seed": i} for i in range(count)]
             served, drawn, firsts = [], [], []
-            for _ in range(rounds):  # in turn
+            for _ in range(rounds):
                 since = time.perf_counter()
                 firsts += await asyncio.gather(*(_text(client, body) for body in bodies))
                 served.append(count * chars / (time.perf_counter() - since))
@@ -70,18 +83,32 @@ async def _figures(
             clients = f"{count} client{'s' * (count > 1)}"
             figures[f"{clients} (characters/s)"] = median(served)
             figures[f"sample -n {count} (characters/s)"] = median(drawn)
-            figures[f"{clients}: share of that"] = median(served) / median(drawn)
+            figures[f"{clients}: share of that"] = ratio(served, drawn)
             figures[f"{clients}: seconds to the first character, median"] = median(firsts)
-        if requests:
-            memory, failed = psutil.Process(pid).memory_info, 0
-            for part in range(10):
-                failed += await _many(client, asked, requests // 10)
-                if part == 0:
-                    warm = memory().rss
-            figures["short requests"] = float(requests)
-            figures["answered otherwise than 200"] = float(failed)
-            figures["memory after them, of that after a tenth"] = memory().rss / warm
     return figures
+
+
+async def _flooded(address: str, requests: int, broken: int, pid: int) -> dict[str, float | str]:
+    """Send many short requests; compare the server's memory with that after a tenth of them."""
+    import psutil
+
+    memory, failed, since = psutil.Process(pid).memory_info, 0, time.perf_counter()
+    every = requests // broken if broken else 0
+    async with _client(address) as (client, asked):
+        for part in range(10):
+            numbers = range(part * requests // 10, (part + 1) * requests // 10)
+            failed += await _many(client, asked, numbers, every)
+            if part == 0:
+                warm = memory().rss
+        open_now = await _still_drawn(client)
+    return {
+        "short requests": float(requests),
+        "broken off": float(len(range(0, requests, every)) if every else 0),
+        "answered otherwise than 200": float(failed),
+        "texts still drawn or waiting after them": open_now,
+        "memory after them, of that after a tenth": memory().rss / warm,
+        "seconds for them": time.perf_counter() - since,
+    }
 
 
 async def _text(client: "object", body: dict[str, object]) -> float:
@@ -112,21 +139,29 @@ def _drawn(run: Path, chars: int, count: int) -> float:
     return sum(one["chars"] for one in texts) / sum(one["seconds"] for one in texts)
 
 
-async def _many(client: "object", asked: dict[str, object], requests: int) -> int:
-    """Send short requests, 32 at a time, and break off one in fifty; return how many failed."""
+async def _many(client: "object", asked: dict[str, object], numbers: range, every: int) -> int:
+    """Send short requests, 32 at a time, break off one in `every` (0: none); return how many failed."""
     places, failed = asyncio.Semaphore(32), 0
 
     async def one(i: int) -> None:
         nonlocal failed
-        body = {**asked, "max_tokens": 10, "seed": i, "stream": i % 50 == 0}
+        breaks = every > 0 and i % every == 0
+        body = {**asked, "max_tokens": 2000 if breaks else 10, "seed": i, "stream": breaks}
         async with places:
-            if i % 50 == 0:
-                body["max_tokens"] = 2000
+            if breaks:
                 async with client.stream("POST", "/v1/completions", json=body) as answer:  # type: ignore[attr-defined]
                     async for _ in answer.aiter_lines():
                         return
             answer = await client.post("/v1/completions", json=body)  # type: ignore[attr-defined]
             failed += answer.status_code != 200
 
-    await asyncio.gather(*map(one, range(requests)))
+    await asyncio.gather(*map(one, numbers))
     return failed
+
+
+async def _still_drawn(client: "object") -> float:
+    """Return how many texts have a place or wait for one, after a second in which they may end."""
+    await asyncio.sleep(1)
+    text = (await client.get("/metrics")).text  # type: ignore[attr-defined]
+    counted = [line for line in text.splitlines() if line.startswith("charlm_texts_")]
+    return sum(float(line.split()[-1]) for line in counted)

@@ -99,6 +99,39 @@ def is_answered(url):
         return False
 
 
+@pytest.mark.parametrize("place", ["torch", "charlm.library"])
+def test_ctrl_c_while_it_loads_is_one_line(trained, place):
+    # A module that the command imports sends the signal, twice.
+    program = (
+        "import os, signal, sys\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == {place!r}:\n"
+        "            for _ in range(2): os.kill(os.getpid(), signal.SIGINT)\n"
+        "import charlm.__main__\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        f"sys.argv = ['charlm', 'serve', {str(trained)!r}]\n"
+        "charlm.__main__.main()\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "stopped while the models were loading\n"
+
+
+def test_ctrl_c_ends_a_server_that_nobody_uses(started):
+    process, address, _ = started()
+    assert is_answered(f"{address}/health")
+
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(20) == 130
+    assert process.stderr.read() == ""
+
+
 def test_sigterm_lets_texts_end_and_takes_no_more(started):
     process, address, token = started("--host", "0.0.0.0")
     host = f"http://127.0.0.1:{address.rpartition(':')[2]}"

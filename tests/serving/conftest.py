@@ -12,13 +12,16 @@ pytest.importorskip("uvicorn")
 import uvicorn
 
 from charlm.serving.app import Server
+from charlm.serving.connection import Connection
 from charlm.serving.service import Served
 
 
 @contextlib.contextmanager
 def serving(server):
     """Serve on a free port while in this context; give the address."""
-    config = uvicorn.Config(server.app, port=0, log_level="critical", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        server.app, http=Connection, port=0, log_level="critical", timeout_graceful_shutdown=5
+    )
     runner = uvicorn.Server(config)
     thread = threading.Thread(target=runner.run)
     thread.start()

@@ -21,7 +21,7 @@ def test_a_prompt_that_cannot_be_read_fails_alone_and_is_told(served, monkeypatc
     jobs, done = [], threading.Semaphore(0)
     for prompt in ("the", "quick", "dog "):
         asked = CompletionRequest(model="tiny", prompt=prompt, max_tokens=8, seed=1)
-        jobs += served.jobs(asked, done.release)
+        jobs += served.jobs(asked, lambda job: done.release())
 
     served.engine.submit(jobs)
 
@@ -35,7 +35,9 @@ def test_a_text_that_is_not_waited_for_gives_its_place_in_the_queue(model):
     served = Served("tiny", model, at_once=1, waiting=1)
     try:
         drawn, waiting, refused = (
-            served.jobs(CompletionRequest(model="tiny", prompt="a", max_tokens=4000), lambda: None)
+            served.jobs(
+                CompletionRequest(model="tiny", prompt="a", max_tokens=4000), lambda job: None
+            )
             for _ in range(3)
         )
         served.engine.submit(drawn)
