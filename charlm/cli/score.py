@@ -15,6 +15,7 @@ from charlm.cli.signals import StopSignals, load_torch
 from charlm.errors import DataError, UsageError, number_of
 
 if TYPE_CHECKING:
+    from charlm.cli.score_output import Form
     from charlm.evaluation.each import Ranking, TextReading, TextScore
     from charlm.runs.load import SavedModel
     from charlm.text.records import Records
@@ -35,13 +36,23 @@ def score(
     run: Annotated[
         Path | None, typer.Option(help="A run. Default: the newest in runs/.", **A_RUN)
     ] = None,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print a line of JSON for each text. Default for a file or pipe."
+        ),
+    ] = False,
     tsv: Annotated[
         bool,
         typer.Option(
             "--tsv",
-            help="Print columns instead of JSON: rank (if ranked), nats, bits a character, "
+            help="Print columns, divided by tabs: rank (if ranked), nats, bits a character, "
             "characters, unknown (or rare) ones, text.",
         ),
+    ] = False,
+    table: Annotated[
+        bool,
+        typer.Option("--table", help="Print these columns to be read. Default on a terminal."),
     ] = False,
     top: Annotated[
         int, typer.Option(min=0, max=MOST, metavar="N", help="Only the N most likely, in order.")
@@ -73,6 +84,7 @@ def score(
 
     For example: charlm score names.txt --run runs/names --bottom 10
     """
+    form = _form(json, tsv, table)
     load_torch()
     if threshold is not None and (top or bottom):
         what = "every text of a ranking is printed"
@@ -80,7 +92,7 @@ def score(
     with StopSignals() as stop:
         saved, reading = _opened(source, run, checkpoint, device, stop)
         totals = _Totals()
-        _write(saved, reading, _Asked(tsv, by, threshold, top, bottom), totals, stop)
+        _write(saved, reading, _Asked(form, by, threshold, top, bottom), totals, stop)
     for remark in reading.notes():
         output.note(remark)
     _summarise(saved, reading, totals)
@@ -90,11 +102,20 @@ def score(
 class _Asked:
     """What is printed."""
 
-    tsv: bool
+    form: "Form"
     by: str
     threshold: float | None
     top: int
     bottom: int
+
+
+def _form(json: bool, tsv: bool, table: bool) -> "Form":
+    """Return the form of the output; raise UsageError if several were asked for."""
+    asked: dict[Form, bool] = {"json": json, "tsv": tsv, "table": table}
+    chosen = [form for form in asked if asked[form]]
+    if len(chosen) > 1:
+        raise UsageError(f"--{chosen[0]} and --{chosen[1]}", "given both", "choose one")
+    return chosen[0] if chosen else "table" if sys.stdout.isatty() else "json"
 
 
 def _opened(
@@ -126,8 +147,8 @@ def _write(
     from charlm.cli.score_output import Lines
     from charlm.evaluation.each import Ranking
 
-    lines = Lines(asked.tsv, saved.tokenizer.unit)
     ranked = bool(asked.top or asked.bottom)
+    lines = Lines(asked.form, saved.tokenizer.unit, ranked)
     ranking: Ranking[TextScore] | None = Ranking(asked.top, asked.bottom) if ranked else None
     keep = _Keep(asked.by, asked.threshold, ranking)
     for scores in _scored(saved, reading, stop, shown=not ranked):

@@ -141,6 +141,46 @@ def test_a_table_has_a_text_on_one_line(score, charlm):
     ]
 
 
+def test_a_terminal_gets_a_table_and_a_pipe_gets_json(charlm, score, monkeypatch):
+    Path("odd.txt").write_text("anna\nan\tna\x1b[2J\n" + "bena" * 40 + "\n")
+    found, _ = score("odd.txt")
+    asked = charlm("score", "--run", "runs/ngram", "odd.txt", "--table").stdout.splitlines()
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    table = charlm("score", "--run", "runs/ngram", "odd.txt").stdout.splitlines()
+    lines = charlm("score", "--run", "runs/ngram", "odd.txt", "--json").stdout
+
+    assert [json.loads(line) for line in lines.splitlines()] == found
+    assert table[0].split() == ["nats", "bits/char", "characters", "unknown", "text"]
+    assert [line.split()[:4] for line in table[1:]] == [
+        [
+            f"{one['nats']:.2f}",
+            f"{one['bits_per_char']:.3f}",
+            str(one["chars"]),
+            str(one["unknown"]),
+        ]
+        for one in found
+    ]
+    assert [line.split()[4] for line in table[1:3]] == ["anna", "an\\tna\\x1b[2J"]
+    assert [len(line) for line in table[3:]] == [80]
+    assert table[3].endswith("…")
+    assert asked[:3] == table[:3]
+
+
+def test_a_ranked_table_has_the_ranks(charlm, named):
+    result = charlm("score", "--run", "runs/ngram", "names.txt", "--table", "--top", 3)
+
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["rank", "1", "2", "3"]
+
+
+def test_one_form_is_chosen(charlm, named):
+    result = charlm("score", "--run", "runs/ngram", "names.txt", "--table", "--json")
+
+    assert (result.code, result.error) == (2, "--json and --table: given both; choose one")
+
+
 @pytest.mark.parametrize("by", ["nats", "bits"])
 def test_the_ends_of_the_ranking_are_those_of_all(score, by):
     found, _ = score("names.txt")
