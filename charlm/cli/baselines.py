@@ -102,6 +102,7 @@ def data_config(
 def _read(data: "DataConfig", scratch: Path) -> tuple["Corpus", "Tokenizer"]:
     """Read a text twice: for its alphabet and for its ids."""
     from charlm.text import encode_corpus, open_source, scan_text
+    from charlm.text.parts import check_scored
     from charlm.text.reading import table_note
 
     source = open_source(data.source, output.download_bar())
@@ -109,13 +110,7 @@ def _read(data: "DataConfig", scratch: Path) -> tuple["Corpus", "Tokenizer"]:
         scan = scan_text(source, data, progress)
         for remark in filter(None, [table_note(source, data), *scan.notes]):
             output.note(remark)
-        bounds = scan.bounds(data)
-        for name in ("train", "val"):
-            length = bounds[name][1] - bounds[name][0]
-            if length < 2:
-                whole = number_of(scan.size, output.one(data.unit))
-                what = f"its {name} part has {length} of {whole} and needs 2"
-                raise DataError(data.source, what, "use a longer text or another --val-fraction")
+        check_scored(scan.size, scan.bounds(data), data)
         tokenizer = fitted(scan, data)
         corpus = encode_corpus(source, data, scan, tokenizer, scratch / "tokens", progress)
     return corpus, tokenizer

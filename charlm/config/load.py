@@ -124,8 +124,8 @@ def preset_names() -> list[str]:
 def preset_text(name: str) -> str:
     """Return the commented YAML of a preset, or raise UsageError if there is none of that name."""
     if name not in preset_names():
-        what = f"not one of {', '.join(preset_names())}"
-        raise UsageError(f"preset {name!r}", what, did_you_mean(name, preset_names()))
+        mend = f"{did_you_mean(name, preset_names())} see charlm config list".lstrip()
+        raise UsageError(f"preset {name!r}", "there is none of this name", mend)
     return (_preset_folder() / f"{name}.yaml").read_text(encoding="utf-8")
 
 

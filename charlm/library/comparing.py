@@ -16,6 +16,7 @@ from charlm.library.overrides import as_changes
 from charlm.library.run import Run, open_run
 from charlm.library.texts import Text, as_source
 from charlm.text import encode_corpus, open_source, scan_text
+from charlm.text.parts import check_scored
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def baselines(text: Text, *, block_size: int | None = None, **data: Any) -> Ladd
         read = changed(whole, [*source, *as_changes({"data": data})], "baselines").data
         found = open_source(read.source)
         scan = scan_text(found, read)
+        check_scored(scan.size, scan.bounds(read), read)
         tokenizer = scan.tokenizer(read)
         corpus = encode_corpus(found, read, scan, tokenizer, Path(scratch) / "tokens")
         parts = corpus.splits

@@ -47,6 +47,7 @@ class Score:
     text: str
     nats: Float[np.ndarray, "N"] = field(repr=False)
     unknown: int = 0  # characters that are not in the model's alphabet
+    unit: str = "chars"  # or bytes: what `nats` has a number for
 
     @property
     def total_nats(self) -> float:
@@ -70,9 +71,13 @@ class Score:
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the text, each character coloured by its bits."""
-        shown = [*self.text] if len(self.text) <= len(self.nats) else []
-        marks = "".join(map(_mark, shown, self.nats / math.log(2)))
-        facts = f"{self.total_bits:.1f} bits, {self.bits_per_char:.3f} a character"
+        bits, at, marks = self.nats / math.log(2), 0, ""
+        for char in self.text:
+            size = len(as_bytes(char)) if self.unit == "bytes" else 1
+            marks += _mark(char, bits[at : at + size].tolist())
+            at += size
+        one = "byte" if self.unit == "bytes" else "character"
+        facts = f"{self.total_bits:.1f} bits, {self.bits_per_char:.3f} a {one}"
         return f'<div style="white-space: pre-wrap; font-family: monospace">{marks}</div>{facts}'
 
 
@@ -115,6 +120,10 @@ class Model:
 
         Text i, from 0, is the one of `seed` + i. For the options see `stream`, which also says what is
         raised.
+
+        >>> model = charlm.load("runs/gpt")
+        >>> model.generate("To be", max_new_chars=20, seed=1)
+        >>> first, second = model.generate("To be", 2, temperature=0.7)
         """
         if n is None:
             return "".join(self.stream(prompt, **options))
@@ -124,6 +133,9 @@ class Model:
 
     def stream(self, prompt: Words | None = None, **options: Any) -> Iterator[str]:
         """Yield the characters of a text as they are drawn, without the prompt.
+
+        >>> for char in charlm.load("runs/gpt").stream("To be", stop="."):
+        ...     print(char, end="", flush=True)
 
         Args:
             prompt: What to continue; None: the run's own prompt.
@@ -141,7 +153,10 @@ class Model:
         return map(as_unicode, stream(self._saved, prompt, **options))
 
     def stream_bytes(self, prompt: Words | None = None, **options: Any) -> Iterator[bytes]:
-        """Yield what `stream` does as bytes: UTF-8, or exactly what a model of bytes has drawn."""
+        """Yield what `stream` does as bytes: UTF-8, or exactly what a model of bytes has drawn.
+
+        >>> b"".join(charlm.load("runs/gpt").stream_bytes("To be", seed=1))
+        """
         return map(as_bytes, stream(self._saved, prompt, **options))
 
     @overload
@@ -150,6 +165,8 @@ class Model:
     def score(self, text: Iterable[Words]) -> list[Score]: ...
     def score(self, text: Words | Iterable[Words]) -> Score | list[Score]:
         """Return how likely a text is, from its first character to its end; or how likely each of some is.
+
+        >>> charlm.load("runs/gpt").score("To be").bits_per_char
 
         What is scored, and what unknown characters cost, says `charlm.evaluation.each`. For more texts than fit
         into memory, use `score_each`.
@@ -160,12 +177,16 @@ class Model:
             return self.score([text])[0]
         texts = [self._text(one) for one in text]
         each = zip(texts, self._scorer.each(texts), strict=True)
-        return [Score(one, nats, unknown) for one, (nats, unknown) in each]
+        unit = self.tokenizer.unit
+        return [Score(one, nats, unknown, unit) for one, (nats, unknown) in each]
 
     def score_each(
         self, texts: Iterable[Words], *, ahead: int | None = None
     ) -> Iterator[TextScore]:
         """Yield how likely each text is, in order; memory does not grow with their number.
+
+        >>> for one in charlm.load("runs/gpt").score_each(["To be", "eb oT"]):
+        ...     print(one.text, one.nats, one.bits_per_char)
 
         `ahead` is how many characters to read before the first is scored; None: some thousands.
         """
@@ -176,6 +197,9 @@ class Model:
 
     def next(self, prompt: Words = "", *, unknown: Unknown = "error") -> dict[str, float]:
         """Return the probability of each character that may come next, the likeliest first.
+
+        >>> likely = charlm.load("runs/gpt").next("To b")
+        >>> max(likely, key=likely.get)
 
         Of a run with records, the end of a record is "". Of a run of bytes, a byte that is no character
         is a lone surrogate, as `bytes.decode(errors="surrogateescape")` gives it. `unknown` says what is done about
@@ -188,13 +212,20 @@ class Model:
         return {names[i].replace(BOUNDARY, ""): float(p[i]) for i in order if p[i] > 0}
 
     def logits(self, ids: Sequence[int] | Int[Any, "T"]) -> Float[Tensor, "T V"]:
-        """Return the logits of the next character after each of some ids, of any number."""
+        """Return the logits of the next character after each of some ids, of any number.
+
+        >>> model = charlm.load("runs/gpt")
+        >>> model.logits(model.tokenizer.encode("To be")).softmax(dim=-1)
+        """
         idx = torch.as_tensor(np.asarray(ids), dtype=torch.int64, device=self.module.device)
         with evaluating(self.module), torch.no_grad():
             return self.module.read(idx[None])[0].float()
 
     def attention(self, text: Words, *, expert: str | None = None) -> Float[np.ndarray, "L H T T"]:
         """Return what each head of each layer looks at while the model reads a text, in float32.
+
+        >>> weights = charlm.load("runs/gpt").attention("To be")
+        >>> weights[-1, 0].argmax(axis=-1)  # where the first head of the last layer looks most
 
         `weights[layer, head, t, s]` is the share that position t takes from position s, which is t or
         before it; a row adds up to 1. There are as many positions as characters, at most
@@ -213,6 +244,9 @@ class Model:
 
     def save(self, folder: str | Path) -> Run:
         """Copy the model to a new folder, which `charlm.load` reads: a run without its text and its log.
+
+        >>> charlm.load("runs/gpt").save("alone")
+        >>> charlm.load("alone").generate("To be")
 
         Raises UsageError if the folder is not empty, MachineError if the disk refuses.
         """
@@ -257,8 +291,16 @@ def load(
     return Model(load_model(open_run(run).folder, str(checkpoint), device))
 
 
-def _mark(char: str, bits: float) -> str:
-    """Return a character on a background that is redder the more bits it took, up to 8."""
-    strength = min(max(bits, 0.0), 8.0) / 8
-    shown = "↵\n" if char == "\n" else html.escape(char)
-    return f'<span title="{bits:.2f} bits" style="background: rgba(220, 60, 30, {strength:.2f})">{shown}</span>'
+def _mark(char: str, bits: Sequence[float]) -> str:
+    """Return a character on a background that is redder the more bits it took, up to 8.
+
+    Of several bytes, each has its bits. A byte that is no character is shown as its number.
+    """
+    strength = min(max(sum(bits), 0.0), 8.0) / 8
+    shown = html.escape(char)
+    if char == "\n":
+        shown = "↵\n"
+    elif "\ud800" <= char <= "\udfff":
+        shown = "".join(f"\\x{byte:02x}" for byte in as_bytes(char))
+    title = " + ".join(f"{one:.2f}" for one in bits)
+    return f'<span title="{title} bits" style="background: rgba(220, 60, 30, {strength:.2f})">{shown}</span>'

@@ -61,13 +61,18 @@ class Run:
         return None if best is None else best.loss
 
     def load(self, checkpoint: str | int = "best", device: str = "auto") -> "Model":
-        """Load the model of a checkpoint: `best`, `last`, or that of a step; see `charlm.load`."""
+        """Load the model of a checkpoint: `best`, `last`, or that of a step; see `charlm.load`.
+
+        >>> charlm.open("runs/gpt").load("last").step
+        """
         from charlm.library.model import Model
 
         return Model(load_model(self.folder, str(checkpoint), device))
 
     def metrics(self) -> list[Record]:
         """Return the records of the run in order: a `TrainRecord` for each step, an `EvalRecord`, ...
+
+        >>> [one.loss_nats for one in charlm.open("runs/gpt").metrics() if one.kind == "eval"]
 
         Raises CheckpointError if the log is damaged.
         """
@@ -78,16 +83,19 @@ class Run:
 
         It has a row for each record, and a column for each of their fields. Raises MachineError if neither
         is installed.
+
+        >>> frame = charlm.open("runs/gpt").frame()
+        >>> frame[["step", "loss_nats"]]
         """
         rows = [one.as_json() for one in self.metrics()]
         try:
-            import pandas  # type: ignore[import-untyped]
+            import pandas
 
             return pandas.DataFrame(rows)
         except ImportError:
             pass
         try:
-            import polars  # type: ignore[import-not-found]
+            import polars
 
             return polars.DataFrame(rows, infer_schema_length=None)
         except ImportError:
@@ -105,6 +113,9 @@ class Run:
         stride: int | None = None,
     ) -> Score:
         """Score a part of the run's text, as `charlm eval` does.
+
+        >>> score = charlm.open("runs/gpt").evaluate(protocol="sliding", stride=8)
+        >>> score.loss_nats, score.interval
 
         Args:
             split: `train`, `val` or `test`.
@@ -139,6 +150,8 @@ class Run:
         """Write a page about the run, to open in a browser, and return its path.
 
         It needs `pip install 'charlm[report]'` and takes some seconds to minutes.
+
+        >>> charlm.open("runs/gpt").report("gpt.html")
 
         Args:
             out: The file, whose name ends in .html; one that is there is replaced. None: `report.html` in the run's folder.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from charlm.config import DataConfig
-from charlm.errors import DataError, number_of
+from charlm.errors import DataError, Phrase, Setting, Words, number_of
 
 
 def split_bounds(size: int, data: DataConfig) -> dict[str, tuple[int, int]]:
@@ -26,7 +26,10 @@ def record_bounds(count: int, data: DataConfig) -> dict[str, tuple[int, int]]:
     needed = 1 + int(val) + int(test)
     if count < needed:
         what = f"{number_of(count, 'record')}, and its parts need {needed}"
-        raise DataError(data.source, what, "use a longer list, or set data.val_fraction=0")
+        mend: Words = "use a longer list"
+        if val and count == needed - 1:
+            mend = Phrase(f"{mend}, or set {{}}", Setting("data.val_fraction", 0))
+        raise DataError(data.source, what, mend)
     tests = max(int(test), int(count * Fraction(str(data.test_fraction))))
     vals = max(int(val), int(count * Fraction(str(data.val_fraction))))
     train = max(1, count - vals - tests)
@@ -49,10 +52,20 @@ def check_parts(size: int, data: DataConfig) -> None:
     for name, (start, stop) in split_bounds(size, data).items():
         wanted, length = name == "train" or getattr(data, f"{name}_fraction") > 0, stop - start
         if wanted and length < 2:
-            mend = "" if name == "train" else f" or raise data.{name}_fraction"
             whole = number_of(size, "character")
             what = f"too short: of its {whole} {length} make the {name} part, which needs 2"
-            raise DataError(data.source, what, f"use a longer text{mend}")
+            raise DataError(data.source, what, _or_other_shares("use a longer text", size, data, 2))
+
+
+def check_scored(size: int, bounds: Mapping[str, tuple[int, int]], data: DataConfig) -> None:
+    """Raise DataError if there is too little to count, or to score."""
+    for name in ("train", "val"):
+        length = bounds[name][1] - bounds[name][0]
+        if length < 2:
+            whole = number_of(size, "character" if data.unit == "chars" else "byte")
+            what = f"its {name} part has {length} of {whole} and needs 2"
+            mend = Phrase("use a longer text or another {}", Setting("data.val_fraction"))
+            raise DataError(data.source, what, mend)
 
 
 def check_lengths(size: int, data: DataConfig, block_size: int) -> None:
@@ -60,9 +73,21 @@ def check_lengths(size: int, data: DataConfig, block_size: int) -> None:
     for name, (start, stop) in split_bounds(size, data).items():
         wanted, length = name == "train" or getattr(data, f"{name}_fraction") > 0, stop - start
         if wanted and length <= block_size:
-            other = f"raise data.{name}_fraction" if name != "train" else "use a longer text"
-            raise DataError(
-                data.source,
-                f"the {name} part has {number_of(length, 'character')} and needs {block_size + 1}",
-                f"lower model.block_size below {max(length, 1)} or {other}",
-            )
+            has = number_of(length, "character")
+            what = f"the {name} part has {has} and needs {block_size + 1}"
+            mend = f"lower model.block_size below {max(length, 1)}, use a longer text"
+            raise DataError(data.source, what, _or_other_shares(mend, size, data, block_size + 1))
+
+
+def _or_other_shares(mend: str, size: int, data: DataConfig, least: int) -> Words:
+    """Add to an advice the share of a part that makes all of them long enough, if there is one."""
+    for name in ("val_fraction", "test_fraction"):
+        for percent in range(1, 100) if getattr(data, name) else ():
+            other = data.model_copy(update={name: percent / 100})
+            parts = split_bounds(size, other).items()
+            wanted = [
+                stop - start for key, (start, stop) in parts if key != "test" or other.test_fraction
+            ]
+            if min(wanted) >= least:
+                return Phrase(f"{mend}, or set {{}}", Setting(f"data.{name}", percent / 100))
+    return mend

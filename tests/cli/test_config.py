@@ -27,11 +27,14 @@ def test_what_is_shown_is_a_file_to_start_from(charlm, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["gtp", "../pyproject", "gpt.yaml", ""])
-def test_an_unknown_preset_is_answered_with_those_there_are(charlm, name):
+def test_an_unknown_preset_is_answered_with_the_nearest_and_how_to_list_all(charlm, name):
     result = charlm("config", "show", name)
 
     assert (result.code, result.stdout) == (2, "")
-    assert f"preset {name!r}: not one of {', '.join(preset_names())}" in result.error
+    hint = "did you mean 'gpt'? " if name == "gtp" else ""
+    assert result.error == (
+        f"preset {name!r}: there is none of this name; {hint}see charlm config list"
+    )
 
 
 def test_the_schema_is_the_one_of_the_configuration(charlm):

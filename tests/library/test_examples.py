@@ -2,7 +2,9 @@
 
 import doctest
 import inspect
+import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,15 +69,60 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert 0 < float(bits) < 20
 
 
-@pytest.mark.parametrize("name", sorted({*package.__all__} - {"__version__"}))
-def test_a_public_name_has_an_example_that_runs(name):
-    found = getattr(package, name)
+def public():
+    """Return all that the package offers: its names, and the methods of its classes."""
+    for name in sorted({*package.__all__} - {"__version__"}):
+        found = getattr(package, name)
+        yield name, found
+        for method, function in vars(found).items() if inspect.isclass(found) else ():
+            if inspect.isfunction(function) and not method.startswith("_"):
+                yield f"{name}.{method}", function
+
+
+def test_what_the_package_offers_is_what_it_lists():
+    listed = {*package.__all__}
+
+    assert {name for name in dir(package) if not name.startswith("_")} >= listed - {"__version__"}
+    assert {name for name, _ in public()} >= listed - {"__version__"} | {"Model.next", "Run.frame"}
+
+
+def test_the_page_of_all_names_has_each():
+    listed = re.findall(r"^::: (\S+)", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+
+    for name in {*package.__all__} - {"__version__", "errors"}:
+        found = getattr(package, name)
+        assert f"{found.__module__}.{found.__qualname__}" in listed
+    assert package.errors.__name__ in listed
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [*public()], ids=lambda one: one if isinstance(one, str) else ""
+)
+def test_a_public_name_has_an_example_that_runs(name, found, monkeypatch):
+    monkeypatch.setattr(page, "page_of", lambda runs, passage, seed: "<html>")
+    if name == "Run.frame":
+        monkeypatch.setitem(sys.modules, "pandas", Frames)  # neither need be installed
     examples = doctest.DocTestParser().get_examples(inspect.getdoc(found))
 
     assert examples, "no example"
     names = {"charlm": package}
     for example in examples:
         exec(compile(example.source, name, "single"), names)
+
+
+class Frames:
+    """Stands for pandas."""
+
+    @staticmethod
+    def DataFrame(rows):
+        return Columns(rows)
+
+
+class Columns(list):
+    """Rows, of which columns can be taken."""
+
+    def __getitem__(self, names):
+        return [[row.get(name) for name in names] for row in self]
 
 
 def test_a_script_with_all_of_the_library_runs(tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """A trained model in Python."""
 
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -236,3 +237,27 @@ def test_counted_models_have_no_attention(charlm, tiny):
 
     with pytest.raises(UsageError, match="type 'ngram' has no attention; use a gpt"):
         package.load().attention("the")
+
+
+def test_a_score_in_a_notebook_colours_each_character_of_bytes():
+    nats = np.log(2) * np.array([1.0, 2.0, 0.5, 4.0])
+
+    shown = package.Score("aé\udcff", nats, unit="bytes")._repr_html_()
+
+    assert re.findall(r'title="(.*?)".*?>(.*?)<', shown) == [
+        ("1.00 bits", "a"),
+        ("2.00 + 0.50 bits", "é"),
+        ("4.00 bits", "\\xff"),
+    ]
+    assert shown.endswith("7.5 bits, 1.875 a byte")
+    assert shown.encode()  # a lone surrogate has no bytes
+
+
+def test_a_score_of_bytes_has_the_bits_of_each_byte():
+    data = {"unit": "bytes", "val_fraction": 0.1}
+    run = package.train("ngram", "é☃ " * 60, data=data, eval={"baselines": False})
+
+    shown = package.load(run).score("☃")._repr_html_()
+
+    (title,) = re.findall(r'title="(.*?) bits"', shown)
+    assert len(title.split(" + ")) == 3

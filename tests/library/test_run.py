@@ -38,6 +38,23 @@ def test_a_frame_is_of_what_is_installed(trained, monkeypatch, name):
         package.open(trained).frame()
 
 
+@pytest.mark.parametrize("name", ["pandas", "polars"])
+def test_a_real_frame_has_a_row_for_each_record(trained, monkeypatch, name):
+    library = pytest.importorskip(name)
+    monkeypatch.setitem(sys.modules, "polars" if name == "pandas" else "pandas", None)
+    run = package.open(trained)
+
+    frame = run.frame()
+
+    assert isinstance(frame, library.DataFrame)
+    records = run.metrics()
+    assert frame["kind"].to_list() == [one.kind for one in records]
+    losses = frame.to_dict("list") if name == "pandas" else frame.to_dict(as_series=False)
+    steps = [i for i, one in enumerate(records) if one.kind == "train"]
+    assert [losses["loss_nats"][i] for i in steps] == [records[i].loss_nats for i in steps]
+    assert all(losses["learning_rate"][i] == records[i].learning_rate for i in steps)
+
+
 def test_what_a_log_cannot_hold_is_refused():
     with pytest.raises(CheckpointError, match="unknown kind of record 'trane'"):
         record_of({"kind": "trane"})

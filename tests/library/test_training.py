@@ -79,7 +79,9 @@ def test_an_interrupt_saves_and_the_run_goes_on_to_the_same_bits(tiny):
         ({"config": "gtp"}, UsageError, "did you mean"),
         ({"config": "bigram", "text": []}, DataError, "text: has no records"),
         ({"config": "bigram", "text": [1]}, UsageError, "record 1 is int, not a string"),
-        ({"config": "bigram", "text": "x"}, DataError, "too short"),
+        ({"config": "bigram", "text": "x"}, DataError, r"^text: too short"),
+        ({"config": "ngram", "text": ["a"]}, DataError, "^text: 1 record"),
+        ({"config": "names", "text": ["a\U0010ffff", "b", "c"]}, DataError, "^text: "),
         ({"config": "bigram", "steps": 3}, UsageError, "steps: no section of a configuration"),
         ({"config": "bigram", "train": 3}, UsageError, "give a dictionary"),
         ({"config": "bigram", "train": {"max_step": 3}}, UsageError, "did you mean"),
@@ -90,6 +92,18 @@ def test_mistakes_leave_nothing_behind(arguments, error, message):
     with pytest.raises(error, match=message):
         package.train(**arguments)
     assert not list(Path().iterdir())
+
+
+def test_a_string_that_names_a_file_is_no_text():
+    Path("my.txt").write_text(TEXT)
+
+    with pytest.raises(UsageError) as caught:
+        package.train("bigram", "my.txt")
+
+    said = "a string is the text itself, and this one names a file; give pathlib.Path('my.txt')"
+    assert str(caught.value) == f"text='my.txt': {said}"
+    with pytest.raises(DataError, match=r"^text: its val part has 1 of 8 characters"):
+        package.baselines("mine.txt")
 
 
 def test_a_bar_is_drawn_on_request_only(tiny, capsys):

@@ -4,8 +4,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ from charlm.text import (
     reading,
     scan_text,
 )
-from charlm.text.parts import check_lengths, split_bounds
+from charlm.text.parts import check_lengths, check_parts, split_bounds
 from charlm.text.sources import Part
 from charlm.text.tokens import id_dtype
 
@@ -184,11 +186,28 @@ def test_a_part_too_short_for_a_window_is_refused_with_two_ways_to_mend_it():
         check_lengths(120, data, block_size=12)
 
     assert "the val part has 12 characters and needs 13" in str(caught.value)
-    assert "lower model.block_size below 12 or raise data.val_fraction" in str(caught.value)
-    with pytest.raises(DataError, match=r"train part has 108 .* needs 109.*use a longer text"):
+    mend = "lower model.block_size below 12, use a longer text, or set data.val_fraction=0.11"
+    assert str(caught.value).endswith(f"; {mend}")
+    with pytest.raises(DataError, match=r"train part has 108 .* needs 109.*use a longer text$"):
         check_lengths(120, data, block_size=108)
-    with pytest.raises(DataError, match=r"test part has 6 .*raise data.test_fraction"):
+    with pytest.raises(DataError, match=r"test part has 6 .*or set data.test_fraction=0.1$"):
         check_lengths(120, DataConfig(test_fraction=0.05), block_size=11)
+
+
+@given(st.integers(0, 60), st.integers(1, 20), st.sampled_from([0.0, 0.1, 0.4]))
+def test_other_shares_are_advised_only_where_they_help(size, block_size, test):
+    for check in (partial(check_parts, size), partial(check_lengths, size, block_size=block_size)):
+        data, told = DataConfig(val_fraction=0.1, test_fraction=test), ""
+        try:
+            check(data)
+        except DataError as error:
+            told = str(error.mend)
+        if found := re.search(r"set data\.(\w+)=([\d.]+)$", told):
+            check(data.model_copy(update={found[1]: float(found[2])}))
+        elif told and not test:
+            for percent in range(1, 100):
+                with pytest.raises(DataError):
+                    check(DataConfig(val_fraction=percent / 100))
 
 
 def test_a_part_that_nobody_asked_for_may_be_empty():
