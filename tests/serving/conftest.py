@@ -20,7 +20,12 @@ from charlm.serving.service import Served
 def serving(server):
     """Serve on a free port while in this context; give the address."""
     config = uvicorn.Config(
-        server.app, http=Connection, port=0, log_level="critical", timeout_graceful_shutdown=5
+        server.app,
+        http=Connection,
+        port=0,
+        log_level="critical",
+        timeout_keep_alive=60,  # a client of a test may pause for longer than 5 seconds
+        timeout_graceful_shutdown=5,
     )
     runner = uvicorn.Server(config)
     thread = threading.Thread(target=runner.run)
