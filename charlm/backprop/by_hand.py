@@ -59,7 +59,7 @@ def averaging_steps(model: LanguageModel) -> Steps:
 
 def attention_steps(model: LanguageModel) -> Steps:
     """Lesson 3: one head."""
-    yield from _embedded_with_positions()
+    yield from embedded_with_positions()
     yield Step("query", Linear(), "x attention.query.weight")
     yield Step("key", Linear(), "x attention.key.weight")
     yield Step("value", Linear(), "x attention.value.weight")
@@ -71,7 +71,7 @@ def attention_steps(model: LanguageModel) -> Steps:
 
 def multihead_steps(model: MultiHeadModel) -> Steps:
     """Lesson 4: many heads."""
-    yield from _embedded_with_positions()
+    yield from embedded_with_positions()
     weights = "attention.qkv.weight attention.projection.weight"
     yield Step("gathered", MultiHeadAttention(_n_head(model)), f"x {weights}")
     yield Step("x", Add(), "x gathered")
@@ -83,7 +83,7 @@ def gpt2_steps(model: GPT2) -> Steps:
     """Lesson 5: a GPT in the style of GPT-2; the table serves at both ends."""
     p, bias = model.dropout.p, model.bias
     activation = TanhGELU() if model.gelu == "tanh" else GELU()
-    yield from _embedded_with_positions()
+    yield from embedded_with_positions()
     yield from dropped("x", p)
     for i in range(len(model.blocks)):
         b = f"blocks.{i}"
@@ -137,7 +137,8 @@ def _n_head(model: LanguageModel) -> int:
     return next(part.n_head for part in model.modules() if isinstance(part, Heads))
 
 
-def _embedded_with_positions() -> Steps:
+def embedded_with_positions() -> Steps:
+    """Yield the steps that embed characters and their places."""
     yield Step("x", Embedding(), "token_embedding.weight idx")
     yield Step("position", Embedding(), "position_embedding.weight positions")
     yield Step("x", Add(), "x position")

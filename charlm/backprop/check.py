@@ -42,6 +42,7 @@ _SIZES = (
     {"type": "multihead", **_WIDE},
     {"style": "gpt2", **_DEEP},
     {"style": "modern", **_DEEP},
+    {"type": "bow", "n_embd": 5, "n_hidden": 9},
     {"type": "mlp", "n_embd": 5, "n_hidden": 9, "context": 3, "dropout": 0.1},
     {"type": "rnn", **_STACKED},
     {"type": "gru", **_STACKED, "residual": True},

@@ -3,7 +3,7 @@
 Read them beside `charlm.models.mlp`, `recurrent` and `mingru`, whose names they use.
 """
 
-from charlm.backprop.by_hand import LOSS, Steps, dropped, mlp
+from charlm.backprop.by_hand import LOSS, Steps, dropped, embedded_with_positions, mlp
 from charlm.backprop.program import Program, Step
 from charlm.backprop.recurrence import (
     Blend,
@@ -17,7 +17,16 @@ from charlm.backprop.recurrence import (
     ThroughTime,
     Together,
 )
-from charlm.backprop.rules import Add, Embedding, Linear, Multiply, RMSNorm, SquaredReLU
+from charlm.backprop.rules import (
+    Add,
+    CausalAverage,
+    Embedding,
+    Linear,
+    Multiply,
+    RMSNorm,
+    SquaredReLU,
+)
+from charlm.models.bow import BowModel
 from charlm.models.mingru import MinGRU
 from charlm.models.mlp import MLPModel
 from charlm.models.recurrent import Embedded, RecurrentModel
@@ -66,6 +75,19 @@ LSTM_CELL = Program(
         Step("h c", Together(), "h c"),
     ],
 )
+
+
+def bow_steps(model: BowModel) -> Steps:
+    """The mean of the past, and one hidden layer over it."""
+    yield from embedded_with_positions()
+    yield Step("mean", CausalAverage(), "x averaging")
+    yield Step("x", Add(), "x mean")
+    yield Step("thought", Linear(), "x expand.weight expand.bias")
+    yield Step("thought", Tanh(), "thought")
+    yield Step("thought", Linear(), "thought contract.weight contract.bias")
+    yield Step("x", Add(), "x thought")
+    yield Step("logits", Linear(), "x head.weight head.bias")
+    yield LOSS
 
 
 def mlp_steps(model: MLPModel) -> Steps:

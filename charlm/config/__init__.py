@@ -26,6 +26,7 @@ from charlm.config.models import (
     NGramConfig,
 )
 from charlm.config.recurrent import (
+    BowConfig,
     GRUConfig,
     LSTMConfig,
     MinGRUConfig,
@@ -48,6 +49,7 @@ __all__ = [
     "AttentionConfig",
     "AveragingConfig",
     "BigramConfig",
+    "BowConfig",
     "Config",
     "ContextMixingConfig",
     "DataConfig",

@@ -51,6 +51,45 @@ class MLPConfig(ModelConfig):
         ]
 
 
+class BowConfig(ModelConfig):
+    """The mean of all embeddings so far, with positions, and one hidden layer; makemore's `bow`."""
+
+    type: Literal["bow"]
+    """Which model this is."""
+    n_embd: Size = 64
+    """Channels of an embedding (C)."""
+    n_hidden: Size = 64
+    """Channels of the hidden layer (H)."""
+
+    def parts(self, vocab_size: int) -> list[Part]:  # noqa: D102
+        c, h = self.n_embd, self.n_hidden
+        return [
+            embedding(vocab_size, c),
+            Part("position_embedding", (self.block_size, c), multiplies=False),
+            Part("expand.weight", (h, c), hidden=True),
+            Part("expand.bias", (h,), multiplies=False),
+            Part("contract.weight", (c, h), hidden=True),
+            Part("contract.bias", (c,), multiplies=False),
+            *head(vocab_size, c),
+        ]
+
+    def flops_per_char(self, vocab_size: int) -> int:
+        """Add 4 T C for the product with the matrix of averages, which has no gradient."""
+        return super().flops_per_char(vocab_size) + 4 * self.block_size * self.n_embd
+
+    def buffer_bytes(self) -> int:
+        """Return the memory of the (T, T) matrix while it is built from a matrix of ones."""
+        return 8 * self.block_size**2
+
+    def inner_shapes(self, batch_size: int) -> list[tuple[str, tuple[int, ...]]]:  # noqa: D102
+        b, t = batch_size, self.block_size
+        return [
+            ("embeddings (B, T, C)", (b, t, self.n_embd)),
+            ("averaging matrix (T, T)", (t, t)),
+            ("hidden (B, T, H)", (b, t, self.n_hidden)),
+        ]
+
+
 class _Recurrent(ModelConfig):
     carries_state: ClassVar[bool] = True
 

@@ -115,6 +115,21 @@ def _recurrent(weights: dict[str, Tensor], path: Path, n_head: int | None) -> Fo
     return {"type": "gru" if is_gru else "rnn", "n_embd": n_embd, "n_hidden": n_hidden}, ours
 
 
+def _bow(weights: dict[str, Tensor], path: Path, n_head: int | None) -> Found:
+    table = _Rest(weights, path)
+    table.weights.pop("context_block.cbow.bias", None)  # which position sees which
+    block_size, n_embd = table.shape("wpe.weight")
+    n_hidden, _ = table.shape("context_block.mlp.c_fc.weight")
+    theirs = {"expand": "context_block.mlp.c_fc", "contract": "context_block.mlp.c_proj"}
+    theirs |= {"head": "lm_head", "token_embedding": "wte", "position_embedding": "wpe"}
+    ours = {f"{name}.weight": table.take(f"{one}.weight") for name, one in theirs.items()}
+    for name in ("expand", "contract", "head"):
+        ours[f"{name}.bias"] = table.take(f"{theirs[name]}.bias")
+    table.check_empty()
+    sizes = {"block_size": block_size, "n_embd": n_embd, "n_hidden": n_hidden}
+    return {"type": "bow", **sizes}, ours
+
+
 class _Rest:
     """Tensors by their names, each of which is taken once."""
 
@@ -143,4 +158,5 @@ READERS: dict[str, Callable[[dict[str, Tensor], Path, int | None], Found]] = {
     "logits": _bigram,
     "mlp.0.weight": _mlp,
     "start": _recurrent,
+    "wpe.weight": _bow,
 }

@@ -1,7 +1,7 @@
 """The lessons of docs/course.md: every model from one table to a modern GPT, each to be read.
 
 Read in this order: `base` (the interface of every model), `adaptive` (models that learn while they
-read), `bigram`, `loss` (the score of a prediction), `mlp`, `recurrent` (a state that each character updates), `averaging`, `attention`, `gpt2`,
+read), `bigram`, `loss` (the score of a prediction), `mlp`, `recurrent` (a state that each character updates), `averaging`, `bow`, `attention`, `gpt2`,
 `ngram_embedding`, `modern`, `mingru` (a recurrence that a scan computes), `dynamic` (weights that are updated while a text is read); then
 `counts`, `smoothing`, `counted_loss` (the losses of all orders at once), `kernel` (compiled loops),
 `growing` (counts that grow while a text is read), `ngram` (a model by counting alone); then `view`

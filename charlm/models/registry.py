@@ -82,6 +82,7 @@ KINDS: dict[str, Kind] = {
         fused="fused.scan:FusedMinGRU",
     ),
     "averaging": _of_charlm("averaging:AveragingModel", by_hand="backprop.by_hand:averaging_steps"),
+    "bow": _of_charlm("bow:BowModel", by_hand="backprop.recurrent:bow_steps"),
     "attention": _of_charlm("attention:AttentionModel", by_hand="backprop.by_hand:attention_steps"),
     "multihead": _of_charlm("attention:MultiHeadModel", by_hand="backprop.by_hand:multihead_steps"),
     "gpt (gpt2)": _of_charlm(

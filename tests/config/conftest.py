@@ -14,6 +14,7 @@ MODELS = {
     "gpt2, as others have it": "{type: gpt, style: gpt2, block_size: 8, n_layer: 3, n_head: 2, "
     "n_embd: 12, bias: true, gelu: tanh, tied: false}",
     "modern": "{type: gpt, style: modern, block_size: 8, n_layer: 3, n_head: 2, n_embd: 12}",
+    "bow": "{type: bow, block_size: 8, n_embd: 6, n_hidden: 10}",
     "mlp": "{type: mlp, block_size: 8, context: 3, n_embd: 6, n_hidden: 10}",
     "rnn": "{type: rnn, block_size: 8, n_layer: 3, n_embd: 6, n_hidden: 10}",
     "gru": "{type: gru, block_size: 8, n_layer: 1, n_embd: 6, n_hidden: 10}",

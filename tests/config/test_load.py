@@ -290,7 +290,7 @@ def test_a_model_type_of_broken_bytes_is_answered_too():
 def test_an_unknown_model_type_is_answered_at_its_line():
     assert refusal("model:\n  block_size: 8\n  type: bigramm\n") == (
         "a.yaml:3: model.type: unknown type 'bigramm'; one of bigram, averaging, attention, "
-        "multihead, gpt, ngram, context-mixing, mixture, mlp, rnn, gru, lstm, mingru; did you mean 'bigram'?"
+        "multihead, gpt, ngram, context-mixing, mixture, mlp, bow, rnn, gru, lstm, mingru; did you mean 'bigram'?"
     )
 
 
@@ -417,12 +417,12 @@ def test_an_override_of_an_expert_says_that_only_a_mixture_has_them():
         (
             "model: {type: mixtur}",
             "5: model.experts.a.model.type: unknown type 'mixtur'; one of bigram, averaging, "
-            "attention, multihead, gpt, ngram, context-mixing, mlp, rnn, gru, lstm, mingru",
+            "attention, multihead, gpt, ngram, context-mixing, mlp, bow, rnn, gru, lstm, mingru",
         ),
         (
             "model: {}",
             "5: model.experts.a.model.type: missing; one of bigram, averaging, attention, "
-            "multihead, gpt, ngram, context-mixing, mlp, rnn, gru, lstm, mingru",
+            "multihead, gpt, ngram, context-mixing, mlp, bow, rnn, gru, lstm, mingru",
         ),
         ("train:", "4: model.experts.a: expected the key run (a run folder) or model (what to "
          "train)"),

@@ -52,6 +52,7 @@ def test_flops_equal_the_sum_by_hand(name):
         "gpt2": 6 * (3 * block + head) + 3 * 12 * 8 * 12,
         "gpt2, as others have it": 6 * (3 * block + head) + 3 * 12 * 8 * 12,
         "modern": 6 * (3 * block + head) + 3 * 12 * 8 * 12,
+        "bow": 6 * (2 * 6 * 10 + 6 * V) + 4 * 8 * 6,
         "mlp": 6 * (10 * 18 + 10 * V),
         "rnn": 6 * (10 * 6 + 2 * 10 * 10 + 3 * 10 * 10 + 10 * V),
         "gru": 6 * (30 * 6 + 20 * 10 + 10 * 10 + 10 * V),

@@ -84,12 +84,13 @@ def made(kind, longest=5):
         "transformer": lambda: theirs.Transformer(vocab, **SIZES, block_size=longest + 1, old=True),
         "bigram": lambda: theirs.Bigram(vocab),
         "mlp": lambda: theirs.MLP(vocab, 3, 6, 10),
+        "bow": lambda: theirs.BagOfWords(vocab, 6, 10, longest + 1),
         "rnn": lambda: theirs.Recurrent(vocab, 6, 10, gru=False),
         "gru": lambda: theirs.Recurrent(vocab, 6, 10, gru=True),
     }[kind]()
 
 
-@pytest.mark.parametrize("kind", ["transformer", "bigram", "mlp", "rnn", "gru"])
+@pytest.mark.parametrize("kind", ["transformer", "bigram", "mlp", "rnn", "gru", "bow"])
 def test_a_model_of_makemore_has_the_same_loss_of_each_line(charlm, kind):
     model = made(kind)
     torch.save(model.state_dict(), "model.pt")

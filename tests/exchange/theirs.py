@@ -107,6 +107,25 @@ class MLP(nn.Module):
         return self.mlp(torch.stack(rows))
 
 
+class BagOfWords(nn.Module):
+    def __init__(self, vocab_size, n_embd, n_hidden, block_size):
+        super().__init__()
+        self.wte, self.wpe = (nn.Embedding(n, n_embd) for n in (vocab_size, block_size))
+        self.context_block = nn.ModuleDict({"cbow": nn.Module(), "mlp": nn.ModuleDict()})
+        self.context_block["mlp"]["c_fc"] = nn.Linear(n_embd, n_hidden)
+        self.context_block["mlp"]["c_proj"] = nn.Linear(n_hidden, n_embd)
+        self.lm_head = nn.Linear(n_embd, vocab_size)
+        mask = torch.ones(1, block_size, block_size).tril()
+        self.context_block["cbow"].register_buffer("bias", mask)
+        randomise(self)
+
+    def forward(self, idx):
+        count = torch.arange(1, idx.shape[1] + 1)
+        x, layers = self.wte(idx) + self.wpe(count - 1), self.context_block["mlp"]
+        x = x + x.cumsum(1) / count[:, None]
+        return self.lm_head(x + layers["c_proj"](layers["c_fc"](x).tanh()))
+
+
 class Cell(nn.Module):
     def __init__(self, n_embd, n_hidden, names):
         super().__init__()

@@ -6,6 +6,7 @@ from charlm.config import (
     AttentionConfig,
     AveragingConfig,
     BigramConfig,
+    BowConfig,
     ContextMixingConfig,
     ExpertConfig,
     GPTConfig,
@@ -24,6 +25,7 @@ BLOCK = 8
 
 CONFIGS = {
     "bigram": BigramConfig(type="bigram", block_size=BLOCK),
+    "bow": BowConfig(type="bow", block_size=BLOCK, n_embd=5, n_hidden=12),
     "mlp": MLPConfig(type="mlp", block_size=BLOCK, context=4, n_embd=5, n_hidden=12),
     "rnn": RNNConfig(type="rnn", block_size=BLOCK, n_layer=2, n_embd=5, n_hidden=12),
     "gru": GRUConfig(type="gru", block_size=BLOCK, n_embd=12, n_hidden=12, residual=True),
