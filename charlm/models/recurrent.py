@@ -29,13 +29,14 @@ class Cell(nn.Module):
     `start` is the state before a text, which is learned.
     """
 
-    gates: ClassVar[int]  # vectors that are computed from the input, H channels each
+    vectors: ClassVar[int]  # that are computed from the input, H channels each
     states: ClassVar[int] = 1  # tensors in a state
+    gate_names: ClassVar[tuple[str, ...]] = ()  # of what `gates` returns
 
     def __init__(self, inputs: int, n_hidden: int, generator: torch.Generator | None) -> None:
         super().__init__()
-        self.input = nn.Linear(inputs, self.gates * n_hidden)
-        self.state = nn.Linear(n_hidden, self.gates * n_hidden, bias=False)
+        self.input = nn.Linear(inputs, self.vectors * n_hidden)
+        self.state = nn.Linear(n_hidden, self.vectors * n_hidden, bias=False)
         self.start = nn.Parameter(torch.zeros(self.states * n_hidden))
         draw_linear(self.input, generator)
         nn.init.normal_(self.state.weight, std=n_hidden**-0.5, generator=generator)
@@ -43,6 +44,10 @@ class Cell(nn.Module):
     def begin(self, batch_size: int) -> State:
         """Return the state of texts of which nothing has been read."""
         return tuple(part.expand(batch_size, -1) for part in self.start.chunk(self.states))
+
+    def gates(self, of_x: Float[Tensor, "B G"], state: State) -> tuple[Tensor, ...]:
+        """Return how far each gate is open, (B, H), from 0 to 1; `of_x` is `input` of x."""
+        return ()
 
     def forward(self, x: Float[Tensor, "B C"], state: State) -> State:
         """Return the next state."""
@@ -55,7 +60,7 @@ class RNNCell(Cell):
     Elman 1990, "Finding structure in time".
     """
 
-    gates = 1
+    vectors = 1
 
     def forward(self, x: Float[Tensor, "B C"], state: State) -> State:
         """Mix the input with the state; tanh keeps the result between -1 and 1."""
@@ -71,7 +76,8 @@ class GRUCell(Cell):
     encoder-decoder", equations 5 to 8. (In torch's GRU it acts after it.)
     """
 
-    gates = 3
+    vectors = 3
+    gate_names = ("update", "reset")
 
     def __init__(self, inputs: int, n_hidden: int, generator: torch.Generator | None) -> None:
         super().__init__(inputs, n_hidden, generator)
@@ -80,12 +86,17 @@ class GRUCell(Cell):
         for layer in (self.state, self.candidate):
             nn.init.normal_(layer.weight, std=n_hidden**-0.5, generator=generator)
 
+    def gates(self, of_x: Float[Tensor, "B G"], state: State) -> tuple[Tensor, ...]:
+        """Return how much of the state to replace, and how much of it the candidate sees."""
+        (h,) = state
+        return torch.sigmoid(of_x[:, : 2 * h.shape[1]] + self.state(h)).chunk(2, dim=1)
+
     def forward(self, x: Float[Tensor, "B C"], state: State) -> State:
         """Replace a part of the state by a candidate."""
         (h,) = state
-        of_gates, of_candidate = self.input(x).split([2 * h.shape[1], h.shape[1]], dim=1)
-        update, reset = torch.sigmoid(of_gates + self.state(h)).chunk(2, dim=1)
-        candidate = torch.tanh(of_candidate + self.candidate(reset * h))
+        of_x = self.input(x)
+        update, reset = self.gates(of_x, state)
+        candidate = torch.tanh(of_x[:, 2 * h.shape[1] :] + self.candidate(reset * h))
         return ((1 - update) * h + update * candidate,)
 
 
@@ -98,20 +109,28 @@ class LSTMCell(Cell):
     al. 2015, section 2.2.
     """
 
-    gates = 4
+    vectors = 4
     states = 2
+    gate_names = ("write", "forget", "read")
 
     def __init__(self, inputs: int, n_hidden: int, generator: torch.Generator | None) -> None:
         super().__init__(inputs, n_hidden, generator)
         with torch.no_grad():
             self.input.bias[n_hidden : 2 * n_hidden] = 1
 
+    def gates(self, of_x: Float[Tensor, "B G"], state: State) -> tuple[Tensor, ...]:
+        """Return how much to write, how much to keep, and how much to read."""
+        write, forget, _, read = self._parts(of_x, state)
+        return torch.sigmoid(write), torch.sigmoid(forget), torch.sigmoid(read)
+
     def forward(self, x: Float[Tensor, "B C"], state: State) -> State:
         """Forget, write, read."""
-        h, c = state
-        write, forget, content, read = (self.input(x) + self.state(h)).chunk(4, dim=1)
-        c = torch.sigmoid(forget) * c + torch.sigmoid(write) * torch.tanh(content)
+        write, forget, content, read = self._parts(self.input(x), state)
+        c = torch.sigmoid(forget) * state[1] + torch.sigmoid(write) * torch.tanh(content)
         return torch.sigmoid(read) * torch.tanh(c), c
+
+    def _parts(self, of_x: Float[Tensor, "B G"], state: State) -> tuple[Tensor, ...]:
+        return (of_x + self.state(state[0])).chunk(4, dim=1)
 
 
 ThroughTime = Callable[[Cell, Tensor, State], tuple[Tensor, State]]

@@ -4,8 +4,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+import numpy as np
+import torch
+
 from charlm.evaluation.ladder import Rung
-from charlm.reporting import breakdown, palette
+from charlm.models.looking import gates_of, reach_of, stateful
+from charlm.reporting import breakdown, palette, state_charts
 from charlm.reporting.breakdown import Scored
 from charlm.reporting.comparing import Compared, compare, same_text
 from charlm.reporting.curve_charts import Line, Losses, loss_chart
@@ -29,6 +33,7 @@ __all__ = ["Chart", "charts_of", "surprise_of"]
 # Symbols in a chart; the rest is left out, and its caption says so.
 FEWEST = 5  # predictions of a symbol, to show its mean loss
 MOST_SYMBOLS, MOST_EMBEDDED, MOST_PAIRED = 90, 120, 28
+FARTHEST, WINDOWS = 64, 16  # of gradients: symbols back, and windows that they are the mean of
 
 
 def charts_of(
@@ -61,6 +66,7 @@ def charts_of(
         yield from _of_log(main)
     if scored:
         yield from _of_loss(main, scored, len(runs) == 1)
+    yield from _of_state(main)
     yield from _of_symbols(main)
 
 
@@ -187,6 +193,24 @@ def _of_loss(run: Opened, scored: Scored, alone: bool) -> Iterator[Chart]:
     ]
     if len(rows) > 1:
         yield symbol_chart(rows, len(found) - len(rows))
+
+
+def _of_state(run: Opened) -> Iterator[Chart]:
+    """Yield what a recurrent model, or the first in a mixture, does with its state."""
+    for model in list(stateful(run.model).values())[:1]:
+        passage = passage_of(run, state_charts.SYMBOLS)
+        ids = torch.from_numpy(passage.ids.ids[: state_charts.SYMBOLS].astype("int64"))
+        symbols = list(passage.symbols(Glyphs(run.tokenizer)))[: len(ids)]
+        if gates := gates_of(model, ids):
+            glyphs, names = ([symbol[i] for symbol in symbols] for i in (1, 2))
+            yield state_charts.gate_chart(gates, glyphs, names)
+        length = min(run.model.block_size, FARTHEST)
+        windows = min(WINDOWS, (len(run.val) - 1) // length)
+        if windows and run.val.boundary is None:
+            read = run.val.read(0, windows * length + 1).astype("int64")
+            rows = [read[i * length : (i + 1) * length + 1] for i in range(windows)]
+            lengths = reach_of(model, torch.tensor(np.stack(rows)))
+            yield state_charts.reach_chart(lengths, windows, run.symbols.removesuffix("s"))
 
 
 def _symbol(glyphs: Glyphs, idx: int) -> Row:

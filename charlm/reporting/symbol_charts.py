@@ -106,7 +106,7 @@ def _heat(
     ]
     numbers = list(range(len(glyphs)))
     # An axis of numbers, so that no two symbols can be taken for one; their glyphs label it.
-    words = "[" + ",".join(_quoted(glyph) for glyph in glyphs) + "][datum.value]"
+    words = "[" + ",".join(quoted(glyph) for glyph in glyphs) + "][datum.value]"
     shared: dict[str, Any] = {
         "labelExpr": words,
         "labelOverlap": False,
@@ -142,7 +142,7 @@ def _heat(
     ).properties(width=size, height=size)
 
 
-def _quoted(glyph: str) -> str:
+def quoted(glyph: str) -> str:
     r"""Return a glyph as a string of Vega's expressions, in ASCII."""
     codes = np.frombuffer(glyph.encode("utf-16-le"), "<u2")
     return "'" + "".join(f"\\u{code:04x}" for code in codes.tolist()) + "'"

@@ -28,9 +28,11 @@ MIXTURE = (
     + NGRAM
     + "}}}"
 )
+LSTM = "{type: lstm, block_size: 24, n_layer: 2, n_embd: 8, n_hidden: 8}"
 KINDS = {
     "gpt": (GPT, "text.txt", ""),
     "bigram": (BIGRAM, "text.txt", ""),
+    "lstm": (LSTM, "text.txt", ""),
     "ngram": (NGRAM, "text.txt", ""),
     "context-mixing": ("{type: context-mixing, memory: 1, block_size: 64}", "text.txt", ""),
     "linear": (MIXTURE % "linear", "text.txt", ""),

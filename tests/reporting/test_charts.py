@@ -54,6 +54,23 @@ def tiny_run(_trained):
     return _trained / "runs" / "tiny"
 
 
+def test_a_model_with_a_state_shows_its_gates_and_how_far_its_gradients_reach(runs):
+    charts = drawn(runs("lstm"))
+
+    heat = charts["gates"].spec
+    assert [part["title"]["text"] for part in heat["vconcat"]] == [
+        f"{name} gate, layer {layer}" for layer in (1, 2) for name in ("write", "forget", "read")
+    ]
+    opened = [row["v"] for row in rows(heat)]
+    assert len(opened) == 6 * 40 * 8
+    assert 0 <= min(opened) < max(opened) <= 100
+    reach = rows(charts["reach"].spec)
+    assert {row["layer"] for row in reach} == {"layer 1", "layer 2"}
+    assert sorted({row["distance"] for row in reach}) == [*range(1, 25)]
+    near, far = ([r["length"] for r in reach if r["distance"] == k] for k in (1, 24))
+    assert min(near) > max(far)
+
+
 @pytest.fixture(scope="module")
 def of_gpt(tiny_run):
     return drawn(tiny_run)
@@ -136,6 +153,7 @@ LOGGED = {"loss", "loss-time", "training"}
 OF_KINDS = {
     "gpt": OF_ANY | LOGGED | {"embeddings"},
     "bigram": OF_ANY | LOGGED | {"embeddings"},
+    "lstm": OF_ANY | LOGGED | {"embeddings", "gates", "reach"},
     "ngram": OF_ANY,
     "context-mixing": OF_ANY,
     "linear": OF_ANY | {"experts", "embeddings"},
