@@ -4,11 +4,12 @@ The products with the input need no state, so one product makes them for all cha
 for each is a product with the state, by torch, and one loop for all gates, compiled by numba. On the
 way back the gradient of a matrix is a sum over characters, which one product takes at the end.
 `charlm.backprop.recurrence` derives the loops, `charlm.models.recurrent` says what they mean. The
-state and its products are in float32, also where other products are in bfloat16: calls with `out` are.
+state is in float32; products with it are in the precision of all others.
 
 Time is the first dimension here: the rows of one character lie together.
 """
 
+from collections.abc import Callable
 from typing import Any, no_type_check
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from charlm.fused.numbers import ONE, Array, sigmoid, tanh
 from charlm.models.kernel import parallel_kernel, share_threads
+from charlm.models.onednn import is_faster
 from charlm.models.recurrent import (
     Cell,
     GRUCell,
@@ -83,9 +85,30 @@ def _apart(*tensors: Tensor) -> list[tuple[tuple[Tensor, ...], list[Array]]]:
     return [(x.unbind(0), list(x.detach().numpy())) for x in tensors]
 
 
-def _product(left: Float[Tensor, "T B G"], right: Float[Tensor, "T B H"]) -> Float[Tensor, "G H"]:
+def _precision() -> torch.dtype:
+    """Return the precision of products here."""
+    low = torch.is_autocast_enabled("cpu")
+    return torch.get_autocast_dtype("cpu") if low else torch.float32
+
+
+def _times(weight: Float[Tensor, "G H"], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """Return the function from rows h, (B, H), to h weight^T, (B, G)."""
+    if dtype != torch.float32:
+        across = weight.to(dtype).T
+        return lambda h: torch.mm(h.to(dtype), across)
+    weight = weight.contiguous()
+    if is_faster():  # see `charlm.models.onednn`
+        product = torch.ops.mkldnn._linear_pointwise
+        return lambda h: product(h, weight, None, "none", [], "")  # type: ignore[no-any-return]
+    return lambda h: torch.mm(h, weight.T)
+
+
+def _summed(
+    left: Float[Tensor, "T B G"], right: Float[Tensor, "T B H"], dtype: torch.dtype
+) -> Float[Tensor, "G H"]:
     """Return the gradient of a matrix from those of its outputs, and its inputs."""
-    return left.flatten(0, 1).T @ right.flatten(0, 1)
+    left, right = left.flatten(0, 1).to(dtype), right.flatten(0, 1).to(dtype)
+    return (left.T @ right).float()
 
 
 class _RNN(torch.autograd.Function):
@@ -94,9 +117,10 @@ class _RNN(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, h: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs, (T, B, H), and the last state; x, which is W_x x + b, is overwritten."""
-        states = _room(h, len(x))
+        ctx.dtype, states = _precision(), _room(h, len(x))
+        times = _times(weight, ctx.dtype)
         for x_t, before, after in zip(x.unbind(0), states[:-1], states[1:], strict=True):
-            torch.addmm(x_t, before, weight.T, out=after).tanh_()
+            torch.tanh(x_t.add_(times(before)), out=after)
         ctx.save_for_backward(states, weight)
         ctx.mark_non_differentiable(last := states[-1].clone())
         return states[1:], last
@@ -108,11 +132,11 @@ class _RNN(torch.autograd.Function):
         d_out = d_out.contiguous()
         d_h, d_x = torch.zeros_like(states[0]), torch.empty_like(d_out)
         (_, of_out), (_, of_h), (of_x, in_x) = _apart(d_out, states, d_x)
-        carried = d_h.numpy()
+        carried, back = d_h.numpy(), _times(weight.T, ctx.dtype)
         for t in reversed(range(len(d_out))):
             rnn_back(of_out[t], carried, of_h[t + 1], in_x[t])
-            torch.mm(of_x[t], weight, out=d_h)
-        return d_x, d_h, _product(d_x, states[:-1])
+            d_h.copy_(back(of_x[t]))
+        return d_x, d_h, _summed(d_x, states[:-1], ctx.dtype)
 
 
 class _LSTM(torch.autograd.Function):
@@ -121,12 +145,12 @@ class _LSTM(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, h: Tensor, c: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs, (T, B, H), and the last state; x, which is W_x x + b, is overwritten."""
-        states, memory = _room(h, len(x)), _room(c, len(x))
-        gates = x.detach().view(*x.shape[:2], 4, -1)
+        ctx.dtype, states, memory = _precision(), _room(h, len(x)), _room(c, len(x))
+        gates, of_x = x.detach().view(*x.shape[:2], 4, -1), x.detach().unbind(0)
         (_, in_gates), (of_states, in_states), (_, in_memory) = _apart(gates, states, memory)
-        across = weight.T
+        times = _times(weight, ctx.dtype)
         for t, before in enumerate(of_states[:-1]):
-            torch.addmm(x[t], before, across, out=x[t])
+            of_x[t].add_(times(before))
             lstm(in_gates[t], in_memory[t], in_memory[t + 1], in_states[t + 1])
         ctx.save_for_backward(gates, states, memory, weight)
         last = states[-1].clone(), memory[-1].clone()
@@ -135,16 +159,19 @@ class _LSTM(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor, *d_last: Tensor) -> tuple[Tensor, ...]:
-        """Return the gradients of x, h, c and the weight; the gates are overwritten by theirs."""
+        """Return the gradients of x, h, c and the weight."""
         gates, states, memory, weight = ctx.saved_tensors
-        d_x, d_out = gates.flatten(2), d_out.contiguous()
-        d_h, d_c = torch.zeros_like(states[0]), torch.zeros_like(states[0])
-        (_, of_out), (_, in_gates), (_, of_memory) = _apart(d_out, gates, memory)
-        carried, kept = d_h.numpy(), d_c.numpy()
+        d_gates, d_out = torch.empty_like(gates), d_out.contiguous()
+        d_h, d_c, d_x = torch.zeros_like(states[0]), torch.zeros_like(states[0]), d_gates.flatten(2)
+        (_, of_out), (_, of_gates), (_, of_memory) = _apart(d_out, gates, memory)
+        ((_, in_gates),) = _apart(d_gates)
+        carried, kept, of_d = d_h.numpy(), d_c.numpy(), d_x.unbind(0)
+        back = _times(weight.T, ctx.dtype)
         for t in reversed(range(len(d_out))):
-            lstm_back(of_out[t], carried, in_gates[t], of_memory[t], of_memory[t + 1], kept)
-            torch.mm(d_x[t], weight, out=d_h)
-        return d_x, d_h, d_c, _product(d_x, states[:-1])
+            of_step = of_gates[t], of_memory[t], of_memory[t + 1]
+            lstm_back(of_out[t], carried, *of_step, in_gates[t], kept)
+            d_h.copy_(back(of_d[t]))
+        return d_x, d_h, d_c, _summed(d_x, states[:-1], ctx.dtype)
 
 
 class _GRU(torch.autograd.Function):
@@ -158,16 +185,16 @@ class _GRU(torch.autograd.Function):
 
         x and `candidates`, which are W_x x + b of the gates and of the candidate, are overwritten.
         """
-        states = _room(h, len(x))
+        ctx.dtype, states = _precision(), _room(h, len(x))
         reset = states.new_empty(states[1:].shape)  # the state times its reset gate
-        gates = x.detach().view(*x.shape[:2], 2, -1)
+        gates, of_x = x.detach().view(*x.shape[:2], 2, -1), x.detach().unbind(0)
         (_, in_gates), (of_states, in_states) = _apart(gates, states)
         (of_reset_h, in_reset), (of_new, in_new) = _apart(reset, candidates.detach())
-        across, through = weight.T, of_reset.T
+        times, through = _times(weight, ctx.dtype), _times(of_reset, ctx.dtype)
         for t, before in enumerate(of_states[:-1]):
-            torch.addmm(x[t], before, across, out=x[t])
+            of_x[t].add_(times(before))
             gru_gates(in_gates[t], in_states[t], in_reset[t])
-            torch.addmm(of_new[t], of_reset_h[t], through, out=of_new[t])
+            of_new[t].add_(through(of_reset_h[t]))
             gru(in_gates[t], in_new[t], in_states[t], in_states[t + 1])
         ctx.save_for_backward(gates, candidates, states, reset, weight, of_reset)
         ctx.mark_non_differentiable(last := states[-1].clone())
@@ -181,18 +208,21 @@ class _GRU(torch.autograd.Function):
         d_h, d_reset = torch.zeros_like(states[0]), torch.zeros_like(states[0])
         (_, of_out), (_, in_gates), (_, of_states) = _apart(d_out, gates, states)
         ((of_new, in_new),) = _apart(candidates)
-        carried, back = d_h.numpy(), d_reset.numpy()
+        carried, of_kept, of_d = d_h.numpy(), d_reset.numpy(), d_x.unbind(0)
+        back, through = _times(weight.T, ctx.dtype), _times(of_reset.T, ctx.dtype)
         for t in reversed(range(len(d_out))):
             before = of_states[t]
             gru_back(of_out[t], carried, in_gates[t], in_new[t], before)
-            torch.mm(of_new[t], of_reset, out=d_reset)
-            gru_gates_back(back, carried, in_gates[t], before)
-            d_h.addmm_(d_x[t], weight)
-        found = _product(d_x, states[:-1]), _product(candidates, reset)
+            d_reset.copy_(through(of_new[t]))
+            gru_gates_back(of_kept, carried, in_gates[t], before)
+            d_h.add_(back(of_d[t]))
+        found = _summed(d_x, states[:-1], ctx.dtype), _summed(candidates, reset, ctx.dtype)
         return d_x, candidates, d_h, *found
 
 
 # --- Loops over the rows of one character ---------------------------------------------------------
+# One loop for each gate: the compiler knows that arrays are apart, but not parts of one array, and it
+# would not use vector instructions where a loop writes one part and reads or writes another.
 
 
 @parallel_kernel
@@ -210,30 +240,40 @@ def lstm(gates: Array, before: Array, c: Array, h: Array) -> None:
     """Put the gates, (B, 4, H), through their functions; write the next c and h."""
     for b in prange(h.shape[0]):
         for j in range(h.shape[1]):
-            write, forget = sigmoid(gates[b, 0, j]), sigmoid(gates[b, 1, j])
-            content, read = tanh(gates[b, 2, j]), sigmoid(gates[b, 3, j])
-            gates[b, 0, j], gates[b, 1, j] = write, forget
-            gates[b, 2, j], gates[b, 3, j] = content, read
-            memory = forget * before[b, j] + write * content
-            c[b, j] = memory
-            h[b, j] = read * tanh(memory)
+            gates[b, 0, j] = sigmoid(gates[b, 0, j])
+        for j in range(h.shape[1]):
+            gates[b, 1, j] = sigmoid(gates[b, 1, j])
+        for j in range(h.shape[1]):
+            gates[b, 2, j] = tanh(gates[b, 2, j])
+        for j in range(h.shape[1]):
+            gates[b, 3, j] = sigmoid(gates[b, 3, j])
+        for j in range(h.shape[1]):
+            c[b, j] = gates[b, 1, j] * before[b, j] + gates[b, 0, j] * gates[b, 2, j]
+            h[b, j] = gates[b, 3, j] * tanh(c[b, j])
 
 
 @parallel_kernel
 @no_type_check
-def lstm_back(d_out: Array, d_h: Array, gates: Array, before: Array, c: Array, d_c: Array) -> None:
-    """Replace the gates by their gradients, and the gradient of c by that of the c before."""
+def lstm_back(
+    d_out: Array, d_h: Array, gates: Array, before: Array, c: Array, d_gates: Array, d_c: Array
+) -> None:
+    """Write the gradients of the gates; replace the gradient of c by that of the c before."""
     for b in prange(d_out.shape[0]):
         for j in range(d_out.shape[1]):
-            write, forget = gates[b, 0, j], gates[b, 1, j]
-            content, read = gates[b, 2, j], gates[b, 3, j]
-            d, squashed = d_out[b, j] + d_h[b, j], tanh(c[b, j])
-            d_memory = d_c[b, j] + d * read * (ONE - squashed * squashed)
-            gates[b, 0, j] = d_memory * content * write * (ONE - write)
-            gates[b, 1, j] = d_memory * before[b, j] * forget * (ONE - forget)
-            gates[b, 2, j] = d_memory * write * (ONE - content * content)
-            gates[b, 3, j] = d * squashed * read * (ONE - read)
-            d_c[b, j] = d_memory * forget
+            squashed, d = tanh(c[b, j]), d_out[b, j] + d_h[b, j]
+            d_c[b, j] += d * gates[b, 3, j] * (ONE - squashed * squashed)
+            d_gates[b, 3, j] = d * squashed * gates[b, 3, j] * (ONE - gates[b, 3, j])
+        for j in range(d_out.shape[1]):
+            write = gates[b, 0, j]
+            d_gates[b, 0, j] = d_c[b, j] * gates[b, 2, j] * write * (ONE - write)
+        for j in range(d_out.shape[1]):
+            forget = gates[b, 1, j]
+            d_gates[b, 1, j] = d_c[b, j] * before[b, j] * forget * (ONE - forget)
+        for j in range(d_out.shape[1]):
+            content = gates[b, 2, j]
+            d_gates[b, 2, j] = d_c[b, j] * gates[b, 0, j] * (ONE - content * content)
+        for j in range(d_out.shape[1]):
+            d_c[b, j] *= gates[b, 1, j]
 
 
 @parallel_kernel
@@ -243,7 +283,9 @@ def gru_gates(gates: Array, h: Array, reset: Array) -> None:
     for b in prange(h.shape[0]):
         for j in range(h.shape[1]):
             gates[b, 0, j] = sigmoid(gates[b, 0, j])
+        for j in range(h.shape[1]):
             gates[b, 1, j] = sigmoid(gates[b, 1, j])
+        for j in range(h.shape[1]):
             reset[b, j] = gates[b, 1, j] * h[b, j]
 
 

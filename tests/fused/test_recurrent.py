@@ -70,4 +70,4 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_lesson(kind):
     def distance(gradients):
         return sum(float((gradients[n] - truth[n]).norm() / truth[n].norm()) for n in truth)
 
-    assert 0 < distance(fused) < 1.1 * distance(plain)
+    assert 0 < distance(fused) < 1.25 * distance(plain)
