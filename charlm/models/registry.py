@@ -80,6 +80,7 @@ KINDS: dict[str, Kind] = {
         "mingru:MinGRU",
         by_hand="backprop.recurrent:mingru_steps",
         fused="fused.scan:FusedMinGRU",
+        reader="sampling.mingru_reader:MinGRUReader",
     ),
     "averaging": _of_charlm("averaging:AveragingModel", by_hand="backprop.by_hand:averaging_steps"),
     "bow": _of_charlm("bow:BowModel", by_hand="backprop.recurrent:bow_steps"),

@@ -205,8 +205,9 @@ def _of_state(run: Opened) -> Iterator[Chart]:
             glyphs, names = ([symbol[i] for symbol in symbols] for i in (1, 2))
             yield state_charts.gate_chart(gates, glyphs, names)
         length = min(run.model.block_size, FARTHEST)
-        windows = min(WINDOWS, (len(run.val) - 1) // length)
-        if windows and run.val.boundary is None:
+        if run.val is None or run.val.boundary is not None:
+            continue
+        if windows := min(WINDOWS, (len(run.val) - 1) // length):
             read = run.val.read(0, windows * length + 1).astype("int64")
             rows = [read[i * length : (i + 1) * length + 1] for i in range(windows)]
             lengths = reach_of(model, torch.tensor(np.stack(rows)))

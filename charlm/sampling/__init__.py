@@ -2,7 +2,7 @@
 
 Read in this order: `choose` (from logits to a character, in pure steps), `reader` (characters in,
 the next logits out; the fastest way for a model), `gpt_numpy`, `gpt_kernels`, `gpt_reader` (one text
-by a GPT), `ngram_reader`, `recurrent_reader`, `adapted` (a model that learns from the prompt), `generate` (ids, one by
+by a GPT), `ngram_reader`, `recurrent_reader`, `mingru_reader`, `adapted` (a model that learns from the prompt), `generate` (ids, one by
 one), `rows` and `together` (texts that begin and end at different times), `stream` (their text), `draw` (several texts), `wanted` (until enough are new), `request` (checks
 of the arguments), `write` (the same by settings as Python gives them).
 """

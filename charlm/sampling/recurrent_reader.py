@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from numpy import float32, ndarray
 
 from charlm.models.kernel import kernel
-from charlm.models.recurrent import GRUCell, LSTMCell, RecurrentModel
+from charlm.models.recurrent import Embedded, GRUCell, LSTMCell, RecurrentModel
 from charlm.sampling.reader import Reader, Weights, array
 
 Array = Any
@@ -38,14 +38,11 @@ class RecurrentReader(Reader):
         self.weights = (
             first,
             embedding if added else embedding[:, :0],
-            _columns([one.weight for one in later], first.shape[1]),
+            columns([one.weight for one in later], first.shape[1]),
             np.stack([array(one.bias) for one in later] or [first[0]]),
-            _columns([layer.state.weight for layer in cells]),
-            _columns([layer.candidate.weight for layer in cells if isinstance(layer, GRUCell)]),
-            array(
-                model.token_embedding.weight if model.head is None else model.head.weight
-            ).T.copy(),
-            np.zeros(len(embedding), float32) if model.head is None else array(model.head.bias),
+            columns([layer.state.weight for layer in cells]),
+            columns([layer.candidate.weight for layer in cells if isinstance(layer, GRUCell)]),
+            *head_of(model),
         )
         starts = np.stack([array(layer.start) for layer in cells])
         self.state = starts.reshape(len(starts), cell.states, -1).copy()
@@ -65,11 +62,19 @@ class RecurrentReader(Reader):
         return other
 
 
-def _columns(weights: list[torch.Tensor], width: int = 0) -> Float[ndarray, "L in out"]:
+def columns(weights: list[torch.Tensor], width: int = 0) -> Float[ndarray, "L in out"]:
     """Return matrices turned, so that the weights of one input lie together."""
     if not weights:
         return np.empty((0, 0, width), float32)
     return np.ascontiguousarray(np.stack([array(one) for one in weights]).transpose(0, 2, 1))
+
+
+def head_of(model: Embedded) -> tuple[Float[ndarray, "W V"], Float[ndarray, "V"]]:
+    """Return the matrix that makes logits, turned, and its bias."""
+    if model.head is None:
+        matrix = array(model.token_embedding.weight)
+        return matrix.T.copy(), np.zeros(len(matrix), float32)
+    return array(model.head.weight).T.copy(), array(model.head.bias)
 
 
 @kernel
