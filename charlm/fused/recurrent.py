@@ -99,7 +99,7 @@ def _times(weight: Float[Tensor, "G H"], dtype: torch.dtype) -> Callable[[Tensor
     weight = weight.contiguous()
     if is_faster():  # see `charlm.models.onednn`
         product = torch.ops.mkldnn._linear_pointwise
-        return lambda h: product(h, weight, None, "none", [], "")  # type: ignore[no-any-return]
+        return lambda h: product(h, weight, None, "none", [], "")
     return lambda h: torch.mm(h, weight.T)
 
 

@@ -89,7 +89,8 @@ class GRUCell(Cell):
     def gates(self, of_x: Float[Tensor, "B G"], state: State) -> tuple[Tensor, ...]:
         """Return how much of the state to replace, and how much of it the candidate sees."""
         (h,) = state
-        return torch.sigmoid(of_x[:, : 2 * h.shape[1]] + self.state(h)).chunk(2, dim=1)
+        update, reset = torch.sigmoid(of_x[:, : 2 * h.shape[1]] + self.state(h)).chunk(2, dim=1)
+        return update, reset
 
     def forward(self, x: Float[Tensor, "B C"], state: State) -> State:
         """Replace a part of the state by a candidate."""
@@ -130,7 +131,8 @@ class LSTMCell(Cell):
         return torch.sigmoid(read) * torch.tanh(c), c
 
     def _parts(self, of_x: Float[Tensor, "B G"], state: State) -> tuple[Tensor, ...]:
-        return (of_x + self.state(state[0])).chunk(4, dim=1)
+        write, forget, content, read = (of_x + self.state(state[0])).chunk(4, dim=1)
+        return write, forget, content, read
 
 
 ThroughTime = Callable[[Cell, Tensor, State], tuple[Tensor, State]]
