@@ -14,9 +14,9 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run.", **A_RUN)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     form: Annotated[
-        Literal["charlm", "hf", "npz"],
+        Literal["charlm", "hf", "onnx", "gguf", "npz"],
         typer.Option(
-            "--to", help="Form: charlm's own, Hugging Face's (most gpts), or NumPy arrays."
+            "--to", help="Form; hf takes most GPTs, gguf those of style gpt2."
         ),
     ] = "charlm",
     checkpoint: Checkpoint = "best",
@@ -25,7 +25,8 @@ def export(
     """Write a model to a folder to share: no text, no optimizer.
 
     The folder has the weights, the alphabet, the configuration and a model card. Before it is put in
-    place, it is read again, and its logits are compared with the run's.
+    place, it is read again, and its logits are compared with the run's. Forms: charlm's own, Hugging
+    Face's, ONNX graphs, a GGUF file for llama.cpp, and NumPy arrays.
 
     For example: charlm export runs/gpt shared --to npz
     """

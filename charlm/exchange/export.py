@@ -6,15 +6,23 @@ from typing import Literal, get_args
 
 from charlm.errors import UsageError
 from charlm.exchange.alone import write_alone
+from charlm.exchange.gguf_form import write_gguf
 from charlm.exchange.hugging_face import write_hugging_face
 from charlm.exchange.npz import write_npz
+from charlm.exchange.onnx_form import write_onnx
 from charlm.runs.load import SavedModel
 from charlm.storage.atomic import make_folder
 from charlm.storage.machine import is_gone, machine_errors
 
-Form = Literal["charlm", "hf", "npz"]
+Form = Literal["charlm", "hf", "onnx", "gguf", "npz"]
 FORMS: tuple[Form, ...] = get_args(Form)
-WRITERS = {"charlm": write_alone, "hf": write_hugging_face, "npz": write_npz}
+WRITERS = {
+    "charlm": write_alone,
+    "hf": write_hugging_face,
+    "onnx": write_onnx,
+    "gguf": write_gguf,
+    "npz": write_npz,
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ def export(saved: SavedModel, folder: Path, form: Form = "charlm") -> Exported:
 
     Raises:
         UsageError: The folder exists, or the form has no place for this model.
-        MachineError: The disk refuses.
+        MachineError: The disk refuses, or the form needs a package that is missing.
     """
     if form not in FORMS:
         raise UsageError(f"form {form!r}", "unknown", f"use one of {', '.join(FORMS)}")

@@ -68,10 +68,10 @@ def write_hugging_face(saved: SavedModel, folder: Path) -> float:
             tensors = nanochat_tensors(modern)
             described = nanochat_config(modern, n_head, dropout)
         save_tensors(tensors, place / "model.safetensors", {"format": "pt"})
-        _write_json(place / "config.json", described | NO_ENDS | {"dtype": "float32"})
-        _write_json(place / "tokenizer.json", tokenizer_of(saved.tokenizer))
-        _write_json(place / "tokenizer_config.json", _tokenizer_config(model.block_size))
-        _write_json(place / "generation_config.json", NO_ENDS)
+        write_json(place / "config.json", described | NO_ENDS | {"dtype": "float32"})
+        write_json(place / "tokenizer.json", tokenizer_of(saved.tokenizer))
+        write_json(place / "tokenizer_config.json", _tokenizer_config(model.block_size))
+        write_json(place / "generation_config.json", NO_ENDS)
         facts = Facts("for Hugging Face's transformers", LOADING, "python", exact)
         (place / "README.md").write_text(card(saved, facts), encoding="utf-8")
         written = load_file(place / "model.safetensors")
@@ -226,5 +226,6 @@ def logits_of(
     return norm(x, "transformer.ln_f") @ weights.get("lm_head.weight", table).T
 
 
-def _write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
+    """Write a file of JSON in UTF-8."""
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -23,12 +23,13 @@ def export(
         run: The run, or its folder.
         folder: Where to write; it must not exist.
         form: `charlm` (which `charlm.load` reads), `hf` (Hugging Face's transformers; a gpt of style
+            `gpt2`), `onnx` (graphs for ONNX Runtime, also in browsers), `gguf` (llama.cpp; a gpt of style
             `gpt2`), or `npz` (NumPy arrays).
         checkpoint: `best`, `last`, or a step.
 
     Raises:
         UsageError: The folder exists, or the form has no place for this model.
         CheckpointError: The run or checkpoint is missing or damaged.
-        MachineError: The disk refuses.
+        MachineError: The disk refuses, or the form needs a package that is missing.
     """
     return write(load_model(open_run(run).folder, str(checkpoint), "cpu"), Path(folder), form)

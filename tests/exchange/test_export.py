@@ -23,8 +23,11 @@ def gpt2(charlm, tiny):
     return "small"
 
 
-@pytest.mark.parametrize("form", FORMS)
+# test_onnx.py looks at its own, in a process whose functions have no checks of types in the way.
+@pytest.mark.parametrize("form", sorted({*FORMS} - {"onnx"}))
 def test_no_form_holds_the_text_or_the_optimizer_or_a_place(charlm, gpt2, form, tmp_path):
+    if form == "gguf":
+        pytest.importorskip("gguf", reason="pip install gguf")
     result = charlm("export", gpt2, "out", "--to", form)
 
     assert result.code == 0, result.stderr
@@ -144,8 +147,8 @@ def test_python_exports_too(gpt2, tmp_path):
     assert done.bytes == sum(one.stat().st_size for one in done.folder.iterdir())
     with pytest.raises(UsageError, match="exists; name a new folder"):
         package.export(gpt2, tmp_path / "x", "npz")
-    with pytest.raises(UsageError, match="form 'gguf': unknown"):
-        package.export(gpt2, tmp_path / "y", "gguf")
+    with pytest.raises(UsageError, match="form 'tf': unknown"):
+        package.export(gpt2, tmp_path / "y", "tf")
 
 
 def test_a_copy_without_text_writes_the_same(charlm, trained):
