@@ -15,9 +15,7 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     form: Annotated[
         Literal["charlm", "hf", "onnx", "gguf", "npz"],
-        typer.Option(
-            "--to", help="Form; hf takes most GPTs, gguf those of style gpt2."
-        ),
+        typer.Option("--to", help="Form; hf takes most GPTs, gguf those of style gpt2."),
     ] = "charlm",
     checkpoint: Checkpoint = "best",
     json: Json = False,

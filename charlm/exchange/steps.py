@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from charlm.models import LanguageModel
 from charlm.models.attention import AttentiveModel, Head, MultiHeadAttention
+from charlm.models.mingru import MinGRU, one_by_one
 from charlm.models.modern import ROTARY_BASE, ModernGPT, rotary_table
 from charlm.models.registry import Kind, kind_of
 
@@ -97,8 +98,9 @@ class SlidingStep(Step):
         table = model.ngram_embedding
         self.back = 0 if table is None else table.longest - 1
         self.names = ["position", "before"] if self.back else ["position"]
-        parts = ("keys", "values", "attention_input", "mlp_input")
-        self.names += [f"{part}.{i}" for i in range(model.depth) for part in parts]
+        self.parts = ["keys", "values"]
+        self.parts += ["attention_input", "mlp_input"] if model.shift else []
+        self.names += [f"{part}.{i}" for i in range(model.depth) for part in self.parts]
 
     def others(self, batch_size: int) -> State:
         """Return zeros: characters before (their ids + 1), and for each layer what it holds."""
@@ -110,7 +112,7 @@ class SlidingStep(Step):
         parts = [
             torch.zeros(batch_size, *shape)
             for _ in range(model.depth)
-            for shape in (held, held, last, last)
+            for shape in (held, held, last, last)[: len(self.parts)]
         ]
         return *([before] if self.back else []), *parts
 
@@ -118,22 +120,18 @@ class SlidingStep(Step):
         """Return the logits and the next state."""
         position, *others = state
         model, new = self.model, ids.shape[1]
-        before, parts = (others[:1], others[1:]) if self.back else ([], others)
+        before, held = (others[:1], others[1:]) if self.back else ([], others)
         mask = visible(position, new, model.block_size)
         table = rotary_from(position, new, model.head_size)
+        every = [held[i :: len(self.parts)] for i in range(len(self.parts))]
         layers = [
-            Held(keys, values, mask, table=table, attention_input=one, mlp_input=other)
-            for keys, values, one, other in zip(*(parts[i::4] for i in range(4)), strict=True)
+            Held(mask=mask, table=table, **dict(zip(self.parts, of_layer, strict=True)))
+            for of_layer in zip(*every, strict=True)
         ]
         text = before[0] - 1 if before else None
         logits = model(ids, SimpleNamespace(ids=text, layers=layers))
-        held = [
-            part
-            for layer in layers
-            for part in (layer.keys, layer.values, layer.attention_input, layer.mlp_input)
-        ]
-        now = [last_of(one, ids + 1) for one in before]
-        return logits, position + new, *now, *held
+        later = [getattr(layer, part) for layer in layers for part in self.parts]
+        return logits, position + new, *(last_of(one, ids + 1) for one in before), *later
 
 
 def rotary_from(
@@ -248,7 +246,7 @@ class ViewStep(Step):
         size = model.block_size
         # With a fixed memory the oldest character goes; with a block, its older half.
         self.dropped = 1 if model.any_length else max(1, size // 2)
-        self.size = model.memory if model.any_length else size
+        self.size = model.memory if model.any_length and model.memory else size
 
     def others(self, batch_size: int) -> State:
         """Return an empty view."""
@@ -275,7 +273,9 @@ class TensorStep(Step):
 
     def __init__(self, model: LanguageModel) -> None:
         super().__init__()
-        self.model, self.most = model, model.block_size
+        self.model, self.most = model, 1  # a pass over several is a loop, which a graph lacks
+        # A scan over logarithms is for many characters; for one, the formula itself does.
+        self.options = {"scan": one_by_one} if isinstance(model, MinGRU) else {}
         self.names = ["position", *(f"state.{i}" for i in range(len(self.others(1))))]
 
     def others(self, batch_size: int) -> State:
@@ -283,7 +283,7 @@ class TensorStep(Step):
         leaves = tensors_of(self.model.start(batch_size))
         return tuple(torch.zeros_like(leaf) for leaf in leaves if leaf.numel())
 
-    def forward(self, ids: Int[Tensor, "B n"], *state: Tensor) -> State:
+    def forward(self, ids: Int[Tensor, "B 1"], *state: Tensor) -> State:
         """Return the logits and the next state."""
         position, *others = state
         first = position == 0
@@ -292,9 +292,9 @@ class TensorStep(Step):
         def put(leaf: Tensor) -> Tensor:
             return torch.where(first, leaf, next(given)) if leaf.numel() else leaf
 
-        logits, after = self.model.go_on(ids, replaced(begun, put))
+        logits, after = self.model.go_on(ids, replaced(begun, put), **self.options)
         later = (leaf for leaf in tensors_of(after) if leaf.numel())
-        return logits, position + ids.shape[1], *later
+        return logits, position + 1, *later
 
 
 def tensors_of(state: Any) -> Iterator[Tensor]:

@@ -15,10 +15,18 @@ V, BLOCK = 11, 6
 SIZES = f"block_size: {BLOCK}"
 MODELS = {
     "modern": f"type: gpt, {SIZES}, n_layer: 2, n_head: 2, n_embd: 8, n_gram: 3",
+    "unshifted": f"type: gpt, {SIZES}, n_layer: 1, n_head: 1, n_embd: 4, token_shift: false",
+    "biased": f"type: gpt, style: gpt2, {SIZES}, n_layer: 1, n_head: 1, n_embd: 4, bias: true, "
+    "gelu: tanh, tied: false",
     "gpt2": f"type: gpt, style: gpt2, {SIZES}, n_layer: 2, n_head: 2, n_embd: 8",
     "attention": f"type: attention, {SIZES}, n_embd: 6",
     "multihead": f"type: multihead, {SIZES}, n_embd: 6, n_head: 3",
     "averaging": f"type: averaging, {SIZES}, n_embd: 6",
+    "mlp": f"type: mlp, {SIZES}, context: 4, n_embd: 4, n_hidden: 6",
+    "rnn": f"type: rnn, {SIZES}, n_layer: 2, n_embd: 4, n_hidden: 6",
+    "gru": f"type: gru, {SIZES}, n_layer: 2, n_embd: 4, n_hidden: 6",
+    "lstm": f"type: lstm, {SIZES}, n_layer: 2, n_embd: 4, n_hidden: 6",
+    "mingru": f"type: mingru, {SIZES}, n_layer: 2, n_embd: 4, n_hidden: 6",
     "bigram": f"type: bigram, {SIZES}",
 }
 

@@ -18,6 +18,8 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="scripts/exchange instal
 
 from charlm.exchange import onnx_form, steps  # noqa: E402
 
+pytestmark = pytest.mark.timeout(600)  # torch takes a second or more for each graph
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -65,7 +67,9 @@ def test_the_step_goes_on_past_the_block(folder, name, count, at_once):
 
     with torch.no_grad():
         expected, _ = model.go_on(idx, model.start(count))
-    torch.testing.assert_close(torch.cat(found, dim=1), expected, rtol=0, atol=1e-5)
+    # The scan of minGRU, over logarithms, is less exact than its formula, which the graph has.
+    atol = 1e-4 if name == "mingru" else 1e-5
+    torch.testing.assert_close(torch.cat(found, dim=1), expected, rtol=0, atol=atol)
 
 
 @pytest.fixture
