@@ -32,6 +32,15 @@ os.fsync = os.fstat  # type: ignore[assignment]
 # typer builds all commands again for each call, which takes as long as many a command.
 typer.main.get_command = functools.cache(typer.main.get_command)
 
+# Files that compile many kernels, each file others. With the first on one core and the second on
+# another, no two processes compile the same ones at the same time; later tests load them.
+COMPILING = (
+    "fused/test_fused.py",
+    "coding/test_portable.py",
+    "models/test_adaptive.py",
+    "sampling/test_readers.py",
+)
+
 TEXT = (
     "the quick brown fox jumps over the lazy dog.\nPack my box with five dozen liquor jugs!\n" * 30
 )
@@ -70,6 +79,12 @@ class Result:
         lines = [line for line in self.stderr.splitlines() if line.startswith("charlm: error: ")]
         assert len(lines) == 1, self.stderr
         return lines[0].removeprefix("charlm: error: ")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that compile most; see `COMPILING`."""
+    first = [Path(__file__).parent / name for name in COMPILING]
+    items.sort(key=lambda item: first.index(item.path) if item.path in first else len(first))
 
 
 @pytest.fixture(autouse=True)

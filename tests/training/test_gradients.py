@@ -52,21 +52,22 @@ def losses(records, kind="train"):
     return [record.loss_nats for record in records if record.kind == kind]
 
 
+@pytest.mark.parametrize("steps", [50, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_two_hundred_steps_have_the_losses_of_autograd(of_kind, make_loop, variant):
+def test_all_steps_have_the_losses_of_autograd(of_kind, make_loop, variant, steps):
     of_kind(variant.split(",")[0])
-    options = ["train.max_steps=200", "train.learning_rate=3e-3", *VARIANTS[variant]]
+    options = [f"train.max_steps={steps}", "train.learning_rate=3e-3", *VARIANTS[variant]]
 
     with_autograd = finish(make_loop(*options, out="autograd"))
     loop = make_loop(*options, BY_HAND, out="by_hand")
     by_hand = finish(loop)
 
     assert loop.learner.by_hand is not None
-    assert len(losses(by_hand)) == 200
+    assert len(losses(by_hand)) == steps
     assert losses(by_hand) == pytest.approx(losses(with_autograd), abs=1e-4, rel=0)
     scores = losses(by_hand, "eval")
     assert scores == pytest.approx(losses(with_autograd, "eval"), abs=1e-4, rel=0)
-    assert scores[-1] < scores[0] - 0.3  # it learned something on the way
+    assert scores[-1] < scores[0] - 0.0015 * steps  # it learned something on the way
 
 
 def test_gradients_are_autograds_unless_asked_otherwise(make_loop, monkeypatch):

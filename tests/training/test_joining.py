@@ -272,10 +272,11 @@ def where(run):
     return [s.step if s else None for s in steps], fitted, joined.step if joined else None
 
 
-def test_stopped_anywhere_and_resumed_equals_uninterrupted(make_loop, straight):
+@pytest.mark.parametrize("apart", [23, pytest.param(9, marks=pytest.mark.slow)])
+def test_stopped_anywhere_and_resumed_equals_uninterrupted(make_loop, straight, apart):
     whole, asked, _ = straight
     places = set()
-    for last in range(asked - 1, 0, -9):
+    for last in range(asked - 1, 0, -apart):
         shutil.rmtree("run", ignore_errors=True)
         calls = iter(range(last))
         stopped = make_loop(should_stop=lambda calls=calls: next(calls, None) is None)

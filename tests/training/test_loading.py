@@ -10,6 +10,7 @@ import pytest
 
 from charlm.config import load_config
 from charlm.models.kernel import NotCompiled, only_compiled
+from charlm.training import loading
 from charlm.training.loading import load_kernels
 
 
@@ -33,6 +34,24 @@ def test_kernels_are_loaded_once(tiny):
     assert list(load_kernels(load_config("bigram", []))) == []
 
 
+def test_what_must_be_compiled_is_compiled_elsewhere_before_it_is_loaded(tiny, monkeypatch):
+    done = []
+    monkeypatch.setattr(loading, "_loaded", set())
+    monkeypatch.setattr(loading, "_load_compiled", lambda *_: False)
+    monkeypatch.setattr(loading, "_compile_elsewhere", lambda kernels: done.append(kernels))
+    monkeypatch.setattr(loading, "_load", lambda *kernel: done.append(kernel))
+    config = load_config(tiny, ["model.n_gram=2"])
+    kernels = list(loading._needed(config))  # of fused steps, and of AdamW
+
+    for _ in load_kernels(config):
+        assert done == []  # it is said before
+
+    assert len(kernels) == 2
+    assert done == [kernels, *kernels]
+    assert loading._loaded == set(kernels)
+
+
+@pytest.mark.slow  # three processes, and a kernel is compiled
 def test_kernels_are_not_run_by_the_process_that_compiles_them(tmp_path):
     program = (
         "from charlm.config import load_config\n"
