@@ -20,6 +20,7 @@ from charlm.training.ranks import ALONE, LOOK, TIMEOUT, Group, LostError
 
 RUN = "charlm/run"  # the key of the run folder, for processes that are started again
 ENVIRONMENT = "environment"
+READY = 600.0  # seconds from the first process that has opened the run to the last
 
 
 def connected(timeout: float = TIMEOUT) -> Store:
@@ -89,15 +90,17 @@ class Meeting:
     def open(self, group: Group) -> None:
         """Wait until all processes are ready for the first step, and connect them."""
         self.store.set(f"ready/{self.rank}", "")
-        self._wait([f"ready/{r}" for r in range(self.size)], ALONE)
+        self._wait([f"ready/{r}" for r in range(self.size)], READY)
         group.open()
 
     def _wait(self, keys: list[str], seconds: float) -> None:
-        """Wait until all keys are there, or one of the processes has failed."""
-        ends = time.monotonic() + seconds
+        """Wait until all keys are there; LostError if one of the processes has failed or is late."""
+        where, ends = f"process {self.rank} of {self.size}", time.monotonic() + seconds
         while not self.store.check(keys):
-            if self.store.check(["failed"]) or time.monotonic() > ends:
-                raise LostError(f"process {self.rank} of {self.size}", "another one has failed")
+            if self.store.check(["failed"]):
+                raise LostError(where, "another one has failed")
+            if time.monotonic() > ends:
+                raise LostError(where, f"another one did not come within {seconds:g} s")
             check_stop(self.should_stop)
             time.sleep(LOOK)
 

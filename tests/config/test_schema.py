@@ -181,6 +181,18 @@ def test_muon_is_refused_for_a_model_without_hidden_matrices(kind):
         read_config(f"model: {{type: {kind}}}\ntrain: {{optimizer: muon}}".encode(), "a.yaml")
 
 
+@pytest.mark.parametrize(
+    ("model", "train", "answer"),
+    [
+        ("ngram", "", r"train.parallel: ddp shares the steps .* 'ngram' has none; leave it none"),
+        ("mingru", ", carry_state: true", r"carried states .*; set train.carry_state=false"),
+    ],
+)
+def test_processes_share_the_steps_of_gradient_descent_only(model, train, answer):
+    with pytest.raises(UsageError, match=answer):
+        read_config(f"model: {{type: {model}}}\ntrain: {{parallel: ddp{train}}}".encode(), "a.yaml")
+
+
 MIXTURE = """\
 model:
   type: mixture

@@ -265,8 +265,9 @@ def _together(job: dict[str, Any]) -> list[Life]:
         _wait(processes[of], began + job["plan"]["after"])
         os.kill(processes[of], job["plan"]["number"])
     lives = []
-    for process, path, shared in zip(processes, said, counts, strict=True):
-        _wait(process, began + SLOWEST)
+    for rank, (process, path, shared) in enumerate(zip(processes, said, counts, strict=True)):
+        if rank != of or job["plan"]["number"] != signal.SIGSTOP:
+            _wait(process, began + SLOWEST)
         os.kill(process, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         steps, operations = struct.unpack("qq", shared[:])
@@ -330,7 +331,7 @@ def _child(job: dict[str, Any], plan: Plan, shared: mmap.mmap, said: Path) -> in
         return run(job["arguments"])
 
 
-BREAKS = ("random batches", "no cut of the log", "no flag", "another order")
+BREAKS = ("random batches", "no cut of the log", "no flag", "another order", "no patience")
 
 
 def _break(what: str | None) -> None:
@@ -373,6 +374,16 @@ def _break(what: str | None) -> None:
             self.own = range(ranks.rank, micro, ranks.size)
 
         StepSums.__init__ = dealt  # type: ignore[method-assign]
+    elif what == "no patience":  # with a process that does not answer
+        from charlm.training.meeting import Meeting
+
+        met = Meeting.__init__
+
+        def hurried(self: Meeting, *arguments: Any) -> None:
+            met(self, *arguments)
+            self.timeout = 2.0
+
+        Meeting.__init__ = hurried  # type: ignore[method-assign]
     elif what:
         raise ValueError(what)
 

@@ -16,7 +16,8 @@ from tests.torture.trials import (
     saved_step,
 )
 
-GPT2, MODERN = NAMES = [SHORT + name for name in SHARED]
+NAMES = [SHORT + name for name in SHARED]
+GPT2 = NAMES[0]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_another_order_of_sums_is_noticed(lives, alone, tmp_path):
 
 
 def test_a_run_goes_on_in_any_number_of_processes_after_a_kill(lives, alone, tmp_path):
-    run = begin(tmp_path / "some", MODERN)
+    run = begin(tmp_path / "some", GPT2)
 
     killed, said = train(lives, run.parent, 2, Plan(step=5), of=1)
     assert killed == [5, -signal.SIGKILL]
@@ -78,7 +79,7 @@ def test_a_run_goes_on_in_any_number_of_processes_after_a_kill(lives, alone, tmp
     ended, said = train(lives, run.parent, 2)
 
     assert ended == [0, 0], said
-    assert differing(run, alone[MODERN]) == []
+    assert differing(run, alone[GPT2]) == []
 
 
 def test_processes_stop_together_where_one_is_asked_to(lives, alone, tmp_path):
@@ -90,6 +91,17 @@ def test_processes_stop_together_where_one_is_asked_to(lives, alone, tmp_path):
     assert saved_step(run) == 3
     assert train(lives, run.parent, 2)[0] == [0, 0]
     assert differing(run, alone[GPT2]) == []
+
+
+def test_a_process_that_does_not_answer_is_named(lives, tmp_path):
+    run = begin(tmp_path / "some", GPT2)
+    plan = Plan(step=3, number=signal.SIGSTOP, broken="no patience")
+
+    codes, said = train(lives, run.parent, 2, plan, of=1)
+
+    assert codes == [5, -signal.SIGKILL], said
+    assert "process 0 of 2: process 1 ended or stopped answering" in said[0]
+    assert saved_step(run) == 3
 
 
 def test_what_fails_in_one_process_is_said_once(lives, tmp_path):
