@@ -47,9 +47,6 @@ class ModelConfig(Section):
 
     trained_by: ClassVar[Literal["gradients", "counting", "joining"]] = "gradients"
     can_be_expert: ClassVar[bool] = True  # of a mixture
-    # Whether large matrix products take nearly all the time, so bfloat16 and torch.compile may help.
-    deep: ClassVar[bool] = False
-
     # Whether it has a recurrent state, which `train.carry_state` can carry from window to window.
     carries_state: ClassVar[bool] = False
 
@@ -93,6 +90,11 @@ class ModelConfig(Section):
     @property
     def has_dropout(self) -> bool:
         """Whether a training step draws random numbers."""
+        return False
+
+    @property
+    def deep(self) -> bool:
+        """Whether large matrix products take most of the time, so that bfloat16 may help."""
         return False
 
     @property

@@ -171,8 +171,6 @@ class MultiHeadConfig(_WithHeads):
 class GPTConfig(_WithHeads):
     """A stack of attention and MLP blocks, in one of two styles."""
 
-    deep: ClassVar[bool] = True
-
     type: Literal["gpt"]
     """Which model this is."""
     style: Literal["gpt2", "modern"] = "modern"
@@ -207,6 +205,10 @@ class GPTConfig(_WithHeads):
     @property
     def has_dropout(self) -> bool:  # noqa: D102
         return self.dropout > 0 or self.n_gram > 1  # n-grams have a dropout of their own
+
+    @property
+    def deep(self) -> bool:  # noqa: D102
+        return True
 
     @property
     def can_be_planned(self) -> bool:  # noqa: D102

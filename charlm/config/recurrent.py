@@ -12,6 +12,7 @@ from charlm.config.values import Share, Size
 from charlm.errors import Problem
 
 KERNEL = 4  # characters that a convolution of `mingru` looks at
+WIDE = 128  # from so many channels on, products take most of the time
 
 
 class MLPConfig(ModelConfig):
@@ -31,6 +32,10 @@ class MLPConfig(ModelConfig):
     @property
     def has_dropout(self) -> bool:  # noqa: D102
         return self.dropout > 0
+
+    @property
+    def deep(self) -> bool:  # noqa: D102
+        return self.n_hidden >= WIDE
 
     def parts(self, vocab_size: int) -> list[Part]:  # noqa: D102
         h, inputs = self.n_hidden, self.context * self.n_embd
@@ -202,8 +207,6 @@ class LSTMConfig(_OfCells):
 
 class MinGRUConfig(_Recurrent):
     """A GRU whose gates read the input only, so that a scan computes all states at once."""
-
-    deep: ClassVar[bool] = True
 
     type: Literal["mingru"]
     """Which model this is."""

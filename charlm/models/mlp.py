@@ -51,8 +51,7 @@ class MLPModel(LanguageModel):
         for embedding in (self.token_embedding.weight, self.before):
             nn.init.normal_(embedding, generator=generator)
         draw_linear(self.hidden, generator)
-        nn.init.zeros_(self.head.weight)  # so the first loss is ln V
-        nn.init.zeros_(self.head.bias)
+        draw_head(self.head, generator)
 
     def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return the logits of the next character at every position."""
@@ -68,6 +67,12 @@ def side_by_side(
     missing = before.expand(x.shape[0], context - 1, -1)  # (B, n - 1, C)
     x = torch.cat([missing, x], dim=1)  # (B, n - 1 + T, C)
     return x.unfold(1, context, 1).transpose(2, 3).flatten(2)  # windows: (B, T, C, n), turned
+
+
+def draw_head(head: nn.Linear, generator: torch.Generator | None) -> None:
+    """Draw small weights, so that the first loss is near ln V; zeros would let nothing below learn."""
+    nn.init.normal_(head.weight, std=0.1 * head.in_features**-0.5, generator=generator)
+    nn.init.zeros_(head.bias)
 
 
 def draw_linear(layer: nn.Linear, generator: torch.Generator | None) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlm.models.base import LanguageModel
-from charlm.models.mlp import draw_linear
+from charlm.models.mlp import draw_head, draw_linear
 
 State = tuple[Tensor, ...]
 
@@ -180,8 +180,7 @@ class Embedded(LanguageModel):
         std = 0.02 if tied else 1.0
         nn.init.normal_(self.token_embedding.weight, std=std, generator=generator)
         if self.head is not None:
-            nn.init.zeros_(self.head.weight)  # so the first loss is ln V
-            nn.init.zeros_(self.head.bias)
+            draw_head(self.head, generator)
 
     def forward(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return the logits of the next character at every position, from the start of a text on."""
