@@ -130,7 +130,8 @@ class Server:
 
     async def openapi(self, request: Request) -> Response:
         """The description of all this."""
-        return in_json(describe())
+        models = {name: one.most for name, one in self.served.items()}
+        return in_json(describe(models, self.token is not None))
 
     async def metrics(self, request: Request) -> Response:
         """Counts for Prometheus."""

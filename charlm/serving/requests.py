@@ -6,10 +6,29 @@ Field names are those of that API, where a "token" is a character here (for a ru
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
+
+MOST_STOPS = 64
+LONGEST_STOP = 1000  # characters
+_A_STOP = {"type": "string", "minLength": 1, "maxLength": LONGEST_STOP}
+_STOPS = {"type": "array", "items": _A_STOP, "maxItems": MOST_STOPS}
+
+
+def _whole(value: Any) -> Any:
+    """Return 3 for 3.0, which is an integer in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
 
 Prompt = Annotated[str, Field(max_length=1 << 20)]
 Nothing = Annotated[float, Field(ge=0, le=0)]
+Whole = BeforeValidator(_whole)
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 Unknown = Literal["error", "skip", "nearest"]
@@ -40,25 +59,27 @@ class CompletionRequest(_Request):
     """POST /v1/completions."""
 
     prompt: Prompt | Annotated[list[Prompt], Field(min_length=1, max_length=64)] | None = None
-    max_tokens: Annotated[int, Field(ge=0, le=1 << 20)] | None = 16  # characters
+    max_tokens: Annotated[int, Field(ge=0, le=1 << 20), Whole] | None = 16  # characters
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 1.0
     top_p: Fraction | None = None
-    n: Annotated[int, Field(ge=1, le=64)] | None = 1
-    stop: str | list[str] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**62)] | None = None
+    n: Annotated[int, Field(ge=1, le=64), Whole] | None = 1
+    stop: Annotated[
+        str | list[str] | None, WithJsonSchema({"anyOf": [_A_STOP, _STOPS, {"type": "null"}]})
+    ] = None  # which are checked for what else may be wrong with them, too
+    seed: Annotated[int, Field(ge=0, lt=2**62), Whole] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5), Whole] | None = None
     echo: bool | None = False
     user: str | None = None  # of no effect
     # Of that API, and accepted only where they change nothing.
-    best_of: int | None = None
+    best_of: Annotated[int, Whole] | None = None
     frequency_penalty: Nothing | None = None
     presence_penalty: Nothing | None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
     suffix: Literal[""] | None = None
     # charlm's own.
-    top_k: Annotated[int, Field(ge=1)] | None = None
+    top_k: Annotated[int, Field(ge=1), Whole] | None = None
     min_p: Fraction | None = None
     repetition_penalty: Annotated[float, Field(ge=1, le=10)] | None = None
     allow: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
@@ -75,7 +96,7 @@ class NextRequest(_Request):
     """POST /v1/next: what may come after a prompt."""
 
     prompt: Prompt = ""
-    top: Annotated[int, Field(ge=1, le=100)] = 5
+    top: Annotated[int, Field(ge=1, le=100), Whole] = 5
     unknown: Unknown = "error"
 
 

@@ -22,12 +22,17 @@ from charlm.sampling.draw import SHOWN, Ended, Task
 from charlm.sampling.request import PROMPT, choose_seed, encode_prompt, task_of
 from charlm.sampling.stream import Piece, TextStream
 from charlm.serving.engine import Engine, Job
-from charlm.serving.requests import CompletionRequest, NextRequest, Refused, ScoreRequest
+from charlm.serving.requests import (
+    LONGEST_STOP,
+    MOST_STOPS,
+    CompletionRequest,
+    NextRequest,
+    Refused,
+    ScoreRequest,
+)
 from charlm.text.raw import as_bytes, as_unicode
 
 OWN = ("top_k", "top_p", "min_p", "repetition_penalty")  # keys of the section `sample`
-MOST_STOPS = 64
-LONGEST_STOP = 1000  # characters
 SCORED = 16  # times the longest text: characters that one request may have scored
 FINISHED: dict[Ended | None, str] = {
     "boundary": "stop",
