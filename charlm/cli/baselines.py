@@ -78,6 +78,7 @@ def data_config(
     from pydantic import ValidationError
 
     from charlm.config import DataConfig, changed, read_config
+    from charlm.config.sections import COMMON_ENCODINGS
 
     if not val_fraction < 1:
         where = f"--val-fraction {val_fraction:g}"
@@ -86,8 +87,7 @@ def data_config(
     try:
         data = DataConfig.model_validate(options)
     except ValidationError:  # the options have refused other mistakes
-        mend = "utf-8, utf-16 and latin-1 are common"
-        raise UsageError("--encoding", f"unknown {encoding!r}", mend) from None
+        raise UsageError("--encoding", f"unknown {encoding!r}", COMMON_ENCODINGS) from None
     if given := overridden(keys, {}):
         for key in given:
             if not key.startswith("data.") or key.startswith("data.source"):

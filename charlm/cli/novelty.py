@@ -183,12 +183,13 @@ def _row(request: _Request, drawing: "Drawing", seeds: range) -> Iterator["Row"]
 def _of_file(request: _Request, name: str, count: int) -> "Row":
     """Return a row of given texts, read as the run read its own."""
     from charlm.cli.novelty_output import Row
+    from charlm.evaluation.given import read_as
     from charlm.evaluation.given_texts import texts_of_source
     from charlm.text import open_source
 
     data = request.run.config.data.model_copy(update={"source": name})
     notes: list[str] = []
-    with output.bytes_bar(request.quiet) as bar:
+    with output.bytes_bar(request.quiet) as bar, read_as(data):
         progress, length = partial(bar, "reading"), request.chars
         chosen = texts_of_source(open_source(name), data, count, length, notes, progress)
     for remark in notes:

@@ -12,7 +12,7 @@ from charlm.cli import output
 from charlm.cli.options import opened
 from charlm.cli.signals import StopSignals
 from charlm.cli.spelling import one_line
-from charlm.errors import DataError, Setting, Stopped, UsageError, Words
+from charlm.errors import DataError, Phrase, Setting, Stopped, UsageError, Words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Encode = Callable[[str, Words], "npt.NDArray[np.int64]"]  # takes a prompt and where it is from
 Prompt = tuple[str, "npt.NDArray[np.int64]"]  # with its ids
+UNKNOWN = "unknown"  # the setting for characters that a model does not know
 MAX_PROMPT = 64 << 20  # bytes of a prompt: a device or a pipe may never end
 
 
@@ -83,10 +84,20 @@ def typed_prompts(
             prompt = decoded(as_bytes(prompt), unit, "the prompt")
             ids = encode(prompt, Setting("prompt"))
         except DataError as error:
-            output.note(one_line(error.replace(where="the prompt")))
+            output.note(one_line(_for_a_typist(error)))
             continue
         yield prompt, ids
         signals.forget(signal.SIGINT)
+
+
+def _for_a_typist(error: DataError) -> DataError:
+    """Return an error with what can be done where options are not typed any more."""
+    mend = error.mend
+    options = mend.parts if isinstance(mend, Phrase) else ()
+    if UNKNOWN in [part.name for part in options if isinstance(part, Setting)]:
+        words = "type others; or start again with {}, which takes similar ones, or {}"
+        mend = Phrase(words, Setting(UNKNOWN, "nearest"), Setting(UNKNOWN, "skip"))
+    return error.replace(where="the prompt", mend=mend)
 
 
 def _ask() -> str:

@@ -27,6 +27,7 @@ from charlm.errors import Problem
 MAX_SYMBOLS = 2**21  # Unicode ends at 0x10FFFF, just below 2^21
 MINUTES = 1_000_000  # the longest budget: two years
 SEEDS = 2**63  # seeds are below it, so that each fits into a signed 64-bit integer
+COMMON_ENCODINGS = "utf-8, utf-16 and latin-1 are common"
 NO_TEXTS = {"idna", "punycode"}  # encodings of host names, which cannot decode a text in chunks
 
 
@@ -121,7 +122,7 @@ class DataConfig(Section):
             "".encode(self.encoding)
             if codecs.lookup(self.encoding).name not in NO_TEXTS:
                 return
-        yield Problem("encoding", f"unknown {self.encoding!r}", "try utf-8, utf-16 or latin-1")
+        yield Problem("encoding", f"unknown {self.encoding!r}", COMMON_ENCODINGS)
 
 
 class TrainConfig(Section):

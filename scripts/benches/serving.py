@@ -93,20 +93,21 @@ async def _flooded(address: str, requests: int, broken: int, pid: int) -> dict[s
     import psutil
 
     memory, failed, since = psutil.Process(pid).memory_info, 0, time.perf_counter()
+    sizes: list[int] = []
     every = requests // broken if broken else 0
     async with _client(address) as (client, asked):
         for part in range(10):
             numbers = range(part * requests // 10, (part + 1) * requests // 10)
             failed += await _many(client, asked, numbers, every)
-            if part == 0:
-                warm = memory().rss
+            sizes.append(memory().rss)
         open_now = await _still_drawn(client)
     return {
         "short requests": float(requests),
         "broken off": float(len(range(0, requests, every)) if every else 0),
         "answered otherwise than 200": float(failed),
         "texts still drawn or waiting after them": open_now,
-        "memory after them, of that after a tenth": memory().rss / warm,
+        "MiB after each tenth": " ".join(f"{size / 2**20:.0f}" for size in sizes),
+        "memory after them, of that after a tenth": sizes[-1] / sizes[0],
         "seconds for them": time.perf_counter() - since,
     }
 

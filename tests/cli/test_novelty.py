@@ -377,3 +377,12 @@ def test_records_that_are_cut_off_are_said_to_be(charlm, runs):
     note = "note: 3 samples were cut off after 1 character, before the end; raise --max-new-chars"
     assert note in cut.stderr
     assert "cut off" not in whole.stderr + of_one_text.stderr
+
+
+def test_a_file_in_another_encoding_is_answered_as_in_an_evaluation(charlm, trained):
+    Path("latin.txt").write_bytes("café\n".encode("latin-1") * 9)
+
+    errors = [charlm(verb, trained, "--file", "latin.txt").error for verb in ("novelty", "eval")]
+
+    assert errors[0] == errors[1]
+    assert errors[0].endswith("; convert it to UTF-8 first, with iconv")

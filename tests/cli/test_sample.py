@@ -504,6 +504,15 @@ def test_a_conversation_asks_for_its_own_prompts(charlm, trained):
     assert "leave out --prompt, --prompt-file and --json" in result.error
 
 
+def test_a_person_who_types_an_unknown_letter_is_told_what_to_do(charlm, trained, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("zoë\n".encode())))
+
+    result = charlm("sample", "-i")
+
+    said = "not in this model's alphabet of 31; type others; or start again with --unknown nearest"
+    assert f"{said}, which takes similar ones, or --unknown skip\n" in result.stderr
+
+
 def test_no_echo_leaves_the_prompt_out(charlm, trained):
     echoed = charlm(*SAMPLE, "-p", "the ")
     silent = charlm(*SAMPLE, "-p", "the ", "--no-echo")
