@@ -179,6 +179,7 @@ def nothing_left(loop: TrainingLoop) -> str:
     return f"{done}, by train.patience={train.patience}; to train on, raise it"
 
 
+LEARNED = 0.9  # of the loss of guessing; a model below that has learned something of the text
 KEPT = 0.7  # share of the planned updates below which a plan was not kept
 LATE = 1.05  # times the budget
 
@@ -205,7 +206,11 @@ def conclude(prepared: PreparedRun, loop: TrainingLoop, ladder: Ladder | None, j
     unit, last = prepared.config.data.unit, state.val_loss_nats
     guessed = uniform_on(prepared.corpus.splits["val"], prepared.tokenizer.vocab_size)
     if last is not None and (worse := worse_than_uniform(last, guessed)):
-        output.note(f"the validation loss {last:.4f} is {worse}; is the text sorted, or random?")
+        why = "is the text sorted, or random?"
+        if best is not None and best < LEARNED * guessed:
+            early = f"{best:.4f} at step {state.best_step}, before the training part was learned by heart"
+            why = f"it was {early}; train for fewer steps, or on a longer text"
+        output.note(f"the validation loss {last:.4f} is {worse}; {why}")
     if json:
         output.result_json(
             {

@@ -99,7 +99,8 @@ async def _flooded(address: str, requests: int, broken: int, pid: int) -> dict[s
         for part in range(10):
             numbers = range(part * requests // 10, (part + 1) * requests // 10)
             failed += await _many(client, asked, numbers, every)
-            sizes.append(memory().rss)
+            now = memory()  # without files, whose pages come and go with what else runs
+            sizes.append(now.rss - getattr(now, "shared", 0))
         open_now = await _still_drawn(client)
     return {
         "short requests": float(requests),

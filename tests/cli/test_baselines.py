@@ -2,6 +2,7 @@ import io
 import json
 import math
 import os
+import random
 import re
 import signal
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import charlm as package
 from charlm.cli.baselines import reached
 from charlm.errors import MachineError
 from charlm.evaluation import Ladder, Rung, Score
@@ -482,6 +484,29 @@ def test_a_loss_is_placed_among_baselines_of_its_own_protocol():
         "better than every baseline of this protocol; the best of them: PPMd (2.0000), adaptive; PPMd first learned "
         "from the last 5 of 9 training characters"
     )
+
+
+def test_a_loss_that_became_worse_than_guessing_is_said_to_be_overfitted(charlm):
+    letters = random.Random(1)
+    syllables = [a + b for a in "bdklmnrst" for b in "aeiou"]
+    names = ["".join(letters.choices(syllables, k=1 + i % 3)) for i in range(45)]
+    Path("names.txt").write_text("\n".join(names) + "\n")
+    model = "{type: gpt, style: modern, n_layer: 2, n_head: 2, n_embd: 32, block_size: 8}"
+    Path("a.yaml").write_text(f"model: {model}\n")
+    keys = ["data.records=lines", "data.val_fraction=0.3", "eval.baselines=false"]
+    keys += [f"train.{key}" for key in ("max_steps=80", "learning_rate=0.01", "eval_every=5")]
+    keys += ["train.warmup_steps=5", "train.sample_every=0"]
+
+    said = charlm("train", "-c", "a.yaml", "data.source=names.txt", *keys, "--out", "run").stderr
+
+    found = re.search(
+        r"note: the validation loss [\d.]+ is worse than uniform .*; it was ([\d.]+) at step (\d+)",
+        said,
+    )
+    assert found, said
+    best = [one for one in package.open("run").checkpoints if one.step == int(found[2])]
+    assert found[1] == f"{best[0].loss:.4f}"
+    assert "before the training part was learned by heart; train for fewer steps" in said
 
 
 def test_a_validation_loss_worse_than_guessing_is_said(charlm):
