@@ -186,7 +186,7 @@ METAS = {
     "dictionaries 60,000 deep": lambda: (
         PROTOCOL_2 + b"}" + b"X\x01\0\0\0a}" * 60_000 + b"s" * 60_000 + b"."
     ),
-    "a memory of everything": lambda: b"\x80\x04}" + b"\x94" * 1_000_000 + b".",
+    "a memory of everything": lambda: b"\x80\x04}" + b"\x94" * 3_000_000 + b".",
     "marks without end": lambda: PROTOCOL_2 + b"}" + b"(u" * 90_000 + b".",
     "bytes that claim 8 EiB": lambda: b"\x80\x05\x8e" + b"\xff" * 7 + b"\x7f.",
     "numbers of one hash": lambda: (
