@@ -5,8 +5,9 @@ What is easily got wrong:
 - The vocabulary is of their type `llama`, with one token for each symbol. Their type `gpt2` must have
   merges, and an alphabet has none.
 - In that type a space is written as U+2581, so an alphabet with that character has no place there.
-- A vocabulary of that type always has an end of text; without a word about it, that is token 2. An
-  alphabet without records has none, so the end is the symbol that the model finds least likely.
+- A vocabulary of that type always has an end of text; without a word about it, that is token 2. A
+  character that it lacks is written as tokens of bytes, and without those the program is aborted. So
+  these are added, with logits that no sampler ever draws: see `widened`.
 - Their GELU is the approximation by tanh, and keys and values are of half precision by default.
 """
 
@@ -18,14 +19,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from charlm.errors import MachineError, Phrase, Setting, UsageError
-from charlm.evaluation.predicting import evaluating
 from charlm.exchange.card import Facts, as_json, card
 from charlm.exchange.hugging_face import EPSILON, is_turned, logits_of, tensors_of
-from charlm.exchange.same import check_same, largest_difference, random_ids
-from charlm.models.gpt2 import GPT2
+from charlm.exchange.same import check_same, largest_difference
+from charlm.models.gpt2 import GPT2, Gelu
 from charlm.runs.load import SavedModel
 from charlm.storage import machine_errors
 from charlm.storage.atomic import new_folder
@@ -35,8 +36,7 @@ from charlm.text.tokenizer import opening_id
 USE_ONNX = Phrase("use {}", Setting("form", "onnx"))
 MOST = 1e-4  # difference of logits with our GELU: sums in another order
 SPACE = "\u2581"
-# Symbols that a token there cannot hold, and why.
-REFUSED = {SPACE: "which is how that format writes a space", "\0": "which ends a text there"}
+NEVER = -100.0  # the logit of a token that is no symbol of the alphabet
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6  # types of a token
 NAME = "model.gguf"
 
@@ -52,6 +52,12 @@ for await (const token of context.getSequence().evaluate(model.tokenize(SYMBOL),
     if (text.length > BLOCK - 2) break;
 }
 console.log(model.detokenize(text));"""
+
+EXACT = (
+    "Its logits are the run's to 1e-4, but llama.cpp approximates GELU by tanh, which changes them by up to {:.1e}. "
+    "It reads no more than the context, and keeps keys and values in half precision unless it is told to keep them "
+    "in float32."
+)
 
 # Names of Hugging Face's form, and here; {} is the number of a block.
 THEIRS = {
@@ -70,10 +76,15 @@ THEIRS = {
 
 @dataclass(frozen=True)
 class Tokens:
-    """A vocabulary: texts, their types, the end of a text, and whether a text begins with it."""
+    """A vocabulary: texts and types; the ids of unknown, begin and end; whether a text begins with it.
+
+    The symbols of the alphabet come first, under their own ids.
+    """
 
     texts: list[str]
     types: list[int]
+    unknown: int
+    begin: int
     end: int
     begins: bool
 
@@ -91,58 +102,82 @@ def write_gguf(saved: SavedModel, folder: Path) -> float:
     if type(model) is not GPT2:
         what = f"{config.brief} has no counterpart there"
         raise UsageError(str(saved.run.path), what, USE_ONNX)
-    tokens = tokens_of(saved.tokenizer, model, str(saved.run.path))
+    tokens = tokens_of(saved.tokenizer, str(saved.run.path))
     n_head: int = config.n_head  # type: ignore[attr-defined]
     with new_folder(folder, {"kind": "export"}) as place, machine_errors(folder):
         _write(place / NAME, saved, model, n_head, tokens)
         (place / "config.json").write_text(as_json(saved), encoding="utf-8")
-        read = read_tensors(place / NAME)
-        check_same(str(folder), model, lambda idx: logits_of(read, n_head, idx, model.gelu), MOST)
-        found = largest_difference(model, lambda idx: logits_of(read, n_head, idx, "tanh"))
+        read, symbols = read_tensors(place / NAME), model.vocab_size
+
+        def there(idx: Int[Tensor, "B T"], gelu: Gelu) -> Float[Tensor, "B T V"]:
+            logits = logits_of(read, n_head, idx, gelu)
+            if not (logits[..., symbols:] < NEVER / 2).all():
+                logits = logits * torch.nan  # which is never the same
+            return logits[..., :symbols]
+
+        check_same(str(folder), model, lambda idx: there(idx, model.gelu), MOST)
+        found = largest_difference(model, lambda idx: there(idx, "tanh"))
         loading = LOADING.replace("BLOCK", str(model.block_size)).replace(
             "SYMBOL", json.dumps(saved.tokenizer.decode([opening_id(saved.tokenizer)]))
         )
-        facts = Facts("for llama.cpp", loading, "js", _exact(tokens, found))
+        facts = Facts("for llama.cpp", loading, "js", EXACT.format(found))
         (place / "README.md").write_text(card(saved, facts), encoding="utf-8")
     return found
 
 
-def _exact(tokens: Tokens, found: float) -> str:
-    end = json.dumps(tokens.texts[tokens.end])
-    return (
-        f"Its weights have every bit of the run's. llama.cpp approximates GELU by tanh, so its logits differ by up "
-        f"to {found:.1e}. It reads no more than the context, and keeps keys and values in half precision unless "
-        f"it is told to keep them in float32. Programs that end at an end of text stop at the symbol {end}."
-    )
-
-
-def tokens_of(tokenizer: Tokenizer, model: GPT2, where: str) -> Tokens:
-    """Return the alphabet of a model as a vocabulary of their type `llama`.
+def tokens_of(tokenizer: Tokenizer, where: str) -> Tokens:
+    """Return the alphabet of a model as a vocabulary of their type `llama`, with what that type needs.
 
     Raises UsageError if a symbol has no place in it.
     """
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     if isinstance(tokenizer, CharTokenizer):
-        for symbol, why in REFUSED.items():
-            if symbol in tokenizer.alphabet:
-                what = f"its alphabet has U+{ord(symbol):04X}, {why}"
-                raise UsageError(where, what, USE_ONNX)
-        texts, types = list(tokenizer.alphabet), [NORMAL] * tokenizer.vocab_size
+        if SPACE in tokenizer.alphabet:
+            what = "its alphabet has U+2581, which is how that format writes a space"
+            raise UsageError(where, what, USE_ONNX)
+        # A token's text ends at NUL there, but that is a byte, too.
+        texts = [bytes_[0] if symbol == "\0" else symbol for symbol in tokenizer.alphabet]
     else:
-        texts, types = [f"<0x{byte:02X}>" for byte in range(256)], [BYTE] * 256
-        texts[ord(" ")], types[ord(" ")] = " ", NORMAL
-    if tokenizer.escape is not None:
-        types[tokenizer.escape] = UNKNOWN
-    texts, end = [text.replace(" ", SPACE) for text in texts], tokenizer.boundary
-    if end is None:
-        return Tokens(texts, types, least_likely(model), False)
-    types[end] = CONTROL
-    return Tokens(texts, types, end, True)
+        texts = [" " if byte == ord(" ") else bytes_[byte] for byte in range(256)]
+    texts = [text.replace(" ", SPACE) for text in texts]
+    if (unknown := tokenizer.escape) is None:
+        unknown, texts = len(texts), [*texts, "<unk>"]
+    if (end := tokenizer.boundary) is None:
+        begin, end, texts = len(texts), len(texts) + 1, [*texts, "<s>", "</s>"]
+    else:
+        begin = end
+    special = {unknown: UNKNOWN, begin: CONTROL, end: CONTROL}
+    known = {*texts}
+    texts += [byte for byte in bytes_ if byte not in known]
+    types = [special.get(i, BYTE if text in bytes_ else NORMAL) for i, text in enumerate(texts)]
+    return Tokens(texts, types, unknown, begin, end, tokenizer.boundary is not None)
 
 
-def least_likely(model: GPT2) -> int:
-    """Return the symbol to which a model gives the least probability on average, in random texts."""
-    with evaluating(model), torch.no_grad():
-        return int(model(random_ids(model, model.block_size)).softmax(-1).mean((0, 1)).argmin())
+def widened(tensors: Mapping[str, Tensor], tokens: int) -> dict[str, Tensor]:
+    """Return the weights for a larger vocabulary: all logits are as before, those of new tokens `NEVER`.
+
+    LayerNorm returns z = g n with a mean of n of 0, so the unit vector v along 1 / g has v z = 0 whatever
+    the text is. A bias B v adds the same to each z. The head W becomes W - c v', where c = B W v / D and
+    D = B + v b (b: the bias that was there), which cancels that; the rows of new tokens are v NEVER / D.
+    A new token is embedded as the mean of all symbols.
+    """
+    table, bias = tensors["transformer.wte.weight"], tensors["transformer.ln_f.bias"].double()
+    head = tensors.get("lm_head.weight", table).double()
+    gain = tensors["transformer.ln_f.weight"].double()
+    free = 1 / gain.where(gain != 0, 1e-20)
+    free = free / free.norm()
+    free = -free if free @ bias < 0 else free
+    added = len(free) ** 0.5  # as long as a typical z
+    total = added + free @ bias
+    new = tokens - len(table)
+    rows = head - torch.outer(added * (head @ free) / total, free)
+    never = (free * NEVER / total).expand(new, -1)
+    return {
+        **tensors,
+        "transformer.wte.weight": torch.cat([table, table.mean(0).expand(new, -1)]),
+        "transformer.ln_f.bias": (bias + added * free).float(),
+        "lm_head.weight": torch.cat([rows, never]).float(),
+    }
 
 
 def _write(path: Path, saved: SavedModel, model: GPT2, n_head: int, tokens: Tokens) -> None:
@@ -162,14 +197,13 @@ def _write(path: Path, saved: SavedModel, model: GPT2, n_head: int, tokens: Toke
     writer.add_token_list(tokens.texts)
     writer.add_token_scores([0.0] * len(tokens.texts))
     writer.add_token_types(tokens.types)
-    writer.add_bos_token_id(tokens.end)
+    writer.add_bos_token_id(tokens.begin)
     writer.add_eos_token_id(tokens.end)
-    escape = saved.tokenizer.escape
-    writer.add_unk_token_id(tokens.end if escape is None else escape)
+    writer.add_unk_token_id(tokens.unknown)
     writer.add_add_bos_token(tokens.begins)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(False)
-    for name, tensor in tensors_of(model).items():
+    for name, tensor in widened(tensors_of(model), len(tokens.texts)).items():
         value = tensor.T if is_turned(name) else tensor
         writer.add_tensor(renamed(name, THEIRS), value.contiguous().numpy())
     writer.write_header_to_file()

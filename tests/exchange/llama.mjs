@@ -22,5 +22,6 @@ for await (const id of sequence.evaluate(model.tokenize(prompt), {temperature: 0
     if (greedy.length === count) break;
 }
 const written = greedy.map((id) => model.detokenize([id])).join("");
-console.log(JSON.stringify({ids, back: model.detokenize(ids), probabilities, greedy, written}));
+const strange = model.tokenize("\u20ac"); // a character that no alphabet here has
+console.log(JSON.stringify({ids, back: model.detokenize(ids), probabilities, written, strange}));
 await llama.dispose();
