@@ -197,8 +197,17 @@ sys.exit(run({arguments!r}))
 """
 
 
-@pytest.mark.parametrize("module", ["torch", "numpy._core", "numpy.exceptions"])
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("module", "number"),
+    [
+        ("torch", "SIGTERM"),
+        ("numpy._core", "SIGINT"),
+        ("numpy.exceptions", "SIGINT"),
+        pytest.param("torch", "SIGINT", marks=pytest.mark.slow),
+        pytest.param("numpy._core", "SIGTERM", marks=pytest.mark.slow),
+        pytest.param("numpy.exceptions", "SIGTERM", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_while_torch_is_imported_ends_in_silence(tiny, module, number):
     """Torch imports NumPy from C++, and swallows what is raised there."""
     arguments = ["train", "-c", "tiny.yaml", "--out", "new", "-q"]
