@@ -22,6 +22,7 @@ MODELS = {
     "attention": f"type: attention, {SIZES}, n_embd: 6",
     "multihead": f"type: multihead, {SIZES}, n_embd: 6, n_head: 3",
     "averaging": f"type: averaging, {SIZES}, n_embd: 6",
+    "bow": f"type: bow, {SIZES}, n_embd: 4, n_hidden: 6",
     "mlp": f"type: mlp, {SIZES}, context: 4, n_embd: 4, n_hidden: 6",
     "rnn": f"type: rnn, {SIZES}, n_layer: 2, n_embd: 4, n_hidden: 6",
     "gru": f"type: gru, {SIZES}, n_layer: 2, n_embd: 4, n_hidden: 6",
