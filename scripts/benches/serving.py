@@ -108,7 +108,7 @@ async def _flooded(address: str, requests: int, broken: int, pid: int) -> dict[s
         "answered otherwise than 200": float(failed),
         "texts still drawn or waiting after them": open_now,
         "MiB after each tenth": " ".join(f"{size / 2**20:.0f}" for size in sizes),
-        "memory after them, of that after a tenth": sizes[-1] / sizes[0],
+        "memory after them, of that after three tenths": sizes[-1] / sizes[2],
         "seconds for them": time.perf_counter() - since,
     }
 
