@@ -7,7 +7,7 @@ Hugging Face, nanoGPT, minGPT and makemore's transformer call them so. Ours are 
 MASK = ".attn.bias"  # ends the name of a constant in older files: which position sees which
 
 _PARTS = {
-    "token_embedding": "transformer.wte",
+    "token_embedding": "transformer.wte",  # nosec B105 -- names
     "position_embedding": "transformer.wpe",
     "final_norm": "transformer.ln_f",
     "head": "lm_head",

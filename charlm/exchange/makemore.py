@@ -121,7 +121,7 @@ def _bow(weights: dict[str, Tensor], path: Path, n_head: int | None) -> Found:
     block_size, n_embd = table.shape("wpe.weight")
     n_hidden, _ = table.shape("context_block.mlp.c_fc.weight")
     theirs = {"expand": "context_block.mlp.c_fc", "contract": "context_block.mlp.c_proj"}
-    theirs |= {"head": "lm_head", "token_embedding": "wte", "position_embedding": "wpe"}
+    theirs |= {"head": "lm_head", "token_embedding": "wte", "position_embedding": "wpe"}  # nosec B105
     ours = {f"{name}.weight": table.take(f"{one}.weight") for name, one in theirs.items()}
     for name in ("expand", "contract", "head"):
         ours[f"{name}.bias"] = table.take(f"{theirs[name]}.bias")

@@ -64,7 +64,7 @@ def nanochat_config(model: ModernGPT, n_head: int, dropout: float) -> dict[str, 
         "final_logit_softcapping": None,
         "attention_bias": False,
         "attention_dropout": dropout,
-        "pad_token_id": None,
+        "pad_token_id": None,  # nosec B105
         "tie_word_embeddings": False,
     }
 
