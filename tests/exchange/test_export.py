@@ -9,7 +9,7 @@ import torch
 
 import charlm as package
 from charlm.errors import UsageError
-from charlm.exchange import FORMS, hugging_face, same
+from charlm.exchange import FORMS, hugging_face, onnx_form, same
 from charlm.models import build_model
 from charlm.runs import find_run
 from charlm.runs.load import load_model
@@ -139,6 +139,27 @@ def test_a_model_without_a_counterpart_is_refused(charlm, trained):
     assert result.code == 2
     assert "its token shift has no place there; use --to onnx, or train it with" in result.error
     assert "model.token_shift=false" in result.error
+
+
+def test_a_package_that_a_graph_needs_is_named(charlm, trained, monkeypatch):
+    monkeypatch.setattr(onnx_form, "find_spec", lambda name: None)
+
+    result = charlm("export", trained, "out", "--to", "onnx")
+
+    assert result.code == 5
+    assert result.error == "an export to onnx: needs onnx, onnxscript; pip install 'charlm[onnx]'"
+
+
+def test_what_counts_is_no_graph(charlm, tiny, monkeypatch):
+    monkeypatch.setattr(onnx_form, "find_spec", lambda name: True)
+    keys = ["data.source=text.txt", "eval.baselines=false", "-q", "--out", "run"]
+    assert charlm("train", "-c", "ngram", *keys).code == 0
+
+    result = charlm("export", "run", "out", "--to", "onnx")
+
+    assert result.code == 2
+    assert "counts, so it is no graph of tensor operations; use --to charlm" in result.error
+    assert not Path("out").exists()
 
 
 def test_python_exports_too(gpt2, tmp_path):
