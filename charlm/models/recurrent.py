@@ -176,6 +176,8 @@ class Embedded(LanguageModel):
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.dropout = nn.Dropout(dropout)
         self.head = None if tied else nn.Linear(width, vocab_size)
+        if tied:
+            self.per_character = {"token_embedding.weight": (0,)}  # type: ignore[misc]  # of this one
         # Small if the same numbers make the logits: the first loss is near ln V.
         std = 0.02 if tied else 1.0
         nn.init.normal_(self.token_embedding.weight, std=std, generator=generator)
