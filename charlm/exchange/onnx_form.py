@@ -13,8 +13,10 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,8 +28,9 @@ from charlm.errors import MachineError, Phrase, Setting, UsageError
 from charlm.exchange.card import Facts, as_json, card
 from charlm.exchange.hugging_face import tokenizer_of, write_json
 from charlm.exchange.same import check_going_on, check_same
-from charlm.exchange.steps import Step, Whole, step_of
+from charlm.exchange.steps import Step, step_of
 from charlm.models import LanguageModel
+from charlm.models.modern import ModernGPT, rotary_table
 from charlm.runs.load import SavedModel
 from charlm.storage import machine_errors
 from charlm.storage.atomic import new_folder
@@ -98,6 +101,39 @@ def write_onnx(saved: SavedModel, folder: Path) -> float:
         facts = Facts("as ONNX graphs", loading, "python", exact)
         (place / "README.md").write_text(card(saved, facts), encoding="utf-8")
     return found
+
+
+class Whole(nn.Module):
+    """A model as a function of ids alone, from the start of a text on."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Return the logits at every position."""
+        model = self.model
+        if not isinstance(model, ModernGPT):
+            return model(ids)  # type: ignore[no-any-return]
+        # Left to itself, its token shift pads by -1, which few runtimes know.
+        width, size = model.token_embedding.embedding_dim, model.block_size
+        last, table = torch.zeros(ids.shape[0], 1, width), rotary_table(size, model.head_size)
+        layers = [Nothing(table, last, last) for _ in range(model.depth)]
+        return model(ids, SimpleNamespace(ids=None, layers=layers))  # type: ignore[no-any-return]
+
+
+@dataclass
+class Nothing:
+    """The cache of a layer before a text, which will not be asked again."""
+
+    table: Tensor
+    attention_input: Tensor
+    mlp_input: Tensor
+    used = 0
+
+    def add(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, str]:
+        """Return what came in, and the mask of a text from its start on."""
+        return key, value, "causal"
 
 
 def graph_of_whole(model: LanguageModel) -> bytes:

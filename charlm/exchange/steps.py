@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from charlm.models import LanguageModel
 from charlm.models.attention import AttentiveModel, Head, MultiHeadAttention
 from charlm.models.mingru import MinGRU, one_by_one
-from charlm.models.modern import ROTARY_BASE, ModernGPT, rotary_table
+from charlm.models.modern import ROTARY_BASE, ModernGPT
 from charlm.models.registry import Kind, kind_of
 
 State = tuple[Tensor, ...]
@@ -309,39 +309,6 @@ def tensors_of(state: Any) -> Iterator[Tensor]:
 def replaced(state: Any, put: Callable[[Tensor], Tensor]) -> Any:
     """Return a state of the same form with other tensors."""
     return put(state) if isinstance(state, Tensor) else tuple(replaced(one, put) for one in state)
-
-
-class Whole(nn.Module):
-    """A model as a function of ids alone, from the start of a text on."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Return the logits at every position."""
-        model = self.model
-        if not isinstance(model, ModernGPT):
-            return model(ids)  # type: ignore[no-any-return]
-        # Left to itself, its token shift pads by -1, which few runtimes know.
-        width, size = model.token_embedding.embedding_dim, model.block_size
-        last, table = torch.zeros(ids.shape[0], 1, width), rotary_table(size, model.head_size)
-        layers = [Nothing(table, last, last) for _ in range(model.depth)]
-        return model(ids, SimpleNamespace(ids=None, layers=layers))  # type: ignore[no-any-return]
-
-
-@dataclass
-class Nothing:
-    """The cache of a layer before a text, which will not be asked again."""
-
-    table: Tensor
-    attention_input: Tensor
-    mlp_input: Tensor
-    used = 0
-
-    def add(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, str]:
-        """Return what came in, and the mask of a text from its start on."""
-        return key, value, "causal"
 
 
 def step_of(model: LanguageModel) -> Step | None:
