@@ -23,7 +23,7 @@ from charlm.storage.machine import is_gone, machine_errors
 PROVENANCE = "belongs.json"
 MAX_BYTES = 1 << 22  # a configuration has at most 1 MiB; here each character may be escaped
 # Keys of `train` that may not change, like all of `model` and `data`.
-FIXED = ("train.batch_size", "train.optimizer", "train.init_from")
+FIXED = ("train.batch_size", "train.optimizer", "train.init_from", "train.carry_state")
 # Exceptions: these name a place, which may have moved.
 PLACES = re.compile(r"data\.source|model\.experts\.[^.]+\.run")
 # Keys of a gpt that older runs did not record, and what their models computed.

@@ -9,10 +9,11 @@ holds what the windows before it left (truncated backpropagation through time: W
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from charlm.models import LanguageModel
-from charlm.models.base import check_tensor
+from charlm.models.base import check_names, check_tensor
 from charlm.text.batches import ConsecutiveBatches
 
 
@@ -39,12 +40,9 @@ class Carried:
         self.now, self.then = self.then, {}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all states by name, to be saved."""
-        return {
-            f"{first}/{i}": tensor.contiguous()
-            for first, state in self.now.items()
-            for i, tensor in enumerate(_tensors(state))
-        }
+        """Return the states of the whole batch by number, to be saved: (batch, ...) each."""
+        parts = [list(_tensors(self.now[first])) for first in sorted(self.now)]
+        return {str(i): torch.cat(same) for i, same in enumerate(zip(*parts, strict=True))}
 
     def restore(self, saved: Mapping[str, Tensor], micro_batch_size: int) -> None:
         """Restore what `tensors` returned.
@@ -52,15 +50,17 @@ class Carried:
         Raises ValueError if a tensor is missing, unexpected, of another shape or type, or not finite.
         """
         self.now = {}
-        for first in range(0, self.batches.batch_size, micro_batch_size) if saved else ():
-            like = self.model.start(micro_batch_size)
-            names = [f"{first}/{i}" for i, _ in enumerate(_tensors(like))]
-            for name, own in zip(names, _tensors(like), strict=True):
-                if name not in saved:
-                    raise ValueError(f"the carried state {name} is missing")
-                check_tensor(f"the carried state {name}", saved[name], own.shape, own.dtype)
-            found = (saved[name].to(self.model.device) for name in names)
-            self.now[first] = _rebuilt(like, found)
+        if not saved:  # before the first step
+            return
+        like = self.model.start(self.batches.batch_size)
+        expected = {str(i): tensor for i, tensor in enumerate(_tensors(like))}
+        check_names(saved, expected)
+        for name, own in expected.items():
+            check_tensor(f"the carried state {name}", saved[name], own.shape, own.dtype)
+        for first in range(0, self.batches.batch_size, micro_batch_size):
+            rows = slice(first, first + micro_batch_size)
+            parts = (saved[name][rows].to(self.model.device) for name in expected)
+            self.now[first] = _rebuilt(like, parts)
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from charlm.errors import DataError
+from charlm.errors import CheckpointError, DataError
 from charlm.models import next_token_loss
 from charlm.runs.state import CARRIED
 from charlm.text.batches import ConsecutiveBatches
@@ -100,10 +100,32 @@ def test_a_state_that_does_not_fit_is_refused_by_name(make_lstm):
     saved = learner.carried_tensors()
 
     for change, said in [
-        ({"0/1": None}, "0/1 is missing"),
-        ({"2/0": torch.zeros(2, 3)}, r"2/0 is \(2, 3\)"),
-        ({"0/0": torch.full((2, 10), torch.nan)}, "NaN or infinite"),
+        ({"1": None}, "1 is missing"),
+        ({"9": torch.zeros(4, 10)}, "9 belongs to another model"),
+        ({"2": torch.zeros(4, 3)}, r"2 is \(4, 3\)"),
+        ({"0": torch.full((4, 10), torch.nan)}, "NaN or infinite"),
     ]:
         wrong = {name: one for name, one in (saved | change).items() if one is not None}
         with pytest.raises(ValueError, match=said):
             learner.restore_carried(wrong)
+
+
+def test_a_run_goes_on_with_other_micro_batches(make_lstm):
+    stopped = make_lstm(should_stop=lambda: stopped.state.step == 3)
+    list(stopped.records())
+
+    resumed = make_lstm("train.micro_batch_size=1", resume=True)
+
+    assert resumed.learner.carried.now.keys() == {0, 1, 2, 3}
+    before, now = stopped.learner.carried_tensors(), resumed.learner.carried_tensors()
+    assert before.keys() == now.keys()
+    assert all(torch.equal(before[name], now[name]) for name in now)
+    list(resumed.records())
+    assert resumed.state.step == 8
+
+
+def test_whether_a_state_is_carried_cannot_change_within_a_run(make_lstm):
+    list(make_lstm("train.carry_state=false").records())
+
+    with pytest.raises(CheckpointError, match="train.carry_state is True, .* with False"):
+        make_lstm("train.carry_state=true", "train.max_steps=9", resume=True)
