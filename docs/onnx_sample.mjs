@@ -3,20 +3,23 @@
 //   node onnx_sample.mjs FOLDER [PROMPT] [CHARACTERS] [TEMPERATURE]
 //
 // In a page: import {write} from "./onnx_sample.mjs", and give it the library and a function that fetches a file.
-
-export async function* write(ort, read, prompt = "\n", count = 200, temperature = 0.8) {
+const boundary = "\u{10ffff}"; // before and after each record, in models of records
+export async function* write(ort, read, prompt = "", count = 200, temperature = 0.8) {
     const step = await ort.InferenceSession.create(await read("step.onnx"));
     const ids = JSON.parse(new TextDecoder().decode(await read("tokenizer.json"))).model.vocab;
     const symbols = Object.fromEntries(Object.entries(ids).map(([symbol, id]) => [id, symbol]));
     const [, ...names] = step.inputNames;
     const [, ...laterNames] = step.outputNames;
     let state = step.inputMetadata.slice(1).map(begin);
-    const text = [...prompt]; // by code points, as the alphabet has them
+    const opening = [boundary, "\n", ...Object.keys(ids)].find((one) => one in ids);
+    const start = opening === boundary ? opening + prompt : prompt || opening;
+    const text = [...start]; // by code points, as the alphabet has them
     const length = text.length + count;
     let logits;
     for (let i = 0; i < length; i++) {
         if (i >= text.length) {
             text.push(symbols[draw(logits, temperature)]);
+            if (text[i] === boundary) return;
             yield text[i];
         }
         const id = new ort.Tensor("int64", [BigInt(ids[text[i]])], [1, 1]);

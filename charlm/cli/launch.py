@@ -106,21 +106,15 @@ class Launch:
         check_shares(train.batch_size // micro, self.size, train.exact is not False)
         self.meet(stop)
 
-    def earlier_run(self, out: Path | None) -> "RunFolder | None":
-        """Return the run that processes of this launch began before these were started again.
-
-        It is in `out`, if that is given.
-        """
+    def earlier_run(self) -> "RunFolder | None":
+        """Return the run that processes of this launch began before these were started again."""
         from charlm.runs import RunFolder
         from charlm.training.meeting import RUN
 
-        if not self.restartable:
+        if not (self.restartable and self._connected().check([RUN])):
             return None
-        path = out if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" else None
-        if self._connected().check([RUN]):
-            path = Path(self._connected().get(RUN).decode())
-        run = RunFolder(path) if path else None
-        return run if run and run.exists() else None
+        run = RunFolder(Path(self._connected().get(RUN).decode()))
+        return run if run.exists() else None
 
     def remember(self, run: Path) -> None:
         """Let processes of this launch that are started again go on with a run."""
@@ -148,9 +142,9 @@ class Launch:
 
     @contextlib.contextmanager
     def speaking(self) -> Iterator[None]:
-        """Let only the first process that fails say why; the others end with the same code.
+        """Let only the first process that fails say why; the others end without a word.
 
-        Where the first process ends without giving orders, the others end too.
+        Where the first process ends without giving orders, the others end with its code.
         """
         code = FAILED
         try:

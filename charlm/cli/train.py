@@ -123,13 +123,15 @@ def train(
     load_torch()
     with StopSignals() as stop, launch.speaking() if launch else nullcontext():
         if launch and launch.follows:
+            if print_config:
+                return 0  # the first prints it
             return follow(launch, stop, began)
         with stop.at_once():
             from charlm.config import dump_yaml
             from charlm.lifecycle.resume import resumed_config
 
             run = _to_resume(config, out, changes) if resume else None
-            if launch and (earlier := launch.earlier_run(out)):
+            if launch and (earlier := launch.earlier_run()):
                 run, config, changes = earlier, None, []
             if print_config:
                 asked = (

@@ -49,7 +49,8 @@ def import_checkpoint(
         alphabet = alphabet_in(meta) if meta else characters_of(text or file)[0]
     else:
         config = meta or file.with_name(CONFIG)
-        of_mingpt = meta is not None or (n_head is None and config.is_file())
+        a_gpt = isinstance(content, dict) and any("transformer." in str(name) for name in content)
+        of_mingpt = meta is not None or (n_head is None and a_gpt and config.is_file())
         known = None if text is None else characters_of(text, records=not of_mingpt)
         longest = 0 if known is None else known[1]
         foreign = (

@@ -9,7 +9,7 @@ are those of `model.go_on`.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +24,7 @@ from charlm.models.attention import AttentiveModel, Head, MultiHeadAttention
 from charlm.models.mingru import MinGRU, one_by_one
 from charlm.models.modern import ROTARY_BASE, ModernGPT
 from charlm.models.registry import Kind, kind_of
+from charlm.training.carrying import rebuilt, tensors_of
 
 State = tuple[Tensor, ...]
 
@@ -292,23 +293,9 @@ class TensorStep(Step):
         def put(leaf: Tensor) -> Tensor:
             return torch.where(first, leaf, next(given)) if leaf.numel() else leaf
 
-        logits, after = self.model.go_on(ids, replaced(begun, put), **self.options)
+        logits, after = self.model.go_on(ids, rebuilt(begun, put), **self.options)
         later = (leaf for leaf in tensors_of(after) if leaf.numel())
         return logits, position + 1, *later
-
-
-def tensors_of(state: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a state: one, or sequences of them."""
-    if isinstance(state, Tensor):
-        yield state
-    else:
-        for part in state:
-            yield from tensors_of(part)
-
-
-def replaced(state: Any, put: Callable[[Tensor], Tensor]) -> Any:
-    """Return a state of the same form with other tensors."""
-    return put(state) if isinstance(state, Tensor) else tuple(replaced(one, put) for one in state)
 
 
 def step_of(model: LanguageModel) -> Step | None:

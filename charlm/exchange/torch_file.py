@@ -86,8 +86,12 @@ def _pickle_in(path: Path) -> bytes:
         entries = archive.infolist()
         if any(one.compress_type or one.compress_size != one.file_size for one in entries):
             raise ValueError("it is compressed, and torch never does that")
-        if any(one.header_offset < 0 for one in entries):
-            raise ValueError("its beginning is cut off")
+        # torch and Python must find the same parts: with bytes before the first, or names that differ in
+        # case only, each could read another pickle.
+        if archive.comment or min((one.header_offset for one in entries), default=0) != 0:
+            raise ValueError("it does not begin or end where an archive of torch does")
+        if len({one.filename.lower() for one in entries}) != len(entries):
+            raise ValueError("it has two parts of one name")
         if sum(one.file_size for one in entries) > path.stat().st_size:
             raise ValueError("its parts claim more bytes than it has")
         found = [one for one in entries if one.filename.split("/")[-1] == "data.pkl"]
@@ -120,8 +124,10 @@ def weights_of(path: Path, state: Any) -> dict[str, Tensor]:
     for name, tensor in found.items():
         if not (isinstance(tensor, Tensor) and tensor.is_floating_point()):
             raise CheckpointError(path, f"{name[:60]} is no tensor of numbers", ANOTHER)
-    tied = id(found.get("lm_head.weight"))  # may be the embedding too
-    size = sum(one.nbytes for one in found.values() if id(one) != tied)
+    head, table = found.get("lm_head.weight"), found.get("transformer.wte.weight")
+    size = sum(one.nbytes for one in found.values())
+    if head is not None and table is not None and head.data_ptr() == table.data_ptr():
+        size -= min(head.nbytes, table.nbytes)  # the head is the embedding: in the file once
     if size > path.stat().st_size:
         raise CheckpointError(path, "its tensors claim more bytes than it has", ANOTHER)
     return found

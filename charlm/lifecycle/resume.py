@@ -166,7 +166,7 @@ def _what_differs(prepared: PreparedRun) -> list[str]:
     """Note the changes since the run was saved, one note for each kind."""
     notes, otherwise, factor = [], [], 1.0
     if checkpoint := prepared.checkpoint:
-        kept, otherwise = provenance_of(checkpoint), drift(checkpoint, prepared.config.train)
+        kept, otherwise = provenance_of(checkpoint), drift(checkpoint, prepared.config)
         factor = read_state(checkpoint.path, checkpoint.step).rate_factor
     else:
         kept = provenance_of_unjoined(prepared.run)

@@ -15,12 +15,17 @@ LOOK = 0.05  # seconds between two looks at the file
 
 
 def take_request(run: RunFolder) -> bool:
-    """Tell whether a run was asked to save; true once for each request."""
+    """Tell whether a run was asked to save; true once for each request.
+
+    A request that cannot be taken away is not seen: it would be seen again after each step.
+    """
     path = run.request_path
     if is_gone(path):
         return False
-    with machine_errors(path):
+    try:
         path.unlink(missing_ok=True)
+    except OSError:
+        return False
     return True
 
 
@@ -40,7 +45,7 @@ def ask_to_save(run: RunFolder, seconds: float) -> bool:
             return False
         if not is_locked(run.path):
             _withdraw(run)
-            raise MachineError(run.path, "ended meanwhile", "it saves as it ends")
+            raise MachineError(run.path, "ended meanwhile", "unless it was killed, it saved first")
         time.sleep(LOOK)
     return True
 

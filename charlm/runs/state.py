@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.optim import Optimizer
 
-from charlm.config import Config, TrainConfig
+from charlm.config import Config
 from charlm.config.memory import human_bytes
 from charlm.errors import CheckpointError, MachineError
 from charlm.models import LanguageModel
@@ -201,13 +201,15 @@ def read_state(folder: Path, step: int) -> TrainingState:
         raise CheckpointError(path, what, "use an earlier checkpoint") from None
 
 
-def drift(checkpoint: Checkpoint, train: TrainConfig) -> list[str]:
+def drift(checkpoint: Checkpoint, config: Config) -> list[str]:
     """Return a phrase for each change since a checkpoint was saved that makes bits differ."""
+    train = config.train
     then = checkpoint.facts.get("environment")
     then = {"recipe": 1} | (then if isinstance(then, dict) else {})
     micro_batches = train.batch_size // (train.micro_batch_size or train.batch_size)
-    if then["recipe"] == 2 and micro_batches < 4:
-        then["recipe"] = RECIPE  # of fewer, the sum is the same
+    few = micro_batches < 4 and config.data.records == "none"
+    if then["recipe"] == 2 and (micro_batches == 1 or few or train.exact is False):
+        then["recipe"] = RECIPE  # their gradients are added up in the same order
     return [
         f"{name} was {then.get(name)}, now {now}"
         for name, now in environment().items()

@@ -173,12 +173,12 @@ class Engine:
                 continue
             try:
                 context = self._context(job.prompt)
+                stream = TextStream(self.saved.tokenizer, job.task.stops)
+                text = self._together.add(context, job.task.settings, job.seed)
             except Exception as error:  # of this text alone; else nobody would be told
                 job.error = error
                 woken.append(job)
                 continue
-            text = self._together.add(context, job.task.settings, job.seed)
-            stream = TextStream(self.saved.tokenizer, job.task.stops)
             self._active[text] = job, stream
 
     def _step(self, woken: list[Job]) -> None:

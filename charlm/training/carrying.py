@@ -6,7 +6,8 @@ holds what the windows before it left (truncated backpropagation through time: W
 1990, "An efficient gradient-based algorithm for on-line training of recurrent network trajectories").
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,22 +27,25 @@ class Carried:
         self.then: dict[int, Any] = {}  # after it, if it is done
 
     def before(self, step: int, first: int, windows: int) -> Any:
-        """Return the state in which a micro-batch begins; a new one where the text begins again."""
-        if self.batches.begins(step):
+        """Return the state in which a micro-batch begins.
+
+        It is a new one where the text begins again, and after a step that was skipped.
+        """
+        if self.batches.begins(step) or first not in self.now:
             return self.model.start(windows)
         return self.now[first]
 
     def after(self, first: int, state: Any) -> None:
         """Take note of the state in which a micro-batch ended."""
-        self.then[first] = _rebuilt(state, (tensor.detach() for tensor in _tensors(state)))
+        self.then[first] = rebuilt(state, lambda tensor: tensor.detach().float())
 
-    def advance(self) -> None:
-        """Go on to the next step."""
-        self.now, self.then = self.then, {}
+    def advance(self, sound: bool) -> None:
+        """Go on to the next step; the states of one that was not `sound` are forgotten."""
+        self.now, self.then = self.then if sound else {}, {}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the states of the whole batch by number, to be saved: (batch, ...) each."""
-        parts = [list(_tensors(self.now[first])) for first in sorted(self.now)]
+        parts = [list(tensors_of(self.now[first])) for first in sorted(self.now)]
         return {str(i): torch.cat(same) for i, same in enumerate(zip(*parts, strict=True))}
 
     def restore(self, saved: Mapping[str, Tensor], micro_batch_size: int) -> None:
@@ -53,27 +57,29 @@ class Carried:
         if not saved:  # before the first step
             return
         like = self.model.start(self.batches.batch_size)
-        expected = {str(i): tensor for i, tensor in enumerate(_tensors(like))}
+        expected = {str(i): tensor for i, tensor in enumerate(tensors_of(like))}
         check_names(saved, expected)
         for name, own in expected.items():
             check_tensor(f"the carried state {name}", saved[name], own.shape, own.dtype)
         for first in range(0, self.batches.batch_size, micro_batch_size):
             rows = slice(first, first + micro_batch_size)
-            parts = (saved[name][rows].to(self.model.device) for name in expected)
-            self.now[first] = _rebuilt(like, parts)
+            parts = [saved[name][rows].to(self.model.device) for name in expected]
+            self.now[first] = rebuilt(like, partial(_next, iter(parts)))
 
 
-def _tensors(state: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a state: nested tuples."""
+def _next(parts: Iterator[Tensor], _: Tensor) -> Tensor:
+    return next(parts)
+
+
+def tensors_of(state: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a state: one, or nested sequences of them."""
     if isinstance(state, Tensor):
         yield state
     else:
         for part in state:
-            yield from _tensors(part)
+            yield from tensors_of(part)
 
 
-def _rebuilt(state: Any, tensors: Iterator[Tensor]) -> Any:
-    """Return a state of the same form with other tensors, in the order of `_tensors`."""
-    if isinstance(state, Tensor):
-        return next(tensors)
-    return tuple(_rebuilt(part, tensors) for part in state)
+def rebuilt(state: Any, put: Callable[[Tensor], Tensor]) -> Any:
+    """Return a state of the same form with `put` of each tensor, in the order of `tensors_of`."""
+    return put(state) if isinstance(state, Tensor) else tuple(rebuilt(one, put) for one in state)

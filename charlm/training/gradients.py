@@ -106,9 +106,9 @@ class GradientLearner(Learner):
             now = self.clock.seconds()
             self.state.before = self.state.before + now - started if self.state.step else now
             self.clock.before = self.state.before
-            if (
-                self.device.type == "cpu" and self.form != "compiled"
-            ):  # compiled code has its number
+            # Compiled code has its number; several processes must sum over the same number.
+            alone = self.sums.ranks.size == 1
+            if self.device.type == "cpu" and self.form != "compiled" and alone:
                 self.threads = ThreadChoice()
 
     def _compile(self, left: float | None) -> Iterator[Record]:
@@ -190,7 +190,7 @@ class GradientLearner(Learner):
         chars = self.batches.chars(state.step)
         state.step += 1
         if self.carried:
-            self.carried.advance()
+            self.carried.advance(sound=reason is None)
         state.seconds = self.clock.seconds()
         if reason:
             return SkipRecord(step=state.step, reason=reason, seconds=state.seconds)

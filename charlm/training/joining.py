@@ -144,7 +144,7 @@ class JoiningLearner(OneStepLearner):
             own = self.trained[name]
             self.experts.append(Expert(self.job, name, own, self.first, self.slice, checkpoint))
             if checkpoint:
-                remarks += [f"not bit-exact: {change}" for change in drift(checkpoint, own.train)]
+                remarks += [f"not bit-exact: {change}" for change in drift(checkpoint, own)]
             elif begun:
                 remarks.append(f"expert {name}: no checkpoint yet: starting at step 0")
         return remarks

@@ -164,6 +164,8 @@ class TrainingLoop:
             if not self.prepared:
                 yield from self.learner.prepare()
                 self.prepared = True
+                if self.ranks.size > 1:
+                    self._spent()  # the clock of the first has gone on
             yield self._logged(self.learner.step())
             yield from self._notes()
         except Stopped:  # a resumed run does it again
@@ -257,7 +259,9 @@ class TrainingLoop:
             self.ranks.first_does(self._write)
         except MachineError as error:
             # If only the last flush failed, the checkpoint exists and refers to the record.
-            if not self.run.checkpoints.path(state.step).exists():
+            if self.run.checkpoints.path(state.step).exists():
+                self._mark_saved()
+            else:
                 with contextlib.suppress(MachineError):
                     self.metrics.cut(before)
             if ending or self.saved_step < 0:

@@ -33,7 +33,7 @@ def connected(timeout: float = TIMEOUT) -> Store:
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         what = f"no connection through MASTER_ADDR and MASTER_PORT ({reason})"
-        mend = "choose a free port, and start the process with rank 0 too"
+        mend = "start all processes, and choose a free port"
         raise MachineError(ENVIRONMENT, what, mend) from None
     found: Store = store
     return found

@@ -257,8 +257,10 @@ class Group(Ranks):
             self.store.set(f"left/{self.rank}", "")
             time.sleep(1)
             gone = [r for r in range(self.size) if not self.store.check([f"left/{r}"])]
-            if gone:
-                lost = f"process {', '.join(map(str, gone))} ended or stopped answering"
+            if gone:  # those among them that were only busy have not looked yet
+                names = ", ".join(map(str, gone))
+                who = f"process {names}" if len(gone) == 1 else f"one of the processes {names}"
+                lost = f"{who} ended or stopped answering"
         return lost
 
 

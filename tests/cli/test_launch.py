@@ -36,10 +36,10 @@ def launch(monkeypatch):
 
 
 def test_a_process_that_is_started_again_goes_on_with_its_run(launch, trained):
-    assert launch().earlier_run(None) is None
+    assert launch().earlier_run() is None
     launch().remember(trained)
 
-    again = launch(1).earlier_run(None)
+    again = launch(1).earlier_run()
 
     assert again.path == trained.absolute()
 
@@ -47,19 +47,20 @@ def test_a_process_that_is_started_again_goes_on_with_its_run(launch, trained):
 def test_a_run_that_was_taken_back_is_begun_again(launch, tmp_path):
     launch().remember(tmp_path / "gone")
 
-    assert launch(1).earlier_run(None) is None
+    assert launch(1).earlier_run() is None
 
 
-def test_a_folder_that_was_named_is_gone_on_with_after_a_start_again_only(launch, trained):
-    assert launch(0).earlier_run(trained) is None
-    assert launch(1).earlier_run(trained).path == trained
+def test_a_run_that_this_launch_did_not_begin_is_not_gone_on_with(launch, trained):
+    """Else a start that was refused, as the folder holds another run, would train that one."""
+    assert launch(0).earlier_run() is None
+    assert launch(1).earlier_run() is None
 
 
 def test_without_torchrun_nothing_is_remembered(launch, trained, monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
     launch(1).remember(trained)
 
-    assert launch(1).earlier_run(trained) is None
+    assert launch(1).earlier_run() is None
 
 
 def test_the_first_that_fails_says_why(launch):

@@ -56,12 +56,22 @@ def saved(content, **options):
     return file.getvalue()
 
 
-def archive(pickled, copies=1, **options):
-    """Return a file as torch writes it, with another pickle."""
+def commented(data):
+    """Return an archive with a comment at its end."""
+    file = io.BytesIO(data)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.comment = b"a comment"
+    return file.getvalue()
+
+
+def archive(pickled, copies=1, also=None, **options):
+    """Return a file as torch writes it, with another pickle; `also`: the name of a second part of it."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", **options) as archive:
         for i in range(copies):
             archive.writestr(f"archive{i or ''}/data.pkl", pickled)
+        if also:
+            archive.writestr(f"archive/{also}", pickled)
         archive.writestr("archive/version", "3\n")
     return file.getvalue()
 
@@ -123,6 +133,12 @@ CHECKPOINTS = {
     "without its beginning": lambda: whole()[100:],
     "a damaged pickle": lambda: damaged(whole().index(b"model_args")),
     "a damaged directory": lambda: damaged(whole().rindex(b"PK\x01\x02") + 24, b"\xff" * 4),
+    "bytes before its beginning": lambda: b"more" * 25 + whole(),
+    "a comment after its end": lambda: commented(whole()),
+    "two parts whose names differ in case": lambda: archive(pickle.dumps({}, 2), also="DATA.PKL"),
+    "a head that claims 80 GB": lambda: saved(
+        state(lm_head__weight=torch.zeros(1).half().expand(200_000, 200_000))
+    ),
     "a text": lambda: b"To be, or not to be\n" * 9,
     "a picture": lambda: b"\x89PNG\r\n\x1a\n" + bytes(99),
     "a plain pickle": lambda: pickle.dumps({"model": 1}),

@@ -206,7 +206,7 @@ def manifest(data: bytes) -> None:
     for checkpoint in run.checkpoints.all():
         loss = checkpoint.loss
         assert loss is None or math.isfinite(loss)
-        assert all(isinstance(change, str) for change in drift(checkpoint, read.train))
+        assert all(isinstance(change, str) for change in drift(checkpoint, read))
         with refused_in_one_line_each(CheckpointError):
             provenance_of(checkpoint).check(read, known.to_json())
     run.checkpoints.best()

@@ -155,12 +155,12 @@ def test_loading_restores_the_whole_state(finished, make_loop):
 
 
 def test_a_changed_environment_is_named(finished, monkeypatch):
-    assert drift(finished.run.checkpoints.last(), finished.config.train) == []
+    assert drift(finished.run.checkpoints.last(), finished.config) == []
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
 
-    assert len(drift(finished.run.checkpoints.last(), finished.config.train)) == 1
-    assert drift(finished.run.checkpoints.last(), finished.config.train)[0].endswith("now 77")
+    assert len(drift(finished.run.checkpoints.last(), finished.config)) == 1
+    assert drift(finished.run.checkpoints.last(), finished.config)[0].endswith("now 77")
 
 
 def test_checkpoints_newer_than_the_one_resumed_from_make_way(finished, make_loop):
