@@ -27,7 +27,7 @@ FIXED = ("train.batch_size", "train.optimizer", "train.init_from", "train.carry_
 # Exceptions: these name a place, which may have moved.
 PLACES = re.compile(r"data\.source|model\.experts\.[^.]+\.run")
 # Keys of a gpt that older runs did not record, and what their models computed.
-ADDED_LATER = {"token_shift": True, "bias": False, "gelu": "exact", "tied": True}
+ADDED_LATER = {"token_shift": True, "bias": False, "gelu": "exact", "tied": True}  # nosec B105
 # Keys of a model, and of an expert, that do not affect its results.
 IDLE = ("train", "dropout", "run", "tune_fraction")
 
