@@ -62,7 +62,7 @@ def evaluate(
         Literal["windows", "sliding", "stream", "adaptive"],
         typer.Option(
             help="windows: consecutive windows. sliding: overlapping windows, so that characters "
-            "have more context. stream: all the context the model can use, for counted models. "
+            "have more context. stream: all the context the model can use, for counted models and those with a state. "
             "adaptive: the model may learn from each character after it is scored (see --set)."
         ),
     ] = "windows",

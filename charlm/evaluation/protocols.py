@@ -141,7 +141,7 @@ def stream(model: LanguageModel, all_logits: bool = False) -> Cut:
         )
     stride = chars_a_pass(model, all_logits)
     if model.memory is None:
-        words = "with the state of the model after all characters before"
+        words = "with the state of the model after all characters before (of a list: in its record)"
         return Cut("stream", stride, stride, words, carried=True)
     last = "character" if model.memory == 1 else f"{model.memory} characters"
     words = f"with all the context the model can use (its last {last})"

@@ -45,7 +45,9 @@ def _table(saved: SavedModel) -> Iterator[tuple[str, str]]:
     yield "alphabet", f"{saved.tokenizer.vocab_size:,} {unit}"
     parameters = saved.config.model.parameter_count(saved.tokenizer.vocab_size)
     yield "parameters", f"{parameters:,}"
-    yield "context", f"{saved.model.block_size:,} {unit}"
+    block = f"{saved.model.block_size:,} {unit}"
+    endless = saved.model.memory is None
+    yield "context", f"any length: a state, trained in windows of {block}" if endless else block
     checkpoint = next((c for c in saved.run.checkpoints.all() if c.step == saved.step), None)
     if checkpoint and checkpoint.loss is not None:
         length = saved.config.model.block_size

@@ -11,6 +11,8 @@ from charlm.models import MixtureModel
 from charlm.reporting.opened import Opened
 from charlm.runs.state import read_state
 
+SPOKEN_WITH_A_VOWEL = ("attention", "averaging", "lstm", "mlp", "ngram", "rnn")
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -37,7 +39,8 @@ def facts_of(run: Opened) -> Facts:
 
 def _sentences(run: Opened) -> Iterator[str]:
     config = run.config
-    what = f"{run.name} is a {kind_of(run)}"
+    kind = kind_of(run)
+    what = f"{run.name} is {'an' if kind.startswith(SPOKEN_WITH_A_VOWEL) else 'a'} {kind}"
     how = {
         "gradients": f"trained for {_many(run.saved.step, 'step')} on",
         "counting": "counted in",

@@ -164,8 +164,6 @@ class TrainingLoop:
             if not self.prepared:
                 yield from self.learner.prepare()
                 self.prepared = True
-                if self.ranks.size > 1:
-                    self._spent()  # the clock of the first has gone on
             yield self._logged(self.learner.step())
             yield from self._notes()
         except Stopped:  # a resumed run does it again

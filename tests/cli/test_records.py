@@ -192,7 +192,7 @@ def test_symbols_are_counted_alike_everywhere(charlm, names):
     explained = charlm("explain", *MODELS["ngram"], *names).stdout
 
     assert f"; {count} symbols\n" in planned
-    assert f"symbols  {count}\n" in told
+    assert f"symbols  {count} different characters\n" in told
     assert json.loads(scored)["symbols"] == count
     assert f"not in the alphabet of this run, which has {count} symbols" in refused
     assert f"V = {count + 1} symbols with the end of a record, T" in explained

@@ -72,6 +72,10 @@ OWN = {  # what only these commands can ask for: settings of scoring, sampling a
     "device": ("sample", "eval", "compare"),
     "passage": ("report",),
     "token": ("serve",),
+    "form": ("export",),
+    "meta": ("import",),
+    "text": ("import",),
+    "n_head": ("import",),
     "host": ("serve",),
     "port": ("serve",),
 }

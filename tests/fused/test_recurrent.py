@@ -38,7 +38,7 @@ def test_loss_and_every_gradient_are_those_of_the_lesson(kind, windows, length, 
 
     torch.testing.assert_close(loss, expected)
     for name, gradient in found.items():
-        torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=2e-6, msg=name)
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("kind", KINDS)
