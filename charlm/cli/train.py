@@ -1,5 +1,6 @@
 """charlm train: from a configuration to a run folder."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -297,7 +298,9 @@ def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     place = quoted(str(run.path))
     if loop.stopped:
         done = f" at step {loop.state.step}, saved" if loop.saved_step >= 0 else ""
-        output.say(f"stopped{done}; continue with: charlm train --resume --out {place}")
+        ending = f"stopped{done}; continue with:", f"charlm train --resume --out {place}"
+        # A command on a line of its own can be pasted, where both would not fit into one.
+        output.say(("\n" if len(" ".join(ending)) > output.width(sys.stderr) else " ").join(ending))
         return ended_code(stop) if order.launch else stop.exit_code
     for text in ending_notes(prepared, loop, begun):
         output.note(text)

@@ -189,6 +189,7 @@ def test_a_head_shows_what_it_looks_at(visit, runs, opened):
     tile = page.locator(".head").nth(3)
     tile.locator("summary").click()
     np.testing.assert_allclose(shares(tile), weights[1, 1, 5], atol=1 / 255)
+    tile.locator(".large .share").nth(4).wait_for()  # it is filled after it was opened
     listed = tile.locator(".large .share").all_inner_texts()
     best = sorted(weights[1, 1, 5], reverse=True)[:5]
     for share, weight in zip(listed, best, strict=True):
