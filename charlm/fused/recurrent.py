@@ -10,7 +10,7 @@ Time is the first dimension here: the rows of one character lie together.
 """
 
 from collections.abc import Callable
-from typing import Any, no_type_check
+from typing import Any, ClassVar, no_type_check
 
 import torch
 from jaxtyping import Float, Int
@@ -25,19 +25,20 @@ from charlm.models.recurrent import (
     Cell,
     GRUCell,
     LSTMCell,
-    RecurrentModel,
     RNNCell,
     State,
 )
 
 
-class FusedRecurrent:
-    """A recurrent model's forward pass in training: the same function, by the loops here.
+class FusedStateful:
+    """The forward pass in training of a model with a state: the same function, by the loops of this room.
 
     The state after the last character has no gradient.
     """
 
-    def __init__(self, model: RecurrentModel) -> None:
+    form: ClassVar[Callable[..., Any]]  # how a layer goes through time: an argument of `go_on`
+
+    def __init__(self, model: Any) -> None:
         self.model = model
 
     def __call__(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
@@ -47,9 +48,10 @@ class FusedRecurrent:
     def go_on(
         self, idx: Int[Tensor, "B T"], state: tuple[State, ...]
     ) -> tuple[Float[Tensor, "B T V"], tuple[State, ...]]:
-        """Read on as `RecurrentModel.go_on` does."""
+        """Read on as the model does."""
         share_threads()
-        return self.model.go_on(idx, state, through_time)
+        logits, after = self.model.go_on(idx, state, self.form)
+        return logits, after
 
 
 def through_time(
@@ -71,6 +73,12 @@ def through_time(
         run = form.apply(of_input, *state, cell.state.weight)  # type: ignore[no-untyped-call]
     out, *last = run
     return out.transpose(0, 1), tuple(last)
+
+
+class FusedRecurrent(FusedStateful):
+    """A stack of cells."""
+
+    form = staticmethod(through_time)
 
 
 def _room(first: Float[Tensor, "B H"], time: int) -> Float[Tensor, "T1 B H"]:

@@ -8,39 +8,24 @@ reading each number once. `charlm.models.mingru` says what is computed, and
 from typing import Any, no_type_check
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numba import prange
 from torch import Tensor
 
 from charlm.fused.numbers import HALF, ONE, ZERO, Array, sigmoid
-from charlm.models.kernel import parallel_kernel, share_threads
-from charlm.models.mingru import MinGRU, State
-
-
-class FusedMinGRU:
-    """A minGRU's forward pass in training: the same function, by the loops here.
-
-    The state after the last character has no gradient.
-    """
-
-    def __init__(self, model: MinGRU) -> None:
-        self.model = model
-
-    def __call__(self, idx: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Return the logits of the next character at every position."""
-        return self.go_on(idx, self.model.start(idx.shape[0]))[0]
-
-    def go_on(
-        self, idx: Int[Tensor, "B T"], state: tuple[State, ...]
-    ) -> tuple[Float[Tensor, "B T V"], tuple[State, ...]]:
-        """Read on as `MinGRU.go_on` does."""
-        share_threads()
-        return self.model.go_on(idx, state, scan)
+from charlm.fused.recurrent import FusedStateful
+from charlm.models.kernel import parallel_kernel
 
 
 def scan(x: Float[Tensor, "B T two_H"], h: Float[Tensor, "B H"]) -> Float[Tensor, "B T H"]:
     """Return the states after each position, as `charlm.models.mingru.scan` does, in float32."""
     return _Scan.apply(x.float(), h)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class FusedMinGRU(FusedStateful):
+    """A stack of minGRU blocks."""
+
+    form = staticmethod(scan)
 
 
 class _Scan(torch.autograd.Function):
