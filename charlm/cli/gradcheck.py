@@ -10,7 +10,7 @@ from charlm.cli import output
 from charlm.cli.config import named_config
 from charlm.cli.options import ConfigName, Json, Overrides, overridden
 from charlm.cli.signals import StopSignals, load_torch
-from charlm.errors import UsageError
+from charlm.errors import UsageError, check_stop
 
 if TYPE_CHECKING:
     from charlm.backprop.check import Difference
@@ -47,11 +47,15 @@ def gradcheck(
         names = list(CASES)
         for model in models.values():
             names += [name for name, _ in model.named_parameters()]
-        rows = list(
+        checked = (
             output.bar("checking", "row", len(names), iterable=_rows(models))
             if json
             else _printed(models, max(map(len, names)))
         )
+        rows = []
+        for row in checked:
+            check_stop(stop.requested)
+            rows.append(row)
     failed = [f"{group} {name}" for group, name, found in rows if not found.passed]
     if json:
         output.result_json(

@@ -115,7 +115,7 @@ class StopSignals:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """While in this context, a signal raises `Stopped` at once.
+        """While in this context, a signal raises `Stopped` at once, or at the latest when the context ends.
 
         For work that may wait for a pipe or a network and has nothing to save.
         """
@@ -125,6 +125,9 @@ class StopSignals:
             yield
         finally:
             self._urgent = False
+        check_stop(
+            self.requested
+        )  # C code that called back to Python may have dropped the exception
 
     def __enter__(self) -> "StopSignals":
         self._handled.__enter__()

@@ -1,3 +1,4 @@
+import contextlib
 import fcntl
 import os
 import signal
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
 from charlm.cli.signals import StopSignals
 from charlm.errors import Stopped, check_stop
@@ -66,6 +68,14 @@ def test_a_whole_command_leaves_ignored_signals_ignored():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30)
 
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_signal_whose_exception_was_dropped_still_ends_the_command():
+    dropped = contextlib.suppress(Stopped)  # as C code does that called back to Python
+    with pytest.raises(typer.Exit) as ended, StopSignals() as stop, stop.at_once(), dropped:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    assert ended.value.exit_code == 130
 
 
 def test_a_second_signal_ends_the_process_at_once():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -147,7 +148,14 @@ def test_the_client_raises_the_error_of_its_kind(client):
         client.completions.create(model="tiny", prompt="a", temperature=9)
 
 
-def test_a_client_that_goes_away_frees_its_place(address, served):
+def test_a_client_that_goes_away_frees_its_place(address, served, monkeypatch):
+    step = served.engine._step
+
+    def slow_step(woken):  # else a paused client could find the whole text drawn
+        time.sleep(0.005)
+        step(woken)
+
+    monkeypatch.setattr(served.engine, "_step", slow_step)
     body = {"model": "tiny", "prompt": "a", "max_tokens": 4000, "stream": True}
     before = served.engine.characters
     with httpx.stream("POST", f"{address}/v1/completions", json=body) as answer:
