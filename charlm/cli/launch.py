@@ -89,8 +89,8 @@ class Launch:
             UsageError: It is for one process, for another device, or has too few micro-batches.
             MachineError: Another process did not come, or there is no connection.
         """
+        from charlm.config.shares import check_shares
         from charlm.models.device import choose_device
-        from charlm.training.summing import check_shares
 
         if self.size == 1:
             return

@@ -3,7 +3,8 @@
 Read in this order: `values` (types of values), `sections` (the keys outside the model), `base`
 (what each kind of model states about itself), `models`, `recurrent`, `context_mixing`, `mixture` (the kinds), `schema`,
 `yaml_file` (strict reading), `problems` (error messages), `settle` (keys that give way), `load`,
-`memory`, `cores` (what the machine has to offer), `size` (the cost of a run).
+`memory`, `cores` (what the machine has to offer), `size` (the cost of a run), `shares` (which process
+computes what).
 """
 
 from charlm.config.base import ModelConfig, Part

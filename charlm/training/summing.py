@@ -15,7 +15,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from charlm.errors import Phrase, Setting, Stopped, UsageError, number_of
+from charlm.config.shares import check_shares, own_share
+from charlm.errors import Stopped
 from charlm.training.ranks import Ranks
 
 LOSS = ""  # its name among the sums
@@ -84,8 +85,7 @@ class StepSums:
     ) -> None:
         check_shares(micro_batches, ranks.size, exact)
         self.parameters, self.exact, self.ranks = parameters, exact, ranks
-        count = micro_batches // ranks.size
-        self.own = range(ranks.rank * count, (ranks.rank + 1) * count)  # micro-batches, from 0
+        self.own = own_share(micro_batches, ranks.rank, ranks.size)
 
     def of(self, gradient: Callable[[int], Tensor], should_stop: Callable[[], bool]) -> Tensor:
         """Return the sum of the losses of a step; that of each gradient is left in `.grad`.
@@ -151,23 +151,3 @@ class StepSums:
                 found[name] = x.coalesce() if x.is_sparse else x
                 parameter.grad = None
         return found
-
-
-def check_shares(micro_batches: int, processes: int, exact: bool) -> None:
-    """Refuse, with a UsageError, a number of processes that cannot share a step's micro-batches.
-
-    To be exact, each must have a branch of the tree: 1, 2, 4, 8, ... of them.
-    """
-
-    def fits(count: int) -> bool:
-        share, rest = divmod(micro_batches, count)
-        return not rest and (not exact or count == 1 or share & (share - 1) == 0)
-
-    if fits(processes):
-        return
-    *few, last = [str(count) for count in range(1, micro_batches + 1) if fits(count)]
-    counts = f"{', '.join(few)} or {last}" if few else last
-    what = f"{number_of(micro_batches, 'micro-batch', 'micro-batches')} in a step"
-    mend = Phrase("start {} of them, or change {}", counts, Setting("train.micro_batch_size"))
-    where = f"{processes} processes"
-    raise UsageError(where, f"cannot share {what}", mend)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from charlm.config.shares import check_shares
 from charlm.errors import Stopped, UsageError
 from charlm.training.ranks import ONE
-from charlm.training.summing import StepSums, TreeSum, added, check_shares
+from charlm.training.summing import StepSums, TreeSum, added
 
 BATCH = ("train.batch_size=8", "train.micro_batch_size=1", "run.fused=false")
 

@@ -1,0 +1,30 @@
+"""Who computes what: the micro-batches of a step, shared by processes."""
+
+from charlm.errors import Phrase, Setting, UsageError, number_of
+
+
+def own_share(micro_batches: int, rank: int, processes: int) -> range:
+    """Return the micro-batches of a step that one of the processes computes; neighbours, from 0."""
+    count = micro_batches // processes
+    return range(rank * count, (rank + 1) * count)
+
+
+def can_share(micro_batches: int, processes: int, exact: bool) -> bool:
+    """Tell whether so many processes can share the micro-batches of a step.
+
+    To be exact, each must have a branch of the tree: 1, 2, 4, 8, ... of them.
+    """
+    share, rest = divmod(micro_batches, processes)
+    return not rest and (not exact or processes == 1 or share & (share - 1) == 0)
+
+
+def check_shares(micro_batches: int, processes: int, exact: bool) -> None:
+    """Raise UsageError unless `can_share` allows this; the error names the numbers that will do."""
+    if can_share(micro_batches, processes, exact):
+        return
+    found = [n for n in range(1, micro_batches + 1) if can_share(micro_batches, n, exact)]
+    *few, last = map(str, found)
+    counts = f"{', '.join(few)} or {last}" if few else last
+    what = f"{number_of(micro_batches, 'micro-batch', 'micro-batches')} in a step"
+    mend = Phrase("start {} of them, or change {}", counts, Setting("train.micro_batch_size"))
+    raise UsageError(f"{processes} processes", f"cannot share {what}", mend)
