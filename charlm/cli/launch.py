@@ -97,13 +97,14 @@ class Launch:
         train = config.train
         if train.parallel == "none":
             what = f"WORLD_SIZE is {str(self.size)!r}, but train.parallel is none"
-            raise UsageError("environment", what, "set train.parallel=ddp, or unset it")
+            raise UsageError("environment", what, "set train.parallel=ddp or fsdp2, or unset it")
         device = choose_device(config.run.device).type
         if device != "cpu":
-            what = f"ddp is for CPUs, and this run is on {device}"
+            what = f"{train.parallel} is for CPUs, and this run is on {device}"
             raise UsageError("train.parallel", what, "set run.device=cpu")
+        exact = train.parallel == "ddp" and train.exact is not False
         micro = train.micro_batch_size or train.batch_size
-        check_shares(train.batch_size // micro, self.size, train.exact is not False)
+        check_shares(train.batch_size // micro, self.size, exact)
         self.meet(stop)
 
     def earlier_run(self) -> "RunFolder | None":

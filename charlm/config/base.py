@@ -49,6 +49,7 @@ class ModelConfig(Section):
     can_be_expert: ClassVar[bool] = True  # of a mixture
     # Whether it has a recurrent state, which `train.carry_state` can carry from window to window.
     carries_state: ClassVar[bool] = False
+    has_blocks: ClassVar[bool] = False  # which hold most weights, and are called one after another
 
     block_size: Size = 64
     """Characters in a training window: the longest context the model looks at."""

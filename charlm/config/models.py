@@ -171,6 +171,7 @@ class MultiHeadConfig(_WithHeads):
 class GPTConfig(_WithHeads):
     """A stack of attention and MLP blocks, in one of two styles."""
 
+    has_blocks: ClassVar = True
     type: Literal["gpt"]
     """Which model this is."""
     style: Literal["gpt2", "modern"] = "modern"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from charlm.config.base import AnyModel
+from charlm.config.base import TYPES, AnyModel
 from charlm.config.sections import (
     SEEDS,
     AdaptConfig,
@@ -46,12 +46,39 @@ class Config(Section):
         if self.run.compile is True and any(t.gradients == "by_hand" for _, t in trained):
             what = "true is for autograd, which train.gradients: by_hand does not use"
             yield Problem("run.compile", what, "change one of them")
-        if self.train.parallel == "ddp" and self.model.trained_by != "gradients":
-            what = f"ddp shares the steps of gradient descent, and {self.model.type!r} has none"
-            yield Problem("train.parallel", what, "leave it none")
-        if self.train.parallel == "ddp" and self.train.carry_state:
-            what = "ddp has no process that knows the carried states of all windows"
-            yield Problem("train.parallel", what, "set train.carry_state=false")
+        if self.train.parallel != "none":
+            yield from self._not_shared(self.train.parallel)
+
+    def _not_shared(self, parallel: str) -> Iterator[Problem]:
+        """Yield what several processes cannot train in this way."""
+        key, train = "train.parallel", self.train
+        if self.model.trained_by != "gradients":
+            what = (
+                f"{parallel} shares the steps of gradient descent, and {self.model.type!r} has none"
+            )
+            yield Problem(key, what, "leave it none")
+        if train.carry_state:
+            what = f"{parallel} has no process that knows the carried states of all windows"
+            yield Problem(key, what, "set train.carry_state=false")
+        if parallel == "ddp":
+            return
+        if self.model.trained_by == "gradients" and not self.model.has_blocks:
+            split = " or ".join(name for name, kind in TYPES.items() if kind.has_blocks)
+            what = f"fsdp2 splits a model block by block, and {self.model.type!r} has no blocks"
+            yield Problem(key, what, f"set it to ddp, or use {split}")
+        if self.data.records != "none":
+            what = "fsdp2 needs equally many passes in each process, and records need now more, now fewer"
+            yield Problem(key, what, "set it to ddp, or data.records=none")
+        if train.gradients == "by_hand":
+            yield Problem(
+                "train.gradients", "by hand, they need all weights", "use autograd, or ddp"
+            )
+        if train.exact is True:
+            what = "true needs the order of one tree, and fsdp2 adds up in its own"
+            yield Problem("train.exact", what, "set it to auto, or train.parallel=ddp")
+        if self.run.compile is True:
+            what = "true compiles a whole model, and fsdp2 splits it"
+            yield Problem("run.compile", what, "set it to false, or train.parallel=ddp")
 
     def training_runs(self) -> "dict[str, Config]":
         """Return a configuration for each model trained by gradients: "", or experts by name.

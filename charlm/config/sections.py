@@ -139,9 +139,10 @@ class TrainConfig(Section):
     """Windows in one update, over all micro-batches."""
     micro_batch_size: Size | None = None
     """Windows in one forward pass; gradients accumulate over them. Null: the whole batch."""
-    parallel: Literal["none", "ddp"] = "none"
-    """`ddp`: the processes that torchrun starts train one model on a CPU, each on a part of a batch's
-    micro-batches (see docs/scale.md). Their number is not a part of the configuration."""
+    parallel: Literal["none", "ddp", "fsdp2"] = "none"
+    """`ddp`: the processes that torchrun starts train one model, each on a part of a batch's
+    micro-batches (see docs/scale.md). Their number is not a part of the configuration. `fsdp2`: so, and
+    each holds only a part of the weights and of what the optimizer keeps of them; for a GPT."""
     exact: Literal["auto"] | bool = "auto"
     """Add the gradients of micro-batches in the order of one tree, so that the bits do not depend on the
     number of processes. `auto`: on a CPU. `false`: in whichever order takes the least time and memory."""

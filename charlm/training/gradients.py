@@ -8,6 +8,7 @@ ends with the same bits as an uninterrupted one.
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,11 @@ from charlm.training.compiling import Forward, compile_model, worth_trying
 from charlm.training.kept_memory import keep_memory
 from charlm.training.learner import Clock, Job, Learner
 from charlm.training.loading import load_kernels
+from charlm.training.muon import Muon
 from charlm.training.optimizers import build_optimizers, set_learning_rate
 from charlm.training.ranks import ONE, Ranks
 from charlm.training.schedule import learning_rate
+from charlm.training.sharding import ShardedMuon, ShardedSums, Shards
 from charlm.training.summing import StepSums
 from charlm.training.threads import ThreadChoice
 
@@ -62,19 +65,24 @@ class GradientLearner(Learner):
         self.total_steps = config.train.max_steps
         self.device = model.device
         self.dtype = choose_dtype(config.run.dtype, self.device)
-        self.optimizers = build_optimizers(model, config.train, self.dtype)
+        split = config.train.parallel == "fsdp2"
+        self.shards = Shards(model, ranks) if split and ranks.size > 1 else None
+        muon = partial(ShardedMuon, self.shards) if self.shards else Muon
+        self.optimizers = build_optimizers(model, config.train, self.dtype, muon)
         self.micro_batch_size = config.train.micro_batch_size or config.train.batch_size
         exact = config.train.exact
-        self.sums = StepSums(
-            self.parameters,
-            config.train.batch_size // self.micro_batch_size,
-            self.device.type == "cpu" if exact == "auto" else exact,
-            ranks,
+        exact = self.device.type == "cpu" if exact == "auto" else exact
+        micro_batches = config.train.batch_size // self.micro_batch_size
+        self.sums = (
+            ShardedSums(self.shards, self.optimizers, micro_batches)
+            if self.shards
+            else StepSums(self.parameters, micro_batches, exact, ranks)
         )
         self.dropout = config.model.has_dropout
         self.by_hand = ByHand(model) if config.train.gradients == "by_hand" else None
-        fused = fused_forward(model) if config.run.fused and not self.by_hand else None
-        self.eager: Forward = fused or model
+        fused = config.run.fused and not self.by_hand and not split
+        self.fused = fused_forward(model) if fused else None
+        self.eager: Forward = self.fused or self.shards or model
         self.forward = self.eager
         self.carried = Carried(model, batches) if isinstance(batches, ConsecutiveBatches) else None
         self.threads: ThreadChoice | None = None
@@ -114,14 +122,14 @@ class GradientLearner(Learner):
     def _compile(self, left: float | None) -> Iterator[Record]:
         """Compile the model if that is asked for, or worth it in the seconds left of a budget."""
         choice = self.config.run.compile
-        if choice == "auto" and self.config.train.parallel == "ddp":
+        if choice == "auto" and self.config.train.parallel != "none":
             choice = False  # what each process measures must not decide what it computes
         name = program(self.config, self.model, self.micro_batch_size, self.dtype)
         cost = cost_of(name)
         # The fused form takes no longer than compiled code (docs/experiments.md).
-        fused = self.eager is not self.model
         if self.carried or (
-            choice == "auto" and (fused or not worth_trying(self.config, self.model, left, cost))
+            choice == "auto"
+            and (self.fused or not worth_trying(self.config, self.model, left, cost))
         ):
             choice = False
         if choice:
@@ -141,7 +149,7 @@ class GradientLearner(Learner):
     def _form(self) -> str:
         if self.forward is not self.eager:
             return "compiled"
-        return "plain" if self.eager is self.model else "fused"
+        return "fused" if self.fused else "plain"
 
     def take_remarks(self) -> list[str]:
         """Return remarks for the user on the last step, once."""
@@ -153,6 +161,16 @@ class GradientLearner(Learner):
         keep_memory(False)
         if self.threads:
             self.threads.restore()
+
+    @property
+    def apart(self) -> bool:
+        """Whether the weights are split among processes."""
+        return self.shards is not None and self.shards.apart
+
+    def complete(self, optimizers: bool = False) -> None:
+        """Bring together weights that are split among processes; see `Learner`."""
+        if self.shards:
+            self.shards.join(self.optimizers.values() if optimizers else ())
 
     def step(self) -> TrainRecord | SkipRecord:
         """Do one optimizer update at the scheduled learning rate."""
@@ -210,7 +228,7 @@ class GradientLearner(Learner):
             self.model.train()
         loss = self.sums.of(self._accumulate, self.should_stop)
         gradients = list(_gradients(self.parameters).values())
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = self.sums.norm(gradients)
         clipped = train.grad_clip / (norm + 1e-6)
         # If the norm is infinite, this would make some of them NaN, and hide which were.
         if train.grad_clip and clipped < 1 and norm.isfinite():

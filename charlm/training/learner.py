@@ -224,6 +224,17 @@ class Learner(ABC):
         """Return the updates done so far of each model trained by gradients: "", or experts by name."""
         return {"": self.state.step}
 
+    @property
+    def apart(self) -> bool:
+        """Whether the weights are split among processes, so that none can save them alone."""
+        return False
+
+    def complete(self, optimizers: bool = False) -> None:  # noqa: B027
+        """Bring together weights that are split among processes, until the next step.
+
+        All processes call it together. `optimizers`: in the first, also what these keep.
+        """
+
     @abstractmethod
     def spent(self) -> float:
         """Return the share of the run that is done; the run ends at 1."""

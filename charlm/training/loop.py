@@ -114,7 +114,8 @@ class TrainingLoop:
                 except NonFiniteError as error:
                     yield self._logged(self._roll_back(error))
                 except (DataError, LostError) as error:  # the steps so far are sound
-                    if self.state.step > max(self.saved_step, 0) and self.ranks.first:
+                    unsaved = self.state.step > max(self.saved_step, 0)
+                    if unsaved and self.ranks.first and not self.learner.apart:
                         yield from self.save()
                     raise self._with_what_is_saved(error) from None
             # A run that was stopped has not come to its end; the log then records the last save, too.
@@ -212,6 +213,7 @@ class TrainingLoop:
         started = time.perf_counter()
         state = self.state
         keep_memory(False)
+        self.learner.complete()
         self._refuse_broken_weights()
         score = self.job.score(self.val)
         self.clock.reserved = time.perf_counter() - started
@@ -235,6 +237,7 @@ class TrainingLoop:
         """Write a sample, always with the same prompt and seed, to compare steps; or raise Stopped."""
         state = self.state
         keep_memory(False)
+        self.learner.complete()
         text = self.ranks.first_does(self.job.sample)
         state.sampled_step = state.step
         if text is not None:
@@ -249,6 +252,7 @@ class TrainingLoop:
         """
         state = self.state
         keep_memory(False)
+        self.learner.complete(optimizers=True)
         self._refuse_broken_weights()
         state.seconds = self.clock.seconds()
         before = self.metrics.length if self.ranks.first else 0
@@ -321,6 +325,7 @@ class TrainingLoop:
 
     def _load(self, checkpoint: Checkpoint) -> TrainingState:
         """Load a checkpoint into the learner; return the state of training."""
+        self.learner.complete()
         state = load_checkpoint(checkpoint, self.learner.model, self.learner.optimizers)
         load_carried(checkpoint, self.learner.restore_carried)
         return state

@@ -63,18 +63,29 @@ class Muon(Optimizer):
             alike = defaultdict(list)
             for matrix in group["params"]:
                 if matrix.grad is not None:
-                    alike[matrix.shape].append(matrix)
-            for matrices in alike.values():
-                self._update(matrices, group)
+                    alike[self.shape(matrix)].append(matrix)
+            for shape, matrices in alike.items():
+                self._update(matrices, shape, group)
 
-    def _update(self, matrices: Sequence[nn.Parameter], group: Mapping[str, Any]) -> None:
+    def shape(self, matrix: nn.Parameter) -> torch.Size:
+        """Return the shape of a matrix; of one that is split among processes, that of the whole."""
+        return matrix.shape
+
+    def orthogonal(
+        self, means: Float[Tensor, "N R C"], shape: torch.Size
+    ) -> Float[Tensor, "N R C"]:
+        """Return the orthogonal factors of matrices, which are overwritten; see `orthogonalize`."""
+        return orthogonalize(means, self.dtype)
+
+    def _update(
+        self, matrices: Sequence[nn.Parameter], shape: torch.Size, group: Mapping[str, Any]
+    ) -> None:
         """Update matrices of one shape."""
-        shape = matrices[0].shape
-        means = matrices[0].new_empty(len(matrices), *shape)
+        means = matrices[0].new_empty(len(matrices), *matrices[0].shape)
         for matrix, mean in zip(matrices, means, strict=True):
             self._momentum(matrix, group["momentum"], mean)
         rate = group["lr"] * 0.2 * math.sqrt(max(shape))
-        for matrix, update in zip(matrices, orthogonalize(means, self.dtype), strict=True):
+        for matrix, update in zip(matrices, self.orthogonal(means, shape), strict=True):
             matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
 
     def _momentum(self, matrix: nn.Parameter, momentum: float, out: Tensor) -> None:

@@ -1,6 +1,6 @@
 """AdamW, or Muon for the hidden matrices with AdamW for the rest."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,7 +15,10 @@ from charlm.training.muon import Muon
 
 
 def build_optimizers(
-    model: LanguageModel, train: TrainConfig, dtype: torch.dtype = torch.float32
+    model: LanguageModel,
+    train: TrainConfig,
+    dtype: torch.dtype = torch.float32,
+    muon: Callable[..., Muon] = Muon,
 ) -> dict[str, Optimizer]:
     """Build the optimizers by name; every parameter belongs to exactly one.
 
@@ -25,11 +28,12 @@ def build_optimizers(
         model: The model to update.
         train: The choice of optimizer and its settings.
         dtype: Precision of Muon's matrix products.
+        muon: Makes Muon.
     """
     owned = {kind: list(members.values()) for kind, members in owned_by(model, train).items()}
     optimizers: dict[str, Optimizer] = {}
     if matrices := owned.get("muon"):
-        optimizers["muon"] = Muon(matrices, train.learning_rate, train.weight_decay, dtype=dtype)
+        optimizers["muon"] = muon(matrices, train.learning_rate, train.weight_decay, dtype=dtype)
     groups: list[dict[str, Any]] = [
         {"params": [p for p in owned["adamw"] if p.ndim >= 2]},
         {"params": [p for p in owned["adamw"] if p.ndim < 2], "weight_decay": 0.0},

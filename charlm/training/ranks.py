@@ -91,6 +91,10 @@ class Ranks:
         """Return the sums of the tensors of all processes, added in any order."""
         return dict(own)
 
+    def together(self, work: Callable[[], Result]) -> Result:
+        """Do work within which PyTorch exchanges tensors; all processes do it together."""
+        return work()
+
     def gather_sparse(self, own: Tensor) -> list[Tensor]:
         """Return a table's gradient in each process, as sparse rows."""
         return [own]
@@ -208,6 +212,15 @@ class Group(Ranks):
             dist.all_reduce(buffer)
         return _unpacked(buffer, own)
 
+    def together(self, work: Callable[[], Result]) -> Result:
+        """Do work within which PyTorch exchanges tensors; all processes do it together."""
+        try:
+            return work()
+        except RuntimeError as error:
+            if isinstance(error, dist.DistError) or "gloo" in str(error):
+                raise self._lost() from error
+            raise
+
     def gather_sparse(self, own: Tensor) -> list[Tensor]:
         """Return a table's gradient in each process, as sparse rows."""
         rows, values = own.indices()[0], own.values()
@@ -248,7 +261,10 @@ class Group(Ranks):
         try:
             yield
         except RuntimeError as error:  # of gloo and of the store; they have no common class
-            raise LostError(f"process {self.rank} of {self.size}", self._who_is_lost()) from error
+            raise self._lost() from error
+
+    def _lost(self) -> LostError:
+        return LostError(f"process {self.rank} of {self.size}", self._who_is_lost())
 
     def _who_is_lost(self) -> str:
         """Say which processes no longer answer: those still there say so at about the same time."""

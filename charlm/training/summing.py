@@ -9,7 +9,7 @@ that computed all leaves.
 The sums of a step's losses and gradients are named by parameter; the loss has the name "".
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -104,6 +104,10 @@ class StepSums:
         for name, parameter in self.parameters.items():
             parameter.grad = sums.get(name)
         return sums[LOSS]
+
+    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Return the norm of all gradients together."""
+        return torch.nn.utils.get_total_norm(gradients)
 
     def _own_sums(self, gradient: Callable[[int], Tensor], should_stop: Callable[[], bool]) -> Sums:
         """Return the sums over the micro-batches of this process."""

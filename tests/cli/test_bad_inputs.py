@@ -301,7 +301,7 @@ def test_row_23_more_processes_than_the_configuration_is_for_are_refused(refused
     monkeypatch.setenv("WORLD_SIZE", "2")
 
     line = "environment: WORLD_SIZE is '2', but train.parallel is none"
-    assert refused(2, *TRAIN) == [f"{line}; set train.parallel=ddp, or unset it"]
+    assert refused(2, *TRAIN) == [f"{line}; set train.parallel=ddp or fsdp2, or unset it"]
 
 
 def test_row_69_processes_that_do_not_divide_the_micro_batches_are_told_which_do(

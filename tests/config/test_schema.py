@@ -193,6 +193,28 @@ def test_processes_share_the_steps_of_gradient_descent_only(model, train, answer
         read_config(f"model: {{type: {model}}}\ntrain: {{parallel: ddp{train}}}".encode(), "a.yaml")
 
 
+@pytest.mark.parametrize(
+    ("model", "keys", "answer"),
+    [
+        ("gru", "", r"train.parallel: .* 'gru' has no blocks; set it to ddp, or use gpt"),
+        ("ngram", "", r"train.parallel: fsdp2 shares the steps .* 'ngram' has none; leave it none"),
+        ("gpt", "data: {records: lines}", r"train.parallel: .* records .*; set it to ddp, or"),
+        (
+            "gpt",
+            "run: {compile: true}",
+            r"run.compile: true .*; set it to false, or train.parallel",
+        ),
+        ("gpt", "exact: true", r"train.exact: true .*; set it to auto, or train.parallel=ddp"),
+        ("gpt", "gradients: by_hand", r"train.gradients: by hand, .*; use autograd, or ddp"),
+    ],
+)
+def test_what_cannot_be_split_among_processes_is_refused(model, keys, answer):
+    inside, outside = ("", keys) if keys.endswith("}") else (f", {keys}", "")
+    train = f"train: {{parallel: fsdp2{inside.removesuffix(', ')}}}"
+    with pytest.raises(UsageError, match=answer):
+        read_config(f"model: {{type: {model}}}\n{train}\n{outside}\n".encode(), "a.yaml")
+
+
 MIXTURE = """\
 model:
   type: mixture

@@ -55,6 +55,28 @@ def test_two_processes_leave_what_one_does(lives, alone, tmp_path, name):
     assert said[1] == ""
 
 
+def test_processes_that_split_the_weights_learn_what_one_does(lives, alone, tmp_path):
+    """Their checkpoints are those of one process: others can go on with them, and they with others'."""
+    run = begin(tmp_path / "split", GPT2)
+    config = run.parent / "config.yaml"
+    config.write_text(config.read_text().replace("parallel: ddp", "parallel: fsdp2"))
+
+    stopped, said = train(lives, run.parent, 2, Plan(step=5, number=signal.SIGTERM), of=1)
+    assert stopped == [143, 143], said
+    others = (*command(run), "train.parallel=ddp")
+    life = lives.live(run.parent, *others, plan=Plan(step=7, number=signal.SIGTERM))
+    assert life.code == 143, life.stderr
+    life = lives.together(run.parent, *command(run), "train.parallel=fsdp2", size=4)
+
+    assert [one.code for one in life] == [0] * 4, life
+    found, expected = outcome(run), alone[GPT2].outcome
+    assert found["run: state"]["step"] == 12
+    for one, other in zip(found["run: records"], expected["run: records"], strict=True):
+        assert one["step"] == other["step"]
+        if "loss_nats" in other:
+            assert one["loss_nats"] == pytest.approx(other["loss_nats"], abs=1e-5)
+
+
 def test_another_order_of_sums_is_noticed(lives, alone, tmp_path):
     run = begin(tmp_path / "two", GPT2)
 
