@@ -20,11 +20,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from charlm.config.shares import check_shares, own_share
 from charlm.models import LanguageModel
 from charlm.models.ngram_embedding import NGramEmbedding
 from charlm.training.muon import Muon
 from charlm.training.ranks import Ranks
-from charlm.training.summing import LOSS, TreeSum, added, check_shares
+from charlm.training.summing import LOSS, TreeSum, added
 
 
 class Shards:
@@ -156,8 +157,7 @@ class ShardedSums:
     ) -> None:
         self.shards, self.optimizers, self.ranks = shards, optimizers, shards.ranks
         check_shares(micro_batches, self.ranks.size, exact=False)
-        count = micro_batches // self.ranks.size
-        self.own = range(self.ranks.rank * count, (self.ranks.rank + 1) * count)
+        self.own = own_share(micro_batches, self.ranks.rank, self.ranks.size)
 
     def of(self, gradient: Callable[[int], Tensor], should_stop: Callable[[], bool]) -> Tensor:
         """Return the sum of the losses; that of each process's gradients is left in `.grad`.
