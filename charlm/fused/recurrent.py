@@ -99,16 +99,25 @@ def _precision() -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if low else torch.float32
 
 
-def _times(weight: Float[Tensor, "G H"], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """Return the function from rows h, (B, H), to h weight^T, (B, G)."""
-    if dtype != torch.float32:
-        across = weight.to(dtype).T
-        return lambda h: torch.mm(h.to(dtype), across)
-    weight = weight.contiguous()
-    if is_faster():  # see `charlm.models.onednn`
-        product = torch.ops.mkldnn._linear_pointwise
-        return lambda h: product(h, weight, None, "none", [], "")
-    return lambda h: torch.mm(h, weight.T)
+class _Times:
+    """Products with a matrix, (G, H), of rows h, (B, H): h weight^T, (B, G)."""
+
+    def __init__(self, weight: Float[Tensor, "G H"], dtype: torch.dtype) -> None:
+        self.apart: Callable[[Tensor], Tensor] | None = None  # makes a tensor of its own
+        self.across = weight.to(dtype).T
+        if dtype != torch.float32:
+            self.apart = lambda h: torch.mm(h.to(dtype), self.across)
+        elif is_faster():  # see `charlm.models.onednn`
+            weight, product = weight.contiguous(), torch.ops.mkldnn._linear_pointwise
+            self.apart = lambda h: product(h, weight, None, "none", [], "")
+
+    def add(self, h: Tensor, out: Tensor) -> Tensor:
+        """Add the product of `h` to `out`; return it."""
+        return out.add_(self.apart(h)) if self.apart else out.addmm_(h, self.across)
+
+    def write(self, h: Tensor, out: Tensor) -> Tensor:
+        """Write the product of `h` to `out`; return it."""
+        return out.copy_(self.apart(h)) if self.apart else torch.mm(h, self.across, out=out)
 
 
 def _summed(
@@ -126,9 +135,9 @@ class _RNN(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, h: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs, (T, B, H), and the last state; x, which is W_x x + b, is overwritten."""
         ctx.dtype, states = _precision(), _room(h, len(x))
-        times = _times(weight, ctx.dtype)
+        times = _Times(weight, ctx.dtype)
         for x_t, before, after in zip(x.unbind(0), states[:-1], states[1:], strict=True):
-            torch.tanh(x_t.add_(times(before)), out=after)
+            torch.tanh(times.add(before, x_t), out=after)
         ctx.save_for_backward(states, weight)
         ctx.mark_non_differentiable(last := states[-1].clone())
         return states[1:], last
@@ -140,10 +149,10 @@ class _RNN(torch.autograd.Function):
         d_out = d_out.contiguous()
         d_h, d_x = torch.zeros_like(states[0]), torch.empty_like(d_out)
         (_, of_out), (_, of_h), (of_x, in_x) = _apart(d_out, states, d_x)
-        carried, back = d_h.numpy(), _times(weight.T, ctx.dtype)
+        carried, back = d_h.numpy(), _Times(weight.T, ctx.dtype)
         for t in reversed(range(len(d_out))):
             rnn_back(of_out[t], carried, of_h[t + 1], in_x[t])
-            d_h.copy_(back(of_x[t]))
+            back.write(of_x[t], d_h)
         return d_x, d_h, _summed(d_x, states[:-1], ctx.dtype)
 
 
@@ -156,9 +165,9 @@ class _LSTM(torch.autograd.Function):
         ctx.dtype, states, memory = _precision(), _room(h, len(x)), _room(c, len(x))
         gates, of_x = x.detach().view(*x.shape[:2], 4, -1), x.detach().unbind(0)
         (_, in_gates), (of_states, in_states), (_, in_memory) = _apart(gates, states, memory)
-        times = _times(weight, ctx.dtype)
+        times = _Times(weight, ctx.dtype)
         for t, before in enumerate(of_states[:-1]):
-            of_x[t].add_(times(before))
+            times.add(before, of_x[t])
             lstm(in_gates[t], in_memory[t], in_memory[t + 1], in_states[t + 1])
         ctx.save_for_backward(gates, states, memory, weight)
         last = states[-1].clone(), memory[-1].clone()
@@ -174,11 +183,11 @@ class _LSTM(torch.autograd.Function):
         (_, of_out), (_, of_gates), (_, of_memory) = _apart(d_out, gates, memory)
         ((_, in_gates),) = _apart(d_gates)
         carried, kept, of_d = d_h.numpy(), d_c.numpy(), d_x.unbind(0)
-        back = _times(weight.T, ctx.dtype)
+        back = _Times(weight.T, ctx.dtype)
         for t in reversed(range(len(d_out))):
             of_step = of_gates[t], of_memory[t], of_memory[t + 1]
             lstm_back(of_out[t], carried, *of_step, in_gates[t], kept)
-            d_h.copy_(back(of_d[t]))
+            back.write(of_d[t], d_h)
         return d_x, d_h, d_c, _summed(d_x, states[:-1], ctx.dtype)
 
 
@@ -198,11 +207,11 @@ class _GRU(torch.autograd.Function):
         gates, of_x = x.detach().view(*x.shape[:2], 2, -1), x.detach().unbind(0)
         (_, in_gates), (of_states, in_states) = _apart(gates, states)
         (of_reset_h, in_reset), (of_new, in_new) = _apart(reset, candidates.detach())
-        times, through = _times(weight, ctx.dtype), _times(of_reset, ctx.dtype)
+        times, through = _Times(weight, ctx.dtype), _Times(of_reset, ctx.dtype)
         for t, before in enumerate(of_states[:-1]):
-            of_x[t].add_(times(before))
+            times.add(before, of_x[t])
             gru_gates(in_gates[t], in_states[t], in_reset[t])
-            of_new[t].add_(through(of_reset_h[t]))
+            through.add(of_reset_h[t], of_new[t])
             gru(in_gates[t], in_new[t], in_states[t], in_states[t + 1])
         ctx.save_for_backward(gates, candidates, states, reset, weight, of_reset)
         ctx.mark_non_differentiable(last := states[-1].clone())
@@ -217,13 +226,13 @@ class _GRU(torch.autograd.Function):
         (_, of_out), (_, in_gates), (_, of_states) = _apart(d_out, gates, states)
         ((of_new, in_new),) = _apart(candidates)
         carried, of_kept, of_d = d_h.numpy(), d_reset.numpy(), d_x.unbind(0)
-        back, through = _times(weight.T, ctx.dtype), _times(of_reset.T, ctx.dtype)
+        back, through = _Times(weight.T, ctx.dtype), _Times(of_reset.T, ctx.dtype)
         for t in reversed(range(len(d_out))):
             before = of_states[t]
             gru_back(of_out[t], carried, in_gates[t], in_new[t], before)
-            d_reset.copy_(through(of_new[t]))
+            through.write(of_new[t], d_reset)
             gru_gates_back(of_kept, carried, in_gates[t], before)
-            d_h.add_(back(of_d[t]))
+            back.add(of_d[t], d_h)
         found = _summed(d_x, states[:-1], ctx.dtype), _summed(candidates, reset, ctx.dtype)
         return d_x, candidates, d_h, *found
 

@@ -89,15 +89,23 @@ class Batches:
 
         Each is (count, T); y[b, t] is the character that follows x[b, t].
         """
-        starts = self.starts(step, first, count)
-        length = self.block_size + 1
-        if self.held is not None:
-            ids = self.held[starts[:, None] + np.arange(length)].astype(np.int64)
-        else:
-            ids = np.empty((len(starts), length), np.int64)
-            for row, start in zip(ids, starts, strict=True):
-                row[:] = self.split.read(int(start), length)
+        ids = self.read(self.starts(step, first, count))
         return ids[:, :-1], ids[:, 1:]
+
+    def read(self, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the ids of windows and of the character after each: (count, T + 1).
+
+        After the end of the text, the last id is repeated.
+        """
+        length, size = self.block_size + 1, len(self.split)
+        if self.held is not None:
+            places = np.minimum(starts[:, None] + np.arange(length), size - 1)
+            return np.asarray(self.held[places], np.int64)
+        ids = np.empty((len(starts), length), np.int64)
+        for row, start in zip(ids, starts.tolist(), strict=True):
+            found = self.split.read(start, min(length, size - start))
+            row[: len(found)], row[len(found) :] = found, found[-1]
+        return ids
 
     def starts(self, step: int, first: int, count: int | None) -> npt.NDArray[np.int64]:
         """Return where the windows of a batch, or of a slice of it, start: see `window_starts`."""
@@ -158,7 +166,8 @@ class RecordBatches(Batches):
         super().__init__(split, min(block_size, len(split) - 1), batch_size, seed)
         self.block_size = block_size
         self.windows = len(split) - 1
-        self._windows = functools.lru_cache(maxsize=1)(self._draw)  # `chars` asks for the same
+        # `chars` asks for the whole batch again while its micro-batches are drawn.
+        self._drawn = functools.lru_cache(maxsize=2)(self._draw)
         self.borders = Borders(split, held=self.held is not None)
 
     def get(
@@ -189,21 +198,18 @@ class RecordBatches(Batches):
         assert self.split.boundary is not None
         return self.split.boundary
 
-    def _draw(
+    def _windows(
         self, step: int, first: int, count: int | None
     ) -> tuple[npt.NDArray[np.int64], Pieces]:
         """Return the ids of windows, one after another, and the pieces in them."""
+        return self._drawn(step, first, self.batch_size - first if count is None else count)
+
+    def _draw(self, step: int, first: int, count: int) -> tuple[npt.NDArray[np.int64], Pieces]:
         places = window_starts(self.seed, step, self.batch_size, self.windows, first, count)
         length = self.block_size + 1
         before = self.borders.before(places)
         starts = before + (places - before) // self.block_size * self.block_size
-        whole = np.full((len(starts), length), self.boundary)
-        for row, start in zip(whole, starts.tolist(), strict=True):
-            most = min(length, len(self.split) - start)
-            held = self.held
-            row[:most] = (
-                self.split.read(start, most) if held is None else held[start : start + most]
-            )
+        whole = self.read(starts)  # a part ends with a boundary, which fills the last windows
         inside = starts[:, None] + np.arange(length) < len(self.split)
         border = (whole == self.boundary) & inside
         border[:, 0] = False

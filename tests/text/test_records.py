@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from charlm.config import DataConfig
 from charlm.errors import DataError
 from charlm.text import open_corpus, records, scan_text, shuffling
-from charlm.text.batches import RecordBatches
+from charlm.text.batches import RecordBatches, window_starts
 from charlm.text.borders import Borders
 from charlm.text.records import END_OF_PART, Cutter, keys_of
 from charlm.text.rows import Pieces, groups, pieces_of, rows_of
@@ -276,7 +276,7 @@ def test_each_character_is_in_a_batch_equally_often():
     seen = np.zeros(len(ids))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("charlm.text.batches.window_starts", lambda *_: places)
-        _, pieces = batches._draw(0, 0, None)
+        _, pieces = batches._draw(0, 0, len(places))
     windows = pieces.starts // (block_size + 1)
     before = Borders(IdArray(ids, boundary=9)).before(places)
     for window, start, n in zip(
@@ -289,6 +289,25 @@ def test_each_character_is_in_a_batch_equally_often():
     assert abs(np.mean(of_short) - np.mean(seen[1:])) < 0.05 * np.mean(seen[1:])
     long = np.concatenate([np.full(n + 1, n) for n in lengths])[99:-100]
     assert abs(inside[long > 8].mean() / inside[long < 4].mean() - 1) < 0.1
+
+
+@pytest.mark.parametrize("micro", [8, 4])
+def test_a_step_draws_each_micro_batch_once(micro, monkeypatch):
+    batches = RecordBatches(IdArray(np.array([9, 1, 2, 9, 3, 9] * 5), boundary=9), 4, 8, seed=0)
+    drawn = []
+    starts = window_starts
+
+    def counted(*args):
+        drawn.append(args[-2:])
+        return starts(*args)
+
+    monkeypatch.setattr("charlm.text.batches.window_starts", counted)
+    for first in range(0, 8, micro):
+        list(batches.groups(3, first, micro))
+        batches.chars(3)
+    batches.chars(3)
+
+    assert sorted(drawn) == sorted({(0, 8), *((first, micro) for first in range(0, 8, micro))})
 
 
 def test_a_division_keeps_records_whole(names):
