@@ -1,7 +1,7 @@
 """Character-level language models, from the bigram table to a modern GPT.
 
 Reading order is import order: `errors`, `config`, `storage`, `text`, `models`, `backprop`, `runs`,
-`evaluation`, `sampling`, `coding`, `fused`, `training`, `lifecycle`, `reporting`,
+`evaluation`, `sampling`, `coding`, `fused`, `training`, `costs`, `lifecycle`, `reporting`,
 `exchange`, `library`, `serving`, `cli`. Each package imports only from those before it, so the course can be read from top
 to bottom. `charlm.models` is where the lessons are.
 

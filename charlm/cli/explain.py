@@ -8,10 +8,11 @@ import typer
 
 from charlm.cli import output
 from charlm.cli.config import named_config
+from charlm.cli.costs import check_shared, chosen_gpu, explain_costs
 from charlm.cli.escaping import one_word
 from charlm.cli.options import ConfigName, Overrides, Source, overridden
 from charlm.cli.spelling import one_line
-from charlm.errors import CharlmError, number_of
+from charlm.errors import CharlmError, Setting, UsageError, number_of
 
 if TYPE_CHECKING:
     from charlm.config import Config, ExpertConfig, ModelConfig
@@ -29,15 +30,42 @@ def explain(
         int | None,
         typer.Option(min=1, max=2**21, help="Vocabulary size. Default: that of the text."),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Estimate a step in so many processes, by each strategy."),
+    ] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Of one such GPU each, by published numbers: h100."),
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1.0, help="Of a GPU's peak that is reached. Default: 0.4."),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the estimate as one JSON object.")
+    ] = False,
 ) -> None:
     """Show a configuration's shapes, parameters, FLOPs and memory.
 
     For a counted model: its order, look-ups and tables. For a mixture: each of its experts.
+
+    With --processes or --gpus: what a step takes in several processes. See docs/scale.md.
     """
     from charlm.config.memory import human_bytes
     from charlm.config.size import checkpoint_bytes
 
+    gpu = chosen_gpu(gpus, share)
+    if json and processes is None and gpu is None:
+        what = "prints an estimate for several processes, and no number is given"
+        raise UsageError(Setting("json", True), what, "add --processes N")
     checked = named_config(config, overridden(overrides, {"data.source": source}))
+    if processes is not None or gpu:
+        several = processes or 1
+        check_shared(checked, several)
+        vocab = vocab_size or _measure(checked)[0]
+        explain_costs(checked, vocab, several, gpu, json)
+        return
     model, members = checked.model, checked.model.members()
     vocab, chars = (vocab_size, 0) if vocab_size else _measure(checked)
     disk = human_bytes(checkpoint_bytes(checked, vocab, chars))

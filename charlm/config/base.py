@@ -35,6 +35,7 @@ class Part:
     copies: int = 1
     multiplies: bool = True  # False for embeddings, which are only looked up
     hidden: bool = False  # a matrix between the embeddings and the head, which Muon can train
+    looked_up: int = 0  # rows for each character, of a table that has gradients only for these
 
     @property
     def parameters(self) -> int:

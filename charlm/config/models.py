@@ -244,7 +244,8 @@ class GPTConfig(_WithHeads):
         ]
         if self.style == "modern":
             rows = (self.n_gram - 1) * NGRAM_ROWS
-            grams = [Part("ngram_embedding", (rows, c), multiplies=False)] if rows else []
+            table = Part("ngram_embedding", (rows, c), multiplies=False, looked_up=self.n_gram - 1)
+            grams = [table] if rows else []
             return [embedding(v, c), *grams, *blocks, Part("head", (v, c))]
         # Of a block: 3 C for queries, keys and values, C, 4 C and C for the others, and 2 C for the norms.
         biases = [Part("blocks.biases", (11, c), n, multiplies=False)] if self.bias else []

@@ -77,6 +77,9 @@ OWN = {  # what only these commands can ask for: settings of scoring, sampling a
     "text": ("import",),
     "n_head": ("import",),
     "host": ("serve",),
+    "gpus": ("explain",),
+    "share": ("explain",),
+    "json": ("explain",),
     "port": ("serve",),
 }
 

@@ -1,0 +1,101 @@
+"""This machine as a device: what was measured on its cores, carried over to other numbers of processes."""
+
+from dataclasses import dataclass
+
+from charlm.config.memory import machine_bytes
+from charlm.costs.demands import Demand
+from charlm.costs.work import Work
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of a process.
+
+    Attributes:
+        a_pass: Of a micro-batch, whatever its size: forward, back, and adding its gradients.
+        a_window: Of each window of it, in addition.
+        adamw: Of AdamW's update.
+        muon: Of Muon's.
+        rest: Of a step: windows to read, the norm of the gradients, clipping.
+    """
+
+    a_pass: float
+    a_window: float
+    adamw: float
+    muon: float
+    rest: float
+
+
+@dataclass(frozen=True)
+class Cores:
+    """The cores of one machine.
+
+    Attributes:
+        count: How many there are.
+        alone: Times of one process with a thread for each core.
+        together: Times of a process of one thread while each core has one.
+        plain: Seconds of a pass that is not fused, over those of one that is.
+        latency: Seconds of a message between two processes, whatever its size.
+        seconds_a_byte: In which a process collects the gradients of others and adds them up.
+    """
+
+    count: int
+    alone: Times
+    together: Times
+    plain: float
+    latency: float
+    seconds_a_byte: float
+
+    sparse = True
+
+    def describe(self, processes: int) -> str:
+        """Return a line about so many processes here."""
+        threads = self.threads(processes)
+        each = "1 thread" if threads == 1 else f"{threads} threads"
+        of = "1 process" if processes == 1 else f"{processes:,} processes"
+        cores = "1 core" if self.count == 1 else f"{self.count} cores"
+        return f"{of} of {each} (OMP_NUM_THREADS={threads}) on {cores}, measured here"
+
+    def threads(self, processes: int) -> int:
+        """Return how many threads each process should have."""
+        return max(1, self.count // processes)
+
+    def pass_seconds(self, work: Work, micro: int, demand: Demand, processes: int) -> float:
+        """Return the seconds of a micro-batch, forward and back."""
+        times, crowd = self._times(processes)
+        form = 1.0 if demand.fused else self.plain
+        return crowd * form * (times.a_pass + micro * times.a_window)
+
+    def update_seconds(self, work: Work, demand: Demand, processes: int) -> float:
+        """Return the seconds of the optimizers and the rest of a step."""
+        times, crowd = self._times(processes)
+        return crowd * (times.adamw * demand.adamw + times.muon * demand.muon + times.rest)
+
+    def exchange_seconds(self, demand: Demand, processes: int) -> float:
+        """Return the seconds of exchanging: cores copy each byte, so processes wait for cores, too."""
+        return demand.sent * self.seconds_a_byte * self._crowd(processes)
+
+    def latency_seconds(self, demand: Demand, processes: int) -> float:
+        """Return the seconds of messages whatever their size: P - 1 in each exchange of a ring."""
+        return demand.calls * (processes - 1) * self.latency * self._crowd(processes)
+
+    def fits(self, held: float, processes: int) -> bool:
+        """Tell whether so many bytes in each process fit into the machine."""
+        return held * processes <= machine_bytes()
+
+    def hardware(self, processes: int) -> int:
+        """Return 1: one process has all cores, too."""
+        return 1
+
+    def _crowd(self, processes: int) -> float:
+        """Return how many processes share a core."""
+        return max(1.0, processes / self.count)
+
+    def _times(self, processes: int) -> tuple[Times, float]:
+        """Return times, and a factor: with fewer processes than cores, threads share the work.
+
+        What a step takes of all cores together is then assumed to stay as it was with one process.
+        """
+        if processes < self.count:
+            return self.alone, float(processes)
+        return self.together, self._crowd(processes)

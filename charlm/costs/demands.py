@@ -1,0 +1,136 @@
+"""What each strategy asks of a process in a step: what it holds, sends, and updates.
+
+This is the only place that says so; it follows `charlm.training.summing` and
+`charlm.training.sharding`. P processes, N weights, G bytes of their gradients.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from charlm.costs.work import FLOAT, Work
+
+MOMENTS = 2  # of AdamW, each as large as the weights (Rajbhandari et al. 2020, ZeRO, section 3.1)
+INDEX = 8  # bytes of the number of a row
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a process does in a step, besides its micro-batches.
+
+    Attributes:
+        sent: Bytes that it sends; it receives as many.
+        calls: Exchanges that follow one another. One that brings data to all and back counts twice.
+        held: Bytes in memory, by purpose.
+        adamw: Share of AdamW's update that it computes.
+        muon: Share of Muon's.
+        fused: Whether a CPU computes the micro-batches by `charlm.fused`.
+        overlaps: Whether a GPU exchanges while it computes.
+    """
+
+    sent: float
+    calls: float
+    held: dict[str, float]
+    adamw: float = 1.0
+    muon: float = 1.0
+    fused: bool = True
+    overlaps: bool = False
+
+    @property
+    def held_bytes(self) -> float:
+        """Bytes in memory."""
+        return sum(self.held.values())
+
+
+Strategy = Callable[[Work, int, int, bool], Demand]
+
+
+def none(work: Work, processes: int, micro: int, sparse: bool) -> Demand:
+    """One process: it sends nothing."""
+    return Demand(0.0, 0.0, _whole(work, processes, micro, sparse))
+
+
+def exact(work: Work, processes: int, micro: int, sparse: bool) -> Demand:
+    """`ddp` in the order of the tree: each process collects the sums of all, (P - 1) G bytes."""
+    held = _whole(work, processes, micro, sparse)
+    micro_batches = work.windows // processes // micro
+    branches = micro_batches.bit_length() - 1  # sums that wait for a neighbour
+    own = _gradients(work, work.windows / processes, sparse)
+    collected = processes + (1 if processes > 1 else 0)  # and its own, packed
+    held["exchange"] = own * (collected + branches)
+    return Demand((processes - 1) * own, _gathers(sparse and work.table > 0), held)
+
+
+def reduced(work: Work, processes: int, micro: int, sparse: bool) -> Demand:
+    """`ddp` in any order: a ring moves 2 (P - 1)/P G bytes (Patarasuk and Yuan 2009, theorem 1).
+
+    The rows of a table are collected from all processes, as in the tree.
+    """
+    held = _whole(work, processes, micro, sparse)
+    dense = FLOAT * (work.dense if sparse else work.weights)
+    rows = _gradients(work, work.windows / processes, sparse) - dense
+    held["exchange"] = dense + rows * (processes + 1)
+    sent = 2 * (processes - 1) / processes * dense + (processes - 1) * rows
+    return Demand(sent, _gathers(sparse and work.table > 0) + 1, held)
+
+
+def fsdp2(work: Work, processes: int, micro: int, sparse: bool) -> Demand:
+    """Split weights: a process holds 1/P of weights, gradients and moments, and one whole block.
+
+    Blocks are collected before the forward and before the backward pass of each micro-batch, the rest
+    once; gradients are added up once in a step (Zhao et al. 2023, PyTorch FSDP). Each moves (P - 1)/P of
+    their bytes: about 3 (P - 1)/P G in all with one micro-batch. Muon collects the means of the
+    hidden matrices, and each process orthogonalises all of them.
+    """
+    share = 1 / processes
+    micro_batches = work.windows // processes // micro
+    rest = work.weights - work.in_blocks
+    collected = micro_batches * (2 * work.in_blocks + rest)
+    moved = collected + work.weights + work.hidden
+    a_block = work.in_blocks / max(1, work.blocks)
+    held = {
+        "weights": FLOAT * work.weights * share,
+        "gradients": FLOAT * work.weights * share,
+        "optimizer": MOMENTS * FLOAT * work.weights * share,
+        "activations": float(micro * work.kept),
+        "constants": float(work.constants),
+        # Whole: the rest, the block that is computed and the next one, and gradients: of one block,
+        # but of all where several micro-batches are added up first. Muon: all hidden matrices.
+        "exchange": FLOAT
+        * (rest + 2 * a_block + (work.weights if micro_batches > 1 else rest + a_block))
+        + FLOAT * work.hidden,
+    }
+    calls = micro_batches * (2 * work.blocks + 1) + work.blocks + 4
+    sent = (1 - share) * FLOAT * moved
+    return Demand(sent, calls, held, adamw=share, fused=False, overlaps=True)
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "none": none,
+    "ddp exact": exact,
+    "ddp reduced": reduced,
+    "fsdp2": fsdp2,
+}
+
+
+def _gathers(rows: bool) -> float:
+    """Return how many exchanges `StepSums` makes: meeting, agreeing, sums; counts, places, rows."""
+    return 3 + (3 if rows else 0)
+
+
+def _gradients(work: Work, windows: float, sparse: bool) -> float:
+    """Return the bytes of the gradients of so many windows."""
+    if not sparse:
+        return float(FLOAT * work.weights)
+    return FLOAT * work.dense + work.rows(windows) * (FLOAT * work.width + INDEX)
+
+
+def _whole(work: Work, processes: int, micro: int, sparse: bool) -> dict[str, float]:
+    """Return what a process holds that has all weights."""
+    windows = work.windows / processes
+    return {
+        "weights": float(FLOAT * work.weights),
+        "gradients": _gradients(work, windows, sparse),
+        "optimizer": float(MOMENTS * FLOAT * work.weights),
+        "activations": float(micro * work.kept),
+        "constants": float(work.constants),
+    }

@@ -1,0 +1,186 @@
+"""Times of this machine, measured in a few seconds: of one process, and of one for each core at once.
+
+A process that computes while the others do is slower than alone: cores share memory and clock. So the
+times of many are taken in as many processes, which exchange tensors as training does.
+"""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch.distributed import FileStore  # type: ignore[attr-defined]
+
+from charlm.config import Config, changed
+from charlm.config.cores import own_cores
+from charlm.costs.cores import Cores, Times
+from charlm.models import build_model
+from charlm.text import Batches, IdArray
+from charlm.training.gradients import GradientLearner
+from charlm.training.learner import Clock
+from charlm.training.loading import load_kernels
+from charlm.training.optimizers import set_learning_rate
+from charlm.training.ranks import ONE, Group, Ranks
+from charlm.training.summing import TreeSum, added
+
+SECONDS = 1.0  # of all rounds of a process
+ROUNDS = 9  # at most
+MOST = 16  # processes
+FLOATS = 1 << 20  # of the tensor that is exchanged
+EXCHANGES = 7
+MOST_FLOPS = (
+    10**11
+)  # of a micro-batch that is timed; what a larger one takes grows with its windows
+TEXT = 1 << 16  # characters
+
+Measured = list[tuple[float, ...]]  # seconds of each round
+
+
+def measured(
+    config: Config, vocab_size: int, micro: int, processes: int, plain: bool = True
+) -> Cores:
+    """Measure this machine for a model; this takes some seconds.
+
+    Args:
+        config: Of a model that is trained by gradients on a CPU.
+        vocab_size: Its alphabet.
+        micro: Windows in a micro-batch.
+        processes: How many are planned; 1: measure no others.
+        plain: Whether to measure passes that are not fused, too.
+    """
+    for _ in load_kernels(config):  # once, and not in each process
+        pass
+    flops = config.model.flops_per_char(vocab_size) * config.model.block_size
+    micro = max(1, min(micro, MOST_FLOPS // flops))
+    count, workers = own_cores(), max(2, min(processes, own_cores(), MOST))
+    first = _rounds(config, vocab_size, micro, ONE)
+    alone = _times([first], micro)
+    unfused = changed(config, ["run.fused=false"])
+    slower = 1.0
+    if plain and config.run.fused:
+        slower = _a_pass([_rounds(unfused, vocab_size, micro, ONE)]) / _a_pass([first])
+    if processes == 1:
+        return Cores(count, alone, alone, slower, 0.0, 0.0)
+    with TemporaryDirectory(prefix="charlm-") as folder, _one_thread():
+        job = config.model_dump(), vocab_size, micro, workers, str(Path(folder) / "store")
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            # None begins before all have met, so each is in a process of its own.
+            found = list(pool.map(_worker, range(workers), [job] * workers))
+    crowd = max(1.0, workers / count)
+    latency, a_byte = (max(one) / crowd for one in zip(*(f[1:] for f in found), strict=True))
+    together = _times([rounds for rounds, _, _ in found], micro, crowd)
+    return Cores(count, alone, together, slower, latency, a_byte)
+
+
+def _worker(rank: int, job: tuple[Any, ...]) -> tuple[Measured, float, float]:
+    """Return what one of several processes measures: rounds, and the two numbers of a link."""
+    document, vocab_size, micro, workers, store = job
+    torch.set_num_threads(1)
+    group = Group(FileStore(store, workers), rank, workers)
+    group.open()
+    try:
+        rounds = _rounds(Config.model_validate(document), vocab_size, micro, group)
+        small, large = (_exchange(group, torch.ones(n)) for n in (1, FLOATS))
+    finally:
+        group.close()
+    others = workers - 1
+    calls = 2  # to agree, and to exchange
+    return rounds, small / calls / others, max(0.0, large - small) / (others * 4 * FLOATS)
+
+
+def _exchange(group: Group, x: torch.Tensor) -> float:
+    """Return the median seconds in which all collect the tensors of all, and add them up."""
+
+    def exchange() -> None:
+        tree = TreeSum(added)
+        for part in group.gather({"x": x}):
+            tree.push(part)
+        tree.total()
+
+    return median([_seconds(exchange) for _ in range(EXCHANGES)][1:])
+
+
+def _rounds(config: Config, vocab_size: int, micro: int, ranks: Ranks) -> Measured:
+    """Time parts of a step, again and again, while other processes do the same.
+
+    They are: gradients of half a micro-batch, of one, and of two; AdamW's update, and Muon's.
+    """
+    model = build_model(config.model, vocab_size, config.run.seed)
+    ids = np.random.default_rng(0).integers(vocab_size, size=TEXT + config.model.block_size)
+    one, half, two = (
+        _learner(config, model, IdArray(ids), windows, min(windows, micro))
+        for windows in (micro, max(1, micro // 2), 2 * micro)
+    )
+    set_learning_rate(one.optimizers.values(), 0.0)
+    updates = [one.optimizers[name].step for name in ("adamw", "muon") if name in one.optimizers]
+    parts: list[Callable[[], object]] = [half.gradients, two.gradients, one.gradients, *updates]
+    found: Measured = []
+    began = time.perf_counter()
+    while not found or (len(found) < ROUNDS and ranks.told(time.perf_counter() - began) < SECONDS):
+        taken = []
+        for part in parts:
+            ranks.told(0.0)  # all begin together
+            taken.append(_seconds(part))
+        found.append(tuple(taken))
+    one.close()
+    return found[1:] or found  # the first fills caches
+
+
+def _learner(
+    config: Config, model: Any, text: IdArray, windows: int, micro: int
+) -> GradientLearner:
+    train = config.train.model_copy(
+        update={"batch_size": windows, "micro_batch_size": micro, "parallel": "none"}
+    )
+    config = config.model_copy(update={"train": train})
+    batches = Batches(text, config.model.block_size, windows, config.run.seed)
+    return GradientLearner(config, model, batches, Clock(time.perf_counter()))
+
+
+def _slowest(found: list[Measured]) -> list[float]:
+    """Return the median of each part, where each round takes as long as its slowest process."""
+    rounds = [tuple(map(max, zip(*same, strict=True))) for same in zip(*found, strict=True)]
+    return [median(column) for column in zip(*rounds, strict=True)]
+
+
+def _a_pass(found: list[Measured]) -> float:
+    """Return the seconds of a micro-batch."""
+    _, two, one, *_ = _slowest(found)
+    return max(two - one, one / 4)
+
+
+def _times(found: list[Measured], micro: int, crowd: float = 1.0) -> Times:
+    """Return the times of a process that has 1/crowd of a core."""
+    half, _, one, adamw, *muon = _slowest(found)
+    whole = _a_pass(found)
+    a_window = min(max(0.0, one - half) / max(1, micro - micro // 2), whole / micro)
+    a_pass, rest = whole - micro * a_window, max(0.0, one - whole)
+    return Times(*(x / crowd for x in (a_pass, a_window, adamw, sum(muon), rest)))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let processes that begin now have one thread each, as torchrun does."""
+    name = "OMP_NUM_THREADS"
+    before: Mapping[str, str] = {name: os.environ[name]} if name in os.environ else {}
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        os.environ.update(before)
