@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from charlm.runs.listing import Summary
 
 app = typer.Typer(
-    help="List the runs; copy, remove or save some, or export metrics.",
+    help="List the runs; copy, merge, remove or save some, or export metrics.",
     invoke_without_command=True,
     rich_markup_mode=None,
 )
@@ -109,6 +109,22 @@ def save(
         output.say(f"{one_word(run)} saves after its current step")
     else:
         output.note(f"{one_word(run)} has not heard it yet: it is in a long step, or evaluates")
+
+
+@app.command("merge", cls=Verb)
+def merge(run: Annotated[Path, typer.Argument(metavar="RUN", help="The run.", **A_RUN)]) -> None:
+    """Make ordinary checkpoints of those that several processes wrote in parts.
+
+    Such are those of train.sharded_saves. The weights stay the same, bit by bit.
+    """
+    from charlm.runs.folder import find_run
+    from charlm.runs.merging import merge_run
+
+    merged = merge_run(find_run(run))
+    if merged:
+        output.say(f"merged step {', '.join(map(str, merged))} of {one_word(run)}")
+    else:
+        output.note(f"no checkpoint of {one_word(run)} is in parts")
 
 
 @app.command("copy", cls=Verb)

@@ -28,8 +28,7 @@ from charlm.models.context_mixing import LearningMixer
 from charlm.runs import find_run
 from charlm.runs.folder import RUNS
 from charlm.runs.load import SavedModel, load_model
-from charlm.runs.weights import WEIGHTS
-from charlm.storage import read_manifest
+from charlm.runs.weights import recorded_sha256
 from charlm.storage.json_file import Count
 
 SHOWN = 16  # hexadecimal digits of a checksum in a header
@@ -184,7 +183,7 @@ def _identity(saved: SavedModel) -> str:
     """
     checkpoint = saved.run.checkpoints.choose(str(saved.step))
     parts = (
-        read_manifest(checkpoint.path)["files"][WEIGHTS]["sha256"],
+        recorded_sha256(checkpoint),
         saved.tokenizer.to_json(),
         open_part(saved.run, "train")[1]["source_sha256"],
     )

@@ -143,6 +143,9 @@ class TrainConfig(Section):
     """`ddp`: the processes that torchrun starts train one model, each on a part of a batch's
     micro-batches (see docs/scale.md). Their number is not a part of the configuration. `fsdp2`: so, and
     each holds only a part of the weights and of what the optimizer keeps of them; for a GPT."""
+    sharded_saves: bool = False
+    """With `fsdp2`: each process writes its own part of a checkpoint, and the first does not collect
+    all. Every command reads such a checkpoint; `charlm runs merge` makes an ordinary one of it."""
     exact: Literal["auto"] | bool = "auto"
     """Add the gradients of micro-batches in the order of one tree, so that the bits do not depend on the
     number of processes. `auto`: on a CPU. `false`: in whichever order takes the least time and memory."""
@@ -195,6 +198,9 @@ class TrainConfig(Section):
         if self.warmup_steps > self.max_steps and self.minutes is None:
             what = f"warmup_steps {self.warmup_steps} is more than max_steps {self.max_steps}"
             yield Problem("", what, "lower it or train longer")
+        if self.sharded_saves and self.parallel != "fsdp2":
+            what = f"sharded_saves needs parallel: fsdp2, and it is {self.parallel}"
+            yield Problem("", what, "set sharded_saves=false")
         if self.min_lr > self.learning_rate:
             what = f"min_lr {self.min_lr} is more than learning_rate {self.learning_rate}"
             yield Problem("", what, "lower it")

@@ -18,7 +18,7 @@ from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.folder import RunFolder
 from charlm.runs.load import load_from_run
 from charlm.runs.state import read_state
-from charlm.runs.weights import WEIGHTS
+from charlm.runs.weights import recorded_sha256
 from charlm.storage.json_file import Count, read_object, reason
 from charlm.storage.machine import is_gone
 from charlm.text import Tokenizer
@@ -58,10 +58,7 @@ def sha256_of_weights(checkpoint: Checkpoint, tokenizer: Tokenizer) -> str:
 
     Of a run with another alphabet than `tokenizer`, it is that of the weights and the alphabet.
     """
-    files = checkpoint.facts["files"]
-    if WEIGHTS not in files:
-        raise CheckpointError(checkpoint.path, f"{WEIGHTS} is missing", "restore it")
-    found = str(files[WEIGHTS]["sha256"])
+    found = recorded_sha256(checkpoint)
     theirs = RunFolder(checkpoint.path.parent.parent).tokenizer.to_json()
     if theirs == tokenizer.to_json():
         return found

@@ -27,8 +27,10 @@ from charlm.runs.optimizer_state import (
     owned_by,
     restore_optimizers,
 )
+from charlm.runs.parts import part_files, write_about
 from charlm.runs.provenance import PROVENANCE
 from charlm.runs.weights import (
+    VERSION,
     WEIGHTS,
     build_from,
     load_tensors,
@@ -84,6 +86,7 @@ def save_checkpoint(
     provenance: bytes,
     form: str | None = None,
     carried: Mapping[str, Tensor] | None = None,
+    parts: Path | None = None,
 ) -> None:
     """Write the checkpoint of `state.step`, whole or not at all, and prune older ones.
 
@@ -96,6 +99,8 @@ def save_checkpoint(
         form: How steps ran the model (`compiled`, `fused`, `plain`), None before the first: the
             bits depend on it.
         carried: What else the next step depends on: a recurrent state.
+        parts: A folder in which processes have written the weights and the state of optimizers, and
+            which is emptied; None: those of `model` and `optimizers` are written.
 
     Raises:
         MachineError: The disk or its permissions refuse; older checkpoints are unharmed.
@@ -108,16 +113,24 @@ def save_checkpoint(
         "environment": environment(),
         "form": form,
     }
-    tensors, carried = optimizer_tensors(optimizers, model), dict(carried or {})
-    together = [*model.state_dict().values(), *tensors.values(), *carried.values()]
-    _check_room(path, together, len(provenance))
+    tensors = {} if parts else optimizer_tensors(optimizers, model)
+    carried = dict(carried or {})
+    weights = () if parts else model.state_dict().values()
+    _check_room(path, [*weights, *tensors.values(), *carried.values()], len(provenance))
     with new_folder(path, facts) as folder:
-        save_weights(model, folder / WEIGHTS)
-        save_tensors(tensors, folder / OPTIMIZER)
+        if parts:
+            for file in part_files(parts):
+                file.rename(folder / file.name)
+            write_about(folder, {WEIGHTS: {VERSION: model.version}, OPTIMIZER: {}})
+        else:
+            save_weights(model, folder / WEIGHTS)
+            save_tensors(tensors, folder / OPTIMIZER)
         if carried:
             save_tensors(carried, folder / CARRIED)
         (folder / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
         (folder / PROVENANCE).write_bytes(provenance)
+    if parts:
+        shutil.rmtree(parts, ignore_errors=True)
     run.checkpoints.prune()
 
 

@@ -17,6 +17,7 @@ from charlm.errors import CheckpointError, is_out_of_memory
 from charlm.models.base import LanguageModel
 from charlm.models.registry import build_model
 from charlm.runs.checkpoints import Checkpoint
+from charlm.runs.parts import Loaded, in_parts, join_parts, part_files
 from charlm.storage import OtherFormatError, machine_errors
 from charlm.storage.regular import check_file, open_regular
 from charlm.text.tokenizer import Tokenizer
@@ -46,7 +47,9 @@ def build_from(checkpoint: Checkpoint, config: Config, tokenizer: Tokenizer) -> 
 
 def _refuse_excess(config: Config, tokenizer: Tokenizer, path: Path) -> None:
     """Refuse a model far larger than its file or the machine's memory, before building it."""
-    needed, found = 4 * config.model.parameter_count(tokenizer.vocab_size), path.stat().st_size
+    files = part_files(path.parent) if in_parts(path.parent) else [path]
+    needed = 4 * config.model.parameter_count(tokenizer.vocab_size)
+    found = sum(file.stat().st_size for file in files)
     buffers, machine = config.model.buffer_bytes(), machine_bytes()
     if needed > found + MARGIN:
         what = f"{human_bytes(found)}, the model of config.yaml has {human_bytes(needed)}"
@@ -58,20 +61,31 @@ def _refuse_excess(config: Config, tokenizer: Tokenizer, path: Path) -> None:
     raise CheckpointError(path, what, "was config.yaml changed?")
 
 
+def recorded_sha256(checkpoint: Checkpoint) -> str:
+    """Return the SHA-256 of the weights in a verified checkpoint; CheckpointError if it has none."""
+    path, files = checkpoint.path, checkpoint.facts["files"]
+    if WEIGHTS in files:
+        return str(files[WEIGHTS]["sha256"])
+    if in_parts(path):
+        mend = f"put them together: charlm runs merge {path.parent.parent}"
+        raise CheckpointError(path, "is in parts, which have no checksum together", mend)
+    raise CheckpointError(path, f"{WEIGHTS} is missing", "restore it")
+
+
 def save_weights(model: LanguageModel, path: Path) -> None:
     """Write the state of a model to `path`."""
     save_tensors(model.state_dict(), path, {VERSION: model.version})
 
 
 def load_weights(model: LanguageModel, path: Path) -> None:
-    """Read the state of a model from `path`.
+    """Read the state of a model from `path`, or from parts beside it.
 
     Raises:
         OtherFormatError: It is of a version of the model that this charlm does not support.
         CheckpointError: A tensor is missing, unexpected, of another shape or type, or impossible;
             the message names it with the expected and the found value.
     """
-    tensors, facts = _load(path)
+    tensors, facts = load_whole(path)
     try:
         model.load_state_dict(tensors)
     except ValueError as error:
@@ -109,15 +123,24 @@ def save_tensors(
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read tensors by name, to the CPU; CheckpointError if there are none."""
-    return _load(path)[0]
+    return load_whole(path)[0]
 
 
-def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read tensors by name, and the facts about them."""
+def load_whole(path: Path) -> Loaded:
+    """Read tensors by name, to the CPU, and the facts about them; from parts if they are in parts.
+
+    CheckpointError if there are none.
+    """
+    return join_parts(path, _load) if in_parts(path.parent) else _load(path)
+
+
+def _load(path: Path, group: str = "") -> Loaded:
+    """Read those tensors whose names begin with `group`, and the facts about all."""
     try:
         check_file(path)  # this opens it by its name
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no dict
+            names = [name for name in file.keys() if name.startswith(group)]  # noqa: SIM118 -- no dict
+            tensors = {name: file.get_tensor(name) for name in names}
             facts = file.metadata() or {}
         _refuse_repeated_names(path)
         return tensors, facts

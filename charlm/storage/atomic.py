@@ -112,6 +112,18 @@ def new_folder(path: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
             raise
 
 
+def shared_place(path: Path) -> Path:
+    """Return the temporary name under which several processes write what will be at `path`."""
+    return path.with_name(f".tmp-new-{0:08x}-{path.name}")
+
+
+def make_empty(folder: Path) -> None:
+    """Make a temporary folder, without what an earlier try left there, or raise MachineError."""
+    with machine_errors(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+
+
 def _replace_folder(temporary: Path, path: Path) -> None:
     """Rename a finished folder to `path`, moving an older one aside first."""
     old = _beside(path, "old")

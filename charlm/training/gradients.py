@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,16 @@ class GradientLearner(Learner):
         """Bring together weights that are split among processes; see `Learner`."""
         if self.shards:
             self.shards.join(self.optimizers.values() if optimizers else ())
+
+    @property
+    def saves_parts(self) -> bool:
+        """Whether each process writes its part of a checkpoint."""
+        return self.shards is not None and self.config.train.sharded_saves
+
+    def write_parts(self, folder: Path) -> None:
+        """Write this process's part of weights and optimizers; see `Learner`."""
+        assert self.shards
+        self.shards.write_parts(folder, self.optimizers)
 
     def step(self) -> TrainRecord | SkipRecord:
         """Do one optimizer update at the scheduled learning rate."""

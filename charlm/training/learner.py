@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -234,6 +235,18 @@ class Learner(ABC):
 
         All processes call it together. `optimizers`: in the first, also what these keep.
         """
+
+    @property
+    def saves_parts(self) -> bool:
+        """Whether each process writes its part of a checkpoint, by `write_parts`."""
+        return False
+
+    def write_parts(self, folder: Path) -> None:
+        """Write this process's part of weights and optimizers; all processes call it together.
+
+        Raises MachineError in all of them if one cannot write.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def spent(self) -> float:

@@ -8,6 +8,8 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from charlm.errors import (
     CharlmError,
@@ -39,7 +41,7 @@ from charlm.runs.state import (
     load_checkpoint,
     save_checkpoint,
 )
-from charlm.storage.atomic import remove_folder
+from charlm.storage.atomic import make_empty, remove_folder, shared_place
 from charlm.storage.machine import is_gone
 from charlm.training.kept_memory import keep_memory
 from charlm.training.learner import Job, Learner
@@ -252,13 +254,14 @@ class TrainingLoop:
         """
         state = self.state
         keep_memory(False)
-        self.learner.complete(optimizers=True)
+        self.learner.complete(optimizers=not self.learner.saves_parts)
         self._refuse_broken_weights()
         state.seconds = self.clock.seconds()
         before = self.metrics.length if self.ranks.first else 0
         record = self._logged(SaveRecord(step=state.step, seconds=state.seconds))
         try:
-            self.ranks.first_does(self._write)
+            parts = self._write_parts() if self.learner.saves_parts else None
+            self.ranks.first_does(partial(self._write, parts))
         except MachineError as error:
             # If only the last flush failed, the checkpoint exists and refers to the record.
             if self.run.checkpoints.path(state.step).exists():
@@ -274,15 +277,21 @@ class TrainingLoop:
         self._mark_saved()
         yield record
 
-    def _write(self) -> None:
+    def _write_parts(self) -> Path:
+        """Let each process write its part into a folder, which is returned, or raise MachineError."""
+        folder = shared_place(self.run.checkpoints.path(self.state.step))
+        self.ranks.first_does(partial(make_empty, folder))
+        self.learner.write_parts(folder)
+        return folder
+
+    def _write(self, parts: Path | None) -> None:
         """Write a checkpoint, or raise MachineError."""
         state, learner = self.state, self.learner
         state.metrics_bytes = self.metrics.flush()
         together = provenance_json(self.config, self.tokenizer.to_json())
         carried = learner.carried_tensors()
-        save_checkpoint(
-            self.run, state, learner.model, learner.optimizers, together, learner.form, carried
-        )
+        of_learner = learner.model, learner.optimizers, together, learner.form, carried
+        save_checkpoint(self.run, state, *of_learner, parts)
 
     def _mark_saved(self) -> None:
         """Take note that there is a checkpoint of the present state."""

@@ -13,6 +13,7 @@ import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +22,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from charlm.config.shares import check_shares, own_share
+from charlm.errors import MachineError
 from charlm.models import LanguageModel
 from charlm.models.ngram_embedding import NGramEmbedding
+from charlm.runs.optimizer_state import optimizer_tensors
+from charlm.runs.state import OPTIMIZER
+from charlm.runs.weights import WEIGHTS
 from charlm.training.muon import Muon
 from charlm.training.ranks import Ranks
 from charlm.training.summing import LOSS, TreeSum, added
@@ -46,6 +51,7 @@ class Shards:
         self.apart = False
         self._module: Any = None  # computes with split weights
         self._split: dict[str, Any] = {}  # its parameters
+        self._mesh: Any = None
 
     def __call__(self, idx: Tensor) -> Tensor:
         """Return the logits; all processes call this together."""
@@ -115,6 +121,43 @@ class Shards:
             p.grad = None if split.grad is None else split.grad.to_local()
             split.grad = None
 
+    def write_parts(self, folder: Path, optimizers: Mapping[str, Optimizer]) -> None:
+        """Write this process's rows of weights and of what optimizers keep; all do so together.
+
+        Raises MachineError in all processes if one of them cannot write.
+        """
+        from torch.distributed.checkpoint.api import CheckpointException
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+        from torch.distributed.checkpoint.state_dict_saver import save
+
+        self.cut(optimizers.values())
+        tensors = {
+            f"{WEIGHTS}/{name}": self._placed(x, x)
+            for name, x in self.model.state_dict(keep_vars=True).items()
+        }
+        for path, x in optimizer_tensors(optimizers, self.model).items():
+            p = self.parameters[path.split("/")[1]]
+            tensors[f"{OPTIMIZER}/{path}"] = self._placed(p, x) if x.ndim else x
+        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        try:
+            self.ranks.together(partial(save, tensors, storage_writer=writer))
+        except CheckpointException as error:  # no Exception, so nothing else would catch it
+            reasons = [str(one[0]) for one in error.failures.values()]
+            raise MachineError(folder, f"could not be written ({reasons[0][:80]})") from None
+
+    def _placed(self, p: Tensor, own: Tensor) -> Tensor:
+        """Return this process's rows with their place among all rows of the parameter `p`."""
+        from torch.distributed.tensor import DTensor, Shard
+
+        shape = self.shapes.get(id(p))
+        if shape is None:  # a buffer, which all processes have
+            return own
+        mesh, stride = self._mesh, torch.empty(shape, device="meta").stride()
+        rows = own.detach()
+        return DTensor.from_local(
+            rows, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride
+        )
+
     def will_add(self, last: bool) -> None:
         """Say whether the next backward pass is the last one of a step, which adds up all."""
         self._module.set_requires_gradient_sync(last)
@@ -128,7 +171,7 @@ class Shards:
         for part in copied.modules():
             if isinstance(part, NGramEmbedding):
                 part.sparse = False  # FSDP2 adds up dense gradients only
-        mesh = init_device_mesh(self.model.device.type, (self.ranks.size,))
+        mesh = self._mesh = init_device_mesh(self.model.device.type, (self.ranks.size,))
         parts: list[Any] = [*copied.blocks, copied]  # type: ignore[misc]
         for part in parts:
             fully_shard(part, mesh=mesh)

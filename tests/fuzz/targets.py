@@ -449,6 +449,29 @@ def _weights() -> list[bytes]:
     return [*seeds, place.read_bytes(), b"\x80\x04.", b"PK\x03\x04"]
 
 
+def _parts() -> list[bytes]:
+    from safetensors.torch import save
+
+    model, _ = _small("bigram")
+    tensors = {f"model.safetensors/{name}": x for name, x in model.state_dict().items()}
+    offsets = {name: {"saved_offsets": [0] * x.ndim} for name, x in tensors.items()}
+    return [save(tensors, {"DCP_SHARDING_INFO": json.dumps(offsets)})]
+
+
+@target(_parts, '"dtype"', '"shape"', '"data_offsets"', "saved_offsets", "[0, 0]", "[1, 0]", "[]")
+def parts(data: bytes) -> None:
+    """Load a model from one part, as one of several processes writes it; it fits or is refused."""
+    from charlm.runs.parts import write_about
+    from charlm.runs.weights import load_weights
+
+    place = folder("parts")
+    (place / "shard-00001-model-00001-of-00001.safetensors").write_bytes(data)
+    write_about(place, {"model.safetensors": {"version": "1"}})
+    model, _ = _small("bigram")
+    with refused_in_one_line_each(CheckpointError):
+        load_weights(model, place / "model.safetensors")
+
+
 @target(_weights, '"dtype"', '"F32"', '"I64"', '"BOOL"', '"data_offsets"', '"shape"', '"keys_1"')
 def weights(data: bytes) -> None:
     """Load weights into models of four kinds; what loads is the file's content, to the bit."""

@@ -3,7 +3,12 @@
 import signal
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from charlm.runs import RunFolder
+from charlm.runs.state import OPTIMIZER
+from charlm.runs.weights import WEIGHTS, load_tensors
 from tests.torture.lives import Lives, Plan
 from tests.torture.trials import (
     SHARED,
@@ -56,14 +61,26 @@ def test_two_processes_leave_what_one_does(lives, alone, tmp_path, name):
 
 
 def test_processes_that_split_the_weights_learn_what_one_does(lives, alone, tmp_path):
-    """Their checkpoints are those of one process: others can go on with them, and they with others'."""
+    """One process and others can go on with them, and they with others; also if each saved its part."""
     run = begin(tmp_path / "split", GPT2)
     config = run.parent / "config.yaml"
     config.write_text(config.read_text().replace("parallel: ddp", "parallel: fsdp2"))
 
-    stopped, said = train(lives, run.parent, 2, Plan(step=5, number=signal.SIGTERM), of=1)
-    assert stopped == [143, 143], said
-    others = (*command(run), "train.parallel=ddp")
+    in_parts = (*command(run), "train.sharded_saves=true")
+    stop = Plan(step=5, number=signal.SIGTERM)
+    stopped = lives.together(run.parent, *in_parts, size=2, plan=stop, of=1)
+    assert [life.code for life in stopped] == [143, 143], stopped
+    place = RunFolder(run).checkpoints.path(5)
+    names = WEIGHTS, OPTIMIZER
+    before = {name: load_tensors(place / name) for name in names}
+    assert not any((place / name).exists() for name in names)
+    life = lives.live(run.parent, "runs", "merge", "run")
+    assert life.stderr == "merged step 4, 5 of run\n"
+    for name in names:
+        after = load_file(place / name)
+        assert after.keys() == before[name].keys()
+        assert all(torch.equal(x, after[key]) for key, x in before[name].items())
+    others = (*command(run), "train.parallel=ddp", "train.sharded_saves=false")
     life = lives.live(run.parent, *others, plan=Plan(step=7, number=signal.SIGTERM))
     assert life.code == 143, life.stderr
     life = lives.together(run.parent, *command(run), "train.parallel=fsdp2", size=4)
