@@ -18,11 +18,14 @@ import typer
 from beartype import BeartypeConf
 from beartype.claw import beartype_packages
 
+from tests.checked import check_once
+
 # Types are checked here too, but not shapes: these packages have none, and looking for them takes
 # as long as the rest of a short function. The others are in pyproject.toml.
 beartype_packages(
     ("charlm.lifecycle", "charlm.runs", "charlm.text"), conf=BeartypeConf(claw_is_pep526=False)
 )
+check_once()
 os.environ["TERMINAL_WIDTH"] = "100"  # help texts wrap to the terminal otherwise
 # Tensors as small as those of a test are slower on several threads, far slower on a busy machine.
 torch.set_num_threads(1)

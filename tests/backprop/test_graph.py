@@ -189,7 +189,7 @@ def test_signs_in_a_label_are_drawn_as_they_are():
     result = Value(1, label=label)
 
     done = subprocess.run(
-        ["dot", "-Tplain"], input=as_dot(result).source.encode(), capture_output=True, timeout=60
+        ["dot", "-Tplain"], input=as_dot(result).source.encode(), capture_output=True, timeout=200
     )
 
     assert (done.returncode, done.stderr) == (0, b"")

@@ -751,7 +751,7 @@ def test_row_46_a_closed_pipe_ends_in_silence(trained):
     assert process.stdout is not None
     process.stdout.read(10)
     process.stdout.close()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=200)
 
     assert (process.returncode, errors) == (141, b"")
 
@@ -771,7 +771,7 @@ def test_an_interrupted_training_saves_its_step_and_says_how_to_go_on(tiny):
         if line.startswith("step") and not line.startswith("step          0"):
             break
     process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate(timeout=60)
+    printed, errors = process.communicate(timeout=200)
 
     assert (process.returncode, printed) == (130, "")
     stopped = errors.splitlines()[-1]

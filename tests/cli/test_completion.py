@@ -84,7 +84,7 @@ def test_torch_is_not_waited_for(words, trained):
         capture_output=True,
         text=True,
         env={**os.environ, **asked, "COMP_WORDS": f"charlm {words}"},
-        timeout=60,
+        timeout=200,
     )
 
     assert done.stdout.splitlines()[-1] == "False", done.stderr

@@ -345,12 +345,13 @@ def test_control_c_ends_it_without_a_traceback(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        pipesize=1024,  # which its rows do not fit into: it cannot end before it gets the signal
     )
     assert process.stdout is not None
     process.stdout.readline()  # it is under way
     process.send_signal(signal.SIGINT)
 
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=200)
 
     assert (process.returncode, errors) == (130, b"")
     assert not list(tmp_path.iterdir())

@@ -291,7 +291,7 @@ def test_a_graph_is_drawn_without_torch():
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=60,
+        timeout=200,
     )
 
     assert (done.returncode, done.stderr) == (0, "")

@@ -16,7 +16,7 @@ VERBS += ["explain", "gradcheck", "graph", "doctor", "data", "config"]
 
 def python(*arguments: str, **named) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=60, **named
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=200, **named
     )
 
 

@@ -327,14 +327,14 @@ def test_a_slow_pipe_is_answered(named):
     with process:
         for name in (b"anna\n", b"bela\n"):
             process.stdin.write(name)
-            ready, _, _ = select.select([process.stdout], [], [], 60)
+            ready, _, _ = select.select([process.stdout], [], [], 200)
             assert ready
             assert json.loads(process.stdout.readline())["text"] == name.decode().strip()
         process.stdin.write(b"fi")  # a line that is not complete waits
         assert not select.select([process.stdout], [], [], 0.5)[0]
         process.stdin.close()
         assert json.loads(process.stdout.readline())["text"] == "fi"
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=200) == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -347,7 +347,7 @@ def test_a_signal_ends_the_wait_for_more(named, number, code):
 
         errors = process.stderr.read()
 
-        assert (process.wait(timeout=60), errors) == (code, b"")
+        assert (process.wait(timeout=200), errors) == (code, b"")
 
 
 def test_a_closed_pipe_ends_in_silence(named):
@@ -359,4 +359,4 @@ def test_a_closed_pipe_ends_in_silence(named):
 
         errors = process.stderr.read()
 
-        assert (process.wait(timeout=60), errors) == (141, b"")
+        assert (process.wait(timeout=200), errors) == (141, b"")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from importlib import util
+from pathlib import Path
 
 import httpx
 import pytest
@@ -68,13 +69,34 @@ def test_an_absent_package_is_named(charlm, trained, monkeypatch):
     assert "charlm serve: needs uvicorn; pip install 'charlm[serve]'" in found.error
 
 
+# `charlm` with an engine that draws a character of each text, and all others once the file `go` is there.
+HELD = """
+import time
+from pathlib import Path
+from charlm.__main__ import main
+from charlm.serving.engine import Engine
+
+step = Engine._step
+
+def held(self, woken):
+    if all(job.drawn for job, _ in self._active.values()) and not Path("go").exists():
+        time.sleep(0.005)
+    else:
+        step(self, woken)
+
+Engine._step = held
+main()
+"""
+
+
 @pytest.fixture
 def started(trained):
     """Start a server of the tiny run; return the process, its address and its token."""
     found = []
 
     def start(*options):
-        command = [sys.executable, "-m", "charlm", "serve", str(trained), "--port", "0", *options]
+        serve = ("serve", str(trained), "--port", "0", *options)
+        command = [sys.executable, "-c", HELD, *serve]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         found.append(process)
@@ -94,7 +116,7 @@ def started(trained):
 
 def is_answered(url):
     try:
-        return httpx.get(url).status_code == 200
+        return httpx.get(url, timeout=200).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -115,7 +137,7 @@ def test_ctrl_c_while_it_loads_is_one_line(trained, place):
     )
 
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=200
     )
 
     assert (done.returncode, done.stdout) == (130, "")
@@ -128,7 +150,7 @@ def test_ctrl_c_ends_a_server_that_nobody_uses(started):
 
     process.send_signal(signal.SIGINT)
 
-    assert process.wait(20) == 130
+    assert process.wait(200) == 130
     assert process.stderr.read() == ""
 
 
@@ -137,12 +159,12 @@ def test_sigterm_lets_texts_end_and_takes_no_more(started):
     host = f"http://127.0.0.1:{address.rpartition(':')[2]}"
     headers = {"Authorization": f"Bearer {token}"}
     assert httpx.get(f"{host}/v1/models").status_code == 401
-    body = {"model": "tiny", "prompt": "a", "max_tokens": 1500, "seed": 1, "stream": True}
+    body = {"model": "tiny", "prompt": "a", "max_tokens": 50, "seed": 1, "stream": True}
     texts = [""] * 2
 
     def read(i, begun):
         with httpx.stream(
-            "POST", f"{host}/v1/completions", json=body, headers=headers, timeout=60
+            "POST", f"{host}/v1/completions", json=body, headers=headers, timeout=200
         ) as answer:
             for line in answer.iter_lines():
                 begun.set()
@@ -154,16 +176,18 @@ def test_sigterm_lets_texts_end_and_takes_no_more(started):
         begun = threading.Event()
         readers.append(threading.Thread(target=read, args=(i, begun)))
         readers[-1].start()
-        begun.wait(30)
+        assert begun.wait(200)
 
     process.send_signal(signal.SIGTERM)
 
     said = process.stderr.readline()
     while is_answered(f"{host}/health"):  # until it has looked for signals
-        assert all(reader.is_alive() for reader in readers)
+        pass
+    assert all(reader.is_alive() for reader in readers)
+    Path("go").touch()
     for reader in readers:
-        reader.join(60)
+        reader.join(200)
     assert said == "finishing 2 texts (once more: stop at once)\n"
-    assert [len(text) for text in texts] == [1500, 1500]
-    assert process.wait(10) == -signal.SIGTERM
+    assert [len(text) for text in texts] == [50, 50]
+    assert process.wait(200) == -signal.SIGTERM
     assert process.stderr.read() == ""

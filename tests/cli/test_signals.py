@@ -65,7 +65,7 @@ def test_a_whole_command_leaves_ignored_signals_ignored():
         "charlm.__main__.main()\n"
     )
 
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=200)
 
     assert (done.returncode, done.stderr) == (0, b"")
 
@@ -87,7 +87,7 @@ def test_a_second_signal_ends_the_process_at_once():
         "    os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
     )
 
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=200)
 
     assert done.returncode == 130
     scratch = Path(os.fsdecode(done.stdout.strip()))
@@ -136,7 +136,7 @@ def test_a_signal_ends_the_wait_for_standard_input(trained, source):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)  # it has read what there was, and waits for more
 
-    process.communicate(timeout=10)
+    process.communicate(timeout=200)
 
     assert process.returncode == 143
     assert not Path("new").exists()
@@ -186,7 +186,7 @@ def test_a_signal_ends_the_wait_for_a_configuration(tiny):
     )
     with open("pipe.yaml", "wb"):  # once both ends are open
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=200)
 
     assert (process.returncode, errors) == (130, b"")
 
@@ -223,7 +223,7 @@ def test_a_signal_while_torch_is_imported_ends_in_silence(tiny, module, number):
     arguments = ["train", "-c", "tiny.yaml", "--out", "new", "-q"]
     program = SENDS.format(module=module, number=number, arguments=arguments)
 
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=200)
 
     code = 128 + getattr(signal, number)
     assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")

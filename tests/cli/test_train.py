@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -607,13 +608,17 @@ def training_bar():
 
 def test_a_terminal_sees_how_long_compiling_takes_and_a_file_one_line(monkeypatch, capsys):
     monkeypatch.setattr("charlm.cli.training_bar.TICK", 0.01)
+    monkeypatch.setattr("time.perf_counter", lambda: 0.0)
     record = CompileRecord(expected=9.0, cached=True)
     for terminal in False, True:
         monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
-        bar = training_bar()
+        bar, drawn = training_bar(), threading.Event()
+        draw = bar.bar.set_postfix_str
+        bar.bar.set_postfix_str = lambda text, draw=draw, drawn=drawn: (draw(text), drawn.set())
         bar.show(record)
         with bar.compiling(record):
-            time.sleep(0.2)
+            if terminal:
+                assert drawn.wait(200)
         bar.close()
         said = capsys.readouterr().err
 

@@ -95,7 +95,7 @@ def test_without_a_check_it_is_found_when_it_is_decoded():
 
 
 def test_each_block_is_checked_on_another_thread_while_others_are_encoded():
-    met = threading.Barrier(2, timeout=20)
+    met = threading.Barrier(2, timeout=200)
 
     class Meeting(Backwards):
         def encode(self, text, tick):

@@ -78,7 +78,7 @@ def exported(charlm, tiny):
     keys = ["model.n_gram=3", "train.max_steps=2", "eval.baselines=false", "-q", "--out", "run"]
     assert charlm("train", "--config", "tiny.yaml", *keys).code == 0
     command = [sys.executable, "-m", "charlm", "export", "run", "out", "--to", "onnx", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

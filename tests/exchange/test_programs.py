@@ -51,7 +51,7 @@ def node(tmp_path):
     def run(script, *arguments):
         copy = shutil.copy(script, tmp_path)
         done = subprocess.run(
-            ["node", copy, *map(str, arguments)], capture_output=True, text=True, timeout=100
+            ["node", copy, *map(str, arguments)], capture_output=True, text=True, timeout=200
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

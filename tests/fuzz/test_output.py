@@ -281,7 +281,7 @@ def test_the_label_of_a_value_is_never_markup_in_a_picture(text):
     result.backward()
 
     source = as_dot(result).source
-    done = subprocess.run(["dot", "-Tsvg"], input=source.encode(), capture_output=True, timeout=30)
+    done = subprocess.run(["dot", "-Tsvg"], input=source.encode(), capture_output=True, timeout=200)
 
     assert done.returncode == 0, done.stderr
     drawing = ET.fromstring(done.stdout)

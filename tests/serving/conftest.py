@@ -1,9 +1,11 @@
 """A server of a tiny model, over real HTTP on loopback."""
 
 import contextlib
+import inspect
 import threading
 import time
 
+import httpx
 import pytest
 
 from charlm.library import load
@@ -14,6 +16,10 @@ import uvicorn
 from charlm.serving.app import Server
 from charlm.serving.connection import Connection
 from charlm.serving.service import Served
+
+# A machine may pause a process for longer than the 5 seconds that httpx waits for an answer.
+_patience = inspect.signature(httpx.get).parameters["timeout"].default
+_patience.connect = _patience.read = _patience.write = _patience.pool = 60.0
 
 
 @contextlib.contextmanager

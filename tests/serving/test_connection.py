@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 from charlm.serving import connection, messages
 
 SOON = 0.2  # seconds
+IN_EARNEST = connection.REQUEST_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -29,18 +30,30 @@ def connected(address):
     """Connect to a server; give the socket."""
     place = urlsplit(address)
     with socket.socket() as client:
-        client.settimeout(20)
+        client.settimeout(60)
         client.connect((place.hostname, place.port))
         yield client
 
 
+@contextlib.contextmanager
+def asking(address, data):
+    """Connect to a server and send something at once; give the socket."""
+    while True:
+        since = time.perf_counter()
+        with connected(address) as client:
+            client.sendall(data)
+            if time.perf_counter() - since < SOON / 2:  # else this machine paused: once more
+                yield client
+                return
+
+
 def until_closed(client):
-    """Return what comes until the server ends the connection, and the seconds to that."""
-    since, parts = time.perf_counter(), []
+    """Return what comes until the server ends the connection."""
+    parts = []
     with contextlib.suppress(ConnectionResetError):
         while part := client.recv(1 << 16):
             parts.append(part)
-    return b"".join(parts), time.perf_counter() - since
+    return b"".join(parts)
 
 
 def trickle(client, data, seconds):
@@ -55,10 +68,9 @@ def trickle(client, data, seconds):
 
 
 def test_headers_that_never_end_are_refused(address):
-    with connected(address) as client:
-        client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Padding: ")
+    with asking(address, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Padding: ") as client:
         trickle(client, b"a" * 1000, 3 * SOON)
-        answer, _ = until_closed(client)
+        answer = until_closed(client)
 
     head, body = answer.split(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 408 ")
@@ -69,26 +81,27 @@ def test_headers_that_never_end_are_refused(address):
 
 @pytest.mark.parametrize("first", [b"", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"])
 def test_a_second_request_has_as_long_as_the_first(address, first):
-    with connected(address) as client:
+    since = time.perf_counter()
+    with asking(address, first) as client:
         if first:
-            client.sendall(first)
             answer = b""
             while not answer.endswith(b"}"):
                 answer += client.recv(1 << 16)
+            since = time.perf_counter()
             client.sendall(b"GET")
-        answer, seconds = until_closed(client)
+        answer = until_closed(client)
+    seconds = time.perf_counter() - since
 
     assert answer.startswith(b"HTTP/1.1 408 ") == bool(first)  # nothing was asked: nothing is said
-    assert SOON / 2 < seconds < 10
+    assert SOON / 2 < seconds < IN_EARNEST
 
 
 def test_a_body_that_trickles_is_refused_and_then_not_read_on(address, monkeypatch):
     monkeypatch.setattr(messages, "BODY_SECONDS", SOON / 3)
-    with connected(address) as client:
-        head = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
-        client.sendall(head)
+    head = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+    with asking(address, head) as client:
         trickle(client, b"a" * 1000, 3 * SOON)
-        answer, _ = until_closed(client)
+        answer = until_closed(client)
 
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"connection: close" in answer.lower()
@@ -96,14 +109,14 @@ def test_a_body_that_trickles_is_refused_and_then_not_read_on(address, monkeypat
 
 
 def test_a_body_after_the_answer_is_not_waited_for(address):
-    with connected(address) as client:
-        head = b"POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
-        client.sendall(head)
+    head = b"POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+    since = time.perf_counter()
+    with asking(address, head) as client:
         trickle(client, b"a" * 1000, 3 * SOON)
-        answer, seconds = until_closed(client)
+        answer = until_closed(client)
 
     assert answer.startswith(b"HTTP/1.1 404 ")
-    assert seconds < 10
+    assert time.perf_counter() - since < IN_EARNEST
 
 
 def test_an_answer_that_takes_longer_is_not_cut_off(address, served, monkeypatch):
@@ -113,9 +126,8 @@ def test_an_answer_that_takes_longer_is_not_cut_off(address, served, monkeypatch
 
     monkeypatch.setattr(served, "scores", slowly)
     body = b'{"model": "tiny", "input": "a"}'
-    with connected(address) as client:
-        head = f"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-        client.sendall(head.encode() + body)
+    head = f"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    with asking(address, head.encode() + body) as client:
         assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
 
 

@@ -26,13 +26,16 @@ def test_a_prompt_that_cannot_be_read_fails_alone_and_is_told(served, monkeypatc
     served.engine.submit(jobs)
 
     for _ in jobs:
-        assert done.acquire(timeout=20), "a text has neither ended nor failed"
+        assert done.acquire(timeout=200), "a text has neither ended nor failed"
     assert [str(job.error) for job in jobs] == ["None", "out of memory", "None"]
     assert [job.ended for job in jobs] == ["length", None, "length"]
 
 
-def test_a_text_that_is_not_waited_for_gives_its_place_in_the_queue(model):
+def test_a_text_that_is_not_waited_for_gives_its_place_in_the_queue(model, monkeypatch):
     served = Served("tiny", model, at_once=1, waiting=1)
+    # The first text is not drawn to its end before the others have come.
+    go, step = threading.Event(), served.engine._step
+    monkeypatch.setattr(served.engine, "_step", lambda woken: go.wait() and step(woken))
     try:
         drawn, waiting, refused = (
             served.jobs(
@@ -52,4 +55,5 @@ def test_a_text_that_is_not_waited_for_gives_its_place_in_the_queue(model):
         served.engine.submit(refused)
         served.engine.cancel([*drawn, *refused])
     finally:
+        go.set()
         served.engine.close()

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from charlm.runs.metrics import read_metrics
 from tests.torture.lives import Lives, Plan
 from tests.torture.trials import (
     REFUSALS,
@@ -123,13 +124,11 @@ def test_a_text_larger_than_memory_is_trained_on_in_little_of_it(tmp_path):
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 on this system")
 def test_usr1_saves_and_the_run_goes_on(lives, undisturbed, tmp_path):
     like = undisturbed["modern, muon"]
-    seconds = like.life.seconds
     run = begin(tmp_path / "a", like.name)
 
-    life = lives.live(
-        tmp_path / "a", *command(run), plan=Plan(after=0.5 * seconds, number=signal.SIGUSR1)
-    )
+    life = lives.live(tmp_path / "a", *command(run), plan=Plan(step=13, number=signal.SIGUSR1))
 
     assert life.code == 0
+    assert 13 in [r["step"] for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "save"]
     assert outcome(run) == like.outcome
     assert saved_step(run) == 30

@@ -226,13 +226,22 @@ def differing(run: Path, like: Straight) -> list[str]:
 def signalled(
     lives: Lives, folder: Path, like: Straight, seed: int, tally: Tally, broken: str | None = None
 ) -> None:
-    """Ask a run to stop at a random instant; it must lose no step and end as it would have."""
+    """Ask a run to stop at a random instant; it must lose no step and end as it would have.
+
+    A broken program is asked after a random step: to see that it fails, it must be asked in one.
+    """
     rng = random.Random(seed)
     run = begin(folder, like.name)
     number = rng.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-    plan = Plan(after=rng.uniform(0, like.life.seconds), number=number, broken=broken)
+    plan = Plan(
+        step=rng.randint(1, 29) if broken else None,
+        after=None if broken else rng.uniform(0, like.life.seconds),
+        number=number,
+        broken=broken,
+    )
     life = lives.live(folder, *command(run), plan=plan)
-    where = f"{like.name}, seed {seed}, {number.name} after {plan.after:.3f} s"
+    when = f"at step {plan.step}" if broken else f"after {plan.after:.3f} s"
+    where = f"{like.name}, seed {seed}, {number.name} {when}"
     if life.code not in (0, 128 + number, -number):
         tally.failures.append(f"{where}: exit {life.code}: {life.stderr}")
         return
@@ -240,8 +249,8 @@ def signalled(
     if life.code < 0 and life.steps and differing(run, like):
         tally.failures.append(f"{where}: ended by the signal at step {life.steps}")
     if life.code:
-        assert life.waited is not None
-        tally.waited.append(life.waited)
+        if life.waited is not None:
+            tally.waited.append(life.waited)
         if saved_step(run) < life.steps:
             tally.failures.append(f"{where}: step {life.steps} done, {saved_step(run)} saved")
     life = lives.live(folder, *command(run))

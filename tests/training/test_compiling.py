@@ -163,8 +163,21 @@ def test_passes_are_micro_batches_and_leave_no_gradient(model, monkeypatch):
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that moves on by 0.1 ms when it is looked at, however slow the machine is."""
+    now = [0.0]
+
+    def look():
+        now[0] += 1e-4
+        return now[0]
+
+    monkeypatch.setattr(time, "perf_counter", look)
+    return now
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_trial_is_just_what_a_step_does(make_loop, monkeypatch, dtype):
+def test_the_trial_is_just_what_a_step_does(make_loop, monkeypatch, clock, dtype):
     """What compiled code depends on must not change after it, or the first step compiles again."""
     calls = []
 
@@ -199,12 +212,12 @@ def test_going_on_in_another_way_is_said(make_loop, monkeypatch):
     assert notes == ["not bit-exact: steps were compiled, now they are fused"]
 
 
-def slow_when(compiled, monkeypatch):
+def slow_when(compiled, monkeypatch, clock):
     """Let a pass take 10 ms longer, compiled or eager."""
     plainly = ModernGPT.forward
 
     def slowly(self, idx, past=None):
-        time.sleep(0.01)
+        clock[0] += 0.01
         return plainly(self, idx, past)
 
     monkeypatch.setattr(ModernGPT, "forward", plainly if compiled else slowly)
@@ -212,9 +225,9 @@ def slow_when(compiled, monkeypatch):
 
 
 @pytest.mark.parametrize("slow", [True, False])
-def test_in_a_budget_the_faster_way_is_kept(make_loop, monkeypatch, slow):
+def test_in_a_budget_the_faster_way_is_kept(make_loop, monkeypatch, clock, slow):
     monkeypatch.setattr(gradients, "worth_trying", lambda *_: True)
-    slow_when(slow, monkeypatch)
+    slow_when(slow, monkeypatch, clock)
 
     loop = make_loop("train.minutes=0.01", "run.fused=false")
     notes = [record.text for record in loop.records() if record.kind == "note"]
@@ -223,9 +236,11 @@ def test_in_a_budget_the_faster_way_is_kept(make_loop, monkeypatch, slow):
     assert any(note.startswith("compile: not used, because a pass") for note in notes) is slow
 
 
-def test_a_run_of_a_number_of_steps_stays_compiled_whatever_the_clock_says(make_loop, monkeypatch):
+def test_a_run_of_a_number_of_steps_stays_compiled_whatever_the_clock_says(
+    make_loop, monkeypatch, clock
+):
     monkeypatch.setattr(gradients, "worth_trying", lambda *_: True)
-    slow_when(True, monkeypatch)
+    slow_when(True, monkeypatch, clock)
 
     loop = make_loop("train.max_steps=2", "run.fused=false")
     list(loop.records())
@@ -233,7 +248,7 @@ def test_a_run_of_a_number_of_steps_stays_compiled_whatever_the_clock_says(make_
     assert loop.learner.form == "compiled"
 
 
-def test_the_next_run_knows_what_compiling_costs(make_loop, monkeypatch):
+def test_the_next_run_knows_what_compiling_costs(make_loop, monkeypatch, clock):
     monkeypatch.setattr(torch, "compile", lambda module: lambda idx: module(idx))
 
     found = []

@@ -14,13 +14,13 @@ def meet(store, size=3):
     found = {}
 
     def come(rank):
-        found[rank] = Meeting(store, rank, size, timeout=20.0)
+        found[rank] = Meeting(store, rank, size, timeout=200)
 
     threads = [threading.Thread(target=come, args=[rank]) for rank in reversed(range(size))]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(200)
     return [found[rank] for rank in range(size)]
 
 
