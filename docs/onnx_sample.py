@@ -18,6 +18,8 @@ def write(folder, prompt="", count=200, temperature=0.8):
     symbols = {number: symbol for symbol, number in ids.items()}
     opening = next(one for one in (BOUNDARY, "\n", *ids) if one in ids)
     text = opening + prompt if opening == BOUNDARY else prompt or opening
+    if unknown := sorted(set(text) - set(ids)):
+        sys.exit(f"the model does not know these characters: {str(unknown)[1:-1]}")
     state = {  # it begins with zeros; a size that is a name is the number of texts, here 1
         one.name: np.zeros([1 if isinstance(n, str) else n for n in one.shape], TYPES[one.type])
         for one in step.get_inputs()[1:]

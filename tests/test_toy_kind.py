@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +27,23 @@ model: {type: last-few, block_size: 8, look_back: 3, n_embd: 6}
 train: {max_steps: 40, batch_size: 4, learning_rate: 1e-2, warmup_steps: 2,
   eval_every: 20, save_every: 5}
 run: {device: cpu}
+"""
+
+
+# Trains the toy, and kills itself once the first steps are saved.
+KILLED = """
+import os, signal
+from charlm.cli.main import run
+from charlm.cli.training_bar import TrainingBar
+from tests.test_toy_kind import define
+
+def show(self, record):
+    if record.kind == "save" and record.step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+define()
+TrainingBar.show = show
+run(["train", "-c", "toy.yaml", "--out", "killed"])
 """
 
 
@@ -113,19 +129,11 @@ def test_it_learns(toy, run):
 
 
 def test_killed_and_resumed_it_ends_with_the_same_bits(toy, run):
-    begin = "from tests.test_toy_kind import define; define(); "
-    train = "from charlm.cli.main import run; run(['train', '-c', 'toy.yaml', '--out', 'killed'])"
-    process = subprocess.Popen(
-        [sys.executable, "-c", begin + train],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.DEVNULL,
-    )
-    while not Path("killed/checkpoints/step-5/MANIFEST.json").exists():
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not Path("killed/checkpoints/step-40").exists()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", KILLED], env=environment, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert Path("killed/checkpoints/step-5/MANIFEST.json").exists()
+    assert not Path("killed/checkpoints/step-10").exists()
 
     toy("train", "--resume", "--out", "killed", "-q")
 

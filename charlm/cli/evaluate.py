@@ -191,7 +191,8 @@ def _print(order: _Order, result: _Result) -> None:
     how = f"scored {number_of(score.chars, 'character')} {result.cut.in_words}"
     output.say(f"{output.in_unit(how, unit)}; {one_word(saved.run.path)} step {saved.step}")
     if result.reader:
-        output.say(f"adaptive: {learned(result.reader.learned)}")
+        remedy = "" if result.reader.learned else "; try --set adapt.weights=true"
+        output.say(f"adaptive: {learned(result.reader.learned)}{remedy}")
     output.say(output.in_unit(about_interval(score), unit))
     _compare_with_baselines(result, order.source is None and order.split == "val")
     _note_strange(result)

@@ -39,6 +39,8 @@ class Verb(TyperCommand):
             option = getattr(error, "option_name", None)
             if option and hasattr(error, "possibilities") and (mend := self._instead(option)):
                 raise UsageError(option, "no such option", mend) from None
+            said: Any = error
+            said.ctx = getattr(error, "ctx", None) or ctx  # whose help is named
             raise
 
     def _instead(self, option: str) -> str:

@@ -51,6 +51,10 @@ class Settling:
         if timed and started and self.document.at([*path, "plan"]) is True:
             yield from self._set(path, "plan", False, "because init_from has a size already")
 
+        carried = self.document.at([*path, "carry_state"]) is True
+        if carried and self.document.at(["data", "records"]) not in (None, "none"):
+            yield from self._set(path, "carry_state", False, "because every record begins anew")
+
     def _style(self, path: list[str]) -> Iterator[str]:
         longest = self.document.at([*path, "n_gram"])
         if self.document.at([*path, "style"]) == "gpt2" and longest not in (None, 1, "1"):

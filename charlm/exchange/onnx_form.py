@@ -55,13 +55,18 @@ state = {  # zeros; every size that is a name is the number of texts
     one.name: np.zeros([1 if isinstance(n, str) else n for n in one.shape], kinds[one.type])
     for one in step.get_inputs()[1:]
 }
+boundary = "\\U0010ffff"  # before and after each record, in models of records
+draw, temperature = np.random.default_rng(), 0.8  # 0 takes the likeliest each time
 text = SYMBOL
 for _ in range(100):
     ids = np.array([[vocabulary[text[-1]]]])
     logits, *later = step.run(None, {"ids": ids, **state})
     state = dict(zip(state, later))
-    text += symbols[logits[0, -1].argmax()]
-print(text)"""
+    noise = draw.gumbel(size=logits.shape[-1])  # the largest is a fair draw
+    text += symbols[int(np.argmax(logits[0, -1] + noise * temperature))]
+    if text[-1] == boundary:
+        break
+print(text.strip(boundary))"""
 
 
 def write_onnx(saved: SavedModel, folder: Path) -> float:

@@ -55,7 +55,7 @@ def added_nats(counts: npt.NDArray[np.int64], least: int) -> float:
 
 
 def unseen_note(scan: Scan, corpus: Corpus, tokenizer: Tokenizer) -> str | None:
-    """Say how many symbols stand in the validation part only, if that can be seen in its loss.
+    """Say which symbols stand in the validation part only, if that can be seen in its loss.
 
     What a model gives to a symbol that it has never met is about as much as if it had met it once.
     """
@@ -75,8 +75,11 @@ def unseen_note(scan: Scan, corpus: Corpus, tokenizer: Tokenizer) -> str | None:
     if chars * each < SEEN_NATS * size:
         return None
     stand = number_of(int(only.sum()), "character stands", "characters stand")
+    named = [repr(tokenizer.alphabet[i]) for i in np.flatnonzero(only)]
+    named[FEW:] = ["..."] * (len(named) > FEW)
+    times = f"{', '.join(named)}; {number_of(chars, 'time')}"
     return (
-        f"{stand} in the validation part only ({number_of(chars, 'time')}), where no model can learn "
+        f"{stand} in the validation part only ({times}), where no model can learn "
         f"from it: about {each / math.log(2):.0f} bits each time, {chars * each / size:.2g} nats of the "
         "whole loss"
     )

@@ -176,7 +176,7 @@ def test_rare_and_unseen_symbols_are_told(charlm, tmp_path):
     (tmp_path / "a.txt").write_text("the same again, " * 25_000 + many)
     rare, unseen = (
         "300 of 311 different characters occur",
-        "300 characters stand in the validation part only",
+        "300 characters stand in the validation part only ('一', '丁', '丂', '七', '丄', ...; ",
     )
 
     told = charlm("data", "info", "a.txt")

@@ -179,6 +179,14 @@ def test_people_read_what_it_learned_and_which_adaptive_baselines_it_passed(char
     assert "Kneser-Ney" not in reached
 
 
+def test_what_learned_nothing_is_told_what_could_let_it_learn(charlm, trained):
+    nothing = charlm("eval", "--protocol", "adaptive").stderr
+    some = charlm("eval", "--protocol", "adaptive", "--set", "adapt.weights=true").stderr
+
+    assert "adaptive: learned nothing; try --set adapt.weights=true\n" in nothing
+    assert "adaptive: learned weights while reading\n" in some
+
+
 def test_the_loss_by_position_is_shown_and_written(charlm, trained):
     score = evaluate(charlm, "--by-position")
     result = charlm("eval", "--by-position")

@@ -358,6 +358,7 @@ def test_the_traceback_of_a_bug_does_not_command_the_terminal(monkeypatch, capsy
             "-n 0: expected a number of at least 1; see 'charlm sample --help'",
         ),
         (["sample", "-n", "two"], "-n two: expected a whole number; see"),
+        (["sample", "-n"], "Option '-n' requires an argument; see 'charlm sample --help'"),
         (["sample", "--temperature", "hot"], "--temperature hot: expected a number; see"),
         (
             ["baselines", "a", "--val-fraction", "2"],

@@ -44,6 +44,18 @@ def test_the_warm_up_of_an_expert_shrinks_too():
     ]
 
 
+@pytest.mark.parametrize("name", ["rnn", "gru", "lstm"])
+def test_a_preset_carries_no_state_from_record_to_record(name):
+    config, notes = settled(name, "data.records=lines")
+
+    assert load_config(name, ["data.records=none"]).train.carry_state
+    assert not config.train.carry_state
+    because = f"because every record begins anew ({name} has true)"
+    assert notes == [f"train.carry_state is false, {because}"]
+    with pytest.raises(UsageError, match=r"train\.carry_state: every record begins anew"):
+        settled(name, "data.records=lines", "train.carry_state=true")
+
+
 @pytest.mark.parametrize("overrides", [[], ["train.max_steps=20"]])
 def test_a_default_warm_up_shrinks_for_a_file_that_has_none(file, overrides):
     path = file("model: {type: gpt}\ntrain: {max_steps: 20}\n")

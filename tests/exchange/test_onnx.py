@@ -96,7 +96,8 @@ def test_the_code_of_the_card_and_of_the_example_write_what_the_run_writes(expor
     ours = package.load("run")
     code = Path("out/README.md").read_text().partition("```python\n")[2].partition("```")[0]
 
-    exec(code.replace("FOLDER", "out"), {})
+    assert "temperature = np.random.default_rng(), 0.8 " in code
+    exec(code.replace("FOLDER", "out").replace("(), 0.8", "(), 0"), {})
 
     expected = ours.generate("\n", temperature=0, max_new_chars=100)
     assert capsys.readouterr().out == f"\n{expected}\n"
@@ -106,5 +107,7 @@ def test_the_code_of_the_card_and_of_the_example_write_what_the_run_writes(expor
     spec.loader.exec_module(module)
     long = ours.generate("the dog", temperature=0, max_new_chars=1000)
     assert "".join(module.write("out", "the dog", 1000, temperature=0)) == long
+    with pytest.raises(SystemExit, match=r"^the model does not know these characters: '#', '☃'$"):
+        next(module.write("out", "#the ☃#"))
     drawn = "".join(module.write("out", "the dog", 50))
     assert len(drawn) == 50

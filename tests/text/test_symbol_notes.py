@@ -75,7 +75,7 @@ def test_what_only_the_test_part_has_too_is_not_seen(tmp_path):
     note = unseen_note(scan, corpus, tokenizer)
 
     assert note is not None
-    assert note.startswith("1 character stands in the validation part only (40 times), where")
+    assert note.startswith("1 character stands in the validation part only ('é'; 40 times), where")
 
 
 @pytest.mark.parametrize("records", ["none", "lines"])
@@ -93,7 +93,7 @@ def test_symbols_of_the_validation_part_only(tmp_path, records):
     chars = text.count("é") + text.count("☃")
     each = math.log(len(corpus.splits["train"]))
     assert note == (
-        f"2 characters stand in the validation part only ({chars} times), where no model can learn from "
+        f"2 characters stand in the validation part only ('é', '☃'; {chars} times), where no model can learn from "
         f"it: about {each / math.log(2):.0f} bits each time, {chars * each / len(val):.2g} nats of the "
         "whole loss"
     )
