@@ -1,0 +1,53 @@
+"""What is measured of this machine: which parts there are, and that they add up."""
+
+import os
+from dataclasses import astuple
+
+import pytest
+
+from charlm.config import load_config
+from charlm.config.cores import own_cores
+from charlm.costs import measuring
+from charlm.costs.measuring import measured
+
+SMALL = ("model.n_layer=1", "model.n_embd=16", "model.block_size=16", "train.batch_size=4")
+
+
+@pytest.fixture
+def config():
+    return load_config("gpt", SMALL)
+
+
+def test_times_are_taken_apart_as_a_step_adds_them_up(monkeypatch, config):
+    half, two, one, adamw, muon = 3.0, 10.0, 5.5, 0.25, 0.5  # the first round is to warm up
+    monkeypatch.setattr(measuring, "_rounds", lambda *_: [(half, two, one, adamw, muon)])
+    monkeypatch.setattr(measuring, "load_kernels", lambda _: [])
+
+    found = measured(config, 65, micro=4, processes=1)
+
+    # Two windows more take 2.5 s; the second micro-batch takes 4.5 s, so that 1 s is of the step.
+    assert astuple(found.alone) == pytest.approx((4.5 - 4 * 1.125, 1.125, 0.25, 0.5, 1.0))
+    assert (found.count, found.plain) == (own_cores(), 1.0)
+
+
+def test_one_process_is_measured_alone(config):
+    found = measured(config, 65, micro=2, processes=1)
+
+    times = found.alone
+    assert times.a_pass + 2 * times.a_window > 0
+    assert times.adamw > 0
+    assert times.muon > 0
+    assert found.plain > 0
+    assert found.together == times
+
+
+@pytest.mark.slow  # starts processes that load torch
+def test_several_processes_are_measured_together_and_exchange(monkeypatch, config):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+
+    found = measured(config, 65, micro=1, processes=2)
+
+    assert found.latency > 0
+    assert found.seconds_a_byte > 0
+    assert found.together.adamw > 0
+    assert os.environ["OMP_NUM_THREADS"] == "2"
