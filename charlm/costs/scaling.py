@@ -168,9 +168,12 @@ def _row(*cells: str) -> str:
 
 
 def _time(seconds: float) -> str:
-    if seconds >= 1000:
-        return f"{seconds:,.0f} s"
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+    """Write a time in two digits: more are not known."""
+    for least, unit, size in ((3600.0, "h", 3600.0), (1.0, "s", 1.0), (0.0, "ms", 1e-3)):
+        if seconds >= least:
+            break
+    value = seconds / size
+    return f"{value:.2g} {unit}" if value < 99.5 else f"{value:,.0f} {unit}"
 
 
 def _bytes(count: float) -> str:
