@@ -169,9 +169,8 @@ def _row(*cells: str) -> str:
 
 def _time(seconds: float) -> str:
     """Write a time in two digits: more are not known."""
-    for least, unit, size in ((3600.0, "h", 3600.0), (1.0, "s", 1.0), (0.0, "ms", 1e-3)):
-        if seconds >= least:
-            break
+    units = ((3600.0, "h"), (1.0, "s"), (1e-3, "ms"))
+    size, unit = next((one for one in units if seconds >= one[0]), units[-1])
     value = seconds / size
     return f"{value:.2g} {unit}" if value < 99.5 else f"{value:,.0f} {unit}"
 
