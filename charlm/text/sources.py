@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -197,10 +198,19 @@ def _files(name: str) -> tuple[list[str], list[str]]:
     raise DataError(name, "not a regular file", pipe)
 
 
+def _near_files(path: Path) -> list[str]:
+    """Return the file beside a missing one whose name is much like its name, if there is one."""
+    with contextlib.suppress(OSError), os.scandir(path.parent) as found:
+        names = [one.name for one in islice(found, 1000)]
+        near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
+        return [str(path.with_name(name)) for name in near]
+    return []
+
+
 def _globbed(name: str) -> tuple[list[str], list[str]]:
     if not glob.has_magic(name):
         known = [*EMBEDDED, *DATASETS]
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(name, known, n=1) or _near_files(Path(name))
         hint = f"did you mean {near[0]!r}? " if near else ""
         mend = f"{hint}named texts: {', '.join(known)} (charlm data list)"
         raise DataError(name, "no such file or named text", mend)

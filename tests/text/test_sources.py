@@ -208,3 +208,13 @@ def test_an_empty_name_is_not_the_folder_that_one_is_in(tmp_path, monkeypatch):
 
     with pytest.raises(DataError, match="got an empty name; name a file, a folder, a glob"):
         open_source("")
+
+
+def test_a_mistyped_name_is_answered_with_the_file_that_is_there(tmp_path):
+    (tmp_path / "shakespeare.txt").write_text("a")
+    (tmp_path / "other.txt").write_text("b")
+
+    with pytest.raises(DataError, match=r"did you mean '.*/shakespeare\.txt'\? named texts: "):
+        open_source(str(tmp_path / "shakespear.txt"))
+    with pytest.raises(DataError, match="no such file or named text; named texts: "):
+        open_source(str(tmp_path / "nope.txt"))
