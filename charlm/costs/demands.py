@@ -50,14 +50,19 @@ def none(work: Work, processes: int, micro: int, sparse: bool) -> Demand:
 
 
 def exact(work: Work, processes: int, micro: int, sparse: bool) -> Demand:
-    """`ddp` in the order of the tree: each process collects the sums of all, (P - 1) G bytes."""
+    """`ddp` in the order of the tree: each process collects the sums of all, (P - 1) G bytes.
+
+    Each orthogonalises 1/P of the hidden matrices, and collects the rest.
+    """
     held = _whole(work, processes, micro, sparse)
     micro_batches = work.windows // processes // micro
     branches = micro_batches.bit_length() - 1  # sums that wait for a neighbour
     own = _gradients(work, work.windows / processes, sparse)
-    collected = processes + (1 if processes > 1 else 0)  # and its own, packed
+    # Of all, and its own in one piece; processes of one machine share memory and need less.
+    collected = processes + (1 if processes > 1 else 0)
     held["exchange"] = own * (collected + branches)
-    return Demand((processes - 1) * own, _gathers(sparse and work.table > 0), held)
+    sent = (processes - 1) * own + _results(work, processes)
+    return Demand(sent, _gathers(work), held, muon=1 / processes)
 
 
 def reduced(work: Work, processes: int, micro: int, sparse: bool) -> Demand:
@@ -70,7 +75,8 @@ def reduced(work: Work, processes: int, micro: int, sparse: bool) -> Demand:
     rows = _gradients(work, work.windows / processes, sparse) - dense
     held["exchange"] = dense + rows * (processes + 1)
     sent = 2 * (processes - 1) / processes * dense + (processes - 1) * rows
-    return Demand(sent, _gathers(sparse and work.table > 0) + 1, held)
+    sent += _results(work, processes)
+    return Demand(sent, _gathers(work) + 2, held, muon=1 / processes)
 
 
 def fsdp2(work: Work, processes: int, micro: int, sparse: bool) -> Demand:
@@ -112,9 +118,14 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-def _gathers(rows: bool) -> float:
-    """Return how many exchanges `StepSums` makes: meeting, agreeing, sums; counts, places, rows."""
-    return 3 + (3 if rows else 0)
+def _gathers(work: Work) -> float:
+    """Return how many exchanges a step of `ddp` makes: to meet, of gradients, and of Muon's results."""
+    return 3 if work.hidden else 2
+
+
+def _results(work: Work, processes: int) -> float:
+    """Return the bytes of Muon's results that a process collects from all others, or less in bfloat16."""
+    return FLOAT * work.hidden * (processes - 1) / processes
 
 
 def _gradients(work: Work, windows: float, sparse: bool) -> float:

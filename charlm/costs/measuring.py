@@ -29,7 +29,7 @@ from charlm.training.learner import Clock
 from charlm.training.loading import load_kernels
 from charlm.training.optimizers import set_learning_rate
 from charlm.training.ranks import ONE, Group, Ranks
-from charlm.training.summing import TreeSum, added
+from charlm.training.summing import TreeSum
 
 SECONDS = 1.0  # of all rounds of a process
 ROUNDS = 9  # at most
@@ -93,16 +93,15 @@ def _worker(rank: int, job: tuple[Any, ...]) -> tuple[Measured, float, float]:
     finally:
         group.close()
     others = workers - 1
-    calls = 2  # to agree, and to exchange
-    return rounds, small / calls / others, max(0.0, large - small) / (others * 4 * FLOATS)
+    return rounds, small / others, max(0.0, large - small) / (others * 4 * FLOATS)
 
 
 def _exchange(group: Group, x: torch.Tensor) -> float:
     """Return the median seconds in which all collect the tensors of all, and add them up."""
 
     def exchange() -> None:
-        tree = TreeSum(added)
-        for part in group.gather({"x": x}):
+        tree: TreeSum[torch.Tensor] = TreeSum(torch.add)
+        for (part,) in group.gather([x]):
             tree.push(part)
         tree.total()
 

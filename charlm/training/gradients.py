@@ -39,6 +39,7 @@ from charlm.training.optimizers import build_optimizers, set_learning_rate
 from charlm.training.ranks import ONE, Ranks
 from charlm.training.schedule import learning_rate
 from charlm.training.sharding import ShardedMuon, ShardedSums, Shards
+from charlm.training.sharing import SharedMuon
 from charlm.training.summing import StepSums
 from charlm.training.threads import ThreadChoice
 
@@ -68,7 +69,9 @@ class GradientLearner(Learner):
         self.dtype = choose_dtype(config.run.dtype, self.device)
         split = config.train.parallel == "fsdp2"
         self.shards = Shards(model, ranks) if split and ranks.size > 1 else None
-        muon = partial(ShardedMuon, self.shards) if self.shards else Muon
+        muon: Callable[..., Muon] = partial(SharedMuon, ranks) if ranks.size > 1 else Muon
+        if self.shards:
+            muon = partial(ShardedMuon, self.shards)
         self.optimizers = build_optimizers(model, config.train, self.dtype, muon)
         self.micro_batch_size = config.train.micro_batch_size or config.train.batch_size
         exact = config.train.exact

@@ -13,8 +13,7 @@ on a CPU, to copy against the order of memory takes ten times as long.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -64,8 +63,12 @@ class Muon(Optimizer):
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     alike[self.shape(matrix)].append(matrix)
-            for shape, matrices in alike.items():
-                self._update(matrices, shape, group)
+            means = (self._means(matrices, group["momentum"]) for matrices in alike.values())
+            updates = self.updates(means, list(alike))
+            for (shape, matrices), factors in zip(alike.items(), updates, strict=True):
+                rate = group["lr"] * 0.2 * math.sqrt(max(shape))
+                for matrix, update in zip(matrices, factors, strict=True):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
 
     def shape(self, matrix: nn.Parameter) -> torch.Size:
         """Return the shape of a matrix; of one that is split among processes, that of the whole."""
@@ -77,16 +80,19 @@ class Muon(Optimizer):
         """Return the orthogonal factors of matrices, which are overwritten; see `orthogonalize`."""
         return orthogonalize(means, self.dtype)
 
-    def _update(
-        self, matrices: Sequence[nn.Parameter], shape: torch.Size, group: Mapping[str, Any]
-    ) -> None:
-        """Update matrices of one shape."""
+    def updates(
+        self, stacks: Iterable[Tensor], shapes: Sequence[torch.Size]
+    ) -> Iterator[Iterable[Tensor]]:
+        """Yield the orthogonal factors of the matrices of each stack, (N, R, C)."""
+        for means, shape in zip(stacks, shapes, strict=True):
+            yield self.orthogonal(means, shape)
+
+    def _means(self, matrices: Sequence[nn.Parameter], momentum: float) -> Float[Tensor, "N R C"]:
+        """Return the running means of the gradients of matrices of one shape, one step ahead."""
         means = matrices[0].new_empty(len(matrices), *matrices[0].shape)
         for matrix, mean in zip(matrices, means, strict=True):
-            self._momentum(matrix, group["momentum"], mean)
-        rate = group["lr"] * 0.2 * math.sqrt(max(shape))
-        for matrix, update in zip(matrices, self.orthogonal(means, shape), strict=True):
-            matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+            self._momentum(matrix, momentum, mean)
+        return means
 
     def _momentum(self, matrix: nn.Parameter, momentum: float, out: Tensor) -> None:
         """Update the running mean of the gradient; write it, one step ahead (Nesterov), to `out`."""

@@ -4,15 +4,17 @@ Each process has a rank, from 0. All of them do the same steps at the same time,
 everything that follows from the model alone; what depends on a clock, a disk or a signal is decided by
 the first and told to the others, or found out by all together. Only the first writes.
 
-Tensors go through gloo, where no process may be late by more than `TIMEOUT`. What the first does
+Tensors go through memory that all processes share, if they run on one machine, else through gloo. All
+processes meet in gloo each time, where none may be late by more than `TIMEOUT`. What the first does
 alone (a sample, a save) may take longer: the others wait for a key in the store.
 
 torch.distributed does not ask who connects, so the network between the processes must be private.
 """
 
 import contextlib
+import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import NamedTuple, TypeVar
 
@@ -24,11 +26,12 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from charlm.errors import MachineError, Stopped
 from charlm.evaluation.score import Floats
+from charlm.training.slots import Slots, bytes_of, pack, unpack
 
 TIMEOUT = 120.0  # seconds between the first and the last process at one place
 ALONE = 6 * 3600.0  # seconds that the others wait for what the first does alone
 LOOK = 0.01  # seconds between two looks at the store
-ALIGNED = 16  # numbers: each tensor in a buffer begins where an allocator could have put it
+GAVE_UP, HERE, WRITTEN = range(3)  # what a process says before tensors are exchanged
 
 Result = TypeVar("Result")
 
@@ -83,21 +86,21 @@ class Ranks:
     def give_up(self) -> None:
         """Let all processes raise `Stopped` instead of adding up their gradients."""
 
-    def gather(self, own: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-        """Return the tensors of each process, of equal names and shapes; `Stopped` if one gave up."""
-        return [dict(own)]
+    def gather(self, own: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Return the tensors of each process; `Stopped` if one gave up.
 
-    def all_reduce(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        Those of two processes may differ in their first dimension only. They are not to be changed,
+        and stay until the next call.
+        """
+        return [list(own)]
+
+    def all_reduce(self, own: Sequence[Tensor]) -> list[Tensor]:
         """Return the sums of the tensors of all processes, added in any order."""
-        return dict(own)
+        return list(own)
 
     def together(self, work: Callable[[], Result]) -> Result:
         """Do work within which PyTorch exchanges tensors; all processes do it together."""
         return work()
-
-    def gather_sparse(self, own: Tensor) -> list[Tensor]:
-        """Return a table's gradient in each process, as sparse rows."""
-        return [own]
 
     def share_weights(self, model: nn.Module) -> None:
         """Give all processes the weights of the first."""
@@ -118,6 +121,8 @@ class Group(Ranks):
 
     def __init__(self, store: Store, rank: int, size: int, timeout: float = TIMEOUT) -> None:
         self.store, self.rank, self.size, self.timeout = store, rank, size, timeout
+        self.slots: Slots | None = None  # memory that all share, on one machine
+        self._turn = 0
         self._alone = 0  # what the first has done alone
 
     def open(self) -> None:
@@ -130,12 +135,22 @@ class Group(Ranks):
                 world_size=self.size,
                 timeout=timedelta(seconds=self.timeout),
             )
+            if self.first:
+                self.store.set("slots", secrets.token_hex(8))
+            name = self.store.get("slots").decode()
+        with contextlib.suppress(OSError):  # on several machines, or on one without such memory
+            self.slots = Slots(name, self.rank, self.size, self._all_did)
+
+    def _all_did(self, own: bool) -> bool:
+        return bool(self._all(torch.tensor([own])).all())
 
     def close(self) -> None:
         """Leave the others, once all have come to the end."""
         with self._linked():
             dist.barrier()
         dist.destroy_process_group()
+        if self.slots:
+            self.slots.close()
 
     def meet(self, stop: bool, save: bool, spent: float, share: float | None) -> Met:
         """Return what all processes know: see `Met`."""
@@ -197,20 +212,36 @@ class Group(Ranks):
 
     def give_up(self) -> None:
         """Let all processes raise `Stopped` instead of adding up their gradients."""
-        self._all_agree(False)
+        self._all(torch.tensor([GAVE_UP, 0]))
 
-    def gather(self, own: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-        """Return the tensors of each process, of equal names and shapes; `Stopped` if one gave up."""
-        self._all_agree(True)
-        return [_unpacked(x, own) for x in self._all(_packed(own))]
+    def gather(self, own: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Return the tensors of each process; `Stopped` if one gave up.
 
-    def all_reduce(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        Those of two processes may differ in their first dimension only. They are not to be changed,
+        and stay until the next call.
+        """
+        self._turn = 1 - self._turn
+        written = self.slots is not None and self.slots.write(self._turn, own)
+        sizes, in_slots = self._agreed(bytes_of(own), written)
+        if self.slots and in_slots:
+            slots, turn = self.slots, self._turn
+            found = [slots.read(r, turn, size) for r, size in enumerate(sizes)]
+        else:
+            buffer = torch.zeros(max(sizes), dtype=torch.uint8)
+            pack(own, buffer)
+            found = list(self._all(buffer))
+        return [
+            list(own) if r == self.rank else unpack(buffer, own) for r, buffer in enumerate(found)
+        ]
+
+    def all_reduce(self, own: Sequence[Tensor]) -> list[Tensor]:
         """Return the sums of the tensors of all processes, added in any order."""
-        self._all_agree(True)
-        buffer = _packed(own)
+        self._agreed(0, False)
+        buffer = torch.cat([x.flatten() for x in own])
         with self._linked():
             dist.all_reduce(buffer)
-        return _unpacked(buffer, own)
+        sums = torch.split(buffer, [x.numel() for x in own])
+        return [x.view(like.shape) for x, like in zip(sums, own, strict=True)]
 
     def together(self, work: Callable[[], Result]) -> Result:
         """Do work within which PyTorch exchanges tensors; all processes do it together."""
@@ -221,32 +252,19 @@ class Group(Ranks):
                 raise self._lost() from error
             raise
 
-    def gather_sparse(self, own: Tensor) -> list[Tensor]:
-        """Return a table's gradient in each process, as sparse rows."""
-        rows, values = own.indices()[0], own.values()
-        counts = self._all(torch.tensor([len(rows)]))[:, 0].tolist()
-        padded = rows.new_zeros(max(counts))
-        padded[: len(rows)] = rows
-        filled = values.new_zeros(max(counts), values.shape[1])
-        filled[: len(rows)] = values
-        every = zip(counts, self._all(padded), self._all(filled), strict=True)
-        return [
-            torch.sparse_coo_tensor(
-                at[None, :n], x[:n], own.shape, is_coalesced=True, check_invariants=False
-            )
-            for n, at, x in every
-        ]
-
     def share_weights(self, model: nn.Module) -> None:
         """Give all processes the weights of the first."""
         with self._linked():
             for tensor in model.state_dict().values():
                 dist.broadcast(tensor, 0)
 
-    def _all_agree(self, own: bool) -> None:
-        """Raise `Stopped` unless all processes agree to go on."""
-        if not self._all(torch.tensor([own])).all():
+    def _agreed(self, size: int, written: bool) -> tuple[list[int], bool]:
+        """Return the number that each process has, and whether all have written; or raise `Stopped`."""
+        told = self._all(torch.tensor([WRITTEN if written else HERE, size]))
+        states = told[:, 0]
+        if (states == GAVE_UP).any():
             raise Stopped
+        return told[:, 1].tolist(), bool((states == WRITTEN).all())
 
     def _all(self, own: Tensor) -> Tensor:
         """Return the tensors of all processes, (size, ...)."""
@@ -281,28 +299,6 @@ class Group(Ranks):
 
 
 ONE = Ranks()
-
-
-def _packed(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return dense tensors of one type in one buffer."""
-    first = next(iter(tensors.values()))
-    buffer = first.new_zeros(sum(_room(x) for x in tensors.values()))
-    for place, x in zip(_unpacked(buffer, tensors).values(), tensors.values(), strict=True):
-        place.copy_(x)
-    return buffer
-
-
-def _unpacked(buffer: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors in a buffer, as views of it."""
-    found, at = {}, 0
-    for name, x in like.items():
-        found[name] = buffer[at : at + x.numel()].view(x.shape)
-        at += _room(x)
-    return found
-
-
-def _room(x: Tensor) -> int:
-    return -(-x.numel() // ALIGNED) * ALIGNED
 
 
 def in_turn(parts: list[Floats]) -> Floats:

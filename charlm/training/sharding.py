@@ -30,7 +30,7 @@ from charlm.runs.state import OPTIMIZER
 from charlm.runs.weights import WEIGHTS
 from charlm.training.muon import Muon
 from charlm.training.ranks import Ranks
-from charlm.training.summing import LOSS, TreeSum, added
+from charlm.training.summing import TreeSum
 
 
 class Shards:
@@ -63,13 +63,9 @@ class Shards:
         parts = x.chunk(self.ranks.size)  # as FSDP2 cuts
         return parts[self.ranks.rank] if self.ranks.rank < len(parts) else x[:0]
 
-    def whole(self, own: Float[Tensor, "r *rest"], rows: int) -> Float[Tensor, "R *rest"]:
+    def whole(self, own: Float[Tensor, "r *rest"]) -> Float[Tensor, "R *rest"]:
         """Return all rows of a tensor; all processes call this together."""
-        most = -(-rows // self.ranks.size)
-        padded = own.new_zeros(most, *own.shape[1:])
-        padded[: len(own)] = own
-        parts = [part["rows"] for part in self.ranks.gather({"rows": padded})]
-        return torch.cat(parts)[:rows]
+        return torch.cat([part for (part,) in self.ranks.gather([own])])
 
     @torch.no_grad()
     def cut(self, optimizers: Iterable[Optimizer]) -> None:
@@ -93,7 +89,7 @@ class Shards:
         """Give every process all weights, and the first all that optimizers keep of them."""
         if self.apart:
             for p in self.parameters.values():
-                rows = self.whole(p.data, self.shapes[id(p)][0])
+                rows = self.whole(p.data)
                 p.grad = None
                 p.data = rows
         self.apart = False
@@ -106,8 +102,8 @@ class Shards:
         split = any(state[key].shape != shape for state, key, shape in kept)
         if not (kept and self.ranks.told(float(split))):
             return
-        for state, key, shape in kept:
-            rows = self.whole(state[key], shape[0])
+        for state, key, _ in kept:
+            rows = self.whole(state[key])
             if self.ranks.first:
                 state[key] = rows
 
@@ -210,16 +206,16 @@ class ShardedSums:
         self.shards.cut(self.optimizers.values())
         loss = self.ranks.together(partial(self._own, gradient))
         self.shards.attach()
-        tree = TreeSum(added)
-        for part in self.ranks.gather({LOSS: loss}):
+        tree: TreeSum[Tensor] = TreeSum(torch.add)
+        for (part,) in self.ranks.gather([loss]):
             tree.push(part)
-        return tree.total()[LOSS]
+        return tree.total()
 
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
         """Return the norm of all gradients of all processes."""
         own = torch.nn.utils.get_total_norm(gradients)
-        parts = self.ranks.gather({LOSS: own})
-        total: Tensor = torch.linalg.vector_norm(torch.stack([part[LOSS] for part in parts]))
+        parts = [part for (part,) in self.ranks.gather([own])]
+        total: Tensor = torch.linalg.vector_norm(torch.stack(parts))
         return total
 
     def _own(self, gradient: Callable[[int], Tensor]) -> Tensor:
@@ -250,7 +246,7 @@ class ShardedMuon(Muon):
     ) -> Float[Tensor, "N r C"]:
         """Return this process's rows of the orthogonal factors."""
         rows = means.transpose(0, 1)
-        whole = self.shards.whole(rows, shape[0]).transpose(0, 1).contiguous()
+        whole = self.shards.whole(rows).transpose(0, 1).contiguous()
         factors = super().orthogonal(whole, shape)
         return self.shards.own(factors.transpose(0, 1)).transpose(0, 1)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from charlm.config.shares import check_shares, own_share
@@ -65,6 +66,11 @@ def added(left: Sums, right: Sums) -> Sums:
         elif x.is_sparse:
             left[name] = left[name] + x
     return left
+
+
+def joined(left: Sums, right: Sums) -> Sums:
+    """Return the sums of the branches of two processes, which stay as they are."""
+    return {name: x + right[name] for name, x in left.items()}
 
 
 class StepSums:
@@ -127,21 +133,20 @@ class StepSums:
     def _of_all(self, own: Sums) -> Sums:
         """Return the sums over all processes."""
         dense = {name: x for name, x in own.items() if not x.is_sparse}
+        tables = {name: x for name, x in own.items() if x.is_sparse}
         sums: Sums = {}
-        if self.exact:
-            tree = TreeSum(added)
-            for branch in self.ranks.gather(dense):
-                tree.push(branch)
-            sums = tree.total()
-        else:
-            sums = self.ranks.all_reduce(dense)
-        for name, x in own.items():
-            if x.is_sparse:
-                table: TreeSum[Tensor] = TreeSum(torch.add)
-                for part in self.ranks.gather_sparse(x):
-                    table.push(part)
-                sums[name] = table.total()
-        return sums
+        if not self.exact:
+            sums = dict(zip(dense, self.ranks.all_reduce([*dense.values()]), strict=True))
+            dense = {}
+        rows = [part for x in tables.values() for part in (x.indices()[0], x.values())]
+        tree = TreeSum(joined)
+        for parts in self.ranks.gather([*dense.values(), *rows]):
+            found = iter(parts)
+            branch = {name: next(found) for name in dense}
+            for name, like in tables.items():
+                branch[name] = _table(next(found), next(found), like)
+            tree.push(branch)
+        return sums | tree.total()
 
     def _clear(self) -> None:
         for parameter in self.parameters.values():
@@ -155,3 +160,10 @@ class StepSums:
                 found[name] = x.coalesce() if x.is_sparse else x
                 parameter.grad = None
         return found
+
+
+def _table(rows: Int[Tensor, "K"], values: Float[Tensor, "K C"], like: Tensor) -> Tensor:
+    """Return the gradient of a table, of the shape of another, that is 0 but in some rows."""
+    return torch.sparse_coo_tensor(
+        rows[None], values, like.shape, is_coalesced=True, check_invariants=False
+    )

@@ -27,15 +27,23 @@ def test_bytes_are_those_of_the_closed_forms(dense, processes):
     def sent(strategy):
         return strategy(dense, processes, 64 // processes, True).sent
 
-    assert sent(exact) == (processes - 1) * bytes_of_gradients
-    assert sent(reduced) == pytest.approx(2 * (processes - 1) / processes * bytes_of_gradients)
+    others = (processes - 1) / processes
+    results = others * FLOAT * dense.hidden  # of Muon
+    assert sent(exact) == (processes - 1) * bytes_of_gradients + results
+    assert sent(reduced) == pytest.approx(2 * others * bytes_of_gradients + results)
     # Twice the blocks, once the rest, all gradients, and Muon's means.
     moved = 2 * dense.in_blocks + (dense.weights - dense.in_blocks) + dense.weights + dense.hidden
-    assert sent(fsdp2) == pytest.approx((processes - 1) / processes * FLOAT * moved)
+    assert sent(fsdp2) == pytest.approx(others * FLOAT * moved)
 
 
 def test_an_exact_sum_of_two_sends_as_much_as_a_ring(dense):
     assert exact(dense, 2, 32, True).sent == pytest.approx(reduced(dense, 2, 32, True).sent)
+
+
+@pytest.mark.parametrize("strategy", [exact, reduced])
+def test_processes_share_the_work_of_muon(work, strategy):
+    assert strategy(work, 4, 16, True).muon == 1 / 4
+    assert strategy(work, 4, 16, True).adamw == 1
 
 
 def test_what_is_split_is_whole_in_all_processes_together(work):
@@ -72,8 +80,9 @@ def test_a_table_sends_the_rows_that_were_looked_up(work):
     assert work.rows(1e9) == pytest.approx(work.table / work.width)
     assert 0 < rows < 32 * 128 * 4
     expected = FLOAT * work.dense + rows * (FLOAT * work.width + 8)
-    assert exact(work, 2, 32, True).sent == pytest.approx(expected)
-    assert exact(work, 2, 32, False).sent == FLOAT * work.weights
+    results = FLOAT * work.hidden / 2
+    assert exact(work, 2, 32, True).sent == pytest.approx(expected + results)
+    assert exact(work, 2, 32, False).sent == FLOAT * work.weights + results
 
 
 def test_the_step_is_that_of_the_model():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from charlm.config import load_config
+from charlm.costs.demands import exact
 from charlm.costs.devices import GPUS
 from charlm.costs.devices import gpu as kind_of
 from charlm.costs.estimate import best, choices, estimate, micro_batch, most_that_pay, rows
@@ -30,9 +31,9 @@ def test_twice_the_bandwidth_takes_half_the_time_of_exchanging(work, gpu):
 def test_a_step_adds_up_its_parts_by_hand(dense, cores):
     found = estimate(dense, cores, "ddp exact", 4, 8)  # two on each core, two micro-batches each
 
-    bytes_sent = 3 * 4 * dense.weights
+    bytes_sent = 3 * 4 * dense.weights + 3 / 4 * 4 * dense.hidden
     assert found.computing == pytest.approx(2 * 2 * (2 + 8 * 4))
-    assert found.updating == pytest.approx(2 * (0.6 + 0.4 + 0.2))
+    assert found.updating == pytest.approx(2 * (0.6 + 0.4 / 4 + 0.2))
     assert found.exchanging == pytest.approx(2 * bytes_sent * 1e-9)
     assert found.waiting == pytest.approx(2 * 3 * 3 * 0.01)
     parts = found.computing, found.updating, found.exchanging, found.waiting
@@ -74,7 +75,8 @@ def test_a_gpu_exchanges_while_it_computes_split_weights_only(work, gpu):
 def test_between_nodes_the_network_counts(work, gpu):
     near, far = (estimate(work, gpu, "ddp exact", n, 1) for n in (8, 16))
 
-    assert far.exchanging / near.exchanging == pytest.approx(15 / 7 * gpu.inside / gpu.between)
+    sent = exact(work, 16, 1, False).sent / exact(work, 8, 1, False).sent
+    assert far.exchanging / near.exchanging == pytest.approx(sent * gpu.inside / gpu.between)
 
 
 def test_the_best_choice_is_the_shortest_step_that_fits(work, gpu):

@@ -338,7 +338,14 @@ def _child(job: dict[str, Any], plan: Plan, shared: mmap.mmap, said: Path) -> in
         return run(job["arguments"])
 
 
-BREAKS = ("random batches", "no cut of the log", "no flag", "another order", "no patience")
+BREAKS = (
+    "random batches",
+    "no cut of the log",
+    "no flag",
+    "another order",
+    "no patience",
+    "no slots",
+)
 
 
 def _break(what: str | None) -> None:
@@ -381,6 +388,10 @@ def _break(what: str | None) -> None:
             self.own = range(ranks.rank, micro, ranks.size)
 
         StepSums.__init__ = dealt  # type: ignore[method-assign]
+    elif what == "no slots":  # processes that share no memory, as on two machines
+        from charlm.training import slots
+
+        slots.PLACE = Path("nowhere")
     elif what and what != "no patience":
         raise ValueError(what)
 

@@ -94,6 +94,15 @@ def test_processes_that_split_the_weights_learn_what_one_does(lives, alone, tmp_
             assert one["loss_nats"] == pytest.approx(other["loss_nats"], abs=1e-5)
 
 
+def test_without_shared_memory_the_bits_are_the_same(lives, alone, tmp_path):
+    run = begin(tmp_path / "two", NAMES[-1])
+
+    codes, said = train(lives, run.parent, 2, Plan(broken="no slots"))
+
+    assert codes == [0, 0], said
+    assert differing(run, alone[NAMES[-1]]) == []
+
+
 def test_another_order_of_sums_is_noticed(lives, alone, tmp_path):
     run = begin(tmp_path / "two", GPT2)
 

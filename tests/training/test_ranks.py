@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
 
 from charlm.errors import Stopped
 from charlm.evaluation import score_windows
 from charlm.evaluation.scoring import score_of_passes, sums_of_passes
-from charlm.training.ranks import ALIGNED, ONE, Met, Ranks, _packed, _unpacked, in_turn
+from charlm.training.ranks import ONE, Met, Ranks, in_turn
 from charlm.training.schedule import learning_rate
 
 
@@ -92,14 +91,3 @@ def test_rows_are_put_back_in_turn():
     parts = [np.array([[0.0], [3.0]]), np.array([[1.0], [4.0]]), np.array([[2.0]])]
 
     assert in_turn(parts)[:, 0].tolist() == [0, 1, 2, 3, 4]
-
-
-def test_tensors_in_a_buffer_begin_where_an_allocator_could_put_them():
-    tensors = {"loss": torch.tensor(3.0), "a": torch.ones(3, 5), "b": torch.arange(4.0)}
-
-    buffer = _packed(tensors)
-    found = _unpacked(buffer, tensors)
-
-    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
-    places = [x.data_ptr() - buffer.data_ptr() for x in found.values()]
-    assert places == [0, 4 * ALIGNED, 8 * ALIGNED]

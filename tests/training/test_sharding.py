@@ -3,9 +3,6 @@
 `tests/torture/test_processes.py` starts real ones.
 """
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 import torch
 from torch import nn
@@ -15,8 +12,8 @@ from charlm.models.base import LanguageModel
 from charlm.runs.optimizer_state import optimizer_tensors, restore_optimizers
 from charlm.training import build_optimizers
 from charlm.training.muon import Muon
-from charlm.training.ranks import Ranks
 from charlm.training.sharding import ShardedMuon, Shards
+from tests.training.together import in_threads
 
 SHAPES = {"embedding": (11, 6), "matrix": (8, 6), "wide": (3, 8), "gain": (5,), "one": (1,)}
 
@@ -33,23 +30,6 @@ class Model(LanguageModel):
             self.add_module(name, part)
 
 
-class Thread(Ranks):
-    """One of several processes, as a thread."""
-
-    def __init__(self, rank, size, met, shared):
-        self.rank, self.size, self.met, self.shared = rank, size, met, shared
-
-    def gather(self, own):
-        self.shared[self.rank] = own
-        self.met.wait()
-        every = [{k: v.clone() for k, v in one.items()} for one in self.shared]
-        self.met.wait()
-        return every
-
-    def told(self, number):
-        return self.gather({"": torch.tensor(number)})[0][""].item()
-
-
 class Local:
     """What FSDP2 keeps of a parameter in one process."""
 
@@ -60,19 +40,17 @@ class Local:
         return self.x
 
 
-def in_threads(size, work):
+def in_shards(size, work):
     """Return what `work(shards)` returns in each process."""
-    met, shared = threading.Barrier(size, timeout=20), [None] * size
 
-    def one(rank):
-        shards = Shards(Model(), Thread(rank, size, met, shared))
+    def one(ranks):
+        shards = Shards(Model(), ranks)
         shards._module = True
         parameters = shards.parameters.items()
         shards._split = {k: Local(torch.empty_like(shards.own(p))) for k, p in parameters}
         return work(shards)
 
-    with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(one, range(size)))
+    return in_threads(size, one)
 
 
 def stepped(model, train, gradients, shards=None):
@@ -109,7 +87,7 @@ def test_split_steps_leave_the_weights_and_moments_of_whole_ones(size, optimizer
         shards.join(optimizers.values())  # a second time, nothing is left to do
         return shards.model, optimizer_tensors(optimizers, shards.model)
 
-    found = in_threads(size, work)
+    found = in_shards(size, work)
 
     for own, _ in found:
         for name, p in own.named_parameters():
@@ -142,7 +120,7 @@ def test_weights_and_moments_that_were_loaded_are_split_and_joined_bit_for_bit()
             optimizer_tensors(optimizers, shards.model),
         )
 
-    found = in_threads(4, work)
+    found = in_shards(4, work)
 
     whole = sum(x.numel() for x in [*weights.values(), *kept.values()])
     assert all(sizes < 0.4 * whole for sizes, _, _ in found)
