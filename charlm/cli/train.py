@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from charlm.lifecycle.start import Start, Watcher
     from charlm.runs import RunFolder
     from charlm.runs.records import Record
-    from charlm.text.corpus import Progress
+    from charlm.text.scan import Progress
     from charlm.training import TrainingLoop
 
 

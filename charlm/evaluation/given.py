@@ -15,7 +15,7 @@ from charlm.runs.load import SavedModel
 from charlm.storage.machine import is_gone
 from charlm.text import CharTokenizer, Tokenizer, encode_corpus, open_corpus, open_source, scan_text
 from charlm.text.columns import as_table_or_text
-from charlm.text.corpus import Progress
+from charlm.text.scan import Progress
 from charlm.text.tokenizer import normal_form, not_in_alphabet
 from charlm.text.tokens import Ids, Split
 

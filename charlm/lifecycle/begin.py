@@ -42,13 +42,19 @@ from charlm.runs.metrics import read_metrics
 from charlm.runs.mixture import FITTED
 from charlm.runs.provenance import PROVENANCE
 from charlm.storage import folder_lock, machine_errors, refuse_locked, write_file
-from charlm.storage.atomic import flush_folder, is_leftover, make_folder, remove_leftovers
+from charlm.storage.atomic import (
+    flush_folder,
+    is_leftover,
+    make_folder,
+    remove_leftovers,
+    shared_place,
+)
 from charlm.storage.lock import HOLDER, LOCK
 from charlm.storage.machine import is_gone
 from charlm.storage.regular import is_folder, is_regular
 from charlm.text import Corpus, Scan, Source, Tokenizer, encode_corpus, open_source, scan_text
-from charlm.text.corpus import Progress
 from charlm.text.parts import check_lengths, check_parts, record_bounds
+from charlm.text.scan import Progress
 from charlm.text.survey import LOOKED_AT, Survey
 from charlm.training.compiling import check_compiler
 from charlm.training.plan import BudgetPlan, make_plan
@@ -170,9 +176,14 @@ def _remove_empty(*folders: Path) -> None:
 
 
 def prepare_text(
-    config: Config, progress: Progress, fetch: Callable[[int, int], None]
+    config: Config,
+    progress: Progress,
+    fetch: Callable[[int, int], None],
+    out: Path | None = None,
 ) -> PreparedText:
     """Read the text once and check that it, the model and the machine fit together.
+
+    In `out`, a start of the same run may have been killed: what it knew of a large text is used.
 
     Raises:
         DataError: The text is missing, unreadable or too short.
@@ -195,7 +206,8 @@ def prepare_text(
     # Refuse impossible sizes before reading a large text: no text has fewer symbols than 1.
     check_memory(config, vocab_size=1)
     source = open_source(config.data.source, fetch)
-    scan = scan_text(source, config.data, progress, Survey(config.data, LOOKED_AT))
+    begun = RunFolder(out).tokens_path if out else None
+    scan = scan_text(source, config.data, progress, Survey(config.data, LOOKED_AT), begun)
     tokenizer = scan.tokenizer(config.data)
     refuse_short(scan, config)
     check_memory(config, tokenizer.vocab_size)
@@ -292,11 +304,14 @@ def create_run(
     text: PreparedText,
     progress: Progress,
     should_stop: Callable[[], bool] = lambda: False,
+    *,
+    resumable: bool = False,
 ) -> PreparedRun:
     """Fill a locked, empty folder: the text as ids, the alphabet, and last the configuration.
 
-    If that fails, the files it made are removed. `should_stop` is called often after the text has
-    been read.
+    If that fails, the files it made are removed. What is finished of the ids of a large text stays if
+    the run is `resumable`: if it would be started in the same folder again. `should_stop` is called
+    often after the text has been read.
 
     Raises:
         CheckpointError: The run to start from, or that of an expert, is missing or of another kind.
@@ -309,9 +324,15 @@ def create_run(
         config_file(config, str(run.config_path))  # refuses what it cannot hold
         check_first_weights(config, text.tokenizer)
         check_disk(config, out, text)
-        remove_leftovers(out)
+        remove_leftovers(out, shared_place(run.tokens_path) if resumable else None)
         corpus = encode_corpus(
-            text.source, config.data, text.scan, text.tokenizer, run.tokens_path, progress
+            text.source,
+            config.data,
+            text.scan,
+            text.tokenizer,
+            run.tokens_path,
+            progress,
+            resumable=resumable,
         )
         with machine_errors(out):
             make_folder(run.checkpoints.folder)
@@ -325,7 +346,7 @@ def create_run(
             notes += records.more_notes(config.model.block_size, corpus.facts.get("repeats"))
         notes += text_notes(text.scan, corpus, text.tokenizer, config.data)
     except BaseException:
-        _take_back(out)
+        _take_back(out, shared_place(run.tokens_path) if resumable else None)
         raise
     return PreparedRun(config, run, corpus, text.tokenizer, notes=notes)
 
@@ -355,15 +376,15 @@ def take_back_unless_begun(run: RunFolder) -> None:
         _take_back(run.path)
 
 
-def _take_back(out: Path) -> None:
-    """Remove the files that a failed start made, and nothing else."""
+def _take_back(out: Path, keep: Path | None = None) -> None:
+    """Remove the files that a failed start made, except `keep`, and nothing else."""
     shutil.rmtree(out / "tokens", ignore_errors=True)
     _remove_empty(out / "checkpoints")
     for name in ("tokenizer.json", *LOCKS):
         with contextlib.suppress(OSError):
             (out / name).unlink()
     with contextlib.suppress(MachineError):
-        remove_leftovers(out)
+        remove_leftovers(out, keep)
 
 
 def check_disk(config: Config, out: Path, text: PreparedText) -> None:

@@ -33,7 +33,7 @@ from charlm.runs.state import drift, read_state
 from charlm.storage import machine_errors, write_file
 from charlm.storage.atomic import make_folder, remove_leftovers
 from charlm.text import encode_corpus, open_source, scan_text
-from charlm.text.corpus import Progress
+from charlm.text.scan import Progress
 from charlm.text.sources import EMBEDDED
 from charlm.training.compiling import check_compiler
 from charlm.training.plan import keep_plan

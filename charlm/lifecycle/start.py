@@ -15,7 +15,7 @@ from charlm.lifecycle.begin import PreparedRun, PreparedText
 from charlm.lifecycle.resume import open_run
 from charlm.runs import RunFolder, next_free_name
 from charlm.storage import folder_lock
-from charlm.text.corpus import Progress
+from charlm.text.scan import Progress
 from charlm.training.plan import BudgetPlan
 
 
@@ -76,7 +76,7 @@ def planned(start: Start, watcher: Watcher) -> Planned:
     place = start.out or (Path(config.run.out) if config.run.out else None)
     begin.check_new_folder(place or next_free_name(start.name))
     with watcher.at_once(), watcher.reading() as progress:
-        text = begin.prepare_text(config, progress, watcher.fetching())
+        text = begin.prepare_text(config, progress, watcher.fetching(), place)
         if config.train.minutes:
             watcher.planning(config)
         spent = time.perf_counter() - start.began
@@ -95,7 +95,12 @@ def begun(start: Start, watcher: Watcher) -> Iterator[PreparedRun]:
     with place as folder, begin.new_folder_for_run(folder):
         with watcher.reading() as progress:
             prepared = begin.create_run(
-                plan.config, folder, plan.text, progress, watcher.should_stop
+                plan.config,
+                folder,
+                plan.text,
+                progress,
+                watcher.should_stop,
+                resumable=plan.place is not None,
             )
         prepared.plans = plan.plans
         try:

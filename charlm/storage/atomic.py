@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from charlm.errors import DataError
 from charlm.storage.machine import is_gone, machine_errors
 from charlm.storage.manifest import NAME, write_manifest
 from charlm.storage.regular import check_folder, is_folder, is_regular, open_regular
@@ -85,35 +86,53 @@ def make_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
+def new_folder(
+    path: Path,
+    facts: Mapping[str, Any],
+    hashes: Mapping[str, str] | None = None,
+    *,
+    resumable: bool = False,
+) -> Iterator[Path]:
     """Yield a folder to fill with files; it appears at `path` only when the block succeeds.
 
     Its manifest has the files' sizes and SHA-256, and `facts`, read when the block ends. An older
     folder at `path` is replaced at the end, and restored if that fails.
 
+    Args:
+        path: Where it appears.
+        facts: What else its manifest says.
+        hashes: SHA-256 of files that are known when the block ends, by their names.
+        resumable: Yield `shared_place(path)` with what an earlier call left there; and leave it, unless
+            the block raises a DataError: then it is of no use.
+
     Raises:
         CheckpointError: There is something at `path` that is not a folder.
         MachineError: The disk or its permissions refuse; nothing appears at `path`.
     """
-    temporary = _beside(path, "new")
+    temporary = shared_place(path) if resumable else _beside(path, "new")
     with machine_errors(path):
         check_folder(path)
+        check_folder(temporary)
         # Do not make its parents: a run deleted during training must not partly reappear.
-        temporary.mkdir()
+        temporary.mkdir(exist_ok=resumable)
         try:
             yield temporary
             for file in sorted(temporary.iterdir()):
                 flush_file(file)
-            write_manifest(temporary, facts)
+            write_manifest(temporary, facts, hashes)
             flush_folder(temporary)
             _replace_folder(temporary, path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+        except BaseException as error:
+            if not resumable or isinstance(error, DataError):
+                shutil.rmtree(temporary, ignore_errors=True)
             raise
 
 
 def shared_place(path: Path) -> Path:
-    """Return the temporary name under which several processes write what will be at `path`."""
+    """Return a temporary name for what will be at `path` that others know.
+
+    Several processes write there together, or a later start goes on with what is there.
+    """
     return path.with_name(f".tmp-new-{0:08x}-{path.name}")
 
 
@@ -216,14 +235,18 @@ def _restore(old: Path, path: Path) -> None:
         move_folder(old, path)
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, keep: Path | None = None) -> None:
     """Delete leftovers of an earlier crash in a folder and below, or raise MachineError.
+
+    The one at `keep` stays.
 
     Call it with the lock held. A folder that was moved aside is restored if the crash happened
     before its replacement arrived; a link or a file never is, since charlm moves only folders aside.
     """
     with machine_errors(folder):
         for path in [path for path in folder.rglob(".tmp-*") if is_leftover(path.name)]:
+            if path == keep:
+                continue
             place = path.with_name(path.name.split("-", 3)[-1])
             if path.name.startswith(".tmp-old-"):
                 _restore(path, place)

@@ -40,13 +40,17 @@ class OtherFormatError(CheckpointError):
     """A folder is of a format that this version does not read; it need not be damaged."""
 
 
-def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+def write_manifest(
+    folder: Path, facts: Mapping[str, Any], hashes: Mapping[str, str] | None = None
+) -> None:
     """Record `facts` and the size and SHA-256 of every file now in `folder`.
 
-    Raise CheckpointError if the facts are too long to be read again.
+    `hashes` are SHA-256 of files that are known already. Raise CheckpointError if the facts are too
+    long to be read again.
     """
+    known = hashes or {}
     files = {
-        path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
+        path.name: {"size": path.stat().st_size, "sha256": known.get(path.name) or sha256_of(path)}
         for path in sorted(folder.iterdir())
     }
     files = {NAME: {"sha256": _UNKNOWN.decode()}, **files}

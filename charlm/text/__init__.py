@@ -7,13 +7,15 @@ Read in this order: `raw` (bytes that are not UTF-8), `tokenizer`, `datasets` (t
 `files` (of a folder), `sources` (where a text comes from), `records` (many short texts), `survey` (of a
 list), `unpacking` (compressed files), `decoding` (bytes to characters), `lines`, `columns` (of a
 table), `parquet`, `reading` (a text's symbols), `tokens` (ids on disk), `escapes` (rare characters),
-`shuffling` (of records), `parts` (of a text), `corpus` (alphabet, encoding, splits), `symbol_notes`
-(on rare ones), `borders` and `rows` (of records), `batches`.
+`shuffling` (of records), `parts` (of a text), `stretches` (of a large one), `stretch_jobs`, `workers`
+(processes), `large`, `scan` (length, alphabet), `corpus` (encoding, splits), `symbol_notes` (on rare
+symbols), `borders` and `rows` (of records), `batches`.
 """
 
 from charlm.text.batches import Batches, window_starts
-from charlm.text.corpus import Corpus, Scan, encode_corpus, open_corpus, scan_text
+from charlm.text.corpus import Corpus, encode_corpus, open_corpus
 from charlm.text.datasets import DATASETS, Dataset
+from charlm.text.scan import Scan, scan_text
 from charlm.text.sources import Source, open_source
 from charlm.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, load_tokenizer
 from charlm.text.tokens import IdArray, Split, TokenFile

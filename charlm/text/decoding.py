@@ -37,12 +37,12 @@ class Decoder:
         self.decoder = codecs.getincrementaldecoder(encoding)()
         self.marked: list[str] = []  # parts that begin with a byte order mark of UTF-8
 
-    def begin(self, part: str) -> None:
-        """Begin the part of this name."""
+    def begin(self, part: str, at: int = 0, line: int = 1) -> None:
+        """Begin the part of this name, or go on in it at the byte `at` of a line, between characters."""
         self.part = part
         self.decoder.reset()
-        self.consumed = 0  # bytes
-        self.lines = 1
+        self.consumed = at  # bytes
+        self.lines = line
         self.unfinished = False  # whether it may hold the beginning of a character
 
     def decode(self, chunk: bytes, final: bool = False) -> npt.NDArray[Any]:
@@ -103,6 +103,12 @@ class Decoder:
         if self.several:
             mend = Phrase("{}, or name only texts, for example {}", mend, _PATTERN)
         return DataError(self.part, what, mend)
+
+
+def note_on_marks(marked: list[str]) -> list[str]:
+    """Return a remark for the user if byte order marks were dropped from these parts."""
+    more = f" (and from {len(marked) - 1:,} more)" if len(marked) > 1 else ""
+    return [f"{marked[0]}: a byte order mark was dropped{more}"] if marked else []
 
 
 def _archive(head: bytes) -> str:

@@ -11,7 +11,7 @@ takes, ln(1,114,112 - V) nats, beside the model's own nats for the escape (see
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,14 @@ CHUNK = 1 << 20  # escapes at a time
 
 Codes = npt.NDArray[np.uint32]
 NONE = np.empty(0, np.uint32)
+
+
+@runtime_checkable
+class Writable(Protocol):
+    """What bytes are written to."""
+
+    def write(self, data: memoryview, /) -> object:
+        """Take bytes."""
 
 
 class IdWriter:
@@ -39,7 +47,7 @@ class IdWriter:
 
     def __init__(
         self,
-        file: BinaryIO,
+        file: Writable,
         tokenizer: Tokenizer,
         strange: Sequence[str] = (),
         escapes: BinaryIO | None = None,

@@ -14,7 +14,7 @@ from charlm.config import DataConfig
 from charlm.errors import DataError, Phrase, Setting, number_of
 from charlm.storage import machine_errors
 from charlm.text.columns import SUFFIXES, Column, Value, listed, names_of, table_kind
-from charlm.text.decoding import Decoder
+from charlm.text.decoding import Decoder, note_on_marks
 from charlm.text.lines import Lines
 from charlm.text.parquet import parquet_names, parquet_values
 from charlm.text.records import END_OF_PART
@@ -86,12 +86,19 @@ def read_symbols(
             yield symbols
         empty += is_empty
     notes += reader.notes()
+    notes += notes_on_parts(source, data, joined, empty)
+
+
+def notes_on_parts(source: Source, data: DataConfig, joined: int, empty: int) -> list[str]:
+    """Return remarks for the user: after how many parts the joiner was put, and how many are empty."""
+    found = []
     count = f"of {len(source.parts):,}"
     if joined:
         put = f"data.joiner ({data.joiner!r}) was put after {joined:,} {count} files"
-        notes.append(f"{put}, which did not end with it")
+        found.append(f"{put}, which did not end with it")
     if 0 < empty < len(source.parts):
-        notes.append(f"{empty:,} {count} files {'is' if empty == 1 else 'are'} empty")
+        found.append(f"{empty:,} {count} files {'is' if empty == 1 else 'are'} empty")
+    return found
 
 
 def gathered(symbols: Iterator[Symbols]) -> Iterator[Symbols]:
@@ -165,12 +172,17 @@ class _Tap:
         return found
 
 
+def unpacks(data: DataConfig) -> bool:
+    """Tell whether compressed files are unpacked."""
+    return data.unit == "chars" if data.unpack == "auto" else data.unpack
+
+
 class _Reader:
     """Reads one part after another, and remembers what there is to say about them."""
 
     def __init__(self, data: DataConfig, several: bool) -> None:
         self.data = data
-        self.unpack = data.unit == "chars" if data.unpack == "auto" else data.unpack
+        self.unpack = unpacks(data)
         self.decoder = Decoder(data.encoding, several) if data.unit == "chars" else None
         skip = 0 if data.column is not None else data.skip_lines  # rows of a table are no lines
         self.lines = Lines(data.newlines, skip)
@@ -245,9 +257,8 @@ class _Reader:
     def notes(self) -> list[str]:
         """Return remarks for the user."""
         found = self.lines.notes()
-        if self.decoder and (marked := self.decoder.marked):
-            more = f" (and from {len(marked) - 1:,} more)" if len(marked) > 1 else ""
-            found.insert(0, f"{marked[0]}: a byte order mark was dropped{more}")
+        if self.decoder:
+            found = note_on_marks(self.decoder.marked) + found
         missing = "missing" if self.data.missing == "skip" else "missing (null)"
         for count, what in ((self.empty, "empty"), (self.missing, missing)):
             if count:

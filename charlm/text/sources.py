@@ -42,6 +42,7 @@ class Part(NamedTuple):
 
     label: str
     open: Callable[[], BinaryIO | io.RawIOBase]
+    path: str | None = None  # of a file, which other processes can open too
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _of_files(name: str, paths: Sequence[str], notes: Iterable[str] = ()) -> Sou
 
 def _file_part(path: str) -> Part:
     # Without a buffer: chunks are larger, and to make one takes as long as to open a file.
-    return Part(path, partial(io.FileIO, path))
+    return Part(path, partial(io.FileIO, path), path)
 
 
 def _python_docs() -> io.BytesIO:

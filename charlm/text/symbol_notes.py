@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from charlm.config import DataConfig
 from charlm.errors import number_of
-from charlm.text.corpus import Corpus, Scan
+from charlm.text.corpus import Corpus
+from charlm.text.scan import Scan
 from charlm.text.tokenizer import BOUNDARY, CharTokenizer, Tokenizer, code_points
 from charlm.text.tokens import Ids
 

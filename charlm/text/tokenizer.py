@@ -33,7 +33,7 @@ ESCAPE = "\U0010fffe"  # for each rare or unknown character; reserved likewise
 REPLACEMENT = "\ufffd"  # how an escape is shown
 NAMED = 4  # characters in a message about several
 _MAX_BYTES = 16 << 20  # an alphabet of all of Unicode takes under 14 MB as escaped JSON
-_CODE_POINTS = 0x110000
+CODE_POINTS = 0x110000
 
 
 @runtime_checkable
@@ -105,7 +105,7 @@ class CharTokenizer:
             text = _written_with(self.alphabet, text, self.escape is not None)
         codes = code_points(text)
         ids = np.searchsorted(self._codes, codes)
-        known = np.append(self._codes, _CODE_POINTS)[ids] == codes
+        known = np.append(self._codes, CODE_POINTS)[ids] == codes
         if unknown != "skip" and self.escape is not None:
             return np.where(known, ids, self.escape)
         if unknown == "error" and not known.all():
@@ -118,7 +118,7 @@ class CharTokenizer:
 
     def table(self, dtype: npt.DTypeLike) -> IntArray:
         """Return a table from code point to id, to encode much text. Unknown ones map to 0."""
-        table = np.zeros(_CODE_POINTS, dtype)
+        table = np.zeros(CODE_POINTS, dtype)
         table[self._codes] = np.arange(len(self._codes))
         return table
 
