@@ -7,7 +7,7 @@ times of many are taken in as many processes, which exchange tensors as training
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,7 +69,7 @@ def measured(
         slower = _a_pass([_rounds(unfused, vocab_size, micro, ONE)]) / _a_pass([first])
     if processes == 1:
         return Cores(count, alone, alone, slower, 0.0, 0.0)
-    with TemporaryDirectory(prefix="charlm-") as folder, _one_thread():
+    with TemporaryDirectory(prefix="charlm-") as folder, _for_processes():
         job = config.model_dump(), vocab_size, micro, workers, str(Path(folder) / "store")
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -173,13 +173,17 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let processes that begin now have one thread each, as torchrun does."""
-    name = "OMP_NUM_THREADS"
-    before: Mapping[str, str] = {name: os.environ[name]} if name in os.environ else {}
-    os.environ[name] = "1"
+def _for_processes() -> Iterator[None]:
+    """Let processes that begin now have one thread each, as torchrun does.
+
+    They import nothing from the current folder unless this process does.
+    """
+    names = ("OMP_NUM_THREADS", "PYTHONSAFEPATH")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    os.environ.update(dict.fromkeys(names, "1"))
     try:
         yield
     finally:
-        del os.environ[name]
+        for name in names:
+            del os.environ[name]
         os.environ.update(before)

@@ -53,8 +53,8 @@ class Plan(NamedTuple):
 def in_stretches(source: Source, data: DataConfig) -> Plan | None:
     """Return a text in stretches; None if it is small, or must be read from its start.
 
-    That is so of records, of compressed files and pipes, where lines are changed or left out, and of
-    encodings in which a character cannot be told from the bytes around it.
+    None for lists of records, compressed files and pipes; with `data.newlines` or `data.skip_lines`;
+    and for encodings in which a byte does not tell whether a character begins there.
     """
     encoding = codecs.lookup(data.encoding).name if data.unit == "chars" else ""
     from_start = data.records != "none" or data.newlines != "keep" or data.skip_lines
@@ -78,11 +78,14 @@ class _Planner:
 
     def __init__(self, source: Source, data: DataConfig, encoding: str) -> None:
         self.source, self.data, self.utf8 = source, data, encoding == "utf-8"
-        self.joiner = data.joiner.encode("utf-8", "surrogateescape")
-        if encoding and not self.utf8:  # a text never ends with what it cannot hold
-            self.joiner = data.joiner.encode(encoding, "replace")
+        self.joiner: bytes | None = data.joiner.encode("utf-8", "surrogateescape")
+        if encoding and not self.utf8:
+            try:
+                self.joiner = data.joiner.encode(encoding)
+            except UnicodeEncodeError:
+                self.joiner = None  # no file can end with it
         self.several = len(source.parts) > 1
-        self.end = b""  # of the text so far, as long as the joiner
+        self.end = b""  # of the text so far: as long as the joiner, or a byte
         self.stretches: list[list[Span]] = []
         self.left = 0  # bytes for which the last stretch has room
         self.joined = self.empty = 0
@@ -112,13 +115,14 @@ class _Planner:
                 self.marked.append(part.label)
             is_empty = size <= len(mark)
             self.empty += is_empty
-            follows = self.several and not is_empty and bool(self.joiner and self.end)
+            follows = self.several and not is_empty and bool(self.data.joiner and self.end)
             joined = follows and self.end != self.joiner
             self.joined += joined
             self._divide(file, part.path, size, joined)
-            if self.joiner:
-                file.seek(max(len(mark), size - len(self.joiner)))
-                self.end = (self.end + file.read(len(self.joiner)))[-len(self.joiner) :]
+            if self.data.joiner:
+                length = len(self.joiner or b"?")
+                file.seek(max(len(mark), size - length))
+                self.end = (self.end + file.read(length))[-length:]
         return size, state.st_mtime_ns
 
     def _divide(self, file: reading.File, path: str, size: int, joined: bool) -> None:
@@ -143,9 +147,7 @@ class _Planner:
         if not self.utf8 or at == size:
             return at
         file.seek(at)
-        following = file.read(
-            3
-        )  # where more bytes cannot begin a character, they are an error anyway
+        following = file.read(3)  # if more bytes cannot begin a character, they are an error anyway
         return at + len(following) - len(following.lstrip(_INSIDE))
 
 

@@ -2,12 +2,12 @@
 
 They are programs of their own, started and answered by lines of JSON through pipes: that works from
 any program, also from one whose main module must not be imported again, or which has threads. A
-process ends when its pipe does, so none is left if this one is killed.
+process ends when its pipe does, so none is left if this one is killed. Signals that ask a whole group
+of processes to end are for this one, which ends the others.
 """
 
 import json
 import os
-import signal
 import subprocess  # nosec B404
 import sys
 from collections.abc import Generator, Mapping, Sequence
@@ -20,7 +20,15 @@ from charlm.errors import CharlmError, MachineError
 from charlm.text.stretch_jobs import JOBS, Result
 
 MOST = 8  # this process hashes what they read and write in order, and keeps up with so many
-_PROGRAM = "from charlm.text.workers import serve; serve()"
+# Signals are ignored before the rest is imported, which takes a second.
+_PROGRAM = """
+import signal
+for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+from charlm.text.workers import serve
+serve()
+"""
 
 Task = Mapping[str, Any]
 
@@ -37,7 +45,7 @@ def in_order(
         count: How many processes; None: one for each core. With one, it is this process.
 
     Raises:
-        CharlmError: That of the first task, in their order, that raises one.
+        Exception: That of the first task, in their order, that raises one.
         MachineError: A process was killed.
     """
     if count is None:
@@ -82,13 +90,12 @@ class _Worker:
     """A process that does tasks."""
 
     def __init__(self, job: str, setup: Mapping[str, Any]) -> None:
-        command = [sys.executable, "-c", _PROGRAM]
+        command = [sys.executable, "-P", "-c", _PROGRAM]  # -P: not from the current folder
         self._process = subprocess.Popen(  # nosec B603
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            # Not in this process's group: Ctrl-C is for this one, which ends the others.
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
             process_group=None if os.name == "nt" else 0,
         )
         self._write({"job": job, "setup": setup})
@@ -135,14 +142,19 @@ def _close(pipe: IO[bytes] | None) -> None:
 
 def serve() -> None:
     """Be such a process: read the job, then tasks, and answer each."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     out, sys.stdout = sys.stdout, sys.stderr
-    begin = json.loads(sys.stdin.readline())
-    work = JOBS[begin["job"]](**begin["setup"])
+    begin = json.loads(sys.stdin.readline() or "{}")
+    work: Any = None
     for line in sys.stdin:
         try:
+            work = work or JOBS[begin["job"]](**begin["setup"])
             answer = work(**json.loads(line))
-        except CharlmError:  # who asked does it again, and shows the error
+        except Exception:  # who asked does it again, and shows the error
             answer = None
-        out.write(json.dumps(answer) + "\n")
-        out.flush()
+        try:
+            out.write(json.dumps(answer) + "\n")
+            out.flush()
+        except (
+            BrokenPipeError
+        ):  # who asked is gone; the interpreter would complain about it at its end
+            os._exit(1)

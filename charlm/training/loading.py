@@ -79,9 +79,10 @@ def _compile_elsewhere(missing: list[tuple[str, str]]) -> None:
 
     If it fails, this process compiles them.
     """
+    program = f"import {__name__} as m; [m._load(*args) for args in {missing}]"
     subprocess.run(  # nosec B603
-        [sys.executable, "-c", f"import {__name__} as m; [m._load(*args) for args in {missing}]"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        [sys.executable, "-P", "-c", program],  # -P: not from the current folder
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

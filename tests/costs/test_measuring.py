@@ -51,3 +51,14 @@ def test_several_processes_are_measured_together_and_exchange(monkeypatch, confi
     assert found.seconds_a_byte > 0
     assert found.together.adamw > 0
     assert os.environ["OMP_NUM_THREADS"] == "2"
+
+
+def test_processes_that_measure_import_nothing_from_the_current_folder(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+
+    with measuring._for_processes():
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["PYTHONSAFEPATH"]) == ("1", "1")
+
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "PYTHONSAFEPATH" not in os.environ
