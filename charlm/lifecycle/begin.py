@@ -53,6 +53,7 @@ from charlm.storage.lock import HOLDER, LOCK
 from charlm.storage.machine import is_gone
 from charlm.storage.regular import is_folder, is_regular
 from charlm.text import Corpus, Scan, Source, Tokenizer, encode_corpus, open_source, scan_text
+from charlm.text.large import IDS, put_back
 from charlm.text.parts import check_lengths, check_parts, record_bounds
 from charlm.text.scan import Progress
 from charlm.text.survey import LOOKED_AT, Survey
@@ -319,12 +320,14 @@ def create_run(
         Stopped: `should_stop` said so.
     """
     run = RunFolder(out)
+    corpus: Corpus | None = None
+    place = shared_place(run.tokens_path) if resumable and text.scan.counted else None
     try:
         config = resolve_dtype(resolve_experts(config, text.tokenizer))
         config_file(config, str(run.config_path))  # refuses what it cannot hold
         check_first_weights(config, text.tokenizer)
         check_disk(config, out, text)
-        remove_leftovers(out, shared_place(run.tokens_path) if resumable else None)
+        remove_leftovers(out, place)
         corpus = encode_corpus(
             text.source,
             config.data,
@@ -345,16 +348,26 @@ def create_run(
         if records := text.scan.records:
             notes += records.more_notes(config.model.block_size, corpus.facts.get("repeats"))
         notes += text_notes(text.scan, corpus, text.tokenizer, config.data)
-    except BaseException:
-        _take_back(out, shared_place(run.tokens_path) if resumable else None)
+    except BaseException as error:
+        _take_back(out, place, kept_of(text, resumable, error) if corpus else None)
         raise
     return PreparedRun(config, run, corpus, text.tokenizer, notes=notes)
 
 
-def take_back_unless_begun(run: RunFolder) -> None:
+def kept_of(text: PreparedText, resumable: bool, error: BaseException) -> PreparedText | None:
+    """Return a text whose ids are kept for the next start after an error; None: they are not.
+
+    They took long if the text is large, and a text that is wrong must be changed.
+    """
+    kept = resumable and text.scan.counted and not isinstance(error, DataError)
+    return text if kept else None
+
+
+def take_back_unless_begun(run: RunFolder, kept: PreparedText | None = None) -> None:
     """Remove a new run that failed before its first step, so that the command can be repeated.
 
-    A run that has or may have a step stays.
+    A run that has or may have a step stays. The ids of a text that is `kept` are put where a start in
+    the same folder goes on with them.
     """
     runs = [run, *map(RunFolder, run.path.glob("experts/*"))]
     with contextlib.suppress(CharlmError, OSError):
@@ -373,27 +386,40 @@ def take_back_unless_begun(run: RunFolder) -> None:
                 path.unlink(missing_ok=True)
             folders = (one.samples_path, one.checkpoints.folder, one.path / "experts", one.path)
             _remove_empty(*folders)
-        _take_back(run.path)
+        _take_back(run.path, shared_place(run.tokens_path), kept)
 
 
-def _take_back(out: Path, keep: Path | None = None) -> None:
-    """Remove the files that a failed start made, except `keep`, and nothing else."""
-    shutil.rmtree(out / "tokens", ignore_errors=True)
+def _take_back(out: Path, place: Path | None, kept: PreparedText | None) -> None:
+    """Remove the files that a failed start made, and nothing else.
+
+    What is at `place` stays, and the whole ids of a text that is `kept` go there.
+    """
+    tokens = RunFolder(out).tokens_path
+    if kept and kept.scan.counted:
+        with contextlib.suppress(MachineError):
+            put_back(tokens, kept.scan.counted, kept.tokenizer)
+    shutil.rmtree(tokens, ignore_errors=True)
     _remove_empty(out / "checkpoints")
     for name in ("tokenizer.json", *LOCKS):
         with contextlib.suppress(OSError):
             (out / name).unlink()
     with contextlib.suppress(MachineError):
-        remove_leftovers(out, keep)
+        remove_leftovers(out, place)
 
 
 def check_disk(config: Config, out: Path, text: PreparedText) -> None:
-    """Raise MachineError if the disk has no room for the checkpoints."""
+    """Raise MachineError if the disk has no room for the ids and the checkpoints.
+
+    The ids that an earlier start left in `out` have their room: they are used, or deleted first.
+    """
     first, last = text.scan.bounds(config.data)["train"]
     size = checkpoint_bytes(config, text.tokenizer.vocab_size, last - first)
     needed = int(DISK_FACTOR * size) + 4 * text.scan.size
     with machine_errors(out):
         free = shutil.disk_usage(out).free
+    with contextlib.suppress(OSError):
+        begun = (shared_place(RunFolder(out).tokens_path) / IDS).stat()
+        free += 512 * getattr(begun, "st_blocks", 0)  # which Windows does not tell
     if free < needed:
         what = f"this run needs about {human_bytes(needed)} of disk and {human_bytes(free)} is free"
         raise MachineError(out, what, Phrase("free some space or choose another {}", OUT))

@@ -35,4 +35,5 @@ def followed(orders: dict[str, Any]) -> PreparedRun:
         raise CheckpointError(run.path, "not found by a process of this run", mend)
     config = read_config(orders["config"].encode(), str(run.config_path))
     checkpoint = None if step is None else sound_checkpoint(step, run.checkpoints.path(step))
-    return PreparedRun(config, run, open_corpus(run.text_path), run.tokenizer, checkpoint)
+    corpus = open_corpus(run.text_path, checked=True)  # by the process that gave the orders
+    return PreparedRun(config, run, corpus, run.tokenizer, checkpoint)

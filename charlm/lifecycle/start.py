@@ -105,8 +105,9 @@ def begun(start: Start, watcher: Watcher) -> Iterator[PreparedRun]:
         prepared.plans = plan.plans
         try:
             yield prepared
-        except Exception:
-            begin.take_back_unless_begun(prepared.run)
+        except Exception as error:
+            kept = begin.kept_of(plan.text, plan.place is not None, error)
+            begin.take_back_unless_begun(prepared.run, kept)
             raise
 
 

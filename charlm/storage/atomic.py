@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -92,6 +92,7 @@ def new_folder(
     hashes: Mapping[str, str] | None = None,
     *,
     resumable: bool = False,
+    apart: Collection[str] = (),
 ) -> Iterator[Path]:
     """Yield a folder to fill with files; it appears at `path` only when the block succeeds.
 
@@ -104,6 +105,8 @@ def new_folder(
         hashes: SHA-256 of files that are known when the block ends, by their names.
         resumable: Yield `shared_place(path)` with what an earlier call left there; and leave it, unless
             the block raises a DataError: then it is of no use.
+        apart: Names of files, known when the block ends, that are not in the manifest: they are deleted
+            once the folder is at `path`, so a kill before that loses none of them.
 
     Raises:
         CheckpointError: There is something at `path` that is not a folder.
@@ -119,9 +122,13 @@ def new_folder(
             yield temporary
             for file in sorted(temporary.iterdir()):
                 flush_file(file)
-            write_manifest(temporary, facts, hashes)
+            write_manifest(temporary, facts, hashes, apart)
             flush_folder(temporary)
             _replace_folder(temporary, path)
+            if apart:
+                for name in apart:
+                    (path / name).unlink(missing_ok=True)
+                flush_folder(path)
         except BaseException as error:
             if not resumable or isinstance(error, DataError):
                 shutil.rmtree(temporary, ignore_errors=True)

@@ -13,7 +13,7 @@ import os
 import re
 import reprlib
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, cast
@@ -41,17 +41,21 @@ class OtherFormatError(CheckpointError):
 
 
 def write_manifest(
-    folder: Path, facts: Mapping[str, Any], hashes: Mapping[str, str] | None = None
+    folder: Path,
+    facts: Mapping[str, Any],
+    hashes: Mapping[str, str] | None = None,
+    apart: Collection[str] = (),
 ) -> None:
-    """Record `facts` and the size and SHA-256 of every file now in `folder`.
+    """Record `facts` and the size and SHA-256 of every file now in `folder`, except those `apart`.
 
     `hashes` are SHA-256 of files that are known already. Raise CheckpointError if the facts are too
     long to be read again.
     """
-    known = hashes or {}
+    known, apart = hashes or {}, {NAME, *apart}
     files = {
         path.name: {"size": path.stat().st_size, "sha256": known.get(path.name) or sha256_of(path)}
         for path in sorted(folder.iterdir())
+        if path.name not in apart
     }
     files = {NAME: {"sha256": _UNKNOWN.decode()}, **files}
     content = {"format": FORMAT, **facts, "files": files}

@@ -21,7 +21,7 @@ from charlm.errors import CheckpointError, DataError, number_of
 from charlm.storage import new_folder, read_manifest, verify_folder
 from charlm.storage.json_file import Count, reason
 from charlm.text.escapes import IdWriter
-from charlm.text.large import IDS, RARE, write_ids
+from charlm.text.large import IDS, RARE, working_files, write_ids
 from charlm.text.parts import record_bounds, refuse_empty, split_bounds
 from charlm.text.reading import gathered, read_symbols
 from charlm.text.records import Cutter, Records, keys_of
@@ -82,7 +82,8 @@ def encode_corpus(
         raise DataError(source.name, not_in_alphabet(strange, tokenizer))
     hashes: dict[str, str] = {}
     large = scan.counted
-    with new_folder(folder, facts, hashes, resumable=resumable and bool(large)) as temporary:
+    resumable, working = resumable and bool(large), working_files(large) if large else []
+    with new_folder(folder, facts, hashes, resumable=resumable, apart=working) as temporary:
         if large:
             encoding = partial(progress, "encoding")
             hashes[IDS], escapes = write_ids(large, data, tokenizer, strange, temporary, encoding)
@@ -169,12 +170,17 @@ def _write_records(
     return facts | {"repeats": total - count} if data.unique else facts
 
 
-def open_corpus(folder: Path) -> Corpus:
+def open_corpus(folder: Path, *, checked: bool = False) -> Corpus:
     """Open a corpus that `encode_corpus` wrote.
+
+    If another process has just written or `checked` it, only its manifest and sizes are checked, which
+    takes no time even if the text is large.
 
     Raises DataError if its file of ids is truncated, and CheckpointError if the folder is missing,
     otherwise damaged, or has invalid ids.
     """
+    if checked:
+        return _corpus(folder, read_manifest(folder, RESTORE))
     path = folder / IDS
     expected = read_manifest(folder, RESTORE)["files"].get(IDS, {}).get("size")
     if isinstance(expected, int) and path.is_file() and (found := path.stat().st_size) < expected:

@@ -3,15 +3,17 @@
 While a text is encoded, the folder of its ids also holds `scan.json`, which says what was counted, and
 `finished`, which has a line for each stretch whose ids are on the disk. After a kill, they say what need
 not be done again: the count, if the files have the same names, sizes and times; and stretches whose
-ids still have their SHA-256. The ids are the same bytes in one file, however many processes wrote them
+ids still have their SHA-256. These files go when the folder is at its place. A run that fails before its
+first step puts its folder back, with `scan.json` and a manifest that covers all ids. The ids are the same bytes in one file, however many processes wrote them
 and however often they were killed: from the count, each stretch's place in that file is known.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +26,12 @@ from pydantic import BaseModel, Field
 
 from charlm.config import DataConfig
 from charlm.errors import CharlmError
-from charlm.storage import machine_errors, write_file
+from charlm.storage import machine_errors, read_manifest, write_file
+from charlm.storage.atomic import shared_place
 from charlm.storage.json_file import Count, read_bytes, read_object
+from charlm.storage.machine import is_gone
+from charlm.storage.manifest import sha256_of
+from charlm.storage.regular import is_folder
 from charlm.text.sources import Source, changed_meanwhile
 from charlm.text.stretch_jobs import escapes_of, hash_ids
 from charlm.text.stretches import Plan, Stretch, in_stretches, read_stretch
@@ -37,6 +43,8 @@ IDS, RARE = "ids.bin", "escapes.bin"
 SCAN, FINISHED, TOKENIZER = "scan.json", "finished", "tokenizer.json"
 FORMAT = 1
 _MOST = 1 << 27  # bytes of these files, of which a text of a TiB fills a twentieth
+
+_LINE = re.compile(rb"^([0-9]{1,15}) ([0-9a-f]{64})$", re.MULTILINE)  # of `finished`
 
 _Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -136,6 +144,8 @@ def write_ids(
 ) -> tuple[str, int]:
     """Write the ids of a text, and its escapes, to `folder`; keep what was finished there before.
 
+    The folder then also holds `working_files`.
+
     Args:
         counted: The text.
         data: How it is read.
@@ -160,6 +170,8 @@ def write_ids(
         | {"kept": kept.get(i)}
         for i, (stretch, start, size, sha256) in enumerate(facts)
     ]
+    if whole := _whole(folder, tokenizer, tasks, width, progress):
+        return whole
     setup = _setup(counted.plan, data) | {
         "tokenizer": str(folder / TOKENIZER),
         "strange": "".join(strange),
@@ -179,9 +191,51 @@ def write_ids(
             hash_ids(ids, task["start"] * width, task["size"] * width, digest.update)
             progress(_bytes(task["stretch"]))
         escapes = _joined_escapes(folder, len(tasks)) if tokenizer.escape is not None else 0
-        for name in (FINISHED, SCAN, TOKENIZER):
-            (folder / name).unlink()
     return digest.hexdigest(), escapes
+
+
+def working_files(counted: Counted) -> list[str]:
+    """Return the names of files that are of use only until all ids of a text are written."""
+    parts = (escapes_of(Path(IDS), i).name for i in range(len(counted.sizes)))
+    return [SCAN, FINISHED, TOKENIZER, *parts]
+
+
+def put_back(folder: Path, counted: Counted, tokenizer: Tokenizer) -> None:
+    """Make a folder that `write_ids` filled for this text one that the next start goes on with.
+
+    Raises MachineError if the disk or its permissions refuse.
+    """
+    place = shared_place(folder)
+    with machine_errors(folder):
+        write_file(folder / TOKENIZER, tokenizer.to_json().encode())
+        write_file(folder / SCAN, json.dumps(counted.facts).encode())
+        if is_folder(place):
+            shutil.rmtree(place)
+        folder.rename(place)
+
+
+def _whole(
+    folder: Path,
+    tokenizer: Tokenizer,
+    tasks: Sequence[Mapping[str, Any]],
+    width: int,
+    progress: Callable[[int], None],
+) -> tuple[str, int] | None:
+    """Return what `write_ids` returns if a manifest says that all ids are written, and they are."""
+    try:
+        files, escapes = read_manifest(folder)["files"], 0
+        if tokenizer.escape is not None:
+            if sha256_of(folder / RARE) != files[RARE]["sha256"]:
+                return None
+            escapes = (folder / RARE).stat().st_size // ESCAPES.itemsize
+        digest = hashlib.sha256()
+        for task in tasks:
+            hash_ids(folder / IDS, task["start"] * width, task["size"] * width, digest.update)
+            progress(_bytes(task["stretch"]))
+        found = digest.hexdigest()
+        return (found, escapes) if found == files[IDS]["sha256"] else None
+    except (CharlmError, OSError, LookupError):
+        return None
 
 
 def _begin(folder: Path, counted: Counted, tokenizer: Tokenizer, size: int) -> dict[int, str]:
@@ -194,15 +248,20 @@ def _begin(folder: Path, counted: Counted, tokenizer: Tokenizer, size: int) -> d
                 and read_bytes(folder / TOKENIZER, _MOST) == as_json
                 and (folder / IDS).stat().st_size == size
             )
-            lines = read_bytes(folder / FINISHED, _MOST).decode() if same else ""
-            pairs = (line.split() for line in lines.split("\n")[:-1])  # the last may be cut off
-            return (
-                {int(number): sha256 for number, sha256 in pairs}
-                if same
-                else _new(folder, counted, as_json, size)
-            )
+            return _finished(folder) if same else _new(folder, counted, as_json, size)
         except (CharlmError, OSError, ValueError):
             return _new(folder, counted, as_json, size)
+
+
+def _finished(folder: Path) -> dict[int, str]:
+    """Return what the lines of `finished` say, after cutting off a last one that a kill left torn."""
+    path = folder / FINISHED
+    if is_gone(path):
+        return {}
+    content = read_bytes(path, _MOST)
+    end = content.rfind(b"\n") + 1
+    os.truncate(path, end)
+    return {int(number): sha256.decode() for number, sha256 in _LINE.findall(content[:end])}
 
 
 def _new(folder: Path, counted: Counted, tokenizer: bytes, size: int) -> dict[int, str]:
@@ -233,9 +292,7 @@ def _joined_escapes(folder: Path, stretches: int) -> int:
     """Join the files of escapes of all stretches, and return how many escapes there are."""
     with (folder / RARE).open("wb") as rare:
         for number in range(stretches):
-            path = escapes_of(folder / IDS, number)
-            rare.write(path.read_bytes())
-            path.unlink()
+            rare.write(escapes_of(folder / IDS, number).read_bytes())
         return rare.tell() // ESCAPES.itemsize
 
 

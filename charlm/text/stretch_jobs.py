@@ -109,7 +109,8 @@ class Encoding:
         Raises DataError if the content has changed.
         """
         rare = escapes_of(self.ids, number) if self.tokenizer.escape is not None else None
-        if kept and kept == self._written(start, size, rare):
+        there = rare is None or rare.is_file()
+        if kept and there and kept == self._written(start, size, rare):
             return {"sha256": kept}
         content, digest = hashlib.sha256(), hashlib.sha256()
         spans = [Span(*span) for span in stretch]
@@ -142,7 +143,7 @@ class Encoding:
         digest = hashlib.sha256()
         with machine_errors(self.ids):
             hash_ids(self.ids, start * self.width, size * self.width, digest.update)
-            if rare and rare.is_file():
+            if rare:
                 digest.update(rare.read_bytes())
         return digest.hexdigest()
 

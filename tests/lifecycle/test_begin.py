@@ -1,13 +1,15 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from charlm.config import load_config
-from charlm.errors import UsageError
-from charlm.lifecycle.begin import prepare_text, resolve_dtype
+from charlm.errors import MachineError, UsageError
+from charlm.lifecycle.begin import check_disk, prepare_text, resolve_dtype
 from charlm.lifecycle.resume import resumed_config
 from charlm.models.registry import KINDS, Kind
 from charlm.runs import RunFolder
+from charlm.storage.atomic import shared_place
 
 
 @pytest.fixture
@@ -57,3 +59,17 @@ def test_an_expert_with_a_learner_of_its_own_is_to_be_trained_alone(monkeypatch)
         UsageError, match=r"^model\.experts\.two\.model: 'bigram' has a learner of "
     ):
         prepare_text(load_config("mixture", overrides), print, print)
+
+
+def test_ids_that_a_killed_start_left_have_their_room(tiny, tmp_path, monkeypatch):
+    config = load_config("tiny.yaml")
+    text = prepare_text(config, lambda *_: None, lambda *_: None)
+    left = shared_place(RunFolder(tmp_path).tokens_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(MachineError, match="and 0 bytes is free"):
+        check_disk(config, tmp_path, text)
+    left.mkdir()
+
+    (left / "ids.bin").write_bytes(bytes(1 << 22))  # more than this run needs
+
+    check_disk(config, tmp_path, text)

@@ -1,7 +1,9 @@
 """Large texts, in stretches: the same bytes as from start to end, whoever writes them and however often."""
 
+import io
 import os
 import signal
+import sys
 import tracemalloc
 
 import numpy as np
@@ -11,9 +13,10 @@ from hypothesis import strategies as st
 
 from charlm.config import DataConfig
 from charlm.errors import DataError, MachineError
-from charlm.storage import read_manifest
+from charlm.storage import atomic, read_manifest
 from charlm.storage.atomic import shared_place
 from charlm.text import encode_corpus, open_source, scan_text, stretch_jobs, stretches, workers
+from charlm.text import large as large_texts
 from charlm.text.survey import Survey
 from tests.text.test_corpus import texts, whole
 
@@ -90,12 +93,14 @@ def outcome(folder, source, data):
             {"unit": "bytes"},
             {"min_count": 2},
             {"encoding": "latin-1", "joiner": "é"},
+            {"encoding": "latin-1", "joiner": "→"},
         ]
     ),
 )
 @settings(max_examples=8)
 @example(["aé", "", "b"], 8, {"joiner": "é"})
 @example(["0", "\ufeff"], 8, {})
+@example(["why?", "so"], 8, {"encoding": "latin-1", "joiner": "→"})
 def test_stretches_give_what_one_pass_gives(tmp_path_factory, parts, size, keys):
     folder = tmp_path_factory.mktemp("texts")
     data = DataConfig(source=str(folder / "in"), **keys)
@@ -138,6 +143,9 @@ def test_processes_of_their_own_write_the_same_bytes(tmp_path, monkeypatch):
     opened = open_source(str(path))
     scan = scan_text(opened, data)
     monkeypatch.setattr(workers, "own_cores", lambda: 2)
+    (tmp_path / "queue.py").write_text("raise SystemExit('not to be imported')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(filter(None, sys.path)))  # as of a program in a file
 
     encode_corpus(opened, data, scan, scan.tokenizer(data), tmp_path / "tokens")
 
@@ -171,25 +179,74 @@ def test_invalid_bytes_are_reported_where_they_are(tmp_path, large, count, bad, 
         assert f"byte {1 + before + at} " in str(found.value)
 
 
-def test_a_process_that_is_killed_is_named_and_what_was_done_counts(tmp_path, monkeypatch):
+def test_only_a_kill_ends_a_process_and_it_is_named_and_what_was_done_counts(tmp_path, monkeypatch):
     path = tmp_path / "text.txt"
     path.write_bytes(b"abc\n" * 20)
     tasks = [{"stretch": [[str(path), start, start + 4]]} for start in range(0, 80, 4)]
     asked = workers._Worker.ask
 
     def ask(worker, task):
+        if task is tasks[4]:
+            for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                worker._process.send_signal(sent)  # as to a whole group
         if task is tasks[7]:
-            os.kill(worker._process.pid, signal.SIGKILL)
+            worker._process.kill()
         return asked(worker, task)
 
     monkeypatch.setattr(workers._Worker, "ask", ask)
     setup = {"data": DataConfig().model_dump(), "several": False}
     done = []
+    results = map(done.append, workers.in_order("count", setup, tasks, 2))
 
     with pytest.raises(MachineError, match="killed by signal 9; start the same command again"):
-        done.extend(result["size"] for result in workers.in_order("count", setup, tasks, 2))
+        list(results)
 
-    assert done in ([], [4] * 7)
+    assert [result["size"] for result in done] == [4] * 7
+
+
+def test_any_error_of_a_process_is_met_again_by_the_one_that_asked(monkeypatch, large, capsys):
+    def refused(**setup):
+        raise MemoryError
+
+    monkeypatch.setitem(workers.JOBS, "count", refused)
+    asked = '{"job": "count", "setup": {}}\n{"stretch": []}\n'
+    monkeypatch.setattr(sys, "stdin", io.StringIO(asked))
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    answers = sys.stdout
+
+    workers.serve()
+
+    assert answers.getvalue() == "null\n"
+    monkeypatch.setattr(Here, "__init__", lambda self, job, setup: None)
+    monkeypatch.setattr(Here, "ask", lambda self, task: None)
+    large(2)
+    with pytest.raises(MemoryError):
+        list(workers.in_order("count", {}, [{}, {}]))
+
+
+def stretches_read(monkeypatch):
+    """Return a list of the places of stretches that are counted or encoded from now on."""
+    read = []
+    spied = stretch_jobs.read_stretch
+
+    def reading(spans, *arguments, **keys):
+        read.append(spans[0].start // 16)
+        return spied(spans, *arguments, **keys)
+
+    monkeypatch.setattr(stretch_jobs, "read_stretch", reading)
+    return read
+
+
+def stopped_at(monkeypatch, module, name, folder, path, data):
+    """Encode a text, and be killed where a function would be called."""
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            encoded(folder, path, data, resumable=True)
 
 
 def stopped_encoding(monkeypatch, folder, path, data, at):
@@ -221,14 +278,7 @@ def test_a_stopped_encoding_goes_on_with_what_is_finished(tmp_path, large, monke
     damaged.write_bytes(b"\xff" + damaged.read_bytes()[1:])  # in the first stretch
     with (shared_place(folder) / "finished").open("ab") as finished:
         finished.write(b"5 0123")  # cut off
-    read = []
-    spied = stretch_jobs.read_stretch
-
-    def reading(spans, *arguments, **keys):
-        read.append(spans[0].start // 16)
-        return spied(spans, *arguments, **keys)
-
-    monkeypatch.setattr(stretch_jobs, "read_stretch", reading)
+    read = stretches_read(monkeypatch)
 
     scan, *_ = encoded(folder, path, data, resumable=True)
 
@@ -236,6 +286,74 @@ def test_a_stopped_encoding_goes_on_with_what_is_finished(tmp_path, large, monke
     # Nothing was counted again, and of the five that were finished only the damaged one was encoded.
     assert len(read) == len(scan.counted.plan.stretches) - 4
     assert not shared_place(folder).exists()
+
+
+@pytest.mark.parametrize("keys", [{}, {"min_count": 20}])
+def test_what_is_finished_before_any_of_several_stops_is_kept(tmp_path, large, monkeypatch, keys):
+    path, data, folder = tmp_path / "text.txt", DataConfig(**keys), tmp_path / "tokens"
+    path.write_text(SENTENCE * 10, encoding="utf-8")
+    large(1)
+    for at in (3, 6):
+        stopped_encoding(monkeypatch, folder, path, data, at)
+        with (shared_place(folder) / "finished").open("ab") as finished:
+            finished.write(b"\0\0\n" + f"{at} 0123".encode())  # as a power cut leaves it
+    read = stretches_read(monkeypatch)
+
+    scan, *_ = encoded(folder, path, data, resumable=True)
+
+    assert len(read) == len(scan.counted.plan.stretches) - 6
+
+
+@pytest.mark.parametrize("keys", [{}, {"min_count": 20}])
+@pytest.mark.parametrize("name", ["write_manifest", "_replace_folder"])
+def test_a_kill_after_the_last_stretch_loses_nothing(tmp_path, large, monkeypatch, keys, name):
+    path, data, folder = tmp_path / "text.txt", DataConfig(**keys), tmp_path / "tokens"
+    path.write_text(SENTENCE * 10, encoding="utf-8")
+    encoded(tmp_path / "whole", path, data)
+    large(1)
+    stopped_at(monkeypatch, atomic, name, folder, path, data)
+    read = stretches_read(monkeypatch)
+
+    encoded(folder, path, data, resumable=True)
+
+    assert read == []
+    assert files_of(folder) == files_of(tmp_path / "whole")
+
+
+def test_escapes_that_a_kill_lost_are_encoded_again(tmp_path, large, monkeypatch):
+    path, data, folder = tmp_path / "text.txt", DataConfig(min_count=20), tmp_path / "tokens"
+    path.write_text(SENTENCE * 10, encoding="utf-8")
+    encoded(tmp_path / "whole", path, data)
+    large(1)
+    stopped_at(monkeypatch, large_texts, "_joined_escapes", folder, path, data)
+    (shared_place(folder) / "escapes-3.bin").unlink()
+    read = stretches_read(monkeypatch)
+
+    encoded(folder, path, data, resumable=True)
+
+    assert len(read) == 1
+    assert files_of(folder) == files_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("keys", [{}, {"min_count": 20}])
+@pytest.mark.parametrize("damaged", [None, "ids.bin", "escapes.bin"])
+def test_a_folder_that_is_put_back_is_used_if_it_is_whole(
+    tmp_path, large, monkeypatch, keys, damaged
+):
+    path, data, folder = tmp_path / "text.txt", DataConfig(**keys), tmp_path / "tokens"
+    path.write_text(SENTENCE * 10, encoding="utf-8")
+    large(1)
+    scan, _, tokenizer = encoded(folder, path, data, resumable=True)
+    before = files_of(folder)
+    large_texts.put_back(folder, scan.counted, tokenizer)
+    if damaged in before:
+        (shared_place(folder) / damaged).write_bytes(b"\xff" + before[damaged][1:])
+    read = stretches_read(monkeypatch)
+
+    encoded(folder, path, data, resumable=True)
+
+    assert files_of(folder) == before
+    assert len(read) == (len(scan.counted.plan.stretches) if damaged in before else 0)
 
 
 @pytest.mark.parametrize("change", ["text", "alphabet", "scan", "finished"])
