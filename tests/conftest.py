@@ -17,6 +17,7 @@ import torch
 import typer
 from beartype import BeartypeConf
 from beartype.claw import beartype_packages
+from hypothesis import settings
 
 from tests.checked import check_once
 
@@ -26,6 +27,9 @@ beartype_packages(
     ("charlm.lifecycle", "charlm.runs", "charlm.text"), conf=BeartypeConf(claw_is_pep526=False)
 )
 check_once()
+# How long an example takes depends on what else runs: that is no failure.
+settings.register_profile("charlm", deadline=None)
+settings.load_profile("charlm")
 os.environ["TERMINAL_WIDTH"] = "100"  # help texts wrap to the terminal otherwise
 # Tensors as small as those of a test are slower on several threads, far slower on a busy machine.
 torch.set_num_threads(1)

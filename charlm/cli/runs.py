@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from charlm.runs.listing import Summary
 
 app = typer.Typer(
-    help="List the runs; copy, merge, remove or save some, or export metrics.",
+    help="List, copy, merge, save or remove runs, or export metrics.",
     invoke_without_command=True,
     rich_markup_mode=None,
 )
@@ -113,7 +113,7 @@ def save(
 
 @app.command("merge", cls=Verb)
 def merge(run: Annotated[Path, typer.Argument(metavar="RUN", help="The run.", **A_RUN)]) -> None:
-    """Make ordinary checkpoints of those that several processes wrote in parts.
+    """Make ordinary checkpoints of those that are in parts.
 
     Such are those of train.sharded_saves. The weights stay the same, bit by bit.
     """

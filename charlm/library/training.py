@@ -1,5 +1,6 @@
 """Train a model from Python."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from charlm.config import Config, changed, dump_yaml, load_config, read_config
-from charlm.errors import UsageError
+from charlm.errors import Phrase, Setting, UsageError
 from charlm.library.interrupts import Interrupt, held_back
 from charlm.library.overrides import as_changes
 from charlm.library.run import Run
@@ -95,7 +96,7 @@ class _Watcher(Watcher):
 def _begun(
     config: Any, out: str | Path | None, changes: list[str], watcher: Watcher, began: float
 ) -> AbstractContextManager[PreparedRun]:
-    chosen = _configuration(config, changes)
+    chosen = _alone(_configuration(config, changes))
     named = isinstance(config, str | Path)
     name = Path(config).stem if named else chosen.model.type
     place = None if out is None else Path(out)
@@ -105,7 +106,19 @@ def _begun(
 def _resumed(
     run: RunFolder, given: str | None, changes: list[str], watcher: Watcher
 ) -> AbstractContextManager[PreparedRun]:
-    return resumed(run, lambda: resumed_config(run, given, changes), watcher)
+    return resumed(run, lambda: _alone(resumed_config(run, given, changes)), watcher)
+
+
+def _alone(config: Config) -> Config:
+    """Return the configuration, or raise UsageError if several processes were started to share it."""
+    size = os.environ.get("WORLD_SIZE") or "1"
+    if config.train.parallel != "none" and size != "1":
+        what = f"WORLD_SIZE is {size!r}, and charlm.train trains in one process"
+        mend = Phrase(
+            "start torchrun with -m charlm train, or change {}", Setting("train.parallel")
+        )
+        raise UsageError("environment", what, mend)
+    return config
 
 
 def _configuration(config: Configuration, changes: list[str]) -> Config:

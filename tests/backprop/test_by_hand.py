@@ -110,7 +110,7 @@ def model_of(title, sizes, vocab):
 
 
 @each_model
-@settings(deadline=None, max_examples=6, derandomize=True)
+@settings(max_examples=6, derandomize=True)
 @given(drawn=shapes())
 def test_every_weight_has_the_gradient_of_autograd_and_of_finite_differences(title, drawn):
     sizes, vocab, batch, length = drawn

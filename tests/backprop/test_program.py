@@ -199,7 +199,7 @@ def without_idle_steps(program):
     return kept[::-1]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(program=STEPS)
 def test_any_program_has_the_gradients_of_autograd(program):
     program = without_idle_steps(program)

@@ -25,7 +25,7 @@ SHAPES = st.builds(
 
 
 @pytest.mark.parametrize("name", CASES)
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(sizes=SHAPES)
 def test_a_rule_equals_autograd_and_finite_differences(name, sizes):
     difference = check_rule(name, [sizes], probes=3)
@@ -37,7 +37,7 @@ def test_a_rule_equals_autograd_and_finite_differences(name, sizes):
 @pytest.mark.parametrize(
     ("rule", "reference"), [(rules.Add(), torch.add), (rules.Multiply(), torch.mul)]
 )
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(shapes=mutually_broadcastable_shapes(num_shapes=2, max_dims=4, max_side=3))
 def test_what_was_broadcast_is_summed(rule, reference, shapes):
     draw = Draw(0)
@@ -47,7 +47,7 @@ def test_what_was_broadcast_is_summed(rule, reference, shapes):
         assert difference.passed
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(shapes=mutually_broadcastable_shapes(signature="(n,m),(m,p)->(n,p)", max_dims=2, max_side=3))
 def test_a_product_of_stacks_of_matrices(shapes):
     draw = Draw(0)

@@ -60,7 +60,7 @@ def of_torch(function, numbers):
 
 @pytest.mark.parametrize("name", OPERATIONS)
 @given(data=st.data())
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_an_operation_agrees_with_central_differences(name, data):
     function, *domains = OPERATIONS[name]
     numbers = [data.draw(domain) for domain in domains]
@@ -78,7 +78,7 @@ def test_an_operation_agrees_with_central_differences(name, data):
 
 @pytest.mark.parametrize("name", OPERATIONS)
 @given(data=st.data())
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_an_operation_agrees_with_torch(name, data):
     function, *domains = OPERATIONS[name]
     numbers = [data.draw(domain) for domain in domains]
@@ -103,7 +103,7 @@ STEPS = {
     numbers=st.lists(SMALL, min_size=1, max_size=3),
     steps=st.lists(st.tuples(st.sampled_from(list(STEPS)), st.integers(0), st.integers(0))),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_graph_agrees_with_torch(numbers, steps):
     def build(*inputs):
         values = list(inputs)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.errors import UsageError
@@ -21,7 +21,6 @@ def targets(passes):
 
 
 @given(chars=st.integers(1, 80), block=st.integers(1, 12), rows=st.integers(1, 7))
-@settings(deadline=None)
 def test_windows_score_each_character_once_within_its_own_window(chars, block, rows):
     found = targets(windows(block).passes(chars, rows))
 
@@ -29,7 +28,6 @@ def test_windows_score_each_character_once_within_its_own_window(chars, block, r
 
 
 @given(chars=st.integers(1, 80), block=st.integers(1, 12), data=st.data(), rows=st.integers(1, 7))
-@settings(deadline=None)
 def test_sliding_windows_score_each_character_once_in_the_first_that_reaches_it(
     chars, block, data, rows
 ):
@@ -44,7 +42,6 @@ def test_sliding_windows_score_each_character_once_in_the_first_that_reaches_it(
 
 
 @given(chars=st.integers(1, 200), block=st.integers(1, 12), limit=st.integers(1, 300))
-@settings(deadline=None)
 def test_a_limit_spreads_whole_windows_over_the_text(chars, block, limit):
     block = min(block, chars)
     scored = [i for i, _ in targets(spread_windows(chars, block, limit, rows=3))]

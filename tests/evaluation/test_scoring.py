@@ -75,7 +75,7 @@ def test_products_by_onednn_give_the_same_loss(monkeypatch):
 
 
 @given(length=st.integers(2, 60), block=st.integers(1, 12), data=st.data())
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_overlapping_windows_equal_one_prediction_at_a_time(length, block, data):
     stride = data.draw(st.integers(1, block))
     text, model = a_text(length), Window()
@@ -88,7 +88,7 @@ def test_overlapping_windows_equal_one_prediction_at_a_time(length, block, data)
 
 
 @given(length=st.integers(2, 60), block=st.integers(1, 12))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_consecutive_windows_equal_one_prediction_at_a_time(length, block):
     text, model = a_text(length), Window()
 
@@ -102,7 +102,7 @@ def test_consecutive_windows_equal_one_prediction_at_a_time(length, block):
 
 
 @given(length=st.integers(2, 60), memory=st.integers(1, 9), stride=st.integers(1, 20))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_a_stream_equals_one_prediction_at_a_time(length, memory, stride):
     text, model = a_text(length), Remembers(memory)
     with pytest.MonkeyPatch.context() as patch:

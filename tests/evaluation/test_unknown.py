@@ -50,7 +50,7 @@ def test_the_model_is_shown_the_text_without_them(tmp_path, monkeypatch, chunk):
 
 
 @given(text=st.text("ab+é☃😀", min_size=4, max_size=40).map(lambda t: t + "ég+a"), data=st.data())
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_every_character_is_counted_where_it_stands(tmp_path_factory, text, data):
     text = "".join(data.draw(st.permutations(text)))
     ids, left_out = apart(text, tmp_path_factory.mktemp("apart"))

@@ -13,7 +13,7 @@ from tests.fuzz.targets import TARGETS
 
 def fuzzed(examples: int) -> settings:
     """Return settings under which a test is the same each time, on any machine."""
-    return settings(max_examples=examples, derandomize=True, deadline=None, database=None)
+    return settings(max_examples=examples, derandomize=True, database=None)
 
 
 @st.composite

@@ -94,6 +94,15 @@ def test_mistakes_leave_nothing_behind(arguments, error, message):
     assert not list(Path().iterdir())
 
 
+def test_processes_that_were_started_to_share_a_run_are_sent_to_the_command(tiny, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="start torchrun with -m charlm train, or change"):
+        package.train(str(tiny), out="shared", train={"parallel": "ddp"})
+
+    assert not Path("shared").exists()
+    assert package.train(str(tiny), out="alone", train={"max_steps": 3}).path.exists()
+
+
 def test_a_string_that_names_a_file_is_no_text():
     Path("my.txt").write_text(TEXT)
 

@@ -42,7 +42,7 @@ def texts(draw):
     return draw(st.lists(symbols, min_size=1, max_size=80)), vocab_size
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts(), st.integers(1, 14), st.integers(0, 3000), st.integers(1, 9))
 def test_counts_equal_those_of_a_loop_in_memory_and_on_disk(tmp_path, drawn, order, budget, stride):
     text, vocab_size = drawn

@@ -31,7 +31,7 @@ def encode(text):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.data(), st.integers(1, 6), st.integers(1, 9), st.integers(1, 2))
 def test_looking_one_probability_up_agrees_with_the_whole_distribution(
     method, data, order, vocab_size, min_count

@@ -115,7 +115,7 @@ def problems(draw):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(problems(), st.integers(1, 3), st.sampled_from([0.01, 1.0, 20.0]))
 def test_probabilities_are_those_of_the_papers(method, problem, min_count, k):
     text, window, vocab_size, order = problem

@@ -71,7 +71,7 @@ def test_a_damaged_log_is_named_with_its_line(tmp_path, record):
 
 
 @given(values=NUMBERS, most=st.integers(1, 70))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_thinning_keeps_means_extremes_and_every_step(values, most):
     whole = series(values)
 
@@ -93,7 +93,7 @@ def test_thinning_keeps_means_extremes_and_every_step(values, most):
 
 @given(values=NUMBERS, most=st.integers(4, 70))
 @example(values=[0.0, 1.0, 5.0, 1.0, -5.0, 1.0, 0.0], most=4)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_points_as_they_are_keep_the_extremes_and_both_ends(values, most):
     whole = series(values)
 

@@ -210,7 +210,7 @@ def brief(model):
 
 # The server's thread uses `random` while a strategy draws.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module")
-@settings(max_examples=int(os.environ.get("HOSTILE_REQUESTS", "60")), deadline=None)
+@settings(max_examples=int(os.environ.get("HOSTILE_REQUESTS", "60")))
 @given(st.sampled_from(["completions", "score", "next"]), st.dictionaries(FIELDS, JSON, max_size=4))
 def test_no_request_is_the_servers_mistake(brief, path, fields):
     body = json.dumps(

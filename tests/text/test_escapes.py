@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from charlm.config import DataConfig, load_config
@@ -29,7 +29,6 @@ def given_back(split, tokenizer):
 
 
 @given(SOME, st.integers(2, 5), st.sampled_from([0.0, 0.3]))
-@settings(deadline=None)
 def test_the_text_is_the_same_but_for_rare_characters(tmp_path_factory, text, least, share):
     counts = Counter(text)
     kept = {char for char, count in counts.items() if count >= least}
@@ -59,7 +58,6 @@ def test_the_text_is_the_same_but_for_rare_characters(tmp_path_factory, text, le
 
 
 @given(st.lists(st.text("aabcé☃😀", min_size=1, max_size=6), min_size=4, unique=True))
-@settings(deadline=None)
 def test_records_with_rare_characters_are_in_the_parts_they_would_be_in(tmp_path_factory, names):
     data, folder = "\n".join(names).encode(), tmp_path_factory.mktemp("corpus")
     keys = {"records": "lines", "val_fraction": 0.3}

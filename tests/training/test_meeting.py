@@ -14,7 +14,7 @@ def meet(store, size=3):
     found = {}
 
     def come(rank):
-        found[rank] = Meeting(store, rank, size, timeout=200)
+        found[rank] = Meeting(store, rank, size, timeout=200.0)
 
     threads = [threading.Thread(target=come, args=[rank]) for rank in reversed(range(size))]
     for thread in threads:
