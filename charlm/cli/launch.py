@@ -102,9 +102,8 @@ class Launch:
         if device != "cpu":
             what = f"{train.parallel} is for CPUs, and this run is on {device}"
             raise UsageError("train.parallel", what, "set run.device=cpu")
-        exact = train.parallel == "ddp" and train.exact is not False
         micro = train.micro_batch_size or train.batch_size
-        check_shares(train.batch_size // micro, self.size, exact)
+        check_shares(train.batch_size // micro, self.size, train.in_order)
         self.meet(stop)
 
     def earlier_run(self) -> "RunFolder | None":

@@ -172,7 +172,10 @@ def _resumed(
         _check_launch(order, config)
         return config
 
-    return resumed(run, resolve, _watcher(order), allow_new_data=allow_new_data)
+    processes = order.launch.size if order.launch else 1
+    return resumed(
+        run, resolve, _watcher(order), allow_new_data=allow_new_data, processes=processes
+    )
 
 
 def _begun(order: _Order) -> "AbstractContextManager[PreparedRun]":

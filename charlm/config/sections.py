@@ -141,11 +141,11 @@ class TrainConfig(Section):
     """Windows in one forward pass; gradients accumulate over them. Null: the whole batch."""
     parallel: Literal["none", "ddp", "fsdp2"] = "none"
     """`ddp`: the processes that torchrun starts train one model, each on a part of a batch's
-    micro-batches (see docs/scale.md). Their number is not a part of the configuration. `fsdp2`: so, and
-    each holds only a part of the weights and of what the optimizer keeps of them; for a GPT."""
+    micro-batches (see docs/scale.md). Their number is not a part of the configuration. `fsdp2`: as
+    `ddp`, but each process holds only its part of the weights. For GPTs."""
     sharded_saves: bool = False
-    """With `fsdp2`: each process writes its own part of a checkpoint, and the first does not collect
-    all. Every command reads such a checkpoint; `charlm runs merge` makes an ordinary one of it."""
+    """With `fsdp2`: each process writes its own part of a checkpoint, and none collects all. Every
+    command reads such a checkpoint; `charlm runs merge` makes an ordinary one of it."""
     exact: Literal["auto"] | bool = "auto"
     """Add the gradients of micro-batches in the order of one tree, so that the bits do not depend on the
     number of processes. `auto`: on a CPU. `false`: in whichever order takes the least time and memory."""
@@ -191,6 +191,11 @@ class TrainConfig(Section):
     `rollback` to the best checkpoint and go on at half the learning rate, at most three times."""
 
     DECAY_SHARE: ClassVar[float] = 0.2  # of a `wsd` schedule; the literature uses 0.1 to 0.3
+
+    @property
+    def in_order(self) -> bool:
+        """Whether several processes add up gradients as one does, so that they leave the same bits."""
+        return self.exact is not False and self.parallel != "fsdp2"
 
     def conflicts(self) -> Iterator[Problem]:  # noqa: D102
         if self.init_from and self.plan and self.minutes is not None:

@@ -110,7 +110,12 @@ def _with_experts_of(own: Config, config: Config) -> Config:
 
 
 def open_run(
-    config: Config, run: RunFolder, progress: Progress, *, allow_new_data: bool = False
+    config: Config,
+    run: RunFolder,
+    progress: Progress,
+    *,
+    allow_new_data: bool = False,
+    processes: int = 1,
 ) -> PreparedRun:
     """Open a locked run folder to continue it.
 
@@ -132,7 +137,7 @@ def open_run(
     require(sound.all())
     checkpoint, notes = sound.newest(), sound.notes
     prepared = PreparedRun(config, run, sound.corpus, run.tokenizer, checkpoint, notes)
-    notes += _what_differs(prepared)
+    notes += _what_differs(prepared, processes)
     if not checkpoint and not config.model.members():
         notes.append("no checkpoint yet: starting at step 0")
     older = sound.corpus.facts.get("joiner") is None  # than the key data.joiner
@@ -162,11 +167,12 @@ def open_run(
     return prepared
 
 
-def _what_differs(prepared: PreparedRun) -> list[str]:
+def _what_differs(prepared: PreparedRun, processes: int) -> list[str]:
     """Note the changes since the run was saved, one note for each kind."""
     notes, otherwise, factor = [], [], 1.0
     if checkpoint := prepared.checkpoint:
-        kept, otherwise = provenance_of(checkpoint), drift(checkpoint, prepared.config)
+        kept = provenance_of(checkpoint)
+        otherwise = drift(checkpoint, prepared.config, processes)
         factor = read_state(checkpoint.path, checkpoint.step).rate_factor
     else:
         kept = provenance_of_unjoined(prepared.run)

@@ -118,6 +118,7 @@ def resumed(
     watcher: Watcher,
     *,
     allow_new_data: bool = False,
+    processes: int = 1,
 ) -> Iterator[PreparedRun]:
     """Lock a run, open it, and hold it locked.
 
@@ -126,5 +127,7 @@ def resumed(
     """
     with folder_lock(run.path):
         with watcher.at_once(), watcher.reading() as progress:
-            prepared = open_run(resolve(), run, progress, allow_new_data=allow_new_data)
+            prepared = open_run(
+                resolve(), run, progress, allow_new_data=allow_new_data, processes=processes
+            )
         yield prepared

@@ -16,16 +16,22 @@ def merge_run(run: RunFolder) -> list[int]:
     """Merge all checkpoints of a run that are in parts; return their steps.
 
     Raises:
-        CheckpointError: One is damaged; it stays as it is.
+        CheckpointError: One is damaged; it stays as it is, and all others are merged.
         MachineError: The run is being trained, or the disk or its permissions refuse.
     """
-    merged = []
+    merged: list[int] = []
+    damage: CheckpointError | None = None
     with folder_lock(run.path):
         remove_leftovers(run.checkpoints.folder)
         for checkpoint in run.checkpoints.all():
             if in_parts(checkpoint.path):
-                _merge(checkpoint)
-                merged.append(checkpoint.step)
+                try:
+                    _merge(checkpoint)
+                    merged.append(checkpoint.step)
+                except CheckpointError as error:
+                    damage = damage or error
+    if damage:
+        raise damage
     return merged
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +27,7 @@ from charlm.runs.optimizer_state import (
     owned_by,
     restore_optimizers,
 )
-from charlm.runs.parts import part_files, write_about
+from charlm.runs.parts import Parts
 from charlm.runs.provenance import PROVENANCE
 from charlm.runs.weights import (
     VERSION,
@@ -50,7 +50,9 @@ HEADERS = 1 << 16  # bytes of a checkpoint besides its tensors, with a margin
 # a note that its bits will differ.
 #   2  our own Muon; each expert of a mixture has its own seed, and other steps at the end
 #   3  the gradients of four micro-batches or more are added in a tree
-RECIPE = 3
+#   4  fused recurrent layers in float32 add up each product with what it is added to
+RECIPE = 4
+RECURRENT = ("rnn", "gru", "lstm")
 # Fields that older checkpoints lack.
 ADDED_LATER = {"skipped": 0, "rate_factor": 1.0, "late_from": -1, "before": 0.0}
 
@@ -86,7 +88,8 @@ def save_checkpoint(
     provenance: bytes,
     form: str | None = None,
     carried: Mapping[str, Tensor] | None = None,
-    parts: Path | None = None,
+    parts: Parts | None = None,
+    processes: int | None = None,
 ) -> None:
     """Write the checkpoint of `state.step`, whole or not at all, and prune older ones.
 
@@ -99,8 +102,9 @@ def save_checkpoint(
         form: How steps ran the model (`compiled`, `fused`, `plain`), None before the first: the
             bits depend on it.
         carried: What else the next step depends on: a recurrent state.
-        parts: A folder in which processes have written the weights and the state of optimizers, and
-            which is emptied; None: those of `model` and `optimizers` are written.
+        parts: What processes have written of the weights and the state of optimizers, in a folder
+            that is removed; None: those of `model` and `optimizers` are written.
+        processes: How many train the model, if the bits depend on it.
 
     Raises:
         MachineError: The disk or its permissions refuse; older checkpoints are unharmed.
@@ -110,18 +114,17 @@ def save_checkpoint(
         "kind": "checkpoint",
         "step": state.step,
         "val_loss_nats": state.val_loss_nats if state.evaluated_step == state.step else None,
-        "environment": environment(),
+        "environment": environment(processes),
         "form": form,
     }
     tensors = {} if parts else optimizer_tensors(optimizers, model)
     carried = dict(carried or {})
     weights = () if parts else model.state_dict().values()
-    _check_room(path, [*weights, *tensors.values(), *carried.values()], len(provenance))
+    saved = [*weights, *tensors.values(), *carried.values()]
+    check_room(path, sum(tensor.nbytes for tensor in saved) + len(provenance))
     with new_folder(path, facts) as folder:
         if parts:
-            for file in part_files(parts):
-                file.rename(folder / file.name)
-            write_about(folder, {WEIGHTS: {VERSION: model.version}, OPTIMIZER: {}})
+            parts.move(folder, {WEIGHTS: {VERSION: model.version}, OPTIMIZER: {}})
         else:
             save_weights(model, folder / WEIGHTS)
             save_tensors(tensors, folder / OPTIMIZER)
@@ -130,7 +133,7 @@ def save_checkpoint(
         (folder / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
         (folder / PROVENANCE).write_bytes(provenance)
     if parts:
-        shutil.rmtree(parts, ignore_errors=True)
+        shutil.rmtree(parts.folder, ignore_errors=True)
     run.checkpoints.prune()
 
 
@@ -143,9 +146,9 @@ def form_of(checkpoint: Checkpoint) -> str | None:
     return form
 
 
-def _check_room(path: Path, tensors: Iterable[Tensor], beside: int) -> None:
-    """Raise MachineError if the disk is too small, before filling it."""
-    needed = sum(tensor.nbytes for tensor in tensors) + HEADERS + beside
+def check_room(path: Path, size: int) -> None:
+    """Raise MachineError if a checkpoint of so many bytes, and headers, would fill the disk."""
+    needed = size + HEADERS
     with machine_errors(path.parent):
         free = shutil.disk_usage(path.parent).free
     if free < needed:
@@ -214,30 +217,47 @@ def read_state(folder: Path, step: int) -> TrainingState:
         raise CheckpointError(path, what, "use an earlier checkpoint") from None
 
 
-def drift(checkpoint: Checkpoint, config: Config) -> list[str]:
-    """Return a phrase for each change since a checkpoint was saved that makes bits differ."""
-    train = config.train
+def drift(checkpoint: Checkpoint, config: Config, processes: int = 1) -> list[str]:
+    """Return a phrase for each change since a checkpoint was saved that makes bits differ.
+
+    Args:
+        checkpoint: Where training goes on.
+        config: With which it goes on.
+        processes: In which it goes on.
+    """
     then = checkpoint.facts.get("environment")
     then = {"recipe": 1} | (then if isinstance(then, dict) else {})
-    micro_batches = train.batch_size // (train.micro_batch_size or train.batch_size)
-    few = micro_batches < 4 and config.data.records == "none"
-    if then["recipe"] == 2 and (micro_batches == 1 or few or train.exact is False):
-        then["recipe"] = RECIPE  # their gradients are added up in the same order
+    if _leaves_the_same(then["recipe"], form_of(checkpoint), config):
+        then["recipe"] = RECIPE
+    # It matters where sums depend on it, and was not always kept.
+    known = not config.train.in_order and "processes" in then
     return [
         f"{name} was {then.get(name)}, now {now}"
-        for name, now in environment().items()
+        for name, now in environment(processes if known else None).items()
         if then.get(name) != now
     ]
 
 
-def environment() -> dict[str, Any]:
-    """Return the facts, besides the configuration, that bits depend on."""
-    return {
+def _leaves_the_same(recipe: Any, form: str | None, config: Config) -> bool:
+    """Tell whether steps of an earlier recipe, in this form, leave the bits of the present one."""
+    train = config.train
+    micro_batches = train.batch_size // (train.micro_batch_size or train.batch_size)
+    few = micro_batches < 4 and config.data.records == "none"
+    if recipe == 2 and (micro_batches == 1 or few or train.exact is False):
+        recipe = 3  # gradients are added up in the same order
+    recurrent = config.model.type in RECURRENT and config.run.dtype != "bfloat16"
+    return recipe == 3 and not (recurrent and form == "fused")
+
+
+def environment(processes: int | None = None) -> dict[str, Any]:
+    """Return the facts, besides the configuration, that bits depend on; see `save_checkpoint`."""
+    facts = {
         "recipe": RECIPE,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
+    return facts if processes is None else facts | {"processes": processes}
 
 
 def sound_checkpoint(step: int, path: Path) -> Checkpoint:

@@ -6,7 +6,7 @@ update which weights), `loading` (kernels, before the first step), `compile_cost
 and saves), `compiling` (torch.compile, where it pays), `kept_memory` (from one step to the next),
 `threads` (how many, in a budget), `summing` (gradients of micro-batches, in one order for any number of processes), `sharing`
 (the work of Muon, shared), `sharding` (weights that are split among processes), `learner` (its interface),
-`carrying` (a state, from window to window), `gradients` (the training step), `counting` (n-grams), `loop` (a run), `expert` (a run inside
+`carrying` (a state, from window to window), `gradients` (the training step), `counting` (n-grams), `saving` (a checkpoint), `loop` (a run), `expert` (a run inside
 a mixture), `fitting` (the weights of a mixture), `joining` (mixtures), `bitwise` (those joined bit by bit), `plan` (model sizes for a time budget),
 `range_test` (the range of useful learning rates).
 """

@@ -7,7 +7,7 @@ ends with the same bits as an uninterrupted one.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,9 +167,9 @@ class GradientLearner(Learner):
             self.threads.restore()
 
     @property
-    def apart(self) -> bool:
-        """Whether the weights are split among processes."""
-        return self.shards is not None and self.shards.apart
+    def split(self) -> bool:
+        """Whether weights are split among processes in a step."""
+        return self.shards is not None
 
     def complete(self, optimizers: bool = False) -> None:
         """Bring together weights that are split among processes; see `Learner`."""
@@ -181,10 +181,15 @@ class GradientLearner(Learner):
         """Whether each process writes its part of a checkpoint."""
         return self.shards is not None and self.config.train.sharded_saves
 
-    def write_parts(self, folder: Path) -> None:
+    def bytes_of_parts(self) -> int:
+        """Return how many bytes the parts of all processes take."""
+        assert self.shards
+        return self.shards.bytes_of_parts(self.optimizers.values())
+
+    def write_parts(self, folder: Path) -> Mapping[str, Sequence[int]]:
         """Write this process's part of weights and optimizers; see `Learner`."""
         assert self.shards
-        self.shards.write_parts(folder, self.optimizers)
+        return self.shards.write_parts(folder, self.optimizers)
 
     def step(self) -> TrainRecord | SkipRecord:
         """Do one optimizer update at the scheduled learning rate."""
@@ -302,7 +307,7 @@ class GradientLearner(Learner):
         The gradients are computed again: a different result is a fault of the machine.
         """
         what = f"gradient norm {norm}" if math.isfinite(loss) else f"loss {loss}"
-        worst = _worst_gradients(self.parameters)
+        worst = _worst_gradients(self.parameters, self.shards.ranks if self.shards else ONE)
         if all(map(math.isfinite, self.gradients())):
             count = "not"
             mend: Words = Phrase("suspect the machine, go on with {}", Setting("resume", True))
@@ -325,13 +330,20 @@ def _gradients(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     return found
 
 
-def _worst_gradients(parameters: dict[str, nn.Parameter]) -> str:
-    """Name the gradients with the most values that are not finite, else the largest gradients."""
-    gradients = {name: g for name, g in _gradients(parameters).items() if g.numel()}
-    sizes = {name: (~g.isfinite()).sum().item() for name, g in gradients.items()}
-    where = "in" if any(sizes.values()) else "largest in"
-    if where != "in":
-        sizes = {name: g.abs().max().item() for name, g in gradients.items()}
+def _worst_gradients(parameters: dict[str, nn.Parameter], ranks: Ranks) -> str:
+    """Name the gradients with the most values that are not finite, else the largest gradients.
+
+    `ranks`: Processes that each have some rows of all gradients; all of them call it together.
+    """
+    gradients = _gradients(parameters)
+    own = torch.zeros(2, len(parameters), dtype=torch.float64)
+    for i, name in enumerate(parameters):
+        if name in gradients and (g := gradients[name]).numel():
+            own[0, i], own[1, i] = (~g.isfinite()).sum(), g.abs().max()
+    every = torch.stack([part for (part,) in ranks.gather([own])])
+    broken, largest = every[:, 0].sum(0), every[:, 1].amax(0)
+    where, counted = ("in", broken) if broken.any() else ("largest in", largest)
+    sizes = dict(zip(parameters, counted.tolist(), strict=True))
     found = sorted(filter(sizes.get, sizes), key=lambda name: -sizes[name])
     return f"{where} {', '.join(found[:NAMED]) or 'none'}"
 

@@ -6,7 +6,7 @@ reports how much of the run is done. The loop evaluates, samples, saves, records
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -226,8 +226,8 @@ class Learner(ABC):
         return {"": self.state.step}
 
     @property
-    def apart(self) -> bool:
-        """Whether the weights are split among processes, so that none can save them alone."""
+    def split(self) -> bool:
+        """Whether weights are split among processes in a step, so that none can save them alone."""
         return False
 
     def complete(self, optimizers: bool = False) -> None:  # noqa: B027
@@ -241,10 +241,15 @@ class Learner(ABC):
         """Whether each process writes its part of a checkpoint, by `write_parts`."""
         return False
 
-    def write_parts(self, folder: Path) -> None:
+    def bytes_of_parts(self) -> int:
+        """Return how many bytes the parts of all processes take."""
+        raise NotImplementedError
+
+    def write_parts(self, folder: Path) -> Mapping[str, Sequence[int]]:
         """Write this process's part of weights and optimizers; all processes call it together.
 
-        Raises MachineError in all of them if one cannot write.
+        Return the shapes of all tensors when whole, by file and name. Raises MachineError in all of
+        them if one cannot write.
         """
         raise NotImplementedError
 

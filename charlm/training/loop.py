@@ -8,8 +8,8 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
+
+import torch
 
 from charlm.errors import (
     CharlmError,
@@ -24,7 +24,7 @@ from charlm.runs.board import Board
 from charlm.runs.checkpoints import Checkpoint
 from charlm.runs.load import load_from_run
 from charlm.runs.metrics import MetricsLog, NoLog
-from charlm.runs.provenance import provenance_json, provenance_of
+from charlm.runs.provenance import provenance_of
 from charlm.runs.records import (
     EndRecord,
     EvalRecord,
@@ -39,13 +39,13 @@ from charlm.runs.state import (
     form_of,
     load_carried,
     load_checkpoint,
-    save_checkpoint,
 )
-from charlm.storage.atomic import make_empty, remove_folder, shared_place
+from charlm.storage.atomic import remove_folder
 from charlm.storage.machine import is_gone
 from charlm.training.kept_memory import keep_memory
 from charlm.training.learner import Job, Learner
-from charlm.training.ranks import LostError, Met
+from charlm.training.ranks import ONE, LostError, Met
+from charlm.training.saving import write_checkpoint
 
 LOWEST_FACTOR = 0.5**3  # of the learning rate: at most three rollbacks
 
@@ -117,8 +117,9 @@ class TrainingLoop:
                     yield self._logged(self._roll_back(error))
                 except (DataError, LostError) as error:  # the steps so far are sound
                     unsaved = self.state.step > max(self.saved_step, 0)
-                    if unsaved and self.ranks.first and not self.learner.apart:
-                        yield from self.save()
+                    if unsaved and self.ranks.first and not self.learner.split:
+                        with contextlib.suppress(LostError):
+                            yield from self.save()
                     raise self._with_what_is_saved(error) from None
             # A run that was stopped has not come to its end; the log then records the last save, too.
             if self.saved_step == self.state.step and not self.stopped:
@@ -254,14 +255,14 @@ class TrainingLoop:
         """
         state = self.state
         keep_memory(False)
-        self.learner.complete(optimizers=not self.learner.saves_parts)
+        if not self.learner.saves_parts:
+            self.learner.complete(optimizers=True)
         self._refuse_broken_weights()
         state.seconds = self.clock.seconds()
         before = self.metrics.length if self.ranks.first else 0
         record = self._logged(SaveRecord(step=state.step, seconds=state.seconds))
         try:
-            parts = self._write_parts() if self.learner.saves_parts else None
-            self.ranks.first_does(partial(self._write, parts))
+            write_checkpoint(self.job, self.learner, self.metrics)
         except MachineError as error:
             # If only the last flush failed, the checkpoint exists and refers to the record.
             if self.run.checkpoints.path(state.step).exists():
@@ -269,29 +270,13 @@ class TrainingLoop:
             else:
                 with contextlib.suppress(MachineError):
                     self.metrics.cut(before)
-            if ending or self.saved_step < 0:
+            if ending or self.saved_step < 0 or isinstance(error, LostError):
                 raise
             saved = self._what_is_saved()
             yield NoteRecord(text=f"a save failed; training continues, {saved}: {error}")
             return
         self._mark_saved()
         yield record
-
-    def _write_parts(self) -> Path:
-        """Let each process write its part into a folder, which is returned, or raise MachineError."""
-        folder = shared_place(self.run.checkpoints.path(self.state.step))
-        self.ranks.first_does(partial(make_empty, folder))
-        self.learner.write_parts(folder)
-        return folder
-
-    def _write(self, parts: Path | None) -> None:
-        """Write a checkpoint, or raise MachineError."""
-        state, learner = self.state, self.learner
-        state.metrics_bytes = self.metrics.flush()
-        together = provenance_json(self.config, self.tokenizer.to_json())
-        carried = learner.carried_tensors()
-        of_learner = learner.model, learner.optimizers, together, learner.form, carried
-        save_checkpoint(self.run, state, *of_learner, parts)
 
     def _mark_saved(self) -> None:
         """Take note that there is a checkpoint of the present state."""
@@ -300,8 +285,12 @@ class TrainingLoop:
 
     def _refuse_broken_weights(self) -> None:
         """Raise NonFiniteError if weights overflowed in an update with a finite gradient."""
-        for name, parameter in self.learner.model.named_parameters():
-            if not parameter.isfinite().all():
+        sound = {n: p.isfinite().all() for n, p in self.learner.model.named_parameters()}
+        # Each process may have some rows only, and all of them must find the same.
+        ranks = self.ranks if self.learner.split else ONE
+        every = ranks.gather([torch.stack([*sound.values()])]) if sound else []
+        for name, *told in zip(sound, *(own.tolist() for (own,) in every), strict=True):
+            if not all(told):
                 raise self._diverged(f"{name} became NaN or infinite")
 
     def _diverged(self, what: str) -> NonFiniteError:

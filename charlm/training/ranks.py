@@ -220,11 +220,11 @@ class Group(Ranks):
         Those of two processes may differ in their first dimension only. They are not to be changed,
         and stay until the next call.
         """
-        self._turn = 1 - self._turn
-        written = self.slots is not None and self.slots.write(self._turn, own)
+        turn, slots = 1 - self._turn, self.slots
+        written = slots is not None and slots.write(turn, own)
         sizes, in_slots = self._agreed(bytes_of(own), written)
-        if self.slots and in_slots:
-            slots, turn = self.slots, self._turn
+        self._turn = turn  # not before: one that gives up takes no turn
+        if slots and in_slots:
             found = [slots.read(r, turn, size) for r, size in enumerate(sizes)]
         else:
             buffer = torch.zeros(max(sizes), dtype=torch.uint8)

@@ -117,10 +117,19 @@ class Shards:
             p.grad = None if split.grad is None else split.grad.to_local()
             split.grad = None
 
-    def write_parts(self, folder: Path, optimizers: Mapping[str, Optimizer]) -> None:
+    def bytes_of_parts(self, optimizers: Iterable[Optimizer]) -> int:
+        """Return how many bytes weights, and what optimizers keep of them, take when whole."""
+        kept = [(p, x) for state, p in _states(optimizers) for x in state.values() if x.ndim]
+        weights = [(p, p) for p in self.parameters.values()]
+        return sum(self.shapes[id(p)].numel() * x.itemsize for p, x in [*weights, *kept])
+
+    def write_parts(
+        self, folder: Path, optimizers: Mapping[str, Optimizer]
+    ) -> dict[str, Sequence[int]]:
         """Write this process's rows of weights and of what optimizers keep; all do so together.
 
-        Raises MachineError in all processes if one of them cannot write.
+        Return the shapes of all tensors when whole, by file and name. Raises MachineError in all
+        processes if one of them cannot write.
         """
         from torch.distributed.checkpoint.api import CheckpointException
         from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
@@ -140,6 +149,7 @@ class Shards:
         except CheckpointException as error:  # no Exception, so nothing else would catch it
             reasons = [str(one[0]) for one in error.failures.values()]
             raise MachineError(folder, f"could not be written ({reasons[0][:80]})") from None
+        return {name: x.shape for name, x in tensors.items()}
 
     def _placed(self, p: Tensor, own: Tensor) -> Tensor:
         """Return this process's rows with their place among all rows of the parameter `p`."""

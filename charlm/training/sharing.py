@@ -14,6 +14,7 @@ from torch import Tensor
 
 from charlm.training.muon import Muon
 from charlm.training.ranks import LostError, Ranks
+from charlm.training.slots import ALIGNED
 
 
 class SharedMuon(Muon):
@@ -34,7 +35,8 @@ class SharedMuon(Muon):
     ) -> Iterator[Iterable[Tensor]]:
         """Yield the orthogonal factors of the matrices of each stack, (N, R, C)."""
         stacks = list(stacks)
-        shares = shares_of([stack.shape for stack in stacks], self.ranks.size)
+        itemsize = self.dtype.itemsize  # of the products; the matrices have as much or more
+        shares = shares_of([stack.shape for stack in stacks], self.ranks.size, itemsize)
         own = self._found(stacks, shares[self.ranks.rank])
         try:
             found = self.ranks.gather(own)
@@ -52,7 +54,7 @@ class SharedMuon(Muon):
         return [self.orthogonal(x, x.shape[1:]) if len(x) else x.to(self.dtype) for x in parts]
 
 
-def shares_of(stacks: Sequence[Sequence[int]], size: int) -> list[list[slice]]:
+def shares_of(stacks: Sequence[Sequence[int]], size: int, itemsize: int) -> list[list[slice]]:
     """Return the matrices of each stack that each process orthogonalises.
 
     The work is shared evenly: what takes longest is given out first, always to the process that has
@@ -62,12 +64,14 @@ def shares_of(stacks: Sequence[Sequence[int]], size: int) -> list[list[slice]]:
     Args:
         stacks: The shape of each, (N, R, C).
         size: The number of processes.
+        itemsize: Bytes of a number.
     """
     units = []  # what one process does: its cost, the stack, and how many of its matrices
     for i, (count, rows, columns) in enumerate(stacks):
         short, long = sorted((rows, columns))
         cost = short * short * (2 * long + short)
-        units += [(cost, i, 1)] * count if short % 8 == 0 else [(count * cost, i, count)]
+        aligned = all(n * itemsize % ALIGNED == 0 for n in (rows * columns, short * short))
+        units += [(cost, i, 1)] * count if aligned else [(count * cost, i, count)]
     work = [0] * size
     counts = [[0] * len(stacks) for _ in range(size)]
     for cost, i, count in sorted(units, key=lambda unit: -unit[0]):

@@ -8,6 +8,7 @@ one is written. A file has no name once all have opened it: nothing stays, which
 """
 
 import contextlib
+import errno
 import mmap
 import os
 from collections.abc import Callable, Sequence
@@ -18,9 +19,7 @@ from torch import Tensor
 
 PLACE = Path("/dev/shm")  # names are random, files private  # nosec B108
 ALIGNED = 64  # bytes: each tensor begins where an allocator could have put it
-SPARE = (
-    1.25  # how much larger than needed a file is made: the rows of a table vary from step to step
-)
+SPARE = 1.25  # how much larger a file is made than needed: a table's rows vary from step to step
 
 
 class Slots:
@@ -38,20 +37,22 @@ class Slots:
 
     def __init__(self, name: str, rank: int, size: int, all_did: Callable[[bool], bool]) -> None:
         self.rank = rank
-        self._files: list[tuple[_File, _File]] = []
+        self._files: list[list[_File]] = []  # of each process, one for each turn
         paths = [
             tuple(PLACE / f"charlm-{name}-{of}-{turn}" for turn in (0, 1)) for of in range(size)
         ]
         own: list[int] = []
         try:
             with contextlib.suppress(OSError):
-                own += [os.open(p, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600) for p in paths[rank]]
+                for path in paths[rank]:  # one by one: the first is closed if the second fails
+                    own.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
             if all_did(len(own) == 2):
                 with contextlib.suppress(OSError):
                     for pair in paths:
-                        even, odd = (os.open(path, os.O_RDWR) for path in pair)
-                        self._files.append((_File(even), _File(odd)))
-            complete = all_did(len(self._files) == size)
+                        self._files.append([])
+                        for path in pair:
+                            self._files[-1].append(_File(os.open(path, os.O_RDWR)))
+            complete = all_did(sum(map(len, self._files)) == 2 * size)
         finally:
             for path, number in zip(paths[rank], own, strict=False):
                 os.close(number)
@@ -86,13 +87,26 @@ class _File:
     def __init__(self, number: int) -> None:
         self.number = number
         self._bytes = torch.empty(0, dtype=torch.uint8)
+        self._refused = float("inf")  # bytes that there was no room for
 
     def grown(self, size: int) -> Tensor:
         """Return its first bytes, after making it larger; OSError if the memory is too small."""
+        if size >= self._refused:  # to ask in each step takes a while
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if size > len(self._bytes):
-            # A file that only claims its size would end the process where a page is not to be had.
-            os.posix_fallocate(self.number, 0, int(SPARE * size))
+            try:
+                self._allocate(int(SPARE * size))
+            except OSError:
+                try:
+                    self._allocate(size)
+                except OSError:
+                    self._refused = size
+                    raise
         return self.mapped(size)
+
+    def _allocate(self, size: int) -> None:
+        # A file that only claims its size would end the process where a page is not to be had.
+        os.posix_fallocate(self.number, 0, size)
 
     def mapped(self, size: int) -> Tensor:
         """Return its first bytes."""

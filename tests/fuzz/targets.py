@@ -466,7 +466,7 @@ def parts(data: bytes) -> None:
 
     place = folder("parts")
     (place / "shard-00001-model-00001-of-00001.safetensors").write_bytes(data)
-    write_about(place, {"model.safetensors": {"version": "1"}})
+    write_about(place, {"model.safetensors": {"version": "1"}}, 1, {})
     model, _ = _small("bigram")
     with refused_in_one_line_each(CheckpointError):
         load_weights(model, place / "model.safetensors")

@@ -290,16 +290,63 @@ def test_a_run_of_another_recipe_goes_on_and_is_told(finished):
 
     prepared = open_run(resumed_config(run, None, []), run, ignore)
 
-    assert prepared.notes == ["not bit-exact: recipe was 1, now 3"]
+    assert prepared.notes == ["not bit-exact: recipe was 1, now 4"]
 
 
-@pytest.mark.parametrize(("size", "notes"), [(1, ["not bit-exact: recipe was 2, now 3"]), (2, [])])
+@pytest.mark.parametrize(("size", "notes"), [(1, ["not bit-exact: recipe was 2, now 4"]), (2, [])])
 def test_a_run_whose_gradients_were_added_in_another_order_is_told(make_loop, size, notes):
     list(make_loop("train.max_steps=2", f"train.micro_batch_size={size}").records())
     run = RunFolder(Path("run"))
     saved_where(run, lambda environment: environment.update(recipe=2))
 
     assert open_run(resumed_config(run, None, []), run, ignore).notes == notes
+
+
+@pytest.mark.parametrize(
+    ("changes", "notes"),
+    [
+        ((), ["not bit-exact: recipe was 3, now 4"]),
+        (("run.fused=false",), []),
+        (("run.dtype=bfloat16",), []),
+    ],
+)
+def test_a_recurrent_run_of_before_its_products_were_added_in_place_is_told(
+    make_loop, tiny, changes, notes
+):
+    gpt = tiny.read_text().replace("  style: modern\n", "").replace("  n_head: 2\n", "")
+    tiny.write_text(gpt.replace("type: gpt", "type: gru"))
+    list(make_loop("train.max_steps=2", "run.dtype=float32", *changes).records())
+    run = RunFolder(Path("run"))
+    saved_where(run, lambda environment: environment.update(recipe=3))
+
+    assert open_run(resumed_config(run, None, []), run, ignore).notes == notes
+
+
+def test_any_other_run_of_before_leaves_the_same_bits(finished):
+    saved_where(finished.run, lambda environment: environment.update(recipe=3))
+
+    assert drift(finished.run.checkpoints.last(), finished.config) == []
+
+
+@pytest.mark.parametrize(
+    ("exact", "notes"),
+    [("false", ["not bit-exact: processes was 1, now 2"]), ("true", []), ("auto", [])],
+)
+def test_another_number_of_processes_is_told_where_it_changes_the_bits(make_loop, exact, notes):
+    list(make_loop("train.max_steps=2", f"train.exact={exact}").records())
+    run = RunFolder(Path("run"))
+    config = resumed_config(run, None, [])
+
+    assert open_run(config, run, ignore).notes == []
+    assert open_run(config, run, ignore, processes=2).notes == notes
+
+
+def test_a_run_of_before_the_number_of_processes_was_kept_says_nothing(make_loop):
+    list(make_loop("train.max_steps=2", "train.exact=false").records())
+    run = RunFolder(Path("run"))
+    saved_where(run, lambda environment: environment.pop("processes"))
+
+    assert open_run(resumed_config(run, None, []), run, ignore, processes=2).notes == []
 
 
 def test_a_run_of_before_keeps_the_precision_that_auto_meant(finished, monkeypatch):

@@ -1,6 +1,7 @@
 """The disk refuses for a while, or for good."""
 
 import errno
+import json
 import re
 import shutil
 from collections import Counter
@@ -10,7 +11,10 @@ import pytest
 from charlm.errors import MachineError
 from charlm.runs import state as checkpoints
 from charlm.runs.metrics import read_metrics
+from charlm.runs.optimizer_state import optimizer_tensors
+from charlm.runs.parts import OFFSETS, Parts
 from charlm.storage import atomic, verify_folder
+from charlm.training.gradients import GradientLearner
 from tests.training.conftest import state_hash, timeless
 
 EVERY_STEP = ["train.save_every=1", "train.eval_every=100", "train.max_steps=8"]
@@ -202,3 +206,72 @@ def test_a_checkpoint_whose_name_could_not_be_flushed_can_be_resumed_from(make_l
     assert state_hash(resumed) == state_hash(straight)
     steps = [r["step"] for r in read_metrics(resumed.run.metrics_path) if r["kind"] == "train"]
     assert steps == list(range(1, 9))
+
+
+@pytest.fixture
+def parts_full(monkeypatch):
+    """Saves in parts, of one process; there is no room for them at the steps in this set."""
+    steps = set()
+
+    def write(learner, folder):
+        tensors = {f"model.safetensors/{k}": x for k, x in learner.model.state_dict().items()}
+        kept = optimizer_tensors(learner.optimizers, learner.model)
+        tensors |= {f"optimizer.safetensors/{k}": x for k, x in kept.items()}
+        offsets = {name: {"saved_offsets": [0] * x.ndim} for name, x in tensors.items()}
+        part = folder / "shard-00001-model-00001-of-00001.safetensors"
+        checkpoints.save_tensors(tensors, part, {OFFSETS: json.dumps(offsets)})
+        if learner.state.step in steps:
+            raise MachineError(folder, "could not be written (No space left on device)")
+        return {name: x.shape for name, x in tensors.items()}
+
+    monkeypatch.setattr(GradientLearner, "saves_parts", True)
+    monkeypatch.setattr(GradientLearner, "bytes_of_parts", lambda learner: 1000)
+    monkeypatch.setattr(GradientLearner, "write_parts", write)
+    return steps
+
+
+def test_a_failed_save_in_parts_leaves_nothing_on_the_disk(make_loop, parts_full):
+    parts_full |= {3, 4, 5}
+    loop = make_loop(*EVERY_STEP)
+    notes = []
+
+    for record in loop.records():
+        if record.kind == "note":
+            notes.append(record.text)
+            assert not list(loop.run.path.rglob(".tmp-*"))
+
+    assert len(notes) == 3
+    assert [c.step for c in loop.run.checkpoints.all()] == [7, 8]
+    assert not list(loop.run.path.rglob(".tmp-*"))
+
+
+def test_parts_that_were_not_moved_are_removed(make_loop, parts_full, monkeypatch):
+    loop = make_loop(*EVERY_STEP)
+    move = Parts.move
+
+    def moved(parts, *arguments):
+        if loop.state.step == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        move(parts, *arguments)
+
+    monkeypatch.setattr(Parts, "move", moved)
+
+    for record in loop.records():
+        if record.kind == "note":
+            assert not list(loop.run.path.rglob(".tmp-*"))
+
+    saves = [r["step"] for r in read_metrics(loop.run.metrics_path) if r["kind"] == "save"]
+    assert saves == [0, 1, 2, 3, 5, 6, 7, 8]
+
+
+def test_parts_that_would_fill_the_disk_are_not_begun(make_loop, parts_full, monkeypatch):
+    monkeypatch.setattr(
+        GradientLearner, "bytes_of_parts", lambda learner: 10**15 * learner.state.step
+    )
+    loop = make_loop(*EVERY_STEP)
+
+    with pytest.raises(MachineError, match=r"step-8: a checkpoint needs [\d.]+ PiB and "):
+        list(loop.records())
+
+    assert [c.step for c in loop.run.checkpoints.all()] == [0]
+    assert not list(loop.run.path.rglob(".tmp-*"))

@@ -127,3 +127,20 @@ def test_weights_and_moments_that_were_loaded_are_split_and_joined_bit_for_bit()
     for _, own, _ in found:
         assert all(torch.equal(own[name], x) for name, x in weights.items())
     assert all(torch.equal(found[0][2][name], x) for name, x in kept.items())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_the_parts_of_all_processes_take_as_many_bytes_as_what_is_whole(optimizer):
+    model, train = Model(), TrainConfig(optimizer=optimizer)
+    gradients = [{name: torch.ones_like(p) for name, p in model.named_parameters()}]
+    kept = optimizer_tensors(stepped(model, train, gradients), model)
+    whole = [*model.state_dict().values(), *(x for x in kept.values() if x.ndim)]
+
+    def work(shards):
+        optimizers = stepped(shards.model, train, gradients, shards)
+        split = shards.bytes_of_parts(optimizers.values())
+        shards.join()
+        return split, shards.bytes_of_parts(optimizers.values())
+
+    for found in in_shards(2, work):
+        assert found == (sum(x.nbytes for x in whole),) * 2

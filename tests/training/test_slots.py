@@ -1,5 +1,6 @@
 """Memory that processes share; the processes are threads here, and the memory is a folder on the disk."""
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -101,11 +102,51 @@ def test_a_place_that_one_process_cannot_write_is_used_by_none(place, monkeypatc
     assert [path.name for path in place.iterdir()] == ["charlm-a-1-0"]
 
 
-def test_full_memory_is_told_and_not_met(monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+def test_a_second_file_that_cannot_be_made_leaves_no_first_one(place):
+    (place / "charlm-a-0-1").touch()
+    before = len(os.listdir("/proc/self/fd"))
 
+    with pytest.raises(OSError, match="different file systems"):
+        opened(2)
+
+    assert [path.name for path in place.iterdir()] == ["charlm-a-0-1"]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture
+def room(monkeypatch):
+    """Memory of so many bytes; returns how often it was asked for."""
+    asked = []
+
+    def of(size):
+        def allocate(_number, _at, wanted):
+            asked.append(wanted)
+            if wanted > size:
+                raise OSError(28, "No space left on device")
+            os.truncate(_number, wanted)
+
+        monkeypatch.setattr("os.posix_fallocate", allocate)
+        return asked
+
+    return of
+
+
+def test_full_memory_is_told_and_not_asked_again(room):
     first, _ = opened(2)
-    monkeypatch.setattr("os.posix_fallocate", full)
+    asked = room(160)
 
     assert not first.write(0, PARTS)
+    before = len(asked)
+    assert not first.write(0, PARTS)
+
+    assert len(asked) == before
+    assert first.write(0, [torch.ones(1)])  # what is smaller may fit
+
+
+def test_what_fits_without_spare_room_is_written(room):
+    first, second = opened(2)
+    room(bytes_of(PARTS))
+
+    assert first.write(0, PARTS)
+
+    assert equal(unpack(second.read(0, 0, bytes_of(PARTS)), PARTS), PARTS)
