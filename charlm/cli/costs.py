@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from charlm.cli import output
 from charlm.cli.signals import load_torch
+from charlm.costs.written import BYTES, COUNTS, TIMES, written
 from charlm.errors import MachineError, Phrase, Setting, UsageError, number_of
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def explain_costs(
 
     Raises:
         UsageError: So many processes cannot share the step.
-        MachineError: They do not fit into this machine's memory, so nothing can be measured.
+        MachineError: They do not fit into this machine's memory, so nothing can be measured, or one of
+            them was killed.
     """
     from charlm.costs.estimate import best, most_that_pay, rows
     from charlm.costs.work import work_of
@@ -124,16 +126,16 @@ def _measured(config: "Config", work: "Work", vocab: int, processes: int) -> "Ma
 
 
 def _cells(one: "Estimate", base: "Estimate", machine: "Machine") -> tuple[str, ...]:
-    held = _bytes(one.bytes_held)
+    held = written(one.bytes_held, BYTES)
     return (
         one.strategy,
-        f"{one.micro:,}" if one.micro < 10**6 else _count(one.micro),
-        _time(one.seconds),
-        _count(one.chars_per_second),
+        f"{one.micro:,}" if one.micro < 10**6 else written(one.micro, COUNTS),
+        written(one.seconds, TIMES),
+        written(one.chars_per_second, COUNTS),
         f"{base.seconds / one.seconds:.3g}",
         f"{100 * _efficiency(one, base, machine):.0f} %",
         held if one.fits else f"{held}!",
-        _bytes(one.sent) if one.sent else "-",
+        written(one.sent, BYTES) if one.sent else "-",
     )
 
 
@@ -162,7 +164,7 @@ def _best(chosen: "Estimate | None", base: "Estimate") -> str:
         said = f"best: train.parallel={name}{exact} train.micro_batch_size={chosen.micro}"
     why = "the shortest step that fits into memory"
     overlap = ", at the same time where possible" if chosen.overlaps else ""
-    return f"{said}, {_time(chosen.seconds)}: {why}. It is {', '.join(shares)}{overlap}."
+    return f"{said}, {written(chosen.seconds, TIMES)}: {why}. It is {', '.join(shares)}{overlap}."
 
 
 def _pays(pays: "Estimate | None", work: "Work", machine: "Machine") -> str:
@@ -170,7 +172,7 @@ def _pays(pays: "Estimate | None", work: "Work", machine: "Machine") -> str:
     if pays is None:
         return "This model does not fit into memory, in however many processes."
     many = "1 process pays" if pays.processes == 1 else f"up to {pays.processes:,} processes pay"
-    step = f"{pays.strategy}, {_time(pays.seconds)}"
+    step = f"{pays.strategy}, {written(pays.seconds, TIMES)}"
     return (
         f"With batches of {number_of(work.windows, 'window')}, {many} ({step}): "
         "more gain less than a tenth."
@@ -196,31 +198,3 @@ def _as_json(one: "Estimate", base: "Estimate", machine: "Machine") -> dict[str,
         "sent_bytes": round(one.sent),
         "fits": one.fits,
     }
-
-
-def _time(seconds: float) -> str:
-    """Write a time in three digits: 69.1 ms."""
-    for least, unit in ((86400.0, "d"), (3600.0, "h"), (1.0, "s"), (1e-3, "ms")):
-        if seconds >= least:
-            return f"{_three(seconds / least)} {unit}"
-    return f"{_three(seconds / 1e-6)} us"
-
-
-def _count(number: float) -> str:
-    """Write a number in three digits: 22.3 k."""
-    for least, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= least:
-            return f"{_three(number / least)} {unit}"
-    return _three(number)
-
-
-def _bytes(count: float) -> str:
-    """Write a number of bytes in three digits: 187 MiB."""
-    for power, unit in ((50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
-        if count >= 2**power:
-            return f"{_three(count / 2**power)} {unit}"
-    return f"{_three(count)} B"
-
-
-def _three(number: float) -> str:
-    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"

@@ -1,5 +1,7 @@
 """Who computes what: the micro-batches of a step, shared by processes."""
 
+from collections.abc import Sequence
+
 from charlm.errors import Phrase, Setting, UsageError, number_of
 
 
@@ -23,8 +25,13 @@ def check_shares(micro_batches: int, processes: int, exact: bool) -> None:
     if can_share(micro_batches, processes, exact):
         return
     found = [n for n in range(1, micro_batches + 1) if can_share(micro_batches, n, exact)]
-    *few, last = map(str, found)
-    counts = f"{', '.join(few)} or {last}" if few else last
     what = f"{number_of(micro_batches, 'micro-batch', 'micro-batches')} in a step"
-    mend = Phrase("start {} of them, or change {}", counts, Setting("train.micro_batch_size"))
+    mend = start_one_of(found, "train.micro_batch_size")
     raise UsageError(f"{processes} processes", f"cannot share {what}", mend)
+
+
+def start_one_of(counts: Sequence[int], key: str) -> Phrase:
+    """Return the advice to start another number of processes, or to change a key."""
+    *few, last = map(str, counts)
+    listed = f"{', '.join(few)} or {last}" if few else last
+    return Phrase("start {} of them, or change {}", listed, Setting(key))

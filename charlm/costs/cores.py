@@ -46,7 +46,7 @@ class Cores:
     latency: float
     seconds_a_byte: float
 
-    sparse = True
+    cores = True  # see `Machine`
 
     def describe(self, processes: int) -> str:
         """Return a line about so many processes here."""

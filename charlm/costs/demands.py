@@ -11,6 +11,7 @@ from charlm.costs.work import FLOAT, Work
 
 MOMENTS = 2  # of AdamW, each as large as the weights (Rajbhandari et al. 2020, ZeRO, section 3.1)
 INDEX = 8  # bytes of the number of a row
+SHARED = 2 * 1.25  # files of a process in shared memory, and their size (`charlm.training.slots`)
 
 
 @dataclass(frozen=True)
@@ -44,42 +45,42 @@ class Demand:
 Strategy = Callable[[Work, int, int, bool], Demand]
 
 
-def none(work: Work, processes: int, micro: int, sparse: bool) -> Demand:
+def none(work: Work, processes: int, micro: int, cores: bool) -> Demand:
     """One process: it sends nothing."""
-    return Demand(0.0, 0.0, _whole(work, processes, micro, sparse))
+    return Demand(0.0, 0.0, _whole(work, processes, micro, cores))
 
 
-def exact(work: Work, processes: int, micro: int, sparse: bool) -> Demand:
+def exact(work: Work, processes: int, micro: int, cores: bool) -> Demand:
     """`ddp` in the order of the tree: each process collects the sums of all, (P - 1) G bytes.
 
     Each orthogonalises 1/P of the hidden matrices, and collects the rest.
     """
-    held = _whole(work, processes, micro, sparse)
+    held = _whole(work, processes, micro, cores)
     micro_batches = work.windows // processes // micro
     branches = micro_batches.bit_length() - 1  # sums that wait for a neighbour
-    own = _gradients(work, work.windows / processes, sparse)
-    # Of all, and its own in one piece; processes of one machine share memory and need less.
-    collected = processes + (1 if processes > 1 else 0)
-    held["exchange"] = own * (collected + branches)
+    own = _gradients(work, work.windows / processes, cores)
+    held["exchange"] = own * (_collected(processes, cores) + branches)
+    held["exchange"] += _matrices(work, processes, cores)
     sent = (processes - 1) * own + _results(work, processes)
     return Demand(sent, _gathers(work), held, muon=1 / processes)
 
 
-def reduced(work: Work, processes: int, micro: int, sparse: bool) -> Demand:
+def reduced(work: Work, processes: int, micro: int, cores: bool) -> Demand:
     """`ddp` in any order: a ring moves 2 (P - 1)/P G bytes (Patarasuk and Yuan 2009, theorem 1).
 
     The rows of a table are collected from all processes, as in the tree.
     """
-    held = _whole(work, processes, micro, sparse)
-    dense = FLOAT * (work.dense if sparse else work.weights)
-    rows = _gradients(work, work.windows / processes, sparse) - dense
-    held["exchange"] = dense + rows * (processes + 1)
+    held = _whole(work, processes, micro, cores)
+    dense = FLOAT * (work.dense if cores else work.weights)
+    rows = _gradients(work, work.windows / processes, cores) - dense
+    held["exchange"] = dense + rows * _collected(processes, cores)
+    held["exchange"] += _matrices(work, processes, cores)
     sent = 2 * (processes - 1) / processes * dense + (processes - 1) * rows
     sent += _results(work, processes)
     return Demand(sent, _gathers(work) + 2, held, muon=1 / processes)
 
 
-def fsdp2(work: Work, processes: int, micro: int, sparse: bool) -> Demand:
+def fsdp2(work: Work, processes: int, micro: int, cores: bool) -> Demand:
     """Split weights: a process holds 1/P of weights, gradients and moments, and one whole block.
 
     Blocks are collected before the forward and before the backward pass of each micro-batch, the rest
@@ -118,6 +119,21 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
+def _collected(processes: int, cores: bool) -> float:
+    """Return how many times what a process gives away is held by each.
+
+    Those of all, and its own in one piece; on one machine only its own, in two files.
+    """
+    if processes == 1:
+        return 1
+    return SHARED if cores else processes + 1
+
+
+def _matrices(work: Work, processes: int, cores: bool) -> float:
+    """Return the bytes of the hidden matrices that Muon, if it is shared on one machine, holds at once."""
+    return FLOAT * work.hidden if cores and processes > 1 else 0.0
+
+
 def _gathers(work: Work) -> float:
     """Return how many exchanges a step of `ddp` makes: to meet, of gradients, and of Muon's results."""
     return 3 if work.hidden else 2
@@ -128,19 +144,19 @@ def _results(work: Work, processes: int) -> float:
     return FLOAT * work.hidden * (processes - 1) / processes
 
 
-def _gradients(work: Work, windows: float, sparse: bool) -> float:
+def _gradients(work: Work, windows: float, cores: bool) -> float:
     """Return the bytes of the gradients of so many windows."""
-    if not sparse:
+    if not cores:
         return float(FLOAT * work.weights)
     return FLOAT * work.dense + work.rows(windows) * (FLOAT * work.width + INDEX)
 
 
-def _whole(work: Work, processes: int, micro: int, sparse: bool) -> dict[str, float]:
+def _whole(work: Work, processes: int, micro: int, cores: bool) -> dict[str, float]:
     """Return what a process holds that has all weights."""
     windows = work.windows / processes
     return {
         "weights": float(FLOAT * work.weights),
-        "gradients": _gradients(work, windows, sparse),
+        "gradients": _gradients(work, windows, cores),
         "optimizer": float(MOMENTS * FLOAT * work.weights),
         "activations": float(micro * work.kept),
         "constants": float(work.constants),

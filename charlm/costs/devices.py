@@ -46,7 +46,7 @@ class GPU:
     share: float = SHARE
     in_node: int = 8
 
-    sparse = False  # gradients of tables are dense: memory is fast and calls are slow
+    cores = False  # see `Machine`; tables are dense, as memory is fast and calls are slow
 
     def describe(self, processes: int) -> str:
         """Return a line about so many of them."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from charlm.config import Config
-from charlm.config.shares import can_share, check_shares
+from charlm.config.shares import can_share, check_shares, start_one_of
 from charlm.costs.demands import STRATEGIES, Demand
 from charlm.costs.work import Work
-from charlm.errors import Phrase, Setting, UsageError
+from charlm.errors import UsageError
 
 PAYS = 1.1  # times faster than any smaller number of processes: then more of them still pay
 
@@ -17,8 +17,12 @@ class Machine(Protocol):
     """What computes: `GPU` or `Cores`. All times are in seconds, of one process among `processes`."""
 
     @property
-    def sparse(self) -> bool:
-        """Whether the gradient of a table holds only the rows that were looked up."""
+    def cores(self) -> bool:
+        """Whether processes run on the cores of one machine.
+
+        Then the gradient of a table holds only the rows that were looked up, and what processes
+        exchange is in memory that they share.
+        """
 
     def describe(self, processes: int) -> str:
         """Return a line about so many of them."""
@@ -94,7 +98,7 @@ class Estimate:
 
 def estimate(work: Work, machine: Machine, strategy: str, processes: int, micro: int) -> Estimate:
     """Estimate a step; the processes must be able to share its micro-batches."""
-    demand = STRATEGIES[strategy](work, processes, micro, machine.sparse)
+    demand = STRATEGIES[strategy](work, processes, micro, machine.cores)
     passes = work.windows // processes // micro
     return Estimate(
         strategy,
@@ -119,14 +123,12 @@ def micro_batch(config: Config, processes: int) -> int:
     """
     train = config.train
     if train.micro_batch_size is not None:
-        check_shares(train.batch_size // train.micro_batch_size, processes, _exact(config))
+        check_shares(train.batch_size // train.micro_batch_size, processes, train.in_order)
         return train.micro_batch_size
     if train.batch_size % processes:
         fitting = [n for n in range(1, train.batch_size + 1) if train.batch_size % n == 0]
-        *few, last = map(str, fitting)
-        counts = f"{', '.join(few)} or {last}" if few else last
         what = f"cannot share {train.batch_size} windows in a step"
-        mend = Phrase("start {} of them, or change {}", counts, Setting("train.batch_size"))
+        mend = start_one_of(fitting, "train.batch_size")
         raise UsageError(f"{processes:,} processes", what, mend)
     return train.batch_size // processes
 
@@ -180,7 +182,3 @@ def most_that_pay(work: Work, machine: Machine, most: int) -> Estimate | None:
         if one and (found is None or found.seconds >= PAYS * one.seconds):
             found = one
     return found
-
-
-def _exact(config: Config) -> bool:
-    return config.train.exact is not False and config.train.parallel != "fsdp2"

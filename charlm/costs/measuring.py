@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -22,6 +22,7 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]
 from charlm.config import Config, changed
 from charlm.config.cores import own_cores
 from charlm.costs.cores import Cores, Times
+from charlm.errors import MachineError, Phrase, Setting
 from charlm.models import build_model
 from charlm.text import Batches, IdArray
 from charlm.training.gradients import GradientLearner
@@ -40,6 +41,7 @@ MOST_FLOPS = (
     10**11
 )  # of a micro-batch that is timed; what a larger one takes grows with its windows
 TEXT = 1 << 16  # characters
+MEND = Phrase("free some memory, or ask for {}", Setting("gpus", "h100"))
 
 Measured = list[tuple[float, ...]]  # seconds of each round
 
@@ -55,6 +57,9 @@ def measured(
         micro: Windows in a micro-batch.
         processes: How many are planned; 1: measure no others.
         plain: Whether to measure passes that are not fused, too.
+
+    Raises:
+        MachineError: A process was killed.
     """
     for _ in load_kernels(config):  # once, and not in each process
         pass
@@ -74,7 +79,11 @@ def measured(
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             # None begins before all have met, so each is in a process of its own.
-            found = list(pool.map(_worker, range(workers), [job] * workers))
+            try:
+                found = list(pool.map(_worker, range(workers), [job] * workers))
+            except BrokenExecutor:
+                what = f"one of the {workers} processes was killed, maybe because memory was short"
+                raise MachineError("measuring", what, MEND) from None
     crowd = max(1.0, workers / count)
     latency, a_byte = (max(one) / crowd for one in zip(*(f[1:] for f in found), strict=True))
     together = _times([rounds for rounds, _, _ in found], micro, crowd)

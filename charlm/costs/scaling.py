@@ -13,6 +13,7 @@ from charlm.config import load_config
 from charlm.costs.devices import gpu
 from charlm.costs.estimate import Estimate, Machine, estimate, several
 from charlm.costs.work import FLOAT, Work, work_of
+from charlm.costs.written import DECIMAL_BYTES, TIMES, written
 
 CHARS_A_TOKEN = 4  # of a vocabulary of about 50,000 tokens: assumed
 LOSS = 1.0  # nats a character, late in training: assumed
@@ -145,12 +146,12 @@ def tables(kind: str = "h100") -> list[str]:
                     f"{count:,}",
                     f"{step.chars / 1e6:,.3g} M",
                     step.strategy,
-                    _time(step.seconds),
+                    written(step.seconds, TIMES, 2),  # more digits are not known
                     f"{100 * found.efficiency:.0f} %",
-                    _bytes(step.sent),
-                    _bytes(step.bytes_held),
-                    _time(exact.seconds),
-                    _bytes(exact.bytes_held) + ("" if exact.fits else ": too much"),
+                    written(step.sent, DECIMAL_BYTES),
+                    written(step.bytes_held, DECIMAL_BYTES),
+                    written(exact.seconds, TIMES, 2),
+                    written(exact.bytes_held, DECIMAL_BYTES) + ("" if exact.fits else ": too much"),
                 )
             )
             shares = (f"{100 * share:.1f} %" for share in found.losses.values())
@@ -165,18 +166,3 @@ def _heading(names: tuple[str, ...]) -> Iterator[str]:
 
 def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _time(seconds: float) -> str:
-    """Write a time in two digits: more are not known."""
-    units = ((3600.0, "h"), (1.0, "s"), (1e-3, "ms"))
-    size, unit = next((one for one in units if seconds >= one[0]), units[-1])
-    value = seconds / size
-    return f"{value:.2g} {unit}" if value < 99.5 else f"{value:,.0f} {unit}"
-
-
-def _bytes(count: float) -> str:
-    for size, unit in ((1e12, "TB"), (1e9, "GB")):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count / 1e6:.3g} MB"

@@ -17,6 +17,7 @@ import typer
 from benches.common import AsJson, Corpus, Rounds, in_turn, ratio, report
 
 WARM = 10  # steps left out
+DIFFERENT = "DIFFERENT"
 
 
 def ranks(
@@ -31,7 +32,7 @@ def ranks(
     """Time a step in processes of one thread against one process with as many threads, in turn.
 
     In each precision. The batch is that of the preset, a micro-batch an equal part for each process. A
-    third run, in one process of one thread, must leave the bits of the processes.
+    third run, in one process of one thread, must leave the bits of the processes; else exit with 1.
     """
     from charlm.config import load_config
 
@@ -63,9 +64,11 @@ def ranks(
                 f"{dtype}: a step, {processes} processes (ms)": statistics.median(times["all"])
                 * 1e3,
                 f"{dtype}: ratio of speeds": ratio(times["one"], times["all"]),
-                f"{dtype}: bits": "equal" if alone == together else "DIFFERENT",
+                f"{dtype}: bits": "equal" if alone == together else DIFFERENT,
             }
     report(figures, as_json)
+    if DIFFERENT in figures.values():
+        raise typer.Exit(1)
 
 
 def _step_seconds(run: Path, command: list[str], size: int, threads: int) -> float:

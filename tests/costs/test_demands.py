@@ -8,6 +8,7 @@ from charlm.costs.demands import STRATEGIES, exact, fsdp2, none, reduced
 from charlm.costs.work import work_of
 from charlm.models import build_model
 from charlm.models.ngram_embedding import NGramEmbedding
+from charlm.training.slots import SPARE
 
 FLOAT = 4
 
@@ -47,9 +48,9 @@ def test_processes_share_the_work_of_muon(work, strategy):
 
 
 def test_what_is_split_is_whole_in_all_processes_together(work):
-    alone = none(work, 1, 8, sparse=False).held
+    alone = none(work, 1, 8, cores=False).held
     for processes in (2, 8):
-        split = fsdp2(work, processes, 8, sparse=False).held
+        split = fsdp2(work, processes, 8, cores=False).held
         for purpose in ("weights", "gradients", "optimizer"):
             assert processes * split[purpose] == pytest.approx(alone[purpose])
 
@@ -59,19 +60,28 @@ def test_one_process_holds_what_training_is_estimated_to(preset):
     config = load_config(preset)
     work = work_of(config, 65)
 
-    held = none(work, 1, config.train.batch_size, sparse=False).held
+    held = none(work, 1, config.train.batch_size, cores=False).held
 
     expected = training_bytes(config, 65)
     assert {name: held[name] for name in expected} == expected
     assert sum(held.values()) == sum(expected.values())
 
 
-def test_collected_sums_need_memory_for_those_of_all_processes(dense):
-    def exchange(processes, micro):
-        return exact(dense, processes, micro, True).held["exchange"] / (FLOAT * dense.weights)
+def exchange(work, processes, micro, cores):
+    return exact(work, processes, micro, cores).held["exchange"] / (FLOAT * work.weights)
 
-    assert exchange(8, 8) == 8 + 1  # of all, and its own in one piece
-    assert exchange(8, 2) == 8 + 1 + 2  # of 4 micro-batches, two sums wait
+
+def test_collected_sums_need_memory_for_those_of_all_processes(dense):
+    assert exchange(dense, 8, 8, cores=False) == 8 + 1  # of all, and its own in one piece
+    assert exchange(dense, 8, 2, cores=False) == 8 + 1 + 2  # of 4 micro-batches, two sums wait
+
+
+def test_on_one_machine_each_process_holds_two_files_however_many_there_are(dense):
+    muon = dense.hidden / dense.weights
+    for processes in (2, 4, 8):
+        assert exchange(dense, processes, 8, cores=True) == pytest.approx(
+            2 * SPARE + (3 - processes.bit_length() + 1) + muon
+        )
 
 
 def test_a_table_sends_the_rows_that_were_looked_up(work):

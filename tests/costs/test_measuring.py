@@ -1,6 +1,7 @@
 """What is measured of this machine: which parts there are, and that they add up."""
 
 import os
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple
 
 import pytest
@@ -9,6 +10,7 @@ from charlm.config import load_config
 from charlm.config.cores import own_cores
 from charlm.costs import measuring
 from charlm.costs.measuring import measured
+from charlm.errors import MachineError
 
 SMALL = ("model.n_layer=1", "model.n_embd=16", "model.block_size=16", "train.batch_size=4")
 
@@ -62,3 +64,25 @@ def test_processes_that_measure_import_nothing_from_the_current_folder(monkeypat
 
     assert os.environ["OMP_NUM_THREADS"] == "7"
     assert "PYTHONSAFEPATH" not in os.environ
+
+
+def test_a_process_that_was_killed_is_told_in_one_line(monkeypatch, config):
+    class Pool:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def map(self, *_):
+            raise BrokenProcessPool
+
+    monkeypatch.setattr(measuring, "_rounds", lambda *_: [(1.0, 2.0, 1.0, 0.1, 0.1)])
+    monkeypatch.setattr(measuring, "load_kernels", lambda _: [])
+    monkeypatch.setattr(measuring, "ProcessPoolExecutor", Pool)
+
+    with pytest.raises(MachineError, match="one of the 2 processes was killed"):
+        measured(config, 65, micro=2, processes=2)
