@@ -31,6 +31,10 @@ def start(tiny, monkeypatch):
     return run
 
 
+def full(*_):
+    raise MachineError("run", "no space left on device")
+
+
 def ids():
     return {path.name: path.read_bytes() for path in (OUT / "tokens").iterdir()}
 
@@ -51,9 +55,6 @@ def test_ids_of_a_large_text_outlast_a_process_that_is_lost(start, monkeypatch):
 
 
 def test_ids_of_a_large_text_outlast_a_full_disk_after_them(start, monkeypatch):
-    def full(*_):
-        raise MachineError("run", "no space left on device")
-
     with monkeypatch.context() as patch:
         patch.setattr("charlm.lifecycle.begin.choose_orders", full)
         with pytest.raises(MachineError):
@@ -67,13 +68,17 @@ def test_nothing_is_kept_of_a_text_that_is_wrong_or_small(start, monkeypatch):
     with pytest.raises(DataError):
         start(DataError("text", "wrong"))
     assert not OUT.exists()
-    with pytest.raises(LostError):
-        start(LostError("process 0 of 2", "another one did not come"))
+    with monkeypatch.context() as patch:
+        patch.setattr(stretch_jobs, "flush_file", full)
+        with pytest.raises(MachineError):
+            start()
+    assert PLACE.exists()
     monkeypatch.setattr(stretches, "LARGE", 1 << 28)
 
     start()
 
     assert not PLACE.exists()
+    assert ids()
 
 
 def test_a_process_that_follows_does_not_read_all_ids_again(start, monkeypatch):
