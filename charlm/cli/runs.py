@@ -115,7 +115,7 @@ def save(
 def merge(run: Annotated[Path, typer.Argument(metavar="RUN", help="The run.", **A_RUN)]) -> None:
     """Make ordinary checkpoints of those that are in parts.
 
-    Such are those of train.sharded_saves. The weights stay the same, bit by bit.
+    A run with train.sharded_saves=true writes such parts. The weights stay the same, bit by bit.
     """
     from charlm.runs.folder import find_run
     from charlm.runs.merging import merge_run

@@ -144,8 +144,9 @@ class TrainConfig(Section):
     micro-batches (see docs/scale.md). Their number is not a part of the configuration. `fsdp2`: as
     `ddp`, but each process holds only its part of the weights. For GPTs."""
     sharded_saves: bool = False
-    """With `fsdp2`: each process writes its own part of a checkpoint, and none collects all. Every
-    command reads such a checkpoint; `charlm runs merge` makes an ordinary one of it."""
+    """With `fsdp2`: each process writes its own part of a checkpoint, and none collects all. Commands
+    read such a checkpoint, but `charlm compress` and mixtures need an ordinary one: `charlm runs merge`
+    makes it."""
     exact: Literal["auto"] | bool = "auto"
     """Add the gradients of micro-batches in the order of one tree, so that the bits do not depend on the
     number of processes. `auto`: on a CPU. `false`: in whichever order takes the least time and memory."""
