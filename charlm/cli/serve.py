@@ -79,11 +79,6 @@ def _loaded(
 ) -> "list[Served]":
     """Load the models."""
     load_torch(STOPPED)
-    import torch
-
-    # One core answers clients. A step that waits for a thread on that core takes far longer: on two
-    # cores, 8 clients get 2,900 characters a second from one thread, and 1,800 from two.
-    torch.set_num_threads(max(1, torch.get_num_threads() - 1))
     from charlm.library import load
     from charlm.serving.service import Served
 

@@ -17,7 +17,7 @@ from charlm.serving.service import Answer, Served, prompts_of
 PAUSE = (
     0.02  # seconds between two parts of a stream: characters in between go together, ends at once
 )
-QUICK = 8  # streams that come at this pace; more come in larger parts, which cost less
+PARTS = 100  # a second of all streams together, at most: more take time from drawing
 
 
 class Drawing:
@@ -57,7 +57,7 @@ class Drawing:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._due = self._loop.time() + PAUSE * max(1.0, self.engine.load[0] / QUICK)
+        self._due = self._loop.time() + max(PAUSE, self.engine.load[0] / PARTS)
 
     def end(self) -> None:
         """End the texts that are still being drawn."""
