@@ -1,5 +1,6 @@
 """Whole commands: start-up, saves, memory, the time to a loss."""
 
+import contextlib
 import json
 import shutil
 import statistics
@@ -136,21 +137,28 @@ def memory(
 
 
 def _peak_mib(folder: Path, steps: int) -> float:
-    """Train in a child process and return the largest resident set it had, in MiB."""
-    program = (
-        "import resource, sys; from charlm.cli.main import run; code = run(sys.argv[1:]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
-    )
-    arguments = ["train", "--config", "nanogpt-cpu", "--out", "run", "-q", "data.source=text.txt"]
-    arguments += [f"train.max_steps={steps}", "train.warmup_steps=1"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return int(done.stdout.splitlines()[-1]) / 1024
+    """Train in a child process; return the most that it and its own children held at once, in MiB.
+
+    Memory that processes share is divided among them (PSS).
+    """
+    import psutil
+
+    keys = ["data.source=text.txt", f"train.max_steps={steps}", "train.warmup_steps=1"]
+    command = [sys.executable, "-m", "charlm", "train", "--config", "nanogpt-cpu", "--out", "run"]
+    peak = 0
+    with subprocess.Popen([*command, "-q", *keys], cwd=folder) as process:
+        while process.poll() is None:
+            held = 0
+            with contextlib.suppress(psutil.Error):
+                parent = psutil.Process(process.pid)
+                for one in (parent, *parent.children(recursive=True)):
+                    with contextlib.suppress(psutil.Error):  # it has just ended
+                        held += one.memory_full_info().pss
+            peak = max(peak, held)
+            time.sleep(0.05)
+    if process.returncode:
+        sys.exit(f"bench: error: charlm train ended with exit code {process.returncode}")
+    return peak / 2**20
 
 
 def time_to_loss(

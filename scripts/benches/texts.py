@@ -1,12 +1,30 @@
 """Encoding a text and drawing batches from it."""
 
+import os
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
-from benches.common import AsJson, Corpus, Rounds, in_turn, loop_of, ratio, report, seconds, text_of
+from benches.common import (
+    AsJson,
+    Corpus,
+    Rounds,
+    in_turn,
+    loop_of,
+    ratio,
+    report,
+    seconds,
+    text_of,
+    write_text,
+)
 
 
 def data(corpus: Corpus = "python-docs", rounds: Rounds = 7, as_json: AsJson = False) -> None:
@@ -48,3 +66,50 @@ def data(corpus: Corpus = "python-docs", rounds: Rounds = 7, as_json: AsJson = F
         figures[f"{name} (million characters/s)"] = count / statistics.median(own) / 1e6
         figures[f"{name}: ratio of time to nanoGPT's way"] = ratio(own, theirs)
     report(figures, as_json)
+
+
+def large(
+    gib: Annotated[float, typer.Option(min=0.25, help="Size of the text.")] = 5.0,
+    rounds: Rounds = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Time the encoding of a large text by one process, and by one on each core, in turn.
+
+    The ids have to be the same bytes.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory(prefix="charlm-bench-") as scratch:
+        folder = Path(scratch)
+        write_text(folder / "text.txt", round(gib * 1024))
+        counts = {"1 process": 1, f"{len(cores)} processes": len(cores)}
+        times: dict[str, list[float]] = {name: [] for name in counts}
+        hashes = set()
+        for _ in range(rounds):  # without one to warm up: the text has just been written
+            for name, count in counts.items():
+                began = time.perf_counter()
+                hashes.add(_encoded(folder, cores[:count]))
+                times[name].append(time.perf_counter() - began)
+    one, several = counts
+    report(
+        {f"{name} (s)": statistics.median(times[name]) for name in counts}
+        | {f"{several}, times as fast": ratio(times[one], times[several])}
+        | {"equal ids": str(len(hashes) == 1)},
+        as_json,
+    )
+
+
+def _encoded(folder: Path, cores: list[int]) -> str:
+    """Count and encode text.txt by a command that may use these cores; return the SHA-256 of the ids."""
+    program = (
+        "import os, sys; from pathlib import Path; os.sched_setaffinity(0, map(int, sys.argv[1:])); "
+        "from charlm.config import DataConfig; from charlm.storage import read_manifest; "
+        "from charlm.text import encode_corpus, open_source, scan_text; "
+        "data = DataConfig(source='text.txt'); source = open_source(data.source); "
+        "scan = scan_text(source, data); ids = Path('ids'); "
+        "encode_corpus(source, data, scan, scan.tokenizer(data), ids); "
+        "print(read_manifest(ids)['files']['ids.bin']['sha256'])"
+    )
+    command = [sys.executable, "-c", program, *map(str, cores)]
+    out = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
+    shutil.rmtree(folder / "ids")
+    return out.strip()
