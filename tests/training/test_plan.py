@@ -54,7 +54,7 @@ def test_steps_with_dropout_are_timed_with_it(monkeypatch):
 
     plans = [planned("train.minutes=5", chars=chars)[1][""] for chars in (300_000, 30_000_000)]
 
-    assert [one.config.model.dropout for one in plans] == [0.2, 0]
+    assert [one.config.model.dropout for one in plans] == [0.1, 0]
     assert [one.updates for one in plans] == [1700, 2550]
     train = plans[0].config.train
     assert plans[0].passes == plans[0].updates * train.batch_size * 256 / 300_000
