@@ -27,6 +27,19 @@ class Times:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A way between two processes.
+
+    Attributes:
+        latency: Seconds of a message, whatever its size.
+        seconds_a_byte: In which a process collects what others give away, and adds it up.
+    """
+
+    latency: float
+    seconds_a_byte: float
+
+
+@dataclass(frozen=True)
 class Cores:
     """The cores of one machine.
 
@@ -34,17 +47,19 @@ class Cores:
         count: How many there are.
         alone: Times of one process with a thread for each core.
         together: Times of a process of one thread while each core has one.
-        plain: Seconds of a pass that is not fused, over those of one that is.
-        latency: Seconds of a message between two processes, whatever its size.
-        seconds_a_byte: In which a process collects the gradients of others and adds them up.
+        split: The same for weights that are split: no pass is fused, and all gradients are dense.
+        shared: The way through memory that processes share.
+        gloo: The way through PyTorch's gloo.
+        fsdp2: The same with what FSDP2 does before and after: it copies into new memory, and back.
     """
 
     count: int
     alone: Times
     together: Times
-    plain: float
-    latency: float
-    seconds_a_byte: float
+    split: Times
+    shared: Link
+    gloo: Link
+    fsdp2: Link
 
     cores = True  # see `Machine`
 
@@ -62,22 +77,25 @@ class Cores:
 
     def pass_seconds(self, work: Work, micro: int, demand: Demand, processes: int) -> float:
         """Return the seconds of a micro-batch, forward and back."""
-        times, crowd = self._times(processes)
-        form = 1.0 if demand.fused else self.plain
-        return crowd * form * (times.a_pass + micro * times.a_window)
+        times, crowd = self._times(demand, processes)
+        return crowd * (times.a_pass + micro * times.a_window)
 
     def update_seconds(self, work: Work, demand: Demand, processes: int) -> float:
         """Return the seconds of the optimizers and the rest of a step."""
-        times, crowd = self._times(processes)
+        times, crowd = self._times(demand, processes)
         return crowd * (times.adamw * demand.adamw + times.muon * demand.muon + times.rest)
 
     def exchange_seconds(self, demand: Demand, processes: int) -> float:
         """Return the seconds of exchanging: cores copy each byte, so processes wait for cores, too."""
-        return demand.sent * self.seconds_a_byte * self._crowd(processes)
+        return demand.sent * self._link(demand).seconds_a_byte * self._crowd(processes)
 
     def latency_seconds(self, demand: Demand, processes: int) -> float:
-        """Return the seconds of messages whatever their size: P - 1 in each exchange of a ring."""
-        return demand.calls * (processes - 1) * self.latency * self._crowd(processes)
+        """Return the seconds of messages whatever their size: P - 1 in each exchange of a ring.
+
+        For FSDP2 only one counts: what it does around an exchange takes ten times as long.
+        """
+        messages = demand.calls * (1 if demand.link == "fsdp2" else processes - 1)
+        return messages * self._link(demand).latency * self._crowd(processes)
 
     def fits(self, held: float, processes: int) -> bool:
         """Tell whether so many bytes in each process fit into the machine."""
@@ -87,15 +105,21 @@ class Cores:
         """Return 1: one process has all cores, too."""
         return 1
 
+    def _link(self, demand: Demand) -> Link:
+        return {"shared": self.shared, "gloo": self.gloo, "fsdp2": self.fsdp2}[demand.link]
+
     def _crowd(self, processes: int) -> float:
         """Return how many processes share a core."""
         return max(1.0, processes / self.count)
 
-    def _times(self, processes: int) -> tuple[Times, float]:
+    def _times(self, demand: Demand, processes: int) -> tuple[Times, float]:
         """Return times, and a factor: with fewer processes than cores, threads share the work.
 
-        What a step takes of all cores together is then assumed to stay as it was with one process.
+        What a step takes of all cores together is then assumed to stay as it was with one process,
+        or for weights that are split, with a process on each core.
         """
+        if not demand.fused:
+            return self.split, processes / self.count
         if processes < self.count:
             return self.alone, float(processes)
         return self.together, self._crowd(processes)

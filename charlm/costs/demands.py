@@ -6,6 +6,7 @@ This is the only place that says so; it follows `charlm.training.summing` and
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from charlm.costs.work import FLOAT, Work
 
@@ -26,6 +27,8 @@ class Demand:
         muon: Share of Muon's.
         fused: Whether a CPU computes the micro-batches by `charlm.fused`.
         overlaps: Whether a GPU exchanges while it computes.
+        link: How processes of one machine exchange: through memory that they share, by PyTorch's gloo, or
+            by FSDP2, which uses gloo.
     """
 
     sent: float
@@ -35,6 +38,7 @@ class Demand:
     muon: float = 1.0
     fused: bool = True
     overlaps: bool = False
+    link: Literal["shared", "gloo", "fsdp2"] = "shared"
 
     @property
     def held_bytes(self) -> float:
@@ -77,7 +81,7 @@ def reduced(work: Work, processes: int, micro: int, cores: bool) -> Demand:
     held["exchange"] += _matrices(work, processes, cores)
     sent = 2 * (processes - 1) / processes * dense + (processes - 1) * rows
     sent += _results(work, processes)
-    return Demand(sent, _gathers(work) + 2, held, muon=1 / processes)
+    return Demand(sent, _gathers(work) + 2, held, muon=1 / processes, link="gloo")
 
 
 def fsdp2(work: Work, processes: int, micro: int, cores: bool) -> Demand:
@@ -108,7 +112,7 @@ def fsdp2(work: Work, processes: int, micro: int, cores: bool) -> Demand:
     }
     calls = micro_batches * (2 * work.blocks + 1) + work.blocks + 4
     sent = (1 - share) * FLOAT * moved
-    return Demand(sent, calls, held, adamw=share, fused=False, overlaps=True)
+    return Demand(sent, calls, held, adamw=share, fused=False, overlaps=True, link="fsdp2")
 
 
 STRATEGIES: dict[str, Strategy] = {

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -17,25 +19,29 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from torch import nn
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from charlm.config import Config, changed
 from charlm.config.cores import own_cores
-from charlm.costs.cores import Cores, Times
+from charlm.costs.cores import Cores, Link, Times
 from charlm.errors import MachineError, Phrase, Setting
 from charlm.models import build_model
+from charlm.models.ngram_embedding import NGramEmbedding
 from charlm.text import Batches, IdArray
 from charlm.training.gradients import GradientLearner
+from charlm.training.kept_memory import keep_memory
 from charlm.training.learner import Clock
 from charlm.training.loading import load_kernels
 from charlm.training.optimizers import set_learning_rate
 from charlm.training.ranks import ONE, Group, Ranks
 from charlm.training.summing import TreeSum
 
-SECONDS = 1.0  # of all rounds of a process
-ROUNDS = 9  # at most
+SECONDS = 2.0  # of all rounds of a process
+FEWEST, ROUNDS = 3, 9
 MOST = 16  # processes
-FLOATS = 1 << 20  # of the tensor that is exchanged
+SIDE = 1 << 10  # of the tensor that is exchanged
 EXCHANGES = 7
 MOST_FLOPS = (
     10**11
@@ -47,7 +53,7 @@ Measured = list[tuple[float, ...]]  # seconds of each round
 
 
 def measured(
-    config: Config, vocab_size: int, micro: int, processes: int, plain: bool = True
+    config: Config, vocab_size: int, micro: int, processes: int, split: bool = True
 ) -> Cores:
     """Measure this machine for a model; this takes some seconds.
 
@@ -56,7 +62,7 @@ def measured(
         vocab_size: Its alphabet.
         micro: Windows in a micro-batch.
         processes: How many are planned; 1: measure no others.
-        plain: Whether to measure passes that are not fused, too.
+        split: Whether to measure what weights that are split need, too.
 
     Raises:
         MachineError: A process was killed.
@@ -66,16 +72,11 @@ def measured(
     flops = config.model.flops_per_char(vocab_size) * config.model.block_size
     micro = max(1, min(micro, MOST_FLOPS // flops))
     count, workers = own_cores(), max(2, min(processes, own_cores(), MOST))
-    first = _rounds(config, vocab_size, micro, ONE)
-    alone = _times([first], micro)
-    unfused = changed(config, ["run.fused=false"])
-    slower = 1.0
-    if plain and config.run.fused:
-        slower = _a_pass([_rounds(unfused, vocab_size, micro, ONE)]) / _a_pass([first])
+    alone = _times([_rounds(config, vocab_size, micro, ONE)], micro)
     if processes == 1:
-        return Cores(count, alone, alone, slower, 0.0, 0.0)
+        return Cores(count, alone, alone, alone, *[Link(0.0, 0.0)] * 3)
     with TemporaryDirectory(prefix="charlm-") as folder, _for_processes():
-        job = config.model_dump(), vocab_size, micro, workers, str(Path(folder) / "store")
+        job = config.model_dump(), vocab_size, micro, workers, split, str(Path(folder) / "store")
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             # None begins before all have met, so each is in a process of its own.
@@ -85,62 +86,116 @@ def measured(
                 what = f"one of the {workers} processes was killed, maybe because memory was short"
                 raise MachineError("measuring", what, MEND) from None
     crowd = max(1.0, workers / count)
-    latency, a_byte = (max(one) / crowd for one in zip(*(f[1:] for f in found), strict=True))
-    together = _times([rounds for rounds, _, _ in found], micro, crowd)
-    return Cores(count, alone, together, slower, latency, a_byte)
+    fused, dense, *links = zip(*found, strict=True)
+    together = _times(list(fused), micro, crowd)
+    apart = _times(list(dense), micro, crowd) if split else together
+    return Cores(count, alone, together, apart, *(_slower(link, crowd) for link in links))
 
 
-def _worker(rank: int, job: tuple[Any, ...]) -> tuple[Measured, float, float]:
-    """Return what one of several processes measures: rounds, and the two numbers of a link."""
-    document, vocab_size, micro, workers, store = job
+def _worker(rank: int, job: tuple[Any, ...]) -> tuple[Measured, Measured, Link, Link, Link]:
+    """Return what one of several processes measures: rounds, the same for split weights, and links."""
+    document, vocab_size, micro, workers, split, store = job
     torch.set_num_threads(1)
     group = Group(FileStore(store, workers), rank, workers)
+    config = Config.model_validate(document)
     group.open()
     try:
-        rounds = _rounds(Config.model_validate(document), vocab_size, micro, group)
-        small, large = (_exchange(group, torch.ones(n)) for n in (1, FLOATS))
+        fused = _rounds(config, vocab_size, micro, group)
+        unfused = changed(config, ["run.fused=false"])
+        dense = _rounds(unfused, vocab_size, micro, group, dense=True) if split else fused
+
+        def collect(x: torch.Tensor) -> None:
+            tree: TreeSum[torch.Tensor] = TreeSum(torch.add)
+            for (part,) in group.gather([x]):
+                tree.push(part)
+            tree.total()
+
+        others = workers - 1
+        shared = _link(lambda side: partial(collect, torch.ones(side, side)), others, others)
+        # A ring that adds up makes 2 (P - 1) turns, each with a P-th of the tensor. FSDP2 makes half
+        # of them before it computes and half after it, in two exchanges.
+        sent = 2 * others / workers
+        gloo = _link(
+            lambda side: partial(dist.all_reduce, torch.ones(side, side)), 2 * others, sent
+        )
+        fsdp2 = _link(_layer, 2, sent) if split else gloo
     finally:
         group.close()
-    others = workers - 1
-    return rounds, small / others, max(0.0, large - small) / (others * 4 * FLOATS)
+    return fused, dense, shared, gloo, fsdp2
 
 
-def _exchange(group: Group, x: torch.Tensor) -> float:
-    """Return the median seconds in which all collect the tensors of all, and add them up."""
+def _layer(side: int) -> Callable[[], None]:
+    """Return a forward and backward pass of a split matrix, which does little but exchange it."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
 
-    def exchange() -> None:
-        tree: TreeSum[torch.Tensor] = TreeSum(torch.add)
-        for (part,) in group.gather([x]):
-            tree.push(part)
-        tree.total()
+    layer: Any = fully_shard(
+        nn.Linear(side, side, bias=False), mesh=init_device_mesh("cpu", (dist.get_world_size(),))
+    )
+    x = torch.ones(1, side)
 
-    return median([_seconds(exchange) for _ in range(EXCHANGES)][1:])
+    def both() -> None:
+        layer(x).sum().backward()
+        layer.zero_grad()
+
+    return both
 
 
-def _rounds(config: Config, vocab_size: int, micro: int, ranks: Ranks) -> Measured:
+def _link(exchange: Callable[[int], Callable[[], object]], messages: int, tensors: float) -> Link:
+    """Time an exchange of so many messages, in which a process sends so many times a tensor.
+
+    `exchange` takes the side of a square tensor, and returns what is timed.
+    """
+    small, large = (
+        median([_seconds(work) for _ in range(EXCHANGES)][1:])
+        for work in (exchange(1), exchange(SIDE))
+    )
+    return Link(small / messages, max(0.0, large - small) / (tensors * 4 * SIDE**2))
+
+
+def _slower(links: tuple[Link, ...], crowd: float) -> Link:
+    """Return the link of the process for which it was slowest, had each a core of its own."""
+    latency, a_byte = (max(x) for x in zip(*map(astuple, links), strict=True))
+    return Link(latency / crowd, a_byte / crowd)
+
+
+def _rounds(
+    config: Config, vocab_size: int, micro: int, ranks: Ranks, dense: bool = False
+) -> Measured:
     """Time parts of a step, again and again, while other processes do the same.
 
     They are: gradients of half a micro-batch, of one, and of two; AdamW's update, and Muon's.
     """
+    keep_memory(config.run.keep_memory)
     model = build_model(config.model, vocab_size, config.run.seed)
     ids = np.random.default_rng(0).integers(vocab_size, size=TEXT + config.model.block_size)
     one, half, two = (
         _learner(config, model, IdArray(ids), windows, min(windows, micro))
         for windows in (micro, max(1, micro // 2), 2 * micro)
     )
+    for part in model.modules():
+        if dense and isinstance(part, NGramEmbedding):
+            part.sparse = False
     set_learning_rate(one.optimizers.values(), 0.0)
     updates = [one.optimizers[name].step for name in ("adamw", "muon") if name in one.optimizers]
     parts: list[Callable[[], object]] = [half.gradients, two.gradients, one.gradients, *updates]
-    found: Measured = []
-    began = time.perf_counter()
-    while not found or (len(found) < ROUNDS and ranks.told(time.perf_counter() - began) < SECONDS):
+
+    def a_round() -> tuple[float, ...]:
         taken = []
         for part in parts:
             ranks.told(0.0)  # all begin together
             taken.append(_seconds(part))
-        found.append(tuple(taken))
+        return tuple(taken)
+
+    a_round()  # loads kernels, makes moments and fills caches
+    found: Measured = []
+    began = time.perf_counter()
+    while len(found) < FEWEST or (
+        len(found) < ROUNDS and ranks.told(time.perf_counter() - began) < SECONDS
+    ):
+        found.append(a_round())
     one.close()
-    return found[1:] or found  # the first fills caches
+    return found
 
 
 def _learner(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from charlm.config import load_config
-from charlm.costs.cores import Cores, Times
+from charlm.costs.cores import Cores, Link, Times
 from charlm.costs.demands import STRATEGIES
 from charlm.costs.devices import GPUS
 from charlm.costs.estimate import rows
@@ -17,7 +17,15 @@ H100 = ("-c", "gpt", "--vocab-size", 65, "--gpus", "h100")
 @pytest.fixture
 def _two_cores(monkeypatch):
     times = Times(a_pass=0.01, a_window=0.005, adamw=0.003, muon=0.01, rest=0.001)
-    found = Cores(2, times, times, plain=1.2, latency=1e-4, seconds_a_byte=1e-9)
+    found = Cores(
+        2,
+        times,
+        times,
+        times,
+        shared=Link(1e-4, 1e-9),
+        gloo=Link(1e-4, 1e-9),
+        fsdp2=Link(1e-4, 1e-9),
+    )
     monkeypatch.setattr("charlm.costs.measuring.measured", lambda *_: found)
 
 

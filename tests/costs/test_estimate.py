@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from charlm.config import load_config
-from charlm.costs.demands import exact
+from charlm.costs.demands import STRATEGIES, exact
 from charlm.costs.devices import GPUS
 from charlm.costs.devices import gpu as kind_of
 from charlm.costs.estimate import best, choices, estimate, micro_batch, most_that_pay, rows
@@ -53,6 +53,26 @@ def test_split_weights_are_computed_without_fused_passes(dense, cores):
 
     assert split.computing == pytest.approx(1.5 * whole.computing)
     assert split.updating == pytest.approx(0.6 / 2 + 0.4 + 0.2)
+
+
+def test_split_weights_are_computed_by_all_cores(dense, cores):
+    two, four = (estimate(dense, replace(cores, count=n), "fsdp2", 2, 8) for n in (2, 4))
+
+    assert four.computing == pytest.approx(two.computing / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "link", "turns"),
+    [("ddp exact", "shared", 3), ("ddp reduced", "gloo", 3), ("fsdp2", "fsdp2", 1)],
+)
+def test_each_strategy_exchanges_in_its_own_way(work, cores, name, link, turns):
+    demand = STRATEGIES[name](work, 4, 8, True)
+
+    found = estimate(work, cores, name, 4, 8)  # two on each core
+
+    chosen = getattr(cores, link)
+    assert found.exchanging == pytest.approx(2 * demand.sent * chosen.seconds_a_byte)
+    assert found.waiting == pytest.approx(2 * demand.calls * turns * chosen.latency)
 
 
 def test_large_products_on_a_gpu_take_their_operations_over_what_it_reaches(gpu):
