@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -67,6 +68,11 @@ SHARED = {  # by several processes
 
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=3")
+TWO_MACHINES = (
+    *TORCHRUN[:3],
+    *("--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d"),
+    *("--rdzv-id=charlm", "--local-addr=127.0.0.1", "--rdzv-conf=last_call_timeout=15"),
+)
 SLOWEST_LAUNCH = 300.0  # seconds
 SLOWEST_ORPHAN = 10.0
 
@@ -377,6 +383,54 @@ def torn(folder: Path, like: Straight, seed: int, tally: Tally) -> None:
     if steps != list(range(1, 31)):
         tally.failures.append(f"{like.name}, seed {seed}: recorded {steps}")
     tally.failures += [f"{like.name}, seed {seed}: {key} differs" for key in differing(run, like)]
+
+
+def divided(folder: Path, like: Straight, tally: Tally) -> None:
+    """Train on two agents, as on two machines; kill all of one, and let the other go on alone."""
+    run = begin(folder, like.name)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    agents = []
+    for machine in range(2):
+        meeting = f"--rdzv-endpoint=127.0.0.1:{port}"
+        with (folder / f"said-{machine}").open("w") as said:
+            agent = subprocess.Popen(
+                [*TWO_MACHINES, meeting, "-m", "charlm", *command(run)],
+                cwd=folder,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+                stdout=said,
+                stderr=said,
+            )
+        agents.append(agent)
+        _wait_for_port(port)  # the first agent is where they meet, so it has to stay
+    stays, lost = agents
+    together = _comes_to(lost, run, 2)
+    for process in (lost.pid, *_children(lost.pid)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    tally.kills += 1
+    began = time.monotonic()
+    codes = stays.wait(SLOWEST_LAUNCH), lost.wait()
+    tally.waited.append(time.monotonic() - began)
+    if not together or codes != (0, -signal.SIGKILL):
+        said_by = [(folder / f"said-{machine}").read_text() for machine in range(2)]
+        tally.failures.append(f"{like.name}: {codes}: {said_by}")
+        return
+    steps = [r["step"] for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "train"]
+    if steps != list(range(1, 31)):
+        tally.failures.append(f"{like.name}: recorded {steps}")
+    tally.failures += [f"{like.name}: {key} differs" for key in differing(run, like)]
+
+
+def _wait_for_port(port: int) -> None:
+    """Wait until somebody listens there."""
+    ends = time.monotonic() + SLOWEST_LAUNCH
+    while time.monotonic() < ends:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.05)
+    raise AssertionError("the first agent does not listen")
 
 
 def _comes_to(agent: subprocess.Popen[bytes], run: Path, step: int) -> bool:
