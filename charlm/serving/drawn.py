@@ -17,7 +17,7 @@ from charlm.serving.service import Answer, Served, prompts_of
 PAUSE = (
     0.02  # seconds between two parts of a stream: characters in between go together, ends at once
 )
-PARTS = 100  # a second of all streams together, at most: more take time from drawing
+PARTS = 64  # a second of all streams together, at most: more take time from drawing
 
 
 class Drawing:
