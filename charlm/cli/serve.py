@@ -79,6 +79,10 @@ def _loaded(
 ) -> "list[Served]":
     """Load the models."""
     load_torch(STOPPED)
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - 1))  # one core answers clients, but see `Engine`
     from charlm.library import load
     from charlm.serving.service import Served
 
@@ -88,6 +92,6 @@ def _loaded(
         where = ", ".join(str(model.run.path) for model in models)
         raise UsageError(where, "two runs have the same name", "rename one")
     return [
-        Served(name, model, at_once=at_once, waiting=waiting, most=most)
+        Served(name, model, at_once=at_once, waiting=waiting, most=most, threads=threads)
         for name, model in zip(names, models, strict=True)
     ]

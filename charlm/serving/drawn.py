@@ -17,7 +17,7 @@ from charlm.serving.service import Answer, Served, prompts_of
 PAUSE = (
     0.02  # seconds between two parts of a stream: characters in between go together, ends at once
 )
-PARTS = 64  # a second of all streams together, at most: more take time from drawing
+PARTS = 64  # a second of all streamed texts together, about: more take time from drawing
 
 
 class Drawing:
@@ -34,7 +34,7 @@ class Drawing:
     def __init__(
         self, one: Served, asked: CompletionRequest, echoes: Sequence[Sequence[Piece]]
     ) -> None:
-        self.engine, self.echoes = one.engine, echoes
+        self._served, self.engine, self.echoes = one, one.engine, echoes
         self.answer = Answer(asked, one.name)
         self.read = sum(map(len, prompts_of(asked)))
         self._more, self._loop = asyncio.Event(), asyncio.get_running_loop()
@@ -57,7 +57,7 @@ class Drawing:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._due = self._loop.time() + max(PAUSE, self.engine.load[0] / PARTS)
+        self._due = self._loop.time() + max(PAUSE, self._served.streamed / PARTS)
 
     def end(self) -> None:
         """End the texts that are still being drawn."""
@@ -94,6 +94,14 @@ class Drawing:
 
     async def parts(self) -> AsyncIterator[str]:
         """Yield the events of a stream, those of one moment together."""
+        self._served.streamed += len(self.jobs)
+        try:
+            async for part in self._parts():
+                yield part
+        finally:
+            self._served.streamed -= len(self.jobs)
+
+    async def _parts(self) -> AsyncIterator[str]:
         events = Events(self.answer.head)
         waiting, places = set(range(len(self.jobs))), [0] * len(self.jobs)
         for i, echo in enumerate(self.echoes):

@@ -18,9 +18,9 @@ from charlm.sampling.together import DrawnOne, OneText, Together
 
 CONTEXTS = 8  # prompts that stay read: the samples of one request share theirs
 
-# Texts from which on a step takes all threads. Fewer leave one core to whoever answers clients, because
-# a step that waits for a thread on that core takes longer: on two cores, streams to 8 clients get 890
-# characters a second from one thread and 720 from two, those to 64 clients 2,800 and 3,200.
+# Texts from which on a step may take more threads. Fewer leave one core to whoever answers clients, because
+# a step that waits for a thread on that core takes longer: on two cores (AVX2, the preset `gpt`), 8 clients
+# get 890 characters a second from one thread and 720 from two, but 64 get 2,800 and 3,200.
 MANY = 32
 
 
@@ -87,13 +87,20 @@ class Engine:
         saved: The model.
         at_once: Texts that are drawn together, at most; others wait.
         waiting: Texts that may wait, at most.
+        threads: Of torch in a step of `MANY` texts or more; others have those of the process. None: all have.
 
     Attributes:
         tell: Called from the engine's thread after a step with the texts that have more to take: one call,
             because each wakes another thread, which then wants the interpreter. It calls `wake_all`.
     """
 
-    def __init__(self, saved: SavedModel, at_once: int = 64, waiting: int = 256) -> None:
+    def __init__(
+        self,
+        saved: SavedModel,
+        at_once: int = 64,
+        waiting: int = 256,
+        threads: int | None = None,
+    ) -> None:
         self.saved, self.at_once, self.waiting = saved, at_once, waiting
         self.characters = 0  # drawn so far
         self.tell: Callable[[Sequence[Job]], None] = wake_all
@@ -103,7 +110,8 @@ class Engine:
         self._contexts: OrderedDict[bytes, Context] = OrderedDict()
         self._condition = threading.Condition()
         self._closed = self._cancelled = False
-        self._most_threads = torch.get_num_threads()
+        few = torch.get_num_threads()
+        self._threads = few, threads or few
         self._thread = threading.Thread(target=self._run, name="charlm-engine", daemon=True)
         self._thread.start()
 
@@ -190,9 +198,9 @@ class Engine:
             self._active[text] = job, stream
 
     def _use_threads(self) -> None:
-        """Let torch use as many threads as so many texts are worth; see `MANY`."""
-        spared = 1 if len(self._active) < MANY else 0
-        threads = max(1, self._most_threads - spared)
+        """Let this thread compute with as many of torch's threads as so many texts are worth."""
+        few, many = self._threads
+        threads = many if len(self._active) >= MANY else few
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
 

@@ -48,15 +48,23 @@ class Served:
     Args:
         name: What they call it.
         model: The model.
-        at_once, waiting: See `Engine`.
+        at_once, waiting, threads: See `Engine`.
         most: Characters of one text, at most.
     """
 
     def __init__(
-        self, name: str, model: Model, *, at_once: int = 64, waiting: int = 256, most: int = 4096
+        self,
+        name: str,
+        model: Model,
+        *,
+        at_once: int = 64,
+        waiting: int = 256,
+        most: int = 4096,
+        threads: int | None = None,
     ) -> None:
         self.name, self.model, self.most = name, model, most
-        self.engine = Engine(model._saved, at_once, waiting)
+        self.streamed = 0  # texts that are sent part by part now
+        self.engine = Engine(model._saved, at_once, waiting, threads)
         self._settings: dict[tuple[Any, ...], Settings] = {}
         self._configs: dict[tuple[Any, ...], SampleConfig] = {}
 

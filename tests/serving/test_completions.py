@@ -148,6 +148,18 @@ def test_the_client_raises_the_error_of_its_kind(client):
         client.completions.create(model="tiny", prompt="a", temperature=9)
 
 
+def test_texts_that_are_streamed_together_have_their_parts_less_often(address, served, monkeypatch):
+    step = served.engine._step
+    monkeypatch.setattr(served.engine, "_step", lambda woken: time.sleep(0.005) or step(woken))
+
+    def parts_of_a_text(n):
+        body = {"model": "tiny", "prompt": "a", "max_tokens": 100, "stream": True, "n": n}
+        with httpx.stream("POST", f"{address}/v1/completions", json=body, timeout=200) as answer:
+            return sum(line.startswith("data: {") for line in answer.iter_lines()) / n
+
+    assert parts_of_a_text(16) < parts_of_a_text(1) / 2
+
+
 def test_a_client_that_goes_away_frees_its_place(address, served, monkeypatch):
     step = served.engine._step
 
@@ -159,8 +171,10 @@ def test_a_client_that_goes_away_frees_its_place(address, served, monkeypatch):
     body = {"model": "tiny", "prompt": "a", "max_tokens": 4000, "stream": True}
     before = served.engine.characters
     with httpx.stream("POST", f"{address}/v1/completions", json=body) as answer:
-        assert next(answer.iter_lines()).startswith("data: {")
+        lines = answer.iter_lines()  # when it is gone, so is the client
+        assert next(lines).startswith("data: {")
         assert served.engine.load[0] == 1
+        assert served.streamed == 1
 
     for _ in range(1000):
         if served.engine.load == (0, 0):
@@ -168,4 +182,5 @@ def test_a_client_that_goes_away_frees_its_place(address, served, monkeypatch):
         httpx.get(f"{address}/health")
     assert served.engine.load == (0, 0)
     assert served.engine.characters - before < 3900
+    assert served.streamed == 0
     assert json.loads(httpx.get(f"{address}/health").text) == {"status": "ok"}

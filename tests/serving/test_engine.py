@@ -60,18 +60,23 @@ def test_a_text_that_is_not_waited_for_gives_its_place_in_the_queue(model, monke
         served.engine.close()
 
 
-@pytest.mark.parametrize(("texts", "spared"), [(engine.MANY - 1, 1), (engine.MANY, 0)])
-def test_a_step_of_few_texts_leaves_a_core_to_the_clients(model, monkeypatch, texts, spared):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    used: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", used.append)
-    served = Served("tiny", model)
-    asked = CompletionRequest(model="tiny", prompt="a", max_tokens=2, n=texts)
-    done = threading.Semaphore(0)
-    served.engine.submit(served.jobs(asked, lambda job: done.release()))
+def test_a_step_of_few_texts_leaves_a_core_to_the_clients(model, monkeypatch):
+    used, threads = [], [2]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    served = Served("tiny", model, threads=3)
+    step = served.engine._step
+    monkeypatch.setattr(
+        served.engine, "_step", lambda woken: used.append(threads[-1]) or step(woken)
+    )
+    try:
+        for texts in (engine.MANY - 1, engine.MANY, 1):
+            asked = CompletionRequest(model="tiny", prompt="a", max_tokens=1, n=texts)
+            done = threading.Semaphore(0)
+            served.engine.submit(served.jobs(asked, lambda job: done.release()))  # noqa: B023
+            for _ in range(texts):
+                assert done.acquire(timeout=200)
+    finally:
+        served.engine.close()
 
-    for _ in range(texts):
-        assert done.acquire(timeout=200)
-
-    served.engine.close()
-    assert used[0:1] == [3 - spared] if spared else used[0:1] == []
+    assert used == [2, 3, 2]
