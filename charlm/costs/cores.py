@@ -1,6 +1,6 @@
 """This machine as a device: what was measured on its cores, carried over to other numbers of processes."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from charlm.config.memory import machine_bytes
 from charlm.costs.demands import Demand
@@ -87,15 +87,24 @@ class Cores:
 
     def exchange_seconds(self, demand: Demand, processes: int) -> float:
         """Return the seconds of exchanging: cores copy each byte, so processes wait for cores, too."""
-        return demand.sent * self._link(demand).seconds_a_byte * self._crowd(processes)
+        seconds = sum(sent * link.seconds_a_byte for link, sent, _ in self._exchanges(demand))
+        return seconds * self._crowd(processes)
 
     def latency_seconds(self, demand: Demand, processes: int) -> float:
         """Return the seconds of messages whatever their size: P - 1 in each exchange of a ring.
 
         For FSDP2 only one counts: what it does around an exchange takes ten times as long.
         """
-        messages = demand.calls * (1 if demand.link == "fsdp2" else processes - 1)
-        return messages * self._link(demand).latency * self._crowd(processes)
+        turns = 1 if demand.split else processes - 1
+        seconds = sum(calls * turns * link.latency for link, _, calls in self._exchanges(demand))
+        return seconds * self._crowd(processes)
+
+    def _exchanges(self, demand: Demand) -> list[tuple[Link, float, float]]:
+        """Return what passes each link: bytes, and exchanges."""
+        if demand.split:
+            return [(self.fsdp2, demand.sent, demand.calls)]
+        sent, calls = demand.by_gloo
+        return [(self.gloo, sent, calls), (self.shared, demand.sent - sent, demand.calls - calls)]
 
     def fits(self, held: float, processes: int) -> bool:
         """Tell whether so many bytes in each process fit into the machine."""
@@ -105,9 +114,6 @@ class Cores:
         """Return 1: one process has all cores, too."""
         return 1
 
-    def _link(self, demand: Demand) -> Link:
-        return {"shared": self.shared, "gloo": self.gloo, "fsdp2": self.fsdp2}[demand.link]
-
     def _crowd(self, processes: int) -> float:
         """Return how many processes share a core."""
         return max(1.0, processes / self.count)
@@ -115,11 +121,14 @@ class Cores:
     def _times(self, demand: Demand, processes: int) -> tuple[Times, float]:
         """Return times, and a factor: with fewer processes than cores, threads share the work.
 
-        What a step takes of all cores together is then assumed to stay as it was with one process,
-        or for weights that are split, with a process on each core.
+        What a step takes of all cores together is then assumed to stay as it was with one process. Split
+        weights were only timed in processes of one thread; threads are assumed to help them as they help
+        others.
         """
-        if not demand.fused:
-            return self.split, processes / self.count
+        if demand.split and processes < self.count:
+            return self.split, processes * sum(astuple(self.alone)) / sum(astuple(self.together))
+        if demand.split:
+            return self.split, self._crowd(processes)
         if processes < self.count:
             return self.alone, float(processes)
         return self.together, self._crowd(processes)

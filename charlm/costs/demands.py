@@ -6,7 +6,6 @@ This is the only place that says so; it follows `charlm.training.summing` and
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from charlm.costs.work import FLOAT, Work
 
@@ -25,10 +24,10 @@ class Demand:
         held: Bytes in memory, by purpose.
         adamw: Share of AdamW's update that it computes.
         muon: Share of Muon's.
-        fused: Whether a CPU computes the micro-batches by `charlm.fused`.
+        split: Whether weights are split; then a CPU computes without `charlm.fused`, and FSDP2 exchanges.
         overlaps: Whether a GPU exchanges while it computes.
-        link: How processes of one machine exchange: through memory that they share, by PyTorch's gloo, or
-            by FSDP2, which uses gloo.
+        by_gloo: What of `sent` and `calls` CPUs exchange by PyTorch's gloo, if FSDP2 does not: the rest
+            goes through memory that they share.
     """
 
     sent: float
@@ -36,9 +35,9 @@ class Demand:
     held: dict[str, float]
     adamw: float = 1.0
     muon: float = 1.0
-    fused: bool = True
+    split: bool = False
     overlaps: bool = False
-    link: Literal["shared", "gloo", "fsdp2"] = "shared"
+    by_gloo: tuple[float, float] = (0.0, 0.0)
 
     @property
     def held_bytes(self) -> float:
@@ -79,9 +78,9 @@ def reduced(work: Work, processes: int, micro: int, cores: bool) -> Demand:
     rows = _gradients(work, work.windows / processes, cores) - dense
     held["exchange"] = dense + rows * _collected(processes, cores)
     held["exchange"] += _matrices(work, processes, cores)
-    sent = 2 * (processes - 1) / processes * dense + (processes - 1) * rows
-    sent += _results(work, processes)
-    return Demand(sent, _gathers(work) + 2, held, muon=1 / processes, link="gloo")
+    ring = 2 * (processes - 1) / processes * dense
+    sent = ring + (processes - 1) * rows + _results(work, processes)
+    return Demand(sent, _gathers(work) + 2, held, muon=1 / processes, by_gloo=(ring, 2))
 
 
 def fsdp2(work: Work, processes: int, micro: int, cores: bool) -> Demand:
@@ -112,7 +111,7 @@ def fsdp2(work: Work, processes: int, micro: int, cores: bool) -> Demand:
     }
     calls = micro_batches * (2 * work.blocks + 1) + work.blocks + 4
     sent = (1 - share) * FLOAT * moved
-    return Demand(sent, calls, held, adamw=share, fused=False, overlaps=True, link="fsdp2")
+    return Demand(sent, calls, held, adamw=share, split=True, overlaps=True)
 
 
 STRATEGIES: dict[str, Strategy] = {

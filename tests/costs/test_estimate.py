@@ -1,10 +1,11 @@
 """Times of a step, beside closed forms; which choice is the best, and how many processes pay."""
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 
 from charlm.config import load_config
+from charlm.costs.cores import Times
 from charlm.costs.demands import STRATEGIES, exact
 from charlm.costs.devices import GPUS
 from charlm.costs.devices import gpu as kind_of
@@ -55,24 +56,30 @@ def test_split_weights_are_computed_without_fused_passes(dense, cores):
     assert split.updating == pytest.approx(0.6 / 2 + 0.4 + 0.2)
 
 
-def test_split_weights_are_computed_by_all_cores(dense, cores):
-    two, four = (estimate(dense, replace(cores, count=n), "fsdp2", 2, 8) for n in (2, 4))
+@pytest.mark.parametrize(("threads_help", "faster"), [(4, 2), (2, 1)])
+def test_threads_help_split_weights_as_they_help_others(dense, cores, threads_help, faster):
+    alone = Times(*(x / threads_help for x in astuple(cores.together)))
+    two, four = (
+        estimate(dense, one, "fsdp2", 2, 8) for one in (cores, replace(cores, count=4, alone=alone))
+    )
 
-    assert four.computing == pytest.approx(two.computing / 2)
+    assert four.computing == pytest.approx(two.computing / faster)
 
 
-@pytest.mark.parametrize(
-    ("name", "link", "turns"),
-    [("ddp exact", "shared", 3), ("ddp reduced", "gloo", 3), ("fsdp2", "fsdp2", 1)],
-)
-def test_each_strategy_exchanges_in_its_own_way(work, cores, name, link, turns):
-    demand = STRATEGIES[name](work, 4, 8, True)
+def test_each_strategy_exchanges_in_its_own_ways(dense, cores):
+    """Four processes, two on each core: 6 bytes a weight by gloo's ring, all else through memory."""
+    exactly, reduced, split = (
+        estimate(dense, cores, name, 4, 8) for name in ("ddp exact", "ddp reduced", "fsdp2")
+    )
 
-    found = estimate(work, cores, name, 4, 8)  # two on each core
-
-    chosen = getattr(cores, link)
-    assert found.exchanging == pytest.approx(2 * demand.sent * chosen.seconds_a_byte)
-    assert found.waiting == pytest.approx(2 * demand.calls * turns * chosen.latency)
+    results = 3 / 4 * 4 * dense.hidden
+    assert exactly.exchanging == pytest.approx(2 * (12 * dense.weights + results) * 1e-9)
+    assert exactly.waiting == pytest.approx(2 * 3 * 3 * 0.01)
+    assert reduced.exchanging == pytest.approx(2 * (6 * dense.weights * 4e-9 + results * 1e-9))
+    assert reduced.waiting == pytest.approx(2 * 3 * (2 * 0.02 + 3 * 0.01))
+    assert split.exchanging == pytest.approx(2 * split.sent * 8e-9)
+    demand = STRATEGIES["fsdp2"](dense, 4, 8, True)
+    assert split.waiting == pytest.approx(2 * demand.calls * 0.03)
 
 
 def test_large_products_on_a_gpu_take_their_operations_over_what_it_reaches(gpu):
