@@ -6,7 +6,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -70,7 +69,7 @@ def data(corpus: Corpus = "python-docs", rounds: Rounds = 7, as_json: AsJson = F
 
 def large(
     gib: Annotated[float, typer.Option(min=0.25, help="Size of the text.")] = 5.0,
-    rounds: Rounds = 1,
+    rounds: Rounds = 2,
     as_json: AsJson = False,
 ) -> None:
     """Time the encoding of a large text by one process, and by one on each core, in turn.
@@ -84,11 +83,12 @@ def large(
         counts = {"1 process": 1, f"{len(cores)} processes": len(cores)}
         times: dict[str, list[float]] = {name: [] for name in counts}
         hashes = set()
-        for _ in range(rounds):  # without one to warm up: the text has just been written
-            for name, count in counts.items():
-                began = time.perf_counter()
-                hashes.add(_encoded(folder, cores[:count]))
-                times[name].append(time.perf_counter() - began)
+        for i in range(rounds):  # without one to warm up: the text has just been written
+            for name in list(counts)[:: 1 if i % 2 else -1]:
+                os.sync()
+                seconds_taken, sha256 = _encoded(folder, cores[: counts[name]])
+                times[name].append(seconds_taken)
+                hashes.add(sha256)
     one, several = counts
     report(
         {f"{name} (s)": statistics.median(times[name]) for name in counts}
@@ -98,18 +98,19 @@ def large(
     )
 
 
-def _encoded(folder: Path, cores: list[int]) -> str:
-    """Count and encode text.txt by a command that may use these cores; return the SHA-256 of the ids."""
+def _encoded(folder: Path, cores: list[int]) -> tuple[float, str]:
+    """Count and encode text.txt on these cores; return the seconds and the SHA-256 of the ids."""
     program = (
-        "import os, sys; from pathlib import Path; os.sched_setaffinity(0, map(int, sys.argv[1:])); "
+        "import os, sys, time; from pathlib import Path; os.sched_setaffinity(0, map(int, sys.argv[1:])); "
         "from charlm.config import DataConfig; from charlm.storage import read_manifest; "
         "from charlm.text import encode_corpus, open_source, scan_text; "
-        "data = DataConfig(source='text.txt'); source = open_source(data.source); "
+        "began = time.perf_counter(); data = DataConfig(source='text.txt'); source = open_source(data.source); "
         "scan = scan_text(source, data); ids = Path('ids'); "
         "encode_corpus(source, data, scan, scan.tokenizer(data), ids); "
-        "print(read_manifest(ids)['files']['ids.bin']['sha256'])"
+        "print(time.perf_counter() - began, read_manifest(ids)['files']['ids.bin']['sha256'])"
     )
     command = [sys.executable, "-c", program, *map(str, cores)]
     out = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True).stdout
     shutil.rmtree(folder / "ids")
-    return out.strip()
+    taken, sha256 = out.split()
+    return float(taken), sha256

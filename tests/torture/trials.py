@@ -64,6 +64,10 @@ SHARED = {  # by several processes
     "shared modern": _run(
         _NGRAMS % "modern", "parallel: ddp, micro_batch_size: 1, optimizer: muon"
     ).replace("float32", "bfloat16"),
+    "shared gru": _run(
+        "{type: gru, block_size: 8, n_layer: 2, n_embd: 8, n_hidden: 12}",
+        "parallel: ddp, micro_batch_size: 1",
+    ),
 }
 
 
@@ -76,7 +80,7 @@ TWO_MACHINES = (
 SLOWEST_LAUNCH = 300.0  # seconds
 SLOWEST_ORPHAN = 10.0
 
-COMPILED, SHORT = "compiled ", "short "  # before a name of `RUNS` or `SHARED`
+COMPILED, SHORT, LONG = "compiled ", "short ", "long "  # before a name of `RUNS` or `SHARED`
 _SHORTER = {
     "max_steps: 30": "max_steps: 12",
     "eval_every: 10": "eval_every: 4",
@@ -84,15 +88,22 @@ _SHORTER = {
     "sample_every: 10": "sample_every: 6",
 }
 
+_LONGER = {
+    "max_steps: 30": "max_steps: 200",
+    "eval_every: 10": "eval_every: 100",
+    f"save_every: {SAVE_EVERY}": "save_every: 50",
+    "sample_every: 10": "sample_every: 100",
+}
+
 
 def begin(folder: Path, name: str) -> Path:
     """Make a folder with a text and a configuration in it; return where the run will be."""
-    config = (RUNS | SHARED)[name.removeprefix(COMPILED).removeprefix(SHORT)]
+    config = (RUNS | SHARED)[name.removeprefix(COMPILED).removeprefix(SHORT).removeprefix(LONG)]
     if name.startswith(COMPILED):
         config = config.replace("compile: false", "compile: true")
-    if name.startswith(SHORT):
-        for long, short in _SHORTER.items():
-            config = config.replace(long, short)
+    for prefix, changes in ((SHORT, _SHORTER), (LONG, _LONGER)):
+        for as_usual, other in changes.items() if name.startswith(prefix) else ():
+            config = config.replace(as_usual, other)
     folder.mkdir(parents=True)
     (folder / "text.txt").write_text(TEXT)
     (folder / "config.yaml").write_text(config)
@@ -385,6 +396,22 @@ def torn(folder: Path, like: Straight, seed: int, tally: Tally) -> None:
     tally.failures += [f"{like.name}, seed {seed}: {key} differs" for key in differing(run, like)]
 
 
+def in_any_number(lives: Lives, folder: Path, name: str, tally: Tally) -> None:
+    """Train 200 steps in 2 and 4 processes, and in changing numbers after kills; all end like one."""
+    like = straight(lives, folder / "one", name)
+    whole = Plan()
+    changing = (2, Plan(step=80)), (4, Plan(step=150)), (1, whole)
+    for number, parts in enumerate((((2, whole),), ((4, whole),), changing)):
+        run = begin(folder / str(number), name)
+        for size, plan in parts:
+            ended = lives.together(run.parent, *command(run), size=size, plan=plan)
+            tally.kills += plan.step is not None
+            expected = -signal.SIGKILL if plan.step else 0
+            if ended[0].code != expected:
+                tally.failures.append(f"{name}: {ended}")
+        tally.failures += [f"{name}, {number}: {key} differs" for key in differing(run, like)]
+
+
 def divided(folder: Path, like: Straight, tally: Tally) -> None:
     """Train on two agents, as on two machines; kill all of one, and let the other go on alone."""
     run = begin(folder, like.name)
@@ -405,17 +432,25 @@ def divided(folder: Path, like: Straight, tally: Tally) -> None:
         agents.append(agent)
         _wait_for_port(port)  # the first agent is where they meet, so it has to stay
     stays, lost = agents
-    together = _comes_to(lost, run, 2)
-    for process in (lost.pid, *_children(lost.pid)):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-    tally.kills += 1
-    began = time.monotonic()
-    codes = stays.wait(SLOWEST_LAUNCH), lost.wait()
-    tally.waited.append(time.monotonic() - began)
+    try:
+        together = _comes_to(lost, run, SAVE_EVERY) and bool(_children(lost.pid))
+        victims = [lost.pid, *_children(lost.pid)]
+        before = saved_step(run)
+        for process in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        tally.kills += 1
+        began = time.monotonic()
+        codes = stays.wait(SLOWEST_LAUNCH), lost.wait()
+        tally.waited.append(time.monotonic() - began)
+    finally:
+        for agent in agents:
+            agent.kill()
+    said_by = [(folder / f"said-{machine}").read_text() for machine in range(2)]
+    # The one that stays noticed the loss, so the other did train with it.
+    together = together and "process 0 of 2" in said_by[0] + said_by[1] and before < 30
     if not together or codes != (0, -signal.SIGKILL):
-        said_by = [(folder / f"said-{machine}").read_text() for machine in range(2)]
-        tally.failures.append(f"{like.name}: {codes}: {said_by}")
+        tally.failures.append(f"{like.name}: {codes}, killed after {before}: {said_by}")
         return
     steps = [r["step"] for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "train"]
     if steps != list(range(1, 31)):
