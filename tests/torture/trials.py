@@ -366,14 +366,7 @@ def torn(folder: Path, like: Straight, seed: int, tally: Tally) -> None:
     run = begin(folder, like.name)
     for _ in range(20):
         size = rng.choice([1, 2, 4])
-        with (folder / "said").open("w") as said:
-            agent = subprocess.Popen(
-                [*TORCHRUN, f"--nproc-per-node={size}", "-m", "charlm", *command(run)],
-                cwd=folder,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-                stdout=said,
-                stderr=said,
-            )
+        agent = _agent(run, folder / "said", *TORCHRUN, f"--nproc-per-node={size}")
         killing = rng.random() < 0.9
         while killing and _comes_to(agent, run, saved_step(run) + 1):
             time.sleep(rng.uniform(0, 0.1))
@@ -421,15 +414,7 @@ def divided(folder: Path, like: Straight, tally: Tally) -> None:
     agents = []
     for machine in range(2):
         meeting = f"--rdzv-endpoint=127.0.0.1:{port}"
-        with (folder / f"said-{machine}").open("w") as said:
-            agent = subprocess.Popen(
-                [*TWO_MACHINES, meeting, "-m", "charlm", *command(run)],
-                cwd=folder,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-                stdout=said,
-                stderr=said,
-            )
-        agents.append(agent)
+        agents.append(_agent(run, folder / f"said-{machine}", *TWO_MACHINES, meeting))
         _wait_for_port(port)  # the first agent is where they meet, so it has to stay
     stays, lost = agents
     try:
@@ -456,6 +441,18 @@ def divided(folder: Path, like: Straight, tally: Tally) -> None:
     if steps != list(range(1, 31)):
         tally.failures.append(f"{like.name}: recorded {steps}")
     tally.failures += [f"{like.name}: {key} differs" for key in differing(run, like)]
+
+
+def _agent(run: Path, said: Path, *torchrun: str) -> subprocess.Popen[bytes]:
+    """Start torchrun with what begins a run, or goes on with it; all that it prints goes to a file."""
+    with said.open("w") as file:
+        return subprocess.Popen(
+            [*torchrun, "-m", "charlm", *command(run)],
+            cwd=run.parent,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            stdout=file,
+            stderr=file,
+        )
 
 
 def _wait_for_port(port: int) -> None:
