@@ -14,6 +14,7 @@ def test_every_preset_names_itself_with_its_purpose(charlm):
     for line, name in zip(lines, preset_names(), strict=True):
         assert line.endswith("  " + preset_text(name).splitlines()[0].removeprefix("# "))
         assert len(line.split()) > 3
+        assert len(line) <= 80  # on a terminal, without a break
 
 
 @pytest.mark.parametrize("name", preset_names())
