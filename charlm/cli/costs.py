@@ -104,25 +104,31 @@ def _explain_one_process(config: "Config", processes: int, json: bool) -> None:
 
 
 def _measured(config: "Config", work: "Work", vocab: int, processes: int) -> "Machine":
-    """Measure this machine, if a process for each core fits into it."""
-    from charlm.config.cores import own_cores
+    """Measure this machine, if the processes that are timed fit into its memory."""
     from charlm.config.memory import human_bytes, machine_bytes
+    from charlm.costs.cores import seconds_to_measure, timed_processes, timed_windows
     from charlm.costs.demands import none
     from charlm.costs.estimate import micro_batch
+    from charlm.costs.work import FLOAT
 
-    micro = micro_batch(config, processes)
-    needed = none(work, 1, micro, True).held_bytes * min(processes, own_cores())
+    micro, split = micro_batch(config, processes), work.blocks > 0
+    # Where weights are split, the gradient of a table is dense. Two micro-batches are added up.
+    timed = timed_windows(work.flops * work.chars, micro)
+    needed = none(work, 1, timed, not split).held_bytes + FLOAT * work.weights
+    needed *= timed_processes(processes)
     if needed > machine_bytes():
         what = (
             f"measuring takes about {human_bytes(round(needed))} of memory, and this process may "
         )
         what += f"use {human_bytes(machine_bytes())}"
         raise MachineError("model and train", what, Phrase("ask for {}", Setting("gpus", "h100")))
-    output.note("measuring this machine for some seconds; nothing else should run")
+    minutes = round(seconds_to_measure(work, micro, processes) / 60)
+    long = f"about {number_of(minutes, 'minute')}" if minutes else "some seconds"
+    output.note(f"measuring this machine for {long}; nothing else should run")
     load_torch()
     from charlm.costs.measuring import measured
 
-    return measured(config, vocab, micro, processes, work.blocks > 0)
+    return measured(config, vocab, micro, processes, split)
 
 
 def _cells(one: "Estimate", base: "Estimate", machine: "Machine") -> tuple[str, ...]:

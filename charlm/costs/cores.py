@@ -1,10 +1,44 @@
 """This machine as a device: what was measured on its cores, carried over to other numbers of processes."""
 
+import math
 from dataclasses import astuple, dataclass
 
+from charlm.config.cores import own_cores
 from charlm.config.memory import machine_bytes
 from charlm.costs.demands import Demand
 from charlm.costs.work import Work
+
+MOST = 16  # processes that are timed together
+MOST_FLOPS = 10**11  # of a micro-batch that is timed: a larger one takes longer with its windows
+ROUND = 4  # micro-batches, about
+A_CORE = 3e10  # operations a second: a guess, to say how long measuring takes
+
+
+def timed_processes(processes: int) -> int:
+    """Return how many processes are timed together, where so many are planned."""
+    return 1 if processes == 1 else max(2, min(processes, own_cores(), MOST))
+
+
+def timed_windows(flops: int, micro: int) -> int:
+    """Return the windows of a micro-batch that is timed; `flops`: of a window."""
+    return max(1, min(micro, MOST_FLOPS // flops))
+
+
+def turns_of_fsdp2(processes: int) -> float:
+    """Return how many messages an exchange of FSDP2 takes as long as, however few bytes it sends.
+
+    What is done around an exchange takes ten times as long as gloo's messages: four processes waited
+    twice as long as two, each with as much of a core (docs/scale.md). Beyond four it is a guess.
+    """
+    return math.log2(processes)
+
+
+def seconds_to_measure(work: Work, micro: int, processes: int) -> float:
+    """Guess how long measuring takes: two rounds alone, in processes, and with split weights."""
+    flops = work.flops * work.chars
+    a_round = (ROUND * timed_windows(flops, micro) * flops + work.muon_flops) / A_CORE
+    together = 0 if processes == 1 else 2 if work.blocks else 1
+    return 2 * a_round * (1 / own_cores() + together)
 
 
 @dataclass(frozen=True)
@@ -32,7 +66,8 @@ class Link:
 
     Attributes:
         latency: Seconds of a message, whatever its size.
-        seconds_a_byte: In which a process collects what others give away, and adds it up.
+        seconds_a_byte: In which a process collects what others give away, and adds it up; of FSDP2,
+            a byte of the whole tensor.
     """
 
     latency: float
@@ -87,22 +122,24 @@ class Cores:
 
     def exchange_seconds(self, demand: Demand, processes: int) -> float:
         """Return the seconds of exchanging: cores copy each byte, so processes wait for cores, too."""
-        seconds = sum(sent * link.seconds_a_byte for link, sent, _ in self._exchanges(demand))
+        exchanges = self._exchanges(demand, processes)
+        seconds = sum(sent * link.seconds_a_byte for link, sent, _ in exchanges)
         return seconds * self._crowd(processes)
 
     def latency_seconds(self, demand: Demand, processes: int) -> float:
-        """Return the seconds of messages whatever their size: P - 1 in each exchange of a ring.
-
-        For FSDP2 only one counts: what it does around an exchange takes ten times as long.
-        """
-        turns = 1 if demand.split else processes - 1
-        seconds = sum(calls * turns * link.latency for link, _, calls in self._exchanges(demand))
+        """Return the seconds of messages whatever their size: P - 1 in each exchange of a ring."""
+        turns = turns_of_fsdp2(processes) if demand.split else processes - 1
+        exchanges = self._exchanges(demand, processes)
+        seconds = sum(calls * turns * link.latency for link, _, calls in exchanges)
         return seconds * self._crowd(processes)
 
-    def _exchanges(self, demand: Demand) -> list[tuple[Link, float, float]]:
-        """Return what passes each link: bytes, and exchanges."""
+    def _exchanges(self, demand: Demand, processes: int) -> list[tuple[Link, float, float]]:
+        """Return what passes each link: bytes, and exchanges.
+
+        FSDP2 copies whole tensors in and out, also the part that is not sent.
+        """
         if demand.split:
-            return [(self.fsdp2, demand.sent, demand.calls)]
+            return [(self.fsdp2, demand.sent * processes / (processes - 1), demand.calls)]
         sent, calls = demand.by_gloo
         return [(self.gloo, sent, calls), (self.shared, demand.sent - sent, demand.calls - calls)]
 

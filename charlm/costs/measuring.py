@@ -1,4 +1,4 @@
-"""Times of this machine, measured in a few seconds: of one process, and of one for each core at once.
+"""Times of this machine, measured: of one process, and of one for each core at once.
 
 A process that computes while the others do is slower than alone: cores share memory and clock. So the
 times of many are taken in as many processes, which exchange tensors as training does.
@@ -25,7 +25,14 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from charlm.config import Config, changed
 from charlm.config.cores import own_cores
-from charlm.costs.cores import Cores, Link, Times
+from charlm.costs.cores import (
+    Cores,
+    Link,
+    Times,
+    timed_processes,
+    timed_windows,
+    turns_of_fsdp2,
+)
 from charlm.errors import MachineError, Phrase, Setting
 from charlm.models import build_model
 from charlm.models.ngram_embedding import NGramEmbedding
@@ -40,12 +47,9 @@ from charlm.training.summing import TreeSum
 
 SECONDS = 2.0  # of all rounds of a process
 FEWEST, ROUNDS = 3, 9
-MOST = 16  # processes
+LONG = 10.0  # seconds after which fewer rounds are enough: of a large model, one is
 SIDE = 1 << 10  # of the tensor that is exchanged
 EXCHANGES = 7
-MOST_FLOPS = (
-    10**11
-)  # of a micro-batch that is timed; what a larger one takes grows with its windows
 TEXT = 1 << 16  # characters
 MEND = Phrase("free some memory, or ask for {}", Setting("gpus", "h100"))
 
@@ -55,7 +59,7 @@ Measured = list[tuple[float, ...]]  # seconds of each round
 def measured(
     config: Config, vocab_size: int, micro: int, processes: int, split: bool = True
 ) -> Cores:
-    """Measure this machine for a model; this takes some seconds.
+    """Measure this machine for a model; this takes some seconds, or minutes if the model is large.
 
     Args:
         config: Of a model that is trained by gradients on a CPU.
@@ -69,9 +73,8 @@ def measured(
     """
     for _ in load_kernels(config):  # once, and not in each process
         pass
-    flops = config.model.flops_per_char(vocab_size) * config.model.block_size
-    micro = max(1, min(micro, MOST_FLOPS // flops))
-    count, workers = own_cores(), max(2, min(processes, own_cores(), MOST))
+    micro = timed_windows(config.model.flops_per_char(vocab_size) * config.model.block_size, micro)
+    count, workers = own_cores(), timed_processes(processes)
     alone = _times([_rounds(config, vocab_size, micro, ONE)], micro)
     if processes == 1:
         return Cores(count, alone, alone, alone, *[Link(0.0, 0.0)] * 3)
@@ -113,12 +116,12 @@ def _worker(rank: int, job: tuple[Any, ...]) -> tuple[Measured, Measured, Link, 
         others = workers - 1
         shared = _link(lambda side: partial(collect, torch.ones(side, side)), others, others)
         # A ring that adds up makes 2 (P - 1) turns, each with a P-th of the tensor. FSDP2 makes half
-        # of them before it computes and half after it, in two exchanges.
+        # of them before it computes and half after it, in two exchanges of the whole tensor.
         sent = 2 * others / workers
         gloo = _link(
             lambda side: partial(dist.all_reduce, torch.ones(side, side)), 2 * others, sent
         )
-        fsdp2 = _link(_layer, 2, sent) if split else gloo
+        fsdp2 = _link(_layer, 2 * turns_of_fsdp2(workers), 2.0) if split else gloo
     finally:
         group.close()
     return fused, dense, shared, gloo, fsdp2
@@ -141,7 +144,7 @@ def _layer(side: int) -> Callable[[], None]:
     return both
 
 
-def _link(exchange: Callable[[int], Callable[[], object]], messages: int, tensors: float) -> Link:
+def _link(exchange: Callable[[int], Callable[[], object]], messages: float, tensors: float) -> Link:
     """Time an exchange of so many messages, in which a process sends so many times a tensor.
 
     `exchange` takes the side of a square tensor, and returns what is timed.
@@ -173,7 +176,7 @@ def _rounds(
         _learner(config, model, IdArray(ids), windows, min(windows, micro))
         for windows in (micro, max(1, micro // 2), 2 * micro)
     )
-    for part in model.modules():
+    for part in model.modules():  # after the learners, whose optimizers let tables be sparse
         if dense and isinstance(part, NGramEmbedding):
             part.sparse = False
     set_learning_rate(one.optimizers.values(), 0.0)
@@ -190,9 +193,10 @@ def _rounds(
     a_round()  # loads kernels, makes moments and fills caches
     found: Measured = []
     began = time.perf_counter()
-    while len(found) < FEWEST or (
-        len(found) < ROUNDS and ranks.told(time.perf_counter() - began) < SECONDS
-    ):
+    while len(found) < ROUNDS:
+        spent = ranks.told(time.perf_counter() - began)
+        if found and spent >= (SECONDS if len(found) >= FEWEST else LONG):
+            break
         found.append(a_round())
     one.close()
     return found

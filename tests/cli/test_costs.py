@@ -1,6 +1,7 @@
 """charlm explain --processes, on GPUs by published numbers and on a machine of round numbers."""
 
 import json
+import re
 
 import pytest
 
@@ -106,6 +107,19 @@ def test_without_gpus_this_machine_is_measured(charlm):
     )
     assert "4 processes of 1 thread (OMP_NUM_THREADS=1) on 2 cores, measured here" in result.stdout
     assert "best: one process (train.parallel=none)" in result.stdout
+
+
+@pytest.mark.usefixtures("_two_cores")
+def test_how_long_it_takes_to_measure_a_large_model_is_told(charlm, monkeypatch):
+    monkeypatch.setattr("charlm.costs.cores.own_cores", lambda: 2)
+    monkeypatch.setattr("charlm.config.memory.machine_bytes", lambda: 1 << 36)
+    keys = "model.n_layer=12", "model.n_embd=768", "model.n_head=12", "model.block_size=1024"
+
+    result = charlm("explain", "-c", "gpt", "--vocab-size", 65, "--processes", 2, *keys)
+
+    assert re.fullmatch(
+        r"charlm: note: measuring this machine for about \d+ minutes; .*\n", result.stderr
+    )
 
 
 @pytest.mark.usefixtures("_two_cores")

@@ -77,9 +77,9 @@ def test_each_strategy_exchanges_in_its_own_ways(dense, cores):
     assert exactly.waiting == pytest.approx(2 * 3 * 3 * 0.01)
     assert reduced.exchanging == pytest.approx(2 * (6 * dense.weights * 4e-9 + results * 1e-9))
     assert reduced.waiting == pytest.approx(2 * 3 * (2 * 0.02 + 3 * 0.01))
-    assert split.exchanging == pytest.approx(2 * split.sent * 8e-9)
+    assert split.exchanging == pytest.approx(2 * 4 / 3 * split.sent * 8e-9)
     demand = STRATEGIES["fsdp2"](dense, 4, 8, True)
-    assert split.waiting == pytest.approx(2 * demand.calls * 0.03)
+    assert split.waiting == pytest.approx(2 * 2 * demand.calls * 0.03)
 
 
 def test_large_products_on_a_gpu_take_their_operations_over_what_it_reaches(gpu):

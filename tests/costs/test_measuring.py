@@ -1,6 +1,8 @@
 """What is measured of this machine: which parts there are, and that they add up."""
 
+import itertools
 import os
+import time
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple
 
@@ -11,6 +13,7 @@ from charlm.config.cores import own_cores
 from charlm.costs import measuring
 from charlm.costs.measuring import measured
 from charlm.errors import MachineError
+from charlm.training.ranks import ONE
 
 SMALL = ("model.n_layer=1", "model.n_embd=16", "model.block_size=16", "train.batch_size=4")
 
@@ -40,6 +43,27 @@ def test_one_process_is_measured_alone(config):
     assert times.adamw > 0
     assert times.muon > 0
     assert found.together == times
+
+
+@pytest.mark.parametrize(("a_round", "rounds"), [(0.1, 9), (0.9, 3), (3.0, 3), (50.0, 1)])
+def test_a_large_model_is_timed_less_often(monkeypatch, config, a_round, rounds):
+    monkeypatch.setattr(measuring, "_seconds", lambda part: a_round / 5)
+    now = itertools.count(step=a_round)  # it is looked at once a round
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(now)))
+
+    assert len(measuring._rounds(config, 65, 2, ONE)) == rounds
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_for_split_weights_all_gradients_are_dense(monkeypatch, config, dense):
+    model = measuring.build_model(config.model, 65, 0)
+    monkeypatch.setattr(measuring, "build_model", lambda *_: model)
+    monkeypatch.setattr(measuring, "ROUNDS", 1)
+
+    measuring._rounds(config, 65, 2, ONE, dense)
+
+    sparse = [p.grad.is_sparse for p in model.parameters() if p.grad is not None]
+    assert any(sparse) is not dense
 
 
 @pytest.mark.slow  # starts processes that load torch
