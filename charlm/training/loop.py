@@ -168,6 +168,7 @@ class TrainingLoop:
             if not self.prepared:
                 yield from self.learner.prepare()
                 self.prepared = True
+                self._tell_share()  # a budget's schedule begins now
             yield self._logged(self.learner.step())
             yield from self._notes()
         except Stopped:  # a resumed run does it again
@@ -185,6 +186,12 @@ class TrainingLoop:
         self.met = self.ranks.meet(job.should_stop(), job.should_save(), spent, share)
         self.clock.told = self.met.share
         return self.met.spent
+
+    def _tell_share(self) -> None:
+        """Let several processes have the share of a budget that the first one has."""
+        if self.ranks.size > 1 and self.clock.budget is not None:
+            self.clock.told = None
+            self.clock.told = self.ranks.told(self.clock.share() or 0.0)
 
     def _notes(self) -> Iterator[Record]:
         for text in [*self.job.take_remarks(), *self.learner.take_remarks()]:

@@ -5,6 +5,8 @@ import torch
 
 from charlm.runs.records import TrainRecord
 from charlm.training import Clock, Learner, TrainingLoop, learner
+from charlm.training.ranks import Ranks
+from charlm.training.schedule import learning_rate
 from charlm.training.threads import ThreadChoice
 
 
@@ -96,6 +98,24 @@ def test_a_run_in_a_budget_gives_back_the_threads_and_keeps_when_it_began(make_l
     assert "fewer" in [r.text for r in records if r.kind == "note"]
     resumed = make_loop("train.minutes=0.02", resume=True)
     assert 0 < resumed.state.before < 0.6
+
+
+def test_in_several_processes_a_budgets_schedule_begins_after_preparing_too(make_loop, monkeypatch):
+    class Pair(Ranks):
+        size = 2
+
+    loop = make_loop("train.minutes=1", "train.micro_batch_size=2", ranks=Pair())
+    loop.clock.began -= 30.0  # baselines took half of the budget
+
+    def prepare():
+        loop.clock.before = loop.clock.seconds()
+        yield from ()
+
+    monkeypatch.setattr(loop.learner, "prepare", prepare)
+    first = next(record for record in loop.records() if record.kind == "train")
+
+    assert loop.config.train.warmup_steps > 0
+    assert first.learning_rate == learning_rate(loop.config.train, 0, 0.0)
 
 
 def test_without_a_budget_the_number_of_threads_never_changes(make_loop, monkeypatch):

@@ -22,12 +22,15 @@ class Second(Ranks):
     rank, size = 1, 2
 
     def __init__(self, shares, stop_at=-1):
-        self.shares, self.stop_at, self.met = shares, stop_at, 0
+        self.shares, self.stop_at, self.met, self.prepared = shares, stop_at, 0, 0.125
 
     def meet(self, stop, save, spent, share):
         share = self.shares[self.met]
         self.met += 1
         return Met(self.met == self.stop_at, save, share, share)
+
+    def told(self, number):
+        return self.prepared
 
     def first_does(self, work):
         return None
@@ -44,7 +47,8 @@ def test_the_clock_of_the_first_process_counts_for_all(make_loop):
     records = list(loop.records())
 
     steps = [record for record in records if record.kind == "train"]
-    rates = [learning_rate(loop.config.train, i, share) for i, share in enumerate(shares[:-1])]
+    told = [loop.ranks.prepared, *shares[1:-1]]  # before the first step, once all are ready for it
+    rates = [learning_rate(loop.config.train, i, share) for i, share in enumerate(told)]
     assert [step.learning_rate for step in steps] == rates
     assert not loop.stopped
 
