@@ -4,8 +4,10 @@ The first process does all that a command does; the others wait for its orders a
 """
 
 import contextlib
+import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,8 @@ import typer
 
 from charlm.cli.exits import mistake_of
 from charlm.cli.signals import StopSignals
-from charlm.errors import UsageError
+from charlm.errors import CheckpointError, MachineError, Stopped, UsageError
+from charlm.storage import write_file
 
 if TYPE_CHECKING:
     from charlm.config import Config
@@ -25,6 +28,16 @@ if TYPE_CHECKING:
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 FAILED = 1  # what the others end with if the first gives them nothing to do
+
+
+def _start() -> Path | None:
+    """Return a folder that only processes of one torchrun know, new for each start of theirs.
+
+    torchrun makes a folder for logs, and there `attempt_N/RANK/error.json`. Only what is beside
+    `attempt_N` stays: a start after a machine has come removes it and makes it again.
+    """
+    start = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", "")).parent.parent
+    return start if start.name.startswith("attempt_") else None
 
 
 def launched() -> "Launch | None":
@@ -61,10 +74,13 @@ class Launch:
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
         self.parent = os.getppid()
-        self.restartable = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        self.start = _start()
+        self.memory = self.start.parent / "charlm-run" if self.start else None
         self._store: Any = None
         self._meeting: Meeting | None = None
         self._group: Group | None = None
+        self._known: str | None = None
+        self._stop: StopSignals | None = None
         self._ordered = False
 
     @property
@@ -72,14 +88,22 @@ class Launch:
         """Whether another process is the first."""
         return self.rank > 0
 
+    def watch(self, stop: StopSignals) -> None:
+        """Stop when torchrun has ended, and not at once for a signal that comes twice."""
+        self._stop = stop
+        by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+        # torchrun sends each signal on, also one that came to all.
+        stop.repeated = by_torchrun or self.size > 1
+        if by_torchrun:
+            stop.parent = self.parent
+
     def meet(self, stop: StopSignals) -> "Meeting":
         """Find the other processes, once."""
         from charlm.training.meeting import Meeting
 
         if not self._meeting:
-            stop.repeated = True  # torchrun sends each signal on, also one that came to all
-            stop.parent = self.parent
-            self._meeting = Meeting(self._connected(), self.rank, self.size, stop.requested)
+            own = self._remembered()
+            self._meeting = Meeting(self._connected(), self.rank, self.size, stop.requested, own)
         return self._meeting
 
     def check(self, config: "Config", stop: StopSignals) -> None:
@@ -106,22 +130,50 @@ class Launch:
         check_shares(train.batch_size // micro, self.size, train.in_order)
         self.meet(stop)
 
-    def earlier_run(self) -> "RunFolder | None":
-        """Return the run that processes of this launch began before these were started again."""
-        from charlm.runs import RunFolder
-        from charlm.training.meeting import RUN
+    def earlier_run(self, stop: StopSignals) -> "RunFolder | None":
+        """Return the run that processes of this launch began before these were started again.
 
-        if not (self.restartable and self._connected().check([RUN])):
+        One of them knows it, if its torchrun took part; a machine that has just come does not. Raises
+        CheckpointError if another process sees this run and this one does not.
+        """
+        from charlm.runs import RunFolder
+
+        found = self._remembered()
+        if not found and self.memory and self.size > 1:
+            found = self.meet(stop).earlier
+        if not found:
             return None
-        run = RunFolder(Path(self._connected().get(RUN).decode()))
-        return run if run.exists() else None
+        run = RunFolder(Path(found))
+        if not run.exists():
+            mend = "let every machine see the folder of the run at this path"
+            raise CheckpointError(run.path, "not found by process 0", mend)
+        return run
 
     def remember(self, run: Path) -> None:
-        """Let processes of this launch that are started again go on with a run."""
-        from charlm.training.meeting import RUN
+        """Let processes of this launch that are started again go on with a run.
 
-        if self.restartable:
-            self._connected().set(RUN, str(run.absolute()))
+        Call it now and then: what is old in /tmp is removed on many systems.
+        """
+        place = str(run.absolute())
+        if self.memory:
+            with contextlib.suppress(MachineError):  # it is needed only after a kill
+                write_file(self.memory, json.dumps([sys.argv, place]).encode())
+        if self._meeting and not self.follows and self._known is None:
+            self._meeting.send({"run": place})
+        self._known = place
+
+    def _remembered(self) -> str:
+        """Return the run that the same command of the same torchrun has begun, or nothing."""
+        from charlm.runs import RunFolder
+
+        if not self.memory:
+            return ""
+        try:
+            command, place = json.loads(self.memory.read_bytes())
+        except (OSError, ValueError):
+            return ""
+        begun = command == sys.argv and RunFolder(Path(place)).exists()  # else it was taken back
+        return str(place) if begun else ""
 
     def ranks(self) -> "Ranks":
         """Return the processes that have met."""
@@ -144,25 +196,56 @@ class Launch:
     def speaking(self) -> Iterator[None]:
         """Let only the first process that fails say why; the others end without a word.
 
-        Where the first process ends without giving orders, the others end with its code.
+        Where the first process ends without giving orders, the others end with its code. Where one is
+        stopped while it waits for others, these stop too.
         """
-        code = FAILED
+        code: int | None = FAILED
         try:
             yield
             code = 0
+        except Stopped:
+            code = None
+            if self._stop:  # else it would end as if by Ctrl-C where another was stopped
+                ended_code(self._stop)
+            raise
         except Exception as error:
             if isinstance(error, typer.Exit):
                 code = error.exit_code
                 raise
             mistake = mistake_of(error)
             code = mistake.exit_code if mistake else FAILED
-            if self._meeting and not self._meeting.claim():
+            if self._meeting and not self._speaks(self._meeting.claim()):
                 raise typer.Exit(code) from None
             raise
         finally:
-            if self._meeting and not self.follows and not self._ordered:
-                with contextlib.suppress(RuntimeError):
-                    self._meeting.send({"end": code})
+            if self._meeting:
+                with contextlib.suppress(MachineError):
+                    self._end(self._meeting, code)
+
+    def _end(self, meeting: "Meeting", code: int | None) -> None:
+        """Let the others end as well, if they still wait for this process; None: it was stopped."""
+        if code is None:
+            meeting.stop()
+        elif not self.follows and not self._ordered:
+            meeting.send({"end": code})
+        has_store = not self.follows and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        meeting.leave(has_store and not self._ordered)
+
+    def _speaks(self, claimed: bool | None) -> bool:
+        """Tell whether this process says why it fails; `claimed`: see `Meeting.claim`.
+
+        Where the first machine or process is lost, and the store with it, one speaks on each other
+        machine. It marks that in the folder of this start.
+        """
+        if not self.start:
+            return os.environ.get("LOCAL_RANK") == "0" if claimed is None else claimed
+        if claimed is False:
+            return False
+        try:
+            (self.start / "charlm-failed").touch(exist_ok=False)
+        except OSError:  # another one has said it
+            return claimed is True
+        return True
 
     def _connected(self) -> Any:
         from charlm.training.meeting import connected
@@ -175,12 +258,15 @@ def follow(launch: Launch, stop: StopSignals, began: float) -> int:
     """Train along with the first process, as it says; return the exit code."""
     from charlm.lifecycle.follow import followed
     from charlm.models import build_model
+    from charlm.runs.records import SaveRecord
     from charlm.training import Job, TrainingLoop
+    from charlm.training.loading import load_kernels
 
     meeting = launch.meet(stop)
-    orders = meeting.orders()
-    if "end" in orders:
-        return int(orders["end"])
+    while "config" not in (orders := meeting.orders()):
+        if "end" in orders:
+            return int(orders["end"])
+        launch.remember(Path(orders["run"]))
     prepared = followed(orders)
     config, tokenizer = prepared.config, prepared.tokenizer
     model = build_model(config.model, tokenizer.vocab_size, config.run.seed)
@@ -188,9 +274,13 @@ def follow(launch: Launch, stop: StopSignals, began: float) -> int:
     parts = config, prepared.run, prepared.corpus, tokenizer, model
     job = Job(*parts, stop.requested, stop.save_requested, began, ranks=group)
     loop = TrainingLoop(job, prepared.checkpoint)
+    with stop.at_once():  # another machine may have to compile them; nothing is to be saved yet
+        for _ in load_kernels(config):
+            pass
     meeting.open(group)
-    for _ in loop.records():
-        pass
+    for record in loop.records():
+        if isinstance(record, SaveRecord):
+            launch.remember(prepared.run.path)
     group.close()
     return ended_code(stop) if loop.stopped else 0
 

@@ -140,7 +140,12 @@ class StopSignals:
 
     def requested(self) -> bool:
         """Tell whether to stop."""
-        return self.received is not None or self.parent not in (None, os.getppid())
+        return self.received is not None or self.orphaned
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the process that must still be there has ended."""
+        return self.parent not in (None, os.getppid())
 
     def save_requested(self) -> bool:
         """Tell whether to save now; true once for each request."""

@@ -123,6 +123,8 @@ def train(
         check_installed()
     load_torch()
     with StopSignals() as stop, launch.speaking() if launch else nullcontext():
+        if launch:
+            launch.watch(stop)
         if launch and launch.follows:
             if print_config:
                 return 0  # the first prints it
@@ -132,14 +134,14 @@ def train(
             from charlm.lifecycle.resume import resumed_config
 
             run = _to_resume(config, out, changes) if resume else None
-            if launch and (earlier := launch.earlier_run()):
-                run, config, changes = earlier, None, []
             if print_config:
                 asked = (
                     resumed_config(run, config, changes) if run else named_config(config, changes)
                 )
                 output.content(dump_yaml(asked.model_dump()).rstrip())
                 return 0
+            if launch and (earlier := launch.earlier_run(stop)):
+                run, config, changes = earlier, None, []
         order = _Order(config, out, changes, quiet or json, stop, began, launch)
         if dry_run:
             return _try(order)
@@ -263,6 +265,7 @@ def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     from charlm.cli.training_output import conclude, ending_notes, introduce, score_baselines
     from charlm.lifecycle.resume import commit_resume
     from charlm.models import build_model
+    from charlm.runs.records import SaveRecord
     from charlm.runs.requests import take_request
     from charlm.training import Job, TrainingLoop
 
@@ -270,8 +273,10 @@ def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     config, run, tokenizer = prepared.config, prepared.run, prepared.tokenizer
     for text in prepared.notes:
         output.note(text)
-    model = build_model(config.model, tokenizer.vocab_size, config.run.seed)
     launch = order.launch or Launch(0, 1)
+    if config == run.config:  # else a start after a kill would lose what the command line changes
+        launch.remember(run.path)
+    model = build_model(config.model, tokenizer.vocab_size, config.run.seed)
 
     def should_save() -> bool:
         return stop.save_requested() or take_request(run)
@@ -293,6 +298,8 @@ def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     launch.begin(prepared)
     with nullcontext() if quiet else closing(TrainingBar(loop)) as bar:
         for record in _records(loop, stop, bar):
+            if isinstance(record, SaveRecord):
+                launch.remember(run.path)
             if said := remark(record):
                 output.note(said)
             elif bar:
@@ -301,7 +308,8 @@ def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     place = quoted(str(run.path))
     if loop.stopped:
         done = f" at step {loop.state.step}, saved" if loop.saved_step >= 0 else ""
-        ending = f"stopped{done}; continue with:", f"charlm train --resume --out {place}"
+        why = "torchrun has ended; " if stop.orphaned else ""
+        ending = f"{why}stopped{done}; continue with:", f"charlm train --resume --out {place}"
         # A command on a line of its own can be pasted, where both would not fit into one.
         output.say(("\n" if len(" ".join(ending)) > output.width(sys.stderr) else " ").join(ending))
         return ended_code(stop) if order.launch else stop.exit_code

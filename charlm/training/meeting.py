@@ -5,21 +5,23 @@ them died, the store still has what those before them left. So each start has a 
 its first process draws and gives to each of the others that greets it.
 """
 
+import contextlib
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from charlm.errors import MachineError, check_stop, number_of
+from charlm.errors import MachineError, Stopped, check_stop, number_of
 from charlm.training.ranks import ALONE, LOOK, TIMEOUT, Group, LostError
 
-RUN = "charlm/run"  # the key of the run folder, for processes that are started again
 ENVIRONMENT = "environment"
+GO, STOP = "go", "stop"
+LEAVE = 10.0  # seconds that the process with the store waits for the others to end
 READY = 600.0  # seconds from the first process that has opened the run to the last
 
 
@@ -47,10 +49,14 @@ class Meeting:
         rank: Of this process.
         size: How many there are.
         should_stop: Asked while waiting; then `Stopped` is raised.
+        earlier: The run that this one knows from an earlier start, if it does.
         timeout: Seconds that the first waits for the others.
 
+    Attributes:
+        earlier: Of the first: the run that one of them knows.
+
     Raises:
-        LostError: One of the others did not come.
+        LostError: One of the others did not come, or the store is gone. All methods raise it, too.
     """
 
     def __init__(
@@ -59,46 +65,98 @@ class Meeting:
         rank: int,
         size: int,
         should_stop: Callable[[], bool] = lambda: False,
+        earlier: str = "",
         timeout: float = TIMEOUT,
     ) -> None:
         self.rank, self.size, self.should_stop = rank, size, should_stop
-        self.timeout = timeout
+        self.earlier, self.timeout = earlier, timeout
+        self._orders = 0  # that were given, or heard
         self._base = PrefixStore("charlm", store)
-        self.store = self._greet_all() if rank == 0 else self._be_greeted()
+        with self._linked():
+            self.store = self._greet_all() if rank == 0 else self._be_greeted()
 
-    def claim(self) -> bool:
-        """Tell whether this process is the first that fails; the others keep silent."""
+    def claim(self) -> bool | None:
+        """Tell whether this process is the first that fails; None: the store is gone."""
         try:
             return int(self.store.add("failed", 1)) == 1
-        except RuntimeError:  # the store is gone
-            return self.rank == 0
+        except RuntimeError:
+            return None
 
     def send(self, orders: dict[str, Any]) -> None:
-        """Tell the others what to do; only the first does, once."""
-        self.store.set("orders", json.dumps(orders))
+        """Tell the others what to do next; only the first does."""
+        with self._linked():
+            self.store.set(self._next_order(), json.dumps(orders))
 
     def orders(self) -> dict[str, Any]:
-        """Wait for what the first process says."""
-        self._wait(["orders"], ALONE)
-        found: dict[str, Any] = json.loads(self.store.get("orders"))
+        """Wait for what the first process says next."""
+        key = self._next_order()
+        with self._linked():
+            self._wait([key], ALONE)
+            found: dict[str, Any] = json.loads(self.store.get(key))
         return found
+
+    def stop(self) -> bool:
+        """Let the others stop too while they wait; False: all were ready before, and go on."""
+        return self._decided(STOP) == STOP
+
+    def leave(self, last: bool) -> None:
+        """Tell that this process ends; `last`: after the others, or some seconds, as it has the store."""
+        with self._linked():
+            self.store.set(f"ended/{self.rank}", "")
+            ends = time.monotonic() + LEAVE
+            keys = [f"ended/{r}" for r in range(self.size)]
+            while last and not self.store.check(keys) and time.monotonic() < ends:
+                time.sleep(LOOK)
+
+    def _decided(self, own: str) -> str:
+        """Return whether all go on or stop: what the first process that asks for it wants."""
+        with self._linked():
+            return self.store.compare_set("decided", "", own).decode()
+
+    def _next_order(self) -> str:
+        self._orders += 1
+        return f"orders/{self._orders}"
 
     def group(self) -> Group:
         """Return the processes as a group, which `open` connects."""
         return Group(self.store, self.rank, self.size, self.timeout)
 
     def open(self, group: Group) -> None:
-        """Wait until all processes are ready for the first step, and connect them."""
-        self.store.set(f"ready/{self.rank}", "")
-        self._wait([f"ready/{r}" for r in range(self.size)], READY)
+        """Wait until all processes are ready for the first step, and connect them.
+
+        Raises Stopped in all of them, or in none.
+        """
+        decided = GO
+        try:
+            with self._linked():
+                self.store.set(f"ready/{self.rank}", "")
+                self._wait([f"ready/{r}" for r in range(self.size)], READY)
+        except Stopped:
+            decided = STOP
+        if self._decided(decided) == STOP:
+            raise Stopped
         group.open()
 
+    @contextlib.contextmanager
+    def _linked(self) -> Iterator[None]:
+        """Raise LostError where the store, which the first machine or process has, is gone."""
+        try:
+            yield
+        except RuntimeError as error:
+            where = f"process {self.rank} of {self.size}"
+            raise LostError(where, "process 0 or its machine ended") from error
+
     def _wait(self, keys: list[str], seconds: float) -> None:
-        """Wait until all keys are there; LostError if one of the processes has failed or is late."""
+        """Wait until all keys are there; LostError if one of the processes has failed or is late.
+
+        Raises Stopped if one of them was stopped.
+        """
         where, ends = f"process {self.rank} of {self.size}", time.monotonic() + seconds
         while not self.store.check(keys):
             if self.store.check(["failed"]):
                 raise LostError(where, "another one has failed")
+            if self.store.check(["decided"]) and self.store.get("decided").decode() == STOP:
+                raise Stopped
             if time.monotonic() > ends:
                 raise LostError(where, f"another one did not come within {seconds:g} s")
             check_stop(self.should_stop)
@@ -125,19 +183,21 @@ class Meeting:
                 raise LostError(ENVIRONMENT, what, "start all of them")
             check_stop(self.should_stop)
             time.sleep(LOOK)
+        known = [mine.get(f"here/{r}").decode() for r in range(1, self.size)]
+        self.earlier = next(filter(None, [self.earlier, *known]), "")
         return mine
 
     def _be_greeted(self) -> Store:
         """Greet the first process, and take the name of the start from it."""
         hello, answer = secrets.token_hex(8), f"welcome/{self.rank}"
         self._base.set(f"hello/{self.rank}", hello)
-        ends = time.monotonic() + ALONE
+        ends = time.monotonic() + READY
         while time.monotonic() < ends:
             if self._base.check([answer]):
                 told, _, name = self._base.get(answer).decode().partition(" ")
                 if told == hello:
                     mine = PrefixStore(name, self._base)
-                    mine.set(f"here/{self.rank}", "")
+                    mine.set(f"here/{self.rank}", self.earlier)
                     return mine
             check_stop(self.should_stop)
             time.sleep(LOOK)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -115,10 +116,19 @@ class Lives:
         return self._ask(folder, training, Plan(), 1, commands)
 
     def together(
-        self, folder: Path, *arguments: str, size: int, plan: Plan | None = None, of: int = 0
+        self,
+        folder: Path,
+        *arguments: str,
+        size: int,
+        plan: Plan | None = None,
+        of: int = 0,
+        logs: Sequence[Path] = (),
     ) -> list[Life]:
-        """Run a command in so many processes, as torchrun does; the plan is of one of them."""
-        launch = {"size": size, "of": of}
+        """Run a command in so many processes, as torchrun does; the plan is of one of them.
+
+        `logs`: For each process, the folder of logs of the torchrun that starts it.
+        """
+        launch = {"size": size, "of": of, "logs": list(map(str, logs))}
         return self._ask(folder, arguments, plan or Plan(), 1, launch=launch)
 
     def _ask(
@@ -128,7 +138,7 @@ class Lives:
         plan: Plan,
         count: int,
         beside: list[tuple[str, ...]] | None = None,
-        launch: dict[str, int] | None = None,
+        launch: dict[str, Any] | None = None,
     ) -> list[Life]:
         job = {
             "launch": launch,
@@ -257,12 +267,15 @@ def _together(job: dict[str, Any]) -> list[Life]:
         names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
         os.environ.update({key: str(value) for key, value in names.items()})
         os.environ["MASTER_ADDR"] = "127.0.0.1"
+        if job["launch"]["logs"]:
+            log = Path(job["launch"]["logs"][rank], "attempt_0", str(rank), "error.json")
+            os.environ["TORCHELASTIC_ERROR_FILE"] = str(log)
         said.append(Path(job["folder"], f"stderr-{rank}"))
         counts.append(mmap.mmap(-1, 16))
         plan = Plan(**job["plan"]) if rank == of else Plan(broken=job["plan"]["broken"])
         processes.append(_fork(job, plan, counts[-1], said[-1]))
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR"):
-        del os.environ[name]
+    for name in (*names, "MASTER_ADDR", "TORCHELASTIC_ERROR_FILE"):
+        os.environ.pop(name, None)
     if job["plan"]["after"] is not None:
         _wait(processes[of], began + job["plan"]["after"])
         os.kill(processes[of], job["plan"]["number"])
@@ -308,6 +321,7 @@ def _child(job: dict[str, Any], plan: Plan, shared: mmap.mmap, said: Path) -> in
     from tests.torture.disk import watched
 
     os.chdir(job["folder"])
+    sys.argv = ["charlm", *job["arguments"]]
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)

@@ -130,6 +130,28 @@ def test_a_run_goes_on_in_any_number_of_processes_after_a_kill(lives, alone, tmp
     assert differing(run, alone[GPT2]) == []
 
 
+def test_processes_that_are_started_again_go_on_with_the_run_that_one_of_them_knows(
+    lives, alone, tmp_path
+):
+    run = begin(tmp_path / "some", GPT2)
+    begins = command(run)
+    here, there, new = logs = [tmp_path / name for name in ("here", "there", "new")]
+    for log in logs:
+        log.mkdir()
+
+    killed = lives.together(run.parent, *begins, size=2, plan=Plan(step=5), logs=[here, there])
+    assert killed[0].code == -signal.SIGKILL
+    refused = lives.together(run.parent, *begins, size=2, logs=[new, new])
+    assert [life.code for life in refused] == [2, 2]
+    assert refused[1].stderr == ""
+    assert "holds a run" in refused[0].stderr
+    # The first machine was lost, and another one came, which has the first process now.
+    ended = lives.together(run.parent, *begins, size=2, logs=[new, there])
+
+    assert [life.code for life in ended] == [0, 0], ended
+    assert differing(run, alone[GPT2]) == []
+
+
 def test_processes_stop_together_where_one_is_asked_to(lives, alone, tmp_path):
     run = begin(tmp_path / "some", GPT2)
 

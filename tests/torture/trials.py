@@ -75,8 +75,14 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--ma
 TWO_MACHINES = (
     *TORCHRUN[:3],
     *("--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d"),
-    *("--rdzv-id=charlm", "--local-addr=127.0.0.1", "--rdzv-conf=last_call_timeout=15"),
+    *("--rdzv-id=charlm", "--rdzv-conf=last_call_timeout=15"),
 )
+# Which of two machines is lost. The process of the lower address is the first.
+LOST = {
+    "the second": ("127.0.0.1", "127.0.0.2"),
+    "the first process": ("127.0.0.2", "127.0.0.1"),
+    "the first process, which came later": ("127.0.0.2", "127.0.0.1"),
+}
 SLOWEST_LAUNCH = 300.0  # seconds
 SLOWEST_ORPHAN = 10.0
 
@@ -366,15 +372,19 @@ def torn(folder: Path, like: Straight, seed: int, tally: Tally) -> None:
     run = begin(folder, like.name)
     for _ in range(20):
         size = rng.choice([1, 2, 4])
-        agent = _agent(run, folder / "said", *TORCHRUN, f"--nproc-per-node={size}")
-        killing = rng.random() < 0.9
+        torchrun = *TORCHRUN, f"--nproc-per-node={size}"
+        agent = _agent(folder, "said", torchrun, command(run))
+        killing, killed = rng.random() < 0.9, None
         while killing and _comes_to(agent, run, saved_step(run) + 1):
+            if killed:
+                tally.waited.append(time.monotonic() - killed)  # until they had saved again
             time.sleep(rng.uniform(0, 0.1))
             workers = _children(agent.pid)
             victim = agent.pid if not workers or rng.random() < 0.2 else rng.choice(workers)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
                 tally.kills += 1
+            killed = time.monotonic()
             killing = victim != agent.pid and rng.random() < 0.6
         code = agent.wait(SLOWEST_LAUNCH)
         if not code:
@@ -405,20 +415,36 @@ def in_any_number(lives: Lives, folder: Path, name: str, tally: Tally) -> None:
         tally.failures += [f"{name}, {number}: {key} differs" for key in differing(run, like)]
 
 
-def divided(folder: Path, like: Straight, tally: Tally) -> None:
+def divided(folder: Path, like: Straight, which: str, tally: Tally) -> None:
     """Train on two agents, as on two machines; kill all of one, and let the other go on alone."""
     run = begin(folder, like.name)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    agents = []
-    for machine in range(2):
-        meeting = f"--rdzv-endpoint=127.0.0.1:{port}"
-        agents.append(_agent(run, folder / f"said-{machine}", *TWO_MACHINES, meeting))
-        _wait_for_port(port)  # the first agent is where they meet, so it has to stay
-    stays, lost = agents
+    agents: list[subprocess.Popen[bytes]] = []
+    halted: list[int] = []
+    later, begins = "later" in which, command(run)
     try:
-        together = _comes_to(lost, run, SAVE_EVERY) and bool(_children(lost.pid))
+        for machine, address in enumerate(LOST[which]):
+            # Where the first agent is they meet, so it has to stay.
+            torchrun = *TWO_MACHINES, f"--local-addr={address}", f"--rdzv-endpoint=127.0.0.1:{port}"
+            # Without this, PyTorch 2.13.0 cannot take in a machine later (docs/scale.md).
+            settings = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(which != "the second"))}
+            agents.append(_agent(folder, f"said-{machine}", torchrun, begins, **settings))
+            _wait_for_port(port)
+            if later and not machine:
+                _comes_to(agents[0], run, SAVE_EVERY)
+                halted = _children(agents[0].pid)
+                for process in halted:  # else it may have ended before the other machine is there
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGSTOP)
+        stays, lost = agents
+        _wait_for_sigterm(halted)
+        while halted:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(halted.pop(), signal.SIGCONT)
+        earlier = saved_step(run)
+        together = _comes_to(lost, run, earlier + SAVE_EVERY) and bool(_children(lost.pid))
         victims = [lost.pid, *_children(lost.pid)]
         before = saved_step(run)
         for process in victims:
@@ -431,25 +457,51 @@ def divided(folder: Path, like: Straight, tally: Tally) -> None:
     finally:
         for agent in agents:
             agent.kill()
+        for process in halted:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
     said_by = [(folder / f"said-{machine}").read_text() for machine in range(2)]
     # The one that stays noticed the loss, so the other did train with it.
-    together = together and "process 0 of 2" in said_by[0] + said_by[1] and before < 30
+    noticed = re.search(r"error: process \d of 2: ", said_by[0])
+    together = together and bool(noticed) and before < 30
     if not together or codes != (0, -signal.SIGKILL):
-        tally.failures.append(f"{like.name}: {codes}, killed after {before}: {said_by}")
+        what = f"{codes}, killed after {before}: {said_by}"
+        tally.failures.append(f"{like.name}, {which}: {what}")
         return
     steps = [r["step"] for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "train"]
     if steps != list(range(1, 31)):
-        tally.failures.append(f"{like.name}: recorded {steps}")
-    tally.failures += [f"{like.name}: {key} differs" for key in differing(run, like)]
+        tally.failures.append(f"{like.name}, {which}: recorded {steps}")
+    tally.failures += [f"{like.name}, {which}: {key} differs" for key in differing(run, like)]
 
 
-def _agent(run: Path, said: Path, *torchrun: str) -> subprocess.Popen[bytes]:
-    """Start torchrun with what begins a run, or goes on with it; all that it prints goes to a file."""
-    with said.open("w") as file:
+def _wait_for_sigterm(processes: list[int]) -> None:
+    """Wait until processes that were halted have a SIGTERM that waits for them."""
+    ends = time.monotonic() + SLOWEST_LAUNCH
+    for process in processes:
+        while not _has_sigterm(process):
+            assert time.monotonic() < ends, "the processes that train alone were not stopped"
+            time.sleep(0.05)
+
+
+def _has_sigterm(process: int) -> bool:
+    """Tell whether a SIGTERM waits for a process, or the process has ended."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return True
+    waiting = re.findall(r"(?:Sig|Shd)Pnd:\s+(\w+)", status)
+    return any(int(signals, 16) >> (signal.SIGTERM - 1) & 1 for signals in waiting)
+
+
+def _agent(
+    folder: Path, said: str, torchrun: tuple[str, ...], arguments: tuple[str, ...], **settings: str
+) -> subprocess.Popen[bytes]:
+    """Start charlm by torchrun in a folder; all that it prints goes to a file there."""
+    with (folder / said).open("w") as file:
         return subprocess.Popen(
-            [*torchrun, "-m", "charlm", *command(run)],
-            cwd=run.parent,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            [*torchrun, "-m", "charlm", *arguments],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **settings},
             stdout=file,
             stderr=file,
         )
