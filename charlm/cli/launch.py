@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from charlm.cli import output
+from charlm.cli.escaping import one_word, quoted
 from charlm.cli.exits import mistake_of
 from charlm.cli.signals import StopSignals
 from charlm.errors import CheckpointError, MachineError, Stopped, UsageError
@@ -120,8 +122,8 @@ class Launch:
             return
         train = config.train
         if train.parallel == "none":
-            what = f"WORLD_SIZE is {str(self.size)!r}, but train.parallel is none"
-            raise UsageError("environment", what, "set train.parallel=ddp or fsdp2, or unset it")
+            what = f"none trains in one process, and {self.size} were started"
+            raise UsageError("train.parallel", what, "set it to ddp or fsdp2, or start one")
         device = choose_device(config.run.device).type
         if device != "cpu":
             what = f"{train.parallel} is for CPUs, and this run is on {device}"
@@ -212,6 +214,10 @@ class Launch:
             if isinstance(error, typer.Exit):
                 code = error.exit_code
                 raise
+            if self._stop and self._stop.orphaned and self._is_lost(error):
+                code = ended_code(self._stop)
+                self._say_orphaned()
+                raise typer.Exit(code) from None
             mistake = mistake_of(error)
             code = mistake.exit_code if mistake else FAILED
             if self._meeting and not self._speaks(self._meeting.claim()):
@@ -230,6 +236,26 @@ class Launch:
             meeting.send({"end": code})
         has_store = not self.follows and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         meeting.leave(has_store and not self._ordered)
+
+    @staticmethod
+    def _is_lost(error: Exception) -> bool:
+        from charlm.training.ranks import LostError
+
+        return isinstance(error, LostError)
+
+    def _say_orphaned(self) -> None:
+        """Say what is saved: the store ended with torchrun, and so did what the processes agree on."""
+        from charlm.runs import RunFolder
+
+        if self._known and not self.follows:
+            last = RunFolder(Path(self._known)).checkpoints.last()
+            saved = f"step {last.step} is saved" if last else "nothing is saved"
+            output.say(f"torchrun has ended; {saved}; continue with:\n{self.resumed(self._known)}")
+
+    def resumed(self, place: str) -> str:
+        """Return a command that goes on with a run in as many processes."""
+        start = "charlm" if self.size == 1 else "torchrun ... -m charlm"
+        return f"{start} train --resume --out {quoted(place)}"
 
     def _speaks(self, claimed: bool | None) -> bool:
         """Tell whether this process says why it fails; `claimed`: see `Meeting.claim`.
@@ -268,6 +294,9 @@ def follow(launch: Launch, stop: StopSignals, began: float) -> int:
             return int(orders["end"])
         launch.remember(Path(orders["run"]))
     prepared = followed(orders)
+    if os.environ["LOCAL_RANK"] == "0" and os.environ.get("GROUP_RANK", "0") != "0":
+        place = one_word(prepared.run.path)
+        output.say(f"run    {place}: process {launch.rank} of {launch.size}; process 0 reports")
     config, tokenizer = prepared.config, prepared.tokenizer
     model = build_model(config.model, tokenizer.vocab_size, config.run.seed)
     group = meeting.group()

@@ -25,9 +25,9 @@ from charlm.text.tokenizer import symbols_in_words
 from charlm.training import TrainingLoop
 
 
-def introduce(prepared: PreparedRun, loop: TrainingLoop) -> None:
+def introduce(prepared: PreparedRun, loop: TrainingLoop, processes: int = 1) -> None:
     """Print the text, the model, the device and the run on stderr."""
-    for line in _introduction(prepared, prepared.run.path):
+    for line in _introduction(prepared, prepared.run.path, processes):
         output.say(line)
     if loop.state.step:
         output.say(f"continuing from step {loop.state.step}")
@@ -50,7 +50,7 @@ def show_plan(prepared: PreparedRun, place: Path) -> None:
     output.say("dry run: nothing was trained or kept")
 
 
-def _introduction(prepared: PreparedRun, place: Path) -> Iterator[str]:
+def _introduction(prepared: PreparedRun, place: Path, processes: int = 1) -> Iterator[str]:
     config, vocab = prepared.config, prepared.tokenizer.vocab_size
     count = prepared.corpus.facts.get("source_files")
     files = "" if count is None else f", {number_of(count, 'file')}"
@@ -59,7 +59,8 @@ def _introduction(prepared: PreparedRun, place: Path) -> Iterator[str]:
     for name, plan in prepared.plans.items():
         yield f"plan   {f'{one_word(name)}: ' if name else ''}{plan}"
     by_hand = ", gradients by hand" if config.train.gradients == "by_hand" else ""
-    yield f"device {describe_device(config.run)}{by_hand}"
+    each = "" if processes == 1 else f", in each of {processes} processes ({config.train.parallel})"
+    yield f"device {describe_device(config.run)}{by_hand}{each}"
     yield f"run    {one_word(place)}"
 
 

@@ -27,6 +27,8 @@ def check_shares(micro_batches: int, processes: int, exact: bool) -> None:
     found = [n for n in range(1, micro_batches + 1) if can_share(micro_batches, n, exact)]
     what = f"{number_of(micro_batches, 'micro-batch', 'micro-batches')} in a step"
     mend = start_one_of(found, "train.micro_batch_size")
+    if micro_batches == 1:
+        mend = Phrase("make {} smaller", Setting("train.micro_batch_size"))
     raise UsageError(f"{processes} processes", f"cannot share {what}", mend)
 
 

@@ -21,7 +21,7 @@ def timed_processes(processes: int) -> int:
 
 def timed_windows(flops: int, micro: int) -> int:
     """Return the windows of a micro-batch that is timed; `flops`: of a window."""
-    return max(1, min(micro, MOST_FLOPS // flops))
+    return max(1, min(micro, MOST_FLOPS // max(1, flops)))  # a table has none
 
 
 def turns_of_fsdp2(processes: int) -> float:

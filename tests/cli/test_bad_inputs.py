@@ -300,8 +300,8 @@ def test_row_23_more_processes_than_the_configuration_is_for_are_refused(refused
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
 
-    line = "environment: WORLD_SIZE is '2', but train.parallel is none"
-    assert refused(2, *TRAIN) == [f"{line}; set train.parallel=ddp or fsdp2, or unset it"]
+    line = "train.parallel: none trains in one process, and 2 were started; set it to ddp or"
+    assert refused(2, *TRAIN) == [f"{line} fsdp2, or start one"]
 
 
 def test_row_69_processes_that_do_not_divide_the_micro_batches_are_told_which_do(
@@ -314,8 +314,8 @@ def test_row_69_processes_that_do_not_divide_the_micro_batches_are_told_which_do
 
     line = "2 processes: cannot share 6 micro-batches in a step; start 1, 3 or 6 of them, or change"
     assert refused(2, *TRAIN, *keys) == [f"{line} train.micro_batch_size"]
-    line = "2 processes: cannot share 1 micro-batch in a step; start 1 of them, or change"
-    assert refused(2, *TRAIN, keys[0]) == [f"{line} train.micro_batch_size"]
+    line = "2 processes: cannot share 1 micro-batch in a step; make train.micro_batch_size smaller"
+    assert refused(2, *TRAIN, keys[0]) == [line]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from torch.distributed import HashStore
 from charlm.cli.launch import Launch
 from charlm.cli.signals import StopSignals
 from charlm.errors import CheckpointError, Stopped, UsageError
+from charlm.runs import RunFolder
+from charlm.training.ranks import LostError
 
 
 class Claimed:
@@ -190,6 +192,30 @@ def test_a_process_of_torchrun_stops_when_that_has_ended(launch, monkeypatch, by
     process.watch(stop)
 
     assert (stop.orphaned, stop.requested(), stop.repeated) == (by_torchrun,) * 3
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_where_torchrun_has_ended_the_first_says_what_is_saved(
+    launch, trained, monkeypatch, capfd, rank
+):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    stop, process = StopSignals(), launch(rank=rank, size=2)
+    process.parent += 1
+    process.watch(stop)
+    process.remember(trained)
+    process._meeting = Claimed(free=None)
+
+    with pytest.raises(typer.Exit) as ended, process.speaking():
+        raise LostError("process 0 of 2", "another one ended")  # the store ended with torchrun
+
+    assert ended.value.exit_code == 143
+    said = capfd.readouterr().err.splitlines()
+    last = RunFolder(trained).checkpoints.last().step
+    place = trained.absolute()
+    assert said == [
+        f"torchrun has ended; step {last} is saved; continue with:",
+        f"torchrun ... -m charlm train --resume --out {place}",
+    ] * (rank == 0)
 
 
 def test_one_that_stops_with_another_ends_as_by_sigterm(launch):

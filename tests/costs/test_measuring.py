@@ -66,6 +66,12 @@ def test_for_split_weights_all_gradients_are_dense(monkeypatch, config, dense):
     assert any(sparse) is not dense
 
 
+def test_a_table_is_measured_too():
+    config = load_config("bigram", ["train.batch_size=4"])
+
+    assert measured(config, 65, micro=4, processes=1).alone.adamw > 0
+
+
 @pytest.mark.slow  # starts processes that load torch
 def test_several_processes_are_measured_together_and_exchange(monkeypatch, config):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
