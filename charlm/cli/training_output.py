@@ -156,11 +156,12 @@ def _show(ladder: Ladder, prepared: PreparedRun, quiet: bool, whence: str = "") 
 
 def ending_notes(prepared: PreparedRun, loop: TrainingLoop, begun: int) -> Iterator[str]:
     """Yield remarks on a run that has ended and was begun, or resumed, at step `begun`."""
-    if prepared.checkpoint and loop.state.step == begun:
+    finished = prepared.checkpoint is not None and loop.state.step == begun
+    if finished:
         yield nothing_left(loop)
     if not loop.state.step and prepared.config.train.minutes:
         yield "the budget ended before the first step; it includes start-up, so allow more"
-    elif broken := broken_plan(prepared, loop):
+    elif not finished and (broken := broken_plan(prepared, loop)):
         yield broken
 
 

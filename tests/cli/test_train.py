@@ -698,3 +698,12 @@ def test_a_finished_run_that_is_resumed_has_nothing_left_to_do(charlm, tiny, opt
     assert again.code == 0
     assert "charlm: note: nothing was left to do: this run was finished at step " in again.stderr
     assert advice in again.stderr
+
+
+def test_a_run_that_is_resumed_with_less_time_than_it_took_blames_no_other_program(charlm, tiny):
+    assert charlm(*TRAIN, "--out", "run").code == 0
+
+    again = charlm("train", "--resume", "--minutes", "0.0001", "--out", "run", "-q")
+
+    assert "nothing was left to do" in again.stderr
+    assert "other programs" not in again.stderr
