@@ -42,6 +42,12 @@ def _start() -> Path | None:
     return start if start.name.startswith("attempt_") else None
 
 
+def _from_here(place: str) -> Path:
+    """Return an absolute path as a user would give it in the current folder."""
+    path, here = Path(place), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def launched() -> "Launch | None":
     """Return how this process was launched; None: alone. Refuse half-set variables."""
     present = [name for name in VARIABLES if os.environ.get(name)]
@@ -145,7 +151,7 @@ class Launch:
             found = self.meet(stop).earlier
         if not found:
             return None
-        run = RunFolder(Path(found))
+        run = RunFolder(_from_here(found))
         if not run.exists():
             mend = "let every machine see the folder of the run at this path"
             raise CheckpointError(run.path, "not found by process 0", mend)
@@ -250,7 +256,8 @@ class Launch:
         if self._known and not self.follows:
             last = RunFolder(Path(self._known)).checkpoints.last()
             saved = f"step {last.step} is saved" if last else "nothing is saved"
-            output.say(f"torchrun has ended; {saved}; continue with:\n{self.resumed(self._known)}")
+            place = str(_from_here(self._known))
+            output.say(f"torchrun has ended; {saved}; continue with:\n{self.resumed(place)}")
 
     def resumed(self, place: str) -> str:
         """Return a command that goes on with a run in as many processes."""

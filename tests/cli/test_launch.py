@@ -1,6 +1,7 @@
 """What a process does that torchrun started."""
 
 import threading
+from pathlib import Path
 
 import pytest
 import typer
@@ -53,7 +54,7 @@ def test_a_process_that_is_started_again_goes_on_with_its_run(launch, trained):
     assert earlier_run(launch()) is None
     launch().remember(trained)
 
-    assert earlier_run(launch(1)).path == trained.absolute()
+    assert earlier_run(launch(1)).path == trained.absolute().relative_to(Path.cwd())
 
 
 def test_a_run_that_was_taken_back_is_begun_again(launch, tmp_path):
@@ -96,7 +97,7 @@ def test_the_first_of_a_new_machine_learns_the_run_from_one_that_was_there(launc
     found = earlier_run(new)
     other.join(200)
 
-    assert found.path == trained.absolute()
+    assert found.path == trained.absolute().relative_to(Path.cwd())
 
 
 def test_a_first_process_that_does_not_see_the_run_begins_no_other(launch, tmp_path):
@@ -211,7 +212,7 @@ def test_where_torchrun_has_ended_the_first_says_what_is_saved(
     assert ended.value.exit_code == 143
     said = capfd.readouterr().err.splitlines()
     last = RunFolder(trained).checkpoints.last().step
-    place = trained.absolute()
+    place = trained.absolute().relative_to(Path.cwd())
     assert said == [
         f"torchrun has ended; step {last} is saved; continue with:",
         f"torchrun ... -m charlm train --resume --out {place}",
