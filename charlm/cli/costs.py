@@ -105,6 +105,7 @@ def _explain_one_process(config: "Config", processes: int, json: bool) -> None:
 
 def _measured(config: "Config", work: "Work", vocab: int, processes: int) -> "Machine":
     """Measure this machine, if the processes that are timed fit into its memory."""
+    from charlm.config.cores import cores_are_taken
     from charlm.config.memory import human_bytes, machine_bytes
     from charlm.costs.cores import seconds_to_measure, timed_processes, timed_windows
     from charlm.costs.demands import none
@@ -125,6 +126,8 @@ def _measured(config: "Config", work: "Work", vocab: int, processes: int) -> "Ma
     minutes = round(seconds_to_measure(work, micro, processes) / 60)
     long = f"about {number_of(minutes, 'minute')}" if minutes else "some seconds"
     output.note(f"measuring this machine for {long}; nothing else should run")
+    if cores_are_taken():
+        output.note("other programs keep cores busy now, so do not trust these times")
     load_torch()
     from charlm.costs.measuring import measured
 

@@ -28,6 +28,7 @@ def _two_cores(monkeypatch):
         fsdp2=Link(1e-4, 1e-9),
     )
     monkeypatch.setattr("charlm.costs.measuring.measured", lambda *_: found)
+    monkeypatch.setattr("charlm.config.cores.cores_are_taken", lambda: False)
 
 
 @pytest.mark.parametrize(("kind", "processes"), [("rtx4090", 1), ("l4", 4), ("rtx4090", 1024)])
@@ -107,6 +108,16 @@ def test_without_gpus_this_machine_is_measured(charlm):
     )
     assert "4 processes of 1 thread (OMP_NUM_THREADS=1) on 2 cores, measured here" in result.stdout
     assert "best: one process (train.parallel=none)" in result.stdout
+
+
+@pytest.mark.usefixtures("_two_cores")
+def test_busy_cores_are_told_before_they_are_measured(charlm, monkeypatch):
+    monkeypatch.setattr("charlm.config.cores.cores_are_taken", lambda: True)
+
+    result = charlm("explain", "-c", "gpt", "--vocab-size", 65, "--processes", 2)
+
+    said = "charlm: note: other programs keep cores busy now, so do not trust these times"
+    assert result.stderr.splitlines()[1:] == [said]
 
 
 @pytest.mark.usefixtures("_two_cores")
