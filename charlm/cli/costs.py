@@ -127,7 +127,7 @@ def _measured(config: "Config", work: "Work", vocab: int, processes: int) -> "Ma
     long = f"about {number_of(minutes, 'minute')}" if minutes else "some seconds"
     output.note(f"measuring this machine for {long}; nothing else should run")
     if cores_are_taken():
-        output.note("other programs keep cores busy now, so do not trust these times")
+        output.note("other programs keep the cores busy, so the times will be wrong")
     load_torch()
     from charlm.costs.measuring import measured
 

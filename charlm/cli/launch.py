@@ -220,9 +220,12 @@ class Launch:
             if isinstance(error, typer.Exit):
                 code = error.exit_code
                 raise
-            if self._stop and self._stop.orphaned and self._is_lost(error):
+            from charlm.training.ranks import LostError
+
+            # The store may end with torchrun, and with it what the processes agree on.
+            if self._stop and self._stop.orphaned and isinstance(error, LostError):
                 code = ended_code(self._stop)
-                self._say_orphaned()
+                self._say_what_is_saved()
                 raise typer.Exit(code) from None
             mistake = mistake_of(error)
             code = mistake.exit_code if mistake else FAILED
@@ -243,23 +246,17 @@ class Launch:
         has_store = not self.follows and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         meeting.leave(has_store and not self._ordered)
 
-    @staticmethod
-    def _is_lost(error: Exception) -> bool:
-        from charlm.training.ranks import LostError
-
-        return isinstance(error, LostError)
-
-    def _say_orphaned(self) -> None:
-        """Say what is saved: the store ended with torchrun, and so did what the processes agree on."""
+    def _say_what_is_saved(self) -> None:
+        """Say that torchrun has ended, and how far the run is; the first does."""
         from charlm.runs import RunFolder
 
         if self._known and not self.follows:
             last = RunFolder(Path(self._known)).checkpoints.last()
             saved = f"step {last.step} is saved" if last else "nothing is saved"
             place = str(_from_here(self._known))
-            output.say(f"torchrun has ended; {saved}; continue with:\n{self.resumed(place)}")
+            output.say(f"torchrun has ended; {saved}; continue with:\n{self.resume_command(place)}")
 
-    def resumed(self, place: str) -> str:
+    def resume_command(self, place: str) -> str:
         """Return a command that goes on with a run in as many processes."""
         start = "charlm" if self.size == 1 else "torchrun ... -m charlm"
         return f"{start} train --resume --out {quoted(place)}"

@@ -309,7 +309,7 @@ def _train(order: _Order, prepared: "PreparedRun", json: bool) -> int:
     if loop.stopped:
         done = f" at step {loop.state.step}, saved" if loop.saved_step >= 0 else ""
         why = "torchrun has ended; " if stop.orphaned else ""
-        ending = f"{why}stopped{done}; continue with:", launch.resumed(str(run.path))
+        ending = f"{why}stopped{done}; continue with:", launch.resume_command(str(run.path))
         # A command on a line of its own can be pasted, where both would not fit into one.
         output.say(("\n" if len(" ".join(ending)) > output.width(sys.stderr) else " ").join(ending))
         return ended_code(stop) if order.launch else stop.exit_code

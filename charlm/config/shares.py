@@ -28,7 +28,8 @@ def check_shares(micro_batches: int, processes: int, exact: bool) -> None:
     what = f"{number_of(micro_batches, 'micro-batch', 'micro-batches')} in a step"
     mend = start_one_of(found, "train.micro_batch_size")
     if micro_batches == 1:
-        mend = Phrase("make {} smaller", Setting("train.micro_batch_size"))
+        keys = Setting("train.micro_batch_size"), Setting("train.batch_size")
+        mend = Phrase("make {} smaller than {}", *keys)
     raise UsageError(f"{processes} processes", f"cannot share {what}", mend)
 
 

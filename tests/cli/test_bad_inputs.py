@@ -314,8 +314,8 @@ def test_row_69_processes_that_do_not_divide_the_micro_batches_are_told_which_do
 
     line = "2 processes: cannot share 6 micro-batches in a step; start 1, 3 or 6 of them, or change"
     assert refused(2, *TRAIN, *keys) == [f"{line} train.micro_batch_size"]
-    line = "2 processes: cannot share 1 micro-batch in a step; make train.micro_batch_size smaller"
-    assert refused(2, *TRAIN, keys[0]) == [line]
+    line = "2 processes: cannot share 1 micro-batch in a step; make train.micro_batch_size smaller than"
+    assert refused(2, *TRAIN, keys[0]) == [f"{line} train.batch_size"]
 
 
 @pytest.mark.parametrize(

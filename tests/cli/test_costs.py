@@ -116,7 +116,7 @@ def test_busy_cores_are_told_before_they_are_measured(charlm, monkeypatch):
 
     result = charlm("explain", "-c", "gpt", "--vocab-size", 65, "--processes", 2)
 
-    said = "charlm: note: other programs keep cores busy now, so do not trust these times"
+    said = "charlm: note: other programs keep the cores busy, so the times will be wrong"
     assert result.stderr.splitlines()[1:] == [said]
 
 

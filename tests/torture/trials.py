@@ -393,10 +393,15 @@ def torn(folder: Path, like: Straight, seed: int, tally: Tally) -> None:
     else:
         tally.failures.append(f"{like.name}, seed {seed}: no end: {(folder / 'said').read_text()}")
         return
+    _compare(run, like, f"seed {seed}", tally)
+
+
+def _compare(run: Path, like: Straight, trial: str, tally: Tally) -> None:
+    """Compare a finished run of 30 steps with the undisturbed one; each step is recorded once."""
     steps = [r["step"] for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "train"]
     if steps != list(range(1, 31)):
-        tally.failures.append(f"{like.name}, seed {seed}: recorded {steps}")
-    tally.failures += [f"{like.name}, seed {seed}: {key} differs" for key in differing(run, like)]
+        tally.failures.append(f"{like.name}, {trial}: recorded {steps}")
+    tally.failures += [f"{like.name}, {trial}: {key} differs" for key in differing(run, like)]
 
 
 def in_any_number(lives: Lives, folder: Path, name: str, tally: Tally) -> None:
@@ -468,10 +473,7 @@ def divided(folder: Path, like: Straight, which: str, tally: Tally) -> None:
         what = f"{codes}, killed after {before}: {said_by}"
         tally.failures.append(f"{like.name}, {which}: {what}")
         return
-    steps = [r["step"] for r in read_metrics(run / "metrics.jsonl") if r["kind"] == "train"]
-    if steps != list(range(1, 31)):
-        tally.failures.append(f"{like.name}, {which}: recorded {steps}")
-    tally.failures += [f"{like.name}, {which}: {key} differs" for key in differing(run, like)]
+    _compare(run, like, which, tally)
 
 
 def _wait_for_sigterm(processes: list[int]) -> None:
